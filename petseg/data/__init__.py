@@ -1,0 +1,1 @@
+"""From shard set to batches: what is read when, and how."""

@@ -1,0 +1,54 @@
+"""Layers that both lab models are made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class ReflectConv2d(nn.Conv2d):
+    """Convolution that keeps the size (divided by the stride) by reflecting at the border.
+
+    Where the map is no larger than the padding there is nothing to reflect: its edge is repeated instead, so that a
+    32 px picture passes a network that reduces it to one pixel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, bias=False)  # BatchNorm follows: no bias
+        self.border = kernel_size // 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)
+        mode = "reflect" if min(x.shape[-2:]) > self.border else "replicate"
+        return super().forward(F.pad(x, (self.border,) * 4, mode=mode))
+
+
+class DoubleConv(nn.Sequential):
+    """Twice (3x3 convolution, BatchNorm, ReLU): (B, C_in, H, W) -> (B, C_out, H, W), with mid_channels between."""
+
+    def __init__(self, in_channels: int, out_channels: int, mid_channels: int | None = None) -> None:
+        mid = mid_channels or out_channels
+        super().__init__(
+            ReflectConv2d(in_channels, mid, 3),
+            nn.BatchNorm2d(mid),
+            nn.ReLU(inplace=True),
+            ReflectConv2d(mid, out_channels, 3),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+def build_upsample(channels: int, out_channels: int, up: str) -> nn.Module:
+    """Twice the size: bilinear interpolation (channels kept), or a learned transposed convolution to out_channels."""
+    if up == "bilinear":
+        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+    if up == "transposed":
+        return nn.ConvTranspose2d(channels, out_channels, kernel_size=2, stride=2)
+    raise ValueError(f"model.up = {up!r}: choose one of bilinear, transposed")
+
+
+def check_size(x: torch.Tensor) -> None:
+    """Raise ValueError unless height and width of (B, C, H, W) are multiples of 32."""
+    height, width = x.shape[-2:]
+    if height % 32 or width % 32:
+        raise ValueError(f"input of {height}x{width} pixels: height and width must be multiples of 32")

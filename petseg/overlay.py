@@ -1,0 +1,60 @@
+"""Pictures with their masks drawn over, for eyes: reports, wandb and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+PREDICTION_RGB = (0, 158, 115)  # Okabe and Ito's palette, told apart by colour-blind readers
+MISSED_RGB = (230, 159, 0)
+WRONG_RGB = (213, 94, 0)
+TRUTH_RGB = (255, 255, 255)
+CAPTION_PX = 16
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def draw_overlay(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
+    """(H, W, 3) uint8 and two (H, W) masks -> the picture tinted: right pet green, missed pet yellow, wrongly called
+    pet red; the true outline is white."""
+    drawn = image.astype(np.float32)
+    for mask, colour in (
+        (truth & prediction, PREDICTION_RGB),
+        (truth & ~prediction, MISSED_RGB),
+        (~truth & prediction, WRONG_RGB),
+    ):
+        drawn[mask] = 0.55 * drawn[mask] + 0.45 * np.array(colour, dtype=np.float32)
+    drawn[outline(truth)] = TRUTH_RGB
+    return drawn.astype(np.uint8)
+
+
+def outline(mask: Mask) -> Mask:
+    """Pixels of the mask that touch a pixel outside it (4-neighbourhood)."""
+    padded = np.pad(mask, 1, mode="edge")
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def draw_sheet(pictures: Sequence[tuple[str, Pixels]], columns: int, size_px: int = 192) -> Image.Image:
+    """Captioned pictures in rows, each scaled to size_px."""
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * size_px, rows * (size_px + CAPTION_PX)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION_PX * 0.7)
+    for number, (caption, pixels) in enumerate(pictures):
+        x, y = number % columns * size_px, number // columns * (size_px + CAPTION_PX)
+        sheet.paste(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BICUBIC), (x, y + CAPTION_PX))
+        pen.text((x + 2, y), caption, fill="black", font=font)
+    return sheet
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a picture so that it appears whole; the format follows the name's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp{path.suffix}")
+    image.save(aside)
+    aside.replace(path)

@@ -1,0 +1,145 @@
+"""A run's living parts: built once, resumed from the newest checkpoint, closed at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import nn
+
+from petseg.augment import apply, draw
+from petseg.config import RunConfig
+from petseg.data.inputs import build_target, normalise, to_image
+from petseg.data.loader import Batch, load_batches
+from petseg.data.plan import epoch_order, steps_per_epoch, train_plan
+from petseg.data.tars import TarReader
+from petseg.losses import LOSSES, Loss
+from petseg.models import build_model
+from petseg.optim import build_optimizer, learning_rate
+from shards.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """Everything that lives as long as one process of a run."""
+
+    config: RunConfig
+    manifest: Manifest
+    folder: Path
+    accelerator: Accelerator
+    model: nn.Module  # as accelerate wraps it (DDP, autocast)
+    bare_model: nn.Module  # for evaluation and checkpoints
+    optimizer: Any  # torch.optim.Optimizer as accelerate wraps it
+    loss: Loss
+    readers: dict[str, TarReader]
+    epoch: int = 0  # finished epochs
+    best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "epoch": 0, "val/dice": -1.0})
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = steps_per_epoch(len(self.readers["train"]), self.config.train.batch_size)
+        self.total_steps = self.steps_per_epoch * self.config.train.epochs
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        return self.accelerator.num_processes
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        return learning_rate(self.config.optim, (epoch - 1) * self.steps_per_epoch + step, self.total_steps)
+
+    def train_batches(self, epoch: int) -> Iterator[Batch]:
+        """This rank's batches of an epoch (from 1), in the order of the plan."""
+        train, reader = self.config.train, self.readers["train"]
+        order = epoch_order(len(reader), train.seed, epoch)
+        plan = train_plan(order, train.batch_size, train.accumulation_steps, self.rank, self.world_size)
+        return load_batches(reader, plan, self.config.data.threads, pin=self.accelerator.device.type == "cuda")
+
+    def inputs(self, batch: Batch, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch on the device: image (B, 3, H, W) float, target (B, H, W) int64; augmented in epochs from 1."""
+        config, device = self.config, self.accelerator.device
+        image, trimap = to_image(batch.image, device), batch.trimap.to(device, non_blocking=True)
+        if epoch:
+            draws = draw(config.augment, batch.plan.ids, config.train.seed, epoch, config.data.image_size_px)
+            image, trimap = apply(draws, image, trimap, config.augment)
+        target = build_target(trimap, config.data.border, self.manifest.source.trimap)
+        return normalise(image, config.train.channels_last), target
+
+    def sync_buffers(self) -> None:
+        """Average BatchNorm's running statistics over the ranks, so that all evaluate and save the same model."""
+        if self.world_size == 1:
+            return
+        buffers = [b for b in self.bare_model.buffers() if b.is_floating_point()]
+        mean = self.accelerator.reduce(nn.utils.parameters_to_vector(buffers), reduction="mean")
+        nn.utils.vector_to_parameters(mean, buffers)
+
+    def close(self) -> None:
+        for reader in self.readers.values():
+            reader.close()
+        self.accelerator.end_training()
+
+
+def build_run(config: RunConfig, manifest: Manifest, folder: Path, world_size: int = 0) -> Run:
+    """Model with fresh weights, optimizer, and a reader for each split that has samples.
+
+    world_size: how many processes there must be, 0 = any.
+    """
+    accelerator = build_accelerator(config, world_size)
+    set_seed(config.train.seed)
+    bare_model = build_model(config.model).to(accelerator.device)
+    if config.train.channels_last:
+        bare_model = bare_model.to(memory_format=torch.channels_last)
+    readers = {
+        split: TarReader(config.data.shards, manifest, split, config.data.image_size_px)
+        for split, counted in manifest.splits.items()
+        if counted.num_samples
+    }
+    for split in ("train", "val"):
+        if split not in readers:
+            raise ValueError(f"{config.data.shards} has no samples in split {split}: training needs train and val")
+    # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself
+    model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))
+    loss = LOSSES[config.train.loss]
+    return Run(config, manifest, folder, accelerator, model, bare_model, optimizer, loss, readers)
+
+
+def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:
+    """The process group and the precision. Raises ValueError if they are not what was asked for."""
+    precision = config.train.mixed_precision
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launcher not in ("no", precision):
+        raise ValueError(
+            f"accelerate launch asks for mixed precision {launcher}, the run for {precision}: the run's config "
+            f"decides, so give --train.mixed-precision {launcher} and leave it out of the launcher"
+        )
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("train.mixed_precision = 'fp16' needs a GPU: use bf16 here")
+    AcceleratorState._reset_state()  # one process may run several trials, and accelerate refuses a second precision
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        step_scheduler_with_optimizer=False,
+    )
+    if world_size and accelerator.num_processes != world_size:
+        raise ValueError(
+            f"{accelerator.num_processes} processes run together where {world_size} were asked for: was the script "
+            "started without its launcher, or with `accelerate launch --cpu`, which starts only one?"
+        )
+    if accelerator.num_processes > config.train.batch_size:
+        raise ValueError(
+            f"train.batch_size = {config.train.batch_size} is the batch of all {accelerator.num_processes} processes "
+            "together: it must be at least as large as they are many"
+        )
+    return accelerator

@@ -1,0 +1,100 @@
+"""What a run's folder holds, readable without torch so that status and report stay quick.
+
+config.json (resolved, with the run's identity), metrics.jsonl (a line per epoch), result.json (written last: its
+presence means finished), per_image.npz, overlays/, checkpoints/, wandb/.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from petseg.config import RunConfig, config_to_dict, flatten, identity, trial_id
+from shards.manifest import write_whole
+
+CONFIG_NAME = "config.json"
+METRICS_NAME = "metrics.jsonl"
+RESULT_NAME = "result.json"
+PER_IMAGE_NAME = "per_image.npz"
+OVERLAYS_NAME = "overlays"
+CHECKPOINTS_NAME = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run has to say."""
+
+    trial_id: str
+    metrics: dict[str, float]  # of the best weights: val/*, test/* if measured, and */all_pet_dice
+    best_epoch: int
+    epochs: int
+    parameters: int
+    world_size: int
+    host: str
+    device: str
+    train_s: float  # of the run's last life
+    images_per_s: float  # median over that life's epochs
+    data_wait: float  # median share of the time in which a step waited for data
+
+
+def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
+    """Write config.json into a new folder, or check that an old one holds this very run.
+
+    Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
+    """
+    path = folder / CONFIG_NAME
+    wanted = identity(config, manifest_hash)
+    if path.exists():
+        found = json.loads(path.read_text())["identity"]
+        if found != wanted:
+            old, new = flatten(found), flatten(wanted)
+            changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+            listed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in changed)
+            raise ValueError(f"{folder} holds another run ({listed}): choose another folder with --out")
+    elif (folder / CHECKPOINTS_NAME).exists():
+        raise ValueError(f"{folder} has checkpoints but no {CONFIG_NAME}: choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "trial_id": trial_id(config, manifest_hash),
+        "identity": wanted,
+        "config": config_to_dict(config),
+    }
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run."""
+    try:
+        return json.loads((folder / CONFIG_NAME).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
+
+
+def save_result(result: Result, folder: Path) -> None:
+    write_whole(folder / RESULT_NAME, json.dumps(asdict(result), indent=2) + "\n")
+
+
+def load_result(folder: Path) -> Result | None:
+    """result.json of a run, None while it is not finished."""
+    with contextlib.suppress(FileNotFoundError):
+        return Result(**json.loads((folder / RESULT_NAME).read_text()))
+    return None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, oldest first; a last line that a kill cut short is left out."""
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / METRICS_NAME).read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                rows.append(json.loads(line))
+    return rows
+
+
+def write_metrics(rows: list[Mapping[str, Any]], folder: Path) -> None:
+    """Replace metrics.jsonl as a whole."""
+    write_whole(folder / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in rows))

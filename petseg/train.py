@@ -1,0 +1,299 @@
+"""Train one model on a shard set. The same command again goes on where it stopped, or says that it is finished.
+
+python petseg/train.py --data.shards data/shards --model.arch resnet34_unet --train.epochs 20
+accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/train.py --train.mixed-precision bf16
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import math
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from accelerate.state import PartialState
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from petseg.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
+from petseg.config import RunConfig, config_to_dict, trial_id
+from petseg.data.loader import Batch
+from petseg.data.plan import epoch_order, global_batch
+from petseg.evaluate import measure, predict
+from petseg.metrics import PerImage, count_pixels, dice_of, iou_of
+from petseg.models import count_parameters
+from petseg.optim import set_learning_rate
+from petseg.overlay import save_image
+from petseg.progress import TrainProgress
+from petseg.run import Run, build_run
+from petseg.run_folder import (
+    CHECKPOINTS_NAME,
+    OVERLAYS_NAME,
+    PER_IMAGE_NAME,
+    Result,
+    claim_folder,
+    load_result,
+    read_metrics,
+    save_result,
+)
+from petseg.tracking import RunName, Tracker
+from shards.command import OK, Failure, run_command
+from shards.manifest import load_manifest, write_whole
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, float]
+
+
+def train(config: RunConfig, folder: Path, name: RunName | None = None, world_size: int = 0) -> Result:
+    """Run `config` in `folder`, or go on from its newest checkpoint; called by every process of the run.
+
+    name: how wandb shows the run. world_size: how many processes there must be, 0 = any.
+    Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite.
+    """
+    manifest = load_manifest(config.data.shards)
+    claim_folder(config, manifest.hash, folder)
+    if (result := load_result(folder)) is not None:
+        logger.info("%s is finished", folder)
+        return result
+    run = build_run(config, manifest, folder, world_size)
+    resume(run)
+    name = name or RunName(id=trial_id(config, manifest.hash), tags=(config.model.arch, config.augment.policy))
+    main = run.accelerator.is_main_process
+    tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
+    try:
+        with TrainProgress(config.train.epochs, run.steps_per_epoch, run.epoch * run.steps_per_epoch, main) as progress:
+            for epoch in range(run.epoch + 1, config.train.epochs + 1):
+                row = train_epoch(run, epoch, progress) | validate(run)
+                row = {"epoch": epoch, "step": epoch * run.steps_per_epoch} | row
+                progress.epoch_done(row)
+                if tracker:
+                    tracker.log(row)
+                save(run, row)
+        result = finish(run, tracker)
+    except BaseException:
+        if tracker:
+            tracker.finish({}, exit_code=1)
+        raise
+    finally:
+        run.close()
+    return result
+
+
+def resume(run: Run) -> None:
+    """Restore the newest checkpoint of the run's folder, if there is one."""
+    checkpoints = list_checkpoints(run.folder / CHECKPOINTS_NAME)
+    if not checkpoints:
+        return
+    newest = checkpoints[-1]
+    load_checkpoint(newest, run.bare_model, run.optimizer)
+    run.epoch, run.best = newest.state["epoch"], newest.state["best"]
+    if run.accelerator.scaler is not None:
+        run.accelerator.scaler.load_state_dict(newest.state["scaler"])
+    if run.accelerator.is_main_process:
+        logger.info("resumed %s after epoch %d of %d", run.folder, run.epoch, run.config.train.epochs)
+
+
+def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> Row:
+    """One pass over the train split: means over its samples, speed, and the share of time spent waiting for data."""
+    run.model.train()
+    sums = torch.zeros(4, dtype=torch.float64, device=run.accelerator.device)  # samples, loss, Dice, IoU
+    start, waited_s = time.perf_counter(), 0.0
+    batches = run.train_batches(epoch)
+    for step in range(run.steps_per_epoch):
+        before = time.perf_counter()
+        parts = take_step(batches)
+        waited_s += time.perf_counter() - before
+        train_step(run, epoch, step, parts, sums)
+        if (step + 1) % run.config.train.log_every == 0 or step + 1 == run.steps_per_epoch:
+            # the only places where the host waits for the device and the ranks for each other's numbers
+            samples, loss, dice, iou = run.accelerator.reduce(sums).tolist()
+            if not math.isfinite(loss):
+                raise not_finite(run, epoch, step)
+            seconds = time.perf_counter() - start
+            progress.update((epoch - 1) * run.steps_per_epoch + step + 1, loss / samples, samples / seconds)
+    return {
+        "train/loss": loss / samples,
+        "train/dice": dice / samples,
+        "train/iou": iou / samples,
+        "lr": run.learning_rate(epoch, run.steps_per_epoch - 1),
+        "perf/seconds": seconds,
+        "perf/images_per_s": samples / seconds,
+        "perf/data_wait": waited_s / seconds,
+    }
+
+
+def take_step(batches: Iterator[Batch]) -> list[Batch]:
+    """The batches of one optimizer step."""
+    parts = [next(batches)]
+    while not parts[-1].plan.last:
+        parts.append(next(batches))
+    return parts
+
+
+def train_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums: torch.Tensor) -> None:
+    """Forward and backward over a step's parts, one optimizer step; adds to `sums` without waiting for the device.
+
+    Each sample counts 1 / (samples of the step over all ranks): DDP's mean over ranks is undone, so that neither a
+    smaller last batch nor another world size changes its weight.
+    """
+    set_learning_rate(run.optimizer, run.learning_rate(epoch, step))
+    for batch in parts:
+        image, target = run.inputs(batch, epoch)
+        exchange_later = contextlib.nullcontext() if batch.plan.last else run.accelerator.no_sync(run.model)
+        with exchange_later:
+            logits = run.model(image)  # (B, 2, H, W)
+            losses = run.loss(logits, target)  # (B,)
+            run.accelerator.backward(losses.sum() * (batch.plan.weight * run.world_size / batch.plan.step_samples))
+        counts = count_pixels(logits.detach(), target)
+        columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
+        sums += torch.stack([column.double().sum() for column in columns]) * batch.plan.weight
+    if run.config.optim.grad_clip:
+        run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.optim.grad_clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+
+
+def not_finite(run: Run, epoch: int, step: int) -> Failure:
+    """The error for a loss that is NaN or infinite; the keys of the batches it may come from are written down."""
+    every = run.config.train.log_every
+    first = step - step % every
+    order = epoch_order(len(run.readers["train"]), run.config.train.seed, epoch)
+    steps = {
+        s: [run.readers["train"].key(int(i)) for i in global_batch(order, run.config.train.batch_size, s)]
+        for s in range(first, step + 1)
+    }
+    path = run.folder / "not_finite.json"
+    if run.accelerator.is_main_process:
+        write_whole(path, json.dumps({"epoch": epoch, "keys_by_step": steps}, indent=2) + "\n")
+    return Failure(
+        f"the loss is not finite in steps {first}-{step} of epoch {epoch}: try a lower optim.lr, optim.grad_clip 1 or "
+        f"train.mixed_precision no; the keys of those batches are in {path}"
+    )
+
+
+def validate(run: Run) -> Row:
+    run.sync_buffers()
+    return measure(run, "val").summary("val")
+
+
+def save(run: Run, row: Row) -> None:
+    """Note the epoch, and whether it is the best so far, in a checkpoint."""
+    run.epoch = int(row["epoch"])
+    if row["val/dice"] > run.best["val/dice"]:
+        run.best = {name: row[name] for name in ("step", "epoch", "val/dice")}
+    if run.accelerator.is_main_process:
+        scaler = run.accelerator.scaler
+        state = {"epoch": run.epoch, "best": run.best, "scaler": scaler.state_dict() if scaler else None}
+        save_checkpoint(run.folder / CHECKPOINTS_NAME, int(row["step"]), run.bare_model, run.optimizer, state)
+    run.accelerator.wait_for_everyone()
+
+
+def finish(run: Run, tracker: Tracker | None) -> Result:
+    """Measure the best weights picture by picture, draw some, and write result.json last."""
+    best = next(c for c in list_checkpoints(run.folder / CHECKPOINTS_NAME) if c.step == run.best["step"])
+    load_weights(best.folder, run.bare_model)
+    splits = ["val", "test"] if run.config.train.test and "test" in run.readers else ["val"]
+    measured = {split: measure(run, split) for split in splits}
+    metrics: Row = {}
+    for split, per_image in measured.items():
+        metrics |= per_image.summary(split) | {f"{split}/all_pet_dice": per_image.all_pet_dice()}
+    rows = read_metrics(run.folder)
+    result = Result(
+        trial_id=trial_id(run.config, run.manifest.hash),
+        metrics=metrics,
+        best_epoch=int(run.best["epoch"]),
+        epochs=run.epoch,
+        parameters=count_parameters(run.bare_model),
+        world_size=run.world_size,
+        host=socket.gethostname(),
+        device=device_name(run.accelerator.device),
+        train_s=sum(row["perf/seconds"] for row in rows),
+        images_per_s=statistics.median(row["perf/images_per_s"] for row in rows),
+        data_wait=statistics.median(row["perf/data_wait"] for row in rows),
+    )
+    if tracker:
+        save_per_image(run, measured)
+        pictures = predict(run, "val", fixed_positions(len(run.readers["val"]), run.config.tracking.overlays))
+        for picture in pictures:
+            save_image(Image.fromarray(picture.overlay()), run.folder / OVERLAYS_NAME / f"{picture.key}.png")
+        tracker.log_overlays(run.epoch, pictures)
+        save_result(result, run.folder)
+        tracker.finish(metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters})
+    run.accelerator.wait_for_everyone()
+    return result
+
+
+def save_per_image(run: Run, measured: dict[str, PerImage]) -> None:
+    """per_image.npz: for each split SPLIT/keys, SPLIT/loss, SPLIT/counts (true and false positives, false negatives)."""
+    arrays: dict[str, np.ndarray] = {}
+    for split, per_image in measured.items():
+        reader = run.readers[split]
+        arrays[f"{split}/keys"] = np.array([reader.key(i) for i in range(len(reader))])
+        arrays[f"{split}/loss"], arrays[f"{split}/counts"] = per_image.loss, per_image.counts
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_whole(run.folder / PER_IMAGE_NAME, content.getvalue())
+
+
+def fixed_positions(num_samples: int, count: int) -> list[int]:
+    """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
+    return [i * num_samples // count for i in range(min(count, num_samples))]
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train one model on a shard set. The same command again goes on where it stopped."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the run; by default runs/single/ARCH-POLICY-ID, where ID is a hash of the config and the shard set."""
+    world_size: int = 0
+    """Stop unless this many processes run together; 0 = any number."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = tyro.cli(Command, args=argv, description=__doc__)
+    config = command.run
+    folder = command.out
+    if folder is None:
+        identifier = trial_id(config, load_manifest(config.data.shards).hash)
+        folder = Path("runs/single") / f"{config.model.arch}-{config.augment.policy}-{identifier}"
+    result = train(config, folder, world_size=command.world_size)
+    if PartialState().is_main_process:
+        show_result(result, folder)
+    return OK
+
+
+def show_result(result: Result, folder: Path) -> None:
+    table = Table(
+        title=f"{folder}: best weights, of epoch {result.best_epoch} of {result.epochs}", title_justify="left"
+    )
+    for column in ("split", "Dice", "IoU", "Dice, data set", "IoU, data set", "loss", "all-pet Dice"):
+        table.add_column(column, justify="right" if column != "split" else "left")
+    fields = ("dice", "iou", "dice_dataset", "iou_dataset", "loss", "all_pet_dice")
+    for split in ("val", "test"):
+        if f"{split}/dice" in result.metrics:
+            table.add_row(split, *(f"{result.metrics[f'{split}/{field}']:.4f}" for field in fields))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
