@@ -1,0 +1,1 @@
+"""Where jobs run: resources, executors, the state of the cluster."""

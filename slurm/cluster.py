@@ -1,0 +1,151 @@
+"""What the cluster says: the states of jobs, its partitions and limits. Reads only, and never by guessing.
+
+Works with accounting off (sacct fails) and without Slurm (nothing is known, and that is what is said).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+CLIENT_TIMEOUT_S = 60.0
+SLURM_DEFAULT_MAX_ARRAY_SIZE = 1001
+
+# Slurm's words for a job that will not run again under this id unless somebody requeues it.
+FINISHED_STATES = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED"} | {"TIMEOUT"}
+)
+MISSING = "MISSING"  # Slurm answered, and does not know the job
+UNKNOWN = "UNKNOWN"  # Slurm did not answer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job's state, in Slurm's words or MISSING or UNKNOWN, and who said so."""
+
+    state: str
+    reason: str  # why it waits, or why nothing is known; empty if there is nothing to say
+    nodes: str  # Slurm's short form, such as node[1-2]
+    source: str  # squeue | sacct | none
+
+    @property
+    def is_over(self) -> bool:
+        """Slurm is sure that the job neither runs nor waits. Not knowing is not over.
+
+        What only sacct knows is over whatever it says: squeue, which answered, no longer has it (accounting
+        keeps jobs as RUNNING for ever whose end it missed).
+        """
+        return self.state in FINISHED_STATES or self.state == MISSING or self.source == "sacct"
+
+
+def job_states(job_ids: Iterable[str]) -> dict[str, JobState]:
+    """The state of every job asked for (`12` or `12_3`), by one call to squeue and at most one to sacct.
+
+    A job that Slurm does not know is MISSING; if Slurm cannot be asked every state is UNKNOWN, source `none`.
+    """
+    wanted = list(dict.fromkeys(job_ids))
+    if not wanted:
+        return {}
+    known, refusal = _ask_squeue(wanted)
+    if refusal:
+        return {job_id: JobState(UNKNOWN, refusal, "", "none") for job_id in wanted}
+    if any(job_id not in known for job_id in wanted):
+        known = _ask_sacct([job_id for job_id in wanted if job_id not in known]) | known
+    missing = JobState(MISSING, "neither squeue nor sacct knows it", "", "squeue")
+    return {job_id: known.get(job_id, missing) for job_id in wanted}
+
+
+def partitions() -> list[str]:
+    """The partitions' names, the default one first; empty if Slurm does not answer."""
+    try:
+        return parse_partitions(_call(["sinfo", "--noheader", "--format=%P"]))
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def max_array_size() -> int:
+    """How many tasks one job array may have; Slurm's default if it does not answer."""
+    try:
+        return parse_max_array_size(_call(["scontrol", "show", "config"]))
+    except (OSError, subprocess.SubprocessError):
+        return SLURM_DEFAULT_MAX_ARRAY_SIZE
+
+
+def parse_squeue(text: str) -> dict[str, JobState]:
+    """Lines of `squeue --array --format=%i|%T|%r|%N`."""
+    rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
+    return {
+        job_id.strip(): JobState(state, "" if reason == "None" else reason, nodes.strip(), "squeue")
+        for job_id, state, reason, nodes in rows
+    }
+
+
+def parse_sacct(text: str) -> dict[str, JobState]:
+    """Lines of `sacct --parsable2 --allocations --format=JobID,State,NodeList`.
+
+    Waiting tasks of an array share a line (`12_[3-9]`) and are left out: squeue names them one by one.
+    """
+    rows = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
+    states = {}
+    for job_id, state, nodes in rows:
+        word, _, rest = state.partition(" ")  # "CANCELLED by 1000"
+        states[job_id] = JobState(word, rest, "" if nodes == "None assigned" else nodes, "sacct")
+    return {job_id: state for job_id, state in states.items() if "[" not in job_id}
+
+
+def parse_partitions(text: str) -> list[str]:
+    """Lines of `sinfo --format=%P`, in which `*` marks the default."""
+    names = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    return [name.rstrip("*") for name in sorted(names, key=lambda name: not name.endswith("*"))]
+
+
+def parse_max_array_size(text: str) -> int:
+    """The line `MaxArraySize = 1001` of `scontrol show config`."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else SLURM_DEFAULT_MAX_ARRAY_SIZE
+
+
+def _ask_squeue(job_ids: Sequence[str]) -> tuple[dict[str, JobState], str]:
+    """What squeue knows, and why it could not be asked (empty if it could)."""
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N"]
+    try:
+        return parse_squeue(_call([*command, f"--jobs={_array_ids(job_ids)}"])), ""
+    except FileNotFoundError:
+        return {}, "no squeue on PATH"
+    except subprocess.CalledProcessError as error:
+        # Asked for one job that slurmctld has forgotten, squeue fails; asked for several, it leaves it out.
+        if "Invalid job id" in error.stderr:
+            return {}, ""
+        return {}, one_line(error.stderr) or f"squeue failed with exit code {error.returncode}"
+    except subprocess.TimeoutExpired:
+        return {}, f"squeue did not answer in {CLIENT_TIMEOUT_S:.0f} s"
+
+
+def _ask_sacct(job_ids: Sequence[str]) -> dict[str, JobState]:
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList"]
+    try:
+        return parse_sacct(_call([*command, f"--jobs={_array_ids(job_ids)}"]))
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.debug("sacct does not answer, accounting may be off: %s", getattr(error, "stderr", "") or error)
+        return {}
+
+
+def _array_ids(job_ids: Sequence[str]) -> str:
+    """The arrays' ids only: a thousand task ids would be a very long command line."""
+    return ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
+
+
+def _call(command: Sequence[str]) -> str:
+    done = subprocess.run(list(command), capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=True)
+    return done.stdout
+
+
+def one_line(stderr: str) -> str:
+    """A Slurm command's complaint without its name on every line: `sbatch: error: ...`."""
+    lines = [re.sub(r"^\w+: (?:error|fatal): ", "", line.strip()) for line in stderr.splitlines()]
+    return "; ".join(dict.fromkeys(line for line in lines if line))

@@ -1,0 +1,171 @@
+"""submitit's local executor with a limit: so many processes at a time, each with its own GPUs, ended cleanly.
+
+submitit alone starts all jobs at once and shows GPU 0 to every one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from slurm.resources import Resources
+
+OnJob = Callable[[int, "submitit.Job[Any]", str], None]
+
+# How often a job may be requeued is the caller's rule, who knows its progress. submitit's own count must not come
+# first: it takes each preemption of a job with a time limit of 10 minutes or less for a timeout.
+MAX_REQUEUES = 1000
+
+POLL_S = 0.05
+SAVE_GRACE_S = 10.0  # from "save now" to "end now"
+KILL_GRACE_S = 5.0  # submitit's controller itself waits 1 s before it kills its processes
+
+
+def run_local(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    folder: Path,
+    resources: Resources,
+    max_parallel: int,
+    on_job: OnJob,
+    save_grace_s: float = SAVE_GRACE_S,
+) -> list[submitit.Job[Any]]:
+    """Run every item in processes of its own, at most `max_parallel` items at a time, until all have ended.
+
+    On KeyboardInterrupt, and any other exception, what runs is told to save by SIGTERM, and ended after
+    `save_grace_s` seconds; a second Ctrl-C ends it at once.
+    Raises ValueError if this machine cannot give what is asked.
+    """
+    if resources.nodes > 1:
+        raise ValueError(f"nodes={resources.nodes}: this machine is one node; use --cluster slurm")
+    free = _gpu_slots(resources.gpus_per_node, max_parallel)
+    executor = _build_executor(folder, resources)
+    jobs: list[submitit.LocalJob[Any]] = []
+    running: dict[int, list[int]] = {}  # index of the job -> its GPUs
+    try:
+        while len(jobs) < len(items) or running:
+            while free and len(jobs) < len(items):
+                gpus = free.pop()
+                executor.update_parameters(visible_gpus=gpus)
+                jobs.append(executor.start(function, items[len(jobs)]))
+                running[len(jobs) - 1] = gpus
+                on_job(len(jobs) - 1, jobs[-1], "started")
+            for index in [index for index in running if jobs[index].done()]:
+                free.append(running.pop(index))
+                on_job(index, jobs[index], "ended")
+            if running:
+                time.sleep(POLL_S)
+    except BaseException:
+        cancel([job for job in jobs if not job.done()], save_grace_s)
+        raise
+    return list(jobs)
+
+
+def cancel(jobs: Sequence[submitit.LocalJob[Any]], save_grace_s: float = SAVE_GRACE_S) -> None:
+    """End local jobs: SIGTERM (save now), then submitit's own way, then SIGKILL for what is left."""
+    processes = [job._process for job in jobs if job._process is not None]
+    for sent, grace_s in ((signal.SIGTERM, save_grace_s), (signal.SIGINT, KILL_GRACE_S)):
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C: on to the next, harder signal
+            for process in processes:
+                process.send_signal(sent)  # nothing happens to one that has ended
+            deadline = time.monotonic() + grace_s
+            while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+    for process in processes:
+        if process.poll() is None:
+            # The controller leads its session, so its pid is the process group of all that the job started.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def require_folder(folder: Path) -> None:
+    """Create the folder for logs and pickles, without write permission for others: a pickle is code."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(folder.stat().st_mode & ~0o022)
+
+
+def visible_gpus() -> list[int]:
+    """Indices of the GPUs that this process may use."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        words = [word.strip() for word in allowed.split(",") if word.strip()]
+        if not all(word.isdecimal() for word in words):
+            raise ValueError(f"CUDA_VISIBLE_DEVICES={allowed}: submitit takes indices only, such as 0,1")
+        return [int(word) for word in words]
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return list(range(sum(line.startswith("GPU ") for line in done.stdout.splitlines())))
+
+
+def _gpu_slots(gpus_per_job: int, max_parallel: int) -> list[list[int]]:
+    """One list of GPU indices for each job that may run at a time; the last one is given away first."""
+    if not gpus_per_job:
+        return [[] for _ in range(max_parallel)]
+    found = visible_gpus()
+    if gpus_per_job > len(found):
+        raise ValueError(f"gpus={gpus_per_job}: this machine shows {len(found)}; use --gpus 0 to run on the CPU")
+    slots = [found[start : start + gpus_per_job] for start in range(0, len(found), gpus_per_job)]
+    return [slot for slot in slots if len(slot) == gpus_per_job][:max_parallel][::-1]
+
+
+def _build_executor(folder: Path, resources: Resources) -> _LocalExecutor:
+    require_folder(folder)
+    executor = _LocalExecutor(folder, max_num_timeout=MAX_REQUEUES)
+    executor.update_parameters(
+        timeout_min=resources.timeout_min,
+        signal_delay_s=resources.signal_delay_s,
+        tasks_per_node=resources.processes_per_node,
+        gpus_per_node=resources.gpus_per_node,
+        stderr_to_stdout=True,
+    )
+    return executor
+
+
+class _LocalExecutor(submitit.LocalExecutor):
+    """Starts each controller in a session of its own.
+
+    In ours, Ctrl-C at the terminal would reach controllers and jobs directly, and submitit kills a job one
+    second after that, in the middle of its save.
+    """
+
+    def start(self, function: Callable[[Any], Any], item: Any) -> submitit.LocalJob[Any]:
+        job = self.submit(function, item)
+        assert isinstance(job, submitit.LocalJob)
+        return job
+
+    def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
+        parameters = self.parameters
+        tasks = int(parameters["tasks_per_node"])
+        env = os.environ | {
+            "SUBMITIT_EXECUTOR": "local",
+            "SUBMITIT_LOCAL_COMMAND": command,
+            "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+            "SUBMITIT_LOCAL_NODEID": "0",
+            "SUBMITIT_LOCAL_NTASKS": str(tasks),
+            "SUBMITIT_LOCAL_SIGNAL_DELAY_S": str(parameters["signal_delay_s"]),
+            "SUBMITIT_LOCAL_TIMEOUT_S": str(60 * parameters["timeout_min"]),
+            "SUBMITIT_LOCAL_WITH_SHELL": "",
+            "SUBMITIT_STDERR_TO_STDOUT": "1",
+            "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in parameters["visible_gpus"]),
+        }
+        controller = [sys.executable, "-m", "submitit.local._local", str(self.folder)]
+        process = subprocess.Popen(controller, env=env, start_new_session=True)
+        # submitit names its files by the controller's pid: those of an earlier job with this pid would be read
+        # as this one's function and result. The controller needs longer than this to start.
+        for stale in self.folder.glob(f"{process.pid}_*"):
+            stale.unlink()
+        return submitit.LocalJob(self.folder, str(process.pid), tasks=list(range(tasks)), process=process)

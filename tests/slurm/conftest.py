@@ -1,0 +1,56 @@
+"""The rehearsal cluster: a private real Slurm, started once for all tests that need one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from slurm.rehearsal import rehearse
+from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
+
+
+def require_slurm() -> None:
+    missing = missing_binaries()
+    if not missing:
+        return
+    message = f"no {', '.join(missing)}: {APT_COMMAND}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def slurm_daemons() -> None:
+    """Skip the test where Slurm is not installed; on CI that is a failure."""
+    require_slurm()
+
+
+@pytest.fixture(scope="session")
+def rehearsal_cluster(slurm_daemons: None) -> Iterator[Cluster]:
+    """Two nodes of 4 CPUs and 2 make-believe GPUs."""
+    with rehearse(nodes=2, cpus=4, gpus=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def on_cluster(rehearsal_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """This process's own Slurm commands talk to the rehearsal cluster."""
+    for name, value in rehearsal_cluster.env.items():
+        monkeypatch.setenv(name, value)
+    return rehearsal_cluster
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[[Callable[[], object]], None]:
+    """Poll until the condition holds; a minute is a failure."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen within a minute"
+            time.sleep(0.05)
+
+    return wait

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import submitit
+
+from slurm import cluster
+from slurm.executor import chunk_sizes, render_sbatch, sbatch_environment, submit
+from slurm.resources import Resources
+
+SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
+
+
+def sbatch_lines(text: str) -> list[str]:
+    return [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+
+
+def files_with(root: Path, needle: bytes) -> list[Path]:
+    found = []
+    for path in root.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # slurmctld and slurmd come and go in here
+            if path.is_file() and needle in path.read_bytes():
+                found.append(path)
+    return found
+
+
+def test_rendered_array(tmp_path: Path):
+    resources = Resources(
+        partition="gpu", nodes=2, gpus_per_node=2, mem_gb=64, account="lab", nice=10, exclude="node[3-4]"
+    )
+    text = render_sbatch(count=12, folder=tmp_path, resources=resources, name="pets", max_parallel=4)
+    assert sbatch_lines(text) == [
+        "--account=lab",
+        "--array=0-11%4",
+        "--cpus-per-task=8",
+        "--exclude='node[3-4]'",
+        "--gpus-per-node=2",
+        "--job-name=pets",
+        "--mem=64GB",
+        "--nice=10",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        "--open-mode=append",
+        f"--output={tmp_path}/%A_%a_0_log.out",
+        "--partition=gpu",
+        "--requeue",
+        "--signal=USR2@120",
+        "--time=240",
+        "--wckey=submitit",
+    ]
+    assert "--cpus-per-task=8 --kill-on-bad-exit=1" in text
+
+
+def test_a_single_job_is_no_array(tmp_path: Path):
+    text = render_sbatch(count=1, folder=tmp_path, resources=SMALL, name="pets", max_parallel=4)
+    assert not [line for line in sbatch_lines(text) if line.startswith(("--array", "--gpus"))]
+
+
+def test_chunks_fit_the_largest_array():
+    assert chunk_sizes(2500, 1001) == [1001, 1001, 498]
+    assert chunk_sizes(1001, 1001) == [1001]
+
+
+def test_secrets_and_the_surrounding_job_stay_behind():
+    kept = {
+        "PATH": "/bin",
+        "HOME": "/home/me",
+        "SLURM_CONF": "/etc/slurm.conf",
+        "SBATCH_ACCOUNT": "lab",
+        "WANDB_MODE": "online",
+        "WANDB_IDENTITY_TOKEN_FILE": "/home/me/token",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    dropped = {
+        "WANDB_API_KEY": "s",
+        "HF_TOKEN": "s",
+        "my_secret_word": "s",
+        "DB_PASSWORD": "s",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "SLURM_JOB_ID": "12",
+        "SLURM_MEM_PER_CPU": "1000",
+        "SUBMITIT_EXECUTOR": "slurm",
+        "RANK": "1",
+    }
+    assert sbatch_environment(kept | dropped) == kept
+
+
+def test_no_sbatch_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"no sbatch on PATH: .*--cluster local"):
+        submit(abs, [1], cluster="slurm", folder=tmp_path, resources=SMALL, name="t", max_parallel=1)
+
+
+def test_debug_runs_in_this_process(tmp_path: Path):
+    def task(item: int) -> tuple[int, int]:
+        return os.getpid(), submitit.JobEnvironment().num_tasks * item
+
+    jobs = submit(task, [3, 4], cluster="debug", folder=tmp_path, resources=SMALL, name="t", max_parallel=1)
+    assert [job.result() for job in jobs] == [(os.getpid(), 3), (os.getpid(), 4)]
+    assert "SUBMITIT_DEBUG_JOB_ID" not in os.environ
+
+
+def test_debug_lets_the_exception_travel(tmp_path: Path):
+    def task(item: int) -> None:
+        raise KeyError(item)
+
+    with pytest.raises(KeyError, match="3"):
+        submit(task, [3], cluster="debug", folder=tmp_path, resources=SMALL, name="t", max_parallel=1)
+
+
+@pytest.mark.slurm
+def test_a_real_array(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]):
+    monkeypatch.setenv("WANDB_API_KEY", "do-not-carry-me")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def task(item: int) -> tuple[int, dict[str, str]]:
+        import os
+        import time
+
+        while not (tmp_path / "go").exists():
+            time.sleep(0.05)
+        return item * item, dict(os.environ)
+
+    seen: list[tuple[int, str]] = []
+    jobs = submit(
+        task,
+        [2, 3, 4],
+        cluster="slurm",
+        folder=tmp_path,
+        resources=SMALL,
+        name="squares",
+        max_parallel=2,
+        on_job=lambda index, job, state: seen.append((index, state)),
+    )
+
+    array = jobs[0].job_id.partition("_")[0]
+    assert [job.job_id for job in jobs] == [f"{array}_{index}" for index in range(3)]
+    assert seen == [(0, "submitted"), (1, "submitted"), (2, "submitted")]
+    assert os.environ["WANDB_API_KEY"] == "do-not-carry-me"
+    shown = render_sbatch(count=3, folder=tmp_path, resources=SMALL, name="squares", max_parallel=2)
+    assert (tmp_path / f"{array}_submission.sh").read_text() == shown
+
+    assert files_with(on_cluster.root, b"WANDB_MODE=offline")  # where slurmctld keeps the jobs' environment
+    assert files_with(on_cluster.root, b"do-not-carry-me") == []
+    (tmp_path / "go").touch()
+    wait_for(lambda: all(job.paths.result_pickle.exists() for job in jobs))
+    results = [job.result() for job in jobs]
+    assert [square for square, _ in results] == [4, 9, 16]
+    for _, environ in results:
+        assert "WANDB_API_KEY" not in environ
+        assert environ["WANDB_MODE"] == "offline"
+
+
+@pytest.mark.slurm
+def test_two_arrays_share_one_throttle(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster, "max_array_size", lambda: 2)
+    never = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5, dependency="afterany:999999")
+
+    def waiting_for(resources: Resources) -> tuple[str, list[str]]:
+        jobs = submit(abs, [1, 2, 3], cluster="slurm", folder=tmp_path, resources=resources, name="t", max_parallel=2)
+        first, last = (jobs[index].job_id.partition("_")[0] for index in (0, 2))
+        command = ["scontrol", "show", "job", last]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        subprocess.run(["scancel", first, last], check=True, timeout=30)
+        return first, [word for word in shown.split() if word.startswith("Dependency=")]
+
+    first, dependencies = waiting_for(SMALL)
+    assert dependencies == [f"Dependency=afterany:{first}_*(unfulfilled)"]
+    first, dependencies = waiting_for(never)
+    assert f"afterany:{first}_*(unfulfilled)" in dependencies[0]
+
+
+@pytest.mark.slurm
+def test_a_wrong_partition_lists_the_right_ones(on_cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    wrong = Resources(partition="gpus", gpus_per_node=0, mem_gb=1)
+    with pytest.raises(ValueError, match=r"(?i)invalid partition.*; partitions here: gpu, low$") as caught:
+        submit(abs, [1], cluster="slurm", folder=tmp_path, resources=wrong, name="t", max_parallel=1)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")

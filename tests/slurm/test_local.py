@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import submitit
+
+from slurm.executor import submit
+from slurm.local import run_local, visible_gpus
+from slurm.rehearsal_daemons import start_ticks
+from slurm.resources import Resources
+
+CPU = Resources(gpus_per_node=0, timeout_min=5)
+
+
+def test_no_more_than_the_limit_at_a_time(tmp_path: Path):
+    running, started = tmp_path / "running", tmp_path / "started"
+    running.mkdir()
+    started.mkdir()
+
+    def task(item: int) -> int:
+        import time
+
+        (running / str(item)).touch()
+        (started / str(item)).touch()
+        most = 0
+        for _ in range(3000):  # until another one has run beside this one, or was before it
+            most = max(most, len(list(running.iterdir())))
+            if len(list(started.iterdir())) >= 2:
+                break
+            time.sleep(0.01)
+        else:
+            raise RuntimeError("alone")
+        (running / str(item)).unlink()
+        return most
+
+    seen: list[tuple[int, str]] = []
+    jobs = submit(
+        task,
+        list(range(4)),
+        cluster="local",
+        folder=tmp_path / "jobs",
+        resources=CPU,
+        name="t",
+        max_parallel=2,
+        on_job=lambda index, job, state: seen.append((index, state)),
+    )
+
+    assert max(job.result() for job in jobs) == 2
+    at_once = 0
+    for _, state in seen:
+        at_once += 1 if state == "started" else -1
+        assert at_once <= 2
+    assert sorted(seen) == [(index, state) for index in range(4) for state in ("ended", "started")]
+    assert (tmp_path / "jobs").stat().st_mode & 0o022 == 0
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path: Path):
+    def task(item: int) -> int:
+        if item == 0:
+            raise ValueError("bad picture")
+        return item
+
+    jobs = submit(task, [0, 1], cluster="local", folder=tmp_path, resources=CPU, name="t", max_parallel=1)
+    assert "bad picture" in str(jobs[0].exception())
+    assert jobs[1].result() == 1
+
+
+def test_two_processes_know_their_ranks(tmp_path: Path):
+    def task(item: int) -> tuple[int, int]:
+        import submitit
+
+        environment = submitit.JobEnvironment()
+        return environment.global_rank, environment.num_tasks
+
+    two = Resources(gpus_per_node=0, tasks_per_node=2, timeout_min=5)
+    (job,) = submit(task, [0], cluster="local", folder=tmp_path, resources=two, name="t", max_parallel=1)
+    assert job.results() == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_ctrl_c_lets_jobs_save_and_leaves_none_behind(tmp_path: Path, stubborn: bool, wait_for: Callable[..., None]):
+    def task(item: int) -> None:
+        import os
+        import signal
+        import sys
+        import time
+
+        def save(signum: int, frame: object) -> None:
+            (tmp_path / f"saved-{item}").touch()
+            if not stubborn:
+                sys.exit(75)
+
+        signal.signal(signal.SIGTERM, save)
+        if stubborn:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        (tmp_path / f"pid-{item}.part").write_text(str(os.getpid()))
+        (tmp_path / f"pid-{item}.part").rename(tmp_path / f"pid-{item}")
+        while True:
+            time.sleep(0.05)
+
+    def on_job(index: int, job: submitit.Job[object], state: str) -> None:
+        if (index, state) == (1, "started"):
+            wait_for(lambda: all((tmp_path / f"pid-{item}").exists() for item in range(2)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_local(
+            task,
+            [0, 1, 2],
+            folder=tmp_path / "jobs",
+            resources=CPU,
+            max_parallel=2,
+            on_job=on_job,
+            save_grace_s=1 if stubborn else 30,
+        )
+
+    assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
+    assert [start_ticks(int((tmp_path / f"pid-{item}").read_text())) for item in range(2)] == [None, None]
+    assert not (tmp_path / "pid-2").exists()
+
+
+def test_each_job_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3,5")
+    running: set[int] = set()
+    most = 0
+
+    def on_job(index: int, job: submitit.Job[object], state: str) -> None:
+        nonlocal most
+        (running.add if state == "started" else running.discard)(index)
+        most = max(most, len(running))
+
+    def task(item: int) -> str:
+        import os
+
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    one = Resources(gpus_per_node=1, timeout_min=5)
+    jobs = run_local(task, [0, 1, 2, 3], folder=tmp_path, resources=one, max_parallel=9, on_job=on_job)
+    assert most == 3
+    assert {job.result() for job in jobs} == {"1", "3", "5"}
+
+
+def test_what_this_machine_cannot_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    for resources, message in (
+        (Resources(gpus_per_node=2), r"gpus=2: this machine shows 1; use --gpus 0"),
+        (Resources(nodes=2), r"nodes=2: this machine is one node; use --cluster slurm"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            submit(abs, [1], cluster="local", folder=tmp_path, resources=resources, name="t", max_parallel=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1234")
+    with pytest.raises(ValueError, match="indices only"):
+        visible_gpus()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", os.fspath(tmp_path))
+    assert visible_gpus() == []

@@ -1,0 +1,143 @@
+"""slurm/train.sbatch on the rehearsal cluster, and the ready accelerate configurations."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIGS = REPOSITORY / "slurm" / "accelerate"
+
+# Stands in for `python`: writes down how each node's launcher was called. In the job's first life it waits for the
+# signal that the time is up and leaves as an interrupted run does; in the second it is done at once.
+STAND_IN = """\
+#!{python}
+import json, os, signal, sys, time
+warned = []
+signal.signal(signal.SIGUSR2, lambda *_: warned.append(True))
+life, node = os.environ.get("SLURM_RESTART_COUNT", "0"), os.environ["SLURM_NODEID"]
+path = os.path.join({folder!r}, f"{{life}}-{{node}}")
+with open(path + ".part", "w") as file:
+    json.dump({{"argv": sys.argv[1:], "use_cpu": os.environ.get("ACCELERATE_USE_CPU")}}, file)
+os.rename(path + ".part", path)
+while life == "0" and not warned:
+    time.sleep(0.05)
+sys.exit(75 if warned else 0)
+"""
+
+WORLD = """\
+import os, sys
+import torch
+from accelerate import Accelerator
+accelerator = Accelerator()
+total = accelerator.reduce(torch.tensor([accelerator.process_index + 1.0]), "sum").item()
+path = os.path.join(sys.argv[1], str(accelerator.process_index))
+with open(path, "w") as file:
+    file.write(f"{accelerator.num_processes} {accelerator.device} {total}")
+accelerator.end_training()
+"""
+
+
+@pytest.mark.slurm
+def test_two_nodes_with_two_processes_each_and_a_second_life(
+    rehearsal_cluster, tmp_path: Path, wait_for: Callable[..., None]
+):
+    stand_in, calls, log = tmp_path / "python", tmp_path / "calls", tmp_path / "log"
+    calls.mkdir()
+    stand_in.write_text(STAND_IN.format(python=sys.executable, folder=str(calls)))
+    stand_in.chmod(0o755)
+    variables = {"PYTHON": str(stand_in), "TRAIN_SCRIPT": "slurm/cluster.py", "MY_API_KEY": "k"}
+    flags = ["--gpus-per-node=2", "--cpus-per-task=2", "--time=5", f"--output={log}"]
+    job = subprocess.run(
+        ["sbatch", "--parsable", *flags, "slurm/train.sbatch", "--model.arch", "unet", "--name", "a b"],
+        env=rehearsal_cluster.env | variables,
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    ).stdout.strip()
+
+    wait_for(lambda: {"0-0", "0-1"} <= {path.name for path in calls.iterdir()})
+    subprocess.run(["scancel", "--batch", "--signal=USR2", job], env=rehearsal_cluster.env, check=True, timeout=30)
+    wait_for(lambda: {"1-0", "1-1"} <= {path.name for path in calls.iterdir()})
+
+    for name in ("0-0", "0-1", "1-0", "1-1"):
+        call = json.loads((calls / name).read_text())
+        options = dict(zip(call["argv"][2:14:2], call["argv"][3:14:2], strict=True))
+        assert options.pop("--main_process_port") == str(10000 + int(job))
+        assert options == {
+            "--machine_rank": name[-1],
+            "--config_file": "slurm/accelerate/two_nodes.yaml",
+            "--num_machines": "2",
+            "--num_processes": "4",
+            "--main_process_ip": rehearsal_cluster.nodes[0],
+        }
+        assert call["argv"][:2] == ["-m", "accelerate.commands.launch"]
+        assert call["argv"][14:] == ["slurm/cluster.py", "--model.arch", "unet", "--name", "a b"]
+        assert call["use_cpu"] is None
+    assert "warning: a key came along" in log.read_text()
+    assert "requeued at its time limit" in log.read_text()
+
+
+@pytest.mark.slurm
+def test_without_gpus_it_asks_for_gloo(rehearsal_cluster, tmp_path: Path):
+    (tmp_path / "calls").mkdir()
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN.format(python=sys.executable, folder=str(tmp_path / "calls")))
+    stand_in.chmod(0o755)
+    variables = {"PYTHON": str(stand_in), "TRAIN_SCRIPT": "slurm/cluster.py", "SLURM_RESTART_COUNT": "1"}
+    flags = ["--wait", "--nodes=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=5"]
+    subprocess.run(
+        ["timeout", "60", "sbatch", *flags, f"--output={tmp_path / 'log'}", "slurm/train.sbatch"],
+        env=rehearsal_cluster.env | variables,
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        timeout=90,
+    )
+    call = json.loads((tmp_path / "calls" / "1-0").read_text())
+    assert call["use_cpu"] == "true"
+    assert call["argv"][call["argv"].index("--num_processes") + 1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "machines", "processes"),
+    [
+        ("one_gpu", "NO", 1, 1),
+        ("eight_gpu", "MULTI_GPU", 1, 8),
+        ("two_nodes", "MULTI_GPU", 2, 16),
+        ("two_cpu", "MULTI_GPU", 1, 2),
+    ],
+)
+def test_configurations(name: str, kind: str, machines: int, processes: int):
+    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    assert (config["distributed_type"], config["num_machines"], config["num_processes"]) == (
+        kind,
+        machines,
+        processes,
+    )
+    assert config["mixed_precision"] == "no"
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_know_of_each_other(tmp_path: Path):
+    (tmp_path / "world.py").write_text(WORLD)
+    (tmp_path / "ranks").mkdir()
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / "two_cpu.yaml"]
+    subprocess.run(
+        [*command, tmp_path / "world.py", tmp_path / "ranks"],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    ranks = {path.name: path.read_text().split() for path in (tmp_path / "ranks").iterdir()}
+    assert {rank: (words[0], words[2]) for rank, words in ranks.items()} == {"0": ("2", "3.0"), "1": ("2", "3.0")}
