@@ -128,13 +128,15 @@ def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:
         raise ValueError("train.mixed_precision = 'fp16' needs a GPU: use bf16 here")
     AcceleratorState._reset_state()  # one process may run several trials, and accelerate refuses a second precision
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # or several processes without a GPU would each train alone
         mixed_precision=precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         step_scheduler_with_optimizer=False,
     )
-    if world_size and accelerator.num_processes != world_size:
+    wanted = world_size or int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != wanted:
         raise ValueError(
-            f"{accelerator.num_processes} processes run together where {world_size} were asked for: was the script "
+            f"{accelerator.num_processes} processes run together where {wanted} were asked for: was the script "
             "started without its launcher, or with `accelerate launch --cpu`, which starts only one?"
         )
     if accelerator.num_processes > config.train.batch_size:

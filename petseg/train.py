@@ -7,12 +7,9 @@ accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/train.py 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import logging
 import math
-import socket
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,37 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import tyro
 from accelerate.state import PartialState
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from petseg.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
+from petseg import interrupt
+from petseg.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from petseg.config import RunConfig, config_to_dict, trial_id
 from petseg.data.loader import Batch
 from petseg.data.plan import epoch_order, global_batch
-from petseg.evaluate import measure, predict
-from petseg.metrics import PerImage, count_pixels, dice_of, iou_of
-from petseg.models import count_parameters
+from petseg.evaluate import measure
+from petseg.finish import finish
+from petseg.metrics import count_pixels, dice_of, iou_of
 from petseg.optim import set_learning_rate
-from petseg.overlay import save_image
 from petseg.progress import TrainProgress
 from petseg.run import Run, build_run
-from petseg.run_folder import (
-    CHECKPOINTS_NAME,
-    OVERLAYS_NAME,
-    PER_IMAGE_NAME,
-    Result,
-    claim_folder,
-    load_result,
-    read_metrics,
-    save_result,
-)
+from petseg.run_folder import CHECKPOINTS_NAME, Result, claim_folder, load_result
 from petseg.tracking import RunName, Tracker
-from shards.command import OK, Failure, run_command
+from shards.command import OK, Failure, Interrupted, run_command
 from shards.manifest import load_manifest, write_whole
 
 logger = logging.getLogger(__name__)
@@ -111,6 +97,7 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> Row:
     """One pass over the train split: means over its samples, speed, and the share of time spent waiting for data."""
     run.model.train()
     sums = torch.zeros(4, dtype=torch.float64, device=run.accelerator.device)  # samples, loss, Dice, IoU
+    stop = torch.zeros(1, dtype=torch.float64, device=run.accelerator.device)  # ranks that were told to stop
     start, waited_s = time.perf_counter(), 0.0
     batches = run.train_batches(epoch)
     for step in range(run.steps_per_epoch):
@@ -120,9 +107,12 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> Row:
         train_step(run, epoch, step, parts, sums)
         if (step + 1) % run.config.train.log_every == 0 or step + 1 == run.steps_per_epoch:
             # the only places where the host waits for the device and the ranks for each other's numbers
-            samples, loss, dice, iou = run.accelerator.reduce(sums).tolist()
+            stop.fill_(interrupt.requested())
+            samples, loss, dice, iou, stops = run.accelerator.reduce(torch.cat([sums, stop])).tolist()
             if not math.isfinite(loss):
                 raise not_finite(run, epoch, step)
+            if stops:
+                raise Interrupted(f"{run.folder} is saved up to epoch {run.epoch}: run the same command to go on")
             seconds = time.perf_counter() - start
             progress.update((epoch - 1) * run.steps_per_epoch + step + 1, loss / samples, samples / seconds)
     return {
@@ -202,62 +192,6 @@ def save(run: Run, row: Row) -> None:
     run.accelerator.wait_for_everyone()
 
 
-def finish(run: Run, tracker: Tracker | None) -> Result:
-    """Measure the best weights picture by picture, draw some, and write result.json last."""
-    best = next(c for c in list_checkpoints(run.folder / CHECKPOINTS_NAME) if c.step == run.best["step"])
-    load_weights(best.folder, run.bare_model)
-    splits = ["val", "test"] if run.config.train.test and "test" in run.readers else ["val"]
-    measured = {split: measure(run, split) for split in splits}
-    metrics: Row = {}
-    for split, per_image in measured.items():
-        metrics |= per_image.summary(split) | {f"{split}/all_pet_dice": per_image.all_pet_dice()}
-    rows = read_metrics(run.folder)
-    result = Result(
-        trial_id=trial_id(run.config, run.manifest.hash),
-        metrics=metrics,
-        best_epoch=int(run.best["epoch"]),
-        epochs=run.epoch,
-        parameters=count_parameters(run.bare_model),
-        world_size=run.world_size,
-        host=socket.gethostname(),
-        device=device_name(run.accelerator.device),
-        train_s=sum(row["perf/seconds"] for row in rows),
-        images_per_s=statistics.median(row["perf/images_per_s"] for row in rows),
-        data_wait=statistics.median(row["perf/data_wait"] for row in rows),
-    )
-    if tracker:
-        save_per_image(run, measured)
-        pictures = predict(run, "val", fixed_positions(len(run.readers["val"]), run.config.tracking.overlays))
-        for picture in pictures:
-            save_image(Image.fromarray(picture.overlay()), run.folder / OVERLAYS_NAME / f"{picture.key}.png")
-        tracker.log_overlays(run.epoch, pictures)
-        save_result(result, run.folder)
-        tracker.finish(metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters})
-    run.accelerator.wait_for_everyone()
-    return result
-
-
-def save_per_image(run: Run, measured: dict[str, PerImage]) -> None:
-    """per_image.npz: for each split SPLIT/keys, SPLIT/loss, SPLIT/counts (true and false positives, false negatives)."""
-    arrays: dict[str, np.ndarray] = {}
-    for split, per_image in measured.items():
-        reader = run.readers[split]
-        arrays[f"{split}/keys"] = np.array([reader.key(i) for i in range(len(reader))])
-        arrays[f"{split}/loss"], arrays[f"{split}/counts"] = per_image.loss, per_image.counts
-    content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **arrays)
-    write_whole(run.folder / PER_IMAGE_NAME, content.getvalue())
-
-
-def fixed_positions(num_samples: int, count: int) -> list[int]:
-    """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
-    return [i * num_samples // count for i in range(min(count, num_samples))]
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-
-
 @dataclass(frozen=True)
 class Command:
     """Train one model on a shard set. The same command again goes on where it stopped."""
@@ -271,6 +205,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=argv, description=__doc__)
+    interrupt.install()
     config = command.run
     folder = command.out
     if folder is None:

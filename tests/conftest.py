@@ -1,15 +1,29 @@
-"""The rehearsal cluster: a private real Slurm, started once for all tests that need one."""
+"""What tests of several rooms share: a shard set of drawn pets, and a private real Slurm."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+from shards.pack import PackConfig, pack
 from slurm.rehearsal import rehearse
 from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
+
+settings.register_profile("petseg", deadline=None)  # a busy machine is no failed law
+settings.load_profile("petseg")
+
+
+@pytest.fixture(scope="session")
+def pet_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 drawn pets at 64 px: 27 train, 3 val, 30 test; leave them as they are."""
+    out = tmp_path_factory.mktemp("pets") / "shards"
+    pack(PackConfig(out=out, synthetic=60, seed=3, image_size_px=64, samples_per_shard=16, workers=1))
+    return out
 
 
 def require_slurm() -> None:

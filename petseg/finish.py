@@ -1,0 +1,85 @@
+"""The end of a run: the best weights measured picture by picture, and written down."""
+
+from __future__ import annotations
+
+import io
+import socket
+import statistics
+
+import numpy as np
+import torch
+from PIL import Image
+
+from petseg.checkpoint import list_checkpoints, load_weights
+from petseg.config import trial_id
+from petseg.evaluate import measure, predict
+from petseg.metrics import PerImage
+from petseg.models import count_parameters
+from petseg.overlay import save_image
+from petseg.run import Run
+from petseg.run_folder import (
+    CHECKPOINTS_NAME,
+    OVERLAYS_NAME,
+    PER_IMAGE_NAME,
+    Result,
+    read_metrics,
+    save_result,
+)
+from petseg.tracking import Tracker
+from shards.manifest import write_whole
+
+
+def finish(run: Run, tracker: Tracker | None) -> Result:
+    """Measure the best weights picture by picture, draw some, and write result.json last."""
+    best = next(c for c in list_checkpoints(run.folder / CHECKPOINTS_NAME) if c.step == run.best["step"])
+    load_weights(best.folder, run.bare_model)
+    splits = ["val", "test"] if run.config.train.test and "test" in run.readers else ["val"]
+    measured = {split: measure(run, split) for split in splits}
+    metrics: dict[str, float] = {}
+    for split, per_image in measured.items():
+        metrics |= per_image.summary(split) | {f"{split}/all_pet_dice": per_image.all_pet_dice()}
+    rows = read_metrics(run.folder)
+    result = Result(
+        trial_id=trial_id(run.config, run.manifest.hash),
+        metrics=metrics,
+        best_epoch=int(run.best["epoch"]),
+        epochs=run.epoch,
+        parameters=count_parameters(run.bare_model),
+        world_size=run.world_size,
+        host=socket.gethostname(),
+        device=device_name(run.accelerator.device),
+        train_s=sum(row["perf/seconds"] for row in rows),
+        images_per_s=statistics.median(row["perf/images_per_s"] for row in rows),
+        data_wait=statistics.median(row["perf/data_wait"] for row in rows),
+    )
+    if tracker:
+        save_per_image(run, measured)
+        pictures = predict(run, "val", fixed_positions(len(run.readers["val"]), run.config.tracking.overlays))
+        for picture in pictures:
+            save_image(Image.fromarray(picture.overlay()), run.folder / OVERLAYS_NAME / f"{picture.key}.png")
+        tracker.log_overlays(run.epoch, pictures)
+        save_result(result, run.folder)
+        tracker.finish(metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters})
+    run.accelerator.wait_for_everyone()
+    return result
+
+
+def save_per_image(run: Run, measured: dict[str, PerImage]) -> None:
+    """per_image.npz: SPLIT/keys, SPLIT/loss, and SPLIT/counts of true and false positives and false negatives."""
+    arrays: dict[str, np.ndarray] = {}
+    for split, per_image in measured.items():
+        reader = run.readers[split]
+        arrays[f"{split}/keys"] = np.array([reader.key(i) for i in range(len(reader))])
+        arrays[f"{split}/loss"], arrays[f"{split}/counts"] = per_image.loss, per_image.counts
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_whole(run.folder / PER_IMAGE_NAME, content.getvalue())
+
+
+def fixed_positions(num_samples: int, count: int) -> list[int]:
+    """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
+    return [i * num_samples // count for i in range(min(count, num_samples))]
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

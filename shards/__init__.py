@@ -1,0 +1,1 @@
+"""Photos to tar shards, and proof that they are whole."""

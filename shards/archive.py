@@ -1,0 +1,115 @@
+"""The tar file of one shard: written the same byte for byte on every machine, and read even where it is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from shards.manifest import Member, Sample, Shard, save_index
+
+BLOCK = tarfile.BLOCKSIZE
+END_OF_ARCHIVE = bytes(2 * BLOCK)
+MAGIC_AT = 257  # within a header
+
+
+def render_header(name: str, num_bytes: int) -> bytes:
+    """The 512 bytes before a member's data. Time, owner and mode are fixed: the same data packs to the same tar."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode, info.uid, info.gid = num_bytes, 0, 0o644, 0, 0
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+class ShardWriter:
+    """Writes one shard and its index into `folder`; leaving the `with` block fsyncs both and sets `shard`."""
+
+    def __init__(self, folder: Path, name: str, split: str) -> None:
+        self._folder, self._name, self._split = folder, name, split
+        self._sha256 = hashlib.sha256()
+        self._samples: list[Sample] = []
+        self._num_bytes = 0
+        self.shard: Shard | None = None
+
+    def __enter__(self) -> ShardWriter:
+        self._file = (self._folder / self._name).open("wb")
+        return self
+
+    def add(self, key: str, jpg: bytes, png: bytes, json: bytes) -> None:
+        """Append one sample as three adjacent members: webdataset reads apart what is not adjacent."""
+        self._samples.append(
+            Sample(key, self._add(f"{key}.jpg", jpg), self._add(f"{key}.png", png), self._add(f"{key}.json", json))
+        )
+
+    def _add(self, name: str, data: bytes) -> Member:
+        header = render_header(name, len(data))
+        member = Member(self._num_bytes + len(header), len(data), zlib.crc32(data))
+        self._write(header, data, bytes(-len(data) % BLOCK))
+        return member
+
+    def _write(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self._file.write(piece)
+            self._sha256.update(piece)
+            self._num_bytes += len(piece)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if error is not None:
+                return
+            self._write(END_OF_ARCHIVE)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        index_sha256 = save_index(self._samples, self._folder, self._name)
+        self.shard = Shard(
+            name=self._name,
+            split=self._split,
+            num_samples=len(self._samples),
+            num_bytes=self._num_bytes,
+            sha256=self._sha256.hexdigest(),
+            index_sha256=index_sha256,
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A member that a header in the tar announces; `num_bytes` may reach past the end of a cut file."""
+
+    name: str
+    offset: int
+    num_bytes: int
+
+
+def header_at(data: memoryview, offset: int) -> Found | str:
+    """The member whose header starts at `offset`, or in words why there is none."""
+    block = bytes(data[offset : offset + BLOCK])
+    if len(block) < BLOCK:
+        return "cut off"
+    if not any(block):
+        return "zeroed"
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError):
+        return "damaged"
+    return Found(info.name, offset + BLOCK, info.size)
+
+
+def find_members(data: memoryview) -> Iterator[Found]:
+    """All members that can still be found in a tar, from block to block past what is damaged.
+
+    tarfile itself stops without a word at the first zeroed or damaged header behind the first member.
+    """
+    offset = 0
+    while offset + BLOCK <= len(data):
+        found = header_at(data, offset) if bytes(data[offset + MAGIC_AT : offset + MAGIC_AT + 5]) == b"ustar" else ""
+        if isinstance(found, Found):
+            yield found
+            offset = found.offset + found.num_bytes + -found.num_bytes % BLOCK
+        else:
+            offset += BLOCK

@@ -1,0 +1,209 @@
+"""The contract of a shard set: manifest.json, and one byte-offset index beside each shard.
+
+A shard set is a folder with manifest.json and, per shard, `NAME.tar` and `NAME.index.json`. Each sample is three
+adjacent tar members `KEY.jpg` (picture), `KEY.png` (trimap, uint8 values of `Source.trimap`) and `KEY.json` (facts of
+the sample). Keys match `[A-Za-z0-9_-]+`, because webdataset splits a member's name at its first dot.
+
+This module is pure standard library, so that a login node reads a manifest in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+SPLITS = ("train", "val", "test")
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
+MEMBER_SUFFIXES = ("jpg", "png", "json")  # in this order within a sample
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the samples come from, and what the values of their trimaps mean."""
+
+    name: str
+    attribution: str
+    trimap: dict[str, int] = field(default_factory=lambda: {"pet": 1, "background": 2, "border": 3})
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file of the set."""
+
+    name: str  # file name, such as train-000003.tar
+    split: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    index_sha256: str  # of the index beside it: offsets and checksums that name a damaged sample must be trusted
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many samples a split has, and the XOR of their key hashes as 16 hex digits: proof of an exact epoch."""
+
+    num_samples: int
+    key_xor: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard set is. `hash` covers everything else, the shards' sha256 included."""
+
+    source: Source
+    packer: dict[str, Any]
+    splits: dict[str, Split]
+    shards: tuple[Shard, ...]
+    format_version: int = FORMAT_VERSION
+    hash: str = ""
+
+    def of_split(self, split: str) -> tuple[Shard, ...]:
+        """The shards of one split, in order of their names."""
+        if split not in self.splits:
+            raise ValueError(f"the shard set has no split {split!r}; it has {', '.join(self.splits)}")
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of one file lie within a shard, and their CRC-32 (zlib.crc32)."""
+
+    offset: int
+    num_bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where the three members of one sample lie within its shard."""
+
+    key: str
+    jpg: Member
+    png: Member
+    json: Member
+
+    def members(self) -> tuple[tuple[str, Member], ...]:
+        """(name within the tar, member) of its three files, in the tar's order."""
+        return tuple((f"{self.key}.{suffix}", getattr(self, suffix)) for suffix in MEMBER_SUFFIXES)
+
+
+def key_hash(key: str) -> int:
+    """64-bit hash of a sample's key, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+
+
+def split_of_keys(keys: Iterable[str]) -> Split:
+    """Count and XOR of the key hashes: equal for every order of the same keys."""
+    count, xor = 0, 0
+    for key in keys:
+        count, xor = count + 1, xor ^ key_hash(key)
+    return Split(count, f"{xor:016x}")
+
+
+def shard_name(split: str, index: int) -> str:
+    return f"{split}-{index:06d}.tar"
+
+
+def index_name(shard: str) -> str:
+    return f"{shard.removesuffix('.tar')}.index.json"
+
+
+def manifest_hash(manifest: Manifest) -> str:
+    """sha256 of the manifest's canonical JSON without the hash itself."""
+    content = asdict(replace(manifest, hash=""))
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def with_hash(manifest: Manifest) -> Manifest:
+    """The same manifest with its hash filled in."""
+    return replace(manifest, hash=manifest_hash(manifest))
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that it appears whole or not at all: aside, fsync, rename."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
+    """Write manifest.json with its hash filled in, and return that manifest."""
+    manifest = with_hash(manifest)
+    write_whole(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=2) + "\n")
+    return manifest
+
+
+def load_manifest(folder: Path | str) -> Manifest:
+    """Read and check manifest.json.
+
+    Raises ValueError if there is none, if it is damaged, or if its format version is not ours.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no shard set in {folder}: pack one with `python -m shards.pack --out {folder}`") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format version {version!r}, this petseg reads {FORMAT_VERSION}: pack it again")
+    try:
+        manifest = Manifest(
+            source=Source(**content["source"]),
+            packer=content["packer"],
+            splits={name: Split(**split) for name, split in content["splits"].items()},
+            shards=tuple(Shard(**shard) for shard in content["shards"]),
+            format_version=version,
+            hash=content["hash"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): pack the set again") from None
+    if manifest.hash != manifest_hash(manifest):
+        raise ValueError(f"{path} was altered: its content does not match its hash; pack the set again")
+    return manifest
+
+
+def render_index(samples: Iterable[Sample]) -> str:
+    """The byte-offset index of one shard: rows of [key, then offset, size and CRC-32 of jpg, png, json]."""
+    rows = [
+        [s.key, *(number for m in (s.jpg, s.png, s.json) for number in (m.offset, m.num_bytes, m.crc32))]
+        for s in samples
+    ]
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    return f"[\n{lines}\n]\n"
+
+
+def save_index(samples: Iterable[Sample], folder: Path, shard: str) -> str:
+    """Write the byte-offset index of one shard and return its sha256."""
+    content = render_index(samples)
+    write_whole(folder / index_name(shard), content)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def load_index(folder: Path | str, shard: str) -> list[Sample]:
+    """Read the byte-offset index of one shard; raises ValueError that names the file if it is missing or damaged."""
+    path = Path(folder) / index_name(shard)
+    try:
+        return [_sample_of_row(*row) for row in json.loads(path.read_text())]
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: pack the set again") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
+
+
+def _sample_of_row(key: str, *numbers: int) -> Sample:
+    if not isinstance(key, str) or len(numbers) != 9 or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(f"row of {key!r}")
+    return Sample(key, Member(*numbers[0:3]), Member(*numbers[3:6]), Member(*numbers[6:9]))

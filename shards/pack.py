@@ -1,0 +1,247 @@
+"""Pack pictures and trimaps into tar shards that webdataset and petseg read.
+
+python -m shards.pack --synthetic 400 --out data/shards
+python -m shards.pack --download --out data/shards
+python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 --out data/shards256
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from shards import manifest as contract
+from shards import oxford, pictures, publish, synthetic
+from shards.archive import ShardWriter
+from shards.command import OK, Failure, run_command
+from shards.manifest import SPLITS, Manifest
+from shards.pool import default_workers, ordered_map, progress
+
+SAMPLES_WORTH_A_WORKER = 64  # a process takes as long to start as these to pack
+CHUNK = 16  # samples a worker packs at a time: the last chunks are small enough to end together
+MAX_NAMED_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """Pack pictures and trimaps into a shard set. Name exactly one of --source, --download, --synthetic."""
+
+    out: Path = Path("data/shards")
+    """Folder of the shard set."""
+    source: Path | None = None
+    """Folder in the Oxford-IIIT Pet layout, or its parent."""
+    download: bool = False
+    """Fetch Oxford-IIIT Pet (0.8 GB) with torchvision, unless it is there."""
+    download_root: Path = Path("data/oxford")
+    """Where --download keeps the data set."""
+    synthetic: int = 0
+    """Number of drawn pets: needs no download."""
+    synthetic_folder: Path | None = None
+    """Keep the drawn pets here, in the data set's layout; by default they are drawn aside and removed."""
+    synthetic_longer_side_px: int = 200
+    """Longer side of the largest drawn picture."""
+    seed: int = 0
+    """Of the order of the samples within the shards, and of the drawn pets."""
+    samples_per_shard: int = 256
+    """At most so many samples in a shard; the shards of a split differ by one sample at most."""
+    image_size_px: int = 0
+    """Squash pictures (antialiased, JPEG quality 95) and trimaps (nearest) to N x N; 0 keeps the original bytes."""
+    workers: int = 0
+    """Processes; 0 means one per core, and one alone for a handful of samples."""
+    overwrite: bool = False
+    """Replace a different shard set in --out."""
+
+    def __post_init__(self) -> None:
+        given = [self.source is not None, self.download, self.synthetic != 0]
+        if sum(given) != 1:
+            raise ValueError(f"name exactly one of --source DIR, --download, --synthetic N ({sum(given)} given)")
+        if self.synthetic_folder is not None and not self.synthetic:
+            raise ValueError("--synthetic-folder is where drawn pets are kept: it needs --synthetic N")
+        for name, lowest in (("samples_per_shard", 1), ("image_size_px", 0), ("workers", 0), ("seed", 0)):
+            if getattr(self, name) < lowest:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is {getattr(self, name)}, but must be at least {lowest}")
+
+    def num_workers(self, num_samples: int) -> int:
+        return self.workers or min(default_workers(), max(1, num_samples // SAMPLES_WORTH_A_WORKER))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The set that is in place now, the names behind each kind of oddity, and whether it was there before."""
+
+    manifest: Manifest
+    oddities: dict[str, list[str]]
+    was_there: bool
+
+
+def pack(config: PackConfig) -> Outcome:
+    """Pack a shard set into `config.out`; a set that is there already stays as it is.
+
+    The set depends on the samples, image_size_px, samples_per_shard and seed alone, byte for byte.
+    Raises ValueError for wrong use, Failure (naming the files) for pictures and trimaps that cannot be packed.
+    """
+    with publish.staging_folder(config.out) as staging:
+        existing = _existing_set(config)
+        with _pet_folder(config, staging) as folder:
+            manifest, oddities = _write_shards(folder, config, staging)
+        if existing is not None and existing.hash == manifest.hash and publish.is_complete(config.out, existing):
+            return Outcome(existing, oddities, was_there=True)
+        if existing is not None and existing.hash != manifest.hash and not config.overwrite:
+            raise ValueError(_different(config, "its samples differ"))
+        contract.save_manifest(manifest, staging)
+        return Outcome(publish.publish(staging, config.out), oddities, was_there=False)
+
+
+def _settings(config: PackConfig) -> dict[str, Any]:
+    return {
+        "image_size_px": config.image_size_px,
+        "jpeg_quality": pictures.JPEG_QUALITY,
+        "samples_per_shard": config.samples_per_shard,
+        "seed": config.seed,
+    }
+
+
+def _existing_set(config: PackConfig) -> Manifest | None:
+    """The set in `out`, if any; raises ValueError at once if packing is bound to end in a different one."""
+    if not (config.out / contract.MANIFEST_NAME).exists():
+        if publish.shard_files(config.out) and not config.overwrite:
+            raise ValueError(_different(config, "it has shards without a manifest"))
+        return None
+    try:
+        existing = contract.load_manifest(config.out)
+    except ValueError as error:
+        if config.overwrite:
+            return None
+        raise ValueError(f"{error}, with --overwrite") from None
+    for name, value in _settings(config).items():
+        if existing.packer.get(name) != value and not config.overwrite:
+            raise ValueError(_different(config, f"its {name} is {existing.packer.get(name)}, not {value}"))
+    return existing
+
+
+def _different(config: PackConfig, why: str) -> str:
+    return f"{config.out} holds a different shard set ({why}): --overwrite replaces it, or choose another --out"
+
+
+@contextmanager
+def _pet_folder(config: PackConfig, staging: Path) -> Iterator[oxford.PetFolder]:
+    if config.synthetic:
+        folder = config.synthetic_folder or staging / "drawn"
+        synthetic.draw_folder(
+            folder,
+            num_pets=config.synthetic,
+            seed=config.seed,
+            longer_side_px=config.synthetic_longer_side_px,
+            num_workers=config.num_workers(config.synthetic),
+        )
+        yield oxford.read_folder(folder)
+    elif config.download:
+        yield oxford.read_folder(oxford.download(config.download_root))
+    else:
+        assert config.source is not None
+        yield oxford.read_folder(config.source)
+
+
+def mixed_order(pets: Sequence[oxford.Pet], seed: int) -> list[oxford.Pet]:
+    """The samples in an order that mixes the breeds. By hash: numpy may change its permutations, sha256 stays."""
+    return sorted(pets, key=lambda pet: hashlib.sha256(f"{seed}:{pet.key}".encode()).digest())
+
+
+def _write_shards(folder: oxford.PetFolder, config: PackConfig, staging: Path) -> tuple[Manifest, dict[str, list[str]]]:
+    """Write all shards and indices into `staging`; returns the manifest, not yet written, and the oddities' names."""
+    by_split = {split: mixed_order([p for p in folder.pets if p.split == split], config.seed) for split in SPLITS}
+    by_split = {split: pets for split, pets in by_split.items() if pets}
+    queue = [pet for pets in by_split.values() for pet in pets]
+    chunks = [tuple(queue[start : start + CHUNK]) for start in range(0, len(queue), CHUNK)]
+    pack_chunk = partial(pictures.pack_pets, image_size_px=config.image_size_px)
+    oddities: dict[str, list[str]] = defaultdict(list, {k: list(names) for k, names in folder.oddities.items()})
+    shards = []
+    with progress("packed", len(queue)) as advance:
+        results = _packed(
+            ordered_map(pack_chunk, chunks, num_workers=config.num_workers(len(queue))), advance, oddities
+        )
+        for split, pets in by_split.items():
+            num_shards = -(-len(pets) // config.samples_per_shard)
+            for index in range(num_shards):
+                size = len(pets) * (index + 1) // num_shards - len(pets) * index // num_shards
+                with ShardWriter(staging, contract.shard_name(split, index), split) as writer:
+                    for _, sample in zip(range(size), results, strict=False):
+                        writer.add(sample.key, sample.jpg, sample.png, sample.json)
+                assert writer.shard is not None
+                shards.append(writer.shard)
+        next(results, None)  # the generator ends by raising what could not be packed
+    counts = {kind: len(oddities[kind]) for kind in pictures.ODDITIES if oddities.get(kind)}
+    manifest = Manifest(
+        source=folder.source,
+        packer={**_settings(config), "oddities": counts},
+        splits={split: contract.split_of_keys(pet.key for pet in pets) for split, pets in by_split.items()},
+        shards=tuple(shards),
+    )
+    return contract.with_hash(manifest), oddities
+
+
+def _packed(
+    results: Iterator[list[pictures.Packed | str]], advance: Any, oddities: dict[str, list[str]]
+) -> Iterator[pictures.Packed]:
+    """The samples of all chunks, counting their oddities; raises Failure at the end for those that are none."""
+    problems = []
+    for chunk in results:
+        for sample in chunk:
+            if isinstance(sample, str):
+                problems.append(sample)
+                continue
+            for kind in sample.oddities:
+                oddities[kind].append(sample.key)
+            if not problems:
+                yield sample
+        advance(len(chunk))
+    if problems:
+        more = len(problems) - MAX_NAMED_PROBLEMS
+        lines = problems[:MAX_NAMED_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise Failure(f"{len(problems)} samples cannot be packed:\n  " + "\n  ".join(lines))
+
+
+def _print_summary(outcome: Outcome, out: Path) -> None:
+    from rich.console import Console  # here, not above: each worker process imports this module
+    from rich.table import Table
+
+    manifest = outcome.manifest
+    table = Table(title=f"{manifest.source.name} in {out}")
+    for column in ("split", "samples", "shards", "MB"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    for name, split in manifest.splits.items():
+        shards = manifest.of_split(name)
+        num_bytes = sum(shard.num_bytes for shard in shards)
+        table.add_row(name, f"{split.num_samples:,}", str(len(shards)), f"{num_bytes / 1e6:,.1f}")
+    console = Console()
+    console.print(table)
+    console.print(f"{'it was there already, ' if outcome.was_there else ''}hash {manifest.hash[:10]}")
+    if not manifest.packer["oddities"]:
+        return
+    table = Table(title="oddities")
+    for column in ("what", "count", "which"):
+        table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+    for kind, count in manifest.packer["oddities"].items():
+        names = ", ".join(outcome.oddities[kind][: oxford.NAMED]) + (", ..." if count > oxford.NAMED else "")
+        table.add_row(f"[bold]{kind}[/bold]: {pictures.ODDITIES[kind]}", str(count), names)
+    console.print(table)
+
+
+def main(argv: Sequence[str]) -> int:
+    import tyro
+
+    config = tyro.cli(PackConfig, args=argv, description=__doc__)
+    _print_summary(pack(config), config.out)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,131 @@
+"""Draw a contact sheet of a shard set: pictures with their trimaps over them, to look at before training.
+
+python -m shards.show data/shards --out sheet.png --split train --count 24
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from shards.command import OK, run_command
+from shards.manifest import Member, Sample, load_index, load_manifest, write_whole
+
+TINT = np.array([235, 45, 60], np.float32)
+CONTOUR = np.array([255, 225, 40], np.float32)
+MARGIN_PX, CAPTION_PX = 6, 14
+INK, PAPER = (40, 40, 44), (250, 250, 248)
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Draw some samples of a shard set: pet tinted red, border yellow, key below."""
+
+    folder: Path
+    """Folder of the shard set."""
+    out: Path = Path("sheet.png")
+    """The PNG file to write."""
+    split: str = "train"
+    """Split to draw from."""
+    count: int = 24
+    """Number of samples, drawn at random."""
+    seed: int = 0
+    """Of the draw."""
+    keys: tuple[str, ...] = ()
+    """These samples instead, of whatever split."""
+    tile_px: int = 192
+    """Longer side of a picture on the sheet."""
+    masks: bool = True
+    """Draw the trimaps over the pictures."""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("count", 1), ("tile_px", 32), ("seed", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}, at least {lowest} is needed")
+        if self.out.suffix != ".png":
+            raise ValueError(f"--out {self.out}: the sheet is a .png file")
+
+
+def show(config: ShowConfig) -> int:
+    """Write the contact sheet and return how many samples are on it."""
+    places = _choose(config)
+    columns = max(1, round(len(places) ** 0.5 * 1.25))
+    rows = -(-len(places) // columns)
+    cell = config.tile_px + MARGIN_PX
+    sheet = Image.new("RGB", (columns * cell + MARGIN_PX, rows * (cell + CAPTION_PX) + MARGIN_PX), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for number, (shard, sample) in enumerate(places):
+        tile = _tile(config, shard, sample)
+        left, top = MARGIN_PX + number % columns * cell, MARGIN_PX + number // columns * (cell + CAPTION_PX)
+        room = config.tile_px
+        sheet.paste(tile, (left + (room - tile.width) // 2, top + (room - tile.height) // 2))
+        draw.text((left + room / 2, top + room + 1), _fit(sample.key, font, room), INK, font, anchor="ma")
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    write_whole(config.out, file.getvalue())
+    return len(places)
+
+
+def _choose(config: ShowConfig) -> list[tuple[str, Sample]]:
+    """(shard, sample) of the samples asked for."""
+    manifest = load_manifest(config.folder)
+    shards = manifest.shards if config.keys else manifest.of_split(config.split)
+    places = {sample.key: (shard.name, sample) for shard in shards for sample in load_index(config.folder, shard.name)}
+    if missing := [key for key in config.keys if key not in places]:
+        raise ValueError(f"no sample {', '.join(missing)} in {config.folder}; keys look like {next(iter(places))}")
+    if config.keys:
+        return [places[key] for key in config.keys]
+    order = np.random.default_rng(config.seed).permutation(len(places))[: config.count]
+    everything = list(places.values())
+    return [everything[index] for index in order]
+
+
+def _tile(config: ShowConfig, shard: str, sample: Sample) -> Image.Image:
+    picture = _read_image(config.folder / shard, sample.jpg).convert("RGB")
+    trimap = _read_image(config.folder / shard, sample.png)
+    scale = config.tile_px / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Image.Resampling.BILINEAR)
+    if not config.masks:
+        return picture
+    values = np.asarray(trimap.resize(size, Image.Resampling.NEAREST))[..., None]
+    pixels = np.asarray(picture, np.float32)
+    pixels = np.where(values == 1, pixels * 0.62 + TINT * 0.38, pixels)
+    pixels = np.where(values == 3, pixels * 0.3 + CONTOUR * 0.7, pixels)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def _read_image(path: Path, member: Member) -> Image.Image:
+    try:
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), member.num_bytes, member.offset)
+        return Image.open(io.BytesIO(data))
+    except OSError as error:
+        raise ValueError(f"{path} at byte {member.offset}: {error}; run `python -m shards.verify`") from None
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "...") > room:
+        text = text[1:]  # the number at the end tells the pictures of a breed apart
+    return "..." + text
+
+
+def main(argv: Sequence[str]) -> int:
+    import tyro
+
+    config = tyro.cli(ShowConfig, args=argv, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,))
+    sys.stdout.write(f"{config.out}: {show(config)} samples\n")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,135 @@
+"""Prove that a shard set is whole, or name the shards and samples that are not.
+
+python -m shards.verify data/shards
+
+Exit code 0 if it is whole, 1 if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from shards.command import OK, run_command
+from shards.damage import Finding, Report, check_shard
+from shards.manifest import (
+    KEY_PATTERN,
+    MANIFEST_NAME,
+    Manifest,
+    Shard,
+    index_name,
+    load_manifest,
+    split_of_keys,
+)
+from shards.pool import default_workers, ordered_map, progress
+
+DAMAGED = 1
+MIN_BYTES_FOR_WORKERS = 32_000_000  # below, starting processes takes longer than the work
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Check each byte of a shard set against its manifest and indices, and decode each sample."""
+
+    folder: Path
+    """Folder of the shard set."""
+    decode: bool = True
+    """Decode pictures and trimaps too; without it, bytes are compared only (several times faster)."""
+    workers: int = 0
+    """Processes; 0 means one per core."""
+    show: int = 20
+    """Findings listed per shard; the rest is counted."""
+
+
+def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[Finding]:
+    """All that is wrong with a shard set; an empty list is the proof that it is whole.
+
+    Raises ValueError if there is no shard set.
+    """
+    try:
+        manifest = load_manifest(folder)
+    except ValueError as error:
+        if not (folder / MANIFEST_NAME).exists():
+            raise
+        return [Finding(MANIFEST_NAME, "", None, str(error))]
+    check = partial(check_shard, folder=folder, decode=decode)
+    reports = []
+    with progress("verified", len(manifest.shards)) as advance:
+        for report in ordered_map(check, manifest.shards, num_workers=num_workers):
+            reports.append(report)
+            advance(1)
+    findings = [finding for report in reports for finding in report.findings]
+    return findings + _check_set(manifest, reports) + _check_strays(folder, manifest)
+
+
+def _check_set(manifest: Manifest, reports: Sequence[Report]) -> list[Finding]:
+    """What no single shard shows: keys that are there twice, and splits whose keys are not the packed ones."""
+    findings = []
+    places: dict[str, list[Shard]] = defaultdict(list)
+    for report in reports:
+        for key in report.keys:
+            places[key].append(report.shard)
+            if not KEY_PATTERN.fullmatch(key):
+                findings.append(Finding(report.shard.name, key, None, f"the key must match {KEY_PATTERN.pattern}"))
+    for key, shards in places.items():
+        if len(shards) > 1:
+            names = ", ".join(shard.name for shard in shards)
+            findings.append(Finding(shards[0].name, key, None, f"the key is there {len(shards)} times: {names}"))
+    for name, split in manifest.splits.items():
+        keys = [key for report in reports if report.shard.split == name for key in report.keys]
+        actual = split_of_keys(keys)
+        if actual != split:
+            problem = (
+                f"split {name} has {actual.num_samples} samples with key XOR {actual.key_xor}, "
+                f"the manifest says {split.num_samples} with {split.key_xor}"
+            )
+            findings.append(Finding(MANIFEST_NAME, "", None, problem))
+    return findings
+
+
+def _check_strays(folder: Path, manifest: Manifest) -> list[Finding]:
+    ours = {name for shard in manifest.shards for name in (shard.name, index_name(shard.name))}
+    names = sorted(path.name for pattern in ("*.tar", "*.index.json") for path in folder.glob(pattern))
+    return [Finding(name, "", None, "is not in the manifest") for name in names if name not in ours]
+
+
+def _print_findings(findings: list[Finding], show: int) -> None:
+    from rich.console import Console  # here, not above: each worker process imports this module
+    from rich.table import Table
+
+    table = Table(title=f"{len(findings)} findings")
+    for column in ("file", "sample", "byte", "what is wrong"):
+        table.add_column(column, overflow="fold", justify="right" if column == "byte" else "left")
+    for shard, group in groupby(findings, key=lambda finding: finding.shard):
+        of_shard = list(group)
+        for finding in of_shard[:show]:
+            place = "" if finding.offset is None else str(finding.offset)
+            table.add_row(shard, finding.key, place, finding.problem)
+        if len(of_shard) > show:
+            table.add_row(shard, "", "", f"and {len(of_shard) - show} more")
+    Console().print(table)
+
+
+def main(argv: Sequence[str]) -> int:
+    import tyro
+
+    config = tyro.cli(VerifyConfig, args=argv, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,))
+    num_bytes = sum(path.stat().st_size for path in config.folder.glob("*.tar"))
+    automatic = default_workers() if num_bytes >= MIN_BYTES_FOR_WORKERS else 1
+    findings = verify(config.folder, decode=config.decode, num_workers=config.workers or automatic)
+    if findings:
+        _print_findings(findings, config.show)
+        return DAMAGED
+    manifest = load_manifest(config.folder)
+    counts = ", ".join(f"{split.num_samples} {name}" for name, split in manifest.splits.items())
+    sys.stdout.write(f"whole: {counts} samples in {len(manifest.shards)} shards, hash {manifest.hash[:10]}\n")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,39 @@
+"""Small real runs on drawn pets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petseg.config import RunConfig, with_values
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors are quickest, and sums come out the same, with one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny(pet_shards: Path) -> Callable[..., RunConfig]:
+    """A config that trains in a second; keyword arguments set dotted fields, with __ for the dot."""
+
+    def build(**changes: Any) -> RunConfig:
+        values = {
+            "data.shards": str(pet_shards),
+            "data.image_size_px": 64,
+            "data.threads": 1,
+            "model.width": 4,
+            "train.epochs": 2,
+            "train.batch_size": 8,
+            "train.log_every": 2,
+            "train.test": False,
+            "tracking.overlays": 2,
+        }
+        return with_values(RunConfig(), values | {name.replace("__", "."): v for name, v in changes.items()})
+
+    return build

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.segmentation import dice_score, mean_iou
+
+from petseg.data.inputs import IGNORE_INDEX
+from petseg.metrics import PerImage, count_pixels, dice_of, iou_of
+
+
+def logits_of(mask: torch.Tensor) -> torch.Tensor:
+    return torch.stack([1.0 - mask, mask.float()], dim=1)
+
+
+def test_counts_by_hand() -> None:
+    prediction = torch.tensor([[[1, 1, 0, 0]]])
+    target = torch.tensor([[[1, 0, 1, IGNORE_INDEX]]])
+    assert count_pixels(logits_of(prediction), target).tolist() == [[1, 1, 1]]
+    prediction[0, 0, 3] = 1  # an ignored pixel counts for nothing
+    assert count_pixels(logits_of(prediction), target).tolist() == [[1, 1, 1]]
+
+
+def test_dice_and_iou_by_hand_and_of_nothing() -> None:
+    counts = torch.tensor([[3, 1, 2], [0, 0, 0], [0, 5, 0]])
+    assert dice_of(counts).tolist() == pytest.approx([6 / 9, 1.0, 0.0])
+    assert iou_of(counts).tolist() == pytest.approx([3 / 6, 1.0, 0.0])
+
+
+def test_they_agree_with_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prediction = (torch.rand(6, 32, 32, generator=generator) > 0.6).long()
+    target = (torch.rand(6, 32, 32, generator=generator) > 0.5).long()
+    counts = count_pixels(logits_of(prediction), target)
+    theirs = dice_score(prediction, target, num_classes=2, include_background=False, input_format="index")
+    torch.testing.assert_close(dice_of(counts), theirs.flatten().double(), atol=1e-6, rtol=0)
+    ious = mean_iou(prediction, target, num_classes=2, include_background=False, input_format="index")
+    torch.testing.assert_close(iou_of(counts), ious.flatten().double(), atol=1e-6, rtol=0)
+
+
+def test_the_summary_averages_pictures_and_the_whole_set() -> None:
+    per_image = PerImage(np.array([0.2, 0.4]), np.array([[10, 0, 0], [10, 10, 20]]), pixels=100)
+    summary = per_image.summary("val")
+    assert summary["val/loss"] == pytest.approx(0.3)
+    assert summary["val/dice"] == pytest.approx((1 + 20 / 50) / 2)
+    assert summary["val/iou"] == pytest.approx((1 + 10 / 40) / 2)
+    assert summary["val/dice_dataset"] == pytest.approx(40 / 70)
+    assert summary["val/iou_dataset"] == pytest.approx(20 / 50)
+    assert per_image.all_pet_dice() == pytest.approx((20 / 110 + 60 / 130) / 2)

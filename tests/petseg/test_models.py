@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from petseg.config import ModelConfig
+from petseg.models import build_model, count_parameters
+from petseg.models.layers import ReflectConv2d
+
+
+@pytest.mark.parametrize(
+    ("arch", "up", "parameters"),
+    [
+        ("unet", "bilinear", 17_263_042),
+        ("unet", "transposed", 31_037_698),
+        ("resnet34_unet", "bilinear", 23_621_122),
+        ("resnet34_unet", "transposed", 26_456_898),
+    ],
+)
+def test_parameter_counts(arch: str, up: str, parameters: int) -> None:
+    assert count_parameters(build_model(ModelConfig(arch=arch, up=up))) == parameters
+
+
+def test_the_encoder_is_a_resnet34() -> None:
+    """torchvision's ResNet34 without its classifier, parameter for parameter."""
+    from torchvision.models import resnet34
+
+    theirs = resnet34()
+    theirs.fc = torch.nn.Identity()
+    assert count_parameters(build_model(ModelConfig(arch="resnet34_unet")).encoder) == count_parameters(theirs)
+
+
+@pytest.mark.parametrize("arch", ["unet", "resnet34_unet"])
+@pytest.mark.parametrize("up", ["bilinear", "transposed"])
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+def test_logits_have_the_pictures_size(arch: str, up: str, size: tuple[int, int]) -> None:
+    model = build_model(ModelConfig(arch=arch, up=up, width=4), num_classes=5)
+    assert model(torch.zeros(2, 3, *size)).shape == (2, 5, *size)
+
+
+@pytest.mark.parametrize("arch", ["unet", "resnet34_unet"])
+def test_another_size_is_an_error_that_says_so(arch: str) -> None:
+    model = build_model(ModelConfig(arch=arch, width=4))
+    with pytest.raises(ValueError, match="input of 48x64 pixels: height and width must be multiples of 32"):
+        model(torch.zeros(1, 3, 48, 64))
+
+
+@pytest.mark.parametrize("arch", ["unet", "resnet34_unet"])
+def test_every_parameter_gets_a_gradient(arch: str) -> None:
+    model = build_model(ModelConfig(arch=arch, width=4))
+    model(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_reflecting_at_the_border_is_torchs_reflect_padding() -> None:
+    ours = ReflectConv2d(3, 4, 3)
+    theirs = torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", bias=False)
+    theirs.weight = ours.weight
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(ours(x), theirs(x))

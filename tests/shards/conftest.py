@@ -1,0 +1,108 @@
+"""Folders in the data set's layout, drawn and odd ones, and shard sets packed from them."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from shards.pack import PackConfig, pack
+from shards.synthetic import draw_folder
+
+NUM_PETS = 60
+settings.register_profile("petseg", deadline=None)  # a busy machine is no failed law
+settings.load_profile("petseg")
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def pets_root() -> Path:
+    """Real pictures; see CONTRIBUTING for where they come from."""
+    root = Path(os.environ.get("PETSEG_PETS_ROOT", REPOSITORY.parent / "shared" / "data" / "pets"))
+    if not (root / "annotations" / "trainval.txt").is_file():
+        reason = f"no real pictures in {root}: set PETSEG_PETS_ROOT"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of drawn pets; leave it as it is."""
+    folder = tmp_path_factory.mktemp("drawn") / "pets"
+    draw_folder(folder, num_pets=NUM_PETS, seed=1, longer_side_px=48)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shard set of several shards; leave it as it is."""
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    pack(PackConfig(out=out, source=drawn, samples_per_shard=10, workers=1))
+    return out
+
+
+@pytest.fixture
+def shard_set(packed: Path, tmp_path: Path) -> Path:
+    """A copy of the shard set, to be damaged."""
+    return Path(shutil.copytree(packed, tmp_path / "shards"))
+
+
+class OddFolder:
+    """A folder in the layout, built file by file; every sample is a good one unless bytes say otherwise."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "images").mkdir(parents=True)
+        (root / "annotations" / "trimaps").mkdir(parents=True)
+        self.write_list("trainval", [])
+        self.write_list("test", [])
+
+    def write_list(self, name: str, lines: list[str]) -> None:
+        (self.root / "annotations" / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+    def picture(self, key: str) -> Path:
+        return self.root / "images" / f"{key}.jpg"
+
+    def trimap(self, key: str) -> Path:
+        return self.root / "annotations" / "trimaps" / f"{key}.png"
+
+    def add(self, key: str, *, jpg: bytes | None = None, png: bytes | None = None, name: str = "trainval") -> None:
+        self.picture(key).write_bytes(encode(rgb()) if jpg is None else jpg)
+        self.trimap(key).write_bytes(encode(trimap(), "PNG") if png is None else png)
+        with (self.root / "annotations" / f"{name}.txt").open("a") as file:
+            file.write(f"{key} 1 1 1\n")
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> OddFolder:
+    return OddFolder(tmp_path / "odd")
+
+
+def rgb(width: int = 24, height: int = 16) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def trimap(width: int = 24, height: int = 16) -> Image.Image:
+    values = np.full((height, width), 2, np.uint8)
+    values[4:12, 4:12], values[6:10, 6:10] = 3, 1
+    return Image.fromarray(values)
+
+
+def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def make() -> dict:
+    """The picture makers above, for test files: with importlib mode they cannot import this one."""
+    return {"rgb": rgb, "trimap": trimap, "encode": encode}

@@ -1,0 +1,56 @@
+"""Real pictures with the real data set's oddities."""
+
+from pathlib import Path
+
+import pytest
+
+from shards.manifest import load_index, load_manifest
+from shards.oxford import read_folder
+from shards.pack import Outcome, PackConfig, pack
+from shards.verify import verify
+
+
+@pytest.fixture(scope="module")
+def outcome(pets_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    out = tmp_path_factory.mktemp("real") / "shards"
+    return pack(PackConfig(out=out, source=pets_root, workers=2)), out
+
+
+def test_every_listed_pair_is_packed(outcome: tuple[Outcome, Path]) -> None:
+    manifest = outcome[0].manifest
+    assert manifest.source.name == "oxford-iiit-pet"
+    assert {name: split.num_samples for name, split in manifest.splits.items()} == {
+        "train": 707,
+        "val": 79,
+        "test": 781,
+    }
+    assert verify(outcome[1], num_workers=2) == []
+
+
+def test_oddities(outcome: tuple[Outcome, Path]) -> None:
+    assert outcome[0].manifest.packer["oddities"] == {
+        "not_jpeg": 1,  # the GIF among the odd files is in no list
+        "not_rgb": 1,
+        "invalid_exif": 2,
+        "all_background": 7,
+        "unlisted_picture": 4,
+        "unlisted_trimap": 4,
+        "apple_double": 6,
+        "mat_file": 1,
+    }
+    names = outcome[0].oddities
+    assert names["not_jpeg"] == names["not_rgb"] == ["Abyssinian_5"]
+    assert sorted(names["invalid_exif"]) == ["Abyssinian_75", "Bengal_201"]
+    assert "Abyssinian_34.jpg" in names["unlisted_picture"]
+
+
+def test_bytes_are_the_originals_but_for_the_odd_ones(outcome: tuple[Outcome, Path], pets_root: Path) -> None:
+    pictures = {pet.key: pet.picture for pet in read_folder(pets_root).pets}
+    touched = []
+    for shard in load_manifest(outcome[1]).shards:
+        data = (outcome[1] / shard.name).read_bytes()
+        for sample in load_index(outcome[1], shard.name):
+            member = sample.jpg
+            if data[member.offset : member.offset + member.num_bytes] != pictures[sample.key].read_bytes():
+                touched.append(sample.key)
+    assert sorted(touched) == ["Abyssinian_5", "Abyssinian_75", "Bengal_201"]
