@@ -218,16 +218,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_result(result: Result, folder: Path) -> None:
-    table = Table(
-        title=f"{folder}: best weights, of epoch {result.best_epoch} of {result.epochs}", title_justify="left"
-    )
+    console = Console(soft_wrap=True)
+    console.print(f"{folder}\nbest weights: epoch {result.best_epoch} of {result.epochs}", highlight=False)
+    table = Table()
     for column in ("split", "Dice", "IoU", "Dice, data set", "IoU, data set", "loss", "all-pet Dice"):
-        table.add_column(column, justify="right" if column != "split" else "left")
+        table.add_column(column, justify="left" if column == "split" else "right")
     fields = ("dice", "iou", "dice_dataset", "iou_dataset", "loss", "all_pet_dice")
     for split in ("val", "test"):
         if f"{split}/dice" in result.metrics:
             table.add_row(split, *(f"{result.metrics[f'{split}/{field}']:.4f}" for field in fields))
-    Console().print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_draws_differ_by_epoch_seed_and_sample_and_hit_the_share_p() -> None:
     assert rows[0] != rows[1]
     assert rows[0] != rows[2]
     for changed in rows:
-        assert 0.2 * 2000 == pytest.approx(len(changed), abs=4 * (2000 * 0.2 * 0.8) ** 0.5)
+        assert pytest.approx(len(changed), abs=4 * (2000 * 0.2 * 0.8) ** 0.5) == 0.2 * 2000
 
 
 def test_policy_none_and_p_zero_change_nothing() -> None:
@@ -87,12 +87,12 @@ def test_no_displacement_and_no_crop_is_the_identity() -> None:
     assert torch.equal(labels, trimap)
 
 
-@pytest.mark.parametrize(("alpha", "sigma"), [(30.0, 5.0), (80.0, 8.0)])
+@pytest.mark.parametrize(("alpha", "sigma"), [(30.0, 5.0), (20.0, 3.0)])
 def test_displacement_is_as_strong_as_torchvisions(alpha: float, sigma: float) -> None:
     """Same rms and same smoothness (mean square difference of neighbours), in pixels."""
     from torchvision.transforms import v2
 
-    size = 96
+    size = 128
     theirs = v2.ElasticTransform(alpha=alpha, sigma=sigma)
     torch.manual_seed(0)
     fields = [theirs.make_params([torch.zeros(3, size, size)])["displacement"] for _ in range(24)]
@@ -102,6 +102,6 @@ def test_displacement_is_as_strong_as_torchvisions(alpha: float, sigma: float) -
     ours = displacement(draws.noise, config, size)
     middle = slice(24, -24)  # torchvision's blur reflects at the border, which doubles the noise there
     inner, outer = ours[:, middle, middle], expected[:, middle, middle]
-    assert inner.std().item() == pytest.approx(outer.std().item(), rel=0.12)
+    assert inner.std().item() == pytest.approx(outer.std().item(), rel=0.08)
     steepness = [f.diff(dim=1).square().mean().sqrt().item() for f in (inner, outer)]
-    assert steepness[0] == pytest.approx(steepness[1], rel=0.12)
+    assert steepness[0] == pytest.approx(steepness[1], rel=0.08)

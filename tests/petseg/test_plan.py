@@ -22,7 +22,7 @@ def test_orders_differ_by_epoch_and_by_seed() -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    assert epoch_order(10, seed=7, epoch=3).tolist() == [7, 5, 3, 4, 0, 9, 6, 8, 1, 2]
+    assert epoch_order(10, seed=7, epoch=3).tolist() == [8, 4, 5, 3, 6, 0, 9, 7, 1, 2]
 
 
 @given(sizes, batch_sizes, st.integers(1, 4), worlds, st.integers(0, 99))

@@ -1,0 +1,1 @@
+"""What is run: sweeps, their trials, their status and their report."""

@@ -1,0 +1,190 @@
+"""Run a sweep: one job per trial, and only for trials that have no result yet.
+
+python jobs/sweep.py --partition gpu
+python jobs/sweep.py --cluster local --max-parallel 2 --set train.epochs=3 --axis train.seed=0
+python jobs/sweep.py --partition gpu --dry-run
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.table import Table
+
+from jobs.spec import Cell, expand, load_spec, parse_axes, parse_settings
+from jobs.status import LIVE, Standing, standings
+from jobs.task import TrialTask
+from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from petseg.config import trial_id
+from petseg.run_folder import claim_folder
+from shards.command import FAILED, OK, run_command
+from shards.manifest import load_manifest
+from slurm.executor import render_sbatch, submit
+from slurm.local import visible_gpus
+from slurm.resources import Resources
+
+DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Run a sweep: one job per trial, and only for trials that have no result yet."""
+
+    resources: Annotated[Resources, tyro.conf.arg(name="")]
+    sweep: Path = DEFAULT_SWEEP
+    """Sweep file in wandb's form: method, metric, parameters."""
+    name: str = ""
+    """Name of the sweep's folder; by default the file's `name`."""
+    runs_dir: Path = Path("runs")
+    """Where sweeps lie; every node must see it."""
+    cluster: Literal["slurm", "local", "debug"] = "slurm"
+    """slurm submits and returns; local runs processes on this machine until all have ended; debug runs right here."""
+    max_parallel: int = 0
+    """Trials at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
+    axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further axis, or another one's values, as NAME=VALUE,VALUE; can be repeated."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A fixed value for all trials, as NAME=VALUE; can be repeated."""
+    dry_run: bool = False
+    """Show the trials and the sbatch text, and do nothing."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = tyro.cli(Command, args=argv, description=__doc__)
+    spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
+    cells = expand(spec)
+    shards = cells[0].config.data.shards
+    manifest = load_manifest(shards)
+    folder = command.runs_dir / (command.name or spec.name)
+    sweep = plan_sweep(spec, cells, manifest, shards, folder)
+    chosen = {trial_id(cell.config, manifest.hash): cell for cell in cells}
+    if command.dry_run:
+        return show_plan(command, sweep, chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return run_sweep(command, sweep, chosen)
+    except Timeout:
+        raise ValueError(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+
+
+def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
+    """Write the sweep's folder, and submit those of the chosen trials that have no result and no live job."""
+    save_sweep(sweep)
+    for trial in chosen_trials(sweep, chosen):
+        config = replace(chosen[trial.id].config, data=absolute_shards(chosen[trial.id].config.data))
+        claim_folder(config, sweep.manifest_hash, trial.folder)
+    rows = [row for row in standings(sweep) if row.trial.id in chosen]
+    missing = [row.trial for row in rows if row.status != "done" and row.status not in LIVE]
+    done, live = (sum(row.status == "done" for row in rows), sum(row.status in LIVE for row in rows))
+    console = Console(soft_wrap=True)
+    console.print(
+        f"{sweep.folder}: {len(rows)} trials, {done} done, {live} queued or running, {len(missing)} to submit"
+    )
+    if missing:
+        submit_trials(command, sweep, missing)
+    console.print(f"python jobs/status.py {sweep.folder}\npython jobs/report.py {sweep.folder}", highlight=False)
+    if command.cluster == "slurm":
+        return OK
+    return say_failures([row for row in standings(sweep) if row.trial.id in chosen and row.status != "done"])
+
+
+def chosen_trials(sweep: Sweep, chosen: dict[str, Cell]) -> list[Trial]:
+    return [trial for trial in sweep.trials if trial.id in chosen]
+
+
+def absolute_shards(data: Any) -> Any:
+    """A job may start in another folder."""
+    return replace(data, shards=str(Path(data.shards).absolute()))
+
+
+def submit_trials(command: Command, sweep: Sweep, trials: Sequence[Trial]) -> None:
+    """One job per trial; each is noted in submissions.jsonl as soon as it has an id."""
+    resources, max_parallel = settle(command, len(trials))
+    threads = resources.cpus_per_task
+    if command.cluster != "slurm":
+        threads = max(1, (os.cpu_count() or 1) // (max_parallel * resources.processes_per_node))
+
+    def on_job(index: int, job: Any, state: str) -> None:
+        trial = trials[index]
+        if state == "ended":
+            logger.info("%s %s: %s", trial.id, trial.label, describe(trial))
+            return
+        sweep.add_submission(Submission(trial.id, job.job_id, command.cluster, str(job.paths.stdout)))
+        logger.info("%s %s: %s as job %s (%d of %d)", trial.id, trial.label, state, job.job_id, index + 1, len(trials))
+
+    submit(
+        TrialTask(sweep.name, resources.processes, threads),
+        [str(trial.folder.absolute()) for trial in trials],
+        cluster=command.cluster,
+        folder=sweep.folder / "logs",
+        resources=resources,
+        name=f"petseg-{sweep.name}",
+        max_parallel=max_parallel,
+        on_job=on_job,
+    )
+
+
+def settle(command: Command, num_trials: int) -> tuple[Resources, int]:
+    """The resources and the limit of parallel trials that hold for this cluster."""
+    resources, max_parallel = command.resources, command.max_parallel
+    if command.cluster == "slurm":
+        return resources, max_parallel or num_trials
+    gpus = visible_gpus()
+    if not gpus and resources.gpus_per_node:
+        logger.info("no GPU on this machine: the trials run on the CPU")
+        resources = replace(resources, gpus_per_node=0)
+    return resources, max_parallel or max(1, len(gpus) // max(1, resources.gpus_per_node))
+
+
+def describe(trial: Trial) -> str:
+    result, state = trial.result(), trial.state()
+    if result is not None:
+        return f"done, val Dice {result.metrics['val/dice']:.4f}"
+    return f"{state.get('status', 'ended')} {state.get('error', '')}"
+
+
+def say_failures(rows: Sequence[Standing]) -> int:
+    for row in rows:
+        logger.error("%s %s: %s %s; its log: %s", row.trial.id, row.trial.label, row.status, row.note, row.log)
+    return FAILED if rows else OK
+
+
+def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
+    """The trials, and the script that sbatch would get."""
+    trials = chosen_trials(sweep, chosen)
+    table = Table(title=f"{sweep.folder}: {len(trials)} trials", title_justify="left")
+    for column in ("trial", *sweep.axes, "state"):
+        table.add_column(column)
+    for trial in trials:
+        state = "done" if trial.result() else "to run"
+        table.add_row(trial.id, *(str(trial.axes.get(name, "")) for name in sweep.axes), state)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    missing = sum(trial.result() is None for trial in trials)
+    if command.cluster == "slurm" and missing:
+        resources, max_parallel = settle(command, missing)
+        text = render_sbatch(
+            count=missing,
+            folder=sweep.folder / "logs",
+            resources=resources,
+            name=f"petseg-{sweep.name}",
+            max_parallel=max_parallel,
+        )
+        console.print(text, markup=False, highlight=False)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,163 @@
+"""A sweep's folder and its trials', read and written without torch.
+
+runs/SWEEP/sweep.json                what the sweep is: axes, shard set, trials in order
+           submissions.jsonl         which job ran which trial, and its log
+           logs/                     submitit's
+           trials/ID/config.json ... a run's folder (petseg.run_folder), and state.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.spec import Cell, Spec
+from petseg.config import trial_id
+from petseg.run_folder import Result, load_result, read_metrics
+from shards.manifest import Manifest, write_whole
+
+FORMAT_VERSION = 1
+SWEEP_NAME = "sweep.json"
+SUBMISSIONS_NAME = "submissions.jsonl"
+STATE_NAME = "state.json"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job that was given one trial."""
+
+    trial: str
+    job_id: str
+    cluster: str
+    log: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep."""
+
+    id: str
+    axes: dict[str, Any]
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """Its place on the axes, such as `unet none seed=0`."""
+        parts = (f"{n.rpartition('.')[2]}={v}" if not isinstance(v, str) else v for n, v in self.axes.items())
+        return " ".join(parts)
+
+    def result(self) -> Result | None:
+        return load_result(self.folder)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Its rows of metrics.jsonl, one per epoch."""
+        return read_metrics(self.folder)
+
+    def state(self) -> dict[str, Any]:
+        """What the trial last said of itself: status running, done or failed, host, job_id, error; {} = not started."""
+        with contextlib.suppress(FileNotFoundError):
+            return json.loads((self.folder / STATE_NAME).read_text())
+        return {}
+
+    def write_state(self, **state: Any) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / STATE_NAME, json.dumps({**state, "time": time.time()}, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as its folder says."""
+
+    folder: Path
+    name: str
+    axes: dict[str, list[Any]]
+    metric: str
+    manifest_hash: str
+    shards: str
+    trials: tuple[Trial, ...]
+
+    def submissions(self) -> dict[str, Submission]:
+        """The last job of each trial."""
+        last: dict[str, Submission] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.folder / SUBMISSIONS_NAME).read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    submission = Submission(**json.loads(line))
+                    last[submission.trial] = submission
+        return last
+
+    def add_submission(self, submission: Submission) -> None:
+        with (self.folder / SUBMISSIONS_NAME).open("a") as file:
+            file.write(json.dumps(asdict(submission)) + "\n")
+
+
+def plan_sweep(spec: Spec, cells: Sequence[Cell], manifest: Manifest, shards: str, folder: Path) -> Sweep:
+    """The sweep of these cells, joined with the trials that its folder already holds; writes nothing.
+
+    Raises ValueError if the folder holds a sweep on another shard set.
+    """
+    trials = {}
+    for cell in cells:
+        identifier = trial_id(cell.config, manifest.hash)
+        trials[identifier] = Trial(identifier, cell.axes, folder / "trials" / identifier)
+    axes = {name: list(dict.fromkeys(cell.axes[name] for cell in cells)) for name in spec.axes}
+    if (folder / SWEEP_NAME).exists():
+        old = load_sweep(folder)
+        if old.manifest_hash != manifest.hash:
+            raise ValueError(
+                f"{folder} is a sweep on another shard set ({old.shards}, {old.manifest_hash[:10]}): give this one "
+                "another --name"
+            )
+        trials = {trial.id: trial for trial in old.trials} | trials
+        axes = {n: list(dict.fromkeys([*old.axes.get(n, []), *axes.get(n, [])])) for n in {**old.axes, **axes}}
+    return Sweep(folder, folder.name, axes, spec.metric, manifest.hash, shards, tuple(trials.values()))
+
+
+def save_sweep(sweep: Sweep) -> None:
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "name": sweep.name,
+        "axes": sweep.axes,
+        "metric": sweep.metric,
+        "manifest_hash": sweep.manifest_hash,
+        "shards": sweep.shards,
+        "trials": [{"id": trial.id, "axes": trial.axes} for trial in sweep.trials],
+    }
+    write_whole(sweep.folder / SWEEP_NAME, json.dumps(content, indent=2) + "\n")
+
+
+def load_sweep(folder: Path) -> Sweep:
+    """Read sweep.json; raises ValueError if there is none or its format is another."""
+    try:
+        content = json.loads((folder / SWEEP_NAME).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
+    if content["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{folder / SWEEP_NAME} has format {content['format_version']}, not {FORMAT_VERSION}")
+    trials = (Trial(entry["id"], entry["axes"], folder / "trials" / entry["id"]) for entry in content["trials"])
+    return Sweep(
+        folder,
+        content["name"],
+        content["axes"],
+        content["metric"],
+        content["manifest_hash"],
+        content["shards"],
+        tuple(trials),
+    )
+
+
+def find_sweep(name: str, runs_dir: Path) -> Sweep:
+    """The sweep of that name, or in that folder."""
+    path = Path(name)
+    return load_sweep(path if (path / SWEEP_NAME).exists() else runs_dir / name)
+
+
+def _neighbours(folder: Path) -> str:
+    names = sorted(path.parent.name for path in folder.parent.glob(f"*/{SWEEP_NAME}"))
+    return f", or name one of {', '.join(names)}" if names else ""

@@ -1,0 +1,222 @@
+"""Real runs on drawn pets: what is learnt, what is written, and what happens after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from petseg import interrupt
+from petseg import train as train_module
+from petseg.checkpoint import list_checkpoints
+from petseg.config import RunConfig
+from petseg.run import Run
+from petseg.run_folder import load_config, load_result, read_metrics
+from petseg.train import main, train
+from shards.command import INTERRUPTED, Failure, Interrupted, run_command
+
+Tiny = Callable[..., RunConfig]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(list_checkpoints(folder / "checkpoints")[-1].folder / "model.safetensors")
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def without_clock(folder: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(folder)]
+
+
+def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(
+        train__epochs=8, train__batch_size=4, optim__lr=1e-2, train__test=True, train__loss="ce_dice", model__width=8
+    )
+    result = train(config, tmp_path)
+    rows = read_metrics(tmp_path)
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert rows[-1]["train/loss"] < 0.75 * rows[0]["train/loss"]
+    assert {"val/loss", "val/dice", "val/iou", "train/dice", "train/iou"} <= rows[0].keys()
+    assert result == load_result(tmp_path)
+    assert result.metrics["val/dice"] == max(row["val/dice"] for row in rows)
+    assert result.metrics["test/dice"] > result.metrics["test/all_pet_dice"] + 0.02
+    per_image = np.load(tmp_path / "per_image.npz", allow_pickle=False)
+    assert len(per_image["val/keys"]) == 3
+    assert len(per_image["test/counts"]) == 30
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
+    assert load_config(tmp_path)["config"]["model"]["width"] == 8
+
+
+def test_batchnorm_moves_in_every_epoch(tiny: Tiny, tmp_path: Path) -> None:
+    """The lab never left evaluation mode after the first epoch: its BatchNorm stood still from then on."""
+    train(tiny(train__epochs=3), tmp_path)
+    steps = -(-27 // 8)
+    counters = {
+        c.state["epoch"]: load_file(c.folder / "model.safetensors")["stem.1.num_batches_tracked"].item()
+        for c in list_checkpoints(tmp_path / "checkpoints")
+    }
+    assert counters
+    assert counters == {epoch: epoch * steps for epoch in counters}
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_killed_run_ends_with_the_same_numbers(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    config = tiny(
+        train__epochs=3, optim__schedule="cosine", augment__policy="elastic_crop", augment__p=0.5,
+        train__mixed_precision=precision,
+    )  # fmt: skip
+    calm = train(config, tmp_path / "calm")
+
+    validate, calls = train_module.validate, []
+
+    def killed_in_epoch_two(run: Run) -> dict[str, float]:
+        calls.append(run.epoch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "validate", killed_in_epoch_two)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "killed")
+    assert len(read_metrics(tmp_path / "killed")) == 1
+    resumed = train(config, tmp_path / "killed")
+    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "killed"))
+    assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "killed")
+    assert resumed.metrics == calm.metrics
+
+
+def test_the_same_command_again_is_a_no_op(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(tiny(), tmp_path)
+    monkeypatch.setattr(train_module, "build_run", lambda *_: pytest.fail("it trained again"))
+    assert train(tiny(), tmp_path) == first
+
+
+def test_a_fresh_run_never_continues_from_an_old_file(tiny: Tiny, tmp_path: Path) -> None:
+    """In the lab a run silently went on from whatever weights lay in its folder."""
+    train(tiny(train__epochs=1), tmp_path)
+    with pytest.raises(ValueError, match=r"holds another run \(train.seed 0 -> 1\): choose another folder"):
+        train(tiny(train__epochs=1, train__seed=1), tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"has checkpoints but no config\.json"):
+        train(tiny(train__epochs=1), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batches(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"not finite in steps \d-\d of epoch 1: try a lower optim.lr"):
+        train(tiny(optim__lr=1e30), tmp_path)
+    keys = json.loads((tmp_path / "not_finite.json").read_text())["keys_by_step"]
+    assert all(len(batch) in (8, 3) for batch in keys.values())
+    assert load_result(tmp_path) is None
+    assert list_checkpoints(tmp_path / "checkpoints") == []
+
+
+def test_a_sample_weighs_the_same_in_any_cut_of_its_batch(tiny: Tiny, tmp_path: Path) -> None:
+    """Two passes of 4 and one of 8 give the same loss up to BatchNorm's statistics, which they take by pass."""
+    whole = train_rows(tiny(train__epochs=1, optim__lr=1e-9), tmp_path / "a")
+    halves = train_rows(tiny(train__epochs=1, optim__lr=1e-9, train__accumulation_steps=2), tmp_path / "b")
+    assert whole[0]["train/loss"] == pytest.approx(halves[0]["train/loss"], rel=0.05)
+    assert whole[0]["step"] == halves[0]["step"] == 4
+
+
+def train_rows(config: RunConfig, folder: Path) -> list[dict[str, float]]:
+    train(config, folder)
+    return read_metrics(folder)
+
+
+def test_evaluation_does_not_depend_on_the_batch(tiny: Tiny, tmp_path: Path) -> None:
+    """The lab averaged batches, so that a picture's weight hung on its neighbours."""
+    from petseg.evaluate import measure
+    from petseg.run import build_run
+    from shards.manifest import load_manifest
+
+    tables = []
+    for batch_size in (1, 7, 30):
+        config = tiny(train__batch_size=batch_size)
+        run = build_run(config, load_manifest(config.data.shards), tmp_path)
+        tables.append(measure(run, "test"))
+        assert not any(p.requires_grad and p.grad is not None for p in run.bare_model.parameters())
+        run.close()
+    for table in tables[1:]:
+        np.testing.assert_allclose(table.loss, tables[0].loss, rtol=1e-4)
+        np.testing.assert_allclose(table.dice, tables[0].dice, atol=0.02)
+
+
+def test_a_damaged_picture_stops_training_and_is_named(tiny: Tiny, pet_shards: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from shards.manifest import load_index, load_manifest
+
+    broken = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
+    shard = load_manifest(broken).of_split("train")[0]
+    sample = load_index(broken, shard.name)[3]
+    with (broken / shard.name).open("r+b") as file:
+        file.seek(sample.jpg.offset)
+        file.write(b"\0" * 64)
+    with pytest.raises(Failure, match=rf"cannot read sample {sample.key} at byte {sample.jpg.offset} of .*train-0"):
+        train(tiny(data__shards=str(broken)), tmp_path / "run")
+
+
+def test_an_interrupt_stops_at_a_step_and_says_how_to_go_on(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupt, "requested", lambda: True)
+        with pytest.raises(Interrupted, match="run the same command to go on"):
+            train(tiny(), tmp_path)
+        assert run_command(lambda _: train(tiny(), tmp_path) and 0, []) == INTERRUPTED
+    assert "interrupted:" in capsys.readouterr().err
+    assert train(tiny(), tmp_path).epochs == 2
+
+
+def test_the_command_line(tiny: Tiny, tmp_path: Path, pet_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data.shards", str(pet_shards), "--data.image-size-px", "64", "--model.width", "4"]
+    flags += ["--train.epochs", "1", "--train.batch-size", "16", "--train.no-test"]
+    assert run_command(main, [*flags, "--out", str(tmp_path)]) == 0
+    assert "best weights: epoch 1 of 1" in capsys.readouterr().out
+    assert run_command(main, ["--data.shards", str(tmp_path / "none")]) == 2
+    assert "pack one with `python -m shards.pack" in capsys.readouterr().err
+    assert run_command(main, [*flags, "--out", str(tmp_path / "w"), "--world-size", "2"]) == 2
+    assert "1 processes run together where 2 were asked for" in capsys.readouterr().err
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` with two processes on the CPU, as a user would."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "slurm/accelerate/two_cpu.yaml"]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "petseg/train.py", *arguments],
+        cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_and_see_each_picture_once(pet_shards: Path, tmp_path: Path) -> None:
+    flags = ["--data.shards", str(pet_shards), "--data.image-size-px", "64", "--model.width", "4"]
+    # 27 samples in batches of 13: the last has one sample, which one of the two ranks has to do without
+    flags += ["--train.epochs", "2", "--train.batch-size", "13", "--train.accumulation-steps", "1"]
+    flags += ["--out", str(tmp_path), "--world-size", "2", "--augment.policy", "elastic"]
+    done = launch(*flags)
+    assert done.returncode == 0, done.stderr
+    result = load_result(tmp_path)
+    assert result is not None
+    assert result.world_size == 2
+    assert [row["step"] for row in read_metrics(tmp_path)] == [3, 6]
+    per_image = np.load(tmp_path / "per_image.npz", allow_pickle=False)
+    assert len(set(per_image["test/keys"])) == 30
+    again = launch(*flags)
+    assert again.returncode == 0
+    assert "is finished" in again.stderr

@@ -1,0 +1,56 @@
+"""The house's rules that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+ROOMS = ("shards", "petseg", "slurm", "jobs")
+# who may import what of ours; shards.command is every command's error boundary
+ALLOWED = {
+    "shards": {"shards"},
+    "petseg": {"petseg", "shards.manifest", "shards.command"},
+    "slurm": {"slurm", "shards.command"},
+    "jobs": {"jobs", "petseg", "slurm", "shards.manifest", "shards.command"},
+}
+FILES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, `from a import b` counted as a.b where b may be a module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= (
+                {node.module or ""} if "." in (node.module or "") else {f"{node.module}.{a.name}" for a in node.names}
+            )
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_imports_point_one_way(path: Path) -> None:
+    allowed = ALLOWED[path.relative_to(REPOSITORY).parts[0]]
+    for module in imported(path):
+        if module.split(".")[0] in (*ROOMS, "tests", "benchmarks"):
+            assert any(module == name or module.startswith(f"{name}.") for name in allowed), module
+
+
+def test_no_file_bears_the_name_of_another_module() -> None:
+    """A script's own folder comes first on sys.path: its neighbours would hide what they are named after."""
+    taken = set(sys.stdlib_module_names) | set(packages_distributions())
+    for folder in ("petseg", "jobs", "slurm", "shards"):
+        names = {path.stem for path in (REPOSITORY / folder).glob("*.py")} - {"__init__"}
+        assert names.isdisjoint(taken), names & taken
+
+
+def test_nothing_prints_or_edits_the_import_path() -> None:
+    for path in FILES:
+        assert "sys.path" not in path.read_text(), path
