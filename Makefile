@@ -1,0 +1,41 @@
+# The one door: `make demo` and `make test` do everything on a fresh machine.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_PETS ?= 800
+
+.PHONY: install demo test check format bench clean
+
+install: $(VENV)/.installed
+
+# the lock pins what was tested; --no-deps, so that nothing is resolved anew
+$(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# drawn pets -> shards -> a small sweep on this machine -> report.html
+demo: install
+	$(BIN)/python -m shards.pack --synthetic $(DEMO_PETS) --image-size-px 64 --out data/demo
+	$(BIN)/python jobs/sweep.py --sweep jobs/sweeps/demo.yaml --cluster local --max-parallel 2
+	$(BIN)/python jobs/report.py demo
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python benchmarks/pack.py --json benchmarks/pack.json
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis data/demo runs/demo
