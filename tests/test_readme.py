@@ -52,7 +52,7 @@ def test_the_readme_shows_every_command() -> None:
 
 @pytest.mark.parametrize(("name", "arguments"), own_commands(), ids=lambda value: str(value))
 def test_each_command_line_is_understood(name: str, arguments: list[str]) -> None:
-    tyro.cli(COMMANDS[name], args=arguments)
+    tyro.cli(COMMANDS[name], args=arguments, config=(tyro.conf.PositionalRequiredArgs,))
 
 
 def test_make_knows_what_the_readme_asks_of_it() -> None:

@@ -41,7 +41,7 @@ def without_clock(folder: Path) -> list[dict[str, float]]:
 
 def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(
-        train__epochs=8, train__batch_size=4, optim__lr=1e-2, train__test=True, train__loss="ce_dice", model__width=8
+        train__epochs=12, train__batch_size=4, train__loss="ce_dice", train__test=True, optim__lr=3e-3, model__width=8
     )
     result = train(config, tmp_path)
     rows = read_metrics(tmp_path)

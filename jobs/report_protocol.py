@@ -1,0 +1,118 @@
+"""Under which rules a sweep's numbers were measured, and what keeps them from being compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from jobs.report_data import SEED_AXIS, Record
+from jobs.trial import Sweep
+from shards.manifest import Manifest, load_manifest
+
+BORDER_RULES = {
+    "fg": "border counts as pet (fg)",
+    "bg": "border counts as background (bg)",
+    "ignore": "border left out of loss and metrics (ignore)",
+}
+PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule"}  # decide what a Dice means
+ORDER = ("done", "running", "queued", "interrupted", "failed", "planned")
+
+Facts = list[tuple[str, str]]
+
+
+def state_counts(records: Sequence[Record]) -> list[tuple[str, int]]:
+    """How many trials stand where, `done` and `failed` always among them."""
+    counts = Counter(record.standing.status for record in records)
+    return [(state, counts[state]) for state in ORDER if counts[state] or state in ("done", "failed")]
+
+
+def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
+    """What has to be known before one of the numbers is compared with another's."""
+    manifest, trouble = read_shards(sweep)
+    facts = []
+    if manifest:
+        facts.append(("Shard set", f"{manifest.source.name}: {manifest.source.attribution}"))
+        sizes = (f"{split.num_samples:,} {name}" for name, split in manifest.splits.items())
+        facts.append(("Splits", " / ".join(sizes)))
+    else:
+        facts.append(("Shard set", f"{sweep.shards} ({trouble})"))
+    facts += [
+        ("Manifest hash", sweep.manifest_hash),
+        ("Border", common(records, "data.border", BORDER_RULES)),
+        ("Image size", f"{common(records, 'data.image_size_px')} px square, pictures squashed to it"),
+        ("Averaging", "Dice and IoU of the pet class per picture, then the mean over pictures"),
+        ("Weights", "of the epoch with the best val Dice; test is measured once with them and never ranks"),
+        ("Ranked by", "mean val/dice over seeds" + ("" if sweep.metric == "val/dice" else f" (not {sweep.metric})")),
+        ("All-pet guess", floors(records)),
+        ("Training", training(records)),
+        ("Seeds", ", ".join(dict.fromkeys(str(r.seed) for r in records if r.seed is not None)) or "unknown"),
+    ]
+    return facts
+
+
+def read_shards(sweep: Sweep) -> tuple[Manifest | None, str]:
+    """The sweep's manifest, if its folder can still be read and still holds that set; else why not."""
+    try:
+        manifest = load_manifest(sweep.shards)
+    except (ValueError, OSError):
+        return None, "cannot be read here"
+    if manifest.hash != sweep.manifest_hash:
+        return None, "now holds another set"
+    return manifest, ""
+
+
+def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:
+    """The value that all trials share, or all values if they differ."""
+    values = dict.fromkeys(str(record.values[name]) for record in records if name in record.values)
+    texts = [(words or {}).get(value, value) for value in values]
+    return texts[0] if len(texts) == 1 else f"differs: {', '.join(texts)}" if texts else "unknown"
+
+
+def training(records: Sequence[Record]) -> str:
+    parts = ("epochs", "batch_size", "loss", "mixed_precision")
+    listed = [f"{part.replace('_', ' ')} {common(records, f'train.{part}')}" for part in parts]
+    optim = " ".join(common(records, f"optim.{part}") for part in ("name", "lr", "schedule"))
+    return ", ".join([*listed, f"optimizer {optim}"])
+
+
+def floor_of(records: Sequence[Record], split: str) -> float | None:
+    """Dice of calling every pixel pet; the lowest, should it differ between trials."""
+    metric = f"{split}/all_pet_dice"
+    values = [r.result.metrics[metric] for r in records if r.result and metric in r.result.metrics]
+    return min(values, default=None)
+
+
+def floors(records: Sequence[Record]) -> str:
+    known = [(split, floor) for split in ("val", "test") if (floor := floor_of(records, split)) is not None]
+    listed = ", ".join(f"{floor:.4f} {split}" for split, floor in known)
+    return f"Dice {listed}: a model below it has learnt nothing" if known else "not measured yet"
+
+
+def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequence[str]) -> list[str]:
+    """What a reader must know before believing the tables."""
+    found = []
+    for name, word in PER_PICTURE.items():
+        if name in axes:
+            values = common(records, name).removeprefix("differs: ")
+            found.append(
+                f"The trials differ in {word} ({values}): their Dice is not the same measure, compare with care."
+            )
+    extra = [name for name in axes if name not in sweep_axes and name not in PER_PICTURE]
+    if extra:
+        found.append(f"The trials also differ in {', '.join(extra)}, which the sweep does not vary: shown as axes.")
+    if lost := [record.id for record in records if record.config is None]:
+        found.append(f"No readable config.json for {', '.join(lost)}: placed by the axes in sweep.json alone.")
+    if any(record.result is None for record in records):
+        states = ", ".join(f"{count} {state}" for state, count in state_counts(records) if count and state != "done")
+        found.append(
+            f"Not all of the {len(records)} trials are done ({states}): means are over the finished ones only."
+        )
+    floor = floor_of(records, "val")
+    below = [r for r in records if r.result and floor is not None and r.result.metrics["val/dice"] < floor]
+    if below:
+        found.append(
+            f"{len(below)} finished trials are below the all-pet guess ({floor:.4f}): they have learnt nothing."
+        )
+    if not any(record.seed is not None for record in records) or len({r.seed for r in records}) == 1:
+        found.append(f"A single seed ({SEED_AXIS}): the spread between reruns is not known.")
+    return found
