@@ -25,6 +25,7 @@ from petseg.config import RunConfig, with_values
 
 TOP_LEVEL = ("name", "description", "method", "metric", "parameters", "project", "entity", "program")
 METHODS = ("grid",)
+METRIC = {"name": "val/dice", "goal": "maximize"}  # what picks the best weights and ranks the cells
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class Spec:
     name: str
     axes: dict[str, list[Any]]
     fixed: dict[str, Any] = field(default_factory=dict)
-    metric: str = "val/dice"
 
     def changed(self, axes: Mapping[str, list[Any]], fixed: Mapping[str, Any]) -> Spec:
         """With further axes and fixed values, which replace what the file says of the same fields."""
@@ -43,7 +43,6 @@ class Spec:
             self.name,
             {name: values for name, values in self.axes.items() if name not in named} | dict(axes),
             {name: value for name, value in self.fixed.items() if name not in named} | dict(fixed),
-            self.metric,
         )
 
 
@@ -84,8 +83,10 @@ def parse_spec(content: Any, default_name: str) -> Spec:
         if wandb_field in content:
             fixed[f"tracking.{wandb_field}"] = content[wandb_field]
     _read_parameters(content["parameters"], "", axes, fixed)
-    metric = content.get("metric", {}).get("name", "val/dice")
-    return Spec(str(content.get("name", default_name)), axes, fixed, metric)
+    metric = content.get("metric", METRIC)
+    if metric != METRIC:
+        raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")
+    return Spec(str(content.get("name", default_name)), axes, fixed)
 
 
 def _read_parameters(tree: Mapping[str, Any], prefix: str, axes: dict[str, list[Any]], fixed: dict[str, Any]) -> None:

@@ -76,7 +76,6 @@ class Sweep:
     folder: Path
     name: str
     axes: dict[str, list[Any]]
-    metric: str
     manifest_hash: str
     shards: str
     trials: tuple[Trial, ...]
@@ -115,7 +114,7 @@ def plan_sweep(spec: Spec, cells: Sequence[Cell], manifest: Manifest, shards: st
             )
         trials = {trial.id: trial for trial in old.trials} | trials
         axes = {n: list(dict.fromkeys([*old.axes.get(n, []), *axes.get(n, [])])) for n in {**old.axes, **axes}}
-    return Sweep(folder, folder.name, axes, spec.metric, manifest.hash, shards, tuple(trials.values()))
+    return Sweep(folder, folder.name, axes, manifest.hash, shards, tuple(trials.values()))
 
 
 def save_sweep(sweep: Sweep) -> None:
@@ -124,7 +123,6 @@ def save_sweep(sweep: Sweep) -> None:
         "format_version": FORMAT_VERSION,
         "name": sweep.name,
         "axes": sweep.axes,
-        "metric": sweep.metric,
         "manifest_hash": sweep.manifest_hash,
         "shards": sweep.shards,
         "trials": [{"id": trial.id, "axes": trial.axes} for trial in sweep.trials],
@@ -145,7 +143,6 @@ def load_sweep(folder: Path) -> Sweep:
         folder,
         content["name"],
         content["axes"],
-        content["metric"],
         content["manifest_hash"],
         content["shards"],
         tuple(trials),

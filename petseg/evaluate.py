@@ -43,7 +43,7 @@ def measure(run: Run, split: str) -> PerImage:
     from what the ranks bring together.
     """
     reader = run.readers[split]
-    plan = eval_plan(len(reader), run.config.train.batch_size, run.rank, run.world_size)
+    plan = eval_plan(len(reader), run.eval_batch_size, run.rank, run.world_size)
     run.bare_model.eval()
     rows = [torch.zeros((0, 5), dtype=torch.float64, device=run.accelerator.device)]
     for batch in load_batches(reader, plan, run.config.data.threads):

@@ -57,6 +57,11 @@ class Run:
     def world_size(self) -> int:
         return self.accelerator.num_processes
 
+    @property
+    def eval_batch_size(self) -> int:
+        """Samples of one forward pass of evaluation: as many as in training, which is known to fit."""
+        return -(-self.config.train.batch_size // (self.world_size * self.config.train.accumulation_steps))
+
     def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.optim, (epoch - 1) * self.steps_per_epoch + step, self.total_steps)
 

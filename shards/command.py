@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 OK = 0
 WRONG_USE = 2  # a ValueError or OSError: the message names the value and the next step
@@ -37,6 +38,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         level=logging.DEBUG if debug else logging.INFO,
         format=f"%(asctime)s{_rank()} %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
+        handlers=[_CurrentStderr()],
     )
     for noisy in ("PIL", "matplotlib", "filelock", "urllib3", "git", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -52,6 +54,14 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return _say(f"error: {error}", WRONG_USE, debug)
     except Exception as error:  # the last boundary: a bug of ours, shown as one
         return _say(f"bug: {type(error).__name__}: {error} (run again with --debug for the traceback)", FAILED, debug)
+
+
+class _CurrentStderr(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at that moment: a progress bar stands in for it, and prints above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def _rank() -> str:

@@ -191,3 +191,24 @@ def test_a_trial_on_two_nodes_with_two_processes_each(
     result = trial.result()
     assert result is not None, json.dumps(trial.state())
     assert result.world_size == 4
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_trial_whose_time_is_up_is_requeued_and_goes_on(
+    tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster, wait_for: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm sends USR2 ahead of the time limit; here we do."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    flags = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "2", "--timeout-min", "20"]
+    flags += ["--axis", "model.arch=unet", "--set", "train.epochs=40"]
+    assert run_command(main, [*tiny_sweep, *flags]) == 0
+    (trial,) = trials(tmp_path)
+    wait_for(lambda: len(trial.metrics()) >= 2)
+    job = load_sweep(tmp_path / "runs" / "lab").submissions()[trial.id]
+    subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True, timeout=30)
+    wait_for(lambda: trial.result())
+    log = Path(job.log).read_text()
+    assert "Job has timed out" in log or "requeue" in log.lower()
+    assert "resumed" in log
+    assert [row["epoch"] for row in trial.metrics()] == list(range(1, 41))
