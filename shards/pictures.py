@@ -201,7 +201,7 @@ def _decode_leniently(path: Path, image: Image.Image) -> np.ndarray:
         # Transparent palettes go to RGB by way of RGBA, or Pillow drops part of the palette's meaning.
         whole = image.convert("RGBA") if image.mode in ("P", "PA") and "transparency" in image.info else image
         return np.asarray(whole.convert("RGB"))
-    except Exception as error:
+    except Exception as error:  # so do damaged pictures
         raise Failure(f"{path}: cannot be decoded ({error}); fetch it again") from None
 
 
@@ -212,7 +212,7 @@ def _exif_orientation(image: Image.Image) -> int:
             warnings.simplefilter("error")
             Image.Exif().load(image.info.get("exif", b""))  # afresh: Image.open may have parsed, and warned, already
         value = image.getexif().get(ORIENTATION, 1)  # this one knows XMP, too
-    except Exception:
+    except Exception:  # damaged EXIF makes its parsers raise anything: struct.error, SyntaxError, KeyError, warnings
         return 0
     return value if isinstance(value, int) and 1 <= value <= 8 else 0
 
@@ -242,7 +242,7 @@ def read_trimap(path: Path, size: tuple[int, int], picture: Path) -> tuple[Image
         raise Failure(f"{path}: pixel format {image.mode}; a trimap is 8-bit grey with the values 1, 2, 3")
     try:
         image.load()
-    except Exception as error:
+    except Exception as error:  # so do damaged pictures
         raise Failure(f"{path}: cannot be decoded ({error}); fetch it again") from None
     is_palette = image.mode == "P"
     trimap = Image.fromarray(np.asarray(image)) if is_palette else image  # palette indices are the values
