@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def with_hash(manifest: Manifest) -> Manifest:
 
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file so that it appears whole or not at all: aside, fsync, rename."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # processes of two nodes can share a pid
     with aside.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
