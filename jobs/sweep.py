@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.dry_run:
         return show_plan(command, sweep, chosen)
     folder.mkdir(parents=True, exist_ok=True)
+    if command.cluster == "local":
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
+            signal.signal(number, signal.default_int_handler)
     try:
         with FileLock(folder / ".lock", timeout=0):
             return run_sweep(command, sweep, chosen)
@@ -114,7 +118,8 @@ def submit_trials(command: Command, sweep: Sweep, trials: Sequence[Trial]) -> No
     resources, max_parallel = settle(command, len(trials))
     threads = resources.cpus_per_task
     if command.cluster != "slurm":
-        threads = max(1, (os.cpu_count() or 1) // (max_parallel * resources.processes_per_node))
+        cores = len(os.sched_getaffinity(0))  # two OpenMP threads on one core would only wait for each other
+        threads = max(1, cores // (max_parallel * resources.processes_per_node))
 
     def on_job(index: int, job: Any, state: str) -> None:
         trial = trials[index]
