@@ -38,11 +38,10 @@ class Spec:
 
     def changed(self, axes: Mapping[str, list[Any]], fixed: Mapping[str, Any]) -> Spec:
         """With further axes and fixed values, which replace what the file says of the same fields."""
-        named = {**axes, **fixed}
         return Spec(
             self.name,
-            {name: values for name, values in self.axes.items() if name not in named} | dict(axes),
-            {name: value for name, value in self.fixed.items() if name not in named} | dict(fixed),
+            {name: values for name, values in self.axes.items() if name not in fixed} | dict(axes),
+            {name: value for name, value in self.fixed.items() if name not in axes} | dict(fixed),
         )
 
 

@@ -54,6 +54,8 @@ def test_flags_replace_what_the_file_says() -> None:
     changed = spec.changed(parse_axes(["train.epochs=1,2"]), parse_settings(["train.seed=5"], "--set"))
     assert changed.axes == {"model.arch": ["unet"], "train.epochs": [1, 2]}
     assert changed.fixed == {"train.seed": 5}
+    again = Spec("x", {"model.arch": ["unet"], "train.seed": [0]}).changed(parse_axes(["model.arch=resnet34_unet"]), {})
+    assert list(again.axes) == ["model.arch", "train.seed"]  # a replaced axis keeps its place
 
 
 @pytest.mark.parametrize(
