@@ -80,10 +80,10 @@ def standing(trial: Trial, submission: Submission | None, jobs: Mapping[str, Job
 
 def _alive(submission: Submission, state: Mapping[str, object], jobs: Mapping[str, JobState]) -> bool:
     """Whether the trial's last job may still run it. A local job lives as long as its process on this host."""
+    if state.get("job_id") == submission.job_id and state.get("status") != "running":
+        return False  # its own last word holds, whether or not Slurm can be asked
     if submission.cluster == "slurm":
         return not jobs[submission.job_id].is_over
-    if state.get("job_id") == submission.job_id and state.get("status") != "running":
-        return False
     if state.get("host", socket.gethostname()) != socket.gethostname():
         return True  # another machine's process cannot be asked
     try:

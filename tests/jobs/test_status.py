@@ -35,6 +35,7 @@ def test_states_on_slurm(trial: Trial) -> None:
     trial.write_state(status="failed", error="ValueError: x", host="node1", job_id="12_0")
     row = standing(trial, *on_slurm("FAILED"))
     assert (row.status, row.note, row.host) == ("failed", "ValueError: x", "node1")
+    assert standing(trial, *on_slurm("UNKNOWN")).status == "failed"
 
 
 def test_states_on_this_machine(trial: Trial) -> None:
