@@ -15,14 +15,31 @@ from shards.manifest import Member, Sample, Shard, save_index
 
 BLOCK = tarfile.BLOCKSIZE
 END_OF_ARCHIVE = bytes(2 * BLOCK)
-MAGIC_AT = 257  # within a header
+SIZE_AT, CHECKSUM_AT, MAGIC_AT = 124, 148, 257  # within a header
+SHORT_NAME = 99  # bytes of a name that stand in its field and end in a zero
+MAX_OCTAL_SIZE = 8**11 - 1
 
 
 def render_header(name: str, num_bytes: int) -> bytes:
     """The 512 bytes before a member's data. Time, owner and mode are fixed: the same data packs to the same tar."""
+    if len(name) > SHORT_NAME or num_bytes > MAX_OCTAL_SIZE or not name.isascii():
+        return _tarfile_header(name, num_bytes)
+    # Name, size and checksum put into a finished header: a tenth of tarfile's time, and a pack writes three per sample
+    header = bytearray(_EMPTY_HEADER)
+    header[: len(name)] = name.encode()
+    header[SIZE_AT : SIZE_AT + 12] = b"%011o\0" % num_bytes
+    header[CHECKSUM_AT : CHECKSUM_AT + 8] = b"        "
+    header[CHECKSUM_AT : CHECKSUM_AT + 7] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+def _tarfile_header(name: str, num_bytes: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode, info.uid, info.gid = num_bytes, 0, 0o644, 0, 0
     return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+_EMPTY_HEADER = _tarfile_header("", 0)
 
 
 class ShardWriter:

@@ -144,6 +144,8 @@ def encode_png(trimap: np.ndarray) -> bytes:
 def read_picture(path: Path) -> Picture:
     """Decode one picture to RGB and name its oddities. Raises Failure that names the file."""
     data = path.read_bytes()
+    if (pixels := _decode_plain(data)) is not None:
+        return Picture(pixels, data, ())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is counted here as an oddity, or refused
         image = _open(path, data, FORMATS)
@@ -182,6 +184,17 @@ def _open(path: Path, data: bytes, formats: tuple[str, ...]) -> Image.Image:
         size = f"{image.width} x {image.height}"
         raise Failure(f"{path}: {size} is more than {MAX_PIXELS / 1e6:.0f} megapixels; make it smaller")
     return image
+
+
+def _decode_plain(data: bytes) -> np.ndarray | None:
+    """(H, W, 3) uint8 of a whole colour JPEG without EXIF, as nearly all are; None for what needs a closer look."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+    except ValueError:
+        return None
+    if colorspace != "YCbCr" or height * width > MAX_PIXELS or without_app1(data) != data:
+        return None
+    return _decode_strictly(data)
 
 
 def _decode_strictly(jpg: bytes) -> np.ndarray | None:
@@ -246,10 +259,10 @@ def read_trimap(path: Path, size: tuple[int, int], picture: Path) -> tuple[Image
         raise Failure(f"{path}: cannot be decoded ({error}); fetch it again") from None
     is_palette = image.mode == "P"
     trimap = Image.fromarray(np.asarray(image)) if is_palette else image  # palette indices are the values
-    extrema = trimap.getextrema()
-    lowest, highest = int(extrema[0]), int(extrema[1])  # type: ignore[arg-type]
+    pixels = np.asarray(trimap)
+    lowest, highest = int(pixels.min()), int(pixels.max())
     if not TRIMAP_VALUES[0] <= lowest <= highest <= TRIMAP_VALUES[1]:
-        values = ", ".join(str(value) for value in np.unique(np.asarray(trimap))[:8])
+        values = ", ".join(str(value) for value in np.unique(pixels)[:8])
         raise Failure(f"{path} has the values {values}; a trimap has 1 (pet), 2 (background), 3 (border)")
     oddities = ("palette_trimap",) if is_palette else ()
     if lowest == highest == BACKGROUND:
