@@ -23,7 +23,8 @@ import simplejpeg
 from PIL import Image
 
 from shards import oxford, pool
-from shards.pack import CHUNK, PackConfig, pack
+from shards.pack import PackConfig, pack
+from shards.plan import CHUNK
 
 QUALITY = 95
 CEILING = 1.3  # what packing may cost, in times of the first row

@@ -33,6 +33,11 @@ def render_header(name: str, num_bytes: int) -> bytes:
     return bytes(header)
 
 
+def render_member(name: str, data: bytes | memoryview) -> tuple[bytes, bytes | memoryview, bytes]:
+    """Header, data and padding of one file, as they stand in a tar."""
+    return render_header(name, len(data)), data, bytes(-len(data) % BLOCK)
+
+
 def _tarfile_header(name: str, num_bytes: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode, info.uid, info.gid = num_bytes, 0, 0o644, 0, 0
@@ -63,12 +68,12 @@ class ShardWriter:
         )
 
     def _add(self, name: str, data: bytes) -> Member:
-        header = render_header(name, len(data))
+        header, *rest = render_member(name, data)
         member = Member(self._num_bytes + len(header), len(data), zlib.crc32(data))
-        self._write(header, data, bytes(-len(data) % BLOCK))
+        self._write(header, *rest)
         return member
 
-    def _write(self, *pieces: bytes) -> None:
+    def _write(self, *pieces: bytes | memoryview) -> None:
         for piece in pieces:
             self._file.write(piece)
             self._sha256.update(piece)
@@ -101,6 +106,7 @@ class Found:
     name: str
     offset: int
     num_bytes: int
+    is_file: bool  # not a folder, a link, or a header of the next member (pax, long names)
 
 
 def header_at(data: memoryview, offset: int) -> Found | str:
@@ -111,14 +117,14 @@ def header_at(data: memoryview, offset: int) -> Found | str:
     if not any(block):
         return "zeroed"
     try:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
-    except (tarfile.HeaderError, UnicodeDecodeError):
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")  # whatever the bytes, it can be printed
+    except tarfile.HeaderError:
         return "damaged"
-    return Found(info.name, offset + BLOCK, info.size)
+    return Found(info.name, offset + BLOCK, info.size, info.isreg())
 
 
 def find_members(data: memoryview) -> Iterator[Found]:
-    """All members that can still be found in a tar, from block to block past what is damaged.
+    """All files that can still be found in a tar, from block to block past what is damaged.
 
     tarfile itself stops without a word at the first zeroed or damaged header behind the first member.
     """
@@ -126,7 +132,8 @@ def find_members(data: memoryview) -> Iterator[Found]:
     while offset + BLOCK <= len(data):
         found = header_at(data, offset) if bytes(data[offset + MAGIC_AT : offset + MAGIC_AT + 5]) == b"ustar" else ""
         if isinstance(found, Found):
-            yield found
+            if found.is_file:
+                yield found
             offset = found.offset + found.num_bytes + -found.num_bytes % BLOCK
         else:
             offset += BLOCK

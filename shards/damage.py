@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import mmap
 import os
 import zlib
@@ -12,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import simplejpeg
-from PIL import Image
+from shards.archive import BLOCK, Found, find_members, header_at
+from shards.content import check_content
+from shards.layout import Layout, split_name
+from shards.manifest import NO_MEMBER, Member, Sample, Shard, index_name, load_index
 
-from shards.archive import BLOCK, Found, find_members, header_at, render_header
-from shards.manifest import Member, Sample, Shard, index_name, load_index
+OURS = Layout()
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Report:
     findings: tuple[Finding, ...]
 
 
-def check_shard(shard: Shard, folder: Path, decode: bool) -> Report:
+def check_shard(shard: Shard, folder: Path, decode: bool, layout: Layout = OURS) -> Report:
     """Check the bytes of one shard and its index; if `decode`, decode what is whole, too."""
     samples, findings = _check_index(shard, folder)
     try:
@@ -50,9 +49,9 @@ def check_shard(shard: Shard, folder: Path, decode: bool) -> Report:
     with file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:  # which mmap refuses
-            return _check_bytes(shard, memoryview(b""), samples, findings, decode)
+            return _check_bytes(shard, memoryview(b""), samples, findings, layout, decode)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            return _check_bytes(shard, data, samples, findings, decode)
+            return _check_bytes(shard, data, samples, findings, layout, decode)
 
 
 def _check_index(shard: Shard, folder: Path) -> tuple[list[Sample] | None, tuple[Finding, ...]]:
@@ -71,16 +70,21 @@ def _check_index(shard: Shard, folder: Path) -> tuple[list[Sample] | None, tuple
 
 
 def _check_bytes(
-    shard: Shard, data: memoryview, samples: list[Sample] | None, findings: tuple[Finding, ...], decode: bool
+    shard: Shard,
+    data: memoryview,
+    samples: list[Sample] | None,
+    findings: tuple[Finding, ...],
+    layout: Layout,
+    decode: bool,
 ) -> Report:
     is_whole = len(data) == shard.num_bytes and hashlib.sha256(data).hexdigest() == shard.sha256
     if samples is None:
-        rebuilt, found = _samples_without_index(shard, data, is_whole)
+        rebuilt, found = _samples_without_index(shard, data, layout, is_whole)
         return Report(shard, tuple(s.key for s in rebuilt), (*findings, *found))
     if len(samples) != shard.num_samples:
         problem = f"the index lists {len(samples)} samples, the manifest {shard.num_samples}"
         findings += (Finding(shard.name, "", None, problem),)
-    of_samples = tuple(_check_samples(shard.name, data, samples, decode))
+    of_samples = tuple(_check_samples(shard.name, data, samples, layout, decode))
     if not is_whole:
         findings += (_whole_shard_finding(shard, data, samples, bool(of_samples)),)
     return Report(shard, tuple(s.key for s in samples), findings + of_samples)
@@ -99,12 +103,14 @@ def _whole_shard_finding(shard: Shard, data: memoryview, samples: list[Sample], 
     return Finding(shard.name, "", where, problem)
 
 
-def _check_samples(shard: str, data: memoryview, samples: list[Sample], decode: bool) -> Iterator[Finding]:
+def _check_samples(
+    shard: str, data: memoryview, samples: list[Sample], layout: Layout, decode: bool
+) -> Iterator[Finding]:
     elsewhere: dict[str, Found] | None = None  # the tar is searched only if something is not in its place
     for sample in samples:
         problems: list[tuple[int, str]] = []
         for name, member in sample.members():
-            problem = _check_member(data, name, member)
+            problem = _check_member(data, name, member, layout)
             if problem == "absent":
                 elsewhere = {f.name: f for f in find_members(data)} if elsewhere is None else elsewhere
                 problem = _absent(data, name, member, elsewhere)
@@ -112,13 +118,13 @@ def _check_samples(shard: str, data: memoryview, samples: list[Sample], decode: 
                 problems.append((member.offset, problem))
         if problems:
             lines = [problem for _, problem in problems]
-            is_gone = len(lines) == 3 and all(line.endswith(" is gone") for line in lines)
+            is_gone = len(lines) == len(sample.members()) and all(line.endswith(" is gone") for line in lines)
             yield Finding(shard, sample.key, problems[0][0], "the sample is gone" if is_gone else "; ".join(lines))
-        elif decode and (problem := _check_content(data, sample)):
+        elif decode and (problem := _check_content(data, sample, layout)):
             yield Finding(shard, sample.key, sample.jpg.offset, problem)
 
 
-def _check_member(data: memoryview, name: str, member: Member) -> str:
+def _check_member(data: memoryview, name: str, member: Member, layout: Layout) -> str:
     """What is wrong with one member in its place; "absent" if another one is there, "" if all is well."""
     header = header_at(data, member.offset - BLOCK)
     content = data[member.offset : member.offset + member.num_bytes]
@@ -128,12 +134,12 @@ def _check_member(data: memoryview, name: str, member: Member) -> str:
         if header == "cut off":
             return f"{name} is cut off" if member.offset - BLOCK < len(data) else f"{name} is gone"
         return what + (", its data are whole" if is_same else ", its data too are altered" if content else "")
-    if header.name != name:
+    if header.name != name and not layout.is_foreign:
         return "absent"
     if is_same:
-        # Byte for byte, because a tar's header checksum does not cover every byte, and readers forgive some.
-        is_ours = data[member.offset - BLOCK : member.offset] == render_header(name, member.num_bytes)
-        return "" if is_ours else f"the header of {name} is altered, its data are whole"
+        block = bytes(data[member.offset - BLOCK : member.offset])
+        is_its_own = layout.is_header_of(block, header, name, member.num_bytes)
+        return "" if is_its_own else f"the header of {name} is altered, its data are whole"
     if len(content) < member.num_bytes:
         return f"{name} is cut off after {len(content)} of {member.num_bytes} bytes"
     return f"the data of {name} are altered"
@@ -148,49 +154,44 @@ def _absent(data: memoryview, name: str, member: Member, elsewhere: dict[str, Fo
     return f"{name} lies at byte {found.offset} ({same}), not where the index says"
 
 
-def _check_content(data: memoryview, sample: Sample) -> str:
-    """Decode the three members of a sample; "" if a training set can hold them."""
-    jpg, png, facts = (bytes(data[m.offset : m.offset + m.num_bytes]) for _, m in sample.members())
-    try:
-        height, width = simplejpeg.decode_jpeg(jpg, "RGB", strict=True).shape[:2]
-    except ValueError as error:
-        return f"{sample.key}.jpg cannot be decoded ({error})"
-    try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as trimap:
-            values, size, mode = trimap.getextrema(), trimap.size, trimap.mode
-    except Exception as error:  # Pillow raises whatever the bytes lead it to
-        return f"{sample.key}.png cannot be decoded ({error})"
-    if size != (width, height):
-        return f"{sample.key}.png is {size[0]} x {size[1]}, its picture {width} x {height}"
-    if mode != "L" or not 1 <= values[0] <= values[1] <= 3:  # type: ignore[operator]
-        return f"{sample.key}.png has other values than 1 (pet), 2 (background), 3 (border)"
-    try:
-        key = json.loads(facts)["key"]
-    except (ValueError, KeyError, TypeError) as error:
-        return f"{sample.key}.json cannot be read ({error!r})"
-    return "" if key == sample.key else f"{sample.key}.json is of {key!r}"
+def _check_content(data: memoryview, sample: Sample, layout: Layout) -> str:
+    jpg, png = (bytes(data[m.offset : m.offset + m.num_bytes]) for m in (sample.jpg, sample.png))
+    facts = bytes(data[sample.json.offset : sample.json.offset + sample.json.num_bytes])
+    return check_content(sample.key, jpg, png, None if layout.is_foreign else facts, layout.trimap)
 
 
-def _samples_without_index(shard: Shard, data: memoryview, is_whole: bool) -> tuple[list[Sample], tuple[Finding, ...]]:
+def samples_in_tar(path: Path) -> list[Sample]:
+    """The samples of a whole tar of ours, for an index that was lost. Raises OSError if it cannot be read."""
+    data = memoryview(path.read_bytes())
+    return _samples_without_index(Shard(path.name, "", 0, len(data), "", ""), data, OURS, is_whole=True)[0]
+
+
+def _samples_without_index(
+    shard: Shard, data: memoryview, layout: Layout, is_whole: bool
+) -> tuple[list[Sample], tuple[Finding, ...]]:
     """The samples that the tar itself still shows, when no index can say which there should be."""
     found = list(find_members(data))
     keys: dict[str, dict[str, Member]] = {}
     findings = []
     for member in found:
-        key, _, suffix = member.name.partition(".")
+        prefix, suffix = split_name(member.name)
+        kind, key = layout.kind_of(suffix), prefix.rpartition("/")[2]
+        if kind is None:
+            continue
         content = data[member.offset : member.offset + member.num_bytes]
-        keys.setdefault(key, {})[suffix] = Member(member.offset, member.num_bytes, zlib.crc32(content))
+        keys.setdefault(key, {})[kind] = Member(member.offset, member.num_bytes, zlib.crc32(content))
         if len(content) < member.num_bytes:
             findings.append(Finding(shard.name, key, member.offset, f"{member.name} is cut off"))
     samples = []
     for key, members in keys.items():
-        missing = [suffix for suffix in ("jpg", "png", "json") if suffix not in members]
+        needed = ("jpg", "png") if layout.is_foreign else ("jpg", "png", "json")
+        missing = [suffix for suffix in needed if suffix not in members]
         if missing:
             offset = next(iter(members.values())).offset
             problem = ", ".join(f"{key}.{suffix} is missing" for suffix in missing)
             findings.append(Finding(shard.name, key, offset, problem))
         else:
-            samples.append(Sample(key, members["jpg"], members["png"], members["json"]))
+            samples.append(Sample(key, members["jpg"], members["png"], members.get("json", NO_MEMBER)))
     if not is_whole:
         last = found[-1].name if found else "none"
         problem = (

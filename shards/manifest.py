@@ -4,6 +4,9 @@ A shard set is a folder with manifest.json and, per shard, `NAME.tar` and `NAME.
 adjacent tar members `KEY.jpg` (picture), `KEY.png` (trimap, uint8 values of `Source.trimap`) and `KEY.json` (facts of
 the sample). Keys match `[A-Za-z0-9_-]+`, because webdataset splits a member's name at its first dot.
 
+Shards made elsewhere can be indexed in place (shards.foreign; `packer.foreign` is true). Their members are named
+otherwise, and may lack the facts: `NO_MEMBER` stands for them.
+
 This module is pure standard library, so that a login node reads a manifest in milliseconds.
 """
 
@@ -82,9 +85,12 @@ class Member:
     crc32: int
 
 
+NO_MEMBER = Member(0, 0, 0)  # a tar begins with a header, so no member's bytes lie at its start
+
+
 @dataclass(frozen=True)
 class Sample:
-    """Where the three members of one sample lie within its shard."""
+    """Where the three members of one sample lie within its shard; `json` may be NO_MEMBER."""
 
     key: str
     jpg: Member
@@ -92,8 +98,9 @@ class Sample:
     json: Member
 
     def members(self) -> tuple[tuple[str, Member], ...]:
-        """(name within the tar, member) of its three files, in the tar's order."""
-        return tuple((f"{self.key}.{suffix}", getattr(self, suffix)) for suffix in MEMBER_SUFFIXES)
+        """(name within the tar, member) of its files, in the tar's order."""
+        files = ((f"{self.key}.{suffix}", getattr(self, suffix)) for suffix in MEMBER_SUFFIXES)
+        return tuple((name, member) for name, member in files if member != NO_MEMBER)
 
 
 def key_hash(key: str) -> int:

@@ -2,31 +2,25 @@
 
 python -m shards.pack --synthetic 400 --out data/shards
 python -m shards.pack --download --out data/shards
-python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 --out data/shards256
+python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 --out data/shards256 --resume
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shards import manifest as contract
-from shards import oxford, pictures, publish, synthetic
-from shards.archive import ShardWriter
-from shards.command import OK, Failure, run_command
+from shards import oxford, pictures, publish, resume, synthetic
+from shards.command import OK, run_command
 from shards.manifest import SPLITS, Manifest
-from shards.pool import default_workers, ordered_map, progress
-
-SAMPLES_WORTH_A_WORKER = 64  # a process takes as long to start as these to pack
-CHUNK = 16  # samples a worker packs at a time: the last chunks are small enough to end together
-MAX_NAMED_PROBLEMS = 10
+from shards.plan import build_shards, plan_shards, workers_for
+from shards.pool import progress
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,8 @@ class PackConfig:
     """Processes; 0 means one per core, and one alone for a handful of samples."""
     overwrite: bool = False
     """Replace a different shard set in --out."""
+    resume: bool = False
+    """Go on with a pack that was killed: shards that it had finished, and that are whole, are used again."""
 
     def __post_init__(self) -> None:
         given = [self.source is not None, self.download, self.synthetic != 0]
@@ -70,7 +66,7 @@ class PackConfig:
                 raise ValueError(f"--{flag} is {getattr(self, name)}, but must be at least {lowest}")
 
     def num_workers(self, num_samples: int) -> int:
-        return self.workers or min(default_workers(), max(1, num_samples // SAMPLES_WORTH_A_WORKER))
+        return self.workers or workers_for(num_samples)
 
 
 @dataclass(frozen=True)
@@ -86,9 +82,10 @@ def pack(config: PackConfig) -> Outcome:
     """Pack a shard set into `config.out`; a set that is there already stays as it is.
 
     The set depends on the samples, image_size_px, samples_per_shard and seed alone, byte for byte.
-    Raises ValueError for wrong use, Failure (naming the files) for pictures and trimaps that cannot be packed.
+    Raises ValueError for wrong use, Failure (naming the files) for pictures and trimaps that cannot be packed. Killed
+    or interrupted, it leaves the finished shards in a hidden folder, for a pack with `resume` to go on with.
     """
-    with publish.staging_folder(config.out) as staging:
+    with publish.staging_folder(config.out, resume=config.resume) as staging:
         existing = _existing_set(config)
         with _pet_folder(config, staging) as folder:
             manifest, oddities = _write_shards(folder, config, staging)
@@ -150,63 +147,43 @@ def _pet_folder(config: PackConfig, staging: Path) -> Iterator[oxford.PetFolder]
         yield oxford.read_folder(config.source)
 
 
-def mixed_order(pets: Sequence[oxford.Pet], seed: int) -> list[oxford.Pet]:
-    """The samples in an order that mixes the breeds. By hash: numpy may change its permutations, sha256 stays."""
-    return sorted(pets, key=lambda pet: hashlib.sha256(f"{seed}:{pet.key}".encode()).digest())
-
-
 def _write_shards(folder: oxford.PetFolder, config: PackConfig, staging: Path) -> tuple[Manifest, dict[str, list[str]]]:
     """Write all shards and indices into `staging`; returns the manifest, not yet written, and the oddities' names."""
-    by_split = {split: mixed_order([p for p in folder.pets if p.split == split], config.seed) for split in SPLITS}
-    by_split = {split: pets for split, pets in by_split.items() if pets}
-    queue = [pet for pets in by_split.values() for pet in pets]
-    chunks = [tuple(queue[start : start + CHUNK]) for start in range(0, len(queue), CHUNK)]
-    pack_chunk = partial(pictures.pack_pets, image_size_px=config.image_size_px)
-    oddities: dict[str, list[str]] = defaultdict(list, {k: list(names) for k, names in folder.oddities.items()})
-    shards = []
-    with progress("packed", len(queue)) as advance:
-        results = _packed(
-            ordered_map(pack_chunk, chunks, num_workers=config.num_workers(len(queue))), advance, oddities
+    plan = plan_shards(folder.pets, seed=config.seed, samples_per_shard=config.samples_per_shard)
+    mine = resume.identity(_settings(config), _listing(folder, config))
+    finished = resume.take_over(staging, mine, plan) if config.resume else {}
+    resume.save_identity(staging, mine)
+    num_samples = len(folder.pets)
+    with progress("packed", num_samples) as advance:
+        built = list(
+            build_shards(
+                plan,
+                staging,
+                image_size_px=config.image_size_px,
+                num_workers=config.num_workers(num_samples),
+                advance=advance,
+                finished=finished,
+            )
         )
-        for split, pets in by_split.items():
-            num_shards = -(-len(pets) // config.samples_per_shard)
-            for index in range(num_shards):
-                size = len(pets) * (index + 1) // num_shards - len(pets) * index // num_shards
-                with ShardWriter(staging, contract.shard_name(split, index), split) as writer:
-                    for _, sample in zip(range(size), results, strict=False):
-                        writer.add(sample.key, sample.jpg, sample.png, sample.json)
-                assert writer.shard is not None
-                shards.append(writer.shard)
-        next(results, None)  # the generator ends by raising what could not be packed
+    oddities: dict[str, list[str]] = defaultdict(list, {k: list(names) for k, names in folder.oddities.items()})
+    for kind, key in (oddity for one in built for oddity in one.oddities):
+        oddities[kind].append(key)
     counts = {kind: len(oddities[kind]) for kind in pictures.ODDITIES if oddities.get(kind)}
+    keys = {split: [pet.key for pet in folder.pets if pet.split == split] for split in SPLITS}
     manifest = Manifest(
         source=folder.source,
         packer={**_settings(config), "oddities": counts},
-        splits={split: contract.split_of_keys(pet.key for pet in pets) for split, pets in by_split.items()},
-        shards=tuple(shards),
+        splits={split: contract.split_of_keys(keys[split]) for split in SPLITS if keys[split]},
+        shards=tuple(one.shard for one in built),
     )
     return contract.with_hash(manifest), oddities
 
 
-def _packed(
-    results: Iterator[list[pictures.Packed | str]], advance: Any, oddities: dict[str, list[str]]
-) -> Iterator[pictures.Packed]:
-    """The samples of all chunks, counting their oddities; raises Failure at the end for those that are none."""
-    problems = []
-    for chunk in results:
-        for sample in chunk:
-            if isinstance(sample, str):
-                problems.append(sample)
-                continue
-            for kind in sample.oddities:
-                oddities[kind].append(sample.key)
-            if not problems:
-                yield sample
-        advance(len(chunk))
-    if problems:
-        more = len(problems) - MAX_NAMED_PROBLEMS
-        lines = problems[:MAX_NAMED_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise Failure(f"{len(problems)} samples cannot be packed:\n  " + "\n  ".join(lines))
+def _listing(folder: oxford.PetFolder, config: PackConfig) -> dict[str, Any]:
+    """What tells this pack's pictures from others, without reading them."""
+    if config.synthetic and config.synthetic_folder is None:  # drawn aside: each pack draws the same ones afresh
+        return {"synthetic": config.synthetic, "longer_side_px": config.synthetic_longer_side_px}
+    return {"listing_sha256": resume.listing_digest(folder.pets)}
 
 
 def _print_summary(outcome: Outcome, out: Path) -> None:

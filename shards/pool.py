@@ -27,6 +27,10 @@ LINES = 10  # progress lines in a log file
 logger = logging.getLogger(__name__)
 
 
+class WorkerLost(Failure):
+    """A worker process died under its work, which says nothing against what the others had done."""
+
+
 def default_workers() -> int:
     """The cores this process may use: fewer than the machine's inside a Slurm job."""
     return len(os.sched_getaffinity(0))
@@ -35,7 +39,7 @@ def default_workers() -> int:
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, num_workers: int) -> Iterator[Result]:
     """`map(function, items)` over processes; `function` must be importable by name (or a partial of such a one).
 
-    With one worker all happens in this process. Raises Failure if a worker process is killed.
+    With one worker all happens in this process. Raises WorkerLost if a worker process is killed.
     """
     if num_workers <= 1:
         yield from map(function, items)
@@ -53,7 +57,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], *, nu
                 futures.extend(executor.submit(function, item) for item in islice(queue, 1))
                 yield result
         except BrokenProcessPool:
-            raise Failure("a worker process was killed (out of memory?): try fewer --workers") from None
+            raise WorkerLost("a worker process was killed (out of memory?): try fewer --workers") from None
         finally:
             for future in futures:
                 future.cancel()

@@ -2,12 +2,13 @@
 
 The staged manifest is the point of no return: before it, a killed pack leaves nothing outside the hidden folder;
 after it, the next pack first completes the moves. The final manifest goes last, so there is never one without its
-shards.
+shards. The shards that were finished by then can be used again by the next pack (shards.resume).
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -16,18 +17,49 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, index_name, load_manifest
+from shards.pool import WorkerLost
 
 STAGING = ".packing"
 LOCK = "lock"
+RESUME_NAME = "resume.json"  # which pack the staged shards belong to
+INTERRUPTIONS = (KeyboardInterrupt, OSError, WorkerLost)  # that speak against none of the shards before them
 OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{6}}(\.tar|\.index\.json)")
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def staging_folder(out: Path) -> Iterator[Path]:
-    """The hidden folder to build in, empty, and locked against a second pack into the same place.
+def staging_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
+    """The hidden folder to build in, locked against a second pack into the same place.
 
-    Completes what a killed pack had begun to move. Raises ValueError if another pack is at work.
+    It is empty, or with `resume` holds the finished shards of an earlier pack and its resume.json. Completes what a
+    killed pack had begun to move. After an interruption the finished shards stay, after any other error nothing does.
+    Raises ValueError if another pack is at work.
     """
+    with locked(out) as staging:
+        if (staging / MANIFEST_NAME).exists():
+            publish(staging, out)
+        empty(staging, _worth_keeping(staging) if resume else frozenset())
+        kept: frozenset[str] = frozenset()
+        try:
+            yield staging
+        except INTERRUPTIONS:
+            kept = _worth_keeping(staging)
+            raise
+        finally:
+            if kept:
+                empty(staging, kept)  # a disk that is full has more need of the space
+                num_shards = sum(name.endswith(".tar") for name in kept)
+                logger.warning("%d finished shards stay in %s: add --resume to go on with them", num_shards, staging)
+            elif not (staging / MANIFEST_NAME).exists():  # else Ctrl-C or the like came between the moves
+                shutil.rmtree(staging)
+            with suppress(OSError):
+                out.rmdir()  # a pack that failed leaves no empty folder either
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[Path]:
+    """The hidden folder of `out`, as it is, while no other process may write there. Raises ValueError if one does."""
     staging = out / STAGING
     staging.mkdir(parents=True, exist_ok=True)
     with (staging / LOCK).open("w") as lock:
@@ -38,24 +70,28 @@ def staging_folder(out: Path) -> Iterator[Path]:
             is_current = False
         if not is_current:
             raise ValueError(f"another pack is writing into {out}: wait for it, or choose another --out")
-        if (staging / MANIFEST_NAME).exists():
-            publish(staging, out)
-        _empty(staging)
-        try:
-            yield staging
-        finally:
-            if not (staging / MANIFEST_NAME).exists():  # else a disk that filled up, or Ctrl-C, came between the moves
-                shutil.rmtree(staging)
-            with suppress(OSError):
-                out.rmdir()  # a pack that failed leaves no empty folder either
+        yield staging
 
 
-def _empty(staging: Path) -> None:
+def empty(staging: Path, kept: frozenset[str] = frozenset()) -> None:
+    """Remove all but the lock and the files named."""
     for path in staging.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path.name not in kept and path.name != LOCK:
             path.unlink()
+
+
+def _worth_keeping(staging: Path) -> frozenset[str]:
+    """The files of the finished shards, if there is one, and the file that says which pack they belong to.
+
+    An index is written last, so a shard without one is half a shard. A staged manifest means that all is done.
+    """
+    names = {path.name for path in staging.iterdir()}
+    shards = [name for name in names if OURS.fullmatch(name) and name.endswith(".tar") and index_name(name) in names]
+    if not shards or RESUME_NAME not in names or MANIFEST_NAME in names:
+        return frozenset()
+    return frozenset([RESUME_NAME, *shards, *map(index_name, shards)])
 
 
 def publish(staging: Path, out: Path) -> Manifest:
@@ -69,9 +105,9 @@ def publish(staging: Path, out: Path) -> Manifest:
     for name in names:
         if (staging / name).exists():
             (staging / name).replace(out / name)
-    _fsync_folder(out)
+    fsync_folder(out)
     (staging / MANIFEST_NAME).replace(out / MANIFEST_NAME)
-    _fsync_folder(out)
+    fsync_folder(out)
     return manifest
 
 
@@ -86,7 +122,7 @@ def is_complete(out: Path, manifest: Manifest) -> bool:
     return all(sizes.get(s.name) == s.num_bytes and index_name(s.name) in sizes for s in manifest.shards)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from shards.command import OK, run_command
-from shards.manifest import Member, Sample, load_index, load_manifest, write_whole
+from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, write_whole
 
 TINT = np.array([235, 45, 60], np.float32)
 CONTOUR = np.array([255, 225, 40], np.float32)
@@ -55,14 +55,15 @@ class ShowConfig:
 
 def show(config: ShowConfig) -> int:
     """Write the contact sheet and return how many samples are on it."""
-    places = _choose(config)
+    manifest = load_manifest(config.folder)
+    places = _choose(config, manifest)
     columns = max(1, round(len(places) ** 0.5 * 1.25))
     rows = -(-len(places) // columns)
     cell = config.tile_px + MARGIN_PX
     sheet = Image.new("RGB", (columns * cell + MARGIN_PX, rows * (cell + CAPTION_PX) + MARGIN_PX), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for number, (shard, sample) in enumerate(places):
-        tile = _tile(config, shard, sample)
+        tile = _tile(config, shard, sample, manifest.source.trimap)
         left, top = MARGIN_PX + number % columns * cell, MARGIN_PX + number // columns * (cell + CAPTION_PX)
         room = config.tile_px
         sheet.paste(tile, (left + (room - tile.width) // 2, top + (room - tile.height) // 2))
@@ -73,9 +74,8 @@ def show(config: ShowConfig) -> int:
     return len(places)
 
 
-def _choose(config: ShowConfig) -> list[tuple[str, Sample]]:
+def _choose(config: ShowConfig, manifest: Manifest) -> list[tuple[str, Sample]]:
     """(shard, sample) of the samples asked for."""
-    manifest = load_manifest(config.folder)
     shards = manifest.shards if config.keys else manifest.of_split(config.split)
     places = {sample.key: (shard.name, sample) for shard in shards for sample in load_index(config.folder, shard.name)}
     if missing := [key for key in config.keys if key not in places]:
@@ -87,7 +87,7 @@ def _choose(config: ShowConfig) -> list[tuple[str, Sample]]:
     return [everything[index] for index in order]
 
 
-def _tile(config: ShowConfig, shard: str, sample: Sample) -> Image.Image:
+def _tile(config: ShowConfig, shard: str, sample: Sample, meaning: Mapping[str, int]) -> Image.Image:
     picture = _read_image(config.folder / shard, sample.jpg).convert("RGB")
     trimap = _read_image(config.folder / shard, sample.png)
     scale = config.tile_px / max(picture.size)
@@ -97,8 +97,8 @@ def _tile(config: ShowConfig, shard: str, sample: Sample) -> Image.Image:
         return picture
     values = np.asarray(trimap.resize(size, Image.Resampling.NEAREST))[..., None]
     pixels = np.asarray(picture, np.float32)
-    pixels = np.where(values == 1, pixels * 0.62 + TINT * 0.38, pixels)
-    pixels = np.where(values == 3, pixels * 0.3 + CONTOUR * 0.7, pixels)
+    pixels = np.where(values == meaning["pet"], pixels * 0.62 + TINT * 0.38, pixels)
+    pixels = np.where(values == meaning["border"], pixels * 0.3 + CONTOUR * 0.7, pixels)
     return Image.fromarray(pixels.astype(np.uint8))
 
 

@@ -1,6 +1,8 @@
 """Prove that a shard set is whole, or name the shards and samples that are not.
 
 python -m shards.verify data/shards
+python -m shards.verify data/shards --repair data/oxford/oxford-iiit-pet
+python -m shards.verify elsewhere/shards --index --mask-suffix seg.png
 
 Exit code 0 if it is whole, 1 if anything is wrong.
 """
@@ -10,23 +12,28 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from shards.command import OK, run_command
 from shards.damage import Finding, Report, check_shard
+from shards.foreign import ForeignConfig, index_folder
+from shards.layout import layout_of
 from shards.manifest import (
     KEY_PATTERN,
     MANIFEST_NAME,
     Manifest,
     Shard,
+    Source,
     index_name,
     load_manifest,
     split_of_keys,
 )
 from shards.pool import default_workers, ordered_map, progress
+from shards.repair import repair
 
 DAMAGED = 1
 MIN_BYTES_FOR_WORKERS = 32_000_000  # below, starting processes takes longer than the work
@@ -34,7 +41,10 @@ MIN_BYTES_FOR_WORKERS = 32_000_000  # below, starting processes takes longer tha
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Check each byte of a shard set against its manifest and indices, and decode each sample."""
+    """Check each byte of a shard set against its manifest and indices, and decode each sample.
+
+    --repair puts broken shards back first; --index makes a shard set of tars that were packed elsewhere.
+    """
 
     folder: Path
     """Folder of the shard set."""
@@ -44,6 +54,28 @@ class VerifyConfig:
     """Processes; 0 means one per core."""
     show: int = 20
     """Findings listed per shard; the rest is counted."""
+    repair: Path | None = None
+    """Rebuild broken shards byte for byte: from pictures in the pet layout, or from another copy of the set."""
+    index: bool = False
+    """Index webdataset shards that were packed elsewhere, and write their manifest.json; the tars are not changed."""
+    image_suffix: str = "jpg"
+    """With --index: what follows the key's dot in the name of a picture; jpg means jpeg, too."""
+    mask_suffix: str = "png"
+    """With --index: the same of a mask, such as seg.png."""
+    trimap: dict[str, int] = field(default_factory=lambda: Source("", "").trimap)
+    """With --index: what the values of a mask mean."""
+    split: Literal["train", "val", "test"] | None = None
+    """With --index: the split of all shards; by default their names begin with it."""
+
+    def __post_init__(self) -> None:
+        if self.index and self.repair is not None:
+            raise ValueError("--index and --repair: do one after the other")
+        foreign = self.foreign()  # which checks them
+        if foreign != ForeignConfig() and not self.index:
+            raise ValueError("--image-suffix, --mask-suffix, --trimap and --split need --index")
+
+    def foreign(self) -> ForeignConfig:
+        return ForeignConfig(self.image_suffix, self.mask_suffix, self.trimap, self.split)
 
 
 def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[Finding]:
@@ -57,7 +89,7 @@ def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[F
         if not (folder / MANIFEST_NAME).exists():
             raise
         return [Finding(MANIFEST_NAME, "", None, str(error))]
-    check = partial(check_shard, folder=folder, decode=decode)
+    check = partial(check_shard, folder=folder, decode=decode, layout=layout_of(manifest))
     reports = []
     with progress("verified", len(manifest.shards)) as advance:
         for report in ordered_map(check, manifest.shards, num_workers=num_workers):
@@ -121,14 +153,31 @@ def main(argv: Sequence[str]) -> int:
     config = tyro.cli(VerifyConfig, args=argv, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,))
     num_bytes = sum(path.stat().st_size for path in config.folder.glob("*.tar"))
     automatic = default_workers() if num_bytes >= MIN_BYTES_FOR_WORKERS else 1
+    if config.index:
+        return _index(config, automatic)
+    repaired = repair(config.folder, config.repair, num_workers=config.workers) if config.repair else []
     findings = verify(config.folder, decode=config.decode, num_workers=config.workers or automatic)
     if findings:
         _print_findings(findings, config.show)
-        return DAMAGED
-    manifest = load_manifest(config.folder)
-    counts = ", ".join(f"{split.num_samples} {name}" for name, split in manifest.splits.items())
-    sys.stdout.write(f"whole: {counts} samples in {len(manifest.shards)} shards, hash {manifest.hash[:10]}\n")
+    else:
+        sys.stdout.write(f"whole: {_summary(load_manifest(config.folder))}\n")
+    if config.repair:
+        sys.stdout.write(f"rebuilt: {', '.join(repaired) or 'nothing, all shards were whole'}\n")
+    return DAMAGED if findings else OK
+
+
+def _index(config: VerifyConfig, automatic: int) -> int:
+    indexed = index_folder(config.folder, config.foreign(), num_workers=config.workers or automatic)
+    sys.stdout.write(f"indexed: {_summary(indexed.manifest)}\n")
+    if indexed.left_out:
+        counts = ", ".join(f"{count} .{suffix}" for suffix, count in sorted(indexed.left_out.items()))
+        sys.stdout.write(f"left out: {counts}\n")
     return OK
+
+
+def _summary(manifest: Manifest) -> str:
+    counts = ", ".join(f"{split.num_samples} {name}" for name, split in manifest.splits.items())
+    return f"{counts} samples in {len(manifest.shards)} shards, hash {manifest.hash[:10]}"
 
 
 if __name__ == "__main__":

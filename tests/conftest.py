@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from shards.pack import PackConfig, pack
 from slurm.rehearsal import rehearse
 from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
 
-settings.register_profile("petseg", deadline=None)  # a busy machine is no failed law
+# a busy machine is no failed law
+settings.register_profile("petseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("petseg")
 
 

@@ -17,7 +17,8 @@ from shards import publish
 from shards.command import FAILED, OK, WRONG_USE, Failure, run_command
 from shards.manifest import MANIFEST_NAME, load_index, load_manifest, save_manifest, split_of_keys
 from shards.oxford import read_folder
-from shards.pack import PackConfig, main, mixed_order, pack
+from shards.pack import PackConfig, main, pack
+from shards.plan import mixed_order
 from shards.verify import verify
 
 REPOSITORY = Path(__file__).parents[2]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,3 +273,35 @@ def test_a_header_byte_outside_its_checksum(shard_set: Path) -> None:
 
     sample = damage(shard_set, flip_behind_the_checksum)
     assert f"the header of {sample.key}.jpg is altered" in of_key(verify(shard_set), sample.key)[0].problem
+
+
+@pytest.mark.parametrize("from_pictures", [True, False], ids=["pictures", "copy"])
+@pytest.mark.parametrize("kind", DAMAGE, ids=lambda kind: kind.__name__)
+def test_every_kind_of_damage_is_repaired(
+    shard_set: Path, packed: Path, drawn: Path, capsys, kind, from_pictures
+) -> None:
+    damage(shard_set, kind)
+    inodes = {path.name: path.stat().st_ino for path in shard_set.iterdir() if path.name != SHARD}
+    assert run_command(main, [str(shard_set), "--repair", str(drawn if from_pictures else packed)]) == OK
+    printed = capsys.readouterr().out
+    assert printed.startswith("whole: 27 train, 3 val, 30 test samples in 7 shards, hash ")
+    assert printed.endswith(f"rebuilt: {SHARD}\n")
+    assert {path.name: path.read_bytes() for path in shard_set.iterdir()} == {
+        path.name: path.read_bytes() for path in packed.iterdir()
+    }
+    assert {path.name: path.stat().st_ino for path in shard_set.iterdir() if path.name != SHARD} == inodes
+
+
+def test_a_small_file_that_claims_to_be_huge(tmp_path: Path, make) -> None:
+    """The header alone is asked: decoding would take memory for what it claims."""
+    jpg = bytearray(make["encode"](make["rgb"]()))
+    start = jpg.index(b"\xff\xc0") + 5
+    jpg[start : start + 4] = (6000).to_bytes(2, "big") + (5000).to_bytes(2, "big")
+    png = bytearray(make["encode"](make["trimap"](), "PNG"))
+    png[16:24] = (60000).to_bytes(4, "big") + (500).to_bytes(4, "big")
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    good = make["encode"](make["rgb"](), "JPEG")
+    write_set(tmp_path / "a", ("a", bytes(jpg), make["encode"](make["trimap"](), "PNG"), b'{"key": "a"}'))
+    write_set(tmp_path / "b", ("a", good, bytes(png), b'{"key": "a"}'))
+    assert [f.problem for f in verify(tmp_path / "a")] == ["a.jpg is 5000 x 6000, more than 25 megapixels"]
+    assert [f.problem for f in verify(tmp_path / "b")] == ["a.png is 60000 x 500, more than 25 megapixels"]

@@ -1,0 +1,64 @@
+"""What only decoding shows: whether the files of one sample are what a training set can hold."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Mapping
+
+import simplejpeg
+from PIL import Image
+
+from shards.pictures import MAX_PIXELS
+
+
+def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:
+    """Decode a sample's members; in words what is wrong with one of them, "" if a training set can hold them.
+
+    The headers are asked for the sizes before anything is decoded: a small file can claim to be huge.
+    """
+    try:
+        height, width = simplejpeg.decode_jpeg_header(jpg, strict=True)[:2]
+        if height * width > MAX_PIXELS:
+            return _too_large(f"{key}.jpg", width, height)
+        height, width = simplejpeg.decode_jpeg(jpg, "RGB", strict=True).shape[:2]
+    except ValueError as error:
+        return f"{key}.jpg cannot be decoded ({error})"
+    if problem := _check_mask(f"{key}.png", png, (width, height), trimap):
+        return problem
+    return "" if facts is None else _check_facts(key, facts)
+
+
+def _check_mask(name: str, png: bytes, size: tuple[int, int], trimap: Mapping[str, int]) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of a size that is refused here anyway
+            image = Image.open(io.BytesIO(png), formats=("PNG",))
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                return _too_large(name, *image.size)
+            if image.size != size:
+                return f"{name} is {image.width} x {image.height}, its picture {size[0]} x {size[1]}"
+            if image.mode != "L":
+                return f"{name} has the pixel format {image.mode}; a mask is 8-bit grey"
+            counts = image.histogram()
+    except Exception as error:  # Pillow raises whatever the bytes lead it to
+        return f"{name} cannot be decoded ({error})"
+    others = [value for value, count in enumerate(counts) if count and value not in trimap.values()]
+    if not others:
+        return ""
+    declared = ", ".join(f"{value} ({what})" for what, value in trimap.items())
+    return f"{name} has other values than {declared}: {', '.join(map(str, others[:8]))}"
+
+
+def _too_large(name: str, width: int, height: int) -> str:
+    return f"{name} is {width} x {height}, more than {MAX_PIXELS / 1e6:.0f} megapixels"
+
+
+def _check_facts(key: str, facts: bytes) -> str:
+    try:
+        found = json.loads(facts)["key"]
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{key}.json cannot be read ({error!r})"
+    return "" if found == key else f"{key}.json is of {found!r}"

@@ -1,0 +1,119 @@
+"""Which sample goes into which shard, and the shards written to that plan.
+
+The plan depends on the samples, the seed and samples_per_shard alone: packing, resuming and repairing share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from shards import pictures
+from shards.archive import ShardWriter
+from shards.command import Failure
+from shards.manifest import SPLITS, Shard, shard_name
+from shards.oxford import Pet
+from shards.pool import default_workers, ordered_map
+
+SAMPLES_WORTH_A_WORKER = 64  # a process takes as long to start as these to pack
+CHUNK = 16  # samples a worker packs at a time: the last chunks are small enough to end together
+MAX_NAMED_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A shard to be written: its samples, in order."""
+
+    name: str
+    split: str
+    pets: tuple[Pet, ...]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A shard that stands whole beside its index, and the oddities of its samples as (kind, key)."""
+
+    shard: Shard
+    oddities: tuple[tuple[str, str], ...]
+
+
+def mixed_order(pets: Sequence[Pet], seed: int) -> list[Pet]:
+    """The samples in an order that mixes the breeds. By hash: numpy may change its permutations, sha256 stays."""
+    return sorted(pets, key=lambda pet: hashlib.sha256(f"{seed}:{pet.key}".encode()).digest())
+
+
+def plan_shards(pets: Sequence[Pet], *, seed: int, samples_per_shard: int) -> list[Planned]:
+    """All shards of a set, split by split; the shards of a split differ by one sample at most."""
+    plan = []
+    for split in SPLITS:
+        mixed = mixed_order([pet for pet in pets if pet.split == split], seed)
+        num_shards = -(-len(mixed) // samples_per_shard)
+        for index in range(num_shards):
+            start, stop = (len(mixed) * number // num_shards for number in (index, index + 1))
+            plan.append(Planned(shard_name(split, index), split, tuple(mixed[start:stop])))
+    return plan
+
+
+def workers_for(num_samples: int) -> int:
+    """The processes that so many samples are worth."""
+    return min(default_workers(), max(1, num_samples // SAMPLES_WORTH_A_WORKER))
+
+
+def build_shards(
+    plan: Sequence[Planned],
+    folder: Path,
+    *,
+    image_size_px: int,
+    num_workers: int,
+    advance: Callable[[int], None],
+    finished: Mapping[str, Built],
+) -> Iterator[Built]:
+    """Write the shards of `plan` with their indices into `folder`, less those that are `finished` already.
+
+    Yields all of them in the plan's order. Raises Failure at the end that names what cannot be packed; the shard in
+    which the first such sample falls is not finished.
+    """
+    queue = [pet for planned in plan if planned.name not in finished for pet in planned.pets]
+    chunks = [tuple(queue[start : start + CHUNK]) for start in range(0, len(queue), CHUNK)]
+    pack_chunk = partial(pictures.pack_pets, image_size_px=image_size_px)
+    advance(sum(built.shard.num_samples for built in finished.values()))
+    samples = _packed(ordered_map(pack_chunk, chunks, num_workers=num_workers), advance)
+    for planned in plan:
+        yield finished[planned.name] if planned.name in finished else _build_shard(planned, samples, folder)
+    next(samples, None)  # the generator ends by raising what could not be packed
+
+
+def _build_shard(planned: Planned, samples: Iterator[pictures.Packed], folder: Path) -> Built:
+    oddities: list[tuple[str, str]] = []
+    with ShardWriter(folder, planned.name, planned.split) as writer:
+        for pet, sample in zip(planned.pets, samples, strict=False):  # they go on into the next shard
+            assert sample.key == pet.key
+            writer.add(sample.key, sample.jpg, sample.png, sample.json)
+            oddities += [(kind, sample.key) for kind in sample.oddities]
+    assert writer.shard is not None
+    return Built(writer.shard, tuple(oddities))
+
+
+def _packed(
+    results: Iterator[list[pictures.Packed | str]], advance: Callable[[int], None]
+) -> Iterator[pictures.Packed]:
+    """The samples of all chunks; raises Failure at the end for those that are none."""
+    problems = []
+    for chunk in results:
+        for sample in chunk:
+            if isinstance(sample, str):
+                problems.append(sample)
+            elif not problems:
+                yield sample
+        advance(len(chunk))
+    if problems:
+        raise Failure(f"{len(problems)} samples cannot be packed:\n  " + "\n  ".join(first_lines(problems)))
+
+
+def first_lines(problems: Sequence[str]) -> list[str]:
+    """As many as an error names, and how many more there are."""
+    more = len(problems) - MAX_NAMED_PROBLEMS
+    return [*problems[:MAX_NAMED_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
