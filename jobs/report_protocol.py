@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from jobs.report_data import SEED_AXIS, Record
 from jobs.trial import Sweep
-from shards.manifest import Manifest, load_manifest
+from petseg.data.store import read_manifest
+from shards.command import Failure
+from shards.manifest import Manifest
 
 BORDER_RULES = {
     "fg": "border counts as pet (fg)",
@@ -53,8 +55,8 @@ def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
 def read_shards(sweep: Sweep) -> tuple[Manifest | None, str]:
     """The sweep's manifest, if its folder can still be read and still holds that set; else why not."""
     try:
-        manifest = load_manifest(sweep.shards)
-    except (ValueError, OSError):
+        manifest = read_manifest(sweep.shards)
+    except (ValueError, OSError, Failure):
         return None, "cannot be read here"
     if manifest.hash != sweep.manifest_hash:
         return None, "now holds another set"

@@ -26,9 +26,9 @@ from jobs.status import LIVE, Standing, standings
 from jobs.task import TrialTask
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import trial_id
+from petseg.data.store import is_remote, read_manifest
 from petseg.run_folder import claim_folder
 from shards.command import FAILED, OK, run_command
-from shards.manifest import load_manifest
 from slurm.executor import render_sbatch, submit
 from slurm.local import visible_gpus
 from slurm.resources import Resources
@@ -65,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=argv, description=__doc__)
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     cells = expand(spec)
-    shards = cells[0].config.data.shards
-    manifest = load_manifest(shards)
+    data = cells[0].config.data
+    manifest = read_manifest(data.shards, data.cache_dir, data.cache_gb)
     folder = command.runs_dir / (command.name or spec.name)
-    sweep = plan_sweep(spec, cells, manifest, shards, folder)
+    sweep = plan_sweep(spec, cells, manifest, data.shards, folder)
     chosen = {trial_id(cell.config, manifest.hash): cell for cell in cells}
     if command.dry_run:
         return show_plan(command, sweep, chosen)
@@ -110,7 +110,7 @@ def chosen_trials(sweep: Sweep, chosen: dict[str, Cell]) -> list[Trial]:
 
 def absolute_shards(data: Any) -> Any:
     """A job may start in another folder."""
-    return replace(data, shards=str(Path(data.shards).absolute()))
+    return data if is_remote(data.shards) else replace(data, shards=str(Path(data.shards).absolute()))
 
 
 def submit_trials(command: Command, sweep: Sweep, trials: Sequence[Trial]) -> None:

@@ -2,6 +2,7 @@
 
     checkpoints/step-00000104/model.safetensors       weights and BatchNorm buffers
                               optimizer.safetensors   the optimizer's tensors, named "parameter.field"
+                              buffers.safetensors     only within an epoch: BatchNorm's statistics of each rank
                               state.json              the rest: epoch, step, best so far, optimizer groups
 
 No pickle is read or written: a checkpoint from a stranger can be wrong, but it cannot run code.
@@ -21,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEEP_NEWEST = 2
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -49,10 +50,16 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    rank_buffers: torch.Tensor | None = None,
 ) -> None:
     """Write `folder/step-N` aside, fsync, rename; then delete all but the two newest and the best.
 
+    rank_buffers: (world_size, n) the float buffers of each rank, where they differ
     state: what else a resume needs, JSON; state["best"]["step"] names the best checkpoint, which is kept.
     Old checkpoints go only after the new one stands, so that a full disk loses nothing.
     """
@@ -65,6 +72,8 @@ def save_checkpoint(
         tensors, groups = _flatten_optimizer(optimizer)
         save_file(_on_cpu(model.state_dict()), aside / "model.safetensors")
         save_file(_on_cpu(tensors), aside / "optimizer.safetensors")
+        if rank_buffers is not None:
+            save_file(_on_cpu({"buffers": rank_buffers}), aside / "buffers.safetensors")
         content = {"format_version": FORMAT_VERSION, "step": step, **state, "optimizer_groups": groups}
         (aside / "state.json").write_text(json.dumps(content, indent=2))
         for path in (*aside.iterdir(), aside):
@@ -98,6 +107,12 @@ def load_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.o
         for name, tensor in fields.items():
             if torch.is_tensor(tensor) and tensor.shape == parameter.shape and tensor.ndim == 4:
                 fields[name] = torch.empty_like(parameter).copy_(tensor)
+
+
+def load_rank_buffers(folder: Path) -> torch.Tensor | None:
+    """(world_size, n) the float buffers of each rank when the checkpoint was saved; None if all had the model's."""
+    path = folder / "buffers.safetensors"
+    return load_file(path)["buffers"] if path.exists() else None
 
 
 def _flatten_optimizer(

@@ -30,13 +30,24 @@ def _require(ok: bool, name: str, value: object, rule: str) -> None:
 @dataclass(frozen=True)
 class DataConfig:
     shards: str = field(default="data/shards", metadata=_FREE)
-    """Folder of the shard set, made by `python -m shards.pack`."""
+    """Folder of the shard set, made by `python -m shards.pack`; or http(s)://, s3://, gs://, file://, or
+    `pipe:COMMAND`, whose output is the file that stands for {} in it: such shards are staged to data.cache_dir."""
     image_size_px: int = 256
     """Pictures are squashed to this many pixels square (a multiple of 32)."""
     border: Literal["fg", "bg", "ignore"] = "fg"
     """What the trimap's border counts as: pet, background, or left out of loss and metrics."""
     threads: int = field(default=2, metadata=_FREE)
     """Threads per process that read and decode."""
+    shuffle_window_shards: int = 16
+    """Samples are shuffled among those of so many shards, which are shuffled too: reading stays near-sequential."""
+    cache: Literal["auto", "none", "node", "device"] = field(default="auto", metadata=_FREE)
+    """Where decoded samples are kept: nowhere, in a memory-mapped file per node, in the GPU's memory, or by size."""
+    cache_dir: str = field(default="", metadata=_FREE)
+    """Local folder of decoded samples and staged shards; by default $PETSEG_CACHE or one in the temporary folder."""
+    cache_gb: float = field(default=50.0, metadata=_FREE)
+    """What that folder may take; the least recently used goes first."""
+    max_lost_samples: int = 0
+    """Samples per epoch, over all processes, that training may go without because they cannot be read."""
 
     def __post_init__(self) -> None:
         size = self.image_size_px
@@ -47,6 +58,10 @@ class DataConfig:
             f"must be a multiple of {SIZE_MULTIPLE_PX}",
         )
         _require(self.threads >= 1, "data.threads", self.threads, "must be at least 1")
+        window, budget = self.shuffle_window_shards, self.max_lost_samples
+        _require(window >= 1, "data.shuffle_window_shards", window, "must be at least 1")
+        _require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "must be positive")
+        _require(budget >= 0, "data.max_lost_samples", budget, "must not be negative")
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,14 @@ from rich.table import Table
 from petseg.checkpoint import Checkpoint, list_checkpoints, load_weights
 from petseg.config import config_from_dict, with_values
 from petseg.data.inputs import IGNORE_INDEX
-from petseg.data.loader import load_batches
-from petseg.data.plan import MicroBatch, eval_plan
+from petseg.data.ledger import Ledger
+from petseg.data.store import open_store
 from petseg.metrics import PerImage, count_pixels
 from petseg.overlay import Pixels, draw_overlay, draw_sheet, save_image
 from petseg.run import Run, build_run
 from petseg.run_folder import CHECKPOINTS_NAME, load_config
-from shards.command import OK, Failure, run_command
-from shards.manifest import load_manifest, write_whole
+from shards.command import OK, run_command
+from shards.manifest import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -39,32 +39,34 @@ logger = logging.getLogger(__name__)
 def measure(run: Run, split: str) -> PerImage:
     """Loss and pixel counts of each picture of a split, the same on every rank; each picture is seen exactly once.
 
-    Ranks work alone and meet once at the end, so an uneven share cannot hang. Raises Failure if a picture is missing
-    from what the ranks bring together.
+    Ranks work alone and meet once at the end, so an uneven share cannot hang. Raises Failure, on all ranks, if a
+    picture cannot be read or is missing from what the ranks bring together.
     """
-    reader = run.readers[split]
-    plan = eval_plan(len(reader), run.eval_batch_size, run.rank, run.world_size)
     run.bare_model.eval()
     rows = [torch.zeros((0, 5), dtype=torch.float64, device=run.accelerator.device)]
-    for batch in load_batches(reader, plan, run.config.data.threads):
+    ledger = Ledger()
+    for batch in run.eval_batches(split):
+        ledger.add(batch)
         image, target = run.inputs(batch)
         with run.accelerator.autocast():
             logits = run.bare_model(image)  # (B, 2, H, W)
         columns = [torch.from_numpy(batch.plan.ids).to(image.device), run.loss(logits, target)]
         counts = count_pixels(logits, target)
         rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
+    count = ledger.gather(run.accelerator)
+    if count.lost:
+        raise ledger.failure(split, budget=0)
+    count.check(run.manifest.splits[split], split)
     return collect(run, split, torch.cat(rows))
 
 
 def collect(run: Run, split: str, rows: torch.Tensor) -> PerImage:
     """Bring together (n, 5) rows of [position, loss, tp, fp, fn] of all ranks, in the order of the split."""
-    expected = run.manifest.splits[split].num_samples
     padded = run.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
     table = run.accelerator.gather(padded).cpu().numpy()
     table = table[table[:, 0] >= 0]
     table = table[np.argsort(table[:, 0], kind="stable")]
-    if not np.array_equal(table[:, 0], np.arange(expected)):
-        raise Failure(f"split {split} has {expected} samples, {len(np.unique(table[:, 0]))} of them were evaluated")
+    assert np.array_equal(table[:, 0], np.arange(run.manifest.splits[split].num_samples))  # the ledger has proven it
     return PerImage(table[:, 1], table[:, 2:].astype(np.int64), run.config.data.image_size_px**2)
 
 
@@ -86,13 +88,13 @@ def predict(run: Run, split: str, positions: Sequence[int]) -> list[Picture]:
     """The model's masks of some pictures of a split."""
     run.bare_model.eval()
     pictures = []
-    plan = (MicroBatch(np.array([position]), step=0, step_samples=1, last=True) for position in positions)
-    for batch in load_batches(run.readers[split], plan, run.config.data.threads):
+    for position, batch in zip(positions, run.batches_of(split, positions), strict=True):
         image, target = run.inputs(batch)
         with run.accelerator.autocast():
             prediction = run.bare_model(image).argmax(dim=1)
         truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
-        pictures.append(Picture(batch.keys[0], batch.image[0].numpy(), truth, predicted))
+        key, pixels = run.splits[split].key(position), batch.image[0].cpu().numpy()
+        pictures.append(Picture(key, pixels, truth, predicted))
     return pictures
 
 
@@ -117,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = config_from_dict(stored["config"])
     if command.shards:
         config = with_values(config, {"data.shards": command.shards})
-    manifest = load_manifest(config.data.shards)
+    store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
+    manifest = store.manifest
     trained_on = stored["identity"]["manifest_hash"]
     if manifest.hash != trained_on:
         logger.warning(
@@ -126,11 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             manifest.hash,
             trained_on,
         )
-    run = build_run(config, manifest, command.run)
-    if command.split not in run.readers:
-        raise ValueError(
-            f"{config.data.shards} has no samples in split {command.split}: choose one of {', '.join(run.readers)}"
-        )
+    run = build_run(config, store, command.run, splits=(command.split,))
     checkpoint = choose_checkpoint(command.run, command.weights)
     load_weights(checkpoint.folder, run.bare_model)
     per_image = measure(run, command.split)
@@ -155,7 +154,7 @@ def report(run: Run, command: Command, checkpoint: Checkpoint, per_image: PerIma
     split, config = command.split, run.config
     protocol = f"border={config.data.border}, {config.data.image_size_px} px, {len(per_image.loss)} pictures"
     metrics = per_image.summary(split) | {f"{split}/all_pet_dice": per_image.all_pet_dice()}
-    keys = [run.readers[split].key(i) for i in range(len(per_image.loss))]
+    keys = [run.splits[split].key(i) for i in range(len(per_image.loss))]
     write_whole(
         command.run / f"evaluate-{split}.json",
         json.dumps(

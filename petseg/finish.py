@@ -33,7 +33,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
     """Measure the best weights picture by picture, draw some, and write result.json last."""
     best = next(c for c in list_checkpoints(run.folder / CHECKPOINTS_NAME) if c.step == run.best["step"])
     load_weights(best.folder, run.bare_model)
-    splits = ["val", "test"] if run.config.train.test and "test" in run.readers else ["val"]
+    splits = ["val", "test"] if run.config.train.test and "test" in run.splits else ["val"]
     measured = {split: measure(run, split) for split in splits}
     metrics: dict[str, float] = {}
     for split, per_image in measured.items():
@@ -51,10 +51,11 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         train_s=sum(row["perf/seconds"] for row in rows),
         images_per_s=statistics.median(row["perf/images_per_s"] for row in rows),
         data_wait=statistics.median(row["perf/data_wait"] for row in rows),
+        headroom=statistics.median(row["perf/headroom"] for row in rows),
     )
     if tracker:
         save_per_image(run, measured)
-        pictures = predict(run, "val", fixed_positions(len(run.readers["val"]), run.config.tracking.overlays))
+        pictures = predict(run, "val", fixed_positions(len(run.splits["val"]), run.config.tracking.overlays))
         for picture in pictures:
             save_image(Image.fromarray(picture.overlay()), run.folder / OVERLAYS_NAME / f"{picture.key}.png")
         tracker.log_overlays(run.epoch, pictures)
@@ -68,8 +69,8 @@ def save_per_image(run: Run, measured: dict[str, PerImage]) -> None:
     """per_image.npz: SPLIT/keys, SPLIT/loss, and SPLIT/counts of true and false positives and false negatives."""
     arrays: dict[str, np.ndarray] = {}
     for split, per_image in measured.items():
-        reader = run.readers[split]
-        arrays[f"{split}/keys"] = np.array([reader.key(i) for i in range(len(reader))])
+        data = run.splits[split]
+        arrays[f"{split}/keys"] = np.array([data.key(i) for i in range(len(data))])
         arrays[f"{split}/loss"], arrays[f"{split}/counts"] = per_image.loss, per_image.counts
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)

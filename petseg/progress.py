@@ -69,9 +69,11 @@ class TrainProgress:
     def epoch_done(self, row: dict[str, float]) -> None:
         if self.enabled:
             logger.info(
-                "epoch %d/%d train loss %.4f dice %.4f | val loss %.4f dice %.4f iou %.4f | %.1f images/s wait %.0f %%",
+                "epoch %d/%d train loss %.4f dice %.4f | val loss %.4f dice %.4f iou %.4f | %.1f images/s, "
+                "data wait %.1f %%, %.1f images/s without it",
                 row["epoch"], self.epochs, row["train/loss"], row["train/dice"], row["val/loss"], row["val/dice"],
                 row["val/iou"], row["perf/images_per_s"], 100 * row["perf/data_wait"],
+                row["perf/headroom"],
             )  # fmt: skip
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -18,9 +19,11 @@ from torch import nn
 from petseg.augment import apply, draw
 from petseg.config import RunConfig
 from petseg.data.inputs import build_target, normalise, to_image
-from petseg.data.loader import Batch, load_batches
-from petseg.data.plan import epoch_order, steps_per_epoch, train_plan
-from petseg.data.tars import TarReader
+from petseg.data.ledger import Count
+from petseg.data.loader import Batch
+from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, steps_per_epoch, train_plan
+from petseg.data.split import SplitData, open_splits
+from petseg.data.store import Store
 from petseg.losses import LOSSES, Loss
 from petseg.models import build_model
 from petseg.optim import build_optimizer, learning_rate
@@ -29,24 +32,38 @@ from shards.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class EpochSoFar:
+    """What all ranks together did of an epoch that was interrupted."""
+
+    steps: int = 0  # finished optimizer steps
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # samples, and their loss, Dice and IoU
+    count: Count = field(default_factory=Count)
+    seconds: float = 0.0
+    waited_s: float = 0.0
+
+
 @dataclass
 class Run:
     """Everything that lives as long as one process of a run."""
 
     config: RunConfig
-    manifest: Manifest
+    store: Store
     folder: Path
     accelerator: Accelerator
     model: nn.Module  # as accelerate wraps it (DDP, autocast)
     bare_model: nn.Module  # for evaluation and checkpoints
     optimizer: Any  # torch.optim.Optimizer as accelerate wraps it
     loss: Loss
-    readers: dict[str, TarReader]
+    splits: dict[str, SplitData]
     epoch: int = 0  # finished epochs
+    so_far: EpochSoFar = EpochSoFar()  # of the next one
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "epoch": 0, "val/dice": -1.0})
 
     def __post_init__(self) -> None:
-        self.steps_per_epoch = steps_per_epoch(len(self.readers["train"]), self.config.train.batch_size)
+        self.manifest: Manifest = self.store.manifest
+        num_samples = self.manifest.splits["train"].num_samples if "train" in self.splits else 0
+        self.steps_per_epoch = steps_per_epoch(num_samples, self.config.train.batch_size)
         self.total_steps = self.steps_per_epoch * self.config.train.epochs
 
     @property
@@ -62,15 +79,40 @@ class Run:
         """Samples of one forward pass of evaluation: as many as in training, which is known to fit."""
         return -(-self.config.train.batch_size // (self.world_size * self.config.train.accumulation_steps))
 
+    @property
+    def done_steps(self) -> int:
+        """Optimizer steps since the start of the run."""
+        return self.epoch * self.steps_per_epoch + self.so_far.steps
+
     def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.optim, (epoch - 1) * self.steps_per_epoch + step, self.total_steps)
 
-    def train_batches(self, epoch: int) -> Iterator[Batch]:
+    def order(self, epoch: int) -> EpochOrder:
+        """The order of the train split in an epoch (from 1)."""
+        sizes = self.splits["train"].tars.shard_sizes
+        return EpochOrder(sizes, self.config.data.shuffle_window_shards, self.config.train.seed, epoch)
+
+    def train_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """This rank's batches of an epoch (from 1), in the order of the plan."""
-        train, reader = self.config.train, self.readers["train"]
-        order = epoch_order(len(reader), train.seed, epoch)
-        plan = train_plan(order, train.batch_size, train.accumulation_steps, self.rank, self.world_size)
-        return load_batches(reader, plan, self.config.data.threads, pin=self.accelerator.device.type == "cuda")
+        train, data, order = self.config.train, self.splits["train"], self.order(epoch)
+        plan = train_plan(order, train.batch_size, train.accumulation_steps, self.rank, self.world_size, first_step)
+        return data.batches(data.announced(plan, order, train.batch_size), pin=self.pin)
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """This rank's batches of a split, each sample once over all ranks."""
+        data = self.splits[split]
+        first, end = (len(data) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        data.tars.prefetch(data.tars.shards_of(first, end))
+        return data.batches(eval_plan(len(data), self.eval_batch_size, self.rank, self.world_size), pin=self.pin)
+
+    def batches_of(self, split: str, positions: Iterable[int]) -> Iterator[Batch]:
+        """Single samples of a split, one a batch."""
+        plan = (MicroBatch(np.array([p], np.int64), step=0, step_samples=1, last=True) for p in positions)
+        return self.splits[split].batches(plan, pin=self.pin)
+
+    @property
+    def pin(self) -> bool:
+        return self.accelerator.device.type == "cuda"
 
     def inputs(self, batch: Batch, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch on the device: image (B, 3, H, W) float, target (B, H, W) int64; augmented in epochs from 1."""
@@ -82,42 +124,47 @@ class Run:
         target = build_target(trimap, config.data.border, self.manifest.source.trimap)
         return normalise(image, config.train.channels_last), target
 
+    def float_buffers(self) -> list[torch.Tensor]:
+        """BatchNorm's running statistics, which differ between the ranks within an epoch."""
+        return [b for b in self.bare_model.buffers() if b.is_floating_point()]
+
     def sync_buffers(self) -> None:
         """Average BatchNorm's running statistics over the ranks, so that all evaluate and save the same model."""
         if self.world_size == 1:
             return
-        buffers = [b for b in self.bare_model.buffers() if b.is_floating_point()]
+        buffers = self.float_buffers()
         mean = self.accelerator.reduce(nn.utils.parameters_to_vector(buffers), reduction="mean")
         nn.utils.vector_to_parameters(mean, buffers)
 
     def close(self) -> None:
-        for reader in self.readers.values():
-            reader.close()
+        for split in self.splits.values():
+            split.tars.close()
+        self.store.close()
         self.accelerator.end_training()
 
 
-def build_run(config: RunConfig, manifest: Manifest, folder: Path, world_size: int = 0) -> Run:
-    """Model with fresh weights, optimizer, and a reader for each split that has samples.
+def build_run(
+    config: RunConfig, store: Store, folder: Path, world_size: int = 0, splits: Sequence[str] = ("train", "val")
+) -> Run:
+    """Model with fresh weights, optimizer, and the samples of some splits, decoded beforehand if that pays.
 
     world_size: how many processes there must be, 0 = any.
+    Raises ValueError for a split without samples.
     """
+    for split in splits:
+        if split not in store.manifest.splits:
+            choices = ", ".join(store.manifest.splits)
+            raise ValueError(f"{config.data.shards} has no samples in split {split}: it has {choices}")
     accelerator = build_accelerator(config, world_size)
     set_seed(config.train.seed)
     bare_model = build_model(config.model).to(accelerator.device)
     if config.train.channels_last:
         bare_model = bare_model.to(memory_format=torch.channels_last)
-    readers = {
-        split: TarReader(config.data.shards, manifest, split, config.data.image_size_px)
-        for split, counted in manifest.splits.items()
-        if counted.num_samples
-    }
-    for split in ("train", "val"):
-        if split not in readers:
-            raise ValueError(f"{config.data.shards} has no samples in split {split}: training needs train and val")
     # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself
     model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))
     loss = LOSSES[config.train.loss]
-    return Run(config, manifest, folder, accelerator, model, bare_model, optimizer, loss, readers)
+    opened = open_splits(config, store, splits, accelerator.device)
+    return Run(config, store, folder, accelerator, model, bare_model, optimizer, loss, opened)
 
 
 def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:

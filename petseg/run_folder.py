@@ -39,6 +39,7 @@ class Result:
     train_s: float  # of the run's last life
     images_per_s: float  # median over that life's epochs
     data_wait: float  # median share of the time in which a step waited for data
+    headroom: float  # median images/s that the same steps would reach if data cost nothing
 
 
 def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:

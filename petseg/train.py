@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -22,22 +22,25 @@ import tyro
 from accelerate.state import PartialState
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from petseg import interrupt
-from petseg.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from petseg.checkpoint import list_checkpoints, load_checkpoint, load_rank_buffers, save_checkpoint
 from petseg.config import RunConfig, config_to_dict, trial_id
+from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
-from petseg.data.plan import epoch_order, global_batch
+from petseg.data.plan import global_batch
+from petseg.data.store import open_store, read_manifest
 from petseg.evaluate import measure
 from petseg.finish import finish
 from petseg.metrics import count_pixels, dice_of, iou_of
 from petseg.optim import set_learning_rate
 from petseg.progress import TrainProgress
-from petseg.run import Run, build_run
+from petseg.run import EpochSoFar, Run, build_run
 from petseg.run_folder import CHECKPOINTS_NAME, Result, claim_folder, load_result
 from petseg.tracking import RunName, Tracker
 from shards.command import OK, Failure, Interrupted, run_command
-from shards.manifest import load_manifest, write_whole
+from shards.manifest import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -50,25 +53,30 @@ def train(config: RunConfig, folder: Path, name: RunName | None = None, world_si
     name: how wandb shows the run. world_size: how many processes there must be, 0 = any.
     Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite.
     """
-    manifest = load_manifest(config.data.shards)
+    store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
+    manifest = store.manifest
     claim_folder(config, manifest.hash, folder)
     if (result := load_result(folder)) is not None:
         logger.info("%s is finished", folder)
+        store.close()
         return result
-    run = build_run(config, manifest, folder, world_size)
+    splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
+    run = build_run(config, store, folder, world_size, splits)
     resume(run)
     name = name or RunName(id=trial_id(config, manifest.hash), tags=(config.model.arch, config.augment.policy))
     main = run.accelerator.is_main_process
     tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
     try:
-        with TrainProgress(config.train.epochs, run.steps_per_epoch, run.epoch * run.steps_per_epoch, main) as progress:
+        with TrainProgress(config.train.epochs, run.steps_per_epoch, run.done_steps, main) as progress:
             for epoch in range(run.epoch + 1, config.train.epochs + 1):
-                row = train_epoch(run, epoch, progress) | validate(run)
-                row = {"epoch": epoch, "step": epoch * run.steps_per_epoch} | row
+                row, stop = train_epoch(run, epoch, progress)
+                row = {"epoch": epoch, "step": epoch * run.steps_per_epoch} | row | validate(run)
                 progress.epoch_done(row)
                 if tracker:
                     tracker.log(row)
-                save(run, row)
+                save_epoch(run, row)
+                if stop and epoch < config.train.epochs:
+                    raise interrupted(run)
         result = finish(run, tracker)
     except BaseException:
         if tracker:
@@ -87,43 +95,77 @@ def resume(run: Run) -> None:
     newest = checkpoints[-1]
     load_checkpoint(newest, run.bare_model, run.optimizer)
     run.epoch, run.best = newest.state["epoch"], newest.state["best"]
+    so_far = newest.state["so_far"]
+    run.so_far = EpochSoFar(**so_far | {"sums": tuple(so_far["sums"]), "count": Count(**so_far["count"])})
+    if (buffers := load_rank_buffers(newest.folder)) is not None:  # of another number of ranks: their mean
+        own = buffers[run.rank] if len(buffers) == run.world_size else buffers.mean(dim=0)
+        nn.utils.vector_to_parameters(own.to(run.accelerator.device), run.float_buffers())
     if run.accelerator.scaler is not None:
         run.accelerator.scaler.load_state_dict(newest.state["scaler"])
     if run.accelerator.is_main_process:
-        logger.info("resumed %s after epoch %d of %d", run.folder, run.epoch, run.config.train.epochs)
+        logger.info(
+            "resumed %s after epoch %d of %d and %d steps",
+            run.folder, run.epoch, run.config.train.epochs, run.so_far.steps,
+        )  # fmt: skip
 
 
-def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> Row:
-    """One pass over the train split: means over its samples, speed, and the share of time spent waiting for data."""
+def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, bool]:
+    """One pass over the train split, or the rest of it; and whether a rank was told to stop near its end.
+
+    The row has means over the samples, speed, the share of time spent waiting for data, and the ledger's coverage.
+    Raises Interrupted, with the steps saved, if a rank is told to stop within the epoch; Failure, on all ranks, for a
+    loss that is not finite, for more unreadable samples than allowed, and for a ledger that does not close.
+    """
     run.model.train()
-    sums = torch.zeros(4, dtype=torch.float64, device=run.accelerator.device)  # samples, loss, Dice, IoU
-    stop = torch.zeros(1, dtype=torch.float64, device=run.accelerator.device)  # ranks that were told to stop
-    start, waited_s = time.perf_counter(), 0.0
-    batches = run.train_batches(epoch)
-    for step in range(run.steps_per_epoch):
-        before = time.perf_counter()
+    main, device, budget = run.accelerator.is_main_process, run.accelerator.device, run.config.data.max_lost_samples
+    before = run.so_far
+    ledger = Ledger(before.count if main else Count())
+    sums = torch.tensor(before.sums if main else [0.0] * 4, dtype=torch.float64, device=device)
+    flags = torch.zeros(2, dtype=torch.float64, device=device)  # ranks that were told to stop, samples they lost
+    start, waited_s = time.perf_counter() - before.seconds, before.waited_s
+    batches = run.train_batches(epoch, before.steps)
+    for step in range(before.steps, run.steps_per_epoch):
+        asked = time.perf_counter()
         parts = take_step(batches)
-        waited_s += time.perf_counter() - before
+        waited_s += time.perf_counter() - asked
+        for batch in parts:
+            ledger.add(batch)
         train_step(run, epoch, step, parts, sums)
-        if (step + 1) % run.config.train.log_every == 0 or step + 1 == run.steps_per_epoch:
+        is_last = step + 1 == run.steps_per_epoch
+        if (step + 1) % run.config.train.log_every == 0 or is_last:
             # the only places where the host waits for the device and the ranks for each other's numbers
-            stop.fill_(interrupt.requested())
-            samples, loss, dice, iou, stops = run.accelerator.reduce(torch.cat([sums, stop])).tolist()
+            flags.copy_(torch.tensor([interrupt.requested(), ledger.count.lost]))
+            samples, loss, dice, iou, stops, lost = run.accelerator.reduce(torch.cat([sums, flags])).tolist()
+            seconds = time.perf_counter() - start
+            if lost > budget:
+                raise ledger.failure("train", budget)
             if not math.isfinite(loss):
                 raise not_finite(run, epoch, step)
-            if stops:
-                raise Interrupted(f"{run.folder} is saved up to epoch {run.epoch}: run the same command to go on")
-            seconds = time.perf_counter() - start
+            if stops and not is_last:
+                count = ledger.gather(run.accelerator)
+                save_within(run, EpochSoFar(step + 1, (samples, loss, dice, iou), count, seconds, waited_s))
+                raise interrupted(run)
             progress.update((epoch - 1) * run.steps_per_epoch + step + 1, loss / samples, samples / seconds)
-    return {
+    run.so_far = EpochSoFar()
+    count = ledger.gather(run.accelerator)
+    count.check(run.manifest.splits["train"], "train")
+    row = {
         "train/loss": loss / samples,
         "train/dice": dice / samples,
         "train/iou": iou / samples,
         "lr": run.learning_rate(epoch, run.steps_per_epoch - 1),
+        "data/coverage": count.coverage(run.manifest.splits["train"]),
         "perf/seconds": seconds,
         "perf/images_per_s": samples / seconds,
         "perf/data_wait": waited_s / seconds,
+        "perf/headroom": samples / (seconds - waited_s),
     }
+    return row, bool(stops)
+
+
+def interrupted(run: Run) -> Interrupted:
+    steps = f" and {run.so_far.steps} steps" if run.so_far.steps else ""
+    return Interrupted(f"{run.folder} is saved up to epoch {run.epoch}{steps}: run the same command to go on")
 
 
 def take_step(batches: Iterator[Batch]) -> list[Batch]:
@@ -147,10 +189,11 @@ def train_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums: to
         with exchange_later:
             logits = run.model(image)  # (B, 2, H, W)
             losses = run.loss(logits, target)  # (B,)
-            run.accelerator.backward(losses.sum() * (batch.plan.weight * run.world_size / batch.plan.step_samples))
+            weight = batch.weight.to(losses.device, non_blocking=True)
+            run.accelerator.backward((losses * weight).sum() * (run.world_size / batch.plan.step_samples))
         counts = count_pixels(logits.detach(), target)
         columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
-        sums += torch.stack([column.double().sum() for column in columns]) * batch.plan.weight
+        sums += torch.stack(columns).double() @ weight.double()
     if run.config.optim.grad_clip:
         run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.optim.grad_clip)
     run.optimizer.step()
@@ -161,9 +204,9 @@ def not_finite(run: Run, epoch: int, step: int) -> Failure:
     """The error for a loss that is NaN or infinite; the keys of the batches it may come from are written down."""
     every = run.config.train.log_every
     first = step - step % every
-    order = epoch_order(len(run.readers["train"]), run.config.train.seed, epoch)
+    order, data = run.order(epoch), run.splits["train"]
     steps = {
-        s: [run.readers["train"].key(int(i)) for i in global_batch(order, run.config.train.batch_size, s)]
+        s: [data.key(int(i)) for i in global_batch(order, run.config.train.batch_size, s)]
         for s in range(first, step + 1)
     }
     path = run.folder / "not_finite.json"
@@ -180,15 +223,32 @@ def validate(run: Run) -> Row:
     return measure(run, "val").summary("val")
 
 
-def save(run: Run, row: Row) -> None:
+def save_epoch(run: Run, row: Row) -> None:
     """Note the epoch, and whether it is the best so far, in a checkpoint."""
     run.epoch = int(row["epoch"])
     if row["val/dice"] > run.best["val/dice"]:
         run.best = {name: row[name] for name in ("step", "epoch", "val/dice")}
+    save(run, rank_buffers=None)
+
+
+def save_within(run: Run, so_far: EpochSoFar) -> None:
+    """Note how far the epoch has come in a checkpoint, each rank's BatchNorm statistics included."""
+    run.so_far = so_far
+    own = nn.utils.parameters_to_vector(run.float_buffers())
+    save(run, rank_buffers=run.accelerator.gather(own.unsqueeze(0)))
+
+
+def save(run: Run, rank_buffers: torch.Tensor | None) -> None:
     if run.accelerator.is_main_process:
         scaler = run.accelerator.scaler
-        state = {"epoch": run.epoch, "best": run.best, "scaler": scaler.state_dict() if scaler else None}
-        save_checkpoint(run.folder / CHECKPOINTS_NAME, int(row["step"]), run.bare_model, run.optimizer, state)
+        state = {
+            "epoch": run.epoch,
+            "so_far": asdict(run.so_far),
+            "best": run.best,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        folder = run.folder / CHECKPOINTS_NAME
+        save_checkpoint(folder, run.done_steps, run.bare_model, run.optimizer, state, rank_buffers)
     run.accelerator.wait_for_everyone()
 
 
@@ -209,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = command.run
     folder = command.out
     if folder is None:
-        identifier = trial_id(config, load_manifest(config.data.shards).hash)
+        manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
+        identifier = trial_id(config, manifest.hash)
         folder = Path("runs/single") / f"{config.model.arch}-{config.augment.policy}-{identifier}"
     result = train(config, folder, world_size=command.world_size)
     if PartialState().is_main_process:

@@ -1,13 +1,15 @@
-"""Which sample when: the order of an epoch and each rank's part of it, as pure functions (numpy only).
+"""Which sample when: the order of an epoch and each rank's part of it, as pure functions of numbers (numpy only).
 
-The order of epoch e depends on (seed, e) alone. Global batch s is a slice of that order; each rank takes every
-world_size-th sample of it. So any world size sees the same global batches, all ranks take the same number of steps,
-and the place to resume at is arithmetic.
+The order of an epoch depends on (shard sizes, window, seed, epoch) alone: the shards are shuffled, and samples are
+shuffled within windows of a few shards, so that storage which likes sequential reads sees a few shards at a time.
+Global batch s is a slice of that order; each rank takes every world_size-th sample of it. So any world size sees the
+same global batches, all ranks take the same number of steps, and the place to resume at is arithmetic. No permutation
+of the whole set is ever held: a window's is made when its turn comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +26,65 @@ class MicroBatch:
     step: int  # optimizer step within the epoch
     step_samples: int  # samples of that step over all ranks and passes
     last: bool  # the step's last pass: gradients are exchanged and the optimizer steps
-    weight: float = 1.0  # 0.0 where a rank has no sample of a small batch, and runs one only to keep step
+    filler: bool = False  # the rank has no sample of a small batch, and runs one that counts nothing to keep step
+
+
+class EpochOrder:
+    """The order of one epoch: `ids(start, stop)` are the samples at its places start to stop.
+
+    shard_sizes: samples of each shard, in the order of the split's positions
+    window_shards: samples are shuffled among those of so many consecutive (shuffled) shards
+    """
+
+    def __init__(self, shard_sizes: Sequence[int] | Ids, window_shards: int, seed: int, epoch: int) -> None:
+        assert window_shards >= 1
+        sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self._key = np.array([seed, epoch], dtype=np.uint64)
+        self.shards = np.random.Generator(np.random.Philox(key=self._key)).permutation(len(sizes))  # in reading order
+        self._sizes = sizes[self.shards]
+        self._first_ids = (np.cumsum(sizes) - sizes)[self.shards]  # position of each shard's first sample
+        self._window_shards = window_shards
+        ends = np.cumsum(self._sizes)
+        self._ends = ends[
+            np.minimum(np.arange(window_shards, len(sizes) + window_shards, window_shards), len(sizes)) - 1
+        ]
+        self._permuted: dict[int, Ids] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def ids(self, start: int, stop: int) -> Ids:
+        """(<= stop - start,) positions of the samples at these places of the epoch."""
+        stop = min(stop, len(self))
+        parts = [np.empty(0, np.int64)]
+        while start < stop:
+            window = self.window_at(start)
+            end = int(self._ends[window])
+            first = end - len(self._window(window))
+            parts.append(self._window(window)[start - first : min(stop, end) - first])
+            start = end
+        return np.concatenate(parts)
+
+    def window_at(self, place: int) -> int:
+        """Number of the window that holds a place of the epoch."""
+        return int(np.searchsorted(self._ends, place, side="right"))
+
+    def shards_of_window(self, window: int) -> Ids:
+        """The shards of a window, as places in `shard_sizes`; none beyond the last window."""
+        return self.shards[window * self._window_shards : (window + 1) * self._window_shards]
+
+    def _window(self, window: int) -> Ids:
+        """The samples of a window in their order; the newest two are kept, because a batch may reach into the next."""
+        if window not in self._permuted:
+            shards = slice(window * self._window_shards, (window + 1) * self._window_shards)
+            runs = zip(self._first_ids[shards], self._sizes[shards], strict=True)
+            ids = np.concatenate([np.arange(first, first + size) for first, size in runs])
+            # The counter's highest word sets the windows' streams 2**192 numbers apart.
+            random = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, window + 1]))
+            while len(self._permuted) > 1:
+                del self._permuted[next(iter(self._permuted))]
+            self._permuted[window] = random.permutation(ids)
+        return self._permuted[window]
 
 
 def steps_per_epoch(num_samples: int, batch_size: int) -> int:
@@ -32,15 +92,9 @@ def steps_per_epoch(num_samples: int, batch_size: int) -> int:
     return -(-num_samples // batch_size)
 
 
-def epoch_order(num_samples: int, seed: int, epoch: int) -> Ids:
-    """(num_samples,) permutation of one epoch, a function of (seed, epoch) alone."""
-    philox = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64))
-    return np.random.Generator(philox).permutation(num_samples)
-
-
-def global_batch(order: Ids, batch_size: int, step: int) -> Ids:
+def global_batch(order: EpochOrder, batch_size: int, step: int) -> Ids:
     """The samples of one optimizer step of the epoch, over all ranks: (<= batch_size,)."""
-    return order[step * batch_size : (step + 1) * batch_size]
+    return order.ids(step * batch_size, (step + 1) * batch_size)
 
 
 def rank_part(batch: Ids, rank: int, world_size: int) -> Ids:
@@ -49,7 +103,7 @@ def rank_part(batch: Ids, rank: int, world_size: int) -> Ids:
 
 
 def train_plan(
-    order: Ids, batch_size: int, accumulation_steps: int, rank: int, world_size: int, first_step: int = 0
+    order: EpochOrder, batch_size: int, accumulation_steps: int, rank: int, world_size: int, first_step: int = 0
 ) -> Iterator[MicroBatch]:
     """A rank's forward passes of one epoch from `first_step` on: as many on every rank, so that none waits for ever."""
     for step in range(first_step, steps_per_epoch(len(order), batch_size)):
@@ -57,16 +111,16 @@ def train_plan(
         largest_part = -(-len(batch) // world_size)
         passes = min(accumulation_steps, largest_part)
         for number, ids in enumerate(np.array_split(rank_part(batch, rank, world_size), passes), start=1):
-            last = number == passes
-            if len(ids):
-                yield MicroBatch(ids, step, len(batch), last)
-            else:
-                yield MicroBatch(batch[:1], step, len(batch), last, weight=0.0)
+            filler = len(ids) == 0
+            yield MicroBatch(batch[:1] if filler else ids, step, len(batch), number == passes, filler)
 
 
 def eval_plan(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[MicroBatch]:
-    """A rank's forward passes over a split in which each sample is seen once; ranks may take different numbers."""
-    ids = rank_part(np.arange(num_samples), rank, world_size)
-    for step in range(steps_per_epoch(len(ids), batch_size)):
-        part = global_batch(ids, batch_size, step)
-        yield MicroBatch(part, step, len(part), last=True)
+    """A rank's forward passes over a split in which each sample is seen once; ranks may take different numbers.
+
+    Each rank takes one run of the split, so that it reads its shards from front to back and the others' not at all.
+    """
+    first, end = (num_samples * r // world_size for r in (rank, rank + 1))
+    for step, start in enumerate(range(first, end, batch_size)):
+        ids = np.arange(start, min(start + batch_size, end))
+        yield MicroBatch(ids, step, len(ids), last=True)

@@ -1,104 +1,209 @@
-"""Read samples of a shard set by shard and byte offset, and decode them to uint8 arrays."""
+"""Read samples of a shard set by shard and byte offset; each is proven to be what the index says before it is used."""
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import threading
-from dataclasses import dataclass
-from pathlib import Path
+import time
+import weakref
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from petseg.data.decode import Pixels, decode_image, decode_trimap
+from petseg.data.plan import Ids
+from petseg.data.store import Store
 from shards.command import Failure
-from shards.manifest import Manifest, Member, Sample, load_index
+from shards.manifest import Member, Sample, Shard, key_hash
 
-Pixels = NDArray[np.uint8]
+MAX_OPEN_SHARDS = 64
+RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before a read that failed for a passing reason is tried again
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO}
+UNREADABLE = (OSError, ValueError, SyntaxError, Failure, Image.DecompressionBombError)
+Opened = TypeVar("Opened")
+_HEADER, _NAME_BYTES = 512, 100  # of a tar member
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """One sample at the size of the network."""
+class Lost:
+    """A sample that could not be read, and why; its key is empty where the shard's index cannot be read either."""
 
+    shard: str
     key: str
-    image: Pixels  # (H, W, 3) uint8, RGB
-    trimap: Pixels  # (H, W) uint8, values of the manifest's source.trimap
+    offset: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.key or 'a sample'} at byte {self.offset} of {self.shard}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What reading a batch gave besides its pixels."""
+
+    hashes: NDArray[np.uint64]  # (B,) `key_hash` of each sample as it was found; 0 where it is lost
+    lost: list[Lost] = field(default_factory=list)
 
 
 class TarReader:
     """Random access to the samples of one split; safe to use from many threads.
 
-    Holds one open file per shard that was read, until `close`.
+    A sample is one `os.pread`. Its members' names in the tar and their CRC-32 are compared with the index each time,
+    so a flipped byte, a missing mask or another sample in its place is never trained on.
     """
 
-    def __init__(self, folder: Path | str, manifest: Manifest, split: str, image_size_px: int) -> None:
-        self.folder = Path(folder)
-        self.image_size_px = image_size_px
-        self.samples: list[tuple[str, Sample]] = [
-            (shard.name, sample) for shard in manifest.of_split(split) for sample in load_index(folder, shard.name)
-        ]
-        expected = manifest.splits[split].num_samples
-        if len(self.samples) != expected:
-            raise ValueError(
-                f"the indices of split {split} in {folder} list {len(self.samples)} samples, the manifest says "
-                f"{expected}: check the set with `python -m shards.verify {folder}`"
-            )
-        self._files: dict[str, int] = {}
+    def __init__(self, store: Store, split: str, image_size_px: int) -> None:
+        self.store, self.split, self.image_size_px = store, split, image_size_px
+        self.shards = store.manifest.of_split(split)
+        self.shard_sizes = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
+        self._ends = np.cumsum(self.shard_sizes)
+        self._background = store.manifest.source.trimap["background"]
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def key(self, position: int) -> str:
-        return self.samples[position][1].key
+        """Raises ValueError or OSError if the index of its shard cannot be read."""
+        number, row = self._place(position)
+        return self._shard(number).samples()[row].key
 
-    def read(self, position: int) -> Decoded:
-        """Read and decode the sample at a position of the split; raises Failure that names shard, key and offset."""
-        shard, sample = self.samples[position]
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """These shards (numbers within the split) are read next, in this order."""
+        self.store.prefetch([self.shards[number].name for number in shards])
+
+    def shards_of(self, first: int, end: int) -> range:
+        """Numbers of the shards that hold the positions from `first` to `end`."""
+        return range(self._place(first)[0], self._place(end - 1)[0] + 1) if first < end else range(0)
+
+    def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded:
+        """Read and decode samples into image (B, S, S, 3) and trimap (B, S, S), both contiguous uint8.
+
+        A sample that cannot be read is among the lost ones, and its place shows a black picture of background.
+        """
+        loaded = Loaded(np.zeros(len(ids), np.uint64))
+        for place, position in enumerate(ids):
+            found = self._load_one(int(position), image[place], trimap[place])
+            if isinstance(found, Lost):
+                loaded.lost.append(found)
+            else:
+                loaded.hashes[place] = found
+        return loaded
+
+    def _load_one(self, position: int, image: Pixels, trimap: Pixels) -> int | Lost:
+        """The hash of the sample's key, or why it is lost."""
+        number, row = self._place(position)
+        key, offset = "", 0
         try:
-            image = decode_image(self._bytes(shard, sample.jpg), self.image_size_px)
-            trimap = decode_trimap(self._bytes(shard, sample.png), self.image_size_px)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise Failure(
-                f"cannot read sample {sample.key} at byte {sample.jpg.offset} of {self.folder / shard}: {error}; "
-                f"find all damage with `python -m shards.verify {self.folder}`"
-            ) from error
-        return Decoded(sample.key, image, trimap)
+            sample = self._retried(number, lambda shard: shard.samples()[row])
+            key, offset = sample.key, sample.jpg.offset
+            jpg, png = self._retried(number, lambda shard: shard.read(sample))
+            decode_image(jpg, image)
+            decode_trimap(png, trimap)
+        except UNREADABLE as error:
+            image[...], trimap[...] = 0, self._background
+            return Lost(self.shards[number].name, key, offset, str(error))
+        return key_hash(key)
 
     def close(self) -> None:
         with self._lock:
-            for file in self._files.values():
-                os.close(file)
-            self._files.clear()
+            self._open.clear()
 
-    def _bytes(self, shard: str, member: Member) -> bytes:
+    def _place(self, position: int) -> tuple[int, int]:
+        """Number of the shard and row in its index."""
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        return number, position - int(self._ends[number] - self.shard_sizes[number])
+
+    def _shard(self, number: int) -> _OpenShard:
         with self._lock:
-            file = self._files.get(shard)
-            if file is None:
-                file = self._files[shard] = os.open(self.folder / shard, os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(file, member.num_bytes, member.offset)
-        if len(content) != member.num_bytes:
-            raise OSError(f"the shard ends after {len(content)} of {member.num_bytes} bytes")
-        return content
+            shard = self._open.get(number)
+            if shard is None:
+                shard = self._open[number] = _OpenShard(self.store, self.shards[number])
+                if len(self._open) > MAX_OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(number)
+            return shard
+
+    def _retried(self, number: int, action: Callable[[_OpenShard], Opened]) -> Opened:
+        """What the action gives, after a few tries where the reason of a failure may pass."""
+        for wait_s in RETRY_AFTER_S:
+            try:
+                return action(self._shard(number))
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+                with self._lock:
+                    self._open.pop(number, None)  # a stale handle stays stale: open the file anew
+                time.sleep(wait_s)
+        return action(self._shard(number))
 
 
-def decode_image(content: bytes, image_size_px: int) -> Pixels:
-    """JPEG -> (size, size, 3) uint8 RGB, squashed with antialiased bilinear interpolation."""
-    image = simplejpeg.decode_jpeg(content, colorspace="RGB")
-    if image.shape[:2] == (image_size_px, image_size_px):
-        return image
-    squashed = Image.fromarray(image).resize((image_size_px, image_size_px), Image.Resampling.BILINEAR)
-    return np.array(squashed)
+class _OpenShard:
+    """One shard that is being read: its index and its file, closed when the last thread lets go of it.
+
+    Opening may mean fetching from afar: it happens outside the reader's lock, once; what went wrong is told to all.
+    """
+
+    def __init__(self, store: Store, shard: Shard) -> None:
+        self._store, self._shard = store, shard
+        self._lock = threading.Lock()
+        self._samples: list[Sample] | None = None
+        self._file: int | None = None
+        self._error: Exception | None = None
+
+    def samples(self) -> list[Sample]:
+        """The rows of its index."""
+        with self._lock:
+            if self._samples is None:
+                samples = self._once(lambda: self._store.index(self._shard.name))
+                if len(samples) != self._shard.num_samples:
+                    raise ValueError(
+                        f"its index lists {len(samples)} samples, the manifest {self._shard.num_samples}: check the "
+                        f"set with `python -m shards.verify {self._store.location}`"
+                    )
+                self._samples = samples
+            return self._samples
+
+    def read(self, sample: Sample) -> tuple[memoryview, memoryview]:
+        with self._lock:
+            if self._file is None:
+                self._file = self._once(lambda: self._store.open(self._shard.name))
+                weakref.finalize(self, os.close, self._file)
+        members = (sample.jpg, sample.png)
+        start = min(member.offset for member in members) - _HEADER
+        end = max(member.offset + member.num_bytes for member in members)
+        span = memoryview(os.pread(self._file, end - start, start))
+        return _member(span, start, sample.key, sample.jpg), _member(span, start, sample.key, sample.png)
+
+    def _once(self, attempt: Callable[[], Opened]) -> Opened:
+        if self._error is not None:
+            raise self._error
+        try:
+            return attempt()
+        except Exception as error:
+            self._error = error
+            raise
 
 
-def decode_trimap(content: bytes, image_size_px: int) -> Pixels:
-    """PNG -> (size, size) uint8, squashed to the nearest pixel so that its values stay what they are."""
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as trimap:
-        if trimap.mode != "L":
-            raise ValueError(f"the trimap has mode {trimap.mode}, not 8-bit grey")
-        if trimap.size != (image_size_px, image_size_px):
-            return np.array(trimap.resize((image_size_px, image_size_px), Image.Resampling.NEAREST))
-        return np.array(trimap)
+def _member(span: memoryview, start: int, key: str, member: Member) -> memoryview:
+    """One member's bytes out of a span of the tar that starts at byte `start`; raises ValueError if it is not whole."""
+    at = member.offset - start
+    content = span[at : at + member.num_bytes]
+    if len(content) != member.num_bytes:
+        raise ValueError(f"the shard ends at byte {start + len(span)}, {key} at {member.offset + member.num_bytes}")
+    path = bytes(span[at - _HEADER : at - _HEADER + _NAME_BYTES]).rstrip(b"\0")
+    name = path.rpartition(b"/")[2].decode(errors="replace")
+    cut = len(path) == _NAME_BYTES  # foreign shards can have longer paths, of which the header keeps the start
+    if not cut and not name.startswith(f"{key}."):
+        raise ValueError(f"{name or 'nothing'!r} lies where {key} should")
+    if zlib.crc32(content) != member.crc32:
+        raise ValueError(f"the bytes of {name} are altered: their CRC-32 does not match the index")
+    return content

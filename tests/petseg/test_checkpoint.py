@@ -90,5 +90,5 @@ def test_another_format_is_named(tmp_path: Path) -> None:
     save(tmp_path, 1, best=1)
     path = tmp_path / "step-00000001" / "state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 9}))
-    with pytest.raises(ValueError, match="step-00000001 has checkpoint format 9, not 1"):
+    with pytest.raises(ValueError, match="step-00000001 has checkpoint format 9, not 2"):
         list_checkpoints(tmp_path)

@@ -1,70 +1,135 @@
+"""Laws of the data order: disjoint, complete, equal steps, the same global batches for any number of ranks."""
+
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.data.plan import epoch_order, eval_plan, steps_per_epoch, train_plan
+from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, global_batch, steps_per_epoch, train_plan
 
-sizes = st.integers(1, 200)
+shard_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=12)
+windows = st.integers(1, 14)
 batch_sizes = st.integers(1, 40)
 worlds = st.integers(1, 9)
+seeds = st.integers(0, 2**31 - 1)
 
 
-@given(sizes, st.integers(0, 2**31 - 1), st.integers(1, 1000))
-def test_an_order_has_each_sample_once_and_depends_on_seed_and_epoch_alone(n: int, seed: int, epoch: int) -> None:
-    order = epoch_order(n, seed, epoch)
-    assert sorted(order) == list(range(n))
-    assert np.array_equal(order, epoch_order(n, seed, epoch))
+def whole(order: EpochOrder) -> list[int]:
+    return [int(i) for i in order.ids(0, len(order))]
+
+
+def ids_of(parts: list[MicroBatch]) -> list[int]:
+    return [int(i) for part in parts if not part.filler for i in part.ids]
+
+
+@given(shard_sizes, windows, seeds, st.integers(1, 1000))
+def test_an_order_has_each_sample_once_and_is_a_pure_function(
+    sizes: list[int], window: int, seed: int, epoch: int
+) -> None:
+    order = EpochOrder(sizes, window, seed, epoch)
+    assert len(order) == sum(sizes)
+    assert sorted(whole(order)) == list(range(sum(sizes)))
+    assert whole(order) == whole(EpochOrder(sizes, window, seed, epoch))
+
+
+@given(shard_sizes, windows, seeds, st.lists(st.integers(0, 400), max_size=20))
+def test_any_slice_is_a_slice_of_the_whole(sizes: list[int], window: int, seed: int, cuts: list[int]) -> None:
+    order, all_ids = EpochOrder(sizes, window, seed, 1), whole(EpochOrder(sizes, window, seed, 1))
+    for start, stop in itertools.pairwise(cuts):  # backwards and over the end, too
+        assert order.ids(start, stop).tolist() == all_ids[start:stop]
+
+
+@given(shard_sizes, windows, seeds)
+def test_a_window_reads_a_few_shards_and_no_other(sizes: list[int], window: int, seed: int) -> None:
+    order = EpochOrder(sizes, window, seed, 1)
+    shard_of = np.repeat(np.arange(len(sizes)), sizes)
+    place, number, seen = 0, 0, []
+    while len(shards := order.shards_of_window(number)):
+        assert len(shards) <= window
+        size = sum(sizes[s] for s in shards)
+        assert order.window_at(place) == number
+        assert set(shard_of[order.ids(place, place + size)]) == set(shards)
+        place, number, seen = place + size, number + 1, [*seen, *shards]
+    assert sorted(seen) == list(range(len(sizes)))
 
 
 def test_orders_differ_by_epoch_and_by_seed() -> None:
-    orders = {tuple(epoch_order(50, seed, epoch)) for seed in range(4) for epoch in range(4)}
+    orders = {tuple(whole(EpochOrder([20, 20, 10], 2, seed, epoch))) for seed in range(4) for epoch in range(4)}
     assert len(orders) == 16
 
 
+def test_windows_of_an_epoch_are_permuted_apart() -> None:
+    order = EpochOrder([50] * 4, 1, 0, 1)
+    within = {tuple(order.ids(i * 50, i * 50 + 50) % 50) for i in range(4)}
+    assert len(within) == 4
+
+
 def test_the_order_is_the_same_on_every_machine() -> None:
-    assert epoch_order(10, seed=7, epoch=3).tolist() == [8, 4, 5, 3, 6, 0, 9, 7, 1, 2]
+    assert whole(EpochOrder([4, 3, 3], 2, seed=7, epoch=3)) == [5, 6, 4, 1, 3, 2, 0, 8, 7, 9]
 
 
-@given(sizes, batch_sizes, st.integers(1, 4), worlds, st.integers(0, 99))
-def test_ranks_share_an_epoch_without_gap_or_repeat(n: int, batch: int, accumulate: int, world: int, seed: int) -> None:
-    order = epoch_order(n, seed, epoch=1)
+@given(shard_sizes, windows, batch_sizes, st.integers(1, 4), worlds, seeds)
+def test_ranks_share_an_epoch_without_gap_or_repeat(
+    sizes: list[int], window: int, batch: int, accumulate: int, world: int, seed: int
+) -> None:
+    order = EpochOrder(sizes, window, seed, epoch=1)
     plans = [list(train_plan(order, batch, accumulate, rank, world)) for rank in range(world)]
-    seen = [int(i) for plan in plans for part in plan if part.weight for i in part.ids]
-    assert sorted(seen) == list(range(n))
+    assert sorted(ids_of([part for plan in plans for part in plan])) == list(range(sum(sizes)))
 
 
-@given(sizes, batch_sizes, st.integers(1, 4), worlds)
-def test_all_ranks_take_the_same_passes_and_steps(n: int, batch: int, accumulate: int, world: int) -> None:
-    order = epoch_order(n, seed=0, epoch=1)
+@given(shard_sizes, windows, batch_sizes, st.integers(1, 4), worlds)
+def test_all_ranks_take_the_same_passes_and_steps(
+    sizes: list[int], window: int, batch: int, accumulate: int, world: int
+) -> None:
+    order = EpochOrder(sizes, window, seed=0, epoch=1)
     shapes = [
         [(part.step, part.last, part.step_samples) for part in train_plan(order, batch, accumulate, rank, world)]
         for rank in range(world)
     ]
     assert all(shape == shapes[0] for shape in shapes)
-    assert sum(last for _, last, _ in shapes[0]) == steps_per_epoch(n, batch)
+    assert sum(last for _, last, _ in shapes[0]) == steps_per_epoch(sum(sizes), batch)
     assert all(len(part.ids) for part in train_plan(order, batch, accumulate, world - 1, world))
 
 
-@given(sizes, batch_sizes, worlds)
-def test_a_step_has_the_same_samples_on_any_number_of_ranks(n: int, batch: int, world: int) -> None:
-    order = epoch_order(n, seed=0, epoch=1)
-    for step in range(steps_per_epoch(n, batch)):
-        together: list[int] = []
-        for rank in range(world):
-            parts = [p for p in train_plan(order, batch, 1, rank, world) if p.step == step and p.weight]
-            together += [int(i) for p in parts for i in p.ids]
-        assert sorted(together) == sorted(order[step * batch : (step + 1) * batch])
+@given(shard_sizes, windows, batch_sizes, worlds)
+def test_a_step_has_the_same_samples_on_any_number_of_ranks(
+    sizes: list[int], window: int, batch: int, world: int
+) -> None:
+    order = EpochOrder(sizes, window, seed=0, epoch=1)
+    plans = [list(train_plan(order, batch, 1, rank, world)) for rank in range(world)]
+    for step in range(steps_per_epoch(sum(sizes), batch)):
+        together = ids_of([part for plan in plans for part in plan if part.step == step])
+        assert sorted(together) == sorted(global_batch(order, batch, step))
 
 
-@given(sizes, batch_sizes, worlds, st.integers(0, 50))
-def test_resuming_is_the_suffix(n: int, batch: int, world: int, first: int) -> None:
-    order = epoch_order(n, seed=0, epoch=1)
-    whole = [part for part in train_plan(order, batch, 1, 0, world) if part.step >= first]
-    resumed = list(train_plan(order, batch, 1, 0, world, first_step=first))
-    assert [p.ids.tolist() for p in whole] == [p.ids.tolist() for p in resumed]
+@given(shard_sizes, windows, batch_sizes, worlds, worlds, st.integers(0, 50))
+def test_resuming_is_the_suffix_also_on_another_number_of_ranks(
+    sizes: list[int], window: int, batch: int, world: int, other_world: int, first: int
+) -> None:
+    order = EpochOrder(sizes, window, seed=0, epoch=1)
+    before = [p for rank in range(world) for p in train_plan(order, batch, 1, rank, world) if p.step < first]
+    after = [p for rank in range(other_world) for p in train_plan(order, batch, 1, rank, other_world, first)]
+    assert all(part.step >= first for part in after)
+    assert sorted(ids_of(before) + ids_of(after)) == list(range(sum(sizes)))
+    suffix = [p for p in train_plan(order, batch, 1, 0, world) if p.step >= first]
+    assert ids_of(list(train_plan(order, batch, 1, 0, world, first))) == ids_of(suffix)
 
 
-@given(sizes, batch_sizes, worlds)
+@given(st.integers(0, 200), batch_sizes, worlds)
 def test_evaluation_sees_each_sample_once_on_any_number_of_ranks(n: int, batch: int, world: int) -> None:
-    seen = [int(i) for rank in range(world) for part in eval_plan(n, batch, rank, world) for i in part.ids]
-    assert sorted(seen) == list(range(n))
+    parts = [part for rank in range(world) for part in eval_plan(n, batch, rank, world)]
+    assert ids_of(parts) == list(range(n))
+    assert all(0 < len(part.ids) <= batch for part in parts)
+
+
+@pytest.mark.parametrize("rank", [0, 511, 1023])
+def test_a_hundred_million_samples_need_no_large_array(rank: int) -> None:
+    order = EpochOrder(np.full(100_000, 1_000), 16, seed=0, epoch=1)
+    assert len(order) == 10**8
+    part = next(iter(train_plan(order, 4096, 1, rank, 1024, first_step=20_000)))
+    assert len(part.ids) == 4
+    held = sum(array.nbytes for array in (order.shards, order._sizes, order._first_ids, order._ends))
+    held += sum(ids.nbytes for ids in order._permuted.values())
+    assert held < 8_000_000

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from petseg.run import Run
 from petseg.run_folder import load_config, load_result, read_metrics
 from petseg.train import main, train
 from shards.command import INTERRUPTED, Failure, Interrupted, run_command
+from shards.manifest import load_index, load_manifest
 
 Tiny = Callable[..., RunConfig]
 REPOSITORY = Path(__file__).parents[2]
@@ -139,14 +142,14 @@ def train_rows(config: RunConfig, folder: Path) -> list[dict[str, float]]:
 
 def test_evaluation_does_not_depend_on_the_batch(tiny: Tiny, tmp_path: Path) -> None:
     """The lab averaged batches, so that a picture's weight hung on its neighbours."""
+    from petseg.data.store import open_store
     from petseg.evaluate import measure
     from petseg.run import build_run
-    from shards.manifest import load_manifest
 
     tables = []
     for batch_size in (1, 7, 30):
         config = tiny(train__batch_size=batch_size)
-        run = build_run(config, load_manifest(config.data.shards), tmp_path)
+        run = build_run(config, open_store(config.data.shards), tmp_path, splits=["test"])
         tables.append(measure(run, "test"))
         assert not any(p.requires_grad and p.grad is not None for p in run.bare_model.parameters())
         run.close()
@@ -155,31 +158,79 @@ def test_evaluation_does_not_depend_on_the_batch(tiny: Tiny, tmp_path: Path) -> 
         np.testing.assert_allclose(table.dice, tables[0].dice, atol=0.02)
 
 
-def test_a_damaged_picture_stops_training_and_is_named(tiny: Tiny, pet_shards: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from shards.manifest import load_index, load_manifest
-
-    broken = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
-    shard = load_manifest(broken).of_split("train")[0]
-    sample = load_index(broken, shard.name)[3]
-    with (broken / shard.name).open("r+b") as file:
-        file.seek(sample.jpg.offset)
-        file.write(b"\0" * 64)
-    with pytest.raises(Failure, match=rf"cannot read sample {sample.key} at byte {sample.jpg.offset} of .*train-0"):
-        train(tiny(data__shards=str(broken)), tmp_path / "run")
+@pytest.fixture
+def broken(pet_shards: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A set with two unreadable train samples, and their keys."""
+    folder = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
+    shard = load_manifest(folder).of_split("train")[0]
+    samples = load_index(folder, shard.name)[3:5]
+    for sample in samples:
+        with (folder / shard.name).open("r+b") as file:
+            file.seek(sample.jpg.offset)
+            file.write(b"\0" * 64)
+    return folder, [sample.key for sample in samples]
 
 
-def test_an_interrupt_stops_at_a_step_and_says_how_to_go_on(
+@pytest.mark.parametrize("cache", ["none", "auto"])
+def test_damaged_pictures_stop_training_and_are_named(
+    tiny: Tiny, broken: tuple[Path, list[str]], tmp_path: Path, cache: str
+) -> None:
+    folder, keys = broken
+    changes = {"data__cache": cache, "data__cache_dir": str(tmp_path / "cache"), "train__log_every": 4}
+    with pytest.raises(
+        Failure, match=r"2 samples of split train cannot be read \(data.max_lost_samples allows 0\)"
+    ) as error:
+        train(tiny(data__shards=str(folder), **changes), tmp_path / "run")
+    for key in keys:
+        assert f"{key} at byte " in str(error.value)
+    assert "of train-000000.tar: the bytes of" in str(error.value)
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_damaged_pictures_within_the_budget_are_counted(
+    tiny: Tiny, broken: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, _ = broken
+    config = tiny(data__shards=str(folder), data__max_lost_samples=2, data__cache_dir=str(tmp_path / "cache"))
+    train(config, tmp_path / "run")
+    assert [row["data/coverage"] for row in read_metrics(tmp_path / "run")] == [pytest.approx(25 / 27)] * 2
+
+
+def test_a_damaged_picture_of_an_evaluation_is_never_passed_over(tiny: Tiny, pet_shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
+    (folder / "val-000000.tar").unlink()
+    config = tiny(data__shards=str(folder), data__max_lost_samples=9, data__cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(Failure, match=r"3 samples of split val cannot be read \(an evaluation must be complete\)"):
+        train(config, tmp_path / "run")
+
+
+def stop_when(patch: pytest.MonkeyPatch, *calls: int) -> None:
+    """Interrupts are asked for at the boundaries of these numbers, from 1."""
+    asked = itertools.count(1)
+    patch.setattr(interrupt, "requested", lambda: next(asked) in calls)
+
+
+def test_an_interrupt_loses_no_step_and_the_numbers_stay_the_same(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = tiny(train__log_every=1, optim__schedule="cosine", augment__policy="elastic_crop", augment__p=0.5)
+    calm = train(config, tmp_path / "calm")
+    folder = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        patch.setattr(interrupt, "requested", lambda: True)
-        with pytest.raises(Interrupted, match="run the same command to go on"):
-            train(tiny(), tmp_path)
-        assert run_command(lambda _: train(tiny(), tmp_path) and 0, []) == INTERRUPTED
+        stop_when(patch, 3, 4)  # in the third of the four steps, and at once when it goes on
+        with pytest.raises(Interrupted, match="saved up to epoch 0 and 3 steps: run the same command to go on"):
+            train(config, folder)
+    with monkeypatch.context() as patch:
+        stop_when(patch, 1)  # in the last step of the epoch: it is ended first
+        with pytest.raises(Interrupted, match="saved up to epoch 1: run the same command"):
+            train(config, folder)
+    with monkeypatch.context() as patch:
+        stop_when(patch, 2)
+        assert run_command(lambda _: train(config, folder) and 0, []) == INTERRUPTED
     assert "interrupted:" in capsys.readouterr().err
-    assert train(tiny(), tmp_path).epochs == 2
+    assert train(config, folder).metrics == calm.metrics
+    assert same(final_weights(tmp_path / "calm"), final_weights(folder))
+    assert without_clock(tmp_path / "calm") == without_clock(folder)
 
 
 def test_the_command_line(tiny: Tiny, tmp_path: Path, pet_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,213 @@
+"""Decoded samples: a split decoded once per node into a memory-mapped file that all ranks and trials share.
+
+A file is named by the shard set's hash, the split and the size; it holds the pictures (N, S, S, 3), the trimaps
+(N, S, S) and the 64-bit hashes of the keys (N,) as they were read, and nothing else. One process builds it under a lock
+while the others wait. A split with samples that cannot be read is not cached, so that a repaired set is not mistaken
+for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from petseg.data.decode import Pixels
+from petseg.data.loader import Batch
+from petseg.data.local_cache import cache_folder, make_room, touch
+from petseg.data.plan import Ids, MicroBatch
+from petseg.data.tars import Loaded, Lost, TarReader
+
+LAYOUT_VERSION = 1  # raised when decoding gives other pixels than before
+CHUNK = 64  # samples that a thread decodes at a time
+SAY_EVERY_S = 10.0
+DEVICE_SHARE, MEMORY_SHARE = 0.25, 0.5  # what a set may take of a GPU's memory, and of the machine's, by itself
+
+Place = Literal["none", "node", "device"]
+logger = logging.getLogger(__name__)
+
+
+class NodeCache:
+    """The decoded samples of one split, in a file that the kernel keeps in memory once for all processes."""
+
+    def __init__(self, path: Path, tars: TarReader) -> None:
+        self._tars, self.image_size_px = tars, tars.image_size_px
+        self.image, self.trimap, self.hashes = _arrays(path, tars, "r")
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def key(self, position: int) -> str:
+        return self._tars.key(position)
+
+    def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded:
+        """Copy samples into image (B, S, S, 3) and trimap (B, S, S) uint8."""
+        np.take(self.image, ids, axis=0, out=image, mode="clip")  # "raise" would copy twice; the plan is in range
+        np.take(self.trimap, ids, axis=0, out=trimap, mode="clip")
+        return Loaded(self.hashes[ids])
+
+
+class DeviceCache:
+    """The decoded samples of one split in the device's own memory: nothing is copied to it in a step."""
+
+    def __init__(self, node: NodeCache, device: torch.device) -> None:
+        self._node, self.image_size_px, self._device = node, node.image_size_px, device
+        self._image = torch.from_numpy(np.array(node.image)).to(device)
+        self._trimap = torch.from_numpy(np.array(node.trimap)).to(device)
+
+    def __len__(self) -> int:
+        return len(self._node)
+
+    def key(self, position: int) -> str:
+        return self._node.key(position)
+
+    def batches(self, plan: Iterable[MicroBatch]) -> Iterator[Batch]:
+        """A Batch on the device for each part of the plan."""
+        for part in plan:
+            rows = torch.from_numpy(part.ids).to(self._device, non_blocking=True)
+            image, trimap = self._image.index_select(0, rows), self._trimap.index_select(0, rows)
+            weight = torch.full((len(part.ids),), 0.0 if part.filler else 1.0)
+            yield Batch(part, image, trimap, weight, self._node.hashes[part.ids])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where decoded samples are kept, and why, in words."""
+
+    place: Place
+    why: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """What decoded samples may take, in bytes."""
+
+    device: int  # 0 without a GPU
+    memory: int
+    disk: int
+
+
+def choose_place(wanted: Literal["auto", "none", "node", "device"], num_bytes: int, room: Room) -> Choice:
+    """Where `num_bytes` of decoded samples go: what is wanted, or with "auto" the quickest place that has room."""
+    size = f"{num_bytes / 1e9:.2f} GB decoded"
+    if wanted != "auto":
+        return Choice(wanted, f"{size}; data.cache = {wanted}")
+    if num_bytes > room.disk:
+        return Choice("none", f"{size} do not fit in the {room.disk / 1e9:.2f} GB of data.cache_gb and the disk")
+    if num_bytes > room.memory:
+        return Choice("none", f"{size} are more than half of the memory: the kernel could not keep them")
+    if room.device and num_bytes <= room.device:
+        return Choice("device", f"{size}, within a quarter of the GPU's memory")
+    return Choice("node", f"{size}, decoded once and shared by all processes of this node")
+
+
+def room_here(folder: Path, cache_gb: float, device: torch.device) -> Room:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    disk = min(int(cache_gb * 1e9), shutil.disk_usage(folder).free)
+    return Room(int(gpu * DEVICE_SHARE), int(memory * MEMORY_SHARE), disk)
+
+
+def decoded_bytes(num_samples: int, image_size_px: int) -> int:
+    """Bytes of the cache of so many samples: four a pixel, and the hash of each key."""
+    return num_samples * (image_size_px**2 * 4 + 8)
+
+
+def open_node_cache(tars: TarReader, cache_dir: str, cache_gb: float) -> NodeCache | None:
+    """The cache of a split, built if there is none; None if samples of the split cannot be read.
+
+    Raises ValueError if the cache folder has no room.
+    """
+    folder = cache_folder(cache_dir)
+    name = f"{tars.store.manifest.hash[:16]}-{tars.split}-{tars.image_size_px}-v{LAYOUT_VERSION}.u8"
+    path = folder / "decoded" / name
+    path.parent.mkdir(exist_ok=True)
+    if not _is_there(path, tars):
+        with _locked(path):
+            if not _is_there(path, tars) and not _build(path, tars, folder, cache_gb):
+                return None
+    touch(path)
+    return NodeCache(path, tars)
+
+
+def _is_there(path: Path, tars: TarReader) -> bool:
+    return path.exists() and path.stat().st_size == decoded_bytes(len(tars), tars.image_size_px)
+
+
+def _locked(path: Path) -> FileLock:
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except Timeout:
+        logger.info("another process is decoding into %s: waiting for it", path)
+    return lock
+
+
+def _build(path: Path, tars: TarReader, folder: Path, cache_gb: float) -> bool:
+    """Decode the split aside, fsync, rename; False, and nothing there, if a sample cannot be read."""
+    num_bytes = decoded_bytes(len(tars), tars.image_size_px)
+    make_room(folder, num_bytes, cache_gb)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        with aside.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is an error here, not a SIGBUS later
+        lost = _decode_all(aside, tars)
+        if lost:
+            logger.warning("%s is not cached: %d samples cannot be read, such as %s", tars.split, len(lost), lost[0])
+            return False
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return True
+
+
+def _decode_all(path: Path, tars: TarReader) -> list[Lost]:
+    image, trimap, hashes = _arrays(path, tars, "r+")
+    start = said = time.monotonic()
+    done, lost = 0, list[Lost]()
+
+    def decode(first: int) -> tuple[int, list[Lost]]:
+        ids = np.arange(first, min(first + CHUNK, len(tars)))
+        loaded = tars.load(ids, image[first : first + CHUNK], trimap[first : first + CHUNK])
+        hashes[first : first + CHUNK] = loaded.hashes
+        return len(ids), loaded.lost
+
+    tars.prefetch(range(len(tars.shards)))
+    threads = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        for future in as_completed([pool.submit(decode, first) for first in range(0, len(tars), CHUNK)]):
+            count, lost_here = future.result()
+            done, lost = done + count, lost + lost_here
+            now = time.monotonic()
+            if now - said > SAY_EVERY_S:
+                said, left_s = now, (now - start) / done * (len(tars) - done)
+                logger.info("decoding %s: %d of %d, %.0f s left", tars.split, done, len(tars), left_s)
+    for array in (image, trimap, hashes):
+        array.flush()
+    logger.info("decoded %d pictures of %s in %.1f s into %s", done, tars.split, time.monotonic() - start, path.parent)
+    return lost
+
+
+def _arrays(path: Path, tars: TarReader, mode: Literal["r", "r+"]) -> tuple[np.memmap, np.memmap, np.memmap]:
+    """Pictures (N, S, S, 3) and trimaps (N, S, S) uint8, and hashes (N,) uint64, in a cache file."""
+    num, side = len(tars), tars.image_size_px
+    pixels = num * side * side
+    return (
+        np.memmap(path, np.uint8, mode, 0, (num, side, side, 3)),
+        np.memmap(path, np.uint8, mode, pixels * 3, (num, side, side)),
+        np.memmap(path, np.uint64, mode, pixels * 4, (num,)),
+    )

@@ -1,0 +1,131 @@
+"""The node's cache folder: private to the user, bounded, and shared by all processes and trials of that user on a node.
+
+What lies below it can be fetched or built again, so the least recently used goes when room is needed. A file's mtime
+is its last use. Names that end in `.lock` are locks and stay; `.part` and `.tmp` are asides of files being written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+LOCK_SUFFIX, ASIDE_SUFFIXES = ".lock", (".part", ".tmp")
+ROOM_LOCK = f".room{LOCK_SUFFIX}"
+DEAD_ASIDE_AFTER_S = 24 * 3600.0  # nothing is written for a day: its writer was killed
+GB = 1e9
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    last_use: float  # mtime, seconds since 1970
+    num_bytes: int
+    path: Path
+
+
+def cache_folder(configured: str = "") -> Path:
+    """`configured`, or $PETSEG_CACHE, or `petseg-cache-UID` in $SLURM_TMPDIR, $TMPDIR or /tmp; made if it is not there.
+
+    Raises ValueError if it belongs to another user, if others may write to it, or if it is a symbolic link: in a
+    shared /tmp anyone could have put it there, and would choose what is trained on.
+    """
+    path = _place(configured)
+    if path.is_symlink():
+        raise ValueError(f"cache folder {path} is a symbolic link: set data.cache_dir to the folder it points to")
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"cannot make the cache folder {path}: {error.strerror}; choose one with data.cache_dir"
+        ) from None
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ValueError(f"cache folder {path} belongs to user {found.st_uid}: choose one of yours with data.cache_dir")
+    if found.st_mode & 0o022:
+        mode = stat.S_IMODE(found.st_mode)
+        raise ValueError(f"others may write to the cache folder {path} (mode {mode:o}): `chmod 700 {path}`")
+    return path
+
+
+def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
+    """Delete what was not used for longest until `num_bytes` more fit into `limit_gb` and on the disk.
+
+    Two that ask at the same moment and write only later can go over the limit by what they write; the next call
+    puts it right. A file that another process has open or mapped stays readable for it (Linux). Raises ValueError if
+    there is no room even so.
+    """
+    limit = int(limit_gb * GB)
+    if num_bytes > limit:
+        raise _no_room(folder, num_bytes, f"data.cache_gb = {limit_gb:g} allows {_size(limit)}", "raise data.cache_gb")
+    with FileLock(folder / ROOM_LOCK):
+        entries, asides = _look(folder)
+        used = sum(entry.num_bytes for entry in entries) + sum(aside.num_bytes for aside in asides)
+        for entry in entries:
+            if used + num_bytes <= limit and shutil.disk_usage(folder).free >= num_bytes:
+                return
+            with suppress(FileNotFoundError):
+                entry.path.unlink()
+            logger.debug("evicted %s, %s", entry.path, _size(entry.num_bytes))
+            used -= entry.num_bytes
+        free = shutil.disk_usage(folder).free
+    if used + num_bytes > limit:
+        being_written = f"others are writing {_size(used)} and data.cache_gb = {limit_gb:g} allows {_size(limit)}"
+        raise _no_room(folder, num_bytes, being_written, "raise data.cache_gb")
+    if free < num_bytes:
+        raise _no_room(folder, num_bytes, f"its disk has {_size(free)} free", "choose another with data.cache_dir")
+
+
+def touch(path: Path) -> None:
+    """Mark an entry as used now; one that was evicted meanwhile is no error."""
+    with suppress(FileNotFoundError):
+        os.utime(path)
+
+
+def _place(configured: str) -> Path:
+    if chosen := configured or os.environ.get("PETSEG_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    scratch = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - checked above
+    return Path(scratch).absolute() / f"petseg-cache-{os.getuid()}"
+
+
+def _look(folder: Path) -> tuple[list[_Entry], list[_Entry]]:
+    """(entries, least recently used first; asides that may still be written); asides of the dead are deleted."""
+    entries, asides = [], []
+    for entry in _files(folder):
+        if not entry.path.name.endswith(ASIDE_SUFFIXES):
+            entries.append(entry)
+        elif time.time() - entry.last_use < DEAD_ASIDE_AFTER_S:
+            asides.append(entry)
+        else:
+            with suppress(FileNotFoundError):
+                entry.path.unlink()
+    return sorted(entries, key=lambda entry: entry.last_use), asides
+
+
+def _files(folder: Path) -> Iterator[_Entry]:
+    """The regular files anywhere below the folder, except locks."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            with suppress(FileNotFoundError):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode) and not name.endswith(LOCK_SUFFIX):
+                    yield _Entry(found.st_mtime, found.st_size, path)
+
+
+def _no_room(folder: Path, num_bytes: int, why: str, advice: str) -> ValueError:
+    return ValueError(f"no room for {_size(num_bytes)} in the cache folder {folder}: {why}; {advice}")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / GB:.3g} GB"

@@ -1,0 +1,72 @@
+"""The samples of one split: where they lie, and the quickest way to them that has room."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from petseg.config import RunConfig
+from petseg.data.cache import DeviceCache, NodeCache, choose_place, decoded_bytes, open_node_cache, room_here
+from petseg.data.loader import Batch, load_batches
+from petseg.data.local_cache import cache_folder
+from petseg.data.plan import EpochOrder, MicroBatch
+from petseg.data.store import Store
+from petseg.data.tars import TarReader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """A split's tars, and where its decoded samples come from: the tars themselves or a cache."""
+
+    tars: TarReader
+    source: TarReader | NodeCache | DeviceCache
+    threads: int
+
+    def __len__(self) -> int:
+        return len(self.tars)
+
+    def key(self, position: int) -> str:
+        return self.tars.key(position)
+
+    def batches(self, plan: Iterable[MicroBatch], pin: bool = False) -> Iterator[Batch]:
+        """A Batch for each part of the plan, in order."""
+        if isinstance(self.source, DeviceCache):
+            return self.source.batches(plan)
+        threads = self.threads if self.source is self.tars else 1  # a copy gains nothing by being cut up
+        return load_batches(self.source, plan, threads, pin)
+
+    def announced(self, plan: Iterable[MicroBatch], order: EpochOrder, batch_size: int) -> Iterator[MicroBatch]:
+        """The same plan; where it enters a window of the order, that one's and the next one's shards are announced."""
+        entered = -1
+        for part in plan:
+            window = order.window_at(part.step * batch_size)
+            if window != entered and self.source is self.tars:
+                self.tars.prefetch([*order.shards_of_window(window), *order.shards_of_window(window + 1)])
+            entered = window
+            yield part
+
+
+def open_splits(config: RunConfig, store: Store, names: Sequence[str], device: torch.device) -> dict[str, SplitData]:
+    """The splits of a shard set, decoded beforehand where `data.cache` says so or, with "auto", where there is room.
+
+    Raises ValueError if a cache was asked for and has no room.
+    """
+    data = config.data
+    tars = {name: TarReader(store, name, data.image_size_px) for name in names}
+    folder = cache_folder(data.cache_dir)
+    num_bytes = sum(decoded_bytes(len(reader), data.image_size_px) for reader in tars.values())
+    choice = choose_place(data.cache, num_bytes, room_here(folder, data.cache_gb, device))
+    logger.info("%s, decoded: %s (%s)", ", ".join(names), choice.place, choice.why)
+    splits = {}
+    for name, reader in tars.items():
+        source: TarReader | NodeCache | DeviceCache = reader
+        node = open_node_cache(reader, data.cache_dir, data.cache_gb) if choice.place != "none" else None
+        if node is not None:
+            source = DeviceCache(node, device) if choice.place == "device" else node
+        splits[name] = SplitData(reader, source, data.threads)
+    return splits

@@ -1,0 +1,38 @@
+"""`petseg/train.py` that writes down which keys each step consumed, and can be told to be stopped.
+
+RECORD_TO is a folder; STOP is SIGNAL:RANK:EPOCH:STEP, the signal that this rank gets after that step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from petseg import train
+from petseg.data.loader import Batch
+from petseg.run import Run
+from shards.command import run_command
+
+FOLDER = Path(os.environ["RECORD_TO"])
+train_step = train.train_step
+
+
+def recorded_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums: torch.Tensor) -> None:
+    train_step(run, epoch, step, parts, sums)
+    hashes = [int(h) for part in parts if not part.plan.filler for h in part.hashes]
+    row = {"world": run.world_size, "epoch": epoch, "step": step, "hashes": hashes}
+    with (FOLDER / f"{run.world_size}-{run.rank}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    if os.environ.get("STOP", "").split(":")[1:] == [str(run.rank), str(epoch), str(step)]:
+        os.kill(os.getpid(), signal.Signals[os.environ["STOP"].partition(":")[0]])
+
+
+if __name__ == "__main__":
+    train.train_step = recorded_step
+    sys.exit(run_command(train.main))

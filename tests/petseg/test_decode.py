@@ -1,0 +1,98 @@
+"""Decoding: the same pixels as Pillow and shards.pack, and nothing that is not what it claims."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from petseg.data.decode import decode_image, decode_trimap
+from shards.pictures import encode_jpeg, encode_png
+
+trimaps = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
+    lambda shape: arrays(np.uint8, shape, elements=st.integers(1, 3))
+)
+
+
+def pillow_png(trimap: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(trimap).save(content, "PNG")
+    return content.getvalue()
+
+
+@given(trimaps)
+def test_a_trimap_comes_back_whoever_encoded_it(trimap: np.ndarray) -> None:
+    for content in (encode_png(trimap), pillow_png(trimap)):
+        out = np.zeros_like(trimap)
+        decode_trimap(memoryview(content), out)
+        assert np.array_equal(out, trimap)
+
+
+def test_a_squashed_trimap_keeps_its_values() -> None:
+    trimap = np.array([[1, 2], [3, 2]], np.uint8).repeat(50, 0).repeat(30, 1)
+    out = np.zeros((32, 32), np.uint8)
+    decode_trimap(encode_png(trimap), out)
+    assert np.array_equal(out, np.array([[1, 2], [3, 2]], np.uint8).repeat(16, 0).repeat(16, 1))
+
+
+def test_a_picture_is_decoded_into_its_place_or_squashed_as_in_packing() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+    content = encode_jpeg(picture)
+    same = np.zeros((48, 64, 3), np.uint8)
+    decode_image(memoryview(content), same)
+    with Image.open(io.BytesIO(content)) as theirs:
+        assert np.array_equal(same, np.asarray(theirs))
+    squashed = np.zeros((32, 32, 3), np.uint8)
+    decode_image(content, squashed)
+    wanted = np.asarray(Image.fromarray(same).resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.abs(squashed.astype(int) - wanted).max() <= 1
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    jpg = bytearray(encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
+    at = jpg.index(b"\xff\xc0") + 5  # SOF0: length, precision, then height and width
+    jpg[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    with pytest.raises(ValueError, match="its header says 60000 x 60000, more than 25 megapixels"):
+        decode_image(bytes(jpg), np.zeros((32, 32, 3), np.uint8))
+    png = bytearray(encode_png(np.ones((16, 16), np.uint8)))
+    png[16:24] = struct.pack(">II", 9_000, 9_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    with pytest.raises(ValueError, match="its header says 9000 x 9000, more than 25 megapixels"):
+        decode_trimap(bytes(png), np.zeros((32, 32), np.uint8))
+
+
+def test_a_png_that_unpacks_to_more_than_it_says_is_not_unpacked() -> None:
+    """The quick way asks zlib for no more than the picture has; Pillow, asked next, stops at the last row too."""
+    trimap = np.ones((16, 16), np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in trimap) + bytes(10_000_000)
+    data = zlib.compress(rows)
+    body = b"IDAT" + data
+    png = encode_png(trimap)
+    altered = png[:33] + struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]
+    out = np.zeros_like(trimap)
+    decode_trimap(altered, out)
+    assert np.array_equal(out, trimap)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", encode_jpeg(np.zeros((64, 64, 3), np.uint8))[:-300]])
+def test_what_is_no_whole_jpeg_is_an_error(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        decode_image(content, np.zeros((64, 64, 3), np.uint8))
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", pillow_png(np.ones((64, 64), np.uint8))[:60]])
+def test_what_is_no_whole_png_is_an_error(content: bytes) -> None:
+    with pytest.raises((ValueError, OSError, SyntaxError)):
+        decode_trimap(content, np.zeros((64, 64), np.uint8))
+
+
+def test_a_trimap_in_colour_is_an_error() -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "PNG")
+    with pytest.raises(ValueError, match="mode RGB, not 8-bit grey"):
+        decode_trimap(content.getvalue(), np.zeros((8, 8), np.uint8))

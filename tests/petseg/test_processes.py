@@ -1,0 +1,100 @@
+"""Runs of one, two and four processes: the same keys per step, and a ledger that closes after any kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from petseg.data.plan import EpochOrder, global_batch
+from petseg.data.store import open_store
+from petseg.data.tars import TarReader
+from petseg.run_folder import load_result, read_metrics
+from shards.command import FAILED
+from shards.manifest import key_hash, load_manifest
+
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("recording_train.py")
+
+
+def launch(processes: int, shards: Path, folder: Path, stop: str = "", **flags: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPT]
+    if processes > 1:
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", "slurm/accelerate/two_cpu.yaml"]
+        command = [sys.executable, *launcher, "--num_processes", str(processes), SCRIPT]
+    env = {
+        **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "STOP": stop, "RECORD_TO": str(folder),
+    }  # fmt: skip
+    values = {
+        "data.shards": shards, "data.image-size-px": 64, "data.threads": 1, "data.shuffle-window-shards": 1,
+        "data.cache-dir": folder / "cache", "model.width": 4, "train.batch-size": 8, "train.epochs": 2,
+        "train.log-every": 1, "tracking.overlays": 0, "out": folder / "run", "world-size": processes, **flags,
+    }  # fmt: skip
+    arguments = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    return subprocess.run(
+        [*command, *arguments, "--train.no-test"],
+        cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def planned(shards: Path, epoch: int) -> list[set[int]]:
+    """Hashes of the keys of each step of an epoch, straight from the plan."""
+    reader = TarReader(open_store(str(shards)), "train", 64)
+    order = EpochOrder(reader.shard_sizes, 1, 0, epoch)
+    steps = [global_batch(order, 8, step) for step in range(4)]
+    hashes = [{key_hash(reader.key(int(i))) for i in batch} for batch in steps]
+    reader.close()
+    return hashes
+
+
+@pytest.mark.slow
+def test_kills_and_other_world_sizes_change_no_steps_keys(pet_shards: Path, tmp_path: Path) -> None:
+    stopped = launch(2, pet_shards, tmp_path, stop="SIGTERM:1:1:1")
+    assert "saved up to epoch 0 and 2 steps" in stopped.stderr
+    killed = launch(4, pet_shards, tmp_path, stop="SIGKILL:0:2:2")
+    assert killed.returncode != 0
+    assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == [1]
+    assert "after epoch 0 of 2 and 2 steps" in killed.stderr
+    ended = launch(1, pet_shards, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert load_result(tmp_path / "run") is not None
+    assert [row["data/coverage"] for row in read_metrics(tmp_path / "run")] == [1.0, 1.0]
+
+    consumed: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for path in tmp_path.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            consumed[row["world"], row["epoch"], row["step"]] += row["hashes"]
+    plan = {epoch: planned(pet_shards, epoch) for epoch in (1, 2)}
+    whole = {
+        2: [(1, 0), (1, 1)],
+        4: [(1, 2), (1, 3), (2, 0), (2, 1), (2, 2)],
+        1: [(2, 0), (2, 1), (2, 2), (2, 3)],  # the killed epoch is done again from its start
+    }
+    assert set(consumed) == {(world, *place) for world, places in whole.items() for place in places}
+    for (world, epoch, step), hashes in consumed.items():
+        if (world, epoch, step) == (4, 2, 2):  # the others may have been killed before they wrote
+            assert set(hashes) <= plan[epoch][step]
+            continue
+        assert sorted(hashes) == sorted(plan[epoch][step])
+
+
+@pytest.mark.slow
+def test_damage_that_one_rank_meets_stops_all_with_one_message(pet_shards: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
+    shard = load_manifest(broken).of_split("train")[1]
+    (broken / shard.name).unlink()
+    done = launch(2, broken, tmp_path, **{"train.log-every": 2})
+    assert done.returncode != 0
+    failures = [line for line in done.stderr.splitlines() if line.startswith("failed:")]
+    assert len(failures) == 2
+    assert failures[0] == failures[1]
+    assert "samples of split train cannot be read (data.max_lost_samples allows 0)" in failures[0]
+    assert f"{shard.name} is missing: find all damage with" in done.stderr
+    assert done.stderr.count(f"exitcode: {FAILED}") or done.stderr.count(f"exitcode  : {FAILED}")
