@@ -28,7 +28,7 @@ MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 TRIMAP_VALUES = (1, 3)  # lowest and highest
 BACKGROUND = 2
 ORIENTATION = 0x0112  # EXIF tag
-PNG_SIGNATURE, PNG_FILTER_UP = b"\x89PNG\r\n\x1a\n", 2
+PNG_SIGNATURE, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2
 APP1, START_OF_SCAN = b"\xe1", b"\xda"  # JPEG markers behind their 0xff
 
 ODDITIES = {
@@ -121,17 +121,16 @@ def encode_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def encode_png(trimap: np.ndarray) -> bytes:
-    """(H, W) uint8 to an 8-bit grey PNG.
+    """(H, W) uint8 to an 8-bit grey PNG, made to be read often.
 
-    A trimap is long runs, row like row: filter "up" with zlib's run-length strategy takes a third of the time of
-    Pillow's encoder and a fifth less space (0.33 against 1.13 ms, 1,327 against 1,609 bytes at 256 x 256).
+    Rows without a filter need nothing but `inflate` to be read back. At 256 x 256, us per trimap to encode and inflate,
+    and bytes: level 2 takes 121, 47 and 2,025, level 6 378, 45 and 1,267; filter "up" with zlib's run-length
+    strategy 126, 113 and 1,831, and its sums on top.
     """
     height, width = trimap.shape
-    rows = np.empty((height, width + 1), np.uint8)
-    rows[:, 0] = PNG_FILTER_UP
-    rows[0, 1:] = trimap[0]
-    np.subtract(trimap[1:], trimap[:-1], out=rows[1:, 1:])
-    stream = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    rows = np.zeros((height, width + 1), np.uint8)  # the first byte of each is its filter: none
+    rows[:, 1:] = trimap
+    stream = zlib.compressobj(PNG_LEVEL)
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
         (b"IDAT", stream.compress(rows.data) + stream.flush()),

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Entry:
-    last_use: float  # mtime, seconds since 1970
+    last_use_ns: int  # mtime, nanoseconds since 1970
     num_bytes: int
     path: Path
 
@@ -88,7 +88,8 @@ def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
 def touch(path: Path) -> None:
     """Mark an entry as used now; one that was evicted meanwhile is no error."""
     with suppress(FileNotFoundError):
-        os.utime(path)
+        now = time.time_ns()  # the kernel's own stamps are some milliseconds coarse
+        os.utime(path, ns=(now, now))
 
 
 def _place(configured: str) -> Path:
@@ -104,12 +105,12 @@ def _look(folder: Path) -> tuple[list[_Entry], list[_Entry]]:
     for entry in _files(folder):
         if not entry.path.name.endswith(ASIDE_SUFFIXES):
             entries.append(entry)
-        elif time.time() - entry.last_use < DEAD_ASIDE_AFTER_S:
+        elif time.time() - entry.last_use_ns / 1e9 < DEAD_ASIDE_AFTER_S:
             asides.append(entry)
         else:
             with suppress(FileNotFoundError):
                 entry.path.unlink()
-    return sorted(entries, key=lambda entry: entry.last_use), asides
+    return sorted(entries, key=lambda entry: entry.last_use_ns), asides
 
 
 def _files(folder: Path) -> Iterator[_Entry]:
@@ -120,7 +121,7 @@ def _files(folder: Path) -> Iterator[_Entry]:
             with suppress(FileNotFoundError):
                 found = path.lstat()
                 if stat.S_ISREG(found.st_mode) and not name.endswith(LOCK_SUFFIX):
-                    yield _Entry(found.st_mtime, found.st_size, path)
+                    yield _Entry(found.st_mtime_ns, found.st_size, path)
 
 
 def _no_room(folder: Path, num_bytes: int, why: str, advice: str) -> ValueError:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +28,7 @@ from shards.command import Failure
 from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest, write_whole
 
 PREFETCH_THREADS = 2
+ADVISE_BYTES = 256_000_000  # of a local set at a time: the advice itself takes 0.25 ms per MB
 EVICTED_TRIES = 5  # between being staged and being opened a file can be evicted by another process
 PREFETCH_SHARE = 0.5  # of data.cache_gb: more, and what is staged ahead evicts what is staged ahead
 MANIFEST_MAX_BYTES = 1 << 28
@@ -101,7 +102,7 @@ def read_manifest(location: str, cache_dir: str = "", cache_gb: float = 50.0) ->
 
 
 class LocalStore:
-    """A shard set in a folder. The kernel's own read-ahead and page cache serve it: there is nothing to prefetch."""
+    """A shard set in a folder."""
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -133,7 +134,18 @@ class LocalStore:
             ) from None
 
     def prefetch(self, shards: Sequence[str]) -> None:
-        pass
+        """Have the kernel read ahead: cold reads in random order took half as long (ext4, 56 MB, 0.17 s to 0.09 s)."""
+        left = ADVISE_BYTES
+        for shard in shards:
+            left -= self._shards[shard].num_bytes
+            if left < 0:
+                return
+            with suppress(OSError):  # the reader that needs it reports
+                descriptor = os.open(self._folder / shard, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(descriptor)
 
     def close(self) -> None:
         pass

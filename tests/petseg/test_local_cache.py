@@ -1,0 +1,150 @@
+"""The cache folder: whose it may be, and what goes first when it is full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from petseg.data.local_cache import cache_folder, make_room, touch
+
+KB = 1e-6  # in GB
+
+
+def put(path: Path, num_bytes: int, age_s: float = 0.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(num_bytes))
+    when = time.time() - age_s
+    os.utime(path, (when, when))
+    return path
+
+
+def total(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_configured_folder_is_made_private(tmp_path: Path) -> None:
+    folder = cache_folder(str(tmp_path / "scratch" / "cache"))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert cache_folder(str(folder)) == folder
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"PETSEG_CACHE": "a", "SLURM_TMPDIR": "b", "TMPDIR": "c"}, "a"),
+        ({"SLURM_TMPDIR": "b", "TMPDIR": "c"}, f"b/petseg-cache-{os.getuid()}"),
+        ({"TMPDIR": "c"}, f"c/petseg-cache-{os.getuid()}"),
+    ],
+)
+def test_without_one_the_node_says_where(
+    variables: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PETSEG_CACHE", "SLURM_TMPDIR", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    assert cache_folder() == tmp_path / expected
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    folder.chmod(0o770)
+    with pytest.raises(ValueError, match="chmod 700"):
+        cache_folder(str(folder))
+
+
+def test_a_planted_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "theirs")
+    with pytest.raises(ValueError, match="symbolic link"):
+        cache_folder(str(tmp_path / "cache"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(ValueError, match="belongs to user 65534"):
+        cache_folder(str(folder))
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(ValueError, match=r"data\.cache_dir"):
+        cache_folder(str(tmp_path / "cache"))
+
+
+def test_the_least_recently_used_goes_first_and_only_as_much_as_needed(tmp_path: Path) -> None:
+    old = put(tmp_path / "shards" / "old", 3000, age_s=300)
+    older = put(tmp_path / "decoded" / "older", 3000, age_s=400)
+    recent = put(tmp_path / "recent", 3000, age_s=100)
+    make_room(tmp_path, 1000, 10 * KB)
+    assert old.exists()
+    assert older.exists()
+    touch(older)
+    make_room(tmp_path, 3000, 10 * KB)
+    assert [path.exists() for path in (old, older, recent)] == [False, True, True]
+    make_room(tmp_path, 10_000, 10 * KB)
+    assert total(tmp_path) == 0
+
+
+def test_locks_stay_asides_count_and_those_of_the_dead_go(tmp_path: Path) -> None:
+    lock = put(tmp_path / "shards" / "a.tar.lock", 10, age_s=10**6)
+    writing = put(tmp_path / ".a.tar.1.part", 6000, age_s=3600)
+    dead = put(tmp_path / ".b.tar.2.part", 6000, age_s=2 * 24 * 3600)
+    make_room(tmp_path, 4000, 10 * KB)
+    assert [path.exists() for path in (lock, writing, dead)] == [True, True, False]
+    with pytest.raises(ValueError, match=r"others are writing 6e-06 GB .* raise data\.cache_gb"):
+        make_room(tmp_path, 5000, 10 * KB)
+
+
+def test_what_can_never_fit_evicts_nothing(tmp_path: Path) -> None:
+    kept = put(tmp_path / "kept", 3000)
+    with pytest.raises(ValueError, match=r"no room for 1.1e-05 GB in .*data\.cache_gb"):
+        make_room(tmp_path, 11_000, 10 * KB)
+    assert kept.exists()
+
+
+def test_a_disk_without_space_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"GB free; choose another with data\.cache_dir"):
+        make_room(tmp_path, 10**17, 10**9)
+
+
+def test_an_evicted_file_stays_readable_where_it_is_open(tmp_path: Path) -> None:
+    with put(tmp_path / "a", 5000).open("rb") as file:
+        make_room(tmp_path, 10_000, 10 * KB)
+        assert not (tmp_path / "a").exists()
+        assert len(file.read()) == 5000
+
+
+FILL = """
+import sys
+from pathlib import Path
+from filelock import FileLock
+from petseg.data.local_cache import make_room
+
+folder, number = Path(sys.argv[1]), sys.argv[2]
+for turn in range(20):
+    with FileLock(folder / "test.lock"):  # room and write as one, so that the bound is exact
+        make_room(folder, 1000, 1e-5)
+        (folder / f"{number}-{turn}").write_bytes(bytes(1000))
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 10_000
+"""
+
+
+def test_processes_that_fill_it_at_once_keep_it_below_the_limit(tmp_path: Path) -> None:
+    commands = [[sys.executable, "-c", FILL, str(tmp_path), str(number)] for number in range(2)]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert total(tmp_path) == 10_000
+
+
+def test_a_touch_of_what_is_gone_is_no_error(tmp_path: Path) -> None:
+    touch(tmp_path / "gone")
