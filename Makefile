@@ -36,6 +36,8 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/pack.py --json benchmarks/pack.json
+	$(BIN)/python benchmarks/plan.py --json benchmarks/plan.json
+	$(BIN)/python -m benchmarks.loader --json benchmarks/loader.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis data/demo runs/demo

@@ -96,7 +96,7 @@ def petseg_cache(folder: Path, cache: Path) -> Way:
     """Decoded beforehand, then copied out of a memory map."""
     store = open_store(str(folder))
     nodes = [open_node_cache(TarReader(store, split, SIZE_PX), str(cache), CACHE_GB) for split in store.manifest.splits]
-    return epoch_of([node for node in nodes if node is not None], threads=1)
+    return epoch_of([node for node in nodes if node is not None], threads=0)
 
 
 def epoch_of(sources: Sequence[TarReader | NodeCache], threads: int) -> Way:

@@ -80,10 +80,16 @@ def save_result(result: Result, folder: Path) -> None:
 
 
 def load_result(folder: Path) -> Result | None:
-    """result.json of a run, None while it is not finished."""
-    with contextlib.suppress(FileNotFoundError):
-        return Result(**json.loads((folder / RESULT_NAME).read_text()))
-    return None
+    """result.json of a run, None while it is not finished; raises ValueError for one that another version wrote."""
+    path = folder / RESULT_NAME
+    try:
+        return Result(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} was written by another version ({error}): delete it to measure the run again"
+        ) from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

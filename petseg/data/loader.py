@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+import weakref
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,16 +43,23 @@ class Batch:
 
 
 def load_batches(reader: Reader, plan: Iterable[MicroBatch], threads: int, pin: bool = False) -> Iterator[Batch]:
-    """Yield a Batch for each part of the plan, in order, decoding a few batches ahead.
+    """Yield a Batch for each part of the plan, in order; with threads, a few batches are decoded ahead.
 
-    pin: place the tensors in page-locked memory, from which a GPU copies while it computes.
+    threads: 0 loads in the caller's thread, as is best for a cache: to copy takes less than to hand over
+    pin: place the tensors in page-locked memory, from which a GPU copies while it computes
     A sample that cannot be read raises nothing: it is among the batch's lost ones, and weighs nothing.
     """
+    buffers = _Buffers(reader.image_size_px, pin)
+    if threads == 0:
+        for part in plan:
+            image, trimap = buffers.batch(len(part.ids))
+            yield _batch(part, image, trimap, [reader.load(part.ids, image.numpy(), trimap.numpy())])
+        return
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         ahead: deque[_Coming] = deque()
         try:
             for part in plan:
-                ahead.append(_Coming(part, reader, threads, pin, pool))
+                ahead.append(_Coming(part, reader, threads, buffers, pool))
                 if len(ahead) > PREFETCH_BATCHES:
                     yield ahead.popleft().batch()
             while ahead:
@@ -60,14 +69,40 @@ def load_batches(reader: Reader, plan: Iterable[MicroBatch], threads: int, pin: 
                 coming.cancel()
 
 
+class _Buffers:
+    """Memory for batches, used again once the last tensor that shows it is gone.
+
+    Fresh memory costs a page fault every 4 KiB, which is as much as copying decoded samples into it.
+    """
+
+    def __init__(self, image_size_px: int, pin: bool) -> None:
+        self._side, self._pin = image_size_px, pin
+        self._free: dict[int, list[Pixels]] = defaultdict(list)  # by size in bytes
+
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures (size, S, S, 3) and trimaps (size, S, S) uint8 with anything in them."""
+        return self._tensor((size, self._side, self._side, 3)), self._tensor((size, self._side, self._side))
+
+    def _tensor(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if self._pin:  # torch itself keeps page-locked memory, until the device has copied it
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        size = math.prod(shape)
+        # torch's own memory is aligned to 64 bytes: copying into numpy's, aligned to 16, takes half as long again
+        memory = self._free[size].pop() if self._free[size] else torch.empty(size, dtype=torch.uint8).numpy()
+        array = memory.reshape(shape)
+        weakref.finalize(array, self._free[size].append, memory)  # tensors made of an array hold it
+        return torch.from_numpy(array)
+
+
 class _Coming:
     """A batch that is being decoded, each thread writing its run of samples into its place."""
 
-    def __init__(self, plan: MicroBatch, reader: Reader, threads: int, pin: bool, pool: ThreadPoolExecutor) -> None:
-        size, side = len(plan.ids), reader.image_size_px
+    def __init__(
+        self, plan: MicroBatch, reader: Reader, threads: int, buffers: _Buffers, pool: ThreadPoolExecutor
+    ) -> None:
+        size = len(plan.ids)
         self._plan = plan
-        self._image = torch.empty((size, side, side, 3), dtype=torch.uint8, pin_memory=pin)
-        self._trimap = torch.empty((size, side, side), dtype=torch.uint8, pin_memory=pin)
+        self._image, self._trimap = buffers.batch(size)
         image, trimap = self._image.numpy(), self._trimap.numpy()
         bounds = pairwise(size * i // threads for i in range(threads + 1))
         runs = [slice(first, end) for first, end in bounds if end > first]
@@ -76,12 +111,14 @@ class _Coming:
         ]
 
     def batch(self) -> Batch:
-        loaded = [future.result() for future in self._futures]
-        hashes = np.concatenate([run.hashes for run in loaded])
-        weight = torch.zeros(len(hashes)) if self._plan.filler else torch.from_numpy((hashes != 0).astype(np.float32))
-        lost = [lost for run in loaded for lost in run.lost]
-        return Batch(self._plan, self._image, self._trimap, weight, hashes, lost)
+        return _batch(self._plan, self._image, self._trimap, [future.result() for future in self._futures])
 
     def cancel(self) -> None:
         for future in self._futures:
             future.cancel()
+
+
+def _batch(plan: MicroBatch, image: torch.Tensor, trimap: torch.Tensor, loaded: list[Loaded]) -> Batch:
+    hashes = np.concatenate([run.hashes for run in loaded])
+    weight = torch.zeros(len(hashes)) if plan.filler else torch.from_numpy((hashes != 0).astype(np.float32))
+    return Batch(plan, image, trimap, weight, hashes, [lost for run in loaded for lost in run.lost])

@@ -37,8 +37,7 @@ class SplitData:
         """A Batch for each part of the plan, in order."""
         if isinstance(self.source, DeviceCache):
             return self.source.batches(plan)
-        threads = self.threads if self.source is self.tars else 1  # a copy gains nothing by being cut up
-        return load_batches(self.source, plan, threads, pin)
+        return load_batches(self.source, plan, self.threads if self.source is self.tars else 0, pin)
 
     def announced(self, plan: Iterable[MicroBatch], order: EpochOrder, batch_size: int) -> Iterator[MicroBatch]:
         """The same plan; where it enters a window of the order, that one's and the next one's shards are announced."""

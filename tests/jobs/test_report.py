@@ -71,7 +71,7 @@ def finish(trial: Trial, dice: float, epochs: int = 2, test: bool = True) -> Non
     metrics = {"val/loss": 0.25, "val/dice": dice, "val/iou": dice - 0.1, "val/all_pet_dice": 0.55}
     metrics |= {"test/dice": dice - 0.01, "test/all_pet_dice": 0.56} if test else {}
     save_result(
-        Result(trial.id, metrics, epochs, epochs, 31_037_698, 1, "node1", "cpu", 60.0, 83.0, 0.01), trial.folder
+        Result(trial.id, metrics, epochs, epochs, 31_037_698, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0), trial.folder
     )
     trial.write_state(status="done", host="node1", job_id="1")
     draw_overlay(trial)

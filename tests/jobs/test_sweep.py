@@ -127,7 +127,7 @@ def sweep_of(flags: list[str]) -> sweep_module.Sweep:
     )
     cells = sweep_module.expand(spec)
     shards = cells[0].config.data.shards
-    manifest = sweep_module.load_manifest(shards)
+    manifest = sweep_module.read_manifest(shards)
     return sweep_module.plan_sweep(spec, cells, manifest, shards, command.runs_dir / "lab")
 
 

@@ -209,6 +209,16 @@ def test_batches_come_in_order_from_any_number_of_threads(pet_shards: Path, thre
     reader.close()
 
 
+def test_a_batch_that_is_kept_is_not_written_over(pet_shards: Path) -> None:
+    reader = TarReader(open_store(str(pet_shards)), "train", SIZE)
+    kept = [batch.image[0] for batch in load_batches(reader, eval_plan(27, 1, 0, 1), 2)]
+    for position, image in enumerate(kept):
+        assert np.array_equal(image.numpy(), read(reader, position)[0][0])
+    passing = {batch.image.data_ptr() for batch in load_batches(reader, eval_plan(27, 1, 0, 1), 2)}
+    assert len(passing) < 10  # of 27
+    reader.close()
+
+
 def test_shards_of_a_run_of_positions(pet_shards: Path) -> None:
     reader = TarReader(open_store(str(pet_shards)), "train", SIZE)
     first = int(reader.shard_sizes[0])
