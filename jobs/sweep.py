@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
+from jobs.intent import announce, reconcile
+from jobs.snapshot import take_snapshot
 from jobs.spec import Cell, expand, load_spec, parse_axes, parse_settings
 from jobs.status import LIVE, Standing, standings
 from jobs.task import TrialTask
@@ -52,13 +55,20 @@ class Command:
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """slurm submits and returns; local runs processes on this machine until all have ended; debug runs right here."""
     max_parallel: int = 0
-    """Trials at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
+    """Jobs at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
+    trials_per_job: int = 1
+    """Trials that one job runs one after the other: imports, decoded caches and the wait in the queue are paid once."""
     axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A further axis, or another one's values, as NAME=VALUE,VALUE; can be repeated."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A fixed value for all trials, as NAME=VALUE; can be repeated."""
     dry_run: bool = False
     """Show the trials and the sbatch text, and do nothing."""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("max_parallel", 0), ("trials_per_job", 1)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +99,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
     for trial in chosen_trials(sweep, chosen):
         config = replace(chosen[trial.id].config, data=absolute_shards(chosen[trial.id].config.data))
         claim_folder(config, sweep.manifest_hash, trial.folder)
+    reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
     missing = [row.trial for row in rows if row.status != "done" and row.status not in LIVE]
     done, live = (sum(row.status == "done" for row in rows), sum(row.status in LIVE for row in rows))
@@ -114,30 +125,36 @@ def absolute_shards(data: Any) -> Any:
 
 
 def submit_trials(command: Command, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """One job per trial; each is noted in submissions.jsonl as soon as it has an id."""
-    resources, max_parallel = settle(command, len(trials))
+    """Jobs of one or several trials each; all is noted in submissions.jsonl, the intent too."""
+    size = command.trials_per_job
+    groups = [trials[start : start + size] for start in range(0, len(trials), size)]
+    resources, max_parallel = settle(command, len(groups))
     threads = resources.cpus_per_task
     if command.cluster != "slurm":
         cores = len(os.sched_getaffinity(0))  # two OpenMP threads on one core would only wait for each other
         threads = max(1, cores // (max_parallel * resources.processes_per_node))
 
     def on_job(index: int, job: Any, state: str) -> None:
-        trial = trials[index]
-        if state == "ended":
-            logger.info("%s %s: %s", trial.id, trial.label, describe(trial))
-            return
-        sweep.add_submission(Submission(trial.id, job.job_id, command.cluster, str(job.paths.stdout)))
-        logger.info("%s %s: %s as job %s (%d of %d)", trial.id, trial.label, state, job.job_id, index + 1, len(trials))
+        for trial in groups[index]:
+            if state == "ended":
+                logger.info("%s %s: %s", trial.id, trial.label, describe(trial))
+                continue
+            sweep.add_submission(Submission(trial.id, job.job_id, command.cluster, str(job.paths.stdout)))
+            place = f"{index + 1} of {len(groups)}"
+            logger.info("%s %s: %s as job %s (%s)", trial.id, trial.label, state, job.job_id, place)
 
+    snapshot = take_snapshot(sweep.folder / "code")
     submit(
         TrialTask(sweep.name, resources.processes, threads),
-        [str(trial.folder.absolute()) for trial in trials],
+        [[str(trial.folder.absolute()) for trial in group] for group in groups],
         cluster=command.cluster,
         folder=sweep.folder / "logs",
         resources=resources,
         name=f"petseg-{sweep.name}",
         max_parallel=max_parallel,
         on_job=on_job,
+        announce=partial(announce, sweep, groups),
+        variables=snapshot.variables(),
     )
 
 
@@ -179,9 +196,10 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
     console.print(table)
     missing = sum(trial.result() is None for trial in trials)
     if command.cluster == "slurm" and missing:
-        resources, max_parallel = settle(command, missing)
+        jobs = -(-missing // command.trials_per_job)
+        resources, max_parallel = settle(command, jobs)
         text = render_sbatch(
-            count=missing,
+            count=jobs,
             folder=sweep.folder / "logs",
             resources=resources,
             name=f"petseg-{sweep.name}",

@@ -1,4 +1,4 @@
-"""The callable that travels to the cluster: one trial, from its folder.
+"""The callable that travels to the cluster: trials, from their folders.
 
 It is found there by its import path, so nothing of it may live in a script, and torch is imported only when it runs.
 """
@@ -8,38 +8,83 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
+import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import submitit
 
+from jobs.rendezvous import part, set_up_ranks
 from jobs.trial import Trial
+from petseg import interrupt
 from petseg.config import RunConfig, config_from_dict
+from petseg.lives import read_lives
 from petseg.run_folder import load_config
 from petseg.tracking import RunName
+from shards.command import INTERRUPTED, Interrupted
+
+MAX_STARTS_WITHOUT_PROGRESS = 5
+LOCAL_REQUEUE = 144  # submitit's local controller starts a job again that exits with it
+WAIT_FOR_THE_END_S = 120.0  # Slurm's GraceTime and KillWait are shorter
 
 logger = logging.getLogger(__name__)
 
 
-class TrialTask(submitit.helpers.Checkpointable):
-    """Runs one trial of a sweep in every process of its job.
+class TrialTask:
+    """Runs trials of a sweep, one after the other, in every process of its job.
 
-    When the job is preempted or runs out of time, submitit asks `checkpoint` (inherited: this very task again) and
-    requeues; the run then goes on from its newest checkpoint.
+    The task itself has no state: a job that is requeued, by whomever, runs it anew, passes over the trials that are
+    done, and goes on with the others from their newest checkpoints.
     """
 
     def __init__(self, sweep: str, world_size: int, threads: int) -> None:
         self.sweep, self.world_size, self.threads = sweep, world_size, threads
 
-    def __call__(self, folder: str) -> None:
-        trial = Trial(Path(folder).name, {}, Path(folder))
+    def __call__(self, folders: Sequence[str]) -> None:
+        interrupt.install()  # before torch is imported and the ranks meet, which takes a while; submitit's are replaced
         environment = submitit.JobEnvironment()
-        where = {"host": socket.gethostname(), "job_id": environment.job_id, "pid": os.getpid()}
+        logging.basicConfig(
+            level=logging.INFO,
+            format=f"%(asctime)s rank {environment.global_rank} %(levelname)s %(name)s: %(message)s",
+            datefmt="%H:%M:%S",
+        )
+        set_up_ranks(environment)
+        failed = []
+        for folder in folders:
+            try:
+                self._run(Trial(Path(folder).name, {}, Path(folder)), environment)
+            except Interrupted as stop:
+                leave(environment, stop.requeue)
+            except Exception as error:
+                if self.world_size > 1 or folder == folders[-1]:
+                    raise  # after an error that one rank met alone, the ranks cannot meet for another trial
+                logger.exception("trial %s failed, going on with the next one", Path(folder).name)
+                failed.append((folder, error))
+        if failed:
+            raise failed[0][1]
+
+    def _run(self, trial: Trial, environment: submitit.JobEnvironment) -> None:
+        where: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "job_id": environment.job_id,
+            "pid": os.getpid(),
+            "restarts": len(read_lives(trial.folder)),
+        }
         first = environment.global_rank == 0
         if first:
             trial.write_state(status="running", **where)
         try:
-            self._train(trial, environment)
+            if interrupt.requested():
+                raise Interrupted("a signal came before the start", interrupt.requeue_requested())
+            self._train(trial)
+        except Interrupted as stop:
+            if first:
+                trial.write_state(status="interrupted", error=str(stop), **where)
+            raise
         except Exception as error:
             if first:
                 last_line = traceback.format_exception_only(error)[-1].strip()
@@ -48,20 +93,15 @@ class TrialTask(submitit.helpers.Checkpointable):
         if first:
             trial.write_state(status="done", **where)
 
-    def _train(self, trial: Trial, environment: submitit.JobEnvironment) -> None:
-        logging.basicConfig(
-            level=logging.INFO,
-            format=f"%(asctime)s rank {environment.global_rank} %(levelname)s %(name)s: %(message)s",
-            datefmt="%H:%M:%S",
-        )
-        set_up_ranks(environment)
+    def _train(self, trial: Trial) -> None:
         import torch
 
         from petseg.train import train
 
         torch.set_num_threads(self.threads)
         config = config_from_dict(load_config(trial.folder)["config"])
-        train(config, trial.folder, run_name(self.sweep, trial.id, config), self.world_size)
+        name = run_name(self.sweep, trial.id, config)
+        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS)
 
 
 def run_name(sweep: str, trial: str, config: RunConfig) -> RunName:
@@ -70,10 +110,21 @@ def run_name(sweep: str, trial: str, config: RunConfig) -> RunName:
     return RunName(id=f"{sweep}-{trial}", group=sweep, tags=tags)
 
 
-def set_up_ranks(environment: submitit.JobEnvironment) -> None:
-    """Tell torch and accelerate who is who, in a job of several processes."""
-    if environment.num_tasks == 1:
-        return
-    submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        os.environ["ACCELERATE_USE_CPU"] = "true"
+def leave(environment: submitit.JobEnvironment, requeue: bool) -> None:
+    """End this process of a job whose work is saved, so that Slurm starts the job again if it should.
+
+    After TERM nothing is asked of Slurm: it means preemption, and Slurm requeues what it ends, or scancel, and then the
+    job must not come back. Whoever ends before Slurm ends it would be counted as failed, so all ranks wait.
+    """
+    part(environment)
+    if environment.name() != "slurm":
+        sys.exit(LOCAL_REQUEUE if requeue else INTERRUPTED)
+    if requeue and environment.global_rank == 0:
+        done = subprocess.run(
+            ["scontrol", "requeue", environment.job_id], capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode:
+            logger.error("the job cannot be requeued (%s): run the sweep again to go on", done.stderr.strip())
+            sys.exit(INTERRUPTED)
+    time.sleep(WAIT_FOR_THE_END_S)
+    sys.exit(INTERRUPTED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,12 +30,14 @@ STATE_NAME = "state.json"
 
 @dataclass(frozen=True)
 class Submission:
-    """One job that was given one trial."""
+    """One job that was given one trial, perhaps with others; without job id it was about to be."""
 
     trial: str
     job_id: str
     cluster: str
     log: str
+    intent: str = ""  # the comment of its Slurm array
+    place: int = 0  # in that array
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Sweep:
     def add_submission(self, submission: Submission) -> None:
         with (self.folder / SUBMISSIONS_NAME).open("a") as file:
             file.write(json.dumps(asdict(submission)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
 
 
 def plan_sweep(spec: Spec, cells: Sequence[Cell], manifest: Manifest, shards: str, folder: Path) -> Sweep:

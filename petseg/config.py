@@ -143,7 +143,9 @@ class TrainConfig:
     test: bool = True
     """Measure the test split with the best weights when training has ended."""
     log_every: int = field(default=10, metadata=_FREE)
-    """Steps between two looks at the loss: progress, and the check for NaN."""
+    """Steps between two looks at the loss: progress, the check for NaN, and where an interrupt stops all processes."""
+    save_every_min: float = field(default=10.0, metadata=_FREE)
+    """Save at least this often within an epoch, so that a kill without warning costs no more than this; 0 = never."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "must be at least 1")
@@ -157,6 +159,7 @@ class TrainConfig:
         )
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "must lie in [0, 2**31)")
         _require(self.log_every >= 1, "train.log_every", self.log_every, "must be at least 1")
+        _require(self.save_every_min >= 0, "train.save_every_min", self.save_every_min, "must not be negative")
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         headroom=statistics.median(row["perf/headroom"] for row in rows),
     )
     if tracker:
+        run.require_newest()
         save_per_image(run, measured)
         pictures = predict(run, "val", fixed_positions(len(run.splits["val"]), run.config.tracking.overlays))
         for picture in pictures:

@@ -1,7 +1,9 @@
 """A flag that a signal sets and training reads where it can stop.
 
-USR2 is what Slurm sends ahead of the time limit (`--signal`), TERM what it sends at preemption and what people send.
-Every rank may get it or only one: the flag travels with the next all-reduce, and all ranks stop at the same step.
+USR2 is what Slurm sends ahead of the time limit (`--signal`): save, and ask to be requeued. TERM comes at preemption,
+at a node's shutdown and from people: save, and leave what comes next to whoever sent it. Slurm sends CONT along with
+TERM; it is left alone, because a job that was suspended and goes on gets it too.
+Every rank may get a signal or only one: the flag travels with the next all-reduce, and all ranks stop at one step.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+REQUEUE_SIGNAL = signal.SIGUSR2
+SIGNALS = (signal.SIGTERM, REQUEUE_SIGNAL)
 
 _received: list[int] = []
 
@@ -22,6 +25,11 @@ def install() -> None:
 
 def requested() -> bool:
     return bool(_received)
+
+
+def requeue_requested() -> bool:
+    """Whether one of the signals asks for a requeue."""
+    return REQUEUE_SIGNAL in _received
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from petseg.data.loader import Batch
 from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, steps_per_epoch, train_plan
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
+from petseg.lives import Life, require_newest
 from petseg.losses import LOSSES, Loss
 from petseg.models import build_model
 from petseg.optim import build_optimizer, learning_rate
@@ -37,10 +39,19 @@ class EpochSoFar:
     """What all ranks together did of an epoch that was interrupted."""
 
     steps: int = 0  # finished optimizer steps
-    sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # samples, and their loss, Dice and IoU
+    sums: tuple[tuple[float, ...], ...] = ()  # of each rank: samples, and their loss, Dice and IoU
     count: Count = field(default_factory=Count)
     seconds: float = 0.0
     waited_s: float = 0.0
+
+    def sums_of(self, rank: int, world_size: int) -> tuple[float, ...]:
+        """What a rank starts from: its own sums, or on another number of ranks all of them on rank 0.
+
+        Its own, because floating-point sums depend on their order: a resumed run ends with the very same numbers.
+        """
+        if len(self.sums) == world_size:
+            return self.sums[rank]
+        return tuple(sum(column) for column in zip(*self.sums, strict=True)) if self.sums and rank == 0 else (0.0,) * 4
 
 
 @dataclass
@@ -58,6 +69,8 @@ class Run:
     splits: dict[str, SplitData]
     epoch: int = 0  # finished epochs
     so_far: EpochSoFar = EpochSoFar()  # of the next one
+    life: Life | None = None  # on the main process
+    saved_at: float = field(default_factory=time.monotonic)
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "epoch": 0, "val/dice": -1.0})
 
     def __post_init__(self) -> None:
@@ -135,6 +148,17 @@ class Run:
         buffers = self.float_buffers()
         mean = self.accelerator.reduce(nn.utils.parameters_to_vector(buffers), reduction="mean")
         nn.utils.vector_to_parameters(mean, buffers)
+
+    @property
+    def save_due(self) -> bool:
+        """Whether the last save is longer ago than `train.save_every_min`."""
+        every_s = 60 * self.config.train.save_every_min
+        return bool(every_s) and time.monotonic() - self.saved_at >= every_s
+
+    def require_newest(self) -> None:
+        """Raises Interrupted on the main process of a run that another process has taken over; called before writes."""
+        if self.life is not None:
+            require_newest(self.folder, self.life)
 
     def close(self) -> None:
         for split in self.splits.values():

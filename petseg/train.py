@@ -7,6 +7,7 @@ accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/train.py 
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import logging
 import math
@@ -33,6 +34,7 @@ from petseg.data.plan import global_batch
 from petseg.data.store import open_store, read_manifest
 from petseg.evaluate import measure
 from petseg.finish import finish
+from petseg.lives import Heartbeat, begin_life
 from petseg.metrics import count_pixels, dice_of, iou_of
 from petseg.optim import set_learning_rate
 from petseg.progress import TrainProgress
@@ -47,11 +49,20 @@ logger = logging.getLogger(__name__)
 Row = dict[str, float]
 
 
-def train(config: RunConfig, folder: Path, name: RunName | None = None, world_size: int = 0) -> Result:
+def train(
+    config: RunConfig,
+    folder: Path,
+    name: RunName | None = None,
+    world_size: int = 0,
+    max_without_progress: int = 0,
+) -> Result:
     """Run `config` in `folder`, or go on from its newest checkpoint; called by every process of the run.
 
-    name: how wandb shows the run. world_size: how many processes there must be, 0 = any.
-    Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite.
+    name: how wandb shows the run
+    world_size: how many processes there must be, 0 = any
+    max_without_progress: so many starts in a row may come no further than the ones before, 0 = any number
+    Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
+    Interrupted where a signal asked to stop, or where another process has taken the run over.
     """
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     manifest = store.manifest
@@ -65,6 +76,8 @@ def train(config: RunConfig, folder: Path, name: RunName | None = None, world_si
     resume(run)
     name = name or RunName(id=trial_id(config, manifest.hash), tags=(config.model.arch, config.augment.policy))
     main = run.accelerator.is_main_process
+    if main:
+        run.life = begin_life(folder, run.done_steps, max_without_progress)
     tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
     try:
         with TrainProgress(config.train.epochs, run.steps_per_epoch, run.done_steps, main) as progress:
@@ -72,11 +85,12 @@ def train(config: RunConfig, folder: Path, name: RunName | None = None, world_si
                 row, stop = train_epoch(run, epoch, progress)
                 row = {"epoch": epoch, "step": epoch * run.steps_per_epoch} | row | validate(run)
                 progress.epoch_done(row)
+                run.require_newest()
                 if tracker:
                     tracker.log(row)
                 save_epoch(run, row)
                 if stop and epoch < config.train.epochs:
-                    raise interrupted(run)
+                    raise interrupted(run, stop)
         result = finish(run, tracker)
     except BaseException:
         if tracker:
@@ -96,7 +110,7 @@ def resume(run: Run) -> None:
     load_checkpoint(newest, run.bare_model, run.optimizer)
     run.epoch, run.best = newest.state["epoch"], newest.state["best"]
     so_far = newest.state["so_far"]
-    run.so_far = EpochSoFar(**so_far | {"sums": tuple(so_far["sums"]), "count": Count(**so_far["count"])})
+    run.so_far = EpochSoFar(**so_far | {"sums": tuple(map(tuple, so_far["sums"])), "count": Count(**so_far["count"])})
     if (buffers := load_rank_buffers(newest.folder)) is not None:  # of another number of ranks: their mean
         own = buffers[run.rank] if len(buffers) == run.world_size else buffers.mean(dim=0)
         nn.utils.vector_to_parameters(own.to(run.accelerator.device), run.float_buffers())
@@ -109,8 +123,16 @@ def resume(run: Run) -> None:
         )  # fmt: skip
 
 
-def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, bool]:
-    """One pass over the train split, or the rest of it; and whether a rank was told to stop near its end.
+class Stop(enum.IntEnum):
+    """What signals ask for, over all ranks."""
+
+    NO = 0
+    SAVE = 1
+    REQUEUE = 2
+
+
+def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Stop]:
+    """One pass over the train split, or the rest of it; and what signals asked for near its end.
 
     The row has means over the samples, speed, the share of time spent waiting for data, and the ledger's coverage.
     Raises Interrupted, with the steps saved, if a rank is told to stop within the epoch; Failure, on all ranks, for a
@@ -120,8 +142,8 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, boo
     main, device, budget = run.accelerator.is_main_process, run.accelerator.device, run.config.data.max_lost_samples
     before = run.so_far
     ledger = Ledger(before.count if main else Count())
-    sums = torch.tensor(before.sums if main else [0.0] * 4, dtype=torch.float64, device=device)
-    flags = torch.zeros(2, dtype=torch.float64, device=device)  # ranks that were told to stop, samples they lost
+    sums = torch.tensor(before.sums_of(run.rank, run.world_size), dtype=torch.float64, device=device)
+    heartbeat = Heartbeat(run.folder, run.config.train.epochs, run.steps_per_epoch) if main else None
     start, waited_s = time.perf_counter() - before.seconds, before.waited_s
     batches = run.train_batches(epoch, before.steps)
     for step in range(before.steps, run.steps_per_epoch):
@@ -134,17 +156,23 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, boo
         is_last = step + 1 == run.steps_per_epoch
         if (step + 1) % run.config.train.log_every == 0 or is_last:
             # the only places where the host waits for the device and the ranks for each other's numbers
-            flags.copy_(torch.tensor([interrupt.requested(), ledger.count.lost]))
-            samples, loss, dice, iou, stops, lost = run.accelerator.reduce(torch.cat([sums, flags])).tolist()
+            flags = [ledger.count.lost, interrupt.requested(), interrupt.requeue_requested(), main and run.save_due]
+            shared = torch.cat([sums, torch.tensor(flags, dtype=torch.float64, device=device)])
+            samples, loss, dice, iou, lost, stops, requeues, due = run.accelerator.reduce(shared).tolist()
+            stop = Stop.REQUEUE if requeues else Stop.SAVE if stops else Stop.NO
             seconds = time.perf_counter() - start
             if lost > budget:
                 raise ledger.failure("train", budget)
             if not math.isfinite(loss):
                 raise not_finite(run, epoch, step)
-            if stops and not is_last:
+            if heartbeat:
+                heartbeat.beat(epoch, step + 1, samples / seconds)
+            if (stop or due) and not is_last:
+                every_rank = tuple(map(tuple, run.accelerator.gather(sums.unsqueeze(0)).tolist()))
                 count = ledger.gather(run.accelerator)
-                save_within(run, EpochSoFar(step + 1, (samples, loss, dice, iou), count, seconds, waited_s))
-                raise interrupted(run)
+                save_within(run, EpochSoFar(step + 1, every_rank, count, seconds, waited_s))
+            if stop and not is_last:
+                raise interrupted(run, stop)
             progress.update((epoch - 1) * run.steps_per_epoch + step + 1, loss / samples, samples / seconds)
     run.so_far = EpochSoFar()
     count = ledger.gather(run.accelerator)
@@ -160,12 +188,13 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, boo
         "perf/data_wait": waited_s / seconds,
         "perf/headroom": samples / (seconds - waited_s),
     }
-    return row, bool(stops)
+    return row, stop
 
 
-def interrupted(run: Run) -> Interrupted:
+def interrupted(run: Run, stop: Stop) -> Interrupted:
     steps = f" and {run.so_far.steps} steps" if run.so_far.steps else ""
-    return Interrupted(f"{run.folder} is saved up to epoch {run.epoch}{steps}: run the same command to go on")
+    message = f"{run.folder} is saved up to epoch {run.epoch}{steps}: run the same command to go on"
+    return Interrupted(message, requeue=stop is Stop.REQUEUE)
 
 
 def take_step(batches: Iterator[Batch]) -> list[Batch]:
@@ -239,6 +268,8 @@ def save_within(run: Run, so_far: EpochSoFar) -> None:
 
 
 def save(run: Run, rank_buffers: torch.Tensor | None) -> None:
+    run.require_newest()
+    run.saved_at = time.monotonic()
     if run.accelerator.is_main_process:
         scaler = run.accelerator.scaler
         state = {

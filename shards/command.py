@@ -19,7 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupted(RuntimeError):
-    """Work that was asked to stop and can go on: what is done is saved, and the same command goes on with it."""
+    """Work that was asked to stop and can go on: what is done is saved, and the same command goes on with it.
+
+    requeue: whoever asked wants the job to be started again right away.
+    """
+
+    def __init__(self, message: str, requeue: bool = False) -> None:
+        super().__init__(message)
+        self.requeue = requeue
 
 
 class Failure(RuntimeError):

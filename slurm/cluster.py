@@ -32,6 +32,7 @@ class JobState:
     reason: str  # why it waits, or why nothing is known; empty if there is nothing to say
     nodes: str  # Slurm's short form, such as node[1-2]
     source: str  # squeue | sacct | none
+    exit_code: str = ""  # sacct's `CODE:SIGNAL` of the batch script, such as 1:0 or 0:9; empty if only squeue was asked
 
     @property
     def is_over(self) -> bool:
@@ -43,21 +44,41 @@ class JobState:
         return self.state in FINISHED_STATES or self.state == MISSING or self.source == "sacct"
 
 
-def job_states(job_ids: Iterable[str]) -> dict[str, JobState]:
+def job_states(job_ids: Iterable[str], timeout_s: float | None = None) -> dict[str, JobState]:
     """The state of every job asked for (`12` or `12_3`), by one call to squeue and at most one to sacct.
 
     A job that Slurm does not know is MISSING; if Slurm cannot be asked every state is UNKNOWN, source `none`.
+    timeout_s: of each of the two calls, CLIENT_TIMEOUT_S if not given.
     """
+    timeout_s = CLIENT_TIMEOUT_S if timeout_s is None else timeout_s
     wanted = list(dict.fromkeys(job_ids))
     if not wanted:
         return {}
-    known, refusal = _ask_squeue(wanted)
+    known, refusal = _ask_squeue(wanted, timeout_s)
     if refusal:
         return {job_id: JobState(UNKNOWN, refusal, "", "none") for job_id in wanted}
     if any(job_id not in known for job_id in wanted):
-        known = _ask_sacct([job_id for job_id in wanted if job_id not in known]) | known
+        known = _ask_sacct([job_id for job_id in wanted if job_id not in known], timeout_s) | known
     missing = JobState(MISSING, "neither squeue nor sacct knows it", "", "squeue")
     return {job_id: known.get(job_id, missing) for job_id in wanted}
+
+
+def jobs_by_comment(comments: Sequence[str]) -> dict[tuple[str, int], str]:
+    """(comment, place in the array; 0 without one) -> id of this user's jobs that carry one of these comments.
+
+    A job's comment can hold other words beside. Raises OSError if squeue cannot be asked.
+    """
+    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%k"]
+    try:
+        lines = _call(command).splitlines()
+    except subprocess.SubprocessError as error:
+        said = one_line(getattr(error, "stderr", "") or "") or str(error)
+        raise OSError(f"squeue does not say which jobs there are ({said}): try again when Slurm answers") from None
+    found = {}
+    for job_id, _, comment in (line.partition("|") for line in lines):
+        for wanted in set(comments) & set(comment.split()):
+            found[wanted, int(job_id.partition("_")[2] or 0)] = job_id.strip()
+    return found
 
 
 def partitions() -> list[str]:
@@ -86,15 +107,15 @@ def parse_squeue(text: str) -> dict[str, JobState]:
 
 
 def parse_sacct(text: str) -> dict[str, JobState]:
-    """Lines of `sacct --parsable2 --allocations --format=JobID,State,NodeList`.
+    """Lines of `sacct --parsable2 --allocations --format=JobID,State,NodeList,ExitCode`.
 
     Waiting tasks of an array share a line (`12_[3-9]`) and are left out: squeue names them one by one.
     """
-    rows = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
+    rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
     states = {}
-    for job_id, state, nodes in rows:
+    for job_id, state, nodes, exit_code in rows:
         word, _, rest = state.partition(" ")  # "CANCELLED by 1000"
-        states[job_id] = JobState(word, rest, "" if nodes == "None assigned" else nodes, "sacct")
+        states[job_id] = JobState(word, rest, "" if nodes == "None assigned" else nodes, "sacct", exit_code.strip())
     return {job_id: state for job_id, state in states.items() if "[" not in job_id}
 
 
@@ -110,11 +131,11 @@ def parse_max_array_size(text: str) -> int:
     return int(found[1]) if found else SLURM_DEFAULT_MAX_ARRAY_SIZE
 
 
-def _ask_squeue(job_ids: Sequence[str]) -> tuple[dict[str, JobState], str]:
+def _ask_squeue(job_ids: Sequence[str], timeout_s: float) -> tuple[dict[str, JobState], str]:
     """What squeue knows, and why it could not be asked (empty if it could)."""
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N"]
     try:
-        return parse_squeue(_call([*command, f"--jobs={_array_ids(job_ids)}"])), ""
+        return parse_squeue(_call([*command, f"--jobs={_array_ids(job_ids)}"], timeout_s)), ""
     except FileNotFoundError:
         return {}, "no squeue on PATH"
     except subprocess.CalledProcessError as error:
@@ -123,13 +144,13 @@ def _ask_squeue(job_ids: Sequence[str]) -> tuple[dict[str, JobState], str]:
             return {}, ""
         return {}, one_line(error.stderr) or f"squeue failed with exit code {error.returncode}"
     except subprocess.TimeoutExpired:
-        return {}, f"squeue did not answer in {CLIENT_TIMEOUT_S:.0f} s"
+        return {}, f"squeue did not answer in {timeout_s:.0f} s"
 
 
-def _ask_sacct(job_ids: Sequence[str]) -> dict[str, JobState]:
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList"]
+def _ask_sacct(job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList,ExitCode"]
     try:
-        return parse_sacct(_call([*command, f"--jobs={_array_ids(job_ids)}"]))
+        return parse_sacct(_call([*command, f"--jobs={_array_ids(job_ids)}"], timeout_s))
     except (OSError, subprocess.SubprocessError) as error:
         logger.debug("sacct does not answer, accounting may be off: %s", getattr(error, "stderr", "") or error)
         return {}
@@ -140,8 +161,9 @@ def _array_ids(job_ids: Sequence[str]) -> str:
     return ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
 
 
-def _call(command: Sequence[str]) -> str:
-    done = subprocess.run(list(command), capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=True)
+def _call(command: Sequence[str], timeout_s: float | None = None) -> str:
+    timeout_s = CLIENT_TIMEOUT_S if timeout_s is None else timeout_s
+    done = subprocess.run(list(command), capture_output=True, text=True, timeout=timeout_s, check=True)
     return done.stdout
 
 

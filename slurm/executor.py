@@ -47,12 +47,17 @@ def submit(
     name: str,
     max_parallel: int,
     on_job: OnJob | None = None,
+    announce: Callable[[range], str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> list[submitit.Job[Any]]:
     """Run `function(item)` for every item, at most `max_parallel` at a time; returns the jobs in the items' order.
 
     slurm: job arrays are submitted, and this returns. local: processes of this machine; this returns when all
     have ended. debug: in this process, one after the other; an exception travels on at once.
     `on_job(index, job, state)` is called with state `submitted` (slurm), or `started` and `ended`.
+    `announce(indices)` is called before each array is handed to sbatch, and gives the comment that Slurm keeps with it,
+    by which the jobs can be found if this process is killed before it learns their ids.
+    `variables` are added to the environment of the jobs (not to debug's).
     `folder` takes logs and pickles and must be seen by every node. Raises ValueError if the cluster refuses.
     """
     if max_parallel < 1:
@@ -61,9 +66,18 @@ def submit(
         return []
     report: OnJob = on_job or (lambda index, job, state: None)
     if cluster == "slurm":
-        return _submit_slurm(function, items, folder, resources, name, max_parallel, report)
+        sbatch = _Sbatch(folder, resources, name, max_parallel, announce, dict(variables or {}))
+        return _submit_slurm(function, items, sbatch, report)
     if cluster == "local":
-        return run_local(function, items, folder=folder, resources=resources, max_parallel=max_parallel, on_job=report)
+        return run_local(
+            function,
+            items,
+            folder=folder,
+            resources=resources,
+            max_parallel=max_parallel,
+            on_job=report,
+            variables=variables,
+        )
     if cluster == "debug":
         return _run_here(function, items, folder, report)
     raise ValueError(f"cluster={cluster!r}: must be slurm, local or debug")
@@ -103,28 +117,39 @@ def _is_secret(name: str) -> bool:
     return bool(SECRET_NAME.search(name)) and not NOT_SECRET_NAME.search(name)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Sbatch:
+    """What all arrays of one call of `submit` share."""
+
+    folder: Path
+    resources: Resources
+    name: str
+    max_parallel: int
+    announce: Callable[[range], str] | None
+    variables: dict[str, str]
+
+
 def _submit_slurm(
-    function: Callable[[Any], Any],
-    items: Sequence[Any],
-    folder: Path,
-    resources: Resources,
-    name: str,
-    max_parallel: int,
-    report: OnJob,
+    function: Callable[[Any], Any], items: Sequence[Any], sbatch: _Sbatch, report: OnJob
 ) -> list[submitit.Job[Any]]:
     if missing := [command for command in ("sbatch", "srun") if shutil.which(command) is None]:
         raise ValueError(f"no {missing[0]} on PATH: go to a login node of the cluster, or add --cluster local")
-    require_folder(folder)
+    require_folder(sbatch.folder)
     jobs: list[submitit.Job[Any]] = []
     for size in chunk_sizes(len(items), slurm_cluster.max_array_size()):
-        asked = _after(resources, jobs[-1]) if jobs and max_parallel < len(items) else resources
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=MAX_REQUEUES)
-        executor.update_parameters(**to_submitit(asked, name=name, max_parallel=max_parallel))
-        chunk = items[len(jobs) : len(jobs) + size]
+        indices = range(len(jobs), len(jobs) + size)
+        throttled = jobs and sbatch.max_parallel < len(items)
+        asked = _after(sbatch.resources, jobs[-1]) if throttled else sbatch.resources
+        if sbatch.announce is not None:
+            comment = " ".join(filter(None, [asked.comment, sbatch.announce(indices)]))
+            asked = dataclasses.replace(asked, comment=comment)
+        executor = submitit.SlurmExecutor(sbatch.folder, max_num_timeout=MAX_REQUEUES)
+        executor.update_parameters(**to_submitit(asked, name=sbatch.name, max_parallel=sbatch.max_parallel))
         # submitit calls sbatch in our environment, and prints its complaint before it raises it
-        with _environment(sbatch_environment(os.environ)), contextlib.redirect_stderr(io.StringIO()):
+        wanted = sbatch_environment(os.environ) | sbatch.variables
+        with _environment(wanted), contextlib.redirect_stderr(io.StringIO()):
             try:
-                submitted = executor.map_array(function, chunk)
+                submitted = executor.map_array(function, [items[index] for index in indices])
             except FailedJobError as error:
                 raise ValueError(_explain(str(error), len(jobs), len(items))) from error
         for job in submitted:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,19 @@ def run_local(
     max_parallel: int,
     on_job: OnJob,
     save_grace_s: float = SAVE_GRACE_S,
+    variables: Mapping[str, str] | None = None,
 ) -> list[submitit.Job[Any]]:
     """Run every item in processes of its own, at most `max_parallel` items at a time, until all have ended.
 
     On KeyboardInterrupt, and any other exception, what runs is told to save by SIGTERM, and ended after
-    `save_grace_s` seconds; a second Ctrl-C ends it at once.
+    `save_grace_s` seconds; a second Ctrl-C ends it at once. `variables` are added to the jobs' environment.
     Raises ValueError if this machine cannot give what is asked.
     """
     if resources.nodes > 1:
         raise ValueError(f"nodes={resources.nodes}: this machine is one node; use --cluster slurm")
     free = _gpu_slots(resources.gpus_per_node, max_parallel)
     executor = _build_executor(folder, resources)
+    executor.update_parameters(variables=dict(variables or {}))
     jobs: list[submitit.LocalJob[Any]] = []
     running: dict[int, list[int]] = {}  # index of the job -> its GPUs
     try:
@@ -150,7 +152,9 @@ class _LocalExecutor(submitit.LocalExecutor):
     def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
         parameters = self.parameters
         tasks = int(parameters["tasks_per_node"])
-        env = os.environ | {
+        env = {
+            **os.environ,
+            **parameters["variables"],
             "SUBMITIT_EXECUTOR": "local",
             "SUBMITIT_LOCAL_COMMAND": command,
             "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",

@@ -1,0 +1,91 @@
+"""The code of a sweep: a copy of the packages as they are at submission, from which its jobs run.
+
+A job can wait for days, and a requeued one starts again in the middle: what is edited meanwhile must not reach it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PACKAGES = ("jobs", "petseg", "shards", "slurm")
+SUFFIXES = {".py", ".yaml", ".j2", ".toml", ".sbatch"}
+NOTE_NAME = "snapshot.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of the four packages."""
+
+    folder: Path
+    code: str  # first 12 hex digits of sha256 over all files and their names
+
+    def variables(self) -> dict[str, str]:
+        """The environment in which a job imports the copy, and neither what is installed nor its working folder."""
+        rest = os.environ.get("PYTHONPATH")
+        path = f"{self.folder}{os.pathsep}{rest}" if rest else str(self.folder)
+        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PETSEG_CODE": self.code}
+
+
+def take_snapshot(folder: Path) -> Snapshot:
+    """Copy the packages, with whatever is uncommitted in them, to `folder/HASH`, unless that copy is there."""
+    files = {str(name): path for name, path in _files()}
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    code = digest.hexdigest()[:12]
+    target = folder.absolute() / code
+    if target.exists():
+        return Snapshot(target, code)
+    aside = target.with_name(f".{code}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        for name, path in files.items():
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, aside / name)
+        (aside / NOTE_NAME).write_text(json.dumps(asdict(_commit()) | {"code": code}, indent=2) + "\n")
+        aside.replace(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Snapshot(target, code)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Where the code came from, for people; empty outside a git checkout."""
+
+    commit: str = ""
+    changed: bool = False  # files of the checkout differ from the commit
+
+
+def _files() -> Iterator[tuple[Path, Path]]:
+    """(name within the copy, path) of every file of the packages."""
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        root = Path(spec.origin).parent
+        for path in sorted(root.rglob("*")):
+            if path.suffix in SUFFIXES and "__pycache__" not in path.parts:
+                yield package / path.relative_to(root), path
+
+
+def _commit() -> Commit:
+    where = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, timeout=30, check=True
+        )
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return Commit()
+    return Commit(head.stdout.strip(), bool(status.stdout.strip()))
