@@ -26,12 +26,16 @@ from petseg.run_folder import (
     save_result,
 )
 from petseg.tracking import Tracker
+from shards.command import Failure
 from shards.manifest import write_whole
 
 
 def finish(run: Run, tracker: Tracker | None) -> Result:
     """Measure the best weights picture by picture, draw some, and write result.json last."""
-    best = next(c for c in list_checkpoints(run.folder / CHECKPOINTS_NAME) if c.step == run.best["step"])
+    folder = run.folder / CHECKPOINTS_NAME
+    best = next((c for c in list_checkpoints(folder) if c.step == run.best["step"]), None)
+    if best is None:
+        raise Failure(f"{folder} lacks the best checkpoint, step {run.best['step']}: delete {folder} to train again")
     load_weights(best.folder, run.bare_model)
     splits = ["val", "test"] if run.config.train.test and "test" in run.splits else ["val"]
     measured = {split: measure(run, split) for split in splits}

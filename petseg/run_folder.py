@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, oldest first; a last line that a kill cut short is left out."""
     rows: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError):
-        for line in (folder / METRICS_NAME).read_text().splitlines():
+        for line in (folder / METRICS_NAME).read_text(errors="replace").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 rows.append(json.loads(line))
     return rows
@@ -105,3 +106,21 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def write_metrics(rows: list[Mapping[str, Any]], folder: Path) -> None:
     """Replace metrics.jsonl as a whole."""
     write_whole(folder / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def append_metrics(row: Mapping[str, Any], folder: Path) -> None:
+    """Add a line to metrics.jsonl, on disk when this returns; an OSError names the file and leaves no half a line.
+
+    Opened for each line: a handle kept for hours goes stale on NFS, and what a full disk refused stays in its buffer.
+    """
+    path = folder / METRICS_NAME
+    line = (json.dumps(row) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(start)
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error

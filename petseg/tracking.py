@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from petseg.config import TrackingConfig, flatten
-from petseg.run_folder import METRICS_NAME, read_metrics, write_metrics
+from petseg.run_folder import append_metrics, read_metrics, write_metrics
 
 if TYPE_CHECKING:
     from petseg.evaluate import Picture
@@ -49,14 +47,12 @@ class Tracker:
         resumed_epoch: int,
     ) -> None:
         write_metrics([row for row in read_metrics(folder) if row["epoch"] <= resumed_epoch], folder)
-        self._file = (folder / METRICS_NAME).open("a")
+        self._folder = folder
         self._wandb = WandbThread(folder, config, name, run_config) if config.wandb != "disabled" else None
 
     def log(self, row: Mapping[str, float]) -> None:
         """One epoch's numbers, with `epoch` and `step` among them."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_metrics(row, self._folder)
         if self._wandb:
             content = dict(row)
             self._wandb.send(lambda run: run.log(content))
@@ -67,8 +63,7 @@ class Tracker:
             self._wandb.send(lambda run: run.log({"epoch": epoch, "val/overlays": _wandb_images(pictures)}))
 
     def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> None:
-        """Close the file, and give wandb a limited time to send what it has."""
-        self._file.close()
+        """Give wandb a limited time to send what it has."""
         if self._wandb:
             content = dict(summary)
             self._wandb.send(lambda run: run.summary.update(content))

@@ -21,12 +21,20 @@ from typing import Annotated
 import torch
 import tyro
 from accelerate.state import PartialState
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from petseg import interrupt
-from petseg.checkpoint import list_checkpoints, load_checkpoint, load_rank_buffers, save_checkpoint
+from petseg.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_rank_buffers,
+    newest_loadable,
+    save_checkpoint,
+)
 from petseg.config import RunConfig, config_to_dict, trial_id
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
@@ -103,10 +111,9 @@ def train(
 
 def resume(run: Run) -> None:
     """Restore the newest checkpoint of the run's folder, if there is one."""
-    checkpoints = list_checkpoints(run.folder / CHECKPOINTS_NAME)
-    if not checkpoints:
+    newest = newest_of_all(run)
+    if newest is None:
         return
-    newest = checkpoints[-1]
     load_checkpoint(newest, run.bare_model, run.optimizer)
     run.epoch, run.best = newest.state["epoch"], newest.state["best"]
     so_far = newest.state["so_far"]
@@ -121,6 +128,16 @@ def resume(run: Run) -> None:
             "resumed %s after epoch %d of %d and %d steps",
             run.folder, run.epoch, run.config.train.epochs, run.so_far.steps,
         )  # fmt: skip
+
+
+def newest_of_all(run: Run) -> Checkpoint | None:
+    """The newest whole checkpoint, as the main process finds it: damaged ones are set aside by it alone."""
+    folder = run.folder / CHECKPOINTS_NAME
+    found = newest_loadable(folder, set_aside=True) if run.accelerator.is_main_process else None
+    (step,) = broadcast_object_list([found.step if found else None])
+    if run.accelerator.is_main_process or step is None:
+        return found
+    return next(checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.step == step)
 
 
 class Stop(enum.IntEnum):

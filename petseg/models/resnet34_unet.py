@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from petseg.models.layers import DoubleConv, ReflectConv2d, build_upsample, check_size
+from petseg.models.layers import DoubleConv, PointwiseConv2d, ReflectConv2d, build_upsample, check_size
 
 BLOCKS = (3, 4, 6, 3)  # residual blocks of the four stages of a ResNet34
 
@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                PointwiseConv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

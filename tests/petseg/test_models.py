@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch import nn
 
 from petseg.config import ModelConfig
 from petseg.models import build_model, count_parameters
-from petseg.models.layers import ReflectConv2d
+from petseg.models.layers import PointwiseConv2d, ReflectConv2d
 
 
 @pytest.mark.parametrize(
@@ -56,3 +60,28 @@ def test_reflecting_at_the_border_is_torchs_reflect_padding() -> None:
     theirs.weight = ours.weight
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(ours(x), theirs(x))
+
+
+def test_a_strided_pointwise_convolution_is_the_usual_one() -> None:
+    ours = PointwiseConv2d(5, 7, 1, 2, bias=False)
+    theirs = nn.Conv2d(5, 7, 1, 2, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    for size in (8, 9):
+        x = torch.randn(3, 5, size, size)
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.slow
+def test_small_channels_do_not_corrupt_memory_on_two_threads() -> None:
+    """In a process of its own, which oneDNN brought down through the strided shortcuts of the encoder."""
+    code = (
+        "import torch\n"
+        "from petseg.models.resnet34_unet import ResNet34UNet\n"
+        "torch.set_num_threads(2)\n"
+        "model = ResNet34UNet(4).to(memory_format=torch.channels_last)\n"
+        "for batch in (11, 3, 5, 7) * 3:\n"
+        "    x = torch.randn(batch, 3, 64, 64).to(memory_format=torch.channels_last)\n"
+        "    model(x).square().mean().backward()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,87 @@
+"""Lives of a run: numbered, fenced, and not without end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from petseg import lives as lives_module
+from petseg import train as train_module
+from petseg.checkpoint import list_checkpoints
+from petseg.config import RunConfig
+from petseg.lives import Heartbeat, begin_life, read_lives, require_newest
+from petseg.run import Run
+from petseg.run_folder import read_metrics
+from petseg.train import train
+from shards.command import Failure, Interrupted
+
+Tiny = Callable[..., RunConfig]
+
+
+def test_a_later_life_fences_off_the_earlier_ones(tmp_path: Path) -> None:
+    first = begin_life(tmp_path, 0)
+    require_newest(tmp_path, first)
+    second = begin_life(tmp_path, 7)
+    assert (first.number, second.number, second.first_step) == (1, 2, 7)
+    require_newest(tmp_path, second)
+    with pytest.raises(Interrupted, match=r"goes on in another process \(start 2 on .*\): this one, start 1, stops"):
+        require_newest(tmp_path, first)
+
+
+def test_starts_without_progress_end(tmp_path: Path) -> None:
+    for _ in range(3):
+        begin_life(tmp_path, 4, max_without_progress=3)
+    with pytest.raises(Failure, match=r"was started 3 times at step 4 and came no further \(on .*delete .*lives\.json"):
+        begin_life(tmp_path, 4, max_without_progress=3)
+    assert begin_life(tmp_path, 5, max_without_progress=3).number == 4
+    assert begin_life(tmp_path, 5).number == 5  # no limit for who starts it by hand
+
+
+def test_only_the_newest_lives_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lives_module, "KEPT_LIVES", 3)
+    for _ in range(5):
+        begin_life(tmp_path, 0)
+    assert [life.number for life in read_lives(tmp_path)] == [3, 4, 5]
+
+
+def test_a_run_that_was_taken_over_writes_nothing_more(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Split brain: the job was requeued, and its old copy on a node without network goes on."""
+    validate = train_module.validate
+
+    def taken_over(run: Run) -> dict[str, float]:
+        if run.epoch == 1:
+            begin_life(tmp_path, run.done_steps)
+        return validate(run)
+
+    monkeypatch.setattr(train_module, "validate", taken_over)
+    with pytest.raises(Interrupted, match="goes on in another process"):
+        train(tiny(train__epochs=3), tmp_path)
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
+    assert [c.state["epoch"] for c in list_checkpoints(tmp_path / "checkpoints")] == [1]
+
+
+def test_a_run_saves_by_the_clock_and_says_how_far_it_is(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    save_within = train_module.save_within
+
+    def noted(run: Run, so_far: object) -> None:
+        save_within(run, so_far)  # type: ignore[arg-type]
+        saved.append(run.so_far.steps)
+
+    monkeypatch.setattr(train_module, "save_within", noted)
+    monkeypatch.setattr(lives_module, "HEARTBEAT_EVERY_S", 0.0)
+    train(tiny(train__epochs=1, train__log_every=1, train__save_every_min=1e-9), tmp_path)
+    assert saved == [1, 2, 3]  # and the fourth step ends the epoch
+    beat = json.loads((tmp_path / "heartbeat.json").read_text())
+    assert (beat["epoch"], beat["epochs"], beat["step"], beat["steps_per_epoch"]) == (1, 1, 4, 4)
+
+
+def test_a_full_disk_does_not_end_a_run_for_its_heartbeat(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path / "nowhere", 1, 4)
+    heartbeat.beat(1, 1, 10.0)
+    assert not (tmp_path / "nowhere").exists()
