@@ -1,0 +1,86 @@
+"""Whatever happens to a sweep, it ends, and with the same numbers to the bit as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.trial import Trial
+from petseg.checkpoint import list_checkpoints
+from petseg.lives import read_lives
+from slurm.rehearsal import rehearse
+from slurm.rehearsal_cluster import Cluster
+from tests.chaos.storm import Storm
+
+SECONDS = float(os.environ.get("STORM_SECONDS", "60"))
+SEED = int(os.environ.get("STORM_SEED", "1"))
+CLOCKS = {"host", "train_s", "images_per_s", "data_wait", "headroom"}
+
+
+@pytest.fixture
+def cluster(slurm_daemons: None) -> Iterator[Cluster]:
+    """One of its own: nodes die here."""
+    with rehearse(nodes=2, cpus=4, gpus=0) as cluster:
+        yield cluster
+
+
+def outcome(trial: Trial) -> dict[str, object]:
+    """All that a trial found out: its numbers, its best weights, its pictures' counts; nothing of when and where."""
+    result = json.loads((trial.folder / "result.json").read_text())
+    rows = [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in trial.metrics()]
+    newest = list_checkpoints(trial.folder / "checkpoints")[-1]
+    (best,) = (c for c in list_checkpoints(trial.folder / "checkpoints") if c.step == newest.state["best"]["step"])
+    return {
+        "result": {name: value for name, value in result.items() if name not in CLOCKS},
+        "rows": rows,
+        "weights": (best.folder / "model.safetensors").read_bytes(),
+        "last": (newest.folder / "model.safetensors").read_bytes(),
+        "per_image": (trial.folder / "per_image.npz").stat().st_size,
+    }
+
+
+def flags(pet_shards: Path, runs: Path, *more: str) -> list[str]:
+    settings = {
+        "data.shards": pet_shards, "data.image_size_px": 64, "model.width": 4, "train.epochs": 6, "train.log_every": 1,
+        "train.batch_size": 4, "train.mixed_precision": "no", "train.save_every_min": 0.02, "tracking.overlays": 1,
+    }  # fmt: skip
+    words = ["--runs-dir", str(runs), "--partition", "low", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1"]
+    words += ["--timeout-min", "30", "--axis", "augment.policy=elastic_crop", *more]
+    for name, value in settings.items():
+        words += ["--set", f"{name}={value}"]
+    return words
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_storm_changes_nothing(pet_shards: Path, tmp_path: Path, cluster: Cluster) -> None:
+    single = ("--axis", "train.seed=0,1")
+    pair = ("--nodes", "2", "--tasks-per-node", "2", "--axis", "model.arch=unet", "--axis", "train.seed=2")
+    ends = {}
+    for weather in ("calm", "storm"):
+        storms = [
+            Storm(
+                cluster, flags(pet_shards, tmp_path / weather, "--name", name, *more), tmp_path / weather / name, SEED
+            )
+            for name, more in (("single", single), ("pair", pair))
+        ]
+        for storm in storms:
+            storm.folder.parent.mkdir(parents=True, exist_ok=True)
+            storm.launch()
+        if weather == "storm":
+            storms[0].blow(SECONDS / 2, every_s=3)
+            storms[1].blow(SECONDS / 2, every_s=5)
+        for storm in storms:
+            storm.calm_down(240)
+        ends[weather] = {trial.id: trial for storm in storms for trial in storm.sweep().trials}
+    assert sum((storm.happened for storm in storms), start=type(storms[0].happened)()).total() >= 5
+    assert ends["calm"].keys() == ends["storm"].keys()
+    assert len(ends["calm"]) == 5
+    for identifier, calm in ends["calm"].items():
+        assert outcome(ends["storm"][identifier]) == outcome(calm), identifier
+    lives = [len(read_lives(trial.folder)) for trial in ends["storm"].values()]
+    assert max(lives) > 1, "the storm hit nothing"
