@@ -1,119 +1,45 @@
-"""Where each trial of a sweep stands.
+"""Where each trial of a sweep stands, and why what failed has failed.
 
 python jobs/status.py lab
+python jobs/status.py lab --watch --every 10
+python jobs/status.py lab --json
+
+A trial is planned, queued, running, stalled (alive, but without a sign of life for ten minutes and for five epochs),
+interrupted (it can go on as it is), done or failed; below the table each distinct failure is shown once, with what to
+do. The exit code is 0, and 3 if trials have failed and none is queued or running.
+
+--json prints one document with these fields:
+  format_version, sweep, folder, time (seconds since 1970)
+  slurm: source (squeue, sacct, none; empty if there was nothing to ask), why (if none), age_s (of the answer)
+  counts: state -> number of trials
+  trials: id, label, axes, state, cause, note, epoch (finished), epochs, step, steps_per_epoch, images_per_s, left_s
+    (the last four are null unless it runs), val_dice, restarts, host, cluster, job_id, log
+  failures: cause, signature, advice, retryable, traceback, trials (ids)
 """
 
 from __future__ import annotations
 
-import os
-import socket
+import contextlib
+import json
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.live import Live
 
-from jobs.trial import Submission, Sweep, Trial, find_sweep
-from petseg.run_folder import load_config
-from shards.command import OK, run_command
-from slurm.cluster import JobState, job_states
+from jobs.standing import LIVE, Standing, quick_standings, standing, standings
+from jobs.status_table import render, source_line, title_of, to_document
+from jobs.trial import Sweep, find_sweep
+from shards.command import FAILED, OK, run_command
 
-LIVE = ("queued", "running")  # a job holds the trial: it is not to be submitted again
+__all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
 
-
-@dataclass(frozen=True)
-class Standing:
-    """Where one trial stands."""
-
-    trial: Trial
-    status: str  # planned | queued | running | interrupted | done | failed
-    note: str = ""  # why it waits or failed
-    epoch: int = 0
-    epochs: int = 0
-    dice: float | None = None  # best so far
-    host: str = ""
-    log: str = ""
-
-
-def standings(sweep: Sweep) -> list[Standing]:
-    """Where all trials stand, with one question to Slurm for all of them."""
-    submissions = sweep.submissions()
-    on_slurm = [s.job_id for s in submissions.values() if s.cluster == "slurm"]
-    states = job_states(on_slurm) if on_slurm else {}
-    return [standing(trial, submissions.get(trial.id), states) for trial in sweep.trials]
-
-
-def standing(trial: Trial, submission: Submission | None, jobs: Mapping[str, JobState]) -> Standing:
-    """Where a trial stands, by its own word and by what Slurm says of its job."""
-    state, rows, result = trial.state(), trial.metrics(), trial.result()
-    said = state.get("status", "")
-    if result is not None:
-        status, note = "done", ""
-    elif submission is None:
-        status, note = "planned", ""
-    elif _alive(submission, state, jobs):
-        job = jobs.get(submission.job_id)
-        waits = job is not None and job.state in ("PENDING", "REQUEUED", "CONFIGURING")
-        status, note = ("queued", job.reason) if job and waits else ("running", "")
-    elif said == "failed":
-        status, note = "failed", state.get("error", "")
-    elif said == "running":
-        status, note = "interrupted", "its process is gone: run the sweep again to go on"
-    else:
-        status, note = "interrupted", "its job ended before the trial began: see its log"
-    return Standing(
-        trial,
-        status,
-        note,
-        epoch=max((int(row["epoch"]) for row in rows), default=0),
-        epochs=_epochs(trial),
-        dice=max((row["val/dice"] for row in rows), default=None),
-        host=state.get("host", ""),
-        log=submission.log if submission else "",
-    )
-
-
-def _alive(submission: Submission, state: Mapping[str, object], jobs: Mapping[str, JobState]) -> bool:
-    """Whether the trial's last job may still run it. A local job lives as long as its process on this host."""
-    if state.get("job_id") == submission.job_id and state.get("status") != "running":
-        return False  # its own last word holds, whether or not Slurm can be asked
-    if submission.cluster == "slurm":
-        return not jobs[submission.job_id].is_over
-    if state.get("host", socket.gethostname()) != socket.gethostname():
-        return True  # another machine's process cannot be asked
-    try:
-        os.kill(int(submission.job_id), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _epochs(trial: Trial) -> int:
-    try:
-        return int(load_config(trial.folder)["config"]["train"]["epochs"])
-    except ValueError:
-        return 0
-
-
-def render(sweep: Sweep, rows: Sequence[Standing]) -> Table:
-    counts = Counter(row.status for row in rows)
-    title = f"{sweep.name}: " + ", ".join(f"{count} {status}" for status, count in counts.items())
-    table = Table(title=title, title_justify="left")
-    for column in ("trial", "axes", "state", "epoch", "val Dice", "host", "log"):
-        table.add_column(column, justify="right" if column in ("epoch", "val Dice") else "left", overflow="fold")
-    for row in rows:
-        status = f"{row.status}: {row.note}" if row.note else row.status
-        epoch = f"{row.epoch}/{row.epochs}" if row.epochs else ""
-        dice = "" if row.dice is None else f"{row.dice:.4f}"
-        table.add_row(row.trial.id, row.trial.label, status, epoch, dice, row.host, row.log)
-    return table
+LINES_BESIDE_TABLE = 12  # of the terminal: head and foot of the table, failures, the source
 
 
 @dataclass(frozen=True)
@@ -124,13 +50,70 @@ class Command:
     """Name of the sweep, or its folder."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
+    watch: bool = False
+    """Show it again and again, until nothing is queued or running, or Ctrl-C."""
+    every: float = 30.0
+    """Seconds between two looks of --watch."""
+    json: bool = False
+    """Print one JSON document instead of the table."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=argv, description=__doc__)
+    if command.every < 1:
+        raise ValueError(f"--every {command.every:g}: must be at least 1 second")
+    if command.watch and command.json:
+        raise ValueError("--json prints one document: leave --watch out")
     sweep = find_sweep(command.sweep, command.runs_dir)
-    Console(width=None if sys.stdout.isatty() else 200).print(render(sweep, standings(sweep)))
-    return OK
+    if command.watch:
+        return watch(sweep, command.every)
+    rows, answer = quick_standings(sweep)
+    if command.json:
+        sys.stdout.write(json.dumps(to_document(sweep, rows, answer), indent=2) + "\n")
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(render(sweep, rows, answer))
+    return exit_code(rows)
+
+
+def exit_code(rows: Sequence[Standing]) -> int:
+    """3 if trials have failed and none is live, else 0."""
+    states = {row.status for row in rows}
+    return FAILED if "failed" in states and states.isdisjoint(LIVE) else OK
+
+
+def watch(sweep: Sweep, every_s: float) -> int:
+    """Redraw on a terminal, print a line of counts elsewhere, until nothing lives or Ctrl-C."""
+    rows, answer = quick_standings(sweep)
+    if not sys.stdout.isatty():
+        return _watch_plainly(sweep, every_s)
+    console = Console()
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while any(row.status in LIVE for row in rows):
+            lines = max(3, console.height - LINES_BESIDE_TABLE)
+            live.update(render(sweep, rows, answer, max_rows=lines), refresh=True)
+            time.sleep(every_s)
+            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)  # trials may have been added
+            rows, answer = quick_standings(sweep)
+        live.update("", refresh=True)
+    console.print(render(sweep, rows, answer))
+    return exit_code(rows)
+
+
+def _watch_plainly(sweep: Sweep, every_s: float) -> int:
+    console, said = Console(width=200), ""
+    rows, answer = quick_standings(sweep)
+    with contextlib.suppress(KeyboardInterrupt):
+        while any(row.status in LIVE for row in rows):
+            if (line := title_of(sweep, rows)) != said:  # a log file needs no line per look
+                console.print(
+                    f"{time.strftime('%H:%M:%S')} {line}; {source_line(answer)}", markup=False, soft_wrap=True
+                )
+                said = line
+            time.sleep(every_s)
+            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)
+            rows, answer = quick_standings(sweep)
+    console.print(render(sweep, rows, answer))
+    return exit_code(rows)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ python jobs/sweep.py --partition gpu --dry-run
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,11 +29,12 @@ from jobs.snapshot import take_snapshot
 from jobs.spec import Cell, expand, load_spec, parse_axes, parse_settings
 from jobs.status import LIVE, Standing, standings
 from jobs.task import TrialTask
-from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep, plan_sweep, save_sweep
 from petseg.config import trial_id
 from petseg.data.store import is_remote, read_manifest
-from petseg.run_folder import claim_folder
+from petseg.run_folder import claim_folder, load_overrides, save_overrides
 from shards.command import FAILED, OK, run_command
+from shards.manifest import write_whole
 from slurm.executor import render_sbatch, submit
 from slurm.local import visible_gpus
 from slurm.resources import Resources
@@ -86,11 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return run_sweep(command, sweep, chosen)
-    except Timeout:
-        raise ValueError(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+    with launcher_lock(folder):
+        return run_sweep(command, sweep, chosen)
 
 
 def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
@@ -108,7 +108,9 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
         f"{sweep.folder}: {len(rows)} trials, {done} done, {live} queued or running, {len(missing)} to submit"
     )
     if missing:
-        submit_trials(command, sweep, missing)
+        launch = Launch(command.cluster, command.resources, command.max_parallel, command.trials_per_job)
+        write_whole(sweep.folder / LAUNCH_NAME, json.dumps(asdict(launch), indent=2) + "\n")
+        submit_trials(launch, sweep, missing)
     console.print(f"python jobs/status.py {sweep.folder}\npython jobs/report.py {sweep.folder}", highlight=False)
     if command.cluster == "slurm":
         return OK
@@ -124,7 +126,50 @@ def absolute_shards(data: Any) -> Any:
     return data if is_remote(data.shards) else replace(data, shards=str(Path(data.shards).absolute()))
 
 
-def submit_trials(command: Command, sweep: Sweep, trials: Sequence[Trial]) -> None:
+@dataclass(frozen=True)
+class Launch:
+    """How trials are submitted; launch.json keeps the last one for `jobs/retry.py`."""
+
+    cluster: Literal["slurm", "local", "debug"]
+    resources: Resources
+    max_parallel: int
+    trials_per_job: int
+
+
+def resubmit(folder: Path, trial_ids: Sequence[str], overrides: Mapping[str, Mapping[str, Any]]) -> int:
+    """Submit trials of a sweep again as it was launched last, some with config fields changed so that they fit.
+
+    Raises ValueError if the sweep was never launched, or another launcher is at work.
+    """
+    sweep = load_sweep(folder)
+    try:
+        content = json.loads((folder / LAUNCH_NAME).read_text())
+        launch = Launch(**content | {"resources": Resources(**content["resources"])})
+    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error!r}): run jobs/sweep.py again") from None
+    with launcher_lock(folder):
+        reconcile(sweep)
+        for identifier, values in overrides.items():
+            trial_folder = folder / "trials" / identifier
+            save_overrides({**load_overrides(trial_folder), **values}, trial_folder)
+        trials = [trial for trial in sweep.trials if trial.id in set(trial_ids)]
+        submit_trials(launch, sweep, trials)
+        if launch.cluster == "slurm":
+            return OK
+        return say_failures([row for row in standings(sweep) if row.trial in trials and row.status != "done"])
+
+
+@contextmanager
+def launcher_lock(folder: Path) -> Iterator[None]:
+    """One launcher at a time; raises ValueError if another is at work."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+
+
+def submit_trials(command: Launch, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Jobs of one or several trials each; all is noted in submissions.jsonl, the intent too."""
     size = command.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
@@ -158,7 +203,7 @@ def submit_trials(command: Command, sweep: Sweep, trials: Sequence[Trial]) -> No
     )
 
 
-def settle(command: Command, num_trials: int) -> tuple[Resources, int]:
+def settle(command: Command | Launch, num_trials: int) -> tuple[Resources, int]:
     """The resources and the limit of parallel trials that hold for this cluster."""
     resources, max_parallel = command.resources, command.max_parallel
     if command.cluster == "slurm":

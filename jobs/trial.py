@@ -2,7 +2,9 @@
 
 runs/SWEEP/sweep.json                what the sweep is: axes, shard set, trials in order
            submissions.jsonl         which job ran which trial, and its log
+           launch.json               with what resources it was launched last
            logs/                     submitit's
+           code/HASH                 the code its jobs run
            trials/ID/config.json ... a run's folder (petseg.run_folder), and state.json
 """
 
@@ -24,6 +26,7 @@ from shards.manifest import Manifest, write_whole
 
 FORMAT_VERSION = 1
 SWEEP_NAME = "sweep.json"
+LAUNCH_NAME = "launch.json"
 SUBMISSIONS_NAME = "submissions.jsonl"
 STATE_NAME = "state.json"
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from petseg.checkpoint import list_checkpoints, load_weights
-from petseg.config import trial_id
 from petseg.evaluate import measure, predict
 from petseg.metrics import PerImage
 from petseg.models import count_parameters
@@ -22,6 +21,7 @@ from petseg.run_folder import (
     OVERLAYS_NAME,
     PER_IMAGE_NAME,
     Result,
+    load_config,
     read_metrics,
     save_result,
 )
@@ -44,7 +44,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         metrics |= per_image.summary(split) | {f"{split}/all_pet_dice": per_image.all_pet_dice()}
     rows = read_metrics(run.folder)
     result = Result(
-        trial_id=trial_id(run.config, run.manifest.hash),
+        trial_id=load_config(run.folder)["trial_id"],
         metrics=metrics,
         best_epoch=int(run.best["epoch"]),
         epochs=run.epoch,

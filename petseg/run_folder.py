@@ -1,7 +1,8 @@
 """What a run's folder holds, readable without torch so that status and report stay quick.
 
-config.json (resolved, with the run's identity), metrics.jsonl (a line per epoch), result.json (written last: its
-presence means finished), per_image.npz, overlays/, checkpoints/, wandb/.
+config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
+epoch), result.json (written last: its presence means finished), per_image.npz, overlays/, checkpoints/, wandb/,
+lives.json and heartbeat.json (petseg.lives).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from petseg.config import RunConfig, config_to_dict, flatten, identity, trial_id
 from shards.manifest import write_whole
 
 CONFIG_NAME = "config.json"
+OVERRIDES_NAME = "overrides.json"
 METRICS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
 PER_IMAGE_NAME = "per_image.npz"
@@ -74,6 +76,18 @@ def load_config(folder: Path) -> dict[str, Any]:
         return json.loads((folder / CONFIG_NAME).read_text())
     except FileNotFoundError:
         raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
+
+
+def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
+    """Note config fields (dotted) that this run takes otherwise than its identity says, so that it fits a machine."""
+    write_whole(folder / OVERRIDES_NAME, json.dumps(dict(overrides), indent=2) + "\n")
+
+
+def load_overrides(folder: Path) -> dict[str, Any]:
+    """The noted fields, {} if there are none."""
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads((folder / OVERRIDES_NAME).read_text())
+    return {}
 
 
 def save_result(result: Result, folder: Path) -> None:

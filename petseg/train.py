@@ -35,7 +35,7 @@ from petseg.checkpoint import (
     newest_loadable,
     save_checkpoint,
 )
-from petseg.config import RunConfig, config_to_dict, trial_id
+from petseg.config import RunConfig, config_to_dict, trial_id, with_values
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
@@ -47,7 +47,7 @@ from petseg.metrics import count_pixels, dice_of, iou_of
 from petseg.optim import set_learning_rate
 from petseg.progress import TrainProgress
 from petseg.run import EpochSoFar, Run, build_run
-from petseg.run_folder import CHECKPOINTS_NAME, Result, claim_folder, load_result
+from petseg.run_folder import CHECKPOINTS_NAME, Result, claim_folder, load_config, load_overrides, load_result
 from petseg.tracking import RunName, Tracker
 from shards.command import OK, Failure, Interrupted, run_command
 from shards.manifest import write_whole
@@ -79,10 +79,13 @@ def train(
         logger.info("%s is finished", folder)
         store.close()
         return result
+    if overrides := load_overrides(folder):
+        logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
+        config = with_values(config, overrides)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = build_run(config, store, folder, world_size, splits)
     resume(run)
-    name = name or RunName(id=trial_id(config, manifest.hash), tags=(config.model.arch, config.augment.policy))
+    name = name or RunName(id=load_config(folder)["trial_id"], tags=(config.model.arch, config.augment.policy))
     main = run.accelerator.is_main_process
     if main:
         run.life = begin_life(folder, run.done_steps, max_without_progress)

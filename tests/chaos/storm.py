@@ -1,4 +1,4 @@
-"""A seeded storm over a sweep on a rehearsal cluster: ranks, nodes and launchers are killed, jobs preempted and requeued."""
+"""A seeded storm over a sweep on a rehearsal cluster: ranks, nodes, launchers are killed, jobs preempted, requeued."""
 
 from __future__ import annotations
 

@@ -1,0 +1,192 @@
+"""End trials of a sweep: Slurm's jobs, or the processes of this machine.
+
+python jobs/cancel.py lab
+python jobs/cancel.py lab 3f9a "unet elastic"
+python jobs/cancel.py lab --yes
+
+What is cancelled is saved where it can be, and goes on when the sweep is run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from jobs.choose import choose_all
+from jobs.processes import HERE, as_pid, is_launcher, parent_of, works_for
+from jobs.standing import LIVE, Standing, standings
+from jobs.status_table import render_table
+from jobs.trial import Sweep, find_sweep
+from shards.command import OK, run_command
+from slurm.cluster import one_line
+
+IDS_PER_CALL = 200
+SCANCEL_TIMEOUT_S = 60.0
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Command:
+    """End trials of a sweep."""
+
+    sweep: Annotated[str, tyro.conf.Positional]
+    """Name of the sweep, or its folder."""
+    trials: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Which ones: beginnings of ids, or words of their places on the axes, such as `unet`; all if not given."""
+    yes: bool = False
+    """Do not ask."""
+    kill: bool = False
+    """End processes of this machine at once, without letting them save."""
+    grace_s: float = 20.0
+    """How long to wait for processes of this machine to save and end."""
+    runs_dir: Path = Path("runs")
+    """Where sweeps lie."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = tyro.cli(Command, args=argv, description=__doc__)
+    sweep = find_sweep(command.sweep, command.runs_dir)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    rows = live_rows(sweep, command.trials)
+    if not rows:
+        console.print("nothing to cancel: none of them is queued or running", highlight=False)
+        return OK
+    console.print(render_table(f"to cancel: {len(rows)}", rows))
+    for line in beside(sweep, rows):
+        console.print(line, markup=False, highlight=False)
+    if sys.stdin.isatty() and not command.yes and not confirmed(len(rows)):
+        console.print("nothing was cancelled", highlight=False)
+        return OK
+    cancel_slurm(row for row in rows if row.submission and row.submission.cluster == "slurm")
+    local = [row for row in rows if row.submission and row.submission.cluster == "local"]
+    cancel_local(sweep, local, whole=not command.trials, kill=command.kill, grace_s=command.grace_s)
+    wanted = {row.trial.id for row in rows}
+    after = [row for row in standings(sweep) if row.trial.id in wanted]
+    console.print(render_table(f"ended: {sum(row.status not in LIVE for row in after)} of {len(after)}", after))
+    if any(row.status in LIVE for row in after):
+        hint = f"those that still run are saving: see `python jobs/status.py {sweep.folder}`"
+        if local:
+            hint += ", or end processes of this machine with --kill"
+        if any(row.submission and row.submission.cluster == "debug" for row in after):
+            hint += "; those of --cluster debug end with their launcher, by Ctrl-C"
+        console.print(hint, highlight=False, soft_wrap=True)
+    return OK
+
+
+def live_rows(sweep: Sweep, selections: Sequence[str]) -> list[Standing]:
+    wanted = {trial.id for trial in choose_all(sweep, selections)}
+    return [row for row in standings(sweep) if row.trial.id in wanted and row.status in LIVE and row.submission]
+
+
+def beside(sweep: Sweep, rows: Sequence[Standing]) -> Iterable[str]:
+    """Other trials that live in the same jobs, and end with them."""
+    jobs = {row.submission.job_id for row in rows if row.submission}
+    chosen = {row.trial.id for row in rows}
+    given = sweep.submissions()
+    others = [
+        trial
+        for trial in sweep.trials
+        if trial.id in given and given[trial.id].job_id in jobs and trial.id not in chosen and not trial.result()
+    ]
+    if others:
+        named = ", ".join(trial.id for trial in others)
+        yield f"their jobs have other trials too, which end with them: {named}"
+
+
+def confirmed(count: int) -> bool:
+    try:
+        return input(f"cancel {count} trial{'s' if count > 1 else ''}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def cancel_slurm(rows: Iterable[Standing]) -> None:
+    """scancel, many ids per call; raises OSError with its complaint."""
+    ids = list(dict.fromkeys(row.submission.job_id for row in rows if row.submission))
+    for start in range(0, len(ids), IDS_PER_CALL):
+        command = ["scancel", *ids[start : start + IDS_PER_CALL]]
+        try:
+            subprocess.run(command, capture_output=True, text=True, timeout=SCANCEL_TIMEOUT_S, check=True)
+        except FileNotFoundError:
+            raise OSError("no scancel on PATH: go to a login node of the cluster") from None
+        except subprocess.TimeoutExpired:
+            raise OSError(f"scancel did not answer in {SCANCEL_TIMEOUT_S:.0f} s: try again") from None
+        except subprocess.CalledProcessError as error:
+            said = one_line(error.stderr)
+            if "Invalid job id" not in said:  # it has ended and is forgotten: as wished
+                raise OSError(f"scancel: {said}") from None
+
+
+def cancel_local(sweep: Sweep, rows: Sequence[Standing], whole: bool, kill: bool, grace_s: float) -> None:
+    """SIGTERM to the launcher if the whole sweep is meant, else to each job's controller; wait until they are gone.
+
+    Each pid is checked first: a process of submitit's that was started for this sweep's logs. Raises ValueError for
+    trials of another machine.
+    """
+    logs = sweep.folder / "logs"
+    jobs: dict[int, set[int]] = {}  # controller -> rank 0, where it is one of ours
+    for row in rows:
+        if row.submission and (job := as_pid(row.submission.job_id)):
+            jobs.setdefault(job, set()).update(_rank_here(row, logs))
+    controllers = {job for job in jobs if works_for(job, logs)}
+    launchers = {parent for job in controllers if is_launcher(parent := parent_of(job))}
+    if whole:
+        _signal(launchers, signal.SIGTERM)  # which ends its trials, and starts no more
+    if kill:
+        _kill_groups(job for job in jobs if job in controllers or any(_group(rank) == job for rank in jobs[job]))
+    elif not (whole and launchers):
+        orphans = {rank for job, ranks in jobs.items() if job not in controllers for rank in ranks}
+        _signal(controllers | orphans, signal.SIGTERM)  # a controller hands it on
+    deadline = time.monotonic() + grace_s
+    while _running(jobs, logs) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _rank_here(row: Standing, logs: Path) -> set[int]:
+    """The pid of rank 0, if it is one of ours."""
+    state = row.trial.state()
+    if row.submission is None or state.get("job_id") != row.submission.job_id:
+        return set()
+    if state.get("host", HERE) != HERE:
+        raise ValueError(f"{row.trial.id} runs on {state['host']}: cancel it there")
+    pid = as_pid(state.get("pid"))
+    return {pid} if pid and works_for(pid, logs) else set()
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _running(jobs: dict[int, set[int]], logs: Path) -> bool:
+    return any(works_for(pid, logs) for job, ranks in jobs.items() for pid in (job, *ranks))
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _kill_groups(jobs: Iterable[int]) -> None:
+    """A controller leads its session: its pid is the process group of all that the job started."""
+    for job in jobs:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,198 @@
+"""Where each trial stands, put together from its folder, its process or Slurm, and a diagnosis of what failed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.causes import INTERRUPTIONS
+from jobs.processes import HERE, as_pid, runs_trials
+from jobs.slurm_answer import Answer, ask
+from jobs.triage import Verdict, gather, judge
+from jobs.trial import Submission, Sweep, Trial
+from jobs.vitals import Heartbeat, patience_s, planned, read_heartbeat, read_last_row, silence_s
+from petseg.progress import duration
+from petseg.run_folder import RESULT_NAME, Result
+from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
+
+LIVE = ("queued", "running", "stalled")  # a job holds the trial: it is not to be submitted again
+STATES = ("running", "stalled", "queued", "interrupted", "failed", "planned", "done")
+WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "PREEMPTED"})
+HELD = frozenset({"SUSPENDED", "STOPPED"})
+CUT_OFF = "submission was cut off: run the sweep again"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one trial stands."""
+
+    trial: Trial
+    status: str  # one of STATES
+    note: str = ""  # why it waits, or failed, or stands still
+    epoch: int = 0  # finished ones
+    epochs: int = 0
+    dice: float | None = None  # val/dice of the best weights when done, of the last epoch before
+    host: str = ""
+    log: str = ""
+    beat: Heartbeat | None = None  # while it runs
+    left_s: float | None = None
+    restarts: int = 0
+    submission: Submission | None = None
+    verdict: Verdict | None = None  # of what ended without a result
+
+    @property
+    def cause(self) -> str:
+        return self.verdict.cause if self.verdict else ""
+
+
+def standings(sweep: Sweep) -> list[Standing]:
+    """Where all trials stand, with one question to Slurm for all of them."""
+    submissions = sweep.submissions()
+    return _all(sweep, submissions, job_states(_open_jobs(sweep, submissions)))
+
+
+def quick_standings(sweep: Sweep) -> tuple[list[Standing], Answer]:
+    """The same for people who look often: an answer of Slurm may be some seconds old, and none is waited for long."""
+    submissions = sweep.submissions()
+    answer = ask(sweep.folder, _open_jobs(sweep, submissions))
+    return _all(sweep, submissions, answer.states), answer
+
+
+def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]:
+    """The Slurm jobs of trials that have no result: of the others nothing needs to be known."""
+    return [
+        submissions[trial.id].job_id
+        for trial in sweep.trials
+        if trial.id in submissions
+        and submissions[trial.id].cluster == "slurm"
+        and submissions[trial.id].job_id
+        and not (trial.folder / RESULT_NAME).exists()
+    ]
+
+
+def _all(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]) -> list[Standing]:
+    trials_of = Counter(submission.job_id for submission in submissions.values())
+    return [
+        standing(trial, (given := submissions.get(trial.id)), jobs, given is not None and trials_of[given.job_id] > 1)
+        for trial in sweep.trials
+    ]
+
+
+def standing(
+    trial: Trial, submission: Submission | None, jobs: Mapping[str, JobState], shared: bool = False
+) -> Standing:
+    """Where a trial stands, by its own word and by what Slurm says of its job. shared: the job has other trials too."""
+    try:
+        result, trouble = trial.result(), ""
+    except ValueError as error:  # written by another version: of one trial of many
+        result, trouble = None, str(error)
+    if result is not None:
+        return _done(trial, submission, result)
+    state = trial.state()
+    common: dict[str, Any] = {
+        "submission": submission,
+        "host": state.get("host", ""),
+        "log": submission.log if submission else "",
+        "restarts": int(state.get("restarts", 0)),
+    }
+    if submission is None:
+        return Standing(trial, "planned", **common)
+    if not submission.job_id:
+        return Standing(trial, "planned", CUT_OFF, **common)
+    row = read_last_row(trial.folder)
+    common |= {
+        "epoch": int(row.get("epoch", 0)),
+        "epochs": planned(trial.folder).epochs,
+        "dice": row.get("val/dice"),
+    }
+    if state.get("job_id") != submission.job_id:
+        state = {}  # of an earlier job
+    job = jobs.get(submission.job_id) if submission.cluster == "slurm" else None
+    if _alive(submission, state, job):
+        return _live(trial, state, job, row, common, shared)
+    verdict = judge(gather(trial, submission, job, state, row, shared))
+    failed = state.get("status") == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
+    note = trouble or _why_over(state, job, shared, verdict)
+    return Standing(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
+
+
+def _why_over(state: Mapping[str, Any], job: JobState | None, shared: bool, verdict: Verdict) -> str:
+    if state.get("status") == "failed":
+        return str(state.get("error", "")) or verdict.advice
+    if state.get("status") == "done":
+        return "its result.json is gone: run the sweep again"
+    if not state and shared:
+        return "its job ended before its turn came: run the sweep again"
+    if not state and verdict.cause == "unknown" and job and job.state == MISSING:
+        return "it never began, and Slurm knows its job no more (cancelled while it waited?): run the sweep again"
+    return verdict.advice
+
+
+def _done(trial: Trial, submission: Submission | None, result: Result) -> Standing:
+    return Standing(
+        trial,
+        "done",
+        epoch=result.epochs,
+        epochs=result.epochs,
+        dice=result.metrics["val/dice"],
+        host=result.host,
+        log=submission.log if submission else "",
+        submission=submission,
+    )
+
+
+def _live(
+    trial: Trial,
+    state: Mapping[str, Any],
+    job: JobState | None,
+    row: dict[str, Any],
+    common: dict[str, Any],
+    shared: bool,
+) -> Standing:
+    """Queued, running or stalled."""
+    if job and job.state in WAITING:
+        reason = job.reason or ("its job comes again" if state else "")
+        return Standing(trial, "queued", reason, **common)
+    if job and job.state == UNKNOWN and state.get("status") != "running":
+        return Standing(trial, "queued", f"Slurm cannot be asked: {job.reason}", **common)
+    if not state:
+        waits = "waits for its turn in its job" if shared else ""
+        return Standing(trial, "queued" if shared else "running", waits or "starting", **common)
+    if job and job.state in HELD:
+        return Standing(trial, "running", f"{job.state.lower()} by Slurm", **common)
+    began = float(state.get("time", 0.0))
+    beat = read_heartbeat(trial.folder)
+    if beat and beat.time < began:
+        beat = None  # of an earlier life
+    common |= {"beat": beat, "left_s": beat.left_s(planned(trial.folder).batch_size) if beat else None}
+    silent_s = silence_s(trial.folder, beat, began)
+    if silent_s > patience_s(trial.folder, beat, row) and not (job and job.state == UNKNOWN):
+        return Standing(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
+    return Standing(trial, "running", "Slurm cannot be asked" if job and job.state == UNKNOWN else "", **common)
+
+
+def _alive(submission: Submission, state: Mapping[str, Any], job: JobState | None) -> bool:
+    """Whether the trial's last job may still run it. A local job lives as long as a process of it on its host."""
+    if state.get("status") in ("failed", "done"):
+        return False  # its own last word holds, whether or not Slurm can be asked; `interrupted` may be requeued
+    if submission.cluster == "slurm":
+        return job is None or not job.is_over
+    if state.get("host", HERE) != HERE:
+        return state.get("status") != "interrupted"  # another machine's process cannot be asked
+    if submission.cluster == "debug":
+        return state.get("status") == "running" and _exists(as_pid(state.get("pid")))
+    return any(runs_trials(pid) for pid in (as_pid(submission.job_id), as_pid(state.get("pid"))) if pid)
+
+
+def _exists(pid: int) -> bool:
+    """A debug job runs in the launcher itself, whatever that is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return bool(pid)

@@ -1,0 +1,102 @@
+"""A trial's signs of life, each read from the end of one small file: what it does now, how fast, and since when not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from petseg.run_folder import METRICS_NAME, load_config
+
+HEARTBEAT_NAME = "heartbeat.json"
+TAIL_BYTES = 4096  # a row of metrics.jsonl has about 600
+
+FEWEST_S = 600.0  # nothing is called stalled before
+EPOCHS_OF_SILENCE = 5
+UNKNOWN_PACE_S = 3600.0  # before the first heartbeat, shards may be staged and pictures decoded
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What config.json says of a trial's length; zeros if it cannot be read."""
+
+    epochs: int = 0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """How far a trial has come, by heartbeat.json."""
+
+    time: float  # seconds since 1970, by the clock of its node
+    epoch: int  # from 1
+    epochs: int
+    step: int  # finished steps of that epoch
+    steps_per_epoch: int
+    images_per_s: float
+
+    def left_s(self, batch_size: int) -> float | None:
+        """About how long it still trains; validation and the test at the end are not in it."""
+        if self.images_per_s <= 0 or not batch_size:
+            return None
+        steps = self.epochs * self.steps_per_epoch - (self.epoch - 1) * self.steps_per_epoch - self.step
+        return max(0, steps) * batch_size / self.images_per_s
+
+
+@lru_cache(maxsize=10_000)
+def planned(folder: Path) -> Planned:
+    """Read once in a process: a trial's config never changes, and a thousand of them are slow to read."""
+    try:
+        train = load_config(folder)["config"]["train"]
+        return Planned(int(train["epochs"]), int(train["batch_size"]))
+    except (ValueError, KeyError, OSError):
+        return Planned()
+
+
+def read_heartbeat(folder: Path) -> Heartbeat | None:
+    try:
+        return Heartbeat(**json.loads((folder / HEARTBEAT_NAME).read_text()))
+    except (OSError, ValueError, TypeError):  # absent, or of another version
+        return None
+
+
+def read_last_row(folder: Path) -> dict[str, Any]:
+    """The last whole row of metrics.jsonl; {} if there is none."""
+    try:
+        with (folder / METRICS_NAME).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):  # cut short by a kill, or by where the tail begins
+            if isinstance(row := json.loads(line), dict):
+                return row
+    return {}
+
+
+def silence_s(folder: Path, beat: Heartbeat | None, began: float) -> float:
+    """Seconds since the last sign of life; `began` is when the trial's present life began.
+
+    By the file server's clock or the node's, whichever is kinder: clocks differ.
+    """
+    signs = [began, beat.time if beat else 0.0]
+    for name in (HEARTBEAT_NAME, METRICS_NAME):
+        with contextlib.suppress(OSError):
+            signs.append((folder / name).stat().st_mtime)
+    return time.time() - max(signs)
+
+
+def patience_s(folder: Path, beat: Heartbeat | None, row: dict[str, Any]) -> float:
+    """How long a healthy trial may be silent: 10 minutes, or five epochs if that is more."""
+    epoch_s = row.get("perf/seconds")
+    if epoch_s is None and beat and beat.images_per_s > 0:
+        epoch_s = beat.steps_per_epoch * planned(folder).batch_size / beat.images_per_s
+    if epoch_s is None:
+        return UNKNOWN_PACE_S
+    return max(FEWEST_S, EPOCHS_OF_SILENCE * float(epoch_s))

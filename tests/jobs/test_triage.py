@@ -1,0 +1,381 @@
+"""Logs as torch, submitit, srun and slurmstepd write them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.causes import ADVICE, RETRYABLE
+from jobs.log_files import fatal_traceback, last_life, our_file, own_part, rank_logs, read_tail, tracebacks
+from jobs.triage import Evidence, diagnose, judge
+from jobs.trial import Submission, Trial
+from petseg.run_folder import write_metrics
+from slurm.cluster import JobState
+
+START = """\
+submitit INFO (2026-03-01 09:30:00,108) - Starting with JobEnvironment(job_id=12_0, hostname=node1, local_rank=0(1), \
+node=0(1), global_rank=0(1))
+submitit INFO (2026-03-01 09:30:00,108) - Loading pickle: /home/me/runs/lab/logs/12_0_submitted.pkl
+"""
+EPOCH = "09:31:00 rank 0 INFO petseg.progress: epoch 1/10 train loss 1.2117 dice 0.4341 | val loss 1.1818 dice 0.41\n"
+
+
+def raised(error: str, frames: str = "") -> str:
+    """As submitit ends a process."""
+    return (
+        f"""\
+submitit ERROR (2026-03-01 09:40:00,637) - Submitted job triggered an exception
+09:40:00 rank 0 ERROR submitit: Submitted job triggered an exception
+Traceback (most recent call last):
+  File "<frozen runpy>", line 198, in _run_module_as_main
+  File "/home/me/petseg/.venv/lib/python3.11/site-packages/submitit/core/submission.py", line 69, in process_job
+    raise error
+  File "/home/me/petseg/.venv/lib/python3.11/site-packages/submitit/core/utils.py", line 137, in result
+    self._result = self.function(*self.args, **self.kwargs)
+                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+  File "/home/me/runs/lab/code/0123abcd/jobs/task.py", line 55, in __call__
+    self._run(Trial(Path(folder).name, {{}}, Path(folder)), environment)
+  File "/home/me/runs/lab/code/0123abcd/petseg/train.py", line 141, in train_step
+    logits = self.model(image)
+{frames}"""
+        + error
+        + "\nsrun: error: node1: task 0: Exited with exit code 1\nsrun: launch/slurm: _step_signal: Terminating "
+        "StepId=12.0\n"
+    )
+
+
+CUDA_OOM = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.65 GiB "
+    "of which 1.19 GiB is free. Including non-PyTorch memory, this process has 22.45 GiB memory in use."
+)
+PEER = (
+    "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited or there was "
+    "a network error"
+)
+OOM_KILL = (
+    "slurmstepd: error: Detected 1 oom_kill event in StepId=12.0. Some of the step tasks have been OOM Killed.\n"
+    "srun: error: node1: task 0: Out Of Memory\n"
+)
+CANCELLED_STEP = "slurmstepd-node1: error: *** STEP 12.0 ON node1 CANCELLED AT 2026-03-01T09:40:00 ***\n"
+
+
+def job(state: str, exit_code: str = "", source: str = "squeue") -> JobState:
+    return JobState(state, "", "node1", source, exit_code)
+
+
+# (cause, said, the trial's own error, job, log of rank 0)
+CASES = [
+    ("gpu_memory", "failed", CUDA_OOM, job("FAILED"), START + EPOCH + raised(CUDA_OOM)),
+    ("gpu_memory", "running", "", job("FAILED"), START + raised("RuntimeError: CUDA error: out of memory")),
+    (
+        "gpu_memory",
+        "running",
+        "",
+        None,
+        START + raised("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ),
+    ("host_memory", "running", "", job("OUT_OF_MEMORY"), START + EPOCH + OOM_KILL),
+    ("host_memory", "running", "", job("FAILED"), START + EPOCH + OOM_KILL),
+    ("host_memory", "failed", PEER, job("OUT_OF_MEMORY"), START + raised(PEER) + OOM_KILL),
+    ("host_memory", "failed", "MemoryError", None, START + raised("MemoryError")),
+    (
+        "host_memory",
+        "failed",
+        "RuntimeError: DataLoader worker (pid 4021) is killed by signal: Killed. ",
+        job("FAILED"),
+        "",
+    ),
+    (
+        "host_memory",
+        "failed",
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
+        ),
+        None,
+        "",
+    ),
+    ("node_failure", "running", "", job("NODE_FAIL"), START + EPOCH),
+    (
+        "node_failure",
+        "running",
+        "",
+        job("FAILED"),
+        START + "slurmstepd: error: *** JOB 12 ON node1 CANCELLED AT 2026-03-01T09:40:00 DUE TO NODE FAILURE, SEE "
+        "SLURMCTLD LOG FOR DETAILS ***\n",
+    ),
+    (
+        "node_failure",
+        "failed",
+        "RuntimeError: CUDA error: uncorrectable ECC error encountered",
+        job("FAILED"),
+        START,
+    ),
+    ("node_failure", "failed", "OSError: [Errno 116] Stale file handle: '/data/train-0000.tar'", None, START),
+    ("preempted", "running", "", job("PREEMPTED", source="sacct"), START + EPOCH),
+    ("preempted", "interrupted", "", job("PREEMPTED", source="sacct"), START + EPOCH),
+    ("timeout", "running", "", job("TIMEOUT"), START + EPOCH),
+    (
+        "timeout",
+        "running",
+        "",
+        job("MISSING"),
+        START
+        + EPOCH
+        + "slurmstepd: error: *** JOB 12 ON node1 CANCELLED AT 2026-03-01T13:30:00 DUE TO TIME LIMIT ***\n",
+    ),
+    (
+        "nan",
+        "failed",
+        "shards.command.Failure: the loss is not finite in steps 0-9 of epoch 1: try a lower optim.lr",
+        job("FAILED"),
+        START + raised("shards.command.Failure: the loss is not finite in steps 0-9 of epoch 1: try a lower optim.lr"),
+    ),
+    (
+        "data",
+        "failed",
+        (
+            "shards.command.Failure: 3 samples of split train cannot be read (data.max_lost_samples allows 0):\n  a_1 "
+            "at byte 512 of train-0000.tar: the bytes of a_1.jpg are altered"
+        ),
+        job("FAILED"),
+        START,
+    ),
+    ("data", "failed", "ValueError: no shard set in /data/x: pack one with `python -m shards.pack`", None, START),
+    ("data", "failed", "shards.command.Failure: the ledger of train does not close: 90 samples", None, START),
+    (
+        "disk_full",
+        "failed",
+        (
+            "OSError: [Errno 28] No space left on device: a checkpoint of 124,000,000 bytes does not fit into "
+            "runs/lab/trials/0123456789/checkpoints (0 bytes are free)"
+        ),
+        job("FAILED"),
+        START,
+    ),
+    ("disk_full", "failed", "OSError: [Errno 122] Disk quota exceeded", None, START),
+    (
+        "disk_full",
+        "failed",
+        (
+            "safetensors._safetensors_rust.SafetensorError: Error while serializing: I/O error: Os { code: 28, kind: "
+            'StorageFull, message: "No space left on device" }'
+        ),
+        None,
+        START,
+    ),
+    (
+        "launch",
+        "",
+        "",
+        job("FAILED"),
+        (
+            "Traceback (most recent call last):\n"
+            '  File "<frozen runpy>", line 189, in _run_module_as_main\n'
+            '  File "<frozen runpy>", line 112, in _get_module_details\n'
+            "ModuleNotFoundError: No module named 'submitit'\n"
+            "srun: error: node1: task 0: Exited with exit code 1\n"
+        ),
+    ),
+    ("launch", "failed", "ImportError: libcudart.so.12: cannot open shared object file", job("FAILED"), START),
+    ("launch", "", "", job("FAILED"), "/usr/bin/python3: No module named submitit\n"),
+    (
+        "launch",
+        "",
+        "",
+        job("FAILED"),
+        (
+            "slurmstepd: error: execve(): /home/me/.venv/bin/python: No such file or directory\n"
+            "srun: error: node1: task 0: Exited with exit code 2\n"
+        ),
+    ),
+    (
+        "launch",
+        "failed",
+        (
+            "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
+            "port: 29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use"
+        ),
+        job("FAILED"),
+        START,
+    ),
+    (
+        "launch",
+        "",
+        "",
+        None,
+        START + raised("_pickle.UnpicklingError: pickle data was truncated"),
+    ),
+    ("code", "failed", "KeyError: 'dice'", job("FAILED"), START + EPOCH + raised("KeyError: 'dice'")),
+    ("code", "running", "", job("FAILED"), START + EPOCH + raised("KeyError: 'dice'") + CANCELLED_STEP),
+    ("cancelled", "running", "", job("CANCELLED"), START + EPOCH + CANCELLED_STEP),
+    (
+        "cancelled",
+        "running",
+        "",
+        job("MISSING"),
+        START + "slurmstepd-node1: error: *** JOB 12 ON node1 CANCELLED AT 2026-03-01T09:40:00 ***\n",
+    ),
+    ("cancelled", "", "", job("CANCELLED", source="sacct"), ""),
+    ("cancelled", "interrupted", "", None, START + EPOCH),
+    ("killed", "running", "", job("FAILED", "0:9", "sacct"), START + EPOCH),
+    ("killed", "running", "", job("FAILED"), START + EPOCH + "srun: error: node1: task 0: Killed\n"),
+    ("killed", "running", "", None, START + EPOCH),
+    ("unknown", "running", "", job("MISSING"), START + EPOCH),
+    ("unknown", "", "", job("MISSING"), ""),
+    ("unknown", "failed", PEER, job("FAILED"), START + raised(PEER)),
+]
+
+
+@pytest.mark.parametrize(("cause", "said", "error", "state", "log"), CASES)
+def test_causes(cause: str, said: str, error: str, state: JobState | None, log: str) -> None:
+    verdict = judge(Evidence(said=said, error=error, host="node1", job=state, logs=(log,), sweep="runs/lab"))
+    assert verdict.cause == cause
+    assert verdict.retryable == (cause not in ("code", "nan", "data"))
+    assert "{" not in verdict.advice
+
+
+def test_every_cause_has_advice_and_a_case() -> None:
+    assert RETRYABLE.keys() == ADVICE.keys()
+    assert RETRYABLE.keys() == {case[0] for case in CASES}
+
+
+def test_what_the_process_knew_holds_unless_it_only_met_an_error() -> None:
+    evidence = Evidence(said="failed", cause="disk_full", error="RuntimeError: x", logs=(raised("RuntimeError: x"),))
+    assert judge(evidence).cause == "disk_full"
+    assert judge(replace(evidence, cause="code", error=CUDA_OOM)).cause == "gpu_memory"
+
+
+def test_a_rank_that_lost_another_does_not_hide_why() -> None:
+    ranks = (START + raised(PEER), START + raised(CUDA_OOM), START + raised(PEER))
+    assert judge(Evidence(said="failed", error=PEER, job=job("FAILED"), logs=ranks)).cause == "gpu_memory"
+    ranks = (START + raised(PEER), START + raised("KeyError: 'dice'"))
+    verdict = judge(Evidence(said="failed", error=PEER, job=job("FAILED"), logs=ranks))
+    assert (verdict.cause, verdict.signature) == ("code", "KeyError at petseg/train.py:141 in train_step")
+
+
+def test_code_is_known_by_its_exception_and_its_last_frame_of_ours() -> None:
+    library = '  File "/home/me/petseg/.venv/lib/python3.11/site-packages/torch/nn/modules/module.py", line 9, in f\n'
+    verdict = judge(Evidence(said="failed", error="x", logs=(START + raised("RuntimeError: shapes 3, 4", library),)))
+    assert verdict.signature == "RuntimeError at petseg/train.py:141 in train_step"
+    assert verdict.traceback.startswith("Traceback (most recent call last):\n")
+    assert verdict.traceback.endswith("\nRuntimeError: shapes 3, 4")
+    other = judge(Evidence(said="failed", error="x", logs=(START + raised("RuntimeError: shapes 5, 6", library),)))
+    assert other.signature == verdict.signature
+
+
+def test_failures_of_a_node_are_told_apart_by_its_name() -> None:
+    verdict = judge(Evidence(said="running", host="node7", job=job("NODE_FAIL")))
+    assert verdict.signature == "node_failure node7"
+    assert "--exclude node7" in verdict.advice
+
+
+def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
+    evidence = Evidence(said="running", job=job("TIMEOUT"), epochs_done=30, epochs=100, used_s=4 * 3600.0)
+    assert "30 of 100 epochs took 4 h 00 min, the whole trial needs about 13 h 20 min" in judge(evidence).advice
+    evidence = replace(evidence, used_s=None, epoch_s=60.0)
+    assert "training alone needs about 1 h 40 min" in judge(evidence).advice
+    assert "before it finished an epoch" in judge(replace(evidence, epochs_done=0)).advice
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/home/me/petseg/petseg/train.py", "petseg/train.py"),
+        ("/home/me/petseg/petseg/data/tars.py", "petseg/data/tars.py"),
+        ("/home/jobs/work/jobs/task.py", "jobs/task.py"),
+        ("/opt/venv/lib/python3.11/site-packages/petseg/run.py", "petseg/run.py"),
+        ("/opt/venv/lib/python3.11/site-packages/submitit/slurm/slurm.py", ""),
+        ("/home/petseg/conda/lib/python3.12/json/decoder.py", ""),
+        ("<frozen runpy>", ""),
+        ("/home/me/script.py", ""),
+    ],
+)
+def test_files_of_ours(path: str, name: str) -> None:
+    assert our_file(path) == name
+
+
+CHAINED = """\
+09:00:00 rank 0 WARNING petseg.tracking: wandb is off for this run
+Traceback (most recent call last):
+  File "/x/petseg/data/tars.py", line 12, in read
+    raise OSError(5, "no")
+OSError: [Errno 5] Input/output error
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/x/petseg/train.py", line 3, in step
+    f()
+    ^^^
+RuntimeError: two
+  lines
+slurmstepd: error: *** STEP 12.0 ON node1 CANCELLED AT 2026-03-01T09:40:00 ***
+"""
+
+
+def test_chained_tracebacks_are_one() -> None:
+    (found,) = tracebacks(CHAINED)
+    assert found.errors == ("OSError: [Errno 5] Input/output error", "RuntimeError: two\n  lines")
+    assert (found.kind, found.frame) == ("RuntimeError", "petseg/train.py:3 in step")
+    assert tracebacks("no traceback\nat all") == []
+    assert tracebacks("Traceback (most recent call last):\n  File") == []
+
+
+def test_what_follows_submitits_last_word_is_what_ended_it() -> None:
+    noise = 'Exception ignored in: <f>\nTraceback (most recent call last):\n  File "x.py", line 1, in y\nOSError: z\n'
+    found = fatal_traceback(noise + START + raised("KeyError: 'dice'") + noise)
+    assert found is not None
+    assert found.error == "KeyError: 'dice'"
+
+
+def test_an_earlier_life_of_a_requeued_job_is_left_out() -> None:
+    text = START + raised(CUDA_OOM) + START + EPOCH
+    assert "out of memory" not in last_life(text)
+    assert last_life("no start") == "no start"
+
+
+def test_jobs_of_several_trials_keep_their_failures_apart() -> None:
+    first = (
+        "09:30:05 rank 0 ERROR jobs.task: trial aaaa failed, going on with the next one\n"
+        "Traceback (most recent call last):\n"
+        '  File "/x/petseg/train.py", line 3, in step\n'
+        f"{CUDA_OOM}\n"
+    )
+    log = START + EPOCH + first + EPOCH
+    assert fatal_traceback(own_part(log, "aaaa")).error == CUDA_OOM  # type: ignore[union-attr]
+    assert fatal_traceback(own_part(log, "bbbb")) is None
+    assert EPOCH in own_part(log, "bbbb")
+
+
+def test_the_logs_of_all_ranks_of_the_last_job(tmp_path: Path) -> None:
+    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
+    logs = tmp_path / "lab" / "logs"
+    logs.mkdir(parents=True)
+    for rank in (0, 1, 2, 10):
+        (logs / f"12_0_{rank}_log.out").write_text(f"{rank}")
+    moved = Submission(trial.id, "12_0", "slurm", "/elsewhere/lab/logs/12_0_0_log.out")
+    assert [path.name for path in rank_logs(trial, moved)] == [f"12_0_{rank}_log.out" for rank in range(3)]
+    assert rank_logs(trial, replace(moved, log="")) == []
+    assert read_tail(logs / "none") == ""
+    (logs / "long").write_bytes(b"first\n" + b"x" * 100 + b"\xff\nlast\n")
+    assert read_tail(logs / "long", 20) == "last\n"
+
+
+def test_a_folder_is_diagnosed_by_its_last_job_only(tmp_path: Path) -> None:
+    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
+    logs = tmp_path / "lab" / "logs"
+    logs.mkdir(parents=True)
+    log = logs / "12_0_0_log.out"
+    log.write_text(START + raised(CUDA_OOM))
+    submission = Submission(trial.id, "12_0", "slurm", str(log))
+    trial.write_state(status="failed", error="KeyError: 'x'", host="node1", job_id="11")  # of an earlier job
+    assert diagnose(trial, submission, job("FAILED")).cause == "gpu_memory"
+    assert diagnose(trial, submission, job("FAILED"), shared=True).cause == "unknown"  # its turn never came
+    trial.write_state(status="running", host="node1", job_id="12_0", time=0)
+    write_metrics([{"epoch": 2, "perf/seconds": 1800.0}], trial.folder)
+    log.write_text(START + EPOCH)
+    verdict = diagnose(trial, submission, job("TIMEOUT"))
+    assert verdict.cause == "timeout"
