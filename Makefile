@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_PETS ?= 800
 
-.PHONY: install demo test check format bench clean
+.PHONY: install demo test test-slow chaos check format bench clean
 
 install: $(VENV)/.installed
 
@@ -23,7 +23,15 @@ demo: install
 	$(BIN)/python jobs/report.py demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# several processes, a real Slurm, kills at every file operation: minutes
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+# a longer storm over a sweep than the tests have, with another seed
+chaos: install
+	STORM_SECONDS=$${STORM_SECONDS:-600} STORM_SEED=$${STORM_SEED:-2} $(BIN)/python -m pytest -m slow tests/chaos --log-cli-level=INFO
 
 check: install
 	$(BIN)/ruff check .

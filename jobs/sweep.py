@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +37,7 @@ from shards.command import FAILED, OK, run_command
 from shards.manifest import write_whole
 from slurm.executor import render_sbatch, submit
 from slurm.local import visible_gpus
+from slurm.profiles import profile_of
 from slurm.resources import Resources
 
 DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
@@ -48,7 +49,9 @@ logger = logging.getLogger(__name__)
 class Command:
     """Run a sweep: one job per trial, and only for trials that have no result yet."""
 
-    resources: Annotated[Resources, tyro.conf.arg(name="")]
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    profile: str | None = None
+    """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     sweep: Path = DEFAULT_SWEEP
     """Sweep file in wandb's form: method, metric, parameters."""
     name: str = ""
@@ -75,7 +78,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = tyro.cli(Command, args=argv, default=Command(resources=profile_of(argv)), description=__doc__)
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     cells = expand(spec)
     data = cells[0].config.data

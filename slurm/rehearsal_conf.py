@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Linux limits a Unix socket's path to 107 bytes; munge's is the longest of ours.
 SOCKET_PATH_LIMIT = 107
+CLUSTER_NAME = "rehearsal"
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,10 @@ class Plan:
     gpus: int
     mem_mb: int
     namespaces: bool  # each node in its own pid, uts and mount namespace (root only)
-    ports: tuple[int, ...]  # slurmctld, then one for each slurmd
+    ports: tuple[int, ...]  # slurmctld, then one for each slurmd, then slurmdbd if there is accounting
     host: str
     user: str
+    accounting: bool = False
 
     def __post_init__(self) -> None:
         if self.nodes < 1 or self.nodes > 200:
@@ -32,7 +34,7 @@ class Plan:
             raise ValueError(f"cpus={self.cpus}, gpus={self.gpus}, mem_mb={self.mem_mb}: too few")
         if len(str(self.socket)) > SOCKET_PATH_LIMIT:
             raise ValueError(f"--root {self.root} is too long for a Unix socket; choose a shorter one")
-        assert len(self.ports) == self.nodes + 1, "one port for slurmctld and one for each node"
+        assert len(self.ports) == self.nodes + 1 + self.accounting, "one port for each daemon"
 
     @property
     def node_names(self) -> tuple[str, ...]:
@@ -95,15 +97,35 @@ def render_hosts(plan: Plan, machine_hosts: str) -> str:
 
 
 def render_slurm_conf(plan: Plan) -> str:
-    """slurm.conf: a quick scheduler, no cgroups, no accounting, partitions gpu (default) and low."""
-    sections = (_daemons(plan), _accounting(), _SCHEDULING, _nodes(plan), _PARTITIONS)
+    """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low."""
+    sections = (_daemons(plan), _accounting(plan), _SCHEDULING, _nodes(plan), _PARTITIONS)
     return "\n".join(line for section in sections for line in section) + "\n"
+
+
+def render_slurmdbd_conf(plan: Plan) -> str:
+    """slurmdbd.conf: a database that is found by its socket, and lets its owner in without a password."""
+    lines = (
+        "AuthType=auth/munge",
+        f"AuthInfo=socket={plan.socket}",
+        f"DbdHost={plan.host}",
+        "DbdAddr=127.0.0.1",
+        f"DbdPort={plan.ports[-1]}",
+        f"SlurmUser={plan.user}",
+        f"PidFile={plan.root}/run/slurmdbd.own",
+        f"LogFile={plan.root}/log/slurmdbd.log",
+        "DebugLevel=info",
+        "StorageType=accounting_storage/mysql",
+        "StorageHost=localhost",
+        "StorageUser=root",
+        "StorageLoc=slurm_acct",
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _daemons(plan: Plan) -> Sequence[str]:
     root = plan.root
     return (
-        "ClusterName=rehearsal",
+        f"ClusterName={CLUSTER_NAME}",
         f"SlurmctldHost={plan.host}(127.0.0.1)",
         f"SlurmctldPort={plan.ports[0]}",
         f"SlurmUser={plan.user}",
@@ -133,9 +155,18 @@ def _daemons(plan: Plan) -> Sequence[str]:
     )
 
 
-def _accounting() -> Sequence[str]:
-    """No slurmdbd: sacct fails, as on the clusters that run without accounting."""
-    return ("AccountingStorageType=accounting_storage/none",)
+def _accounting(plan: Plan) -> Sequence[str]:
+    """Without slurmdbd sacct fails, as on the clusters that run without accounting."""
+    if not plan.accounting:
+        return ("AccountingStorageType=accounting_storage/none",)
+    return (
+        "AccountingStorageType=accounting_storage/slurmdbd",
+        "AccountingStorageHost=127.0.0.1",
+        f"AccountingStoragePort={plan.ports[-1]}",
+        # slurmdbd's clients take munge's socket from here, and not from AuthInfo
+        f"AccountingStoragePass={plan.socket}",
+        "AccountingStoreFlags=job_comment",
+    )
 
 
 _SCHEDULING = (
@@ -163,6 +194,7 @@ _SCHEDULING = (
     "SlurmctldTimeout=30",
     "SlurmdTimeout=10",
     "BatchStartTimeout=20",
+    # A preempted job that stays for its grace is asked again only after KillWait + MessageTimeout: 22 s, not GraceTime.
     "MessageTimeout=20",
     "GresTypes=gpu",
 )
@@ -176,7 +208,7 @@ _PARTITIONS = (
 
 def _nodes(plan: Plan) -> Sequence[str]:
     lines = []
-    for name, address, port in zip(plan.node_names, plan.addresses, plan.ports[1:], strict=True):
+    for name, address, port in zip(plan.node_names, plan.addresses, plan.ports[1 : plan.nodes + 1], strict=True):
         hostname = name if plan.namespaces else plan.host
         gres = f" Gres=gpu:fake:{plan.gpus}" if plan.gpus else ""
         lines.append(

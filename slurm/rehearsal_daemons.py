@@ -6,28 +6,38 @@ together name one process: a pid that was given to another process since is left
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 POLL_S = 0.02
 
+# Popen objects of this process's clusters, kept so that their children can be waited for.
+_children: dict[Path, list[subprocess.Popen[bytes]]] = {}
+
 
 def start_ticks(pid: int) -> int | None:
     """When the process started, in ticks since boot; None if it is gone (a zombie counts as gone)."""
+    found = _parent_and_ticks(pid)
+    return found[1] if found else None
+
+
+def _parent_and_ticks(pid: int) -> tuple[int, int] | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # the name in parentheses may hold spaces and parentheses itself; field 3 (state) follows the last one
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" else (int(fields[1]), int(fields[19]))
 
 
-def spawn(root: Path, name: str, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def spawn(root: Path, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
     """Start a daemon in the foreground of its own session, and record it as `name`."""
     with (root / "log" / f"{name}.out").open("ab") as log:
         process = subprocess.Popen(
@@ -39,11 +49,11 @@ def spawn(root: Path, name: str, command: Sequence[str], env: Mapping[str, str])
             cwd=root,
             start_new_session=True,
         )
+    _children.setdefault(root, []).append(process)
     ticks = start_ticks(process.pid)
     aside = root / "run" / f"{name}.pid.part"
     aside.write_text(f"{process.pid} {ticks or 0}\n")
     aside.replace(root / "run" / f"{name}.pid")
-    return process
 
 
 def recorded(root: Path, pattern: str = "*") -> dict[str, int]:
@@ -67,11 +77,79 @@ def end(root: Path, pattern: str, first: signal.Signals = signal.SIGTERM, grace_
         path.unlink(missing_ok=True)
 
 
+def descendants(pids: Iterable[int]) -> dict[int, int]:
+    """Pid -> start ticks of all that the processes started, and what that started; parents come first."""
+    children: dict[int, list[tuple[int, int]]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        if found := _parent_and_ticks(int(folder.name)):
+            children.setdefault(found[0], []).append((int(folder.name), found[1]))
+    tree: dict[int, int] = {}
+    generation = list(pids)
+    while generation:
+        born = [child for pid in generation for child in children.get(pid, [])]
+        tree |= born
+        generation = [pid for pid, _ in born]
+    return tree
+
+
+def freeze_descendants(pids: Iterable[int]) -> dict[int, int]:
+    """Stop all that the processes started, so that none can react to what comes next, and none escapes it."""
+    tops = list(pids)
+    frozen: dict[int, int] = {}
+    while new := descendants(tops).items() - frozen.items():
+        frozen |= new
+        for pid, _ in new:
+            _signal(pid, signal.SIGSTOP)
+    return frozen
+
+
+def kill_all(processes: Mapping[int, int | None], timeout_s: float = 5.0) -> bool:
+    """SIGKILL to the processes (pid -> start ticks); whether all have ended."""
+
+    def alive() -> list[int]:
+        return [pid for pid, ticks in processes.items() if ticks and start_ticks(pid) == ticks]
+
+    for pid in alive():
+        _signal(pid, signal.SIGKILL)
+    return wait_until(lambda: not alive(), timeout_s)
+
+
+def kill_with_children(root: Path, name: str) -> None:
+    """SIGKILL to the recorded process and to what it started."""
+    below = descendants(recorded(root, name).values())
+    end(root, name, signal.SIGKILL)
+    kill_all(below)
+
+
+def await_ready(root: Path, name: str, condition: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until the daemon does what the condition asks; ValueError with the logs if it ends, or takes too long."""
+    wait_until(lambda: condition() or name not in recorded(root, name), timeout_s)
+    if not condition():
+        raise ValueError(f"{name} did not start:\n{log_tails(root)}")
+
+
+def reap(root: Path) -> None:
+    """Wait for this process's own children among the cluster's processes, which have been told to end."""
+    for process in _children.pop(root, []):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+
+
+def log_tails(root: Path, lines: int = 8) -> str:
+    logs = sorted((root / "log").glob("*"))
+    tails = [(log.name, log.read_text(errors="replace").splitlines()[-lines:]) for log in logs]
+    return "\n".join(f"{name}: {line}" for name, tail in tails for line in tail)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody of this machine listens on the TCP port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _signal(pid: int, sent: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it ended between the look and the signal
         os.kill(pid, sent)
-    except ProcessLookupError:
-        return  # it ended between the look and the signal
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, poll_s: float = POLL_S) -> bool:

@@ -42,6 +42,9 @@ class Resources:
     """Jobs to wait for, such as `afterok:123`."""
     comment: str | None = None
     """Kept with the job, for people and for accounting."""
+    requeue: bool = True
+    """Let Slurm start the job again after a node's death, a preemption or its time limit. Where the site refuses that,
+    run the sweep again instead: it goes on from the saved state."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus_per_task", "timeout_min"):
@@ -80,7 +83,8 @@ class Resources:
 
 def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[str, object]:
     """The parameters of submitit's SlurmExecutor, by its own names (those of sbatch), unset ones left out."""
-    additional: dict[str, object] = {"requeue": True}  # sites may have JobRequeue=0, and a node's death lose the job
+    # said in either case: by itself the site's JobRequeue would decide, and a node's death might lose the job
+    additional: dict[str, object] = {"requeue" if resources.requeue else "no-requeue": True}
     if resources.nice:
         additional["nice"] = resources.nice
     wanted: dict[str, object] = {

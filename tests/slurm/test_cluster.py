@@ -16,10 +16,10 @@ SQUEUE = """\
 14|RUNNING|None|node[1-2]
 """
 SACCT = """\
-12_1|COMPLETED|node1
-12_2|CANCELLED by 1000|None assigned
-12_[4-9%2]|PENDING|None assigned
-15|NODE_FAIL|node[1-2]
+12_1|COMPLETED|node1|0:0
+12_2|CANCELLED by 1000|None assigned|0:15
+12_[4-9%2]|PENDING|None assigned|0:0
+15|NODE_FAIL|node[1-2]|1:0
 """
 
 
@@ -34,9 +34,9 @@ def test_parse_squeue():
 
 def test_parse_sacct():
     assert cluster.parse_sacct(SACCT) == {
-        "12_1": JobState("COMPLETED", "", "node1", "sacct"),
-        "12_2": JobState("CANCELLED", "by 1000", "", "sacct"),
-        "15": JobState("NODE_FAIL", "", "node[1-2]", "sacct"),
+        "12_1": JobState("COMPLETED", "", "node1", "sacct", "0:0"),
+        "12_2": JobState("CANCELLED", "by 1000", "", "sacct", "0:15"),
+        "15": JobState("NODE_FAIL", "", "node[1-2]", "sacct", "1:0"),
     }
 
 
@@ -108,8 +108,7 @@ def test_a_silent_slurmctld_is_not_taken_for_finished_jobs(
     (tmp_path / "squeue").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(cluster, "CLIENT_TIMEOUT_S", 0.3)
-    state = cluster.job_states(["1"])["1"]
+    state = cluster.job_states(["1"], timeout_s=0.3)["1"]
     assert (state.state, state.source, state.is_over) == ("UNKNOWN", "none", False)
     assert reason in state.reason
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import rehearsal, rehearsal_cluster, rehearsal_daemons
+from slurm import rehearsal, rehearsal_client, rehearsal_cluster, rehearsal_daemons
 from slurm.rehearsal import rehearse
 from slurm.rehearsal_conf import Plan, free_ports, render_gres_conf, render_hosts, render_slurm_conf
 
@@ -34,19 +35,6 @@ def plan(**changes: object) -> Plan:
         "user": "me",
     }
     return Plan(**(values | changes))
-
-
-def processes_of(root: Path) -> list[int]:
-    """Every process that was started with the cluster's folder in its arguments or its environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
-        except OSError:
-            continue
-        if os.fsencode(root) in text and rehearsal_daemons.start_ticks(int(folder.name)):
-            found.append(int(folder.name))
-    return found
 
 
 def test_configuration_texts():
@@ -112,7 +100,7 @@ def test_a_pid_that_names_another_process_is_left_alone(tmp_path: Path):
 
 
 def test_without_slurm_the_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rehearsal_cluster, "_daemon_path", lambda: str(tmp_path))
+    monkeypatch.setattr(rehearsal_client, "daemon_path", lambda: str(tmp_path))
     with pytest.raises(ValueError, match=r"no munged, slurmctld, .*: apt-get install .*slurmctld"):
         rehearsal_cluster.start(tmp_path / "root")
 
@@ -137,7 +125,11 @@ def test_nodes_have_hostnames_and_gpus(rehearsal_cluster):
 @pytest.mark.slurm
 @pytest.mark.parametrize("namespaces", [pytest.param(True, marks=needs_namespaces), False])
 def test_stop_ends_every_process(
-    slurm_daemons: None, monkeypatch: pytest.MonkeyPatch, namespaces: bool, wait_for: Callable[..., None]
+    slurm_daemons: None,
+    monkeypatch: pytest.MonkeyPatch,
+    namespaces: bool,
+    processes_of: Callable[[Path], list[int]],
+    wait_for: Callable[..., None],
 ):
     monkeypatch.setattr(rehearsal_cluster, "can_unshare", lambda: namespaces)
     with rehearse(nodes=1, gpus=0) as cluster:
@@ -151,11 +143,15 @@ def test_stop_ends_every_process(
 
 
 @pytest.mark.slurm
-def test_it_dies_with_its_owner(slurm_daemons: None, wait_for: Callable[..., None]):
+def test_it_dies_with_its_owner_and_so_does_a_healed_node(
+    slurm_daemons: None, processes_of: Callable[[Path], list[int]], wait_for: Callable[..., None]
+):
     script = (
         "import sys, time\n"
         "from slurm.rehearsal import rehearse\n"
         "with rehearse(nodes=1, gpus=0) as cluster:\n"
+        "    cluster.break_node(cluster.nodes[0])\n"
+        "    cluster.heal_node(cluster.nodes[0])\n"
         "    sys.stdout.write(f'{cluster.root}\\n')\n"
         "    sys.stdout.flush()\n"
         "    time.sleep(600)\n"
@@ -169,12 +165,13 @@ def test_it_dies_with_its_owner(slurm_daemons: None, wait_for: Callable[..., Non
 
 
 @pytest.mark.slurm
-def test_the_command(slurm_daemons: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_the_command(slurm_daemons: None, processes_of: Callable[[Path], list[int]], capfd: pytest.CaptureFixture[str]):
     root = Path("/tmp") / f"rehearsal-{os.getpid()}-{time.monotonic_ns()}"  # munge needs a short path
     flags = ["--root", str(root)]
     try:
-        with pytest.raises(ValueError, match="no cluster runs in"):
-            rehearsal.main(["env", *flags])
+        for verb in (["env"], ["break", "node1"], ["heal", "node1"]):
+            with pytest.raises(ValueError, match=f"no cluster runs in {root}: .* start"):
+                rehearsal.main([*verb, *flags])
         assert rehearsal.main(["start", *flags, "--nodes", "1", "--gpus", "0"]) == 0
         with pytest.raises(ValueError, match=r"runs in .* already"):
             rehearsal.main(["start", *flags])
@@ -182,6 +179,15 @@ def test_the_command(slurm_daemons: None, tmp_path: Path, capfd: pytest.CaptureF
         assert rehearsal.main(["env", *flags]) == 0
         assert f"export SLURM_CONF={root}/etc/slurm.conf\n" in capfd.readouterr().out
         assert rehearsal.main(["run", *flags, "--", "srun", "sh", "-c", "exit 7"]) == 7
+        node = json.loads((root / "cluster.json").read_text())["nodes"][0]
+        assert rehearsal.main(["break", node, "--silent", *flags]) == 0
+        with pytest.raises(ValueError, match=f"{node} is broken already: .* heal {node}"):
+            rehearsal.main(["break", node, *flags])
+        assert rehearsal.main(["heal", node, *flags]) == 0
+        with pytest.raises(ValueError, match=f"{node} is whole already: .* break {node}"):
+            rehearsal.main(["heal", node, *flags])
+        with pytest.raises(ValueError, match=f"no node attic in the cluster in .*: choose one of {node}"):
+            rehearsal.main(["break", "attic", *flags])
         assert rehearsal.main(["stop", *flags]) == 0
         assert processes_of(root) == []
         assert rehearsal.main(["stop", *flags]) == 0

@@ -47,11 +47,17 @@ def test_to_submitit_leaves_out_what_is_not_asked():
     }
 
 
+def test_a_site_that_forbids_requeuing_is_asked_for_none():
+    parameters = to_submitit(Resources(requeue=False, nice=5), name="pets", max_parallel=1)
+    assert parameters["additional_parameters"] == {"no-requeue": True, "nice": 5}
+
+
 def test_memory_is_a_whole_number():
     assert render_mem(32.0) == "32GB"
     assert render_mem(0.5) == "512MB"
 
 
 def test_flags():
-    resources = tyro.cli(Resources, args=["--gpus", "0", "--partition", "gpu", "--tasks-per-node", "2"])
-    assert resources == Resources(gpus_per_node=0, partition="gpu", tasks_per_node=2)
+    args = ["--gpus", "0", "--partition", "gpu", "--tasks-per-node", "2", "--no-requeue"]
+    wanted = Resources(gpus_per_node=0, partition="gpu", tasks_per_node=2, requeue=False)
+    assert tyro.cli(Resources, args=args) == wanted

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import tyro
+
+from slurm import profiles
+from slurm.executor import render_sbatch
+from slurm.profiles import load_profile, profile_of
+from slurm.resources import Resources
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line as jobs/sweep.py has it."""
+
+    resources: Annotated[Resources, tyro.conf.arg(name="")]
+    profile: str | None = None
+    max_parallel: int = 0
+
+
+@pytest.fixture
+def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    path = tmp_path / "petseg" / "profiles.toml"
+    path.parent.mkdir()
+    path.write_text('[a100]\npartition = "gpu"\ngpus = 8\nmem_gb = 480\ncpus-per-task = 4\nrequeue = false\n')
+    return path
+
+
+def parse(*argv: str) -> Command:
+    return tyro.cli(Command, args=argv, default=Command(resources=profile_of(argv)))
+
+
+def test_flags_override_the_profile_and_the_profile_the_defaults(own_file: Path):
+    a100 = Resources(partition="gpu", gpus_per_node=8, mem_gb=480, cpus_per_task=4, requeue=False)
+    assert parse("--profile", "a100").resources == a100
+    command = parse("--gpus", "4", "--requeue", "--profile=a100", "--partition", "None", "--max-parallel", "2")
+    assert command == Command(
+        Resources(gpus_per_node=4, mem_gb=480, cpus_per_task=4, requeue=True), profile="a100", max_parallel=2
+    )
+    assert parse("--gpus", "4").resources == Resources(gpus_per_node=4)
+    assert parse("--profile", "rehearsal", "--profile", "a100").resources == a100
+
+
+def test_a_profile_is_a_set_of_fields(own_file: Path):
+    assert load_profile("rehearsal") == {
+        "partition": "gpu",
+        "gpus_per_node": 0,
+        "cpus_per_task": 1,
+        "mem_gb": 1,
+        "timeout_min": 10,
+    }
+    own_file.write_text("[rehearsal]\nnodes = 2\n")
+    assert load_profile("rehearsal") == {"nodes": 2}
+
+
+def test_an_unknown_profile_lists_the_choices(own_file: Path):
+    with pytest.raises(ValueError, match=r"no profile 'a10': choose one of a100 \(.*petseg.*\), rehearsal \(.*slurm"):
+        profile_of(["--profile", "a10"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a100]\ngpu = 8\n", r"profile \[a100\]: unknown field 'gpu': choose from partition, nodes, gpus, "),
+        ('[a100]\ngpus = "8"\n', r"profile \[a100\]: gpus = '8': must be a whole number"),
+        ("[a100]\ngpus = true\n", r"gpus = True: must be a whole number"),
+        ("[a100]\npartition = 1\n", r"partition = 1: must be a string"),
+        ("[a100]\nrequeue = 1\n", r"requeue = 1: must be true or false"),
+        ("[a100]\nmem-gb = 1\nmem_gb = 2\n", r"mem_gb: given twice"),
+        ("[a100]\nnodes = 0\n", r"profile \[a100\]: nodes=0: must be at least 1"),
+        ("gpus = 8\n", r"gpus stands outside of any profile"),
+        ("[a100\n", r"profiles.toml: Expected"),
+    ],
+)
+def test_wrong_files_are_named(own_file: Path, text: str, message: str):
+    own_file.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_profile("a100")
+    assert str(own_file) in str(caught.value)
+
+
+def test_without_an_absolute_xdg_folder_the_home_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("", "somewhere"):
+        monkeypatch.setenv("XDG_CONFIG_HOME", value)
+        assert profiles.user_file() == tmp_path / ".config" / "petseg" / "profiles.toml"
+    assert profile_of([]) == Resources()
+
+
+def test_the_examples_that_ship_are_right_once_uncommented(own_file: Path):
+    _, marker, examples = profiles.SHIPPED.read_text().partition("# [a100]\n")
+    lines = (marker + examples).splitlines()
+    own_file.write_text(
+        "\n".join(line.removeprefix("# ") for line in lines if line.startswith("# ") and ":" not in line)
+    )
+    assert load_profile("a100")["gpus_per_node"] == 8
+    assert load_profile("scavenger")["requeue"] is False
+
+
+def test_a_missing_name_is_the_parsers_matter(own_file: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse("--profile")
+    assert "--profile" in capsys.readouterr().err
+
+
+@pytest.mark.slurm
+def test_the_rehearsal_profile_fits_the_rehearsal(on_cluster, own_file: Path, tmp_path: Path):
+    resources = profile_of(["--profile", "rehearsal"])
+    script = tmp_path / "job.sh"
+    script.write_text(render_sbatch(count=2, folder=tmp_path, resources=resources, name="t", max_parallel=1))
+    done = subprocess.run(
+        ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert "to start at" in done.stderr
