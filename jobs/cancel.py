@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         console.print("nothing to cancel: none of them is queued or running", highlight=False)
         return OK
-    console.print(render_table(f"to cancel: {len(rows)}", rows))
+    console.print(render_table(f"to cancel: {len(rows)}", rows, console.width))
     for line in beside(sweep, rows):
         console.print(line, markup=False, highlight=False)
     if sys.stdin.isatty() and not command.yes and not confirmed(len(rows)):
@@ -73,8 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cancel_local(sweep, local, whole=not command.trials, kill=command.kill, grace_s=command.grace_s)
     wanted = {row.trial.id for row in rows}
     after = [row for row in standings(sweep) if row.trial.id in wanted]
-    console.print(render_table(f"ended: {sum(row.status not in LIVE for row in after)} of {len(after)}", after))
-    if any(row.status in LIVE for row in after):
+    ended = sum(row.status not in LIVE for row in after)
+    console.print(render_table(f"ended: {ended} of {len(after)}", after, console.width))
+    if ended < len(after):
         hint = f"those that still run are saving: see `python jobs/status.py {sweep.folder}`"
         if local:
             hint += ", or end processes of this machine with --kill"

@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.json:
         sys.stdout.write(json.dumps(to_document(sweep, rows, answer), indent=2) + "\n")
     else:
-        Console(width=None if sys.stdout.isatty() else 200).print(render(sweep, rows, answer))
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        console.print(render(sweep, rows, answer, console.width))
     return exit_code(rows)
 
 
@@ -90,12 +91,12 @@ def watch(sweep: Sweep, every_s: float) -> int:
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while any(row.status in LIVE for row in rows):
             lines = max(3, console.height - LINES_BESIDE_TABLE)
-            live.update(render(sweep, rows, answer, max_rows=lines), refresh=True)
+            live.update(render(sweep, rows, answer, console.width, lines), refresh=True)
             time.sleep(every_s)
             sweep = find_sweep(str(sweep.folder), sweep.folder.parent)  # trials may have been added
             rows, answer = quick_standings(sweep)
         live.update("", refresh=True)
-    console.print(render(sweep, rows, answer))
+    console.print(render(sweep, rows, answer, console.width))
     return exit_code(rows)
 
 
@@ -112,7 +113,7 @@ def _watch_plainly(sweep: Sweep, every_s: float) -> int:
             time.sleep(every_s)
             sweep = find_sweep(str(sweep.folder), sweep.folder.parent)
             rows, answer = quick_standings(sweep)
-    console.print(render(sweep, rows, answer))
+    console.print(render(sweep, rows, answer, console.width))
     return exit_code(rows)
 
 

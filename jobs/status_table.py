@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 MAX_NAMED = 12  # trials listed of one failure
 MAX_TRACEBACK_LINES = 40
 MAX_FOLDED = 200  # rows
+LOG_WIDTH = 130  # characters of the terminal
 STYLES = {"running": "green", "done": "", "failed": "red", "stalled": "yellow", "interrupted": "yellow"}
 
 
@@ -61,12 +62,12 @@ COLUMNS = ("trial", "axes", "state", "epoch", "val Dice", "host", "log")
 RIGHT = ("epoch", "val Dice")
 
 
-def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, max_rows: int = 0) -> RenderableType:
+def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, width: int, max_rows: int = 0) -> RenderableType:
     """All that status shows. max_rows: so many trials at most, those that live first; 0 = all, in the sweep's order."""
     shown = list(rows)
     if max_rows and len(rows) > max_rows:
         shown = sorted(rows, key=lambda row: STATES.index(row.status))[:max_rows]
-    parts: list[RenderableType] = [render_table(title_of(sweep, rows), shown)]
+    parts: list[RenderableType] = [render_table(title_of(sweep, rows), shown, width)]
     if len(shown) < len(rows):
         parts.append(Text(f"and {len(rows) - len(shown)} more trials"))
     parts += [Text(line) for line in failure_lines(sweep, rows)]
@@ -75,13 +76,17 @@ def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, max_rows: int
     return Group(*parts)
 
 
-def render_table(title: str, rows: Sequence[Standing]) -> RenderableType:
-    """A table; of many rows one without lines and folds, because rich takes 0.6 s for a thousand."""
-    lines = [_cells(row) for row in rows]
+def render_table(title: str, rows: Sequence[Standing], width: int) -> RenderableType:
+    """A table; of many rows one without lines and folds, because rich takes 0.6 s for a thousand.
+
+    A narrow one leaves out the paths of the logs, which `jobs/logs.py` knows too.
+    """
+    columns = COLUMNS if width >= LOG_WIDTH else COLUMNS[:-1]
+    lines = [_cells(row)[: len(columns)] for row in rows]
     if len(rows) > MAX_FOLDED:
-        return _plain(title, [COLUMNS, *lines])
+        return _plain(title, [columns, *lines])
     table = Table(title=Text(title), title_justify="left")
-    for column in COLUMNS:
+    for column in columns:
         table.add_column(column, justify="right" if column in RIGHT else "left", overflow="fold")
     for row, cells in zip(rows, lines, strict=True):
         table.add_row(*(Text(cell) for cell in cells), style=STYLES.get(row.status, ""))
@@ -93,7 +98,7 @@ def _plain(title: str, lines: Sequence[Sequence[str]]) -> Text:
     padded = (
         "  ".join(
             cell.rjust(width) if name in RIGHT else cell.ljust(width)
-            for name, cell, width in zip(COLUMNS, line, widths, strict=True)
+            for name, cell, width in zip(lines[0], line, widths, strict=True)
         ).rstrip()
         for line in lines
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jobs import report, status, sweep
+from jobs import cancel, clean, doctor, logs, report, retry, status, sweep
 from petseg import evaluate, train
 from shards import pack, show, verify
 
@@ -27,6 +27,11 @@ COMMANDS = {
     "jobs/sweep.py": sweep.Command,
     "jobs/status.py": status.Command,
     "jobs/report.py": report.Command,
+    "jobs/doctor.py": doctor.Command,
+    "jobs/logs.py": logs.Command,
+    "jobs/retry.py": retry.Command,
+    "jobs/cancel.py": cancel.Command,
+    "jobs/clean.py": clean.Command,
 }
 
 

@@ -294,8 +294,10 @@ def test_watch_ends_by_ctrl_c_without_a_complaint(sweep: Sweep, process: subproc
 
 def test_many_trials_are_shown_as_plain_columns(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "runs" / "big", 205)
-    table = str(render_table("big", [standing(trial, None, {}) for trial in sweep.trials]))
+    table = str(render_table("big", [standing(trial, None, {}) for trial in sweep.trials], 200))
     assert table.count("\n") == 206
+    assert "log" in table
+    assert "log" not in str(render_table("big", [standing(trial, None, {}) for trial in sweep.trials], 80))
     assert "unet seed=204  planned" in table
 
 

@@ -1,0 +1,211 @@
+"""A rehearsal cluster with a small shard set, and what is timed on it beyond single commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from shards.pack import PackConfig, pack
+from slurm.rehearsal import rehearse
+from slurm.rehearsal_cluster import Cluster
+
+REPOSITORY = Path(__file__).parents[1]
+NUM_SHORT_TRIALS = 24
+COMMAND_TIMEOUT_S = 300.0
+TRIALS_TIMEOUT_S = 1_800.0
+POLL_S = 0.02
+
+SPEC = {
+    "name": "bench",
+    "method": "grid",
+    "metric": {"name": "val/dice", "goal": "maximize"},
+    "parameters": {
+        "model.arch": {"values": ["unet"]},
+        "train.seed": {"values": [0]},
+        "data.image_size_px": {"value": 64},
+        "model.width": {"value": 4},
+        "train.epochs": {"value": 2},
+        "train.batch_size": {"value": 16},
+        "tracking.overlays": {"value": 2},
+    },
+}
+RESOURCES = ["--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "60"]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where commands run: a cluster, a sweep file, a folder for sweeps, and a count of calls to sbatch."""
+
+    folder: Path
+    cluster: Cluster
+    env: dict[str, str]
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def run(self, command: Sequence[str], allowed: Sequence[int] = (0,)) -> float:
+        """Seconds of a Python command of the repository; raises ValueError with its last lines if it fails."""
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=REPOSITORY,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        seconds = time.perf_counter() - start
+        if done.returncode not in allowed:
+            raise ValueError(f"{' '.join(command)[:200]} ended with {done.returncode}: {done.stderr[-1000:]}")
+        return seconds
+
+    def sweep(self, name: str, *flags: str) -> float:
+        where = ["--sweep", str(self.folder / "sweep.yaml"), "--name", name, "--runs-dir", str(self.runs)]
+        return self.run(["jobs/sweep.py", *where, *RESOURCES, *flags])
+
+    def sbatch_calls(self) -> int:
+        calls = self.folder / "sbatch_calls"
+        return len(calls.read_text().splitlines()) if calls.exists() else 0
+
+    def slurm(self, *command: str) -> str:
+        done = subprocess.run(list(command), env=self.env, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout
+
+    def partition(self, state: str) -> None:
+        """DOWN: jobs are taken, and wait."""
+        self.slurm("scontrol", "update", "PartitionName=gpu", f"State={state}")
+
+    def cancel_all(self) -> None:
+        self.slurm("scancel", "--me")
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
+        while self.slurm("squeue", "--me", "--noheader"):
+            _require_time(deadline, "scancel")
+            time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def open_lab(scratch: Path) -> Iterator[Lab]:
+    """Raises ValueError if Slurm is not installed."""
+    with tempfile.TemporaryDirectory(dir=scratch) as name, rehearse(nodes=1, cpus=4, gpus=0) as cluster:
+        folder = Path(name)
+        pack(PackConfig(out=folder / "shards", synthetic=60, image_size_px=64, samples_per_shard=16, workers=1))
+        spec = SPEC | {"parameters": {**SPEC["parameters"], "data.shards": {"value": str(folder / "shards")}}}  # type: ignore[dict-item]
+        (folder / "sweep.yaml").write_text(json.dumps(spec))  # JSON is YAML
+        path = f"{counting_sbatch(folder)}:{cluster.env['PATH']}"
+        extra = {"PATH": path, "OMP_NUM_THREADS": "1", "PETSEG_CACHE": str(folder / "cache")}
+        lab = Lab(folder, cluster, cluster.env | extra)
+        try:
+            yield lab
+        finally:
+            lab.cancel_all()
+
+
+def counting_sbatch(folder: Path) -> Path:
+    """A folder for PATH whose sbatch notes each call, and goes on as the real one."""
+    real = shutil.which("sbatch")
+    if real is None:
+        raise ValueError("no sbatch on PATH")
+    (folder / "bin").mkdir()
+    script = folder / "bin" / "sbatch"
+    script.write_text(f'#!/bin/sh\necho call >> "{folder}/sbatch_calls"\nexec "{real}" "$@"\n')
+    script.chmod(0o755)
+    return script.parent
+
+
+def time_short_trials(lab: Lab, name: str, per_job: int) -> float:
+    """Seconds from the launch to the last result, two jobs at a time. Raises ValueError if a trial does not end well."""
+    seeds = ",".join(str(seed) for seed in range(NUM_SHORT_TRIALS))
+    start = time.perf_counter()
+    flags = ["--axis", f"train.seed={seeds}", "--max-parallel", "2", "--trials-per-job", str(per_job)]
+    lab.sweep(name, *flags)
+    deadline = time.monotonic() + TRIALS_TIMEOUT_S
+    while len(list((lab.runs / name / "trials").glob("*/result.json"))) < NUM_SHORT_TRIALS:
+        if any(read(path).get("status") == "failed" for path in (lab.runs / name / "trials").glob("*/state.json")):
+            raise ValueError(f"a trial failed: python jobs/status.py {lab.runs / name}")
+        _require_time(deadline, f"{NUM_SHORT_TRIALS} trials")
+        time.sleep(5 * POLL_S)
+    return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """The parts of one requeue, in seconds."""
+
+    save_s: float  # from USR2 until its state says that it is saved
+    slurm_s: float  # until Slurm starts the job again
+    start_s: float  # until Python runs the trial: srun, submitit, the task
+    first_step_s: float  # until the first new step is done: torch, model, checkpoint, data
+
+    @property
+    def total_s(self) -> float:
+        return self.save_s + self.slurm_s + self.start_s + self.first_step_s
+
+
+def time_requeues(lab: Lab, count: int) -> list[Requeue]:
+    """One long trial, told to save and requeue again and again."""
+    lab.sweep("long", "--set", "train.epochs=100000", "--set", "train.batch_size=4", "--set", "train.log_every=1")
+    (trial,) = (lab.runs / "long" / "trials").iterdir()
+    (job_id,) = lab.slurm("squeue", "--me", "--noheader", "--format=%A").split()
+    await_step(trial, life=1)
+    rounds = []
+    for life in range(2, count + 2):
+        asked = time.time()
+        lab.slurm("scancel", "--signal=USR2", job_id)
+        saved = await_state(trial, "interrupted")
+        running = await_state(trial, "running")
+        stepped = await_step(trial, life)
+        started = last_start(lab.cluster.root / "log" / "slurmctld.log", job_id)
+        rounds.append(Requeue(saved - asked, started - saved, running - started, stepped - running))
+    lab.cancel_all()
+    return rounds
+
+
+def await_state(trial: Path, status: str) -> float:
+    """When the trial wrote that state."""
+    deadline = time.monotonic() + COMMAND_TIMEOUT_S
+    while (state := read(trial / "state.json")).get("status") != status:
+        _require_time(deadline, f"state {status}")
+        time.sleep(POLL_S)
+    return float(state["time"])
+
+
+def await_step(trial: Path, life: int) -> float:
+    """When the first step of that life of the trial was done: its first heartbeat."""
+    deadline = time.monotonic() + COMMAND_TIMEOUT_S
+    while True:
+        lives, beat = read(trial / "lives.json"), read(trial / "heartbeat.json")
+        if len(lives) >= life and beat and beat["time"] > lives[-1]["time"]:
+            return float(beat["time"])
+        _require_time(deadline, f"start {life}")
+        time.sleep(POLL_S)
+
+
+def last_start(log: Path, job_id: str) -> float:
+    """When Slurm last gave the job a node, by slurmctld's log, which has milliseconds."""
+    pattern = re.compile(rf"^\[([^\]]+)\].*(?:Allocate|Started) JobId={job_id}\b", re.MULTILINE)
+    return datetime.fromisoformat(pattern.findall(log.read_text())[-1]).timestamp()
+
+
+def read(path: Path) -> Any:
+    """A JSON file, {} while there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads(path.read_text())
+    return {}
+
+
+def _require_time(deadline: float, what: str) -> None:
+    if time.monotonic() > deadline:
+        raise ValueError(f"{what} did not come in time")
