@@ -17,7 +17,7 @@ BORDER_RULES = {
     "ignore": "border left out of loss and metrics (ignore)",
 }
 PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule"}  # decide what a Dice means
-ORDER = ("done", "running", "queued", "interrupted", "failed", "planned")
+ORDER = ("done", "running", "stalled", "queued", "interrupted", "failed", "planned")
 
 Facts = list[tuple[str, str]]
 

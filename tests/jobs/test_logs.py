@@ -3,19 +3,20 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.choose import choose, choose_all
-from jobs.logs import Tail, follow, main, start_of_last_lines
+from jobs.logs import main, start_of_last_lines
 from jobs.trial import Submission, Sweep, Trial, save_sweep
 from petseg.run_folder import Result, save_result
 from shards.command import run_command
 
 PLACES = [("unet", "none"), ("unet", "elastic"), ("resnet34_unet", "none"), ("resnet34_unet", "elastic")]
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -105,35 +106,28 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_follow_shows_what_is_added_until_the_trial_is_over(
-    sweep: Sweep, process: subprocess.Popen[bytes], capfd: pytest.CaptureFixture[str]
-) -> None:
-    trial, out = sweep.trials[0], ""
+def test_follow_shows_what_is_added_until_the_trial_is_over(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
+    """In a process of its own: pytest's capture loses what another thread writes while it is read."""
+    trial = sweep.trials[0]
     (path,) = give_logs(sweep, trial, str(process.pid), ["one\n"])
     trial.write_state(status="running", host=socket.gethostname(), job_id=str(process.pid))
-    following = threading.Thread(target=follow, args=(sweep, trial, Tail(50), None, 0.01))
-    following.start()
-
-    def shown(text: str) -> None:
-        nonlocal out
-        while not out.endswith(text):
-            assert following.is_alive()
-            out += capfd.readouterr().out
-
-    shown("one\n")
-    with path.open("a") as file:
-        file.write("two\n")
-    shown("two\n")
-    late = path.with_name(path.name.replace("_0_log", "_1_log"))  # a rank that came later
-    late.write_text("uno\n")
-    shown(f"\n==> {late} <==\nuno\n")
-    with path.open("a") as file:
-        file.write("last\n")
-    metrics = {"val/dice": 0.9}
-    save_result(Result(trial.id, metrics, 1, 1, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0), trial.folder)
-    trial.write_state(status="done", host=socket.gethostname(), job_id=str(process.pid))
-    following.join(timeout=60)
-    assert not following.is_alive()
-    captured = capfd.readouterr()
-    assert captured.out == f"\n==> {path} <==\nlast\n"
-    assert f"{trial.id} unet none seed=0 is done" in captured.err
+    command = [sys.executable, "jobs/logs.py", str(sweep.folder), trial.id, "--follow"]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as following:
+        assert following.stdout is not None
+        assert following.stderr is not None
+        assert following.stdout.readline() == "one\n"
+        with path.open("a") as file:
+            file.write("two\n")
+        assert following.stdout.readline() == "two\n"
+        late = path.with_name(path.name.replace("_0_log", "_1_log"))  # a rank that came later
+        late.write_text("uno\n")
+        assert [following.stdout.readline() for _ in range(3)] == ["\n", f"==> {late} <==\n", "uno\n"]
+        with path.open("a") as file:
+            file.write("last\n")
+        metrics = {"val/dice": 0.9}
+        save_result(Result(trial.id, metrics, 1, 1, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0), trial.folder)
+        trial.write_state(status="done", host=socket.gethostname(), job_id=str(process.pid))
+        assert following.stdout.read() == f"\n==> {path} <==\nlast\n"
+        assert f"{trial.id} unet none seed=0 is done" in following.stderr.read()
