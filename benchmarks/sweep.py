@@ -33,6 +33,7 @@ SLURM_ANSWER = ".slurm.json"  # jobs/status.py keeps Slurm's last answer here fo
 SUBMIT_LIMIT_S = 5.0
 STATUS_LIMIT_S = 1.0
 SBATCH_LIMIT = 2
+TOGETHER = 6  # trials of one job
 TOGETHER_LIMIT = 0.5  # of the time that one job for each trial takes
 SAVES_LIMIT_PERCENT = 2.0
 REQUEUE_LIMIT_S = 30.0
@@ -101,38 +102,45 @@ def status_s(lab: Lab, name: str) -> float:
 def measure_requeue(lab: Lab, config: BenchConfig) -> Iterator[Row]:
     """From USR2 to the first new step, Slurm's own delay apart."""
     rounds = time_requeues(lab, config.commands)
-    own = [r.total_s - r.slurm_s for r in rounds]
-    parts = ", ".join(
-        f"{statistics.median(values):.1f} s {name}"
-        for name, values in {
-            "to save": [r.save_s for r in rounds],
-            "until Python runs the trial": [r.start_s for r in rounds],
-            "to the first step (imports torch)": [r.first_step_s for r in rounds],
-        }.items()
-    )
-    yield Row.of("requeue: USR2 to the first new step, Slurm's delay left out", own, "s", REQUEUE_LIMIT_S, parts)
-    delays = [r.slurm_s for r in rounds]
-    yield Row.of(
-        "requeue: the rehearsal's delay", delays, "s", None, "saved until Slurm starts it again; 120 s by default"
-    )
+    own = {
+        "to save": [r.save_s for r in rounds],
+        "until Slurm has ended the old processes (KillWait is 2 s here)": [r.end_s for r in rounds],
+        "until Python runs the trial": [r.start_s for r in rounds],
+        "to the first step (imports torch)": [r.first_step_s for r in rounds],
+    }
+    note = ", ".join(f"{statistics.median(seconds):.1f} s {name}" for name, seconds in own.items())
+    totals = [r.total_s - r.slurm_s for r in rounds]
+    yield Row.of("requeue: USR2 to the first new step, Slurm's delay left out", totals, "s", REQUEUE_LIMIT_S, note)
+    note = "from the old processes' end to the new start; cred_expire is 5 s here, 120 s by default"
+    yield Row.of("requeue: the rehearsal's own delay", [r.slurm_s for r in rounds], "s", None, note)
 
 
 def measure_short_trials(lab: Lab, config: BenchConfig) -> Iterator[Row]:
     alone, together = [], []
     for number in range(config.runs):
         alone.append(time_short_trials(lab, f"alone{number}", per_job=1))
-        together.append(time_short_trials(lab, f"together{number}", per_job=6))
+        together.append(time_short_trials(lab, f"together{number}", per_job=TOGETHER))
     what = f"{NUM_SHORT_TRIALS} short trials, 2 jobs at a time"
     yield Row.of(f"{what}, 1 trial a job", alone, "s", None)
-    yield Row.of(f"{what}, 6 trials a job", together, "s", None)
+    yield Row.of(f"{what}, {TOGETHER} trials a job", together, "s", None)
     ratios = [few / many for few, many in zip(together, alone, strict=True)]
-    yield Row.of("6 trials a job, times 1 trial a job", ratios, "times", TOGETHER_LIMIT)
+    # with two jobs at a time: alone = n / 2 * (start + trial), together = n / 2 * (start / TOGETHER + trial)
+    each_s, fewer_s = (2 * statistics.median(runs) / NUM_SHORT_TRIALS for runs in (alone, together))
+    start_s = (each_s - fewer_s) / (1 - 1 / TOGETHER)
+    most_s = start_s * (TOGETHER_LIMIT - 1 / TOGETHER) / (1 - TOGETHER_LIMIT)
+    note = (
+        f"computed: {start_s:.1f} s to start a job, {each_s - start_s:.1f} s a trial; "
+        f"trials longer than {most_s:.1f} s would be over"
+    )
+    if start_s >= each_s:  # one cannot be computed from the other
+        note = "the machine's load changed between the two"
+    yield Row.of(f"{TOGETHER} trials a job, times 1 trial a job", ratios, "times", TOGETHER_LIMIT, note)
 
 
 def main() -> None:
     config = tyro.cli(BenchConfig, description=__doc__)
     logging.disable(logging.INFO)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     start, rows = time.perf_counter(), []
     for row in measure(config):
         rows.append(row)

@@ -126,7 +126,7 @@ def counting_sbatch(folder: Path) -> Path:
 
 
 def time_short_trials(lab: Lab, name: str, per_job: int) -> float:
-    """Seconds from the launch to the last result, two jobs at a time. Raises ValueError if a trial does not end well."""
+    """Seconds from the launch to the last result, two jobs at a time. Raises ValueError if a trial fails."""
     seeds = ",".join(str(seed) for seed in range(NUM_SHORT_TRIALS))
     start = time.perf_counter()
     flags = ["--axis", f"train.seed={seeds}", "--max-parallel", "2", "--trials-per-job", str(per_job)]
@@ -145,13 +145,14 @@ class Requeue:
     """The parts of one requeue, in seconds."""
 
     save_s: float  # from USR2 until its state says that it is saved
+    end_s: float  # until Slurm has ended the old processes
     slurm_s: float  # until Slurm starts the job again
     start_s: float  # until Python runs the trial: srun, submitit, the task
     first_step_s: float  # until the first new step is done: torch, model, checkpoint, data
 
     @property
     def total_s(self) -> float:
-        return self.save_s + self.slurm_s + self.start_s + self.first_step_s
+        return self.save_s + self.end_s + self.slurm_s + self.start_s + self.first_step_s
 
 
 def time_requeues(lab: Lab, count: int) -> list[Requeue]:
@@ -167,8 +168,9 @@ def time_requeues(lab: Lab, count: int) -> list[Requeue]:
         saved = await_state(trial, "interrupted")
         running = await_state(trial, "running")
         stepped = await_step(trial, life)
-        started = last_start(lab.cluster.root / "log" / "slurmctld.log", job_id)
-        rounds.append(Requeue(saved - asked, started - saved, running - started, stepped - running))
+        log = (lab.cluster.root / "log" / "slurmctld.log").read_text()
+        ended, started = (last_time(log, f"{what} JobId={job_id}") for what in ("Requeuing", "(?:Allocate|Started)"))
+        rounds.append(Requeue(saved - asked, ended - saved, started - ended, running - started, stepped - running))
     lab.cancel_all()
     return rounds
 
@@ -193,10 +195,12 @@ def await_step(trial: Path, life: int) -> float:
         time.sleep(POLL_S)
 
 
-def last_start(log: Path, job_id: str) -> float:
-    """When Slurm last gave the job a node, by slurmctld's log, which has milliseconds."""
-    pattern = re.compile(rf"^\[([^\]]+)\].*(?:Allocate|Started) JobId={job_id}\b", re.MULTILINE)
-    return datetime.fromisoformat(pattern.findall(log.read_text())[-1]).timestamp()
+def last_time(log: str, pattern: str) -> float:
+    """When slurmctld last noted this, in seconds since 1970; its log has milliseconds, squeue whole seconds."""
+    found = re.findall(rf"^\[([^\]]+)\].*{pattern}\b", log, re.MULTILINE)
+    if not found:
+        raise ValueError(f"slurmctld's log has no line with {pattern}: its wording has changed")
+    return datetime.fromisoformat(found[-1]).timestamp()
 
 
 def read(path: Path) -> Any:

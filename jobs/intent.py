@@ -26,9 +26,8 @@ logger = logging.getLogger(__name__)
 def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) -> str:
     """Write down that the jobs of these groups of trials are about to be submitted; returns the comment they carry."""
     token = f"{TOKEN_PREFIX}{uuid.uuid4().hex[:16]}"
-    for place, index in enumerate(indices):
-        for trial in groups[index]:
-            sweep.add_submission(Submission(trial.id, "", "slurm", "", token, place))
+    places = ((place, trial) for place, index in enumerate(indices) for trial in groups[index])
+    sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, place) for place, trial in places)
     return token
 
 
@@ -41,7 +40,7 @@ def reconcile(sweep: Sweep) -> None:
     if not cut_off:
         return
     found = cluster.jobs_by_comment(sorted({submission.intent for submission in cut_off}))
-    orphans = []
+    orphans, submitted = [], []
     for submission in cut_off:
         job_id = found.get((submission.intent, submission.place))
         if job_id is None:
@@ -50,8 +49,9 @@ def reconcile(sweep: Sweep) -> None:
         if not Path(paths.submitted_pickle).exists():  # killed between sbatch and the move of the pickles
             orphans.append(job_id)
             continue
-        sweep.add_submission(replace(submission, job_id=job_id, log=str(paths.stdout)))
+        submitted.append(replace(submission, job_id=job_id, log=str(paths.stdout)))
         logger.info("%s was submitted as job %s before its launcher ended", submission.trial, job_id)
+    sweep.add_submissions(submitted)
     if orphans:
         logger.info("jobs %s have nothing to run, because their launcher was killed: cancelled", ", ".join(orphans))
         subprocess.run(["scancel", *orphans], capture_output=True, timeout=60, check=False)

@@ -24,6 +24,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
+from jobs.cost import Estimate, check_budget, estimate, parse_budget
+from jobs.cost import render as render_cost
 from jobs.intent import announce, reconcile
 from jobs.snapshot import take_snapshot
 from jobs.spec import Cell, expand, load_spec, parse_axes, parse_settings
@@ -34,13 +36,15 @@ from petseg.config import trial_id
 from petseg.data.store import is_remote, read_manifest
 from petseg.run_folder import claim_folder, load_overrides, save_overrides
 from shards.command import FAILED, OK, run_command
-from shards.manifest import write_whole
+from shards.manifest import Manifest, write_whole
 from slurm.executor import render_sbatch, submit
 from slurm.local import visible_gpus
 from slurm.profiles import profile_of
 from slurm.resources import Resources
 
 DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
+
+NOTED_TOGETHER = 1000  # submissions that one write notes
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +73,18 @@ class Command:
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A fixed value for all trials, as NAME=VALUE; can be repeated."""
     dry_run: bool = False
-    """Show the trials and the sbatch text, and do nothing."""
+    """Show the trials, what they will cost and the sbatch text, and do nothing."""
+    budget: str = ""
+    """Refuse to submit trials that will cost more, such as 20gpuh or 8cpuh."""
+    no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Reckon the cost from earlier trials only, not from a few training steps on this machine."""
 
     def __post_init__(self) -> None:
         for name, lowest in (("max_parallel", 0), ("trials_per_job", 1)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
+        if self.budget:
+            parse_budget(self.budget)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,16 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = plan_sweep(spec, cells, manifest, data.shards, folder)
     chosen = {trial_id(cell.config, manifest.hash): cell for cell in cells}
     if command.dry_run:
-        return show_plan(command, sweep, chosen)
+        return show_plan(command, sweep, chosen, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
     with launcher_lock(folder):
-        return run_sweep(command, sweep, chosen)
+        return run_sweep(command, sweep, chosen, manifest)
 
 
-def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
+def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest: Manifest) -> int:
     """Write the sweep's folder, and submit those of the chosen trials that have no result and no live job."""
     save_sweep(sweep)
     for trial in chosen_trials(sweep, chosen):
@@ -110,6 +120,10 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
     console.print(
         f"{sweep.folder}: {len(rows)} trials, {done} done, {live} queued or running, {len(missing)} to submit"
     )
+    if missing and command.budget:
+        cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, manifest)
+        console.print(render_cost(cost))
+        check_budget(cost, command.budget)
     if missing:
         launch = Launch(command.cluster, command.resources, command.max_parallel, command.trials_per_job)
         write_whole(sweep.folder / LAUNCH_NAME, json.dumps(asdict(launch), indent=2) + "\n")
@@ -177,23 +191,24 @@ def submit_trials(command: Launch, sweep: Sweep, trials: Sequence[Trial]) -> Non
     size = command.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
     resources, max_parallel = settle(command, len(groups))
-    threads = resources.cpus_per_task
-    if command.cluster != "slurm":
-        cores = len(os.sched_getaffinity(0))  # two OpenMP threads on one core would only wait for each other
-        threads = max(1, cores // (max_parallel * resources.processes_per_node))
+
+    submitted: list[Submission] = []
 
     def on_job(index: int, job: Any, state: str) -> None:
         for trial in groups[index]:
             if state == "ended":
                 logger.info("%s %s: %s", trial.id, trial.label, describe(trial))
                 continue
-            sweep.add_submission(Submission(trial.id, job.job_id, command.cluster, str(job.paths.stdout)))
+            submitted.append(Submission(trial.id, job.job_id, command.cluster, str(job.paths.stdout)))
             place = f"{index + 1} of {len(groups)}"
             logger.info("%s %s: %s as job %s (%s)", trial.id, trial.label, state, job.job_id, place)
+        if state == "started" or index + 1 == len(groups) or len(submitted) >= NOTED_TOGETHER:
+            sweep.add_submissions(submitted)
+            submitted.clear()
 
     snapshot = take_snapshot(sweep.folder / "code")
     submit(
-        TrialTask(sweep.name, resources.processes, threads),
+        TrialTask(sweep.name, resources.processes, resources.cpus_per_task),
         [[str(trial.folder.absolute()) for trial in group] for group in groups],
         cluster=command.cluster,
         folder=sweep.folder / "logs",
@@ -215,7 +230,17 @@ def settle(command: Command | Launch, num_trials: int) -> tuple[Resources, int]:
     if not gpus and resources.gpus_per_node:
         logger.info("no GPU on this machine: the trials run on the CPU")
         resources = replace(resources, gpus_per_node=0)
-    return resources, max_parallel or max(1, len(gpus) // max(1, resources.gpus_per_node))
+    max_parallel = max_parallel or max(1, len(gpus) // max(1, resources.gpus_per_node))
+    cores = len(os.sched_getaffinity(0))  # two OpenMP threads on one core would only wait for each other
+    threads = max(1, cores // (max_parallel * resources.processes_per_node))
+    return replace(resources, cpus_per_task=threads), max_parallel
+
+
+def reckon(command: Command, sweep: Sweep, cells: Mapping[str, Cell], manifest: Manifest) -> Estimate:
+    """What the trials of these cells will cost."""
+    jobs = -(-len(cells) // command.trials_per_job)
+    resources, max_parallel = settle(command, jobs)
+    return estimate(sweep, cells, manifest, resources, max_parallel, command.trials_per_job, not command.no_probe)
 
 
 def describe(trial: Trial) -> str:
@@ -231,7 +256,7 @@ def say_failures(rows: Sequence[Standing]) -> int:
     return FAILED if rows else OK
 
 
-def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
+def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest: Manifest) -> int:
     """The trials, and the script that sbatch would get."""
     trials = chosen_trials(sweep, chosen)
     table = Table(title=f"{sweep.folder}: {len(trials)} trials", title_justify="left")
@@ -243,6 +268,11 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell]) -> int:
     console = Console(soft_wrap=True)
     console.print(table)
     missing = sum(trial.result() is None for trial in trials)
+    if missing:
+        cost = reckon(command, sweep, chosen, manifest)
+        console.print(render_cost(cost))
+        if command.budget:
+            check_budget(cost, command.budget)
     if command.cluster == "slurm" and missing:
         jobs = -(-missing // command.trials_per_job)
         resources, max_parallel = settle(command, jobs)

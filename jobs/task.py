@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -126,5 +127,7 @@ def leave(environment: submitit.JobEnvironment, requeue: bool) -> None:
         if done.returncode:
             logger.error("the job cannot be requeued (%s): run the sweep again to go on", done.stderr.strip())
             sys.exit(INTERRUPTED)
+    if requeue:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the requeue's own: there is nothing left to save
     time.sleep(WAIT_FOR_THE_END_S)
     sys.exit(INTERRUPTED)

@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,10 @@ class Sweep:
                     last[submission.trial] = submission
         return last
 
-    def add_submission(self, submission: Submission) -> None:
+    def add_submissions(self, submissions: Iterable[Submission]) -> None:
+        """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""
         with (self.folder / SUBMISSIONS_NAME).open("a") as file:
-            file.write(json.dumps(asdict(submission)) + "\n")
+            file.write("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
             file.flush()
             os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
 

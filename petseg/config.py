@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -240,6 +241,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return _rebuilt(config, "", typed)
 
 
+@functools.cache
 def field_types(node: type = RunConfig, prefix: str = "") -> dict[str, Any]:
     """Dotted name of each config field -> its type."""
     types: dict[str, Any] = {}

@@ -53,12 +53,15 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     path = folder / CONFIG_NAME
     wanted = identity(config, manifest_hash)
     if path.exists():
-        found = json.loads(path.read_text())["identity"]
+        stored = json.loads(path.read_text())
+        found = stored["identity"]
         if found != wanted:
             old, new = flatten(found), flatten(wanted)
             changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
             listed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in changed)
             raise ValueError(f"{folder} holds another run ({listed}): choose another folder with --out")
+        if stored["config"] == config_to_dict(config):
+            return
     elif (folder / CHECKPOINTS_NAME).exists():
         raise ValueError(f"{folder} has checkpoints but no {CONFIG_NAME}: choose another folder with --out")
     folder.mkdir(parents=True, exist_ok=True)

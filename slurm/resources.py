@@ -85,6 +85,8 @@ def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[s
     """The parameters of submitit's SlurmExecutor, by its own names (those of sbatch), unset ones left out."""
     # said in either case: by itself the site's JobRequeue would decide, and a node's death might lose the job
     additional: dict[str, object] = {"requeue" if resources.requeue else "no-requeue": True}
+    if resources.dependency:
+        additional["kill-on-invalid-dep"] = "yes"  # or a job behind a failed `afterok` waits for ever
     if resources.nice:
         additional["nice"] = resources.nice
     wanted: dict[str, object] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ def cluster(slurm_daemons: None) -> Iterator[Cluster]:
         yield cluster
 
 
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def outcome(trial: Trial) -> dict[str, object]:
     """All that a trial found out: its numbers, its best weights, its pictures' counts; nothing of when and where."""
     result = json.loads((trial.folder / "result.json").read_text())
@@ -37,8 +42,8 @@ def outcome(trial: Trial) -> dict[str, object]:
     return {
         "result": {name: value for name, value in result.items() if name not in CLOCKS},
         "rows": rows,
-        "weights": (best.folder / "model.safetensors").read_bytes(),
-        "last": (newest.folder / "model.safetensors").read_bytes(),
+        "weights": sha256(best.folder / "model.safetensors"),
+        "last": sha256(newest.folder / "model.safetensors"),
         "per_image": (trial.folder / "per_image.npz").stat().st_size,
     }
 

@@ -65,7 +65,7 @@ def launch(sweep: Sweep, tmp_path: Path, count: int) -> subprocess.Popen[str]:
     for _ in range(min(count, 2)):
         index, job_id = process.stdout.readline().split()
         log = sweep.folder / "logs" / f"{job_id}_0_log.out"
-        sweep.add_submission(Submission(sweep.trials[int(index)].id, job_id, "local", str(log)))
+        sweep.add_submissions([Submission(sweep.trials[int(index)].id, job_id, "local", str(log))])
     return process
 
 
@@ -118,7 +118,7 @@ def test_no_process_but_ours_is_ended(sweep: Sweep, capsys: pytest.CaptureFixtur
     command = [sys.executable, "-c", "import time; time.sleep(60)", "submitit.local._local", "/elsewhere/logs"]
     with subprocess.Popen(command) as process:
         trial = sweep.trials[0]
-        sweep.add_submission(Submission(trial.id, str(process.pid), "local", ""))
+        sweep.add_submissions([Submission(trial.id, str(process.pid), "local", "")])
         trial.write_state(status="running", host=socket.gethostname(), job_id=str(process.pid), pid=process.pid)
         assert run_command(main, [str(sweep.folder), "--kill", "--grace-s", "0"]) == 0
         assert process.poll() is None
@@ -127,7 +127,7 @@ def test_no_process_but_ours_is_ended(sweep: Sweep, capsys: pytest.CaptureFixtur
 
 
 def test_trials_of_another_machine_are_cancelled_there(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep.add_submission(Submission(sweep.trials[0].id, "4242", "local", ""))
+    sweep.add_submissions([Submission(sweep.trials[0].id, "4242", "local", "")])
     sweep.trials[0].write_state(status="running", host="elsewhere", job_id="4242", pid=4243)
     assert run_command(main, [str(sweep.folder)]) == 2
     assert "runs on elsewhere: cancel it there" in capsys.readouterr().err
@@ -147,7 +147,7 @@ def test_jobs_of_a_real_slurm(
     command = ["sbatch", "--parsable", "--array=0-2%1", f"--output={sweep.folder}/%a", "--wrap", "sleep 300"]
     job = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
     for number, trial in enumerate(sweep.trials):
-        sweep.add_submission(Submission(trial.id, f"{job}_{number}", "slurm", ""))
+        sweep.add_submissions([Submission(trial.id, f"{job}_{number}", "slurm", "")])
     wait_for(lambda: standings(sweep)[0].status == "running")
     assert run_command(main, [str(sweep.folder), "seed=2"]) == 0
     assert "ended: 1 of 1" in capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_jobs_of_a_real_slurm(
 def test_a_silent_slurm_is_said(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep.add_submission(Submission(sweep.trials[0].id, "12_0", "slurm", ""))
+    sweep.add_submissions([Submission(sweep.trials[0].id, "12_0", "slurm", "")])
     for name in ("squeue", "scancel"):
         (tmp_path / name).write_text(
             f"#!/bin/sh\necho '{name}: error: Unable to contact slurm controller' >&2\nexit 1\n"

@@ -31,7 +31,7 @@ def sweep(tmp_path: Path) -> Sweep:
         for job in (f"11_{number}", f"12_{number}"):
             for name in (f"{job}_0_log.out", f"{job}_1_log.out", f"{job}_0_result.pkl", f"{job}_submitted.pkl"):
                 write(folder / "logs" / name, 10)
-            sweep.add_submission(Submission(trial.id, job, "local", str(folder / "logs" / f"{job}_0_log.out")))
+            sweep.add_submissions([Submission(trial.id, job, "local", str(folder / "logs" / f"{job}_0_log.out"))])
     for job in ("11", "12"):
         write(folder / "logs" / f"{job}_submission.sh", 10)
     for trial in trials[:2]:

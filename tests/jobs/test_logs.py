@@ -35,7 +35,7 @@ def give_logs(sweep: Sweep, trial: Trial, job_id: str, texts: list[str], cluster
     paths = [sweep.folder / "logs" / f"{job_id}_{rank}_log.out" for rank in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text)
-    sweep.add_submission(Submission(trial.id, job_id, cluster, str(paths[0])))
+    sweep.add_submissions([Submission(trial.id, job_id, cluster, str(paths[0]))])
     return paths
 
 

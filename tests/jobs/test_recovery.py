@@ -80,12 +80,13 @@ def test_a_launcher_killed_after_sbatch_submits_nothing_twice(
     script = (
         "import os, signal, sys\n"
         "from jobs import sweep, trial\n"
-        "add = trial.Sweep.add_submission\n"
-        "def killed(self, submission):\n"
-        "    if submission.job_id:\n"
+        "add = trial.Sweep.add_submissions\n"
+        "def killed(self, submissions):\n"
+        "    submissions = list(submissions)\n"
+        "    if any(submission.job_id for submission in submissions):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    add(self, submission)\n"
-        "trial.Sweep.add_submission = killed\n"
+        "    add(self, submissions)\n"
+        "trial.Sweep.add_submissions = killed\n"
         "sweep.main(sys.argv[1:])\n"
     )
     done = subprocess.run(

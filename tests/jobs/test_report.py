@@ -254,7 +254,7 @@ def test_failed_missing_and_half_written_trials_are_shown(lab: Lab, page: Callab
     failed, half, gone, *others = sweep.trials
     for trial in others:
         finish(trial, 0.9)
-    sweep.add_submission(Submission(failed.id, "no-such-job", "local", "logs/1_0_log.out"))
+    sweep.add_submissions([Submission(failed.id, "no-such-job", "local", "logs/1_0_log.out")])
     failed.write_state(status="failed", job_id="no-such-job", error="Failure: <script>alert(1)</script> & NaN")
     epoch_rows(half, [0.4, 0.5])
     with (half.folder / "metrics.jsonl").open("a") as file:

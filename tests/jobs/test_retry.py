@@ -32,7 +32,7 @@ def sweep(tmp_path: Path) -> Sweep:
         config = {"config": {"train": {"epochs": 10, "batch_size": 36, "accumulation_steps": steps}}}
         (trial.folder / "config.json").write_text(json.dumps(config))
         job_id = f"99999999{trial.id[0]}"
-        sweep.add_submission(Submission(trial.id, job_id, "local", ""))
+        sweep.add_submissions([Submission(trial.id, job_id, "local", "")])
         trial.write_state(status="failed" if error else "running", error=error, job_id=job_id)
     result = Result(trials[-1].id, {"val/dice": 0.9}, 1, 1, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0)
     save_result(result, trials[-1].folder)

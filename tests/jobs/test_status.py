@@ -191,7 +191,7 @@ def test_the_last_row_is_found_before_one_that_was_cut_short(tmp_path: Path) -> 
 
 def test_a_result_of_another_version_does_not_hide_the_other_trials(sweep: Sweep) -> None:
     (sweep.trials[0].folder / "result.json").write_text("{}")
-    sweep.add_submission(Submission(sweep.trials[0].id, "999999999", "local", ""))
+    sweep.add_submissions([Submission(sweep.trials[0].id, "999999999", "local", "")])
     finish(sweep.trials[1])
     rows = standings(sweep)
     assert [row.status for row in rows] == ["failed", "done", "planned", "planned"]
@@ -215,7 +215,7 @@ def failed_twice(sweep: Sweep) -> None:
         log = logs / f"12_{number}_0_log.out"
         frames = '  File "/home/me/petseg/petseg/train.py", line 141, in train_step\n'
         log.write_text(f"Traceback (most recent call last):\n{frames}KeyError: 'dice'\n")
-        sweep.add_submission(Submission(trial.id, f"99999999{number}", "local", str(log)))
+        sweep.add_submissions([Submission(trial.id, f"99999999{number}", "local", str(log))])
         trial.write_state(status="failed", error="KeyError: 'dice'", host="node1", job_id=f"99999999{number}")
     finish(sweep.trials[2])
 
@@ -229,7 +229,7 @@ def test_each_distinct_failure_is_shown_once(sweep: Sweep, capsys: pytest.Captur
     assert out.count("Traceback") == 1
     assert f"code: 2 trials: {sweep.trials[0].id}, {sweep.trials[1].id}" in out
     assert f"next: python jobs/retry.py {sweep.folder} --cause code --even-so" in out
-    sweep.add_submission(Submission(sweep.trials[3].id, "12_3", "slurm", ""))
+    sweep.add_submissions([Submission(sweep.trials[3].id, "12_3", "slurm", "")])
     assert "Slurm does not answer (no squeue on PATH)" in _shown(sweep, capsys)
 
 
@@ -265,7 +265,7 @@ def test_json_is_one_document_of_stable_names(sweep: Sweep, capsys: pytest.Captu
 
 def test_watch_ends_when_nothing_lives(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
     first = sweep.trials[0]
-    sweep.add_submission(Submission(first.id, str(process.pid), "local", ""))
+    sweep.add_submissions([Submission(first.id, str(process.pid), "local", "")])
     first.write_state(status="running", host=socket.gethostname(), job_id=str(process.pid))
     command = [sys.executable, "jobs/status.py", str(sweep.folder), "--watch", "--every", "1"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as watching:
@@ -279,7 +279,7 @@ def test_watch_ends_when_nothing_lives(sweep: Sweep, process: subprocess.Popen[b
 
 
 def test_watch_ends_by_ctrl_c_without_a_complaint(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
-    sweep.add_submission(Submission(sweep.trials[0].id, str(process.pid), "local", ""))
+    sweep.add_submissions([Submission(sweep.trials[0].id, str(process.pid), "local", "")])
     command = [sys.executable, "jobs/status.py", str(sweep.folder), "--watch"]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -311,7 +311,7 @@ def fake_squeue(folder: Path) -> Callable[[], int]:
 def test_many_who_look_ask_slurm_once(tmp_path: Path, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_squeue(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    sweep.add_submission(Submission(sweep.trials[0].id, "12_0", "slurm", ""))
+    sweep.add_submissions([Submission(sweep.trials[0].id, "12_0", "slurm", "")])
     for _ in range(3):
         rows, answer = quick_standings(sweep)
         assert rows[0].status == "running"
@@ -359,4 +359,4 @@ def submit_sleepers(sweep: Sweep, cluster: Cluster) -> None:
     command = ["sbatch", "--parsable", "--array=0-1%1", f"--output={sweep.folder}/%a", "--wrap", "sleep 300"]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30, env=cluster.env)
     for number in range(2):
-        sweep.add_submission(Submission(sweep.trials[number].id, f"{done.stdout.strip()}_{number}", "slurm", ""))
+        sweep.add_submissions([Submission(sweep.trials[number].id, f"{done.stdout.strip()}_{number}", "slurm", "")])

@@ -67,13 +67,26 @@ def test_a_failed_trial_is_reported_with_its_error_and_tried_again(
 def test_dry_run_lists_the_trials_and_the_sbatch_text_and_does_nothing(
     tiny_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--partition", "gpu", "--gpus", "2", "--timeout-min", "90", "--account", "pets", "--dry-run"]
+    flags = ["--partition", "gpu", "--gpus", "2", "--timeout-min", "90", "--account", "pets", "--dry-run", "--no-probe"]
     assert run_command(main, [*tiny_sweep, *flags]) == 0
     out = capsys.readouterr().out
     assert "resnet34_unet" in out
     for line in ("--array=0-1%2", "--partition=gpu", "--gpus-per-node=2", "--time=90", "--account=pets"):
         assert f"#SBATCH {line}" in out
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_beyond_the_budget_is_not_submitted(
+    tiny_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run_command(main, [*tiny_sweep, "--cluster", "local", "--set", "train.epochs=100000", "--budget", "0.1cpuh"])
+        == 2
+    )
+    captured = capsys.readouterr()
+    assert "over the budget of 0.1" in captured.err
+    assert "core" in captured.out
+    assert not load_sweep(tmp_path / "runs" / "lab").submissions()
 
 
 @pytest.mark.parametrize(

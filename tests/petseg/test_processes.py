@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from petseg.checkpoint import list_checkpoints
 from petseg.data.plan import EpochOrder, global_batch
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
@@ -83,6 +85,21 @@ def test_kills_and_other_world_sizes_change_no_steps_keys(pet_shards: Path, tmp_
             assert set(hashes) <= plan[epoch][step]
             continue
         assert sorted(hashes) == sorted(plan[epoch][step])
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_with_the_same_bits(pet_shards: Path, tmp_path: Path) -> None:
+    """DDP lays its gradients out anew after the first step of a process, and four sums depend on the layout."""
+    folders = {name: tmp_path / name for name in ("calm", "stopped")}
+    for folder in folders.values():
+        folder.mkdir()
+    assert launch(4, pet_shards, folders["calm"]).returncode == 0
+    stopped = launch(4, pet_shards, folders["stopped"], stop="SIGTERM:1:1:2")
+    assert "saved up to epoch 0 and 3 steps" in stopped.stderr
+    assert launch(4, pet_shards, folders["stopped"]).returncode == 0
+    weights = [list_checkpoints(folder / "run" / "checkpoints")[-1].folder for folder in folders.values()]
+    calm, resumed = ((folder / "model.safetensors").read_bytes() for folder in weights)
+    assert hashlib.sha256(calm).digest() == hashlib.sha256(resumed).digest()
 
 
 @pytest.mark.slow

@@ -1,0 +1,41 @@
+"""What a job of a chain runs: commands of ours, one after the other, in the folder that the chain was started in."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: `python -m MODULE ARGUMENTS`."""
+
+    module: str
+    arguments: tuple[str, ...]
+    must: bool = True  # the chain ends where it does not succeed
+
+
+def run_steps(item: tuple[str, Sequence[Step]]) -> None:
+    """(working folder, steps); the callable that travels to the cluster. Raises RuntimeError if a step that must fails.
+
+    Each is a process of its own, so that it has the exit codes and the log of a command typed by hand.
+    """
+    folder, steps = item
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for step in steps:
+        code = run_step(step, folder)
+        if code and step.must:
+            raise RuntimeError(f"python -m {step.module} ended with exit code {code}: see above")
+
+
+def run_step(step: Step, folder: str) -> int:
+    """Run it to its end, however long it takes; returns its exit code."""
+    command = [sys.executable, "-m", step.module, *step.arguments]
+    logger.info("python -m %s", " ".join(command[2:]))
+    sys.stdout.flush()
+    return subprocess.run(command, cwd=folder, check=False).returncode

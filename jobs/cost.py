@@ -1,0 +1,260 @@
+"""What a sweep will cost, before it is submitted: GPU hours (CPU core hours without GPUs), memory, and when it ends."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.cost_pace import Pace, pace_by_probe, pace_by_records, probes_needed, read_records
+from jobs.spec import Cell
+from jobs.trial import Sweep, Trial
+from jobs.vitals import read_last_row
+from petseg.config import RunConfig, with_values
+from petseg.progress import duration
+from petseg.run_folder import load_overrides
+from shards.manifest import Manifest
+from slurm.resources import Resources
+
+GPU_HOURS, CORE_HOURS = "GPU hours", "CPU core hours"
+BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(gpu|cpu)h\s*", re.IGNORECASE)
+MAX_LISTED = 40
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """What one trial still costs; None where nothing tells."""
+
+    trial: Trial
+    seconds: float | None  # of its job, from start to end
+    epochs: int  # still to train
+    host_memory_gib: float | None  # of a node
+    gpu_memory_gib: float | None  # of a GPU
+    source: str
+
+
+@dataclass(frozen=True)
+class AxisCost:
+    """The mean seconds of a trial at each value of an axis."""
+
+    name: str
+    seconds: dict[str, float]
+
+    @property
+    def spread(self) -> float:
+        """How many times as much the dearest value costs as the cheapest."""
+        return max(self.seconds.values()) / max(min(self.seconds.values()), 1e-9)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the trials that are to be submitted will cost."""
+
+    trials: tuple[TrialCost, ...]
+    gpus: int  # of one job
+    cores: int
+    end_s: float | None  # from the first job's start, with no wait in the queue after it
+    max_parallel: int
+    axes: tuple[AxisCost, ...]  # the one that costs most first
+    notes: tuple[str, ...]
+
+    @property
+    def unit(self) -> str:
+        return GPU_HOURS if self.gpus else CORE_HOURS
+
+    def hours(self, unit: str) -> float | None:
+        """All trials together; None if what one of them takes is not known."""
+        known = [cost.seconds for cost in self.trials if cost.seconds is not None]
+        if len(known) < len(self.trials):
+            return None
+        return sum(known) * (self.gpus if unit == GPU_HOURS else self.cores) / 3600
+
+    @property
+    def host_memory_gib(self) -> float | None:
+        return max((c.host_memory_gib for c in self.trials if c.host_memory_gib is not None), default=None)
+
+    @property
+    def gpu_memory_gib(self) -> float | None:
+        return max((c.gpu_memory_gib for c in self.trials if c.gpu_memory_gib is not None), default=None)
+
+
+def estimate(
+    sweep: Sweep,
+    cells: Mapping[str, Cell],
+    manifest: Manifest,
+    resources: Resources,
+    max_parallel: int,
+    trials_per_job: int,
+    probe: bool,
+) -> Estimate:
+    """What the trials cost that have no result: by records of earlier trials, else by short probes here.
+
+    cells: by trial id, those that are to be submitted
+    resources, max_parallel: as they will be submitted; on this machine with cpus_per_task = threads of a process
+    probe: measure a few steps of what no record tells; it takes seconds on a GPU, up to minutes on a CPU
+    A probe that fails, and one on a CPU for jobs with GPUs, leaves its trials without an estimate, and a note.
+    """
+    trials = [trial for trial in sweep.trials if trial.id in cells and trial.result() is None]
+    configs = {trial.id: with_values(cells[trial.id].config, load_overrides(trial.folder)) for trial in trials}
+    paces, notes = find_paces(configs, manifest, resources, sweep, probe)
+    costs = tuple(_cost(trial, configs[trial.id], paces[trial.id], resources) for trial in trials)
+    end_s = _end(costs, max_parallel, trials_per_job)
+    if end_s is not None:
+        notes.append("the wait in the queue is not known, and not in it")
+    limit_s, longest = resources.timeout_min * 60.0, max((cost.seconds or 0.0 for cost in costs), default=0.0)
+    if longest > limit_s:
+        notes.append(
+            f"a trial of {duration(longest)} goes over the time limit of {resources.timeout_min} min: it takes "
+            f"{-(-longest // limit_s):.0f} attempts, or a higher --timeout-min"
+        )
+    return Estimate(
+        trials=costs,
+        gpus=resources.nodes * resources.gpus_per_node,
+        cores=resources.processes * resources.cpus_per_task,
+        end_s=end_s,
+        max_parallel=max_parallel,
+        axes=_axes(sweep, costs),
+        notes=tuple(notes),
+    )
+
+
+def find_paces(
+    configs: Mapping[str, RunConfig], manifest: Manifest, resources: Resources, sweep: Sweep, probe: bool
+) -> tuple[dict[str, Pace | str], list[str]]:
+    """Trial -> its pace, or why it is not known; and notes for all."""
+    records = read_records(sweep.folder.parent)
+    paces: dict[str, Pace | str] = {}
+    notes: list[str] = []
+    for identifier, config in configs.items():
+        try:
+            paces[identifier] = pace_by_records(config, manifest, resources, records)
+        except LookupError as error:
+            paces[identifier] = f"{error}, and no probe was made"
+    unknown = {i: configs[i] for i, pace in paces.items() if isinstance(pace, str)}
+    if len(unknown) < len(configs):
+        notes.append("by records: from the first step on, without a job's start (imports, decoding)")
+    if not probe:
+        return paces, notes
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if unknown and load > cores / 2:
+        notes.append(f"this machine is busy (load {load:.1f} on {cores} cores), which makes a probe on its CPU slower")
+    for ids, config in probes_needed(unknown):
+        try:
+            found = pace_by_probe(config, manifest, resources)
+        except LookupError as error:
+            paces |= dict.fromkeys(ids, str(error))
+            continue
+        if resources.gpus_per_node and not found.on_gpu:
+            note = f"{found.source}: {duration(found.trial_s(config.train.epochs))} a trial, no estimate for GPUs"
+            paces |= dict.fromkeys(ids, note)
+            notes.append("this machine has no GPU: run one trial first, whose records tell, or look from a GPU node")
+            continue
+        if len({configs[i].augment.policy for i in ids}) > 1:
+            found = replace(found, source=f"{found.source}, augmented by {config.augment.policy}")
+        paces |= dict.fromkeys(ids, found)
+    return paces, list(dict.fromkeys(notes))
+
+
+def _cost(trial: Trial, config: RunConfig, pace: Pace | str, resources: Resources) -> TrialCost:
+    epochs = max(0, config.train.epochs - int(read_last_row(trial.folder).get("epoch", 0)))
+    if isinstance(pace, str):
+        return TrialCost(trial, None, epochs, None, None, pace)
+    host_gib = pace.host_memory_gib
+    if host_gib is not None:
+        host_gib *= resources.processes_per_node
+    return TrialCost(trial, pace.trial_s(epochs), epochs, host_gib, pace.gpu_memory_gib, pace.source)
+
+
+def _end(costs: Sequence[TrialCost], max_parallel: int, trials_per_job: int) -> float | None:
+    """When the last job ends if each starts as soon as one of `max_parallel` places is free."""
+    seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+    if not costs or len(seconds) < len(costs):
+        return None
+    jobs = [sum(seconds[start : start + trials_per_job]) for start in range(0, len(seconds), trials_per_job)]
+    places = [0.0] * max(1, min(max_parallel, len(jobs)))
+    for job in jobs:
+        heapq.heapreplace(places, places[0] + job)
+    return max(places)
+
+
+def _axes(sweep: Sweep, costs: Sequence[TrialCost]) -> tuple[AxisCost, ...]:
+    found = []
+    for name in sweep.axes:
+        seconds: dict[str, list[float]] = {}
+        for cost in costs:
+            if cost.seconds is not None:
+                seconds.setdefault(str(cost.trial.axes.get(name)), []).append(cost.seconds)
+        if len(seconds) > 1:
+            found.append(AxisCost(name, {value: mean(several) for value, several in seconds.items()}))
+    return tuple(sorted(found, key=lambda axis: -axis.spread))
+
+
+def parse_budget(text: str) -> tuple[float, str]:
+    """`20gpuh` -> (20.0, GPU_HOURS); raises ValueError that shows the form."""
+    match = BUDGET.fullmatch(text)
+    if not match:
+        raise ValueError(f"--budget {text!r}: write hours and their unit, such as 20gpuh, 2.5gpuh or 8cpuh")
+    return float(match[1]), GPU_HOURS if match[2].lower() == "gpu" else CORE_HOURS
+
+
+def check_budget(found: Estimate, text: str) -> None:
+    """Raises ValueError where the estimate goes over the budget or is not known, with what to do."""
+    allowed, unit = parse_budget(text)
+    if not found.trials:
+        return
+    if unit == GPU_HOURS and not found.gpus:
+        raise ValueError(f"--budget {text}: these jobs ask for no GPU, so give core hours, such as 8cpuh")
+    needed = found.hours(unit)
+    if needed is None:
+        unknown = [cost for cost in found.trials if cost.seconds is None]
+        raise ValueError(
+            f"--budget {text}: what {len(unknown)} of {len(found.trials)} trials take is not known "
+            f"({unknown[0].source}): run one of each kind first, probe on a node like theirs, or leave --budget out"
+        )
+    if needed > allowed:
+        fit = int(allowed / needed * len(found.trials))
+        dearest = f"; {found.axes[0].name} costs most" if found.axes and found.axes[0].spread > 1.05 else ""
+        raise ValueError(
+            f"the estimate of {needed:.3g} {unit} for {len(found.trials)} trials goes over the budget of {allowed:g}: "
+            f"about {fit} of them would fit{dearest}: take fewer values of an axis (--axis), fewer epochs "
+            "(--set train.epochs=N), or raise --budget"
+        )
+
+
+def render(found: Estimate) -> RenderableType:
+    """The estimate for a terminal: a line per trial, the sum, the axes, and where it comes from."""
+    per_job = found.gpus or found.cores
+    table = Table(title=Text(_title(found)), title_justify="left")
+    for column in ("trial", "axes", "epochs", "time", found.unit, "host GiB", "GPU GiB", "known by"):
+        table.add_column(column, justify="left" if column in ("trial", "axes", "known by") else "right")
+    for cost in found.trials[:MAX_LISTED]:
+        hours = None if cost.seconds is None else cost.seconds * per_job / 3600
+        table.add_row(
+            cost.trial.id, Text(cost.trial.label), str(cost.epochs),
+            "?" if cost.seconds is None else duration(cost.seconds), "?" if hours is None else f"{hours:.3g}",
+            _gib(cost.host_memory_gib), _gib(cost.gpu_memory_gib), Text(cost.source),
+        )  # fmt: skip
+    lines = [f"and {len(found.trials) - MAX_LISTED} more trials"] if len(found.trials) > MAX_LISTED else []
+    for axis in found.axes:
+        values = ", ".join(f"{value} {duration(seconds)}" for value, seconds in axis.seconds.items())
+        lines.append(f"{axis.name}: {values} a trial in the mean, {axis.spread:.2g} times between them")
+    return Group(table, *(Text(line) for line in (*lines, *found.notes)))
+
+
+def _title(found: Estimate) -> str:
+    hours = found.hours(found.unit)
+    total = "an unknown number of" if hours is None else f"about {hours:.3g}"
+    end = f", {duration(found.end_s)} after the first start with {found.max_parallel} at a time" if found.end_s else ""
+    return f"{len(found.trials)} trials to run: {total} {found.unit}{end}"
+
+
+def _gib(value: Any) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,92 @@
+"""What a sweep asked for, used and wasted: GPU hours, or CPU core hours where it asked for no GPU.
+
+python jobs/usage.py lab
+python jobs/usage.py lab --json
+
+asked: time limit x what was held, of each start of each job. used: the time that jobs ran. wasted: the time of jobs
+that failed for good, and of starts that ended early, as far as none of their training was kept.
+Told by sacct where accounting is on; else by what trials wrote down, which is a lower bound.
+
+--json prints one document: format_version, sweep, folder, source (sacct, records), lower_bound, unit, asked_h, used_h,
+wasted_h, notes, lines (label, job_id, trials, starts, state, asked_h, used_h, wasted_h).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobs.trial import Sweep, find_sweep
+from jobs.usage_measure import Usage, measure
+from shards.command import OK, run_command
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Command:
+    """Show what a sweep asked for, used and wasted."""
+
+    sweep: Annotated[str, tyro.conf.Positional] = "lab"
+    """Name of the sweep, or its folder."""
+    runs_dir: Path = Path("runs")
+    """Where sweeps lie."""
+    json: bool = False
+    """Print one JSON document instead of the table."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = tyro.cli(Command, args=argv, description=__doc__)
+    sweep = find_sweep(command.sweep, command.runs_dir)
+    usage = measure(sweep)
+    if command.json:
+        sys.stdout.write(json.dumps(to_document(sweep, usage), indent=2) + "\n")
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        console.print(render(sweep, usage))
+        for note in usage.notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+    return OK
+
+
+def render(sweep: Sweep, usage: Usage) -> Table:
+    table = Table(title=Text(f"{sweep.name}: {usage.unit}, by {usage.source}"), title_justify="left", show_footer=True)
+    sums = {name: usage.total(name) for name in ("asked_h", "used_h", "wasted_h")}
+    share = f" ({100 * sums['wasted_h'] / sums['used_h']:.0f} %)" if sums["used_h"] else ""
+    for name, footer in (("axes", "all"), ("job", ""), ("starts", ""), ("state", "")):
+        table.add_column(name, footer=footer, justify="right" if name == "starts" else "left")
+    for name, column in (("asked", "asked_h"), ("used", "used_h"), ("wasted", "wasted_h")):
+        footer = f"{sums[column]:.3g}" + (share if name == "wasted" else "")
+        table.add_column(name, footer=footer, justify="right")
+    for line in usage.lines:
+        asked = "" if line.asked_h is None else f"{line.asked_h:.3g}"
+        cells = (line.label, line.job_id, str(line.starts), line.state, asked, f"{line.used_h:.3g}")
+        table.add_row(*(Text(cell) for cell in (*cells, f"{line.wasted_h:.3g}")))
+    return table
+
+
+def to_document(sweep: Sweep, usage: Usage) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "sweep": sweep.name,
+        "folder": str(sweep.folder),
+        "source": usage.source,
+        "lower_bound": usage.source != "sacct",
+        "unit": usage.unit,
+        **{name: usage.total(name) for name in ("asked_h", "used_h", "wasted_h")},
+        "notes": list(usage.notes),
+        "lines": [asdict(line) for line in usage.lines],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,201 @@
+"""A sweep's usage: by accounting, where each start of each job is known, else by what its trials wrote down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from jobs.standing import standings
+from jobs.trial import LAUNCH_NAME, SUBMISSIONS_NAME, Submission, Sweep, Trial
+from jobs.usage_accounts import Start, ask_sacct
+from petseg.lives import Life, read_lives
+from slurm.resources import Resources
+
+GPU_HOURS, CORE_HOURS = "GPU hours", "CPU core hours"
+CLOCK_SLACK_S = 5.0  # between slurmctld's clock and a node's
+
+
+@dataclass(frozen=True)
+class Line:
+    """One job, or where only the trials' own words are known, one trial."""
+
+    label: str
+    job_id: str
+    trials: tuple[str, ...]
+    starts: int
+    state: str
+    asked_h: float | None
+    used_h: float
+    wasted_h: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a sweep asked for, used and wasted, in hours of its unit."""
+
+    source: str  # sacct | records
+    unit: str
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+    def total(self, column: str) -> float:
+        return sum(getattr(line, column) or 0.0 for line in self.lines)
+
+
+def measure(sweep: Sweep) -> Usage:
+    """By sacct if it knows the sweep's jobs, else by the trials' own words."""
+    submissions = read_submissions(sweep)
+    on_slurm = sorted({s.job_id for s in submissions if s.cluster == "slurm" and s.job_id})
+    starts = ask_sacct(on_slurm)
+    resources = read_resources(sweep)
+    if not starts:
+        return by_records(sweep, submissions, resources)
+    usage = by_sacct(sweep, submissions, starts, resources)
+    elsewhere = {s.job_id for s in submissions if s.job_id} - {start.job_id for start in starts}
+    if elsewhere:
+        note = f"{len(elsewhere)} jobs are not in it, because accounting does not know them (run here, or forgotten)"
+        return replace(usage, notes=(*usage.notes, note))
+    return usage
+
+
+def read_submissions(sweep: Sweep) -> list[Submission]:
+    """All of them, not only the last of each trial."""
+    found = []
+    try:
+        lines = (sweep.folder / SUBMISSIONS_NAME).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            found.append(Submission(**json.loads(line)))
+        except (ValueError, TypeError):  # a line that a kill cut short
+            continue
+    return found
+
+
+def read_resources(sweep: Sweep) -> Resources | None:
+    """What the last launch asked for; None if that is not known."""
+    try:
+        return Resources(**json.loads((sweep.folder / LAUNCH_NAME).read_text())["resources"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Training of one life of a trial that is in its metrics."""
+
+    life: Life
+    seconds: float
+
+
+def kept_by_life(trial: Trial) -> list[Kept]:
+    """What each life of a trial contributed: the epochs, or parts of them, from its first step to the next one's.
+
+    metrics.jsonl has each epoch once; what a life did after its last save, the next one did again.
+    """
+    lives, rows = read_lives(trial.folder), trial.metrics()
+    found = []
+    for number, life in enumerate(lives):
+        first, end = life.first_step, lives[number + 1].first_step if life is not lives[-1] else float("inf")
+        seconds, before = 0.0, 0
+        for row in rows:
+            steps = row["step"] - before
+            shared = max(0, min(row["step"], end) - max(before, first))
+            seconds += row["perf/seconds"] * shared / steps if steps > 0 else 0.0
+            before = row["step"]
+        found.append(Kept(life, seconds))
+    return found
+
+
+def by_sacct(
+    sweep: Sweep, submissions: Sequence[Submission], starts: Sequence[Start], resources: Resources | None
+) -> Usage:
+    gpus = max((start.gpus or 0 for start in starts), default=0)
+    notes = []
+    held_gpus = resources.nodes * resources.gpus_per_node if resources else 0
+    if not gpus and held_gpus:
+        notes.append("accounting keeps no GPUs here (AccountingStorageTRES): their number is that of the last launch")
+    unit = GPU_HOURS if gpus or held_gpus else CORE_HOURS
+    trials_of: dict[str, list[str]] = {}
+    for submission in submissions:
+        trials_of.setdefault(submission.job_id, []).append(submission.trial)
+    by_id = {trial.id: trial for trial in sweep.trials}
+    kept = {identifier: kept_by_life(trial) for identifier, trial in by_id.items()}
+    hopeless = {row.trial.id for row in standings(sweep) if row.status == "failed"}
+    lines = []
+    for job_id in dict.fromkeys(start.job_id for start in starts):
+        own = sorted((start for start in starts if start.job_id == job_id), key=lambda start: start.began)
+        trials = [by_id[i] for i in dict.fromkeys(trials_of.get(job_id, ())) if i in by_id]
+        lost_s = wasted_s(
+            own, [one for trial in trials for one in kept[trial.id]], all(trial.id in hopeless for trial in trials)
+        )
+        units = [(start.gpus or held_gpus) if unit == GPU_HOURS else start.cores for start in own]
+        lines.append(
+            Line(
+                label=label_of(trials),
+                job_id=job_id,
+                trials=tuple(trial.id for trial in trials),
+                starts=sum(start.elapsed_s > 0 for start in own),
+                state=", ".join(dict.fromkeys(start.state for start in own)),
+                asked_h=_hours([start.asked_s for start in own], units),
+                used_h=_hours([start.elapsed_s for start in own], units),
+                wasted_h=_hours(lost_s, units),
+            )
+        )
+    return Usage("sacct", unit, tuple(lines), tuple(notes))
+
+
+def wasted_s(starts: Sequence[Start], kept: Sequence[Kept], failed: bool) -> list[float]:
+    """Of each start of a job (in their order), the seconds that came to nothing.
+
+    kept: the lives of the job's trials; each belongs to the last start before it
+    failed: none of the trials has a result, or will have one as things stand
+    """
+    used_s = [0.0] * len(starts)
+    for one in kept:
+        before = [i for i, start in enumerate(starts) if start.began <= one.life.time + CLOCK_SLACK_S]
+        if before:
+            used_s[before[-1]] += one.seconds
+    return [
+        0.0 if not start.ended_early else start.elapsed_s if failed else max(0.0, start.elapsed_s - used)
+        for start, used in zip(starts, used_s, strict=True)
+    ]
+
+
+def by_records(sweep: Sweep, submissions: Sequence[Submission], resources: Resources | None) -> Usage:
+    """Training seconds that are in the metrics, times what the last launch held for each job."""
+    held = resources or Resources(gpus_per_node=0, cpus_per_task=1)
+    on_slurm = any(submission.cluster == "slurm" for submission in submissions)
+    gpus = held.nodes * held.gpus_per_node
+    notes = ["a lower bound: sacct knows nothing of these jobs, so starts, validation and repeated work are not in it"]
+    if resources is None:
+        notes.append("what the jobs held is not known: reckoned as one core each")
+    elif not on_slurm:
+        notes.append("run on this machine: reckoned with what the last launch asked for")
+    units = gpus or held.processes * held.cpus_per_task
+    lines = []
+    for row in standings(sweep):
+        own = [s for s in submissions if s.trial == row.trial.id and s.job_id]
+        if not own:
+            continue
+        seconds = sum(float(metrics["perf/seconds"]) for metrics in row.trial.metrics())
+        starts = len(read_lives(row.trial.folder))
+        used_h = seconds * units / 3600
+        # nothing limits a process of this machine
+        asked_h = held.timeout_min / 60 * units * max(1, starts) if on_slurm else None
+        wasted_h = used_h if row.status == "failed" else 0.0
+        trial = row.trial
+        lines.append(Line(trial.label, own[-1].job_id, (trial.id,), starts, row.status, asked_h, used_h, wasted_h))
+    return Usage("records", GPU_HOURS if gpus else CORE_HOURS, tuple(lines), tuple(notes))
+
+
+def label_of(trials: Sequence[Trial]) -> str:
+    if not trials:
+        return ""
+    return trials[0].label + (f" and {len(trials) - 1} more" if len(trials) > 1 else "")
+
+
+def _hours(seconds: Sequence[float], units: Sequence[float]) -> float:
+    return sum(s * n for s, n in zip(seconds, units, strict=True)) / 3600

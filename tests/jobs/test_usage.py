@@ -1,0 +1,164 @@
+"""What a sweep asked for, used and wasted: by sacct, by the trials' own words, and on a real Slurm with accounting."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.sweep import main as sweep_main
+from jobs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
+from jobs.usage import main
+from jobs.usage_accounts import Start, parse_starts
+from jobs.usage_measure import Kept, kept_by_life, measure, wasted_s
+from petseg.lives import Life
+from petseg.run_folder import append_metrics
+from shards.command import run_command
+from slurm import rehearsal_accounting
+from slurm.rehearsal import rehearse
+
+SACCT = """\
+12_0|NODE_FAIL|600|1000|60|4|4|billing=4,cpu=4,gres/gpu:fake=2,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2
+12_0|COMPLETED|1200|2000|60|4|4|billing=4,cpu=4,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2
+12_1|CANCELLED by 1000|0|Unknown|60|0|4||billing=4,cpu=4,gres/gpu=2
+12_[2-9%2]|PENDING|0|Unknown|60|0|4||billing=4,cpu=4,gres/gpu=2
+13|FAILED|300|5000|UNLIMITED|1|1|billing=1,cpu=1|billing=1,cpu=1
+"""
+RESULT = {
+    "trial_id": "0000000000", "metrics": {"val/dice": 0.9}, "best_epoch": 1, "epochs": 1, "parameters": 1,
+    "world_size": 2, "host": "node1", "device": "NVIDIA H100", "train_s": 450.0, "images_per_s": 1.0, "data_wait": 0.0,
+    "headroom": 1.0,
+}  # fmt: skip
+
+
+def test_parse_starts() -> None:
+    first, again, cancelled, failed = parse_starts(SACCT)
+    assert first == Start("12_0", "NODE_FAIL", 600.0, 1000.0, 3600.0, 4, 2)
+    assert again.state == "COMPLETED"
+    assert (cancelled.state, cancelled.began, cancelled.asked_s, cancelled.gpus) == ("CANCELLED", float("inf"), 0, 2)
+    assert (failed.limit_s, failed.gpus, failed.ended_early) == (0.0, None, True)
+
+
+def life(number: int, first_step: int, time: float) -> Life:
+    return Life(number, "node1", "12", "", first_step, time)
+
+
+def test_a_start_that_ended_early_wasted_what_was_not_kept() -> None:
+    starts = parse_starts(SACCT)[:2]
+    kept = [Kept(life(1, 0, 1010.0), 450.0), Kept(life(2, 30, 1999.0), 1100.0)]  # clocks differ by a second
+    assert wasted_s(starts, kept, failed=False) == [150.0, 0.0]
+    assert wasted_s(starts, kept, failed=True) == [600.0, 0.0]
+    assert wasted_s(starts, [], failed=False) == [600.0, 0.0]
+
+
+def test_epochs_belong_to_the_lives_that_trained_them(tmp_path: Path) -> None:
+    """Ten steps an epoch; stopped within the second, which had been saved at step 15."""
+    lives = [life(1, 0, 0.0), life(2, 15, 100.0)]
+    (tmp_path / "lives.json").write_text(json.dumps([vars(one) for one in lives]))
+    for epoch in (1, 2, 3):
+        append_metrics({"epoch": epoch, "step": 10 * epoch, "perf/seconds": 20.0}, tmp_path)
+    assert [one.seconds for one in kept_by_life(Trial("0123456789", {}, tmp_path))] == [30.0, 30.0]
+
+
+def fake_sacct(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, script in {"sacct": f"cat <<'END'\n{text}END\n", "squeue": "exit 0\n"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def small_sweep(folder: Path) -> Sweep:
+    ids = {"0" * 10: "a", "1" * 10: "b"}
+    trials = tuple(Trial(i, {"model.arch": arch}, folder / "trials" / i) for i, arch in ids.items())
+    sweep = Sweep(folder, folder.name, {"model.arch": ["a", "b"]}, "0" * 64, "data/shards", trials)
+    save_sweep(sweep)
+    for trial, job_id in zip(trials, ("12_0", "13"), strict=True):
+        trial.folder.mkdir(parents=True)
+        sweep.add_submissions([Submission(trial.id, job_id, "slurm", "")])
+        append_metrics({"epoch": 1, "step": 10, "perf/seconds": 450.0}, trial.folder)
+    trials[1].write_state(status="failed", error="RuntimeError: no", job_id="13")
+    return sweep
+
+
+def test_sacct_tells_all_where_accounting_is_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = small_sweep(tmp_path / "runs" / "lab")
+    (sweep.trials[0].folder / "lives.json").write_text(
+        json.dumps([vars(life(1, 0, 1010.0)), vars(life(2, 10, 2005.0))])
+    )
+    (sweep.trials[0].folder / "result.json").write_text(json.dumps(RESULT))
+    fake_sacct(tmp_path, SACCT, monkeypatch)
+    assert run_command(main, [str(sweep.folder), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["source"], document["lower_bound"], document["unit"]) == ("sacct", False, "GPU hours")
+    first, second = document["lines"]
+    assert (first["label"], first["starts"], first["state"]) == ("a", 2, "NODE_FAIL, COMPLETED")
+    assert (first["asked_h"], first["used_h"]) == (4.0, 1.0)  # two GPUs: 2 x 60 min, 10 + 20 min
+    assert first["wasted_h"] == pytest.approx(2 * 150 / 3600)
+    assert (second["label"], second["used_h"]) == ("b", 0.0)  # it held no GPU
+    assert document["used_h"] == 1.0
+
+    assert run_command(main, [str(sweep.folder)]) == 0
+    out = capsys.readouterr().out
+    assert "lab: GPU hours, by sacct" in out
+    assert "0.0833 (8 %)" in out
+
+
+def test_without_accounting_it_is_a_lower_bound_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = small_sweep(tmp_path / "runs" / "lab")
+    launch = {"resources": {"gpus_per_node": 4, "timeout_min": 60}}
+    (sweep.folder / "launch.json").write_text(json.dumps(launch))
+    fake_sacct(tmp_path, "", monkeypatch)
+    usage = measure(sweep)
+    assert (usage.source, usage.unit) == ("records", "GPU hours")
+    assert [line.used_h for line in usage.lines] == [0.5, 0.5]
+    assert [line.wasted_h for line in usage.lines] == [0.0, 0.5]  # the second one failed
+    assert [line.asked_h for line in usage.lines] == [4.0, 4.0]
+    assert "lower bound" in usage.notes[0]
+    assert run_command(main, [str(sweep.folder)]) == 0
+    assert "a lower bound: sacct knows nothing" in capsys.readouterr().out
+
+
+def test_processes_of_this_machine_ask_for_nothing(tmp_path: Path) -> None:
+    sweep = small_sweep(tmp_path / "runs" / "lab")
+    for trial in sweep.trials:
+        sweep.add_submissions([Submission(trial.id, "0", "debug", "")])
+    (sweep.folder / "submissions.jsonl").write_text(
+        "".join(f"{line}\n" for line in (sweep.folder / "submissions.jsonl").read_text().splitlines()[2:])
+    )
+    usage = measure(sweep)
+    assert [line.asked_h for line in usage.lines] == [None, None]
+    assert (usage.unit, usage.total("asked_h"), usage.total("used_h")) == ("CPU core hours", 0.0, 0.25)
+    assert usage.notes[1] == "what the jobs held is not known: reckoned as one core each"
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_real_accounting(
+    tiny_sweep: list[str], tmp_path: Path, wait_for: Callable, slurm_daemons: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        rehearsal_accounting.require_installed()
+    except ValueError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    flags = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "2", "--mem-gb", "2", "--timeout-min", "10"]
+    with rehearse(nodes=1, cpus=4, gpus=0, accounting=True) as cluster:
+        for name, value in {**cluster.env, "OMP_NUM_THREADS": "1"}.items():
+            monkeypatch.setenv(name, value)
+        assert run_command(sweep_main, [*tiny_sweep, "--axis", "model.arch=unet", *flags]) == 0
+        sweep = load_sweep(tmp_path / "runs" / "lab")
+        wait_for(lambda: sweep.trials[0].result())
+        wait_for(lambda: [line.state for line in measure(sweep).lines] == ["COMPLETED"])
+        usage = measure(sweep)
+        (line,) = usage.lines
+        assert (usage.source, usage.unit, line.starts, line.wasted_h) == ("sacct", "CPU core hours", 1, 0.0)
+        assert line.asked_h == pytest.approx(2 * 10 / 60)
+        assert line.used_h > 0
