@@ -27,7 +27,7 @@ test: install
 
 # several processes, a real Slurm, kills at every file operation: minutes
 test-slow: install
-	$(BIN)/python -m pytest -m slow --ignore tests/chaos
+	$(BIN)/python -m pytest -m slow
 
 # a longer storm over a sweep than the tests have, with another seed
 chaos: install

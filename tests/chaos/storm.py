@@ -1,13 +1,18 @@
-"""A seeded storm over a sweep on a rehearsal cluster: ranks, nodes, launchers are killed, jobs preempted, requeued."""
+"""A seeded storm over a sweep on a rehearsal cluster.
+
+Ranks, nodes and launchers are killed, jobs preempted and requeued, processes paused, the disk filled.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,9 +23,10 @@ from jobs.trial import Sweep, load_sweep
 from slurm.rehearsal_cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
-PAUSE_S, NODE_DOWN_S = 2.0, 1.0
+PAUSE_S, NODE_DOWN_S, DISK_FULL_S = 2.0, 1.0, 4.0
 
 logger = logging.getLogger(__name__)
+_room = threading.Lock()  # held while the disk is full: a user who launches then is told so, and waits
 
 
 @dataclass
@@ -44,6 +50,8 @@ class Storm:
             "kill the launcher": self.kill_the_launcher,
             "preempt": self.preempt,
         }
+        if os.path.ismount(self.folder.parent):  # a disk of its own, which others do not miss
+            self._events["fill the disk"] = self.fill_the_disk
 
     def blow(self, seconds: float, every_s: float) -> None:
         """Events one after another, each kind once before any comes again, until time is up or the sweep is done."""
@@ -69,8 +77,9 @@ class Storm:
 
     def launch(self) -> None:
         """`python jobs/sweep.py`, as a user types it again and again."""
-        done = self._launcher().wait(timeout=120)
-        assert done == 0, done
+        with _room:
+            done = self._launcher().wait(timeout=120)
+        assert done == 0, (self.folder.parent / "launcher.log").read_text()[-2000:]
 
     def sweep(self) -> Sweep:
         return load_sweep(self.folder)
@@ -121,6 +130,15 @@ class Storm:
         time.sleep(self._random.uniform(0.0, 1.5))
         launcher.kill()
         return launcher.wait(timeout=60) == -signal.SIGKILL
+
+    def fill_the_disk(self) -> bool:
+        """What has to be written meanwhile fails; the trials are submitted again when there is room."""
+        path = self.folder.parent / "somebody_elses"
+        with _room, path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(path.parent).free)
+            time.sleep(DISK_FULL_S)
+            path.unlink()
+        return True
 
     def _launcher(self) -> subprocess.Popen[bytes]:
         with (self.folder.parent / "launcher.log").open("ab") as log:
