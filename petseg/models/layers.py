@@ -20,7 +20,9 @@ class ReflectConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)
         mode = "reflect" if min(x.shape[-2:]) > self.border else "replicate"
-        return super().forward(F.pad(x, (self.border,) * 4, mode=mode))
+        with torch.autocast(x.device.type, enabled=False):  # which on a CPU would pad in float32, twice the bytes
+            x = F.pad(x, (self.border,) * 4, mode=mode)
+        return super().forward(x)
 
 
 class DoubleConv(nn.Sequential):
@@ -38,10 +40,18 @@ class DoubleConv(nn.Sequential):
         )
 
 
+class BilinearUpsample(nn.Module):
+    """Twice the size, corners on corners, in the precision of what comes in: (B, C, H, W) -> (B, C, 2H, 2W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+
 def build_upsample(channels: int, out_channels: int, up: str) -> nn.Module:
     """Twice the size: bilinear interpolation (channels kept), or a learned transposed convolution to out_channels."""
     if up == "bilinear":
-        return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        return BilinearUpsample()
     if up == "transposed":
         return nn.ConvTranspose2d(channels, out_channels, kernel_size=2, stride=2)
     raise ValueError(f"model.up = {up!r}: choose one of bilinear, transposed")

@@ -5,10 +5,10 @@ Ranks, nodes and launchers are killed, jobs preempted and requeued, processes pa
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -134,8 +134,10 @@ class Storm:
     def fill_the_disk(self) -> bool:
         """What has to be written meanwhile fails; the trials are submitted again when there is room."""
         path = self.folder.parent / "somebody_elses"
-        with _room, path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(path.parent).free)
+        with _room, path.open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):  # until there is no space left
+                while file.write(bytes(2**16)):
+                    pass
             time.sleep(DISK_FULL_S)
             path.unlink()
         return True
