@@ -1,6 +1,7 @@
 """Is everything there that a sweep stands on? Ask before GPU hours are spent; it takes less than a minute.
 
 python jobs/doctor.py --partition gpu --gpus 4
+python jobs/doctor.py --profile a100 --quick
 python jobs/doctor.py --sweep jobs/sweeps/demo.yaml --cluster local --quick
 python jobs/doctor.py --partition gpu --nodes 2 --gpus 8 --only partition,all-reduce --all-reduce
 
@@ -29,6 +30,7 @@ from rich.text import Text
 from jobs.doctor_setup import Command, Finding, NotChecked, Setup
 from shards.command import FAILED, OK, run_command
 from slurm.executor import DISTRIBUTED_NAMES
+from slurm.profiles import profile_of
 
 # name -> where its function is; imported when its turn comes, because some import torch
 CHECKS = {
@@ -54,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = tuple(sys.argv[1:] if argv is None else argv)
-    command = tyro.cli(Command, args=args, description=__doc__)
+    command = tyro.cli(Command, args=args, default=Command(resources=profile_of(args)), description=__doc__)
     names = chosen(command)
     findings = []
     console = Console(file=sys.stderr if command.json else sys.stdout, soft_wrap=True, highlight=False)

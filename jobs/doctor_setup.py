@@ -47,7 +47,9 @@ class NotChecked(RuntimeError):
 class Command:
     """Check all that a sweep stands on, before GPU hours are spent: exit code 0, or 3 if anything is wrong."""
 
-    resources: Annotated[Resources, tyro.conf.arg(name="")]
+    resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
+    profile: str | None = None
+    """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     sweep: Path = DEFAULT_SWEEP
     """Sweep file in wandb's form, as for jobs/sweep.py."""
     name: str = ""

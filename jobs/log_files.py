@@ -17,10 +17,11 @@ MAX_MESSAGE_LINES = 15
 START_OF_LIFE = "Starting with JobEnvironment("  # submitit's first line; requeued jobs append to the same file
 RAISED = "Submitted job triggered an exception"  # submitit's last line: the traceback after it ended the process
 CHAIN = ("During handling of the above exception", "The above exception was the direct cause")
+_RANK = re.compile(r"^\[rank\d+\]: ")  # torch puts it before each line of an exception in a job of several processes
 _FIRST_LINE = "Traceback (most recent call last):"
 _FRAME = re.compile(r'^\s+File "([^"]+)", line (\d+), in (.+)$')
 _NEW_ENTRY = re.compile(  # what is not a further line of an exception's message
-    r"^(\d\d:\d\d:\d\d |submitit (INFO|WARNING|ERROR)|slurmstepd: |srun: |\[rank\d+\]|\[[WEIF]\d*[ :]|[WEIF]\d{4} |"
+    r"^(\d\d:\d\d:\d\d |submitit (INFO|WARNING|ERROR)|slurmstepd\S*: |srun: |\[rank\d+\]|\[[WEIF]\d*[ :]|[WEIF]\d{4} |"
     r"Exception ignored)"
 )
 PACKED = "failed, going on with the next one"  # jobs.task, in a job of several trials
@@ -116,7 +117,7 @@ def fatal_traceback(text: str) -> Traceback | None:
 
 def tracebacks(text: str) -> list[Traceback]:
     """All tracebacks of a text in its order, each joined with those that it was raised from."""
-    lines = text.splitlines()
+    lines = [_RANK.sub("", line) for line in text.splitlines()]
     found: list[Traceback] = []
     position, chained = 0, False
     while position < len(lines):

@@ -10,7 +10,6 @@ Trials whose GPU was too small get twice as many accumulation steps: half of the
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from rich.text import Text
 
 from jobs.causes import Cause
 from jobs.choose import choose_all
+from jobs.launch import resubmit
 from jobs.standing import LIVE, Standing, standings
 from jobs.trial import Sweep, find_sweep
 from petseg.run_folder import load_config, load_overrides
@@ -136,13 +136,6 @@ def show(plan: Plan, console: Console) -> None:
     for row, why in plan.refused:
         table.add_row(*(Text(cell) for cell in (row.trial.id, row.trial.label, row.cause, f"refused: {why}")))
     console.print(table)
-
-
-def resubmit(folder: Path, trial_ids: list[str], overrides: dict[str, dict[str, Any]]) -> int:
-    """Hand the trials to the launcher."""
-    launcher = importlib.import_module("jobs.sweep")  # not above: what only shows must start quickly
-    code: int = launcher.resubmit(folder, trial_ids, overrides)
-    return code
 
 
 if __name__ == "__main__":

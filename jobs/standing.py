@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.causes import INTERRUPTIONS
@@ -23,6 +23,7 @@ STATES = ("running", "stalled", "queued", "interrupted", "failed", "planned", "d
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "PREEMPTED"})
 HELD = frozenset({"SUSPENDED", "STOPPED"})
 CUT_OFF = "submission was cut off: run the sweep again"
+BEHIND = "waits for its turn in its job"
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class Standing:
 def standings(sweep: Sweep) -> list[Standing]:
     """Where all trials stand, with one question to Slurm for all of them."""
     submissions = sweep.submissions()
-    return _all(sweep, submissions, job_states(_open_jobs(sweep, submissions)))
+    return rows_of(sweep, submissions, job_states(_open_jobs(sweep, submissions)))
 
 
 def quick_standings(sweep: Sweep) -> tuple[list[Standing], Answer]:
     """The same for people who look often: an answer of Slurm may be some seconds old, and none is waited for long."""
     submissions = sweep.submissions()
     answer = ask(sweep.folder, _open_jobs(sweep, submissions))
-    return _all(sweep, submissions, answer.states), answer
+    return rows_of(sweep, submissions, answer.states), answer
 
 
 def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]:
@@ -73,12 +74,31 @@ def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]
     ]
 
 
-def _all(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]) -> list[Standing]:
+def rows_of(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]) -> list[Standing]:
+    """Where all trials stand, by what Slurm says of their jobs."""
     trials_of = Counter(submission.job_id for submission in submissions.values())
-    return [
+    rows = [
         standing(trial, (given := submissions.get(trial.id)), jobs, given is not None and trials_of[given.job_id] > 1)
         for trial in sweep.trials
     ]
+    return _one_at_a_time(rows)
+
+
+def _one_at_a_time(rows: Sequence[Standing]) -> list[Standing]:
+    """A job runs its trials one after the other: of those that say that they run, the one that said so last does.
+
+    A job that was requeued begins anew, with a trial that had failed before it came to the one that was interrupted.
+    """
+    begun: dict[str, list[Standing]] = {}
+    for row in rows:
+        if row.submission and row.status in ("running", "stalled"):
+            begun.setdefault(row.submission.job_id, []).append(row)
+    behind: set[str] = set()
+    for several in (group for group in begun.values() if len(group) > 1):
+        latest = max(several, key=lambda row: float(row.trial.state().get("time", 0.0)))
+        behind |= {row.trial.id for row in several if row is not latest}
+    waits: dict[str, Any] = {"status": "queued", "note": BEHIND, "beat": None, "left_s": None}
+    return [replace(row, **waits) if row.trial.id in behind else row for row in rows]
 
 
 def standing(
@@ -159,8 +179,7 @@ def _live(
     if job and job.state == UNKNOWN and state.get("status") != "running":
         return Standing(trial, "queued", f"Slurm cannot be asked: {job.reason}", **common)
     if not state:
-        waits = "waits for its turn in its job" if shared else ""
-        return Standing(trial, "queued" if shared else "running", waits or "starting", **common)
+        return Standing(trial, "queued" if shared else "running", BEHIND if shared else "starting", **common)
     if job and job.state in HELD:
         return Standing(trial, "running", f"{job.state.lower()} by Slurm", **common)
     began = float(state.get("time", 0.0))

@@ -79,7 +79,8 @@ class TrialTask:
         if first:
             trial.write_state(status="running", **where)
         try:
-            if interrupt.requested():
+            # several ranks stop together at a step: were one that got the signal alone to leave, the others would wait
+            if interrupt.requested() and self.world_size == 1:
                 raise Interrupted("a signal came before the start", interrupt.requeue_requested())
             self._train(trial)
         except Interrupted as stop:

@@ -97,6 +97,14 @@ def max_array_size() -> int:
         return SLURM_DEFAULT_MAX_ARRAY_SIZE
 
 
+def enforces_limits() -> bool:
+    """Whether the site enforces limits of associations and QOS; True if Slurm does not say."""
+    try:
+        return parse_enforces_limits(_call(["scontrol", "show", "config"]))
+    except (OSError, subprocess.SubprocessError):
+        return True
+
+
 def parse_squeue(text: str) -> dict[str, JobState]:
     """Lines of `squeue --array --format=%i|%T|%r|%N`."""
     rows = [line.split("|", 3) for line in text.splitlines() if line.count("|") >= 3]
@@ -129,6 +137,12 @@ def parse_max_array_size(text: str) -> int:
     """The line `MaxArraySize = 1001` of `scontrol show config`."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
     return int(found[1]) if found else SLURM_DEFAULT_MAX_ARRAY_SIZE
+
+
+def parse_enforces_limits(text: str) -> bool:
+    """The line `AccountingStorageEnforce = associations,limits` of `scontrol show config`."""
+    found = re.search(r"^AccountingStorageEnforce\s*=\s*(\S+)", text, re.MULTILINE)
+    return found is not None and "limits" in found[1].split(",")
 
 
 def _ask_squeue(job_ids: Sequence[str], timeout_s: float) -> tuple[dict[str, JobState], str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from shards.pack import PackConfig, pack
+from slurm import rehearsal_accounting, rehearsal_client, rehearsal_daemons
 from slurm.rehearsal import rehearse
 from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
 
@@ -56,6 +59,49 @@ def on_cluster(rehearsal_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> C
     for name, value in rehearsal_cluster.env.items():
         monkeypatch.setenv(name, value)
     return rehearsal_cluster
+
+
+@pytest.fixture(scope="session")
+def limiting_cluster(slurm_daemons: None) -> Iterator[Cluster]:
+    """A node and accounting whose limits are enforced; skips the test where accounting is not installed."""
+    try:
+        rehearsal_accounting.require_installed()
+    except ValueError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    with rehearse(nodes=1, cpus=4, gpus=0, accounting=True) as cluster:
+        with (conf := cluster.root / "etc" / "slurm.conf").open("a") as file:
+            file.write("AccountingStorageEnforce=limits\n")
+        rehearsal_daemons.end(cluster.root, "slurmctld")  # reads this setting only when it starts
+        command = ["slurmctld", "-D", "-f", str(conf), "-i"]
+        rehearsal_daemons.spawn(cluster.root, "slurmctld", command, rehearsal_client.daemon_env(cluster.root))
+        assert rehearsal_daemons.wait_until(lambda: bool(rehearsal_client.ask(cluster.root, ["squeue"])), 30)
+        add = ["sacctmgr", "-i", "add", "user", f"name={getpass.getuser()}", "account=root"]  # root has been added
+        subprocess.run(add, env=cluster.env, capture_output=True, timeout=60, check=False)
+        yield cluster
+
+
+@pytest.fixture
+def set_limit(limiting_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """set_limit("user", "root", MaxSubmitJobs=5): an administrator's word to sacctmgr, lifted at the end.
+
+    This process's own Slurm commands talk to the cluster; its partition is down, so that jobs wait.
+    """
+    for name, value in limiting_cluster.env.items():
+        monkeypatch.setenv(name, value)
+    rehearsal_client.order(limiting_cluster.root, ["scontrol", "update", "PartitionName=gpu", "State=DOWN"])
+    lifted: dict[tuple[str, str, str], int] = {}
+
+    def change(kind: str, name: str, **limits: int) -> None:
+        lifted.update({(kind, name, limit): -1 for limit in limits})
+        words = [f"{limit}={value}" for limit, value in limits.items()]
+        rehearsal_client.order(limiting_cluster.root, ["sacctmgr", "-i", "modify", kind, name, "set", *words])
+
+    yield change
+    rehearsal_client.order(limiting_cluster.root, ["scancel", "--me"])
+    for (kind, name, limit), none in list(lifted.items()):
+        change(kind, name, **{limit: none})
 
 
 @pytest.fixture(scope="session")

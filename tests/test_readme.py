@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jobs import cancel, clean, doctor, logs, report, retry, status, sweep
+from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sweep, usage
 from petseg import evaluate, train
 from shards import pack, show, verify
 
@@ -32,6 +32,8 @@ COMMANDS = {
     "jobs/retry.py": retry.Command,
     "jobs/cancel.py": cancel.Command,
     "jobs/clean.py": clean.Command,
+    "jobs/usage.py": usage.Command,
+    "jobs/chain.py": chain.Command,
 }
 
 
@@ -57,7 +59,12 @@ def test_the_readme_shows_every_command() -> None:
 
 @pytest.mark.parametrize(("name", "arguments"), own_commands(), ids=lambda value: str(value))
 def test_each_command_line_is_understood(name: str, arguments: list[str]) -> None:
-    tyro.cli(COMMANDS[name], args=arguments, config=(tyro.conf.PositionalRequiredArgs,))
+    if name == "jobs/chain.py":  # two commands in one line, taken apart by its own reader
+        words = chain.read_chain(arguments)
+        if words.pack_flags:
+            tyro.cli(pack.PackConfig, args=words.pack_flags)
+    else:
+        tyro.cli(COMMANDS[name], args=arguments, config=(tyro.conf.PositionalRequiredArgs,))
 
 
 def test_make_knows_what_the_readme_asks_of_it() -> None:
@@ -81,6 +88,7 @@ def test_the_whole_way(tmp_path: Path) -> None:
             "--axis", "augment.policy=none",
         ],
         [sys.executable, REPOSITORY / "jobs" / "status.py", "demo"],
+        [sys.executable, REPOSITORY / "jobs" / "usage.py", "demo"],
         [sys.executable, REPOSITORY / "jobs" / "report.py", "demo"],
     ]  # fmt: skip
     output = ""

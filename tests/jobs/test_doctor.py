@@ -20,7 +20,7 @@ from torch import nn
 
 from jobs import doctor, doctor_allreduce, doctor_partition, doctor_places, doctor_setup, doctor_training
 from jobs.doctor import CHECKS, main
-from jobs.doctor_setup import Finding
+from jobs.doctor_setup import Finding, Setup
 from petseg import augment, interrupt
 from petseg.losses import LOSSES, cross_entropy
 from shards.command import run_command
@@ -98,6 +98,25 @@ def test_lines_for_people(pet_shards: Path, tmp_path: Path, capsys: pytest.Captu
 def test_a_check_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(main, ["--only", "shard"]) == 2
     assert "there is no check 'shard': choose among config, partition, wandb, shards" in capsys.readouterr().err
+
+
+def test_a_profile_is_what_jobs_ask_for(
+    ask: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "petseg").mkdir()
+    (tmp_path / "petseg" / "profiles.toml").write_text('[mine]\ngpus = 8\npartition = "a100"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    asked: list[Resources] = []
+
+    def note(setup: Setup) -> Finding:
+        asked.append(setup.command.resources)
+        return Finding("ok", "config", "")
+
+    monkeypatch.setattr("jobs.doctor_data.check_config", note)
+    ask("config", "--profile", "mine")  # with --gpus 0
+    assert asked == [Resources(partition="a100", gpus_per_node=0)]
+    assert run_command(main, ["--profile", "none"]) == 2
+    assert "no profile 'none': choose one of mine" in capsys.readouterr().err
 
 
 def test_a_check_that_breaks_hides_no_other(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +344,7 @@ def test_a_resume_without_the_optimizers_moments(ask: Doctor, monkeypatch: pytes
 
 def test_a_run_that_does_not_listen(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = type("Deaf", (), {"requested": lambda: False, "requeue_requested": lambda: False})
-    monkeypatch.setattr("petseg.train.interrupt", deaf)
+    monkeypatch.setattr("petseg.epoch.interrupt", deaf)
     assert "goes on to its end" in ask("resume", *ONE_MODEL)["resume"].detail
     assert interrupt.requested() is False
 

@@ -1,3 +1,5 @@
+"""Trials that ended badly are submitted again, with what fits."""
+
 from __future__ import annotations
 
 import json
@@ -6,11 +8,15 @@ from typing import Any
 
 import pytest
 
-import jobs.sweep
+from jobs import retry
 from jobs.retry import main, more_accumulation
-from jobs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.standing import standings
+from jobs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
+from petseg.lives import read_lives
 from petseg.run_folder import Result, save_result
-from shards.command import run_command
+from shards.command import FAILED, OK, WRONG_USE, run_command
+from slurm.rehearsal_cluster import Cluster
+from tests.jobs.faulty_checkout import REPOSITORY, copy_with_fault, finish, start, wait_until
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
 ENDS = [OOM, OOM, "KeyError: 'dice'", "shards.command.Failure: the loss is not finite in steps 0-9", "", ""]
@@ -48,7 +54,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((folder, trial_ids, overrides))
         return 0
 
-    monkeypatch.setattr(jobs.sweep, "resubmit", resubmit, raising=False)
+    monkeypatch.setattr(retry, "resubmit", resubmit)
     return calls
 
 
@@ -122,3 +128,67 @@ def test_a_pass_of_one_sample_cannot_be_halved(
     assert run_command(main, [str(sweep.folder), "seed=0", "--even-so"]) == 2
     assert "a pass has one sample already" in capsys.readouterr().out
     assert submitted == []
+
+
+TOO_SMALL = """\
+    if run.rank == 1 and step == 1 and len(parts) == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of")
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_rank_without_memory_ends_its_job_and_the_trial_fits_when_retried(
+    tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster
+) -> None:
+    """The second of two ranks has no room for a whole pass; the other one, on another node, does not wait for it."""
+    checkout = copy_with_fault(tmp_path / "checkout", "petseg/epoch.py", "    set_learning_rate(run.optim", TOO_SMALL)
+    flags = ["--partition", "gpu", "--nodes", "2", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "2"]
+    flags += ["--timeout-min", "10", "--axis", "model.arch=unet", "--set", "train.log_every=1"]
+    code, _, log = finish(start(checkout, "sweep", *tiny_sweep, *flags))
+    assert code == OK, log
+    folder = tmp_path / "runs" / "lab"
+    (trial,) = load_sweep(folder).trials
+    wait_until(lambda: [row.status for row in standings(load_sweep(folder))] == ["failed"])
+    (row,) = standings(load_sweep(folder))
+    assert row.cause == "gpu_memory", (row, trial.state())
+    first = load_sweep(folder).submissions()[trial.id]
+
+    code, out, log = finish(start(checkout, "retry", str(folder), "--cause", "gpu_memory"))
+    assert code == OK, log
+    assert "1 to submit, 0 not" in out
+    assert "submitted again with train.accumulation_steps=2" in out
+    wait_until(lambda: [row.status for row in standings(load_sweep(folder))] == ["done"])
+    again = load_sweep(folder).submissions()[trial.id]
+    assert again.job_id != first.job_id
+    result = trial.result()
+    assert result is not None
+    assert result.world_size == 2
+    assert json.loads((trial.folder / "overrides.json").read_text()) == {"train.accumulation_steps": 2}
+    assert [(life.number, life.job_id) for life in read_lives(trial.folder)] == [(1, first.job_id), (2, again.job_id)]
+    assert [row["data/coverage"] for row in trial.metrics()] == [1.0]
+
+    code, _, log = finish(start(checkout, "retry", str(folder), "--failed"))
+    assert code == WRONG_USE
+    assert "none of these 1 trials has failed or was interrupted (done)" in log
+
+
+@pytest.mark.slow
+def test_what_would_only_fail_again_needs_a_word_and_then_runs_on_this_machine(
+    tiny_sweep: list[str], tmp_path: Path
+) -> None:
+    """A loss that is not finite: refused, then submitted even so, and failed as before."""
+    flags = [*tiny_sweep, "--cluster", "local", "--axis", "model.arch=unet", "--set", "optim.lr=1e30"]
+    assert finish(start(REPOSITORY, "sweep", *flags))[0] == FAILED
+    folder = tmp_path / "runs" / "lab"
+    code, out, log = finish(start(REPOSITORY, "retry", str(folder), "--failed"))
+    assert (code, "refused" in out) == (WRONG_USE, True), log
+    assert len(submissions_of(folder)) == 1
+    code, _, log = finish(start(REPOSITORY, "retry", str(folder), "--failed", "--even-so"))
+    assert code == FAILED, log
+    assert "not finite" in log
+    assert len(submissions_of(folder)) == 2
+
+
+def submissions_of(folder: Path) -> list[str]:
+    return (folder / "submissions.jsonl").read_text().splitlines()

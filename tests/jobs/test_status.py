@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobs.slurm_answer import ANSWER_NAME, ask
-from jobs.standing import CUT_OFF, quick_standings, standings
+from jobs.standing import CUT_OFF, quick_standings, rows_of, standings
 from jobs.status import main, standing
 from jobs.status_table import epoch_text, render_table, state_text
 from jobs.trial import Submission, Sweep, Trial, save_sweep
@@ -129,6 +129,51 @@ def test_trials_of_one_job_wait_for_their_turn(sweep: Sweep) -> None:
     row = standing(second, replace(submission, trial=second.id), on_slurm(second, "FAILED")[1], shared=True)
     assert row.status == "interrupted"
     assert "before its turn" in row.note
+
+
+def in_one_job(sweep: Sweep, job_id: str = "12_0") -> None:
+    sweep.add_submissions([Submission(trial.id, job_id, "slurm", "x.out") for trial in sweep.trials])
+
+
+def statuses(sweep: Sweep, job: JobState) -> list[str]:
+    return [row.status for row in rows_of(sweep, sweep.submissions(), {"12_0": job})]
+
+
+def test_each_trial_of_a_job_has_a_state_of_its_own(sweep: Sweep) -> None:
+    """Four trials, one after the other in one job, which is requeued when the third has begun."""
+    in_one_job(sweep)
+    first, second, third, _ = sweep.trials
+    waiting, running = JobState("PENDING", "Priority", "", "squeue"), JobState("RUNNING", "", "node1", "squeue")
+    assert statuses(sweep, waiting) == ["queued"] * 4
+    assert statuses(sweep, running) == ["queued"] * 4  # its processes start
+    first.write_state(status="running", host="node1", job_id="12_0")
+    assert statuses(sweep, running) == ["running", "queued", "queued", "queued"]
+    finish(first)
+    second.write_state(status="failed", error="KeyError: x", host="node1", job_id="12_0")
+    third.write_state(status="running", host="node1", job_id="12_0")
+    assert statuses(sweep, running) == ["done", "failed", "running", "queued"]
+    assert statuses(sweep, waiting) == ["done", "failed", "queued", "queued"]
+    third.write_state(status="interrupted", error="saved", host="node1", job_id="12_0")
+    second.write_state(status="running", host="node1", job_id="12_0", restarts=1)  # has no result: tried once more
+    assert statuses(sweep, running) == ["done", "running", "queued", "queued"]
+    rows = rows_of(sweep, sweep.submissions(), {"12_0": running})
+    assert [row.note for row in rows[2:]] == ["waits for its turn in its job"] * 2
+    assert statuses(sweep, JobState("CANCELLED", "", "", "sacct")) == ["done"] + ["interrupted"] * 3
+
+
+def test_of_a_jobs_trials_that_say_they_run_the_latest_does(sweep: Sweep) -> None:
+    """After a power cut the third had no time to say that it stopped, and its job begins with the second again."""
+    in_one_job(sweep)
+    finish(sweep.trials[0])
+    running = JobState("RUNNING", "", "node1", "squeue")
+    for place in (2, 1):
+        sweep.trials[place].write_state(status="running", host="node1", job_id="12_0")
+        beat(sweep.trials[place], 4, 60, time.time())
+        time.sleep(0.01)
+    rows = rows_of(sweep, sweep.submissions(), {"12_0": running})
+    assert [row.status for row in rows] == ["done", "running", "queued", "queued"]
+    assert (rows[2].note, rows[2].beat, rows[2].left_s) == ("waits for its turn in its job", None, None)
+    assert rows[1].beat is not None
 
 
 def test_states_on_this_machine(trial: Trial, process: subprocess.Popen[bytes]) -> None:

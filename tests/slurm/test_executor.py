@@ -10,7 +10,8 @@ import pytest
 import submitit
 
 from slurm import cluster
-from slurm.executor import chunk_sizes, render_sbatch, sbatch_environment, submit
+from slurm.arrays import chunk_sizes
+from slurm.executor import render_sbatch, sbatch_environment, submit
 from slurm.resources import Resources
 
 SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)

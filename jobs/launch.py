@@ -1,0 +1,174 @@
+"""How a sweep's trials become jobs: by one launcher at a time, all at once or as many as there is room for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from jobs.intent import announce, reconcile
+from jobs.snapshot import take_snapshot
+from jobs.standing import Standing, standings
+from jobs.task import TrialTask
+from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
+from petseg.run_folder import load_overrides, save_overrides
+from shards.command import FAILED, INTERRUPTED, OK
+from shards.manifest import write_whole
+from slurm.executor import submit
+from slurm.local import visible_gpus
+from slurm.resources import Resources
+
+NOTED_TOGETHER = 1000  # submissions that one write notes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How trials are submitted; launch.json keeps the last one for `jobs/retry.py`."""
+
+    cluster: Literal["slurm", "local", "debug"]
+    resources: Resources
+    max_parallel: int
+    trials_per_job: int
+
+    def settle(self, num_jobs: int) -> tuple[Resources, int]:
+        """The resources and the limit of parallel jobs that hold for this cluster."""
+        resources, max_parallel = self.resources, self.max_parallel
+        if self.cluster == "slurm":
+            return resources, max_parallel or num_jobs
+        gpus = visible_gpus()
+        if not gpus and resources.gpus_per_node:
+            logger.info("no GPU on this machine: the trials run on the CPU")
+            resources = replace(resources, gpus_per_node=0)
+        max_parallel = max_parallel or max(1, len(gpus) // max(1, resources.gpus_per_node))
+        cores = len(os.sched_getaffinity(0))  # two OpenMP threads on one core would only wait for each other
+        threads = max(1, cores // (max_parallel * resources.processes_per_node))
+        return replace(resources, cpus_per_task=threads), max_parallel
+
+
+def save_launch(launch: Launch, folder: Path) -> None:
+    write_whole(folder / LAUNCH_NAME, json.dumps(asdict(launch), indent=2) + "\n")
+
+
+def load_launch(folder: Path) -> Launch:
+    """How the sweep was launched last; raises ValueError if it never was."""
+    try:
+        content = json.loads((folder / LAUNCH_NAME).read_text())
+        return Launch(**content | {"resources": Resources(**content["resources"])})
+    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error!r}): run jobs/sweep.py again") from None
+
+
+@contextmanager
+def launcher_lock(folder: Path) -> Iterator[None]:
+    """One launcher at a time; raises ValueError if another is at work."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+
+
+def resubmit(folder: Path, trial_ids: Sequence[str], overrides: Mapping[str, Mapping[str, Any]]) -> int:
+    """Submit trials of a sweep again as it was launched last, some with config fields changed so that they fit.
+
+    Raises ValueError if the sweep was never launched, or another launcher is at work.
+    """
+    sweep, launch = load_sweep(folder), load_launch(folder)
+    trials = [trial for trial in sweep.trials if trial.id in set(trial_ids)]
+    with launcher_lock(folder):
+        reconcile(sweep)
+        before = {trial.id: load_overrides(trial.folder) for trial in trials if trial.id in overrides}
+        for identifier, values in before.items():
+            save_overrides({**values, **overrides[identifier]}, folder / "trials" / identifier)
+        left = submit_trials(launch, sweep, trials)
+        for trial in left:
+            if trial.id in before:  # or the next try would change it once more
+                save_overrides(before[trial.id], trial.folder)
+        return tell_end(launch, sweep, trials, left)
+
+
+def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
+    """Jobs of one or several trials each; all is noted in submissions.jsonl, the intent too.
+
+    Returns the trials that were not submitted, because Slurm takes no more jobs of this user now.
+    """
+    size = launch.trials_per_job
+    groups = [trials[start : start + size] for start in range(0, len(trials), size)]
+    resources, max_parallel = launch.settle(len(groups))
+
+    submitted: list[Submission] = []
+
+    def on_job(index: int, job: Any, state: str) -> None:
+        for trial in groups[index]:
+            if state == "ended":
+                logger.info("%s %s: %s", trial.id, trial.label, _describe(trial))
+                continue
+            submitted.append(Submission(trial.id, job.job_id, launch.cluster, str(job.paths.stdout)))
+            place = f"{index + 1} of {len(groups)}"
+            logger.info("%s %s: %s as job %s (%s)", trial.id, trial.label, state, job.job_id, place)
+        if state == "started" or index + 1 == len(groups) or len(submitted) >= NOTED_TOGETHER:
+            note()
+
+    def note() -> None:
+        sweep.add_submissions(submitted)
+        submitted.clear()
+
+    snapshot = take_snapshot(sweep.folder / "code")
+    try:
+        jobs = submit(
+            TrialTask(sweep.name, resources.processes, resources.cpus_per_task),
+            [[str(trial.folder.absolute()) for trial in group] for group in groups],
+            cluster=launch.cluster,
+            folder=sweep.folder / "logs",
+            resources=resources,
+            name=f"petseg-{sweep.name}",
+            max_parallel=max_parallel,
+            on_job=on_job,
+            announce=partial(announce, sweep, groups),
+            variables=snapshot.variables(),
+            as_many_as_fit=True,
+        )
+    finally:
+        if submitted:  # the first of several arrays, if another did not fit or was refused
+            note()
+    return [trial for group in groups[len(jobs) :] for trial in group]
+
+
+def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequence[Trial]) -> int:
+    """Say what is left to do of the trials after their submission, and which have failed; returns the exit code."""
+    if launch.cluster != "slurm":
+        wanted = {trial.id for trial in trials}
+        return _tell_failures([row for row in standings(sweep) if row.trial.id in wanted and row.status != "done"])
+    if not left:
+        return OK
+    several = "" if launch.trials_per_job > 1 else "; --trials-per-job puts several trials into each job"
+    Console(soft_wrap=True).print(
+        f"{len(left)} of {len(trials)} trials are left as planned: Slurm takes no more of your jobs now. "
+        f"The same command again submits them when some have ended{several}",
+        highlight=False,
+    )
+    return INTERRUPTED
+
+
+def _describe(trial: Trial) -> str:
+    result, state = trial.result(), trial.state()
+    if result is not None:
+        return f"done, val Dice {result.metrics['val/dice']:.4f}"
+    return f"{state.get('status', 'ended')} {state.get('error', '')}"
+
+
+def _tell_failures(rows: Sequence[Standing]) -> int:
+    for row in rows:
+        logger.error("%s %s: %s %s; its log: %s", row.trial.id, row.trial.label, row.status, row.note, row.log)
+    return FAILED if rows else OK

@@ -1,0 +1,141 @@
+"""Job arrays: what sbatch gets for many items, cut to what the site takes, and handed over."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError
+from submitit.slurm.slurm import _make_sbatch_string
+
+from slurm import cluster
+from slurm.environment import environment, sbatch_environment
+from slurm.local import MAX_REQUEUES, OnJob, require_folder
+from slurm.resources import Resources, to_submitit
+from slurm.room import Room, find_room, limit_in
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What all arrays of one submission share."""
+
+    folder: Path
+    resources: Resources
+    name: str
+    max_parallel: int
+    announce: Callable[[range], str] | None
+    variables: Mapping[str, str]
+    as_many_as_fit: bool  # rather than to fail where the site's limit on submitted jobs leaves no room for all
+
+
+def submit_arrays(
+    function: Callable[[Any], Any], items: Sequence[Any], request: Request, report: OnJob
+) -> list[submitit.Job[Any]]:
+    """The jobs of the items, or of the first ones. Raises ValueError if sbatch is missing, or refuses."""
+    if missing := [command for command in ("sbatch", "srun") if shutil.which(command) is None]:
+        raise ValueError(f"no {missing[0]} on PATH: go to a login node of the cluster, or add --cluster local")
+    require_folder(request.folder)
+    limited = request.as_many_as_fit and cluster.enforces_limits()
+    jobs: list[submitit.Job[Any]] = []
+    for size in chunk_sizes(len(items), cluster.max_array_size()):
+        throttled = jobs and request.max_parallel < len(items)
+        asked = _after(request.resources, jobs[-1]) if throttled else request.resources
+        room = _find_room(size, asked, request) if limited else Room(size)
+        indices = range(len(jobs), len(jobs) + room.jobs)
+        if indices:
+            try:
+                submitted = _submit_array(function, [items[index] for index in indices], indices, asked, request)
+            except FailedJobError as error:
+                room = Room(0, limit_in(str(error)))  # filled up since sbatch was asked
+                if not (limited and room.limit):
+                    raise ValueError(_explain(str(error), len(jobs), len(items))) from error
+            else:
+                for job in submitted:
+                    jobs.append(job)
+                    report(len(jobs) - 1, job, "submitted")
+        if room.limit:
+            logger.warning("sbatch takes %d of %d jobs now (%s)", len(jobs), len(items), room.limit)
+            break
+    return jobs
+
+
+def render_sbatch(*, count: int, folder: Path, resources: Resources, name: str, max_parallel: int) -> str:
+    """The script that sbatch gets for `count` items, which must fit one array; submits nothing."""
+    folder = folder.expanduser().absolute()
+    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    parameters: dict[str, Any] = to_submitit(resources, name=name, max_parallel=max_parallel)
+    map_count = count if count > 1 else None  # submitit makes no array of a single item
+    text: str = _make_sbatch_string(command=command, folder=folder, map_count=map_count, **parameters)
+    return text
+
+
+def chunk_sizes(count: int, max_array_size: int) -> list[int]:
+    """Sizes of the job arrays for `count` items: Slurm refuses one larger than the site's MaxArraySize."""
+    full, rest = divmod(count, max_array_size)
+    return [max_array_size] * full + ([rest] if rest else [])
+
+
+def _find_room(size: int, asked: Resources, request: Request) -> Room:
+    def script(count: int) -> str:
+        return render_sbatch(
+            count=count,
+            folder=request.folder,
+            resources=asked,
+            name=request.name,
+            max_parallel=request.max_parallel,
+        )
+
+    return find_room(size, script)
+
+
+def _submit_array(
+    function: Callable[[Any], Any], items: Sequence[Any], indices: range, asked: Resources, request: Request
+) -> list[submitit.Job[Any]]:
+    """One array, or a job of its own for a single item. Raises FailedJobError with sbatch's complaint."""
+    if request.announce is not None:
+        comment = " ".join(filter(None, [asked.comment, request.announce(indices)]))
+        asked = dataclasses.replace(asked, comment=comment)
+    executor = submitit.SlurmExecutor(request.folder, max_num_timeout=MAX_REQUEUES)
+    executor.update_parameters(**to_submitit(asked, name=request.name, max_parallel=request.max_parallel))
+    # submitit calls sbatch in our environment, and prints its complaint before it raises it
+    wanted = sbatch_environment(os.environ) | dict(request.variables)
+    with environment(wanted), contextlib.redirect_stderr(io.StringIO()):
+        jobs: list[submitit.Job[Any]] = executor.map_array(function, items)
+    return jobs
+
+
+def _after(resources: Resources, job: submitit.Job[Any]) -> Resources:
+    """The same resources, asked for when the job's whole array has ended.
+
+    Arrays are throttled one by one: side by side, two of them would run twice `max_parallel` jobs.
+    """
+    previous = f"afterany:{job.job_id.partition('_')[0]}"
+    if resources.dependency and "?" in resources.dependency:
+        raise ValueError(
+            f"dependency={resources.dependency!r}: its ? cannot be joined with the wait for the first array; "
+            "submit fewer jobs, or raise max_parallel to their number"
+        )
+    joined = f"{resources.dependency},{previous}" if resources.dependency else previous
+    return dataclasses.replace(resources, dependency=joined)
+
+
+def _explain(stderr: str, submitted: int, total: int) -> str:
+    """sbatch's own message in one line, with what helps to mend it."""
+    message = f"sbatch refused the job: {cluster.one_line(stderr)}"
+    if "partition" in stderr.lower():
+        message += f"; partitions here: {', '.join(cluster.partitions()) or 'none'}"
+    if submitted:
+        message += f"; {submitted} of {total} jobs were submitted before, and run"
+    return message

@@ -1,0 +1,107 @@
+"""Sites that limit the jobs that a user may have in the queue."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import math
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm import cluster
+from slurm.executor import submit
+from slurm.resources import Resources
+from slurm.room import Room, find_room, largest_fitting, limit_in
+
+SMALL = Resources(partition="gpu", gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
+POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
+
+@given(count=st.integers(0, 5_000), room=st.integers(0, 6_000))
+def test_as_many_as_there_is_room_for_by_few_questions(count: int, room: int) -> None:
+    asked: list[int] = []
+
+    def fits(jobs: int) -> bool:
+        asked.append(jobs)
+        return jobs <= room
+
+    assert largest_fitting(count, fits) == min(count, room)
+    assert all(0 < jobs <= count for jobs in asked)
+    assert len(asked) <= (1 if count <= room else 1 + math.ceil(math.log2(count)))
+
+
+def test_limits_on_submitted_jobs_are_told_from_other_refusals() -> None:
+    head = "sbatch: error: "
+    for name in ("AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "QOSGrpSubmitJobsLimit"):
+        assert limit_in(f"{head}{name}\n{head}Batch job submission failed: {POLICY}\n") == name
+    for other in (f"{head}QOSMaxWallDurationPerJobLimit\n{head}Batch job submission failed: {POLICY}\n", POLICY, ""):
+        assert limit_in(other) == ""
+
+
+def test_where_sbatch_does_not_answer_all_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_room(7, lambda count: "#!/bin/sh\n") == Room(7)
+
+
+def test_whether_limits_are_enforced() -> None:
+    assert cluster.parse_enforces_limits("AccountingStorageEnforce = associations,limits\n")
+    for word in ("none", "associations", "(null)"):
+        assert not cluster.parse_enforces_limits(f"AccountingStorageEnforce = {word}\n")
+    assert not cluster.parse_enforces_limits("")
+
+
+def submit_five(tmp_path: Path, as_many_as_fit: bool = True, **changes: Callable[[range], str]) -> list[str]:
+    """The ids of the jobs, in arrays of two at most."""
+    jobs = submit(
+        abs, range(5), cluster="slurm", folder=tmp_path, resources=SMALL, name="five", max_parallel=5,
+        as_many_as_fit=as_many_as_fit, **changes,
+    )  # fmt: skip
+    return [job.job_id for job in jobs]
+
+
+def queued() -> list[str]:
+    command = ["squeue", "--me", "--noheader", "--array", "--states=PENDING", "--format=%i"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.split()
+
+
+@pytest.mark.slurm
+def test_a_real_slurm_takes_what_its_limits_allow(
+    set_limit: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "max_array_size", lambda: 2)
+    set_limit("qos", "normal", MaxSubmitJobsPerUser=3)  # overrides what the association says
+    set_limit("user", getpass.getuser(), MaxSubmitJobs=1)
+    with caplog.at_level(logging.WARNING):
+        ids = submit_five(tmp_path)
+    assert len(ids) == 3
+    assert sorted(ids) == sorted(queued())
+    assert "sbatch takes 3 of 5 jobs now (QOSMaxSubmitJobPerUserLimit)" in caplog.text
+    assert submit_five(tmp_path) == []  # those that are queued count
+    assert len(queued()) == 3
+    with pytest.raises(ValueError, match="QOSMaxSubmitJobPerUserLimit") as caught:
+        submit_five(tmp_path, as_many_as_fit=False)
+    assert "\n" not in str(caught.value)
+    set_limit("qos", "normal", MaxSubmitJobsPerUser=8)
+    assert len(submit_five(tmp_path)) == 5
+
+
+@pytest.mark.slurm
+def test_a_queue_that_fills_up_between_question_and_submission(
+    set_limit: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_limit("account", "root", GrpSubmitJobs=5)
+
+    def somebody_else(indices: range) -> str:
+        command = ["sbatch", "--partition=gpu", "--output=/dev/null", "--wrap=true"]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        return "mine"
+
+    with caplog.at_level(logging.WARNING):
+        assert submit_five(tmp_path, announce=somebody_else) == []
+    assert "sbatch takes 0 of 5 jobs now (AssocGrpSubmitJobsLimit)" in caplog.text
+    assert len(queued()) == 1
