@@ -15,10 +15,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 SIZE_MULTIPLE_PX = 32
 _FREE = {"identity": False}
+_LATER = {"later": True}  # came when runs existed: left out of the identity while it has its default
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 Node = TypeVar("Node")
 
@@ -67,60 +70,139 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    policy: Literal["none", "elastic", "elastic_crop"] = "none"
-    """elastic: smooth random displacement; elastic_crop: that or a random crop scaled back, one or the other."""
+    policy: Literal[
+        "none", "elastic", "elastic_crop", "flip", "rotate", "scale", "color", "blur_noise", "cutout", "strong"
+    ] = "none"
+    """What happens to a sample that is changed. elastic: smooth random displacement; elastic_crop: that or a random
+    crop scaled back, one or the other; flip: left and right change places; rotate, scale: about the middle, about a
+    random point; color: brightness, contrast, saturation and hue; blur_noise: one or the other; cutout: a rectangle of
+    the picture is hidden, its mask is kept; strong: all of these together, each by a chance of its own."""
+    mode: Literal["replace", "add"] = field(default="replace", metadata=_LATER)
+    """replace: the changed picture stands for the original; add: the original stays in its batch, the changed picture
+    joins it, and they share the picture's weight. Either way an epoch has the same optimizer steps."""
     p: float = 0.2
-    """Probability that a sample is changed."""
+    """Probability that a sample is changed, by any policy but strong."""
+    strong_p: float = field(default=1.0, metadata=_LATER)
+    """Probability that a sample is changed by the policy strong."""
     elastic_alpha: float = 30.0
     """Strength of the displacement, in the sense of torchvision's ElasticTransform (30 is about 0.5 px rms)."""
     elastic_sigma_px: float = 5.0
     """Smoothness of the displacement: standard deviation of its Gaussian kernel, in pixels."""
     crop_min_area: float = 0.5
     """A crop keeps at least this share of the picture's area."""
+    rotate_max_deg: float = field(default=20.0, metadata=_LATER)
+    """Largest rotation to either side, in degrees."""
+    scale_min: float = field(default=0.7, metadata=_LATER)
+    """Smallest magnification; below 1 the picture shrinks and its reflection fills the rest."""
+    scale_max: float = field(default=1.4, metadata=_LATER)
+    """Largest magnification."""
+    color_strength: float = field(default=0.3, metadata=_LATER)
+    """Brightness, contrast and saturation are multiplied by 1 +- this at most; the hue turns by 45 degrees times it."""
+    blur_max_sigma_px: float = field(default=1.0, metadata=_LATER)
+    """Largest standard deviation of the Gaussian blur, in pixels; the smallest is half of it."""
+    noise_max_std: float = field(default=15.0, metadata=_LATER)
+    """Largest standard deviation of the noise, in grey levels of 255."""
+    cutout_max_side: float = field(default=0.4, metadata=_LATER)
+    """Longest side of the hidden rectangle, as a share of the picture's side; the shortest is half of it."""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.p <= 1, "augment.p", self.p, "must lie in [0, 1]")
-        _require(self.elastic_alpha >= 0, "augment.elastic_alpha", self.elastic_alpha, "must not be negative")
-        _require(
-            self.elastic_sigma_px >= 1,
-            "augment.elastic_sigma_px",
-            self.elastic_sigma_px,
-            "must be at least 1",
-        )
-        _require(0 < self.crop_min_area <= 1, "augment.crop_min_area", self.crop_min_area, "must lie in (0, 1]")
+        for name in ("p", "strong_p"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"augment.{name}", value, "must lie in [0, 1]")
+        for name in ("elastic_alpha", "blur_max_sigma_px", "noise_max_std"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"augment.{name}", value, "must not be negative")
+        sigma, crop, turn = self.elastic_sigma_px, self.crop_min_area, self.rotate_max_deg
+        _require(sigma >= 1, "augment.elastic_sigma_px", sigma, "must be at least 1")
+        _require(0 < crop <= 1, "augment.crop_min_area", crop, "must lie in (0, 1]")
+        _require(0 <= turn <= 180, "augment.rotate_max_deg", turn, "must lie in [0, 180]")
+        low, high, color, side = self.scale_min, self.scale_max, self.color_strength, self.cutout_max_side
+        _require(0.1 <= low <= high, "augment.scale_min", low, "must lie in [0.1, augment.scale_max]")
+        _require(high <= 10, "augment.scale_max", high, "must be at most 10")
+        _require(0 <= color <= 1, "augment.color_strength", color, "must lie in [0, 1]")
+        _require(0 < side <= 1, "augment.cutout_max_side", side, "must lie in (0, 1]")
+
+
+def _by_content(weights: str) -> str:
+    """What stands for model.weights in the identity: a file's sha256 in place of its path.
+
+    Raises ValueError if there is no such file.
+    """
+    if weights in ("none", "imagenet"):
+        return weights
+    try:
+        found = Path(weights).stat()
+    except OSError as error:
+        raise ValueError(f"model.weights = {weights!r}: {error.strerror} (none, imagenet, or a file)") from None
+    return f"sha256:{_file_sha256(weights, found.st_size, found.st_mtime_ns)}"
+
+
+@functools.lru_cache
+def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
+    """Of a file's content; size and mtime make one that was written anew another."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    arch: Literal["unet", "resnet34_unet"] = "unet"
-    """Architecture."""
+    arch: Literal[
+        "unet", "resnet34_unet", "smp_unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet",
+        "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
+    ] = "unet"  # fmt: skip
+    """Architecture: the lab's own (unet, resnet34_unet), or a decoder of segmentation-models-pytorch on `encoder`,
+    which needs `pip install 'petseg[encoders]'`. dpt takes the vision transformers of timm only."""
     width: int = 64
-    """Channels of the first stage; all others scale with it."""
+    """Channels of the first stage of unet and resnet34_unet; all others scale with it."""
     up: Literal["bilinear", "transposed"] = "bilinear"
-    """How the decoder doubles the size: interpolation, or a learned 2x2 transposed convolution."""
+    """How the decoder of unet and resnet34_unet doubles the size: interpolation, or a learned 2x2 transposed
+    convolution."""
+    encoder: str = field(default="", metadata=_LATER)
+    """Encoder of the other architectures: a name of segmentation-models-pytorch (resnet34, mit_b0) or of timm
+    (tu-mobilenetv3_small_050, convnext_tiny.fb_in22k); empty = resnet34, for dpt tu-vit_small_patch16_224."""
+    weights: str = field(default="none", metadata=_LATER | {"identity": _by_content})
+    """What the encoder starts from: none = random, imagenet = downloaded from the hub of its package, or a file
+    (.safetensors; .pth and .pt are pickles, read with torch's weights_only), known by its content, not by its name."""
 
     def __post_init__(self) -> None:
         _require(self.width >= 2 and self.width % 2 == 0, "model.width", self.width, "must be even and at least 2")
+        own = self.arch in ("unet", "resnet34_unet")
+        rule = f"model.arch = {self.arch} has its own, from scratch: leave it out, or choose another architecture"
+        _require(not (own and self.encoder), "model.encoder", self.encoder, rule)
+        _require(not own or self.weights == "none", "model.weights", self.weights, rule)
+        known = self.weights in ("none", "imagenet") or self.weights.endswith(WEIGHTS_SUFFIXES)
+        suffixes = ", ".join(WEIGHTS_SUFFIXES)
+        _require(known, "model.weights", self.weights, f"choose none, imagenet, or a file that ends in {suffixes}")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: Literal["adam", "adamw"] = "adam"
-    """Optimizer; adamw leaves normalisation layers and biases without weight decay."""
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
+    """Optimizer. sgd has Nesterov momentum; muon orthogonalises the updates of convolutions and linear layers, and
+    leaves the rest (first and last layer, depthwise, vectors) to adamw. adamw and muon leave normalisation layers and
+    biases without weight decay."""
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.0
-    """Weight decay (adam: L2 penalty, adamw: decoupled)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: kept, or a cosine down to zero at the last step."""
+    """Weight decay (adam, sgd: L2 penalty; adamw, muon: decoupled)."""
+    momentum: float = field(default=0.9, metadata=_LATER)
+    """Momentum of sgd."""
+    encoder_lr_factor: float = field(default=1.0, metadata=_LATER)
+    """The encoder's learning rate is this times the decoder's; below 1 for pretrained weights, 0 = it stands still."""
+    schedule: Literal["constant", "cosine", "one_cycle", "poly"] = "constant"
+    """Learning rate after the warm-up: kept, or brought down to zero after the last step by a cosine or by
+    (1 - progress) ** 0.9 (poly). one_cycle: a cosine up from lr / 25 in `warmup` or 0.3 of the steps, and one down."""
     warmup: float = 0.0
-    """Share of all steps in which the learning rate rises from zero."""
+    """Share of all steps in which the learning rate rises, in a line from zero but for one_cycle."""
     grad_clip: float = 0.0
     """Largest norm of the gradient, 0 = no clipping."""
 
     def __post_init__(self) -> None:
         _require(self.lr > 0 and math.isfinite(self.lr), "optim.lr", self.lr, "must be positive")
         _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "must lie in [0, 1)")
+        factor = self.encoder_lr_factor
+        _require(0 <= factor < math.inf, "optim.encoder_lr_factor", factor, "must not be negative")
         _require(0 <= self.warmup < 1, "optim.warmup", self.warmup, "must lie in [0, 1)")
         _require(self.grad_clip >= 0, "optim.grad_clip", self.grad_clip, "must not be negative")
 
@@ -128,13 +210,30 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 100
-    """Passes over the train split."""
+    """Passes over the train split, unless a budget says otherwise."""
+    budget_steps: int = field(default=0, metadata=_LATER)
+    """Optimizer steps of the whole run in place of train.epochs, to which the schedule is fitted; the last epoch may
+    end early. 0 = train.epochs counts."""
+    budget_min: float = field(default=0.0, metadata=_LATER)
+    """Minutes of training and validation in place of train.epochs: the first epoch shows the pace, and with it how many
+    steps fit is settled, once and for all lives of the run. Two such runs are not the same to the bit. 0 = off."""
     batch_size: int = 32
     """Samples per optimizer step, over all processes and accumulation steps together."""
     accumulation_steps: int = 1
     """Forward and backward passes per optimizer step; more need less memory."""
-    loss: Literal["ce", "dice", "ce_dice"] = "ce"
-    """Cross-entropy, soft Dice, or their sum."""
+    loss: Literal["ce", "dice", "ce_dice", "focal", "lovasz"] = "ce"
+    """Cross-entropy, soft Dice, or their sum; focal: cross-entropy that makes little of easy pixels; lovasz: the
+    Lovasz-softmax of the pet, which stands for 1 - IoU."""
+    focal_gamma: float = field(default=2.0, metadata=_LATER)
+    """How little the loss focal makes of easy pixels: their loss counts (1 - p) ** gamma."""
+    label_smoothing: float = field(default=0.0, metadata=_LATER)
+    """Share of the certainty that the cross-entropy in ce and ce_dice spreads evenly over the classes."""
+    border_weight: float = field(default=1.0, metadata=_LATER)
+    """Weight in the loss of pixels within train.border_px of where the target changes; all others weigh 1."""
+    border_px: int = field(default=3, metadata=_LATER)
+    """How far train.border_weight reaches to either side, in pixels of the squashed picture."""
+    ema_decay: float = field(default=0.0, metadata=_LATER)
+    """Validate, choose and keep a running average of the weights, which forgets this slowly (0.999); 0 = none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward and backward pass; fp16 needs a GPU."""
     channels_last: bool = True
@@ -158,9 +257,28 @@ class TrainConfig:
             self.batch_size,
             f"must be a multiple of train.accumulation_steps = {self.accumulation_steps}",
         )
+        self._check_budget()
+        self._check_loss()
+        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "must lie in [0, 1)")
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "must lie in [0, 2**31)")
         _require(self.log_every >= 1, "train.log_every", self.log_every, "must be at least 1")
         _require(self.save_every_min >= 0, "train.save_every_min", self.save_every_min, "must not be negative")
+
+    def _check_budget(self) -> None:
+        steps, minutes = self.budget_steps, self.budget_min
+        _require(steps >= 0, "train.budget_steps", steps, "must not be negative")
+        _require(0 <= minutes < math.inf, "train.budget_min", minutes, "must not be negative")
+        _require(not (steps and minutes), "train.budget_min", minutes, "leave it out, or train.budget_steps")
+
+    def _check_loss(self) -> None:
+        smoothing, weight = self.label_smoothing, self.border_weight
+        _require(self.focal_gamma >= 1, "train.focal_gamma", self.focal_gamma, "must be at least 1 (0 would be ce)")
+        _require(0 <= smoothing < 1, "train.label_smoothing", smoothing, "must lie in [0, 1)")
+        with_ce = self.loss in ("ce", "ce_dice")
+        rule = f"train.loss = {self.loss} has no labels to smooth: leave it out, or choose ce or ce_dice"
+        _require(with_ce or not smoothing, "train.label_smoothing", smoothing, rule)
+        _require(0 <= weight < math.inf, "train.border_weight", weight, "must not be negative")
+        _require(self.border_px >= 1, "train.border_px", self.border_px, "must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -189,16 +307,24 @@ class RunConfig:
 
 
 def identity(config: RunConfig, manifest_hash: str) -> dict[str, Any]:
-    """What makes the run's numbers: the config without names, paths and tracking, and the shard set's hash."""
+    """What makes the run's numbers: the config without names, paths and tracking, and the shard set's hash.
+
+    A weights file stands in it by its content; raises ValueError if there is no such file.
+    """
     return {**_identity_fields(config), "manifest_hash": manifest_hash}
 
 
 def _identity_fields(node: Any) -> dict[str, Any]:
-    return {
-        f.name: _identity_fields(value) if is_dataclass(value := getattr(node, f.name)) else value
-        for f in fields(node)
-        if f.metadata.get("identity", True)
-    }
+    found: dict[str, Any] = {}
+    for f in fields(node):
+        value, takes_part = getattr(node, f.name), f.metadata.get("identity", True)
+        if not takes_part or (f.metadata.get("later") and value == f.default):
+            continue
+        if is_dataclass(value):
+            found[f.name] = _identity_fields(value)
+        else:
+            found[f.name] = takes_part(value) if callable(takes_part) else value
+    return found
 
 
 def trial_id(config: RunConfig, manifest_hash: str) -> str:
