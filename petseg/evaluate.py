@@ -1,11 +1,10 @@
-"""Measure a model on a split: Dice and IoU per picture and over the whole split.
+"""Measure a model on a split: Dice, IoU, outlines and calibration, with the protocol that each number depends on.
 
 python -m petseg.evaluate runs/lab/trials/0123456789 --split test
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -18,19 +17,22 @@ import torch
 import tyro
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
+from petseg.boundary import BOUNDARY_RATIO
 from petseg.checkpoint import Checkpoint, list_checkpoints, load_weights
 from petseg.config import config_from_dict, with_values
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
 from petseg.data.store import open_store
-from petseg.metrics import PerImage, count_pixels
+from petseg.evaluate_report import Evaluated, report
+from petseg.metrics import PerImage, count_pixels, pet_mask
+from petseg.native import why_not_native
 from petseg.overlay import Pixels, draw_overlay, draw_sheet, save_image
+from petseg.protocol import Protocol, calibrate, close_ledger, collect, forward, measure_protocol
 from petseg.run import Run, build_run
 from petseg.run_folder import CHECKPOINTS_NAME, load_config
+from petseg.tta import Tta, predict_logits
 from shards.command import OK, run_command
-from shards.manifest import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -42,32 +44,15 @@ def measure(run: Run, split: str) -> PerImage:
     Ranks work alone and meet once at the end, so an uneven share cannot hang. Raises Failure, on all ranks, if a
     picture cannot be read or is missing from what the ranks bring together.
     """
-    run.bare_model.eval()
     rows = [torch.zeros((0, 5), dtype=torch.float64, device=run.accelerator.device)]
     ledger = Ledger()
-    for batch in run.eval_batches(split):
-        ledger.add(batch)
-        image, target = run.inputs(batch)
-        with run.accelerator.autocast():
-            logits = run.bare_model(image)  # (B, 2, H, W)
-        columns = [torch.from_numpy(batch.plan.ids).to(image.device), run.loss(logits, target)]
+    for batch, logits, target in forward(run, split, "none", ledger):
+        columns = [torch.from_numpy(batch.plan.ids).to(logits.device), run.loss(logits, target)]
         counts = count_pixels(logits, target)
         rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
-    count = ledger.gather(run.accelerator)
-    if count.lost:
-        raise ledger.failure(split, budget=0)
-    count.check(run.manifest.splits[split], split)
-    return collect(run, split, torch.cat(rows))
-
-
-def collect(run: Run, split: str, rows: torch.Tensor) -> PerImage:
-    """Bring together (n, 5) rows of [position, loss, tp, fp, fn] of all ranks, in the order of the split."""
-    padded = run.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
-    table = run.accelerator.gather(padded).cpu().numpy()
-    table = table[table[:, 0] >= 0]
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    assert np.array_equal(table[:, 0], np.arange(run.manifest.splits[split].num_samples))  # the ledger has proven it
-    return PerImage(table[:, 1], table[:, 2:].astype(np.int64), run.config.data.image_size_px**2)
+    close_ledger(run, split, ledger)
+    table = collect(run, split, torch.cat(rows))
+    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=run.config.data.image_size_px**2)
 
 
 @dataclass(frozen=True)
@@ -84,14 +69,14 @@ class Picture:
 
 
 @torch.no_grad()
-def predict(run: Run, split: str, positions: Sequence[int]) -> list[Picture]:
+def predict(run: Run, split: str, positions: Sequence[int], tta: Tta = "none") -> list[Picture]:
     """The model's masks of some pictures of a split."""
     run.bare_model.eval()
     pictures = []
     for position, batch in zip(positions, run.batches_of(split, positions), strict=True):
         image, target = run.inputs(batch)
         with run.accelerator.autocast():
-            prediction = run.bare_model(image).argmax(dim=1)
+            prediction = pet_mask(predict_logits(run.bare_model, image, tta))
         truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
         key, pixels = run.splits[split].key(position), batch.image[0].cpu().numpy()
         pictures.append(Picture(key, pixels, truth, predicted))
@@ -100,7 +85,8 @@ def predict(run: Run, split: str, positions: Sequence[int]) -> list[Picture]:
 
 @dataclass(frozen=True)
 class Command:
-    """Measure a run's best weights on a split, and draw the best, median and worst pictures."""
+    """Measure a run's best weights on a split by every border rule, at the network's and at native size, and draw the
+    best, median and worst pictures."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
@@ -111,6 +97,19 @@ class Command:
     """Which checkpoint: the best validation Dice, or the last epoch."""
     pictures: int = 4
     """How many of the best, of the median and of the worst pictures are drawn."""
+    tta: Tta = "none"
+    """Average the probabilities of several views: the picture and its mirror image, three scales (0.75, 1, 1.25), or
+    all six."""
+    native: bool = True
+    """Measure at native resolution too, where the shard set holds original pictures."""
+    boundary_ratio: float = BOUNDARY_RATIO
+    """How far from a mask's outline boundary IoU looks, as a share of the picture's diagonal."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.boundary_ratio <= 1:
+            raise ValueError(f"--boundary-ratio {self.boundary_ratio}: must lie in (0, 1]")
+        if self.pictures < 1:
+            raise ValueError(f"--pictures {self.pictures}: must be at least 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,12 +128,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             manifest.hash,
             trained_on,
         )
-    run = build_run(config, store, command.run, splits=(command.split,))
+    with_val = command.split != "val" and "val" in manifest.splits
+    run = build_run(config, store, command.run, splits=(command.split, "val") if with_val else (command.split,))
     checkpoint = choose_checkpoint(command.run, command.weights)
     load_weights(checkpoint.folder, run.bare_model)
-    per_image = measure(run, command.split)
+    no_native = why_not_native(manifest) if command.native else "not asked for"
+    protocol = Protocol(command.tta, native=not no_native, boundary_ratio=command.boundary_ratio)
+    measured = measure_protocol(run, command.split, protocol)
+    temperature = None
+    if command.split == "val" or with_val:
+        on_val = calibrate(run, "val", command.tta) if with_val else measured.calibration
+        temperature = on_val.fit_temperature()
     if run.accelerator.is_main_process:
-        report(run, command, checkpoint, per_image)
+        sheet_path = command.run / f"evaluate-{command.split}.png"
+        save_image(draw_extremes(run, measured.per_image, command), sheet_path)
+        report(run, Evaluated(command.split, checkpoint.folder.name, protocol, no_native, measured, temperature))
+        Console().print(f"best, median and worst pictures: {sheet_path}", soft_wrap=True)
     run.close()
     return OK
 
@@ -149,47 +158,13 @@ def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
     return next(c for c in checkpoints if c.step == best_step)
 
 
-def report(run: Run, command: Command, checkpoint: Checkpoint, per_image: PerImage) -> None:
-    """A table on the terminal, evaluate-SPLIT.json and evaluate-SPLIT.png in the run's folder."""
-    split, config = command.split, run.config
-    protocol = f"border={config.data.border}, {config.data.image_size_px} px, {len(per_image.loss)} pictures"
-    metrics = per_image.summary(split) | {f"{split}/all_pet_dice": per_image.all_pet_dice()}
-    keys = [run.splits[split].key(i) for i in range(len(per_image.loss))]
-    write_whole(
-        command.run / f"evaluate-{split}.json",
-        json.dumps(
-            {
-                "protocol": protocol,
-                "manifest_hash": run.manifest.hash,
-                "checkpoint": checkpoint.folder.name,
-                "metrics": metrics,
-                "dice": dict(zip(keys, per_image.dice.tolist(), strict=True)),
-            },
-            indent=2,
-        )
-        + "\n",
-    )
-    sheet_path = command.run / f"evaluate-{split}.png"
-    save_image(draw_extremes(run, split, per_image, command.pictures), sheet_path)
-    table = Table("", "per picture", "data set", title=f"{split}: {protocol}", title_justify="left")
-    for name in ("dice", "iou"):
-        table.add_row(
-            name.replace("iou", "IoU").replace("dice", "Dice"),
-            f"{metrics[f'{split}/{name}']:.4f}",
-            f"{metrics[f'{split}/{name}_dataset']:.4f}",
-        )
-    table.add_row("Dice, all called pet", f"{metrics[f'{split}/all_pet_dice']:.4f}", "")
-    Console().print(table)
-    Console().print(f"best, median and worst pictures: {sheet_path}", soft_wrap=True)
-
-
-def draw_extremes(run: Run, split: str, per_image: PerImage, count: int) -> Image.Image:
+def draw_extremes(run: Run, per_image: PerImage, command: Command) -> Image.Image:
     """A sheet with rows of the best, the median and the worst pictures by Dice."""
     order = np.argsort(-per_image.dice, kind="stable")
-    count = min(count, len(order))
+    count = min(command.pictures, len(order))
     middle = (len(order) - count) // 2
     chosen = np.concatenate([order[:count], order[middle : middle + count], order[len(order) - count :]])
-    pictures = predict(run, split, [int(i) for i in chosen])
+    pictures = predict(run, command.split, [int(i) for i in chosen], command.tta)
     captions = (f"{picture.key} {per_image.dice[i]:.3f}" for picture, i in zip(pictures, chosen, strict=True))
     return draw_sheet([(c, p.overlay()) for c, p in zip(captions, pictures, strict=True)], columns=count)
 

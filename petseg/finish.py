@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from petseg.checkpoint import list_checkpoints, load_weights
-from petseg.evaluate import measure, predict
-from petseg.metrics import PerImage
+from petseg.evaluate import predict
 from petseg.models import count_parameters
 from petseg.overlay import save_image
+from petseg.protocol import Measured, Protocol, measure_protocol
 from petseg.run import Run
 from petseg.run_folder import (
     CHECKPOINTS_NAME,
@@ -38,10 +38,11 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         raise Failure(f"{folder} lacks the best checkpoint, step {run.best['step']}: delete {folder} to train again")
     load_weights(best.folder, run.bare_model)
     splits = ["val", "test"] if run.config.train.test and "test" in run.splits else ["val"]
-    measured = {split: measure(run, split) for split in splits}
+    measured = {split: measure_protocol(run, split, Protocol()) for split in splits}
+    temperature = measured["val"].calibration.fit_temperature()
     metrics: dict[str, float] = {}
-    for split, per_image in measured.items():
-        metrics |= per_image.summary(split) | {f"{split}/all_pet_dice": per_image.all_pet_dice()}
+    for split, one in measured.items():
+        metrics |= one.metrics(split, run.config.data.border, temperature)
     rows = read_metrics(run.folder)
     result = Result(
         trial_id=load_config(run.folder)["trial_id"],
@@ -70,13 +71,23 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
     return result
 
 
-def save_per_image(run: Run, measured: dict[str, PerImage]) -> None:
-    """per_image.npz: SPLIT/keys, SPLIT/loss, and SPLIT/counts of true and false positives and false negatives."""
+def save_per_image(run: Run, measured: dict[str, Measured]) -> None:
+    """per_image.npz: arrays over the N pictures of each measured split, in the order of the split.
+
+    SPLIT/keys (N,) str, SPLIT/loss (N,) float64; by the config's border rule SPLIT/counts (N, 3) int64 of true
+    positives, false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and the same
+    three by each border rule, as SPLIT/border_fg/counts and so on. All in the network's pixels.
+    """
     arrays: dict[str, np.ndarray] = {}
-    for split, per_image in measured.items():
+    for split, one in measured.items():
         data = run.splits[split]
         arrays[f"{split}/keys"] = np.array([data.key(i) for i in range(len(data))])
-        arrays[f"{split}/loss"], arrays[f"{split}/counts"] = per_image.loss, per_image.counts
+        arrays[f"{split}/loss"] = one.per_image.loss
+        named = {split: one.network[run.config.data.border]}
+        named |= {f"{split}/border_{border}": scores for border, scores in one.network.items()}
+        for name, scores in named.items():
+            arrays[f"{name}/counts"] = scores.counts
+            arrays[f"{name}/boundary_iou"], arrays[f"{name}/hd95_px"] = scores.boundary_iou, scores.hd95_px
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     write_whole(run.folder / PER_IMAGE_NAME, content.getvalue())

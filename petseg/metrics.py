@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,22 @@ from petseg.data.inputs import IGNORE_INDEX
 Floats = NDArray[np.float64]
 
 
+def pet_mask(logits: torch.Tensor) -> torch.Tensor:
+    """(B, 2, H, W) logits -> (B, H, W) bool: where pet is the class with the larger one.
+
+    As argmax over the classes, which took 12 of the 39 ms of a picture measured at 384 px on a CPU core.
+    """
+    return logits[:, 1] > logits[:, 0]
+
+
 def count_pixels(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) logits, (B, H, W) target -> (B, 3) int64: true positives, false positives, false negatives."""
-    predicted = (logits.argmax(dim=1) == 1) & (target != IGNORE_INDEX)
-    truth = target == 1
-    counts = [predicted & truth, predicted & ~truth, ~predicted & truth]
+    """(B, 2, H, W) logits, (B, H, W) target -> (B, 3) int64: true positives, false positives, false negatives."""
+    return count_masks(pet_mask(logits) & (target != IGNORE_INDEX), target == 1)
+
+
+def count_masks(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """(B, H, W) bool masks -> (B, 3) int64: true positives, false positives, false negatives."""
+    counts = [prediction & truth, prediction & ~truth, ~prediction & truth]
     return torch.stack([count.sum(dim=(1, 2)) for count in counts], dim=1)
 
 
@@ -36,12 +48,10 @@ def iou_of(counts: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class PerImage:
-    """What was measured on each picture of a split, in the order of the split."""
+class Counted:
+    """Pixels of each picture of a split, in the order of the split."""
 
-    loss: Floats  # (N,)
     counts: NDArray[np.int64]  # (N, 3) true positives, false positives, false negatives
-    pixels: int  # of one picture
 
     @property
     def dice(self) -> Floats:
@@ -51,18 +61,48 @@ class PerImage:
     def iou(self) -> Floats:
         return iou_of(torch.from_numpy(self.counts)).numpy()
 
-    def summary(self, split: str) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         """Means over the pictures, and Dice and IoU of all pixels of the split together."""
         whole = torch.from_numpy(self.counts.sum(axis=0))
         return {
-            f"{split}/loss": float(self.loss.mean()),
-            f"{split}/dice": float(self.dice.mean()),
-            f"{split}/iou": float(self.iou.mean()),
-            f"{split}/dice_dataset": float(dice_of(whole)),
-            f"{split}/iou_dataset": float(iou_of(whole)),
+            "dice": float(self.dice.mean()),
+            "iou": float(self.iou.mean()),
+            "dice_dataset": float(dice_of(whole)),
+            "iou_dataset": float(iou_of(whole)),
         }
+
+
+@dataclass(frozen=True)
+class Scores(Counted):
+    """Pixels and outlines of each picture, by one border rule and at one size."""
+
+    boundary_iou: Floats  # (N,)
+    hd95_px: Floats  # (N,)
+
+    def means(self) -> dict[str, float]:
+        outlines = {"boundary_iou": float(self.boundary_iou.mean()), "hd95_px": float(self.hd95_px.mean())}
+        return super().means() | outlines
+
+    def of(self, positions: NDArray[np.int64]) -> Scores:
+        """The same of some pictures."""
+        return Scores(self.counts[positions], self.boundary_iou[positions], self.hd95_px[positions])
+
+
+@dataclass(frozen=True)
+class PerImage(Counted):
+    """What training's own validation measures on each picture."""
+
+    loss: Floats  # (N,)
+    pixels: int  # of one picture
+
+    def summary(self, split: str) -> dict[str, float]:
+        return prefixed(split, {"loss": float(self.loss.mean())} | self.means())
 
     def all_pet_dice(self) -> float:
         """Mean Dice per picture of calling every pixel pet: what a model has to beat."""
         truth = self.counts[:, 0] + self.counts[:, 2]
         return float((2 * truth / (truth + self.pixels)).mean())
+
+
+def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}

@@ -55,12 +55,23 @@ def decode_trimap(content: Buffer, out: Pixels) -> None:
     """
     if _decode_plain_png(content, out):
         return
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as trimap:
-        _refuse_bomb(*trimap.size)
-        if trimap.mode != "L":
-            raise ValueError(f"the trimap has mode {trimap.mode}, not 8-bit grey")
+    with _open_trimap(content) as trimap:
         size = (out.shape[1], out.shape[0])
         out[...] = np.asarray(trimap if trimap.size == size else trimap.resize(size, Image.Resampling.NEAREST))
+
+
+def decode_whole_trimap(content: Buffer) -> Pixels:
+    """PNG -> (H, W) uint8 at its own size; raises as `decode_trimap`."""
+    with _open_trimap(content) as trimap:
+        return np.array(trimap)
+
+
+def _open_trimap(content: Buffer) -> Image.Image:
+    trimap = Image.open(io.BytesIO(content), formats=["PNG"])
+    _refuse_bomb(*trimap.size)
+    if trimap.mode != "L":
+        raise ValueError(f"the trimap has mode {trimap.mode}, not 8-bit grey")
+    return trimap
 
 
 def _refuse_bomb(width: int, height: int) -> None:

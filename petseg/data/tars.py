@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 import time
@@ -11,17 +12,17 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from petseg.data.decode import Pixels, decode_image, decode_trimap
+from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole_trimap
 from petseg.data.plan import Ids
 from petseg.data.store import Store
 from shards.command import Failure
-from shards.manifest import Member, Sample, Shard, key_hash
+from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
 
 MAX_OPEN_SHARDS = 64
 RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before a read that failed for a passing reason is tried again
@@ -113,6 +114,26 @@ class TarReader:
             return Lost(self.shards[number].name, key, offset, str(error))
         return key_hash(key)
 
+    def whole_trimap(self, position: int) -> Pixels | Lost:
+        """A sample's trimap (H, W) uint8 at the size it was packed at."""
+        number, row = self._place(position)
+        key, offset = "", 0
+        try:
+            sample = self._retried(number, lambda shard: shard.samples()[row])
+            key, offset = sample.key, sample.png.offset
+            return decode_whole_trimap(self._retried(number, lambda shard: shard.read_member(sample, sample.png)))
+        except UNREADABLE as error:
+            return Lost(self.shards[number].name, key, offset, str(error))
+
+    def facts(self, position: int) -> dict[str, Any]:
+        """What a sample's KEY.json says, {} where the set has none; raises ValueError or OSError if it is damaged."""
+        number, row = self._place(position)
+        sample = self._retried(number, lambda shard: shard.samples()[row])
+        if sample.json == NO_MEMBER:
+            return {}
+        facts: dict[str, Any] = json.loads(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
+        return facts
+
     def close(self) -> None:
         with self._lock:
             self._open.clear()
@@ -173,15 +194,23 @@ class _OpenShard:
             return self._samples
 
     def read(self, sample: Sample) -> tuple[memoryview, memoryview]:
+        """Its picture and its trimap, in one go."""
+        members = (sample.jpg, sample.png)
+        start = min(member.offset for member in members) - _HEADER
+        span = self._span(start, max(member.offset + member.num_bytes for member in members))
+        return _member(span, start, sample.key, sample.jpg), _member(span, start, sample.key, sample.png)
+
+    def read_member(self, sample: Sample, member: Member) -> bytes:
+        start = member.offset - _HEADER
+        span = self._span(start, member.offset + member.num_bytes)
+        return bytes(_member(span, start, sample.key, member))
+
+    def _span(self, start: int, end: int) -> memoryview:
         with self._lock:
             if self._file is None:
                 self._file = self._once(lambda: self._store.open(self._shard.name))
                 weakref.finalize(self, os.close, self._file)
-        members = (sample.jpg, sample.png)
-        start = min(member.offset for member in members) - _HEADER
-        end = max(member.offset + member.num_bytes for member in members)
-        span = memoryview(os.pread(self._file, end - start, start))
-        return _member(span, start, sample.key, sample.jpg), _member(span, start, sample.key, sample.png)
+        return memoryview(os.pread(self._file, end - start, start))
 
     def _once(self, attempt: Callable[[], Opened]) -> Opened:
         if self._error is not None:

@@ -1,12 +1,15 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from petseg.config import RunConfig
 from petseg.evaluate import main
+from petseg.evaluate_report import kind_of
 from petseg.run_folder import load_result
 from petseg.train import train
 from shards.command import run_command
@@ -19,14 +22,72 @@ def test_evaluate_says_what_training_said(
     assert run_command(main, [str(tmp_path), "--split", "test", "--pictures", "3"]) == 0
     out = capsys.readouterr().out
     assert "test: border=fg, 64 px, 30 pictures" in out
+    assert "no numbers at native resolution: the shards hold pictures and trimaps squashed to 64 px" in out
     written = json.loads((tmp_path / "evaluate-test.json").read_text())
     result = load_result(tmp_path)
     assert result is not None
+    assert {name for name in result.metrics if name.startswith("test/")} == written["metrics"].keys()
     for name, value in written["metrics"].items():
         assert value == pytest.approx(result.metrics[name], abs=1e-6)
     assert len(written["dice"]) == 30
+    check_groups(written)
     with Image.open(tmp_path / "evaluate-test.png") as sheet:
         assert sheet.width == 3 * 192
+    per_image = np.load(tmp_path / "per_image.npz", allow_pickle=False)
+    check_arrays(per_image, result.metrics)
+
+
+def check_groups(written: dict[str, Any]) -> None:
+    """Breeds and species partition the pictures, and their means add up to the whole; the worst come first."""
+    for groups in (written["breeds"], written["species"]):
+        assert sum(group["pictures"] for group in groups.values()) == 30
+        for metric in ("dice", "iou", "boundary_iou", "hd95_px"):
+            whole = sum(group["pictures"] * group[metric] for group in groups.values()) / 30
+            assert whole == pytest.approx(written["metrics"][f"test/{metric}"], rel=1e-9)
+    assert written["species"].keys() == {"cat", "dog"}
+    lowest = sorted(written["dice"].values())[:20]
+    assert [row["dice"] for row in written["worst"]] == pytest.approx(lowest)
+    assert all(written["dice"][row["key"]] == row["dice"] for row in written["worst"])
+    curve = written["reliability"]["as_is"]
+    pixels = sum(row["pixels"] for row in curve)
+    assert pixels == 30 * 64 * 64
+    ece = sum(row["pixels"] / pixels * abs(row["accuracy"] - row["confidence"]) for row in curve)
+    assert ece == pytest.approx(written["metrics"]["test/ece"], abs=1e-9)
+    assert sum(row["pixels"] for row in written["reliability"]["scaled"]) == pixels
+    assert written["temperature_fitted_on"] == "val"
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray], metrics: dict[str, float]) -> None:
+    """per_image.npz holds what result.json's means are of."""
+    for split, count in (("val", 3), ("test", 30)):
+        assert arrays[f"{split}/keys"].shape == arrays[f"{split}/loss"].shape == (count,)
+        assert np.array_equal(arrays[f"{split}/counts"], arrays[f"{split}/border_fg/counts"])
+        for name in (split, *(f"{split}/border_{border}" for border in ("fg", "bg", "ignore"))):
+            tp, fp, fn = arrays[f"{name}/counts"].sum(axis=0)
+            assert metrics[f"{name}/dice_dataset"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+            for metric in ("boundary_iou", "hd95_px"):
+                assert metrics[f"{name}/{metric}"] == pytest.approx(arrays[f"{name}/{metric}"].mean())
+        assert {f"{split}/ece", f"{split}/ece_scaled", f"{split}/temperature"} <= metrics.keys()
+    assert metrics["val/temperature"] == metrics["test/temperature"]
+
+
+def test_val_says_that_its_temperature_is_its_own(
+    tiny: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny(train__epochs=1), tmp_path)
+    assert run_command(main, [str(tmp_path), "--split", "val", "--tta", "flips", "--no-native", "--pictures", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "val: border=fg, 64 px, 3 pictures, TTA flips" in out
+    assert "fitted and measured on the same pictures" in out
+    assert "no numbers at native resolution: not asked for" in out
+    assert json.loads((tmp_path / "evaluate-val.json").read_text())["tta"] == "flips"
+
+
+def test_breed_and_species_come_from_the_facts_or_from_the_key() -> None:
+    assert kind_of("Maine_Coon_12", {}) == ("Maine_Coon", "cat")
+    assert kind_of("saint_bernard_7", {}) == ("saint_bernard", "dog")
+    assert kind_of("7", {}) == ("7", "dog")
+    assert kind_of("Rex_1", {"breed": "boxer", "species": "dog"}) == ("boxer", "dog")
 
 
 def test_wrong_use_is_one_line(
@@ -34,6 +95,11 @@ def test_wrong_use_is_one_line(
 ) -> None:
     assert run_command(main, [str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: no run in {tmp_path}: it has no config.json\n"
+    for flag, value in (("--boundary-ratio", "0"), ("--pictures", "0")):
+        with pytest.raises(SystemExit) as stopped:
+            run_command(main, [str(tmp_path), flag, value])
+        assert stopped.value.code == 2
+        assert f"{flag} {float(value) if 'ratio' in flag else value}: must" in capsys.readouterr().err
     train(tiny(train__epochs=1), tmp_path)
     for checkpoint in (tmp_path / "checkpoints").iterdir():
         (checkpoint / "state.json").unlink()

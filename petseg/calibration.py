@@ -1,0 +1,135 @@
+"""Do pixels that are called with a confidence of 0.9 turn out right nine times in ten? And one number that mends it.
+
+Everything comes from two histograms over pixels, which any number of pictures and ranks can be added to. Of two classes
+only the difference of their logits matters: its size |d| is the margin of the predicted class, whose confidence at
+temperature T is 1 / (1 + exp(-|d| / T)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from petseg.data.inputs import IGNORE_INDEX
+
+NUM_BINS = 15  # as in Guo et al.
+FINE_BINS, FINE_PER_LOGIT = 65536, 1024  # margins that fall into one are taken as their mean
+CHUNK = 4  # pictures at a time: at 256 px 64 at once fall out of a CPU's cache, and took 8.4 ms each instead of 2.7
+TEMPERATURES = (0.02, 50.0)  # where a temperature is looked for
+HALVINGS = 50
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """The curve of a reliability diagram, over NUM_BINS bins of confidence of equal width from 0 to 1."""
+
+    pixels: Floats  # (M,) of each bin
+    confidence: Floats  # (M,) sums over them
+    right: Floats  # (M,) rightly called ones
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: sum over bins of pixels / all pixels * |share right - mean confidence|.
+
+        Of the predicted class's confidence, as Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
+        """
+        return float(np.abs(self.right - self.confidence).sum() / max(self.pixels.sum(), 1))
+
+    def rows(self) -> list[dict[str, float]]:
+        """The bins that have pixels, for a JSON file."""
+        edges = np.linspace(0, 1, NUM_BINS + 1)
+        return [
+            {
+                "from": float(edges[i]),
+                "to": float(edges[i + 1]),
+                "pixels": int(self.pixels[i]),
+                "confidence": float(self.confidence[i] / self.pixels[i]),
+                "accuracy": float(self.right[i] / self.pixels[i]),
+            }
+            for i in np.flatnonzero(self.pixels)
+        ]
+
+
+class Calibration:
+    """Histograms of the pixels that were added, on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._coarse = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=device)  # pixels, sums of confidence, right
+        # [pixels, sums of margins][wrong, right] by margin
+        self._fine = torch.zeros(2, 2, FINE_BINS, dtype=torch.float64, device=device)
+
+    def add(self, logits: torch.Tensor, target: torch.Tensor) -> None:
+        """(B, 2, H, W) logits, (B, H, W) target; ignored pixels do not count."""
+        for part, aims in zip(logits.split(CHUNK), target.split(CHUNK), strict=True):
+            counted = aims != IGNORE_INDEX
+            pair = part.double()
+            difference = (pair[:, 1] - pair[:, 0])[counted]
+            self._add_pixels(difference.abs(), (difference > 0).long() == aims[counted])
+
+    def _add_pixels(self, margin: torch.Tensor, right: torch.Tensor) -> None:
+        confidence = margin.sigmoid()
+        coarse = _bin_of(confidence)
+        for row, weight in enumerate((None, confidence, right.double())):
+            self._coarse[row] += torch.bincount(coarse, weight, minlength=NUM_BINS)
+        fine = (margin * FINE_PER_LOGIT).long().clamp(max=FINE_BINS - 1) + right * FINE_BINS
+        for row, weight in enumerate((None, margin)):
+            self._fine[row] += torch.bincount(fine, weight, minlength=2 * FINE_BINS).view(2, FINE_BINS)
+
+    def reduce(self, accelerator: Accelerator) -> None:
+        """Add up what all ranks have; each must call it once."""
+        self._coarse, self._fine = accelerator.reduce(self._coarse), accelerator.reduce(self._fine)
+
+    def reliability(self) -> Reliability:
+        """As the model is, of the very confidences."""
+        return Reliability(*self._coarse.cpu().numpy())
+
+    def scaled(self, temperature: float) -> Reliability:
+        """With all logits divided by the temperature, from the fine histogram: 65,536 random pixels' ECE came out
+        within 1e-4 of that of the divided logits."""
+        pixels, margin = self._means()
+        confidence = torch.sigmoid(margin / temperature)
+        places = _bin_of(confidence).flatten()
+        right = pixels.clone()
+        right[0] = 0
+        columns = (pixels, pixels * confidence, right)
+        return Reliability(*(torch.bincount(places, c.flatten(), minlength=NUM_BINS).numpy() for c in columns))
+
+    def nll(self, temperature: float) -> float:
+        """Mean negative log-likelihood of a pixel at a temperature, from the fine histogram."""
+        pixels, margin = self._means()
+        signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+        losses = torch.nn.functional.softplus(signs * margin / temperature)
+        return float((pixels * losses).sum() / pixels.sum().clamp(min=1))
+
+    def fit_temperature(self) -> float:
+        """The temperature with the lowest mean negative log-likelihood (Guo et al. 2017, section 4.2).
+
+        The likelihood is concave in 1 / T, so that halving the interval by the sign of its slope finds the only best
+        one; at an end of TEMPERATURES if it lies beyond, as where no pixel is wrong. 1 if there are no pixels.
+        """
+        pixels, margin = self._means()
+        if pixels.sum() == 0:
+            return 1.0
+        low, high = (float(x) for x in np.log(TEMPERATURES))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            sure = torch.sigmoid(margin / np.exp(middle))
+            pull = pixels * margin * torch.stack([-sure[0], 1 - sure[1]])  # slope of the likelihood in 1 / T
+            low, high = (low, middle) if pull.sum() > 0 else (middle, high)
+        return float(np.exp((low + high) / 2))
+
+    def _means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels and mean margins of the fine bins, (2, FINE_BINS) each: the wrong ones, the right ones."""
+        pixels, sums = self._fine.cpu()
+        return pixels, sums / pixels.clamp(min=1)
+
+
+def _bin_of(confidence: torch.Tensor) -> torch.Tensor:
+    """The number m of the bin (m / M, (m + 1) / M] of a confidence."""
+    return (confidence * NUM_BINS).ceil().long().sub(1).clamp(0, NUM_BINS - 1)

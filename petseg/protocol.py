@@ -1,0 +1,184 @@
+"""The protocol of a number, measured in one pass: every border rule, network and native size, outlines, calibration.
+
+Training's validation (`petseg.evaluate.measure`) does without; the end of a run and the evaluate command pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from petseg.boundary import BOUNDARY_RATIO, boundary_iou, hd95_px
+from petseg.calibration import Calibration
+from petseg.data.inputs import IGNORE_INDEX, build_target
+from petseg.data.ledger import Count, Ledger
+from petseg.data.loader import Batch
+from petseg.data.tars import Lost
+from petseg.metrics import PerImage, Scores, count_masks, pet_mask, prefixed
+from petseg.native import to_native
+from petseg.run import Run
+from petseg.tta import Tta, predict_logits
+
+BORDERS = ("fg", "bg", "ignore")
+CHUNK = (
+    4  # pictures scored at a time: at 384 px 64 at once fall out of a CPU's cache, and took 38 ms each instead of 15
+)
+COLUMNS = 5  # of a border rule: true positives, false positives, false negatives, boundary IoU, HD95 in pixels
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a split is measured."""
+
+    tta: Tta = "none"
+    native: bool = False  # at the size that the trimaps were packed at, too
+    boundary_ratio: float = BOUNDARY_RATIO
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the pass over a split found, in the order of the split."""
+
+    per_image: PerImage  # as validation measures it: the config's border rule at the network's size
+    network: dict[str, Scores]  # by border rule; the squashed picture's pixels
+    native: dict[str, Scores]  # the same in the original picture's pixels; {} if it was not measured
+    calibration: Calibration  # the config's border rule at the network's size
+
+    def metrics(self, split: str, border: str, temperature: float | None) -> dict[str, float]:
+        """Numbers by name, such as val/dice, val/border_bg/dice, val/native/border_bg/dice and val/ece.
+
+        The config's border rule stands without a prefix as well. temperature: fitted on val, None if there is no val.
+        """
+        named = {"all_pet_dice": self.per_image.all_pet_dice(), "ece": self.calibration.reliability().ece}
+        if temperature is not None:
+            named |= {"temperature": temperature, "ece_scaled": self.calibration.scaled(temperature).ece}
+        named |= self.network[border].means() | by_rule(self.network)
+        if self.native:
+            named |= prefixed("native", self.native[border].means() | by_rule(self.native))
+        return self.per_image.summary(split) | prefixed(split, named)
+
+
+def by_rule(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """border_bg/dice and so on."""
+    return {
+        name: value for rule, one in scores.items() for name, value in prefixed(f"border_{rule}", one.means()).items()
+    }
+
+
+@torch.no_grad()
+def measure_protocol(run: Run, split: str, protocol: Protocol) -> Measured:
+    """Measure each picture of a split once, the same on every rank. Raises as `petseg.evaluate.measure`.
+
+    What is kept of a picture is a row of numbers, and of all pixels two histograms.
+    """
+    ledger, calibration = Ledger(), Calibration(run.accelerator.device)
+    width = 2 + COLUMNS * len(BORDERS) * (1 + protocol.native)
+    rows = [torch.zeros((0, width), dtype=torch.float64)]
+    with ThreadPoolExecutor(run.config.data.threads, thread_name_prefix="measure") as pool:
+        for batch, logits, target in forward(run, split, protocol.tta, ledger):
+            calibration.add(logits, target)
+            columns = [torch.from_numpy(batch.plan.ids)[:, None], run.loss(logits, target).cpu()[:, None]]
+            pairs = zip(pet_mask(logits).split(CHUNK), batch.trimap.to(logits.device).split(CHUNK), strict=True)
+            columns.append(torch.cat([score(run, *pair, protocol, pool) for pair in pairs]))
+            if protocol.native:
+                columns.append(score_native(run, split, batch, logits, protocol, pool, ledger))
+            rows.append(torch.cat([column.double() for column in columns], dim=1))
+    close_ledger(run, split, ledger)
+    calibration.reduce(run.accelerator)
+    table = collect(run, split, torch.cat(rows).to(run.accelerator.device))
+    half = 2 + COLUMNS * len(BORDERS)
+    network, native = scores_of(table[:, 2:half]), scores_of(table[:, half:])
+    counts = network[run.config.data.border].counts
+    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=run.config.data.image_size_px**2)
+    return Measured(per_image, network, native, calibration)
+
+
+@torch.no_grad()
+def calibrate(run: Run, split: str, tta: Tta) -> Calibration:
+    """Only the calibration of a split, the same on every rank; raises as `measure_protocol`."""
+    ledger, calibration = Ledger(), Calibration(run.accelerator.device)
+    for _, logits, target in forward(run, split, tta, ledger):
+        calibration.add(logits, target)
+    close_ledger(run, split, ledger)
+    calibration.reduce(run.accelerator)
+    return calibration
+
+
+def forward(run: Run, split: str, tta: Tta, ledger: Ledger) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+    """This rank's batches of a split with logits (B, 2, H, W) and target (B, H, W), entered in the ledger."""
+    run.bare_model.eval()
+    for batch in run.eval_batches(split):
+        ledger.add(batch)
+        image, target = run.inputs(batch)
+        with run.accelerator.autocast():
+            logits = predict_logits(run.bare_model, image, tta)
+        yield batch, logits, target
+
+
+def score(
+    run: Run, prediction: torch.Tensor, trimap: torch.Tensor, protocol: Protocol, pool: ThreadPoolExecutor
+) -> torch.Tensor:
+    """(B, H, W) bool prediction, (B, H, W) uint8 trimap -> (B, COLUMNS * len(BORDERS)) float64, on the CPU."""
+    columns = []
+    for border in BORDERS:
+        target = build_target(trimap, border, run.manifest.source.trimap)
+        predicted, truth = prediction & (target != IGNORE_INDEX), target == 1
+        distances = list(pool.map(hd95_px, predicted.cpu().numpy(), truth.cpu().numpy()))
+        columns.append(count_masks(predicted, truth).double().cpu())
+        columns.append(boundary_iou(predicted, truth, protocol.boundary_ratio).cpu()[:, None])
+        columns.append(torch.tensor(distances, dtype=torch.float64)[:, None])
+    return torch.cat(columns, dim=1)
+
+
+def score_native(
+    run: Run,
+    split: str,
+    batch: Batch,
+    logits: torch.Tensor,
+    protocol: Protocol,
+    pool: ThreadPoolExecutor,
+    ledger: Ledger,
+) -> torch.Tensor:
+    """The columns of `score` for the pictures of a batch as they came in; a trimap that is lost is in the ledger."""
+    rows = [torch.zeros((0, COLUMNS * len(BORDERS)), dtype=torch.float64)]
+    trimaps = pool.map(run.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
+    for picture, trimap in zip(logits, trimaps, strict=True):
+        if isinstance(trimap, Lost):
+            ledger.lost.append(trimap)
+            ledger.count += Count(lost=1, unnamed=1)
+            rows.append(rows[0].new_zeros(1, rows[0].shape[1]))
+            continue
+        prediction = pet_mask(to_native(picture, (trimap.shape[0], trimap.shape[1])))
+        rows.append(score(run, prediction, torch.from_numpy(trimap)[None].to(logits.device), protocol, pool))
+    return torch.cat(rows)
+
+
+def scores_of(columns: NDArray[np.float64]) -> dict[str, Scores]:
+    """(N, COLUMNS * len(BORDERS)) as `score` gives them; {} if there are none."""
+    if columns.shape[1] == 0:
+        return {}
+    by_border = zip(BORDERS, np.split(columns, len(BORDERS), axis=1), strict=True)
+    return {border: Scores(part[:, :3].astype(np.int64), part[:, 3], part[:, 4]) for border, part in by_border}
+
+
+def close_ledger(run: Run, split: str, ledger: Ledger) -> None:
+    """Raises Failure, on all ranks, if a picture could not be read, or was not seen exactly once."""
+    count = ledger.gather(run.accelerator)
+    if count.lost:
+        raise ledger.failure(split, budget=0)
+    count.check(run.manifest.splits[split], split)
+
+
+def collect(run: Run, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
+    """Bring together (n, columns) rows of all ranks, whose first column is the position, in the order of the split."""
+    padded = run.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
+    table: NDArray[np.float64] = run.accelerator.gather(padded).cpu().numpy()
+    table = table[table[:, 0] >= 0]
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    assert np.array_equal(table[:, 0], np.arange(run.manifest.splits[split].num_samples))  # the ledger has proven it
+    return table
