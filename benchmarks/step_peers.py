@@ -59,7 +59,7 @@ def as_lab(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, ReflectConv2d):
                 plain = nn.Conv2d(
-                    child.in_channels, child.out_channels, child.kernel_size, child.stride,
+                    child.in_channels, child.out_channels, 2 * child.border + 1, child.stride[0],
                     padding=child.border, padding_mode="reflect", bias=False,
                 )  # fmt: skip
                 plain.weight = child.weight

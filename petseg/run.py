@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 
-from petseg.augment import apply, draw
+from petseg.augment import apply, draw, with_copies
 from petseg.config import RunConfig
 from petseg.data.inputs import build_target, normalise, to_image
 from petseg.data.ledger import Count
@@ -26,8 +26,9 @@ from petseg.data.loader import Batch
 from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, steps_per_epoch, train_plan
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
+from petseg.ema import Ema
 from petseg.lives import Life, require_newest
-from petseg.losses import LOSSES, Loss
+from petseg.losses import Loss, build_loss
 from petseg.models import build_model
 from petseg.optim import build_optimizer, learning_rate
 from shards.manifest import Manifest
@@ -68,6 +69,7 @@ class Run:
     optimizer: Any  # torch.optim.Optimizer as accelerate wraps it
     loss: Loss
     splits: dict[str, SplitData]
+    ema: Ema | None = None  # the averaged weights that are measured and kept, if train.ema_decay asks for them
     epoch: int = 0  # finished epochs
     so_far: EpochSoFar = EpochSoFar()  # of the next one
     life: Life | None = None  # on the main process
@@ -78,7 +80,8 @@ class Run:
         self.manifest: Manifest = self.store.manifest
         num_samples = self.manifest.splits["train"].num_samples if "train" in self.splits else 0
         self.steps_per_epoch = steps_per_epoch(num_samples, self.config.train.batch_size)
-        self.total_steps = self.steps_per_epoch * self.config.train.epochs
+        # with train.budget_min the first epoch shows what it is
+        self.total_steps = self.config.train.budget_steps or self.steps_per_epoch * self.config.train.epochs
 
     @property
     def rank(self) -> int:
@@ -96,7 +99,21 @@ class Run:
     @property
     def done_steps(self) -> int:
         """Optimizer steps since the start of the run."""
-        return self.epoch * self.steps_per_epoch + self.so_far.steps
+        return min(self.epoch * self.steps_per_epoch + self.so_far.steps, self.total_steps)
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole run, the last of which may have fewer steps."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    def steps_of(self, epoch: int) -> int:
+        """Optimizer steps of an epoch (from 1)."""
+        return min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
+
+    def fit_budget(self, steps: int, seconds: float) -> None:
+        """With `train.budget_min`: as many steps in all as fit at the pace of the first ones, which took so long."""
+        if minutes := self.config.train.budget_min:
+            self.total_steps = max(steps, int(steps * 60 * minutes / seconds))
 
     def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.optim, (epoch - 1) * self.steps_per_epoch + step, self.total_steps)
@@ -128,19 +145,33 @@ class Run:
     def pin(self) -> bool:
         return self.accelerator.device.type == "cuda"
 
-    def inputs(self, batch: Batch, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch on the device: image (B, 3, H, W) float, target (B, H, W) int64; augmented in epochs from 1."""
-        config, device = self.config, self.accelerator.device
-        image, trimap = to_image(batch.image, device), batch.trimap.to(device, non_blocking=True)
-        if epoch:
-            draws = draw(config.augment, batch.plan.ids, config.train.seed, epoch, config.data.image_size_px)
-            image, trimap = apply(draws, image, trimap, config.augment)
-        target = build_target(trimap, config.data.border, self.manifest.source.trimap)
-        return normalise(image, config.train.channels_last), target
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch on the device: image (B, 3, H, W) float, target (B, H, W) int64."""
+        return self._normalised(*self._raw(batch))
+
+    def train_inputs(self, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same, augmented as in an epoch (from 1), and the weight (B,) of each sample; B grows in mode "add"."""
+        config, augment = self.config, self.config.augment
+        (image, trimap), weight = self._raw(batch), batch.weight.to(self.accelerator.device, non_blocking=True)
+        changes = draw(augment, batch.plan.ids, config.train.seed, epoch, config.data.image_size_px)
+        if augment.mode == "add":
+            image, trimap, weight = with_copies(changes, image, trimap, weight, augment)
+        else:
+            image, trimap = apply(changes, image, trimap, augment)
+        return *self._normalised(image, trimap), weight
+
+    def _raw(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.accelerator.device
+        return to_image(batch.image, device), batch.trimap.to(device, non_blocking=True)
+
+    def _normalised(self, image: torch.Tensor, trimap: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        target = build_target(trimap, self.config.data.border, self.manifest.source.trimap)
+        return normalise(image, self.config.train.channels_last), target
 
     def float_buffers(self) -> list[torch.Tensor]:
-        """BatchNorm's running statistics, which differ between the ranks within an epoch."""
-        return [b for b in self.bare_model.buffers() if b.is_floating_point()]
+        """BatchNorm's running statistics and their averages, which differ between the ranks within an epoch."""
+        own = [b for b in self.bare_model.buffers() if b.is_floating_point()]
+        return [*own, *(self.ema.buffers() if self.ema else [])]
 
     def sync_buffers(self) -> None:
         """Average BatchNorm's running statistics over the ranks, so that all evaluate and save the same model."""
@@ -187,9 +218,10 @@ def build_run(
         bare_model = bare_model.to(memory_format=torch.channels_last)
     # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself
     model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))
-    loss = LOSSES[config.train.loss]
+    ema = Ema(bare_model, config.train.ema_decay) if config.train.ema_decay else None
+    loss = build_loss(config.train)
     opened = open_splits(config, store, splits, accelerator.device)
-    return Run(config, store, folder, accelerator, model, bare_model, optimizer, loss, opened)
+    return Run(config, store, folder, accelerator, model, bare_model, optimizer, loss, opened, ema)
 
 
 def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:

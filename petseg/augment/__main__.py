@@ -1,0 +1,103 @@
+"""A sheet of pictures before and after augmentation, with the outlines of their masks: look before you train.
+
+python -m petseg.augment --shards data/shards --policy strong --out sheet.png
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from petseg.augment import apply, draw
+from petseg.config import AugmentConfig
+from petseg.data.inputs import to_image
+from petseg.data.store import open_store
+from petseg.data.tars import TarReader
+from petseg.overlay import MISSED_RGB, TRUTH_RGB, Pixels, draw_sheet, outline, save_image
+from shards.command import OK, Failure, run_command
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Command:
+    """Draw pictures before and after augmentation. Each picture is changed, whatever p says."""
+
+    augment: Annotated[AugmentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: AugmentConfig(policy="strong")
+    )
+    shards: str = "data/shards"
+    """The shard set, as data.shards of a run."""
+    split: Literal["train", "val", "test"] = "train"
+    out: Path = Path("augment.png")
+    """Where the sheet goes; the suffix says the format."""
+    pictures: int = 6
+    """Rows of the sheet: pictures, evenly spread over the split."""
+    epochs: int = 5
+    """Columns after the first: how each picture looks in so many epochs."""
+    seed: int = 0
+    """Seed of the draws."""
+    image_size_px: int = 256
+    """Size at which pictures are changed, as data.image_size_px of a run."""
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "epochs", "image_size_px"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} = {getattr(self, name)}: must be at least 1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = tyro.cli(Command, args=argv, description=__doc__)
+    save_image(draw_changes(command), command.out)
+    logger.info("%s: %s, each picture as it is and in %d epochs", command.out, command.augment.policy, command.epochs)
+    return OK
+
+
+def draw_changes(command: Command) -> Image.Image:
+    """A row for each picture: itself, then its changes. Raises Failure if one cannot be read."""
+    store = open_store(command.shards)
+    if command.split not in store.manifest.splits:
+        raise ValueError(f"{command.shards} has no split {command.split}: it has {', '.join(store.manifest.splits)}")
+    reader, size = TarReader(store, command.split, command.image_size_px), command.image_size_px
+    ids = np.linspace(0, len(reader) - 1, min(command.pictures, len(reader))).astype(np.int64)
+    image, trimap = np.empty((len(ids), size, size, 3), np.uint8), np.empty((len(ids), size, size), np.uint8)
+    loaded = reader.load(ids, image, trimap)
+    captions = [reader.key(int(i)) for i in ids]
+    reader.close()
+    store.close()
+    if loaded.lost:
+        raise Failure(f"cannot be read: {loaded.lost[0]}")
+    always = replace(command.augment, p=1.0, strong_p=1.0)
+    original = to_image(torch.from_numpy(image), torch.device("cpu")), torch.from_numpy(trimap)
+    columns = [(captions, *original)]
+    for epoch in range(1, command.epochs + 1):
+        changes = draw(always, ids, command.seed, epoch, size)
+        columns.append(([f"epoch {epoch}"] * len(ids), *apply(changes, *original, always)))
+    values = store.manifest.source.trimap
+    cells = []
+    for row in range(len(ids)):
+        for words, pictures, masks in columns:
+            pixels = pictures[row].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+            cells.append((words[row], outlined(pixels, masks[row].numpy(), values["pet"], values["background"])))
+    return draw_sheet(cells, columns=len(columns), size_px=min(size, 256))
+
+
+def outlined(pixels: Pixels, trimap: Pixels, pet: int, background: int) -> Pixels:
+    """(H, W, 3) and (H, W) uint8 -> the picture; outlined in yellow is the pet, in white the pet with its border."""
+    drawn = pixels.copy()
+    drawn[outline(trimap != background)] = TRUTH_RGB
+    drawn[outline(trimap == pet)] = MISSED_RGB
+    return drawn
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,54 @@
+"""Where each pixel comes from: one composed field per sample, affine and elastic, and one grid_sample for it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from petseg.config import AugmentConfig
+
+_MARGIN = 3  # bumps beyond the border, so that the displacement is as strong there as inside
+
+
+def warp(image: torch.Tensor, trimap: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Picture (N, 3, H, W) float, bilinear, and trimap (N, H, W) uint8, nearest, at grid (N, 2, H, W) of (x, y).
+
+    Both reflect at the border. The grid stays planar: grid_sample takes either layout, and it need not be rewritten.
+    """
+    places = grid.permute(0, 2, 3, 1)
+    moved = F.grid_sample(image, places, mode="bilinear", padding_mode="reflection", align_corners=False)
+    labels = trimap.unsqueeze(1).float()
+    labels = F.grid_sample(labels, places, mode="nearest", padding_mode="reflection", align_corners=False)
+    return moved, labels.squeeze(1).to(trimap.dtype)
+
+
+def affine_grid(affine: torch.Tensor, image_size_px: int) -> torch.Tensor:
+    """(N, 2, 3) output -> input -> (N, 2, H, W) places in [-1, 1]: what F.affine_grid gives, at a tenth of its time."""
+    centres = (torch.arange(image_size_px, device=affine.device, dtype=affine.dtype) * 2 + 1) / image_size_px - 1
+    along_x = affine[:, :, 0, None] * centres  # (N, 2, W)
+    along_y = affine[:, :, 1, None] * centres + affine[:, :, 2, None]  # (N, 2, H)
+    return along_x.unsqueeze(2) + along_y.unsqueeze(3)
+
+
+def displacement(bumps: torch.Tensor, config: AugmentConfig, image_size_px: int) -> torch.Tensor:
+    """White noise on the coarse grid (N, 2, G, G) -> displacement (x, y) in pixels: (N, 2, H, W).
+
+    A sum of Gaussian bumps over white noise has the same autocovariance as blurred white noise; the bumps stand one
+    sigma apart. Uniform noise in [-1, 1] has variance 1/3; a normalised Gaussian blur in two dimensions divides the
+    variance by 4 pi sigma^2.
+    """
+    sigma, side = config.elastic_sigma_px, bumps.shape[-1]
+    pixels = torch.arange(image_size_px, device=bumps.device, dtype=bumps.dtype) + 0.5
+    centres = (torch.arange(side, device=bumps.device, dtype=bumps.dtype) - _MARGIN) * sigma
+    weights = torch.exp(-((pixels[:, None] - centres[None, :]) ** 2) / (2 * sigma**2))
+    weights = weights / weights.square().sum(dim=1, keepdim=True).sqrt()  # (H, G), unit variance at each pixel
+    rms_px = config.elastic_alpha / 2 * math.sqrt(1 / 3 / (4 * math.pi * sigma**2))
+    # the second factor contiguous: as a transposed view it takes twice as long
+    return (weights * rms_px) @ (bumps @ weights.T.contiguous())
+
+
+def bumps_per_side(image_size_px: int, sigma_px: float) -> int:
+    """G of the coarse grid."""
+    return math.ceil(image_size_px / sigma_px) + 2 * _MARGIN
