@@ -14,8 +14,8 @@ from benchmarks.sweep_rows import Row
 from petseg.checkpoint import save_checkpoint
 from petseg.config import RunConfig, with_values
 from petseg.data.store import open_store
+from petseg.epoch import take_step, train_step
 from petseg.run import Run, build_run
-from petseg.train import take_step, train_step
 from shards.pack import PackConfig, pack
 
 TRAIN_SAMPLES = 3_312  # of Oxford-IIIT Pet

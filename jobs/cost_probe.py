@@ -24,8 +24,8 @@ from petseg.checkpoint import save_checkpoint
 from petseg.config import RunConfig, config_from_dict, with_values
 from petseg.data.loader import Batch
 from petseg.data.store import open_store
+from petseg.epoch import take_step, train_step
 from petseg.run import Run, build_run
-from petseg.train import take_step, train_step
 
 WARM_UP_STEPS = 2  # allocations, autotuning and lazy initialisation happen in these
 MEASURED_STEPS = 5

@@ -1,6 +1,7 @@
 """Checkpoints: folders of safetensors and JSON that appear whole or not at all, and go whole.
 
-    checkpoints/step-00000104/model.safetensors       weights and BatchNorm buffers
+    checkpoints/step-00000104/model.safetensors       weights and BatchNorm buffers to measure and to use
+                              training.safetensors    only where those are averages: the ones that training goes on from
                               optimizer.safetensors   the optimizer's tensors, named "parameter.field"
                               buffers.safetensors     only within an epoch: BatchNorm's statistics of each rank
                               state.json              the rest: epoch, step, best so far, optimizer groups, and the
@@ -39,9 +40,11 @@ from petseg.checkpoint_files import (
     write_state,
     write_tensors,
 )
+from petseg.ema import Ema
 from shards.command import Failure
 
 KEEP_NEWEST = 2
+TRAINING_NAME = "training.safetensors"
 _NAME = re.compile(r"step-(\d{8})(?:\.(\d+))?")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -110,9 +113,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     rank_buffers: torch.Tensor | None = None,
+    ema: Ema | None = None,
 ) -> None:
     """Write `folder/step-N` aside, fsync, rename; then delete all but the two newest and the best of each.
 
+    ema: the model's averages, where there are any
     rank_buffers: (world_size, n) the float buffers of each rank, where they differ
     state: what else a resume needs, JSON; state["best"]["step"] names the best checkpoint, which is kept.
     Old checkpoints go only after the new one stands: a kill, or a full disk, loses nothing. Raises OSError that names
@@ -120,6 +125,8 @@ def save_checkpoint(
     """
     moments, groups = _flatten_optimizer(optimizer)
     files = {"model.safetensors": model.state_dict(), "optimizer.safetensors": moments}
+    if ema is not None:
+        files |= {"model.safetensors": ema.state_dict(model), TRAINING_NAME: files["model.safetensors"]}
     if rank_buffers is not None:
         files["buffers.safetensors"] = {"buffers": rank_buffers}
     target = _free_name(folder, step)
@@ -153,12 +160,17 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     model.load_state_dict(load_tensors(folder, "model.safetensors"))
 
 
-def load_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore model and optimizer as they were when the checkpoint was saved.
+def load_checkpoint(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None
+) -> None:
+    """Restore model, optimizer and averages as they were when the checkpoint was saved.
 
     Raises Failure that names the file if one is missing or damaged.
     """
-    load_weights(checkpoint.folder, model)
+    averaged = TRAINING_NAME in checkpoint.state["files"]
+    model.load_state_dict(load_tensors(checkpoint.folder, TRAINING_NAME if averaged else "model.safetensors"))
+    if ema is not None:
+        ema.load(load_tensors(checkpoint.folder, "model.safetensors"))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in load_tensors(checkpoint.folder, "optimizer.safetensors").items():
         number, _, fieldname = name.partition(".")

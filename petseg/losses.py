@@ -1,41 +1,130 @@
-"""Losses of binary segmentation: one value per sample, so that a batch of any size weighs each sample alike."""
+"""Losses of binary segmentation: one value per sample, so that a batch of any size weighs each sample alike.
+
+Each takes logits (B, C, H, W), the target (B, H, W) int64 and what each pixel weighs (B, H, W), 0 where the target is
+ignored; without weights, all pixels that count weigh 1. Half-precision logits are computed on in float32.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from petseg.config import TrainConfig
 from petseg.data.inputs import IGNORE_INDEX
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(B, C, H, W) logits, (B, H, W) int64 -> (B,) mean over the pixels that count."""
-    pixels = F.cross_entropy(logits.float(), target, ignore_index=IGNORE_INDEX, reduction="none")
-    counted = (target != IGNORE_INDEX).sum(dim=(1, 2)).clamp(min=1)
-    return pixels.sum(dim=(1, 2)) / counted
+def cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """(B,) mean over the pixels; label_smoothing as in torch: that share of the truth goes to all classes alike."""
+    return _mean(_cross_entropies(logits, target, label_smoothing), target, weight)
 
 
-def soft_dice(logits: torch.Tensor, target: torch.Tensor, smooth: float = 1.0) -> torch.Tensor:
-    """1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) of class 1: (B,).
+def focal(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, gamma: float = 2.0
+) -> torch.Tensor:
+    """(B,) mean of -(1 - p) ** gamma * log p, p being the true class's probability.
+
+    Lin et al. 2017 without their alpha: it balances classes, and pet and background are of like size.
+    """
+    entropies = _cross_entropies(logits, target)
+    wrong = -torch.expm1(-entropies)  # 1 - p, exact where it is small
+    return _mean(wrong**gamma * entropies, target, weight)
+
+
+def soft_dice(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, smooth: float = 1.0
+) -> torch.Tensor:
+    """(B,) 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) of class 1.
 
     Milletari et al. 2016 in the linear form of nnU-Net; p is the probability of class 1. `smooth` makes a right
     empty prediction of an empty target cost nothing.
     """
-    counted = target != IGNORE_INDEX
-    probability = logits.float().softmax(dim=1)[:, 1] * counted
-    truth = (target == 1).float()
+    counted = (target != IGNORE_INDEX) if weight is None else weight
+    probability = _precise(logits).softmax(dim=1)[:, 1]
+    truth = (target == 1).to(probability.dtype)
+    if weight is not None:
+        truth = truth * weight
     overlap = (probability * truth).sum(dim=(1, 2))
-    total = probability.sum(dim=(1, 2)) + truth.sum(dim=(1, 2))
+    total = (probability * counted).sum(dim=(1, 2)) + truth.sum(dim=(1, 2))
     return 1 - (2 * overlap + smooth) / (total + smooth)
 
 
-def ce_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy plus soft Dice, the loss of nnU-Net: (B,)."""
-    return cross_entropy(logits, target) + soft_dice(logits, target)
+def ce_dice(
+    logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """(B,) cross-entropy plus soft Dice, the loss of nnU-Net."""
+    return cross_entropy(logits, target, weight, label_smoothing) + soft_dice(logits, target, weight)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "dice": soft_dice, "ce_dice": ce_dice}
+def lovasz(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """(B,) Lovasz-softmax of class 1 (Berman et al. 2018): 1 - IoU, carried on from masks to probabilities.
+
+    The errors |t - p|, largest first, each count by how much 1 - IoU grows when its pixel joins those that are wrong.
+    Weights make it the IoU of weighted pixels. Of an empty target it is the largest error.
+    """
+    probability = _precise(logits).softmax(dim=1)[:, 1].flatten(1)  # (B, H * W)
+    weight = (target != IGNORE_INDEX) if weight is None else weight
+    weight, truth = weight.flatten(1).to(probability.dtype), (target == 1).flatten(1).to(probability.dtype)
+    # a pixel that weighs nothing must not come first: there it would be given the step from no union to one
+    errors, order = ((truth - probability).abs() * (weight > 0)).sort(dim=1, descending=True)
+    weight, truth = weight.gather(1, order), truth.gather(1, order)
+    pet = (weight * truth).sum(dim=1, keepdim=True)
+    intersection = pet - (weight * truth).cumsum(dim=1)
+    union = pet + (weight * (1 - truth)).cumsum(dim=1)
+    jaccard = 1 - intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+    growth = torch.diff(jaccard, dim=1, prepend=torch.zeros_like(pet))
+    return (errors * growth).sum(dim=1)
+
+
+def pixel_weights(target: torch.Tensor, border_weight: float, border_px: int) -> torch.Tensor:
+    """(B, H, W) float: 0 where the target is ignored, border_weight near where it changes, 1 elsewhere.
+
+    Near is a square: another value, be it the ignored one, lies within border_px in height and in width.
+    """
+    values = target.float().unsqueeze(1)
+    highest = F.max_pool2d(values, 2 * border_px + 1, stride=1, padding=border_px)
+    lowest = -F.max_pool2d(-values, 2 * border_px + 1, stride=1, padding=border_px)
+    weight = torch.where(highest == lowest, 1.0, border_weight).squeeze(1)
+    return weight.masked_fill(target == IGNORE_INDEX, 0.0)
+
+
+LOSSES = {"ce": cross_entropy, "dice": soft_dice, "ce_dice": ce_dice, "focal": focal, "lovasz": lovasz}
+
+
+def build_loss(config: TrainConfig) -> Loss:
+    """The config's loss with its settings: (B, C, H, W) logits, (B, H, W) int64 -> (B,)."""
+    settings: dict[str, Any] = {}
+    if config.loss == "focal":
+        settings["gamma"] = config.focal_gamma
+    elif config.label_smoothing:
+        settings["label_smoothing"] = config.label_smoothing
+    loss: Callable[..., torch.Tensor] = partial(LOSSES[config.loss], **settings)
+    if config.border_weight == 1:
+        return loss
+    return lambda logits, target: loss(logits, target, pixel_weights(target, config.border_weight, config.border_px))
+
+
+def _precise(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _cross_entropies(logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """(B, H, W) of each pixel, 0 where it is ignored."""
+    return F.cross_entropy(
+        _precise(logits), target, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def _mean(pixels: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """(B,) weighted mean; 0 where no pixel weighs anything."""
+    if weight is None:
+        return pixels.sum(dim=(1, 2)) / (target != IGNORE_INDEX).sum(dim=(1, 2)).clamp(min=1)
+    total = weight.sum(dim=(1, 2))
+    return (pixels * weight).sum(dim=(1, 2)) / total.clamp(min=torch.finfo(total.dtype).tiny)

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 class TrainProgress:
     """Progress of a whole training: epoch, step, loss, images/s and the time left. Silent unless `enabled`."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, done_steps: int, enabled: bool) -> None:
-        self.epochs, self.steps_per_epoch, self.total = epochs, steps_per_epoch, epochs * steps_per_epoch
+    def __init__(self, total_steps: int, steps_per_epoch: int, done_steps: int, enabled: bool) -> None:
+        self.total, self.steps_per_epoch = total_steps, steps_per_epoch
         self.enabled = enabled
         self.live = enabled and sys.stderr.isatty()
         self.start_time, self.start_step, self.last_line = time.monotonic(), done_steps, time.monotonic()
@@ -39,10 +39,14 @@ class TrainProgress:
             total=self.total,
             completed=done_steps,
             epoch=0,
-            epochs=epochs,
+            epochs=self.epochs,
             loss=float("nan"),
             rate=0.0,
         )
+
+    @property
+    def epochs(self) -> int:
+        return -(-self.total // self.steps_per_epoch)
 
     def __enter__(self) -> TrainProgress:
         self.bar.start()
@@ -53,10 +57,14 @@ class TrainProgress:
     ) -> None:
         self.bar.stop()
 
-    def update(self, step: int, loss: float, images_per_s: float) -> None:
-        """step: optimizer steps done since the start of the run, over all epochs."""
+    def update(self, step: int, total_steps: int, loss: float, images_per_s: float) -> None:
+        """step: optimizer steps done since the start of the run, over all epochs, of total_steps as known by now."""
+        self.total = total_steps
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
-        self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, rate=images_per_s)
+        self.bar.update(
+            self.task,
+            completed=step, total=self.total, epoch=epoch, epochs=self.epochs, loss=loss, rate=images_per_s,
+        )  # fmt: skip
         now = time.monotonic()
         if self.enabled and not self.live and now - self.last_line >= LOG_EVERY_S:
             self.last_line = now

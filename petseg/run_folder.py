@@ -1,8 +1,8 @@
 """What a run's folder holds, readable without torch so that status and report stay quick.
 
 config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
-epoch), result.json (written last: its presence means finished), per_image.npz, overlays/, checkpoints/, wandb/,
-lives.json and heartbeat.json (petseg.lives).
+epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, for good unless it is
+asked to go on), per_image.npz, overlays/, checkpoints/, wandb/, lives.json and heartbeat.json (petseg.lives).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ CONFIG_NAME = "config.json"
 OVERRIDES_NAME = "overrides.json"
 METRICS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
+PRUNED_NAME = "pruned.json"
 PER_IMAGE_NAME = "per_image.npz"
 OVERLAYS_NAME = "overlays"
 CHECKPOINTS_NAME = "checkpoints"
@@ -43,6 +44,25 @@ class Result:
     images_per_s: float  # median over that life's epochs
     data_wait: float  # median share of the time in which a step waited for data
     headroom: float  # median images/s that the same steps would reach if data cost nothing
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a run has to say that was stopped early, because others did better (petseg.pruning).
+
+    A file of its own and no result.json: whoever averages or ranks results cannot take it for one.
+    """
+
+    trial_id: str
+    epoch: int  # after which it was stopped
+    epochs: int  # that it would have had
+    best_epoch: int
+    best: float  # val/dice of that epoch
+    value: float  # what was compared at the rung
+    threshold: float  # what would have been enough
+    compared_with: int  # other runs at that rung
+    host: str
+    train_s: float  # of the run's last life
 
 
 def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
@@ -108,6 +128,21 @@ def load_result(folder: Path) -> Result | None:
         raise ValueError(
             f"{path} was written by another version ({error}): delete it to measure the run again"
         ) from None
+
+
+def save_pruned(pruned: Pruned, folder: Path) -> None:
+    write_whole(folder / PRUNED_NAME, json.dumps(asdict(pruned), indent=2) + "\n")
+
+
+def load_pruned(folder: Path) -> Pruned | None:
+    """pruned.json of a run, None if it was not stopped early; raises ValueError for one that another version wrote."""
+    path = folder / PRUNED_NAME
+    try:
+        return Pruned(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} was written by another version ({error}): delete it to go on with the run") from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -128,13 +128,13 @@ def test_jobs_run_the_code_of_their_submission(tiny_sweep: list[str], tmp_path: 
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from jobs import snapshot, sweep\n"
-        "take = sweep.take_snapshot\n"
+        "from jobs import launch, sweep\n"
+        "take = launch.take_snapshot\n"
         "def then_edit(folder):\n"
         "    taken = take(folder)\n"
         "    Path(sys.argv[1], 'petseg', 'train.py').write_text('raise SystemExit(9)')\n"
         "    return taken\n"
-        "sweep.take_snapshot = then_edit\n"
+        "launch.take_snapshot = then_edit\n"
         "sys.exit(sweep.main(sys.argv[2:]))\n"
     )
     done = subprocess.run(

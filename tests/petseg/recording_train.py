@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from petseg import train
+from petseg import epoch, train
 from petseg.data.loader import Batch
 from petseg.run import Run
 from shards.command import run_command
 
 FOLDER = Path(os.environ["RECORD_TO"])
-train_step = train.train_step
+train_step = epoch.train_step
 
 
 def recorded_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums: torch.Tensor) -> None:
@@ -34,5 +34,5 @@ def recorded_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums:
 
 
 if __name__ == "__main__":
-    train.train_step = recorded_step
+    epoch.train_step = recorded_step
     sys.exit(run_command(train.main))

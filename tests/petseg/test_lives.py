@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from petseg import epoch as epoch_module
 from petseg import lives as lives_module
 from petseg import train as train_module
 from petseg.checkpoint import list_checkpoints
@@ -67,13 +68,13 @@ def test_a_run_saves_by_the_clock_and_says_how_far_it_is(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved = []
-    save_within = train_module.save_within
+    save_within = epoch_module.save_within
 
     def noted(run: Run, so_far: object) -> None:
         save_within(run, so_far)  # type: ignore[arg-type]
         saved.append(run.so_far.steps)
 
-    monkeypatch.setattr(train_module, "save_within", noted)
+    monkeypatch.setattr(epoch_module, "save_within", noted)
     monkeypatch.setattr(lives_module, "HEARTBEAT_EVERY_S", 0.0)
     train(tiny(train__epochs=1, train__log_every=1, train__save_every_min=1e-9), tmp_path)
     assert saved == [1, 2, 3]  # and the fourth step ends the epoch

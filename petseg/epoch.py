@@ -1,0 +1,167 @@
+"""The work of an epoch: steps, the looks at what they show, and the points at which a run may stop."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from petseg import interrupt
+from petseg.data.ledger import Count, Ledger
+from petseg.data.loader import Batch
+from petseg.data.plan import global_batch
+from petseg.lives import Heartbeat
+from petseg.metrics import count_pixels, dice_of, iou_of
+from petseg.optim import set_learning_rate
+from petseg.progress import TrainProgress
+from petseg.resume import save_within
+from petseg.run import EpochSoFar, Run
+from shards.command import Failure, Interrupted
+from shards.manifest import Split, split_of_keys, write_whole
+
+Row = dict[str, float]
+
+
+class Stop(enum.IntEnum):
+    """What signals ask for, over all ranks."""
+
+    NO = 0
+    SAVE = 1
+    REQUEUE = 2
+
+
+def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Stop]:
+    """One pass over the train split, or the rest of it; and what signals asked for near its end.
+
+    The row has means over the samples, speed, the share of time spent waiting for data, and the ledger's coverage.
+    Raises Interrupted, with the steps saved, if a rank is told to stop within the epoch; Failure, on all ranks, for a
+    loss that is not finite, for more unreadable samples than allowed, and for a ledger that does not close.
+    """
+    run.model.train()
+    main, device, budget = run.accelerator.is_main_process, run.accelerator.device, run.config.data.max_lost_samples
+    before = run.so_far
+    ledger = Ledger(before.count if main else Count())
+    sums = torch.tensor(before.sums_of(run.rank, run.world_size), dtype=torch.float64, device=device)
+    heartbeat = Heartbeat(run.folder, run.epochs, run.steps_per_epoch) if main else None
+    start, waited_s = time.perf_counter() - before.seconds, before.waited_s
+    batches = run.train_batches(epoch, before.steps)
+    for step in range(before.steps, run.steps_of(epoch)):
+        asked = time.perf_counter()
+        parts = take_step(batches)
+        waited_s += time.perf_counter() - asked
+        for batch in parts:
+            ledger.add(batch)
+        train_step(run, epoch, step, parts, sums)
+        if (step + 1) % run.config.train.log_every == 0 or step + 1 == run.steps_of(epoch):
+            # the only places where the host waits for the device and the ranks for each other's numbers
+            flags = [ledger.count.lost, interrupt.requested(), interrupt.requeue_requested(), main and run.save_due]
+            flags += [(time.perf_counter() - start) * main]  # the main process's clock is that of all
+            shared = torch.cat([sums, torch.tensor(flags, dtype=torch.float64, device=device)])
+            samples, loss, dice, iou, lost, stops, requeues, due, seconds = run.accelerator.reduce(shared).tolist()
+            stop = Stop.REQUEUE if requeues else Stop.SAVE if stops else Stop.NO
+            if lost > budget:
+                raise ledger.failure("train", budget)
+            if not math.isfinite(loss):
+                raise not_finite(run, epoch, step)
+            if epoch == 1:
+                run.fit_budget(step + 1, seconds)
+            if heartbeat:
+                heartbeat.beat(epoch, step + 1, samples / seconds)
+            is_last = step + 1 == run.steps_of(epoch)
+            if (stop or due) and not is_last:
+                every_rank = tuple(map(tuple, run.accelerator.gather(sums.unsqueeze(0)).tolist()))
+                count = ledger.gather(run.accelerator)
+                save_within(run, EpochSoFar(step + 1, every_rank, count, seconds, waited_s))
+            if stop and not is_last:
+                raise interrupted(run, stop)
+            done = (epoch - 1) * run.steps_per_epoch + step + 1
+            progress.update(done, run.total_steps, loss / samples, samples / seconds)
+            if is_last:
+                break
+    run.so_far = EpochSoFar()
+    expected = samples_of(run, epoch)
+    count = ledger.gather(run.accelerator)
+    count.check(expected, "train")
+    row = {
+        "train/loss": loss / samples,
+        "train/dice": dice / samples,
+        "train/iou": iou / samples,
+        "lr": run.learning_rate(epoch, run.steps_of(epoch) - 1),
+        "data/coverage": count.coverage(expected),
+        "perf/seconds": seconds,
+        "perf/images_per_s": samples / seconds,
+        "perf/data_wait": waited_s / seconds,
+        "perf/headroom": samples / (seconds - waited_s),
+    }
+    return row, stop
+
+
+def samples_of(run: Run, epoch: int) -> Split:
+    """What the ledger of an epoch must come to: the train split, or what a budget leaves of it in the last epoch."""
+    steps = run.steps_of(epoch)
+    if steps == run.steps_per_epoch:
+        return run.manifest.splits["train"]
+    ids = run.order(epoch).ids(0, steps * run.config.train.batch_size)
+    return split_of_keys(run.splits["train"].key(int(i)) for i in ids)
+
+
+def interrupted(run: Run, stop: Stop) -> Interrupted:
+    steps = f" and {run.so_far.steps} steps" if run.so_far.steps else ""
+    message = f"{run.folder} is saved up to epoch {run.epoch}{steps}: run the same command to go on"
+    return Interrupted(message, requeue=stop is Stop.REQUEUE)
+
+
+def take_step(batches: Iterator[Batch]) -> list[Batch]:
+    """The batches of one optimizer step."""
+    parts = [next(batches)]
+    while not parts[-1].plan.last:
+        parts.append(next(batches))
+    return parts
+
+
+def train_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums: torch.Tensor) -> None:
+    """Forward and backward over a step's parts, one optimizer step; adds to `sums` without waiting for the device.
+
+    Each sample counts 1 / (samples of the step over all ranks): DDP's mean over ranks is undone, so that neither a
+    smaller last batch nor another world size changes its weight; a sample and its copy (augment.mode) share it.
+    """
+    set_learning_rate(run.optimizer, run.learning_rate(epoch, step))
+    for batch in parts:
+        image, target, weight = run.train_inputs(batch, epoch)
+        exchange_later = contextlib.nullcontext() if batch.plan.last else run.accelerator.no_sync(run.model)
+        with exchange_later:
+            logits = run.model(image)  # (B, 2, H, W)
+            losses = run.loss(logits, target)  # (B,)
+            run.accelerator.backward((losses * weight).sum() * (run.world_size / batch.plan.step_samples))
+        counts = count_pixels(logits.detach(), target)
+        columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
+        sums += torch.stack(columns).double() @ weight.double()
+    if run.config.optim.grad_clip:
+        run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.optim.grad_clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    if run.ema:
+        run.ema.update((epoch - 1) * run.steps_per_epoch + step)
+
+
+def not_finite(run: Run, epoch: int, step: int) -> Failure:
+    """The error for a loss that is NaN or infinite; the keys of the batches it may come from are written down."""
+    every = run.config.train.log_every
+    first = step - step % every
+    order, data = run.order(epoch), run.splits["train"]
+    steps = {
+        s: [data.key(int(i)) for i in global_batch(order, run.config.train.batch_size, s)]
+        for s in range(first, step + 1)
+    }
+    path = run.folder / "not_finite.json"
+    if run.accelerator.is_main_process:
+        write_whole(path, json.dumps({"epoch": epoch, "keys_by_step": steps}, indent=2) + "\n")
+    return Failure(
+        f"the loss is not finite in steps {first}-{step} of epoch {epoch}: try a lower optim.lr, optim.grad_clip 1 or "
+        f"train.mixed_precision no; the keys of those batches are in {path}"
+    )

@@ -1,0 +1,164 @@
+"""Stopping a run early that does worse than the runs beside it: hyperband's rungs, decided by each run for itself.
+
+When a run has finished as many epochs as a rung says, it reads what the other runs in the folder above had in their
+metrics.jsonl at that same epoch, and goes on if it is among the best 1 / eta of those that have come so far, itself
+included. That is asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter Tuning,
+2020) with wandb's rungs and threshold: no run waits for another, and the first to reach a rung always passes it. Nothing
+is written that several runs share, and no server is asked: metrics.jsonl is the truth already, and a run that is
+requeued after its decision finds the same lines. What is left to chance is which runs had come to a rung by then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from petseg.run_folder import Pruned, load_config, read_metrics
+
+if TYPE_CHECKING:
+    from petseg.run import Run
+
+KEYS = ("type", "min_iter", "max_iter", "eta", "s", "strict")
+DECIDES_DICE = ("image_size_px", "border")  # of the data: runs that differ in them measure another Dice
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hyperband:
+    """`early_terminate` of a sweep file, in wandb's words; an iteration is an epoch."""
+
+    min_iter: int = 0
+    """First rung; the others follow by factors of eta. Or leave it out, and give max_iter and s."""
+    max_iter: int = 0
+    """The epochs of a whole run: s rungs lie before it, max_iter / eta, max_iter / eta ** 2 and so on."""
+    eta: float = 3.0
+    """The best 1 / eta of the runs pass a rung."""
+    s: int = 0
+    """How many rungs max_iter has."""
+    strict: bool = False
+    """Compare the value at the rung; otherwise the best value up to it, which stops fewer runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_iter", "max_iter", "s"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ValueError(f"early_terminate: {name} = {value!r}: must be a whole number of at least 1")
+        if isinstance(self.eta, bool) or not isinstance(self.eta, int | float) or not 1.1 <= self.eta < math.inf:
+            raise ValueError(f"early_terminate: eta = {self.eta!r}: must be a number of at least 1.1")
+        if type(self.strict) is not bool:
+            raise ValueError(f"early_terminate: strict = {self.strict!r}: must be true or false")
+        if bool(self.min_iter) == bool(self.max_iter) or bool(self.max_iter) != bool(self.s):
+            raise ValueError("early_terminate: give min_iter, or else max_iter together with s")
+        if self.max_iter and not self.rungs(self.max_iter):
+            raise ValueError(
+                f"early_terminate: max_iter = {self.max_iter} leaves no rung at eta = {self.eta:g}: lower eta"
+            )
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """The epochs after which a run of so many epochs may be stopped."""
+        reach = 2 + int(math.log(max(epochs, self.max_iter, 1), self.eta))  # further powers of eta matter to none
+        if self.max_iter:
+            found = [int(self.max_iter / self.eta**i) for i in range(1, min(self.s, reach) + 1)]
+        else:
+            found = [int(self.min_iter * self.eta**i) for i in range(reach)]
+        return tuple(sorted({rung for rung in found if 1 <= rung < epochs}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a sweep file says it."""
+        given = {name: value for name, value in asdict(self).items() if value != getattr(Hyperband, name)}
+        return {"type": "hyperband", **given}
+
+
+def parse_hyperband(entry: Any) -> Hyperband:
+    """Raises ValueError that names what is not understood, and the choices."""
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"early_terminate = {entry!r}: write `early_terminate: {{type: hyperband, min_iter: 3}}`")
+    if unknown := [key for key in entry if key not in KEYS]:
+        raise ValueError(f"early_terminate: {unknown[0]!r} is not understood: use {', '.join(KEYS)}")
+    if entry.get("type") != "hyperband":
+        raise ValueError(f"early_terminate: type {entry.get('type')!r}: there is hyperband only")
+    return Hyperband(**{key: value for key, value in entry.items() if key != "type"})
+
+
+def is_best(own: float, values: list[float], eta: float) -> tuple[bool, float]:
+    """Whether a value passes among all values at a rung (its own too), higher being better; and the threshold.
+
+    wandb's rule: the threshold is the value at place floor(n / eta) of n, counted from 0 and from the best.
+    """
+    threshold = sorted(values, reverse=True)[int(len(values) / eta)]
+    return own >= threshold, threshold
+
+
+def stopped_early(run: Run, rule: Hyperband) -> Pruned | None:
+    """Whether to stop here, the same on every rank: None to go on. Called between epochs.
+
+    A run that was interrupted within the epoch after a rung has passed that rung before.
+    """
+    if run.epoch not in rule.rungs(run.epochs) or run.so_far.steps:
+        return None
+    from accelerate.utils import broadcast_object_list  # torch is not needed to read a sweep file
+
+    decided = judge(run, rule) if run.accelerator.is_main_process else None
+    (decided,) = broadcast_object_list([decided])
+    return decided
+
+
+def judge(run: Run, rule: Hyperband) -> Pruned | None:
+    """The decision at a rung, from the files of all runs beside this one."""
+    rows = read_metrics(run.folder)
+    own = value_at(rows, run.epoch, rule.strict)
+    if own is None:
+        return None
+    at_rung = [row["val/dice"] for row in rows if row["epoch"] == run.epoch]
+    values = at_rung + list(values_beside(run.folder, run.epoch))
+    passed, threshold = is_best(own, values, rule.eta)
+    place = f"{run.folder.name}: val Dice {own:.4f} at the rung of epoch {run.epoch}, threshold {threshold:.4f}"
+    logger.info("%s of %d runs: %s", place, len(values), "goes on" if passed else "stopped early")
+    if passed:
+        return None
+    return Pruned(
+        trial_id=load_config(run.folder)["trial_id"],
+        epoch=run.epoch,
+        epochs=run.epochs,
+        best_epoch=int(run.best["epoch"]),
+        best=float(run.best["val/dice"]),
+        value=own,
+        threshold=threshold,
+        compared_with=len(values) - 1,
+        host=socket.gethostname(),
+        train_s=sum(row["perf/seconds"] for row in rows),
+    )
+
+
+def value_at(rows: list[dict[str, Any]], epoch: int, strict: bool) -> float | None:
+    """val/dice after an epoch, or the best up to it; None if a run has not come so far."""
+    found = {int(row["epoch"]): float(row["val/dice"]) for row in rows if int(row["epoch"]) <= epoch}
+    if epoch not in found or not math.isfinite(found[epoch]):
+        return None
+    return found[epoch] if strict else max(value for value in found.values() if math.isfinite(value))
+
+
+def values_beside(folder: Path, epoch: int) -> Iterator[float]:
+    """val/dice at an epoch of the other runs that have come so far and measure the same Dice."""
+    mine = decides_dice(folder)
+    for other in sorted(folder.parent.iterdir()):
+        if other.name == folder.name:
+            continue
+        value = value_at(read_metrics(other), epoch, strict=True)
+        if value is not None and decides_dice(other) == mine:
+            yield value
+
+
+def decides_dice(folder: Path) -> list[Any]:
+    try:
+        data = load_config(folder)["identity"]["data"]
+    except (ValueError, KeyError, json.JSONDecodeError):
+        return []
+    return [data.get(name) for name in DECIDES_DICE]
