@@ -129,7 +129,7 @@ def time_evaluation(run: Run, batch: Batch) -> float:
 
 def time_save(run: Run, folder: Path) -> float:
     began = time.perf_counter()
-    save_checkpoint(folder / "checkpoints", 1, run.bare_model, run.optimizer, {"best": {"step": 0}})
+    save_checkpoint(folder / "checkpoints", 1, run.bare_model, run.optimizer, {"best": {"step": 0}}, ema=run.ema)
     return time.perf_counter() - began
 
 

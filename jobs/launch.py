@@ -17,7 +17,7 @@ from rich.console import Console
 
 from jobs.intent import announce, reconcile
 from jobs.snapshot import take_snapshot
-from jobs.standing import Standing, standings
+from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
 from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
 from petseg.run_folder import load_overrides, save_overrides
@@ -149,7 +149,7 @@ def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequen
     """Say what is left to do of the trials after their submission, and which have failed; returns the exit code."""
     if launch.cluster != "slurm":
         wanted = {trial.id for trial in trials}
-        return _tell_failures([row for row in standings(sweep) if row.trial.id in wanted and row.status != "done"])
+        return _tell_failures([row for row in standings(sweep) if row.trial.id in wanted and row.status not in ENDED])
     if not left:
         return OK
     several = "" if launch.trials_per_job > 1 else "; --trials-per-job puts several trials into each job"

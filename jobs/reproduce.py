@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from petseg.config import RunConfig, config_from_dict, config_to_dict, flatten, identity
+from petseg.config import RunConfig, config_from_dict, config_to_dict, flatten, identity_names
 
 
 def train_flags(tree: Mapping[str, Any]) -> list[str]:
@@ -17,7 +17,7 @@ def train_flags(tree: Mapping[str, Any]) -> list[str]:
     config = config_from_dict(tree)
     defaults = flatten(config_to_dict(RunConfig()))
     values = flatten(config_to_dict(config))
-    numbers = flatten(identity(config, ""))
+    numbers = identity_names()
     return [
         part
         for name, value in values.items()

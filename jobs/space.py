@@ -7,12 +7,13 @@
     {min: 8, max: 64, q: 8, distribution: q_uniform}                   the multiples of q from min to max
 
 Names and defaults are wandb's (docs.wandb.ai, sweep configuration options). Two things differ. q_uniform gives each
-multiple within the bounds the same chance, where wandb rounds a uniform number, which can leave the bounds and makes the
-outer values half as likely. And numbers that are not whole have SIGNIFICANT digits, so that people can type them again.
+multiple within the bounds the same chance, where wandb rounds a uniform number, which can leave the bounds and makes
+the outer values half as likely. And numbers that are not whole have SIGNIFICANT digits, so that people can type them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Distribution:
         if self.kind == "categorical":
             return len(self.values)
         if self.kind == "int_uniform":
-            return self.high - self.low + 1
+            return int(self.high - self.low) + 1
         return self._multiples[1] - self._multiples[0] + 1 if self.kind == "q_uniform" else math.inf
 
     @property
@@ -58,7 +59,7 @@ class Distribution:
         if self.kind == "categorical":
             return self.values[int(u * len(self.values))]
         if self.kind == "int_uniform":
-            return int(self.low) + int(u * self.size)
+            return int(self.low) + int(u * (self.high - self.low + 1))
         if self.kind == "q_uniform":
             return _rounded((self._multiples[0] + int(u * self.size)) * self.q, 12)
         if self.kind == "log_uniform_values":
@@ -77,9 +78,19 @@ class Distribution:
 
     def to_dict(self) -> dict[str, Any]:
         """As a sweep file says it, in full."""
-        parts = {"values": list(self.values), "min": self.low, "max": self.high, "q": self.q}
-        whole = int if self.kind == "int_uniform" else _same
-        return {"distribution": self.kind, **{key: whole(parts[key]) for key in KEYS[self.kind]}}
+        whole = self.kind == "int_uniform"
+        low, high = (int(self.low), int(self.high)) if whole else (self.low, self.high)
+        parts: dict[str, Any] = {"values": list(self.values), "min": low, "max": high, "q": self.q}
+        return {"distribution": self.kind, **{key: parts[key] for key in KEYS[self.kind]}}
+
+
+def quantile(seed: int, name: str, number: int) -> float:
+    """The number in [0, 1) that decides the field `name` in draw `number`: 53 bits of a hash.
+
+    Not of a generator's stream: it is the same in every version of every library, whatever else is drawn.
+    """
+    digest = hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def parse_distribution(name: str, entry: Mapping[str, Any]) -> Distribution:
@@ -147,7 +158,3 @@ def _number(name: str, key: str, value: Any) -> float:
 
 def _rounded(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
-
-
-def _same(value: Any) -> Any:
-    return value

@@ -1,4 +1,4 @@
-"""A sweep file in wandb's own YAML form -> axes -> RunConfigs.
+"""A sweep file in wandb's own YAML form -> axes, or what a search draws from -> RunConfigs.
 
     method: grid
     metric: {name: val/dice, goal: maximize}
@@ -9,22 +9,36 @@
           epochs: {value: 100}
 
 Names are fields of RunConfig, dotted or nested. `value` fixes a field, `values` makes an axis.
+
+Methods: grid (every combination), random (run_cap draws, jobs.search) and bayes (run_cap trials, each round of them
+proposed in the light of the finished ones, jobs.search). The last two take distributions (jobs.space) too, and
+early_terminate (petseg.pruning). A grid does not: it is there to compare its cells, and of a cell some of whose seeds
+were stopped because they did badly, the others' mean says too much.
+`run_cap: 20` is how many trials there are, `seed: 0` (petseg's own) what a search's draws depend on.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from jobs.space import FORMS, Distribution, categorical, parse_distribution, quantile
 from petseg.config import RunConfig, with_values
+from petseg.pruning import Hyperband, parse_hyperband
 
-TOP_LEVEL = ("name", "description", "method", "metric", "parameters", "project", "entity", "program")
-METHODS = ("grid",)
+TOP_LEVEL = (
+    "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",
+    "early_terminate",
+)  # fmt: skip
+METHODS = ("grid", "random", "bayes")
+STARTUP = 10  # draws before a model of the results chooses, as optuna's TPE has it
+MISSES_PER_CELL = 100  # so often in a row nothing new, per cell drawn before, and the space is taken as used up
 METRIC = {"name": "val/dice", "goal": "maximize"}  # what picks the best weights and ranks the cells
 
 
@@ -35,22 +49,39 @@ class Spec:
     name: str
     axes: dict[str, list[Any]]
     fixed: dict[str, Any] = field(default_factory=dict)
+    method: str = "grid"
+    space: dict[str, Distribution] = field(default_factory=dict)  # of a search, in place of axes
+    run_cap: int = 0  # 0 = every cell of the grid
+    seed: int = 0
+    early: Hyperband | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields that vary."""
+        return (*self.axes, *self.space)
 
     def changed(self, axes: Mapping[str, list[Any]], fixed: Mapping[str, Any]) -> Spec:
-        """With further axes and fixed values, which replace what the file says of the same fields."""
-        return Spec(
-            self.name,
-            {name: values for name, values in self.axes.items() if name not in fixed} | dict(axes),
-            {name: value for name, value in self.fixed.items() if name not in axes} | dict(fixed),
-        )
+        """With further axes and fixed values, which replace what the file says of the same fields.
+
+        A search draws from the values of such an axis.
+        """
+        kept = {name: values for name, values in self.axes.items() if name not in fixed}
+        space = {name: found for name, found in self.space.items() if name not in fixed}
+        if self.method == "grid":
+            kept |= axes
+        else:
+            space |= {name: categorical(name, values) for name, values in axes.items()}
+        still = {name: value for name, value in self.fixed.items() if name not in axes} | dict(fixed)
+        return replace(self, axes=kept, space=space, fixed=still)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid: its place on each axis, and the whole config."""
+    """One point of the grid or of a search: its place on each axis, and the whole config."""
 
     axes: dict[str, Any]
     config: RunConfig
+    drawn: dict[str, Any] = field(default_factory=dict, compare=False)  # the axes as the file spells their values
 
 
 def load_spec(path: Path) -> Spec:
@@ -76,44 +107,123 @@ def parse_spec(content: Any, default_name: str) -> Spec:
     method = content.get("method", "grid")
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not built in: choose one of {', '.join(METHODS)}")
-    axes: dict[str, list[Any]] = {}
+    found: dict[str, Distribution] = {}
     fixed: dict[str, Any] = {}
     for wandb_field in ("project", "entity"):
         if wandb_field in content:
             fixed[f"tracking.{wandb_field}"] = content[wandb_field]
-    _read_parameters(content["parameters"], "", axes, fixed)
+    _read_parameters(content["parameters"], "", found, fixed)
     metric = content.get("metric", METRIC)
     if metric != METRIC:
         raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")
-    return Spec(str(content.get("name", default_name)), axes, fixed)
+    spec = Spec(
+        name=str(content.get("name", default_name)),
+        axes=_grid_axes(found) if method == "grid" else {},
+        fixed=fixed,
+        method=method,
+        space={} if method == "grid" else found,
+        run_cap=_whole(content, "run_cap", 1),
+        seed=_whole(content, "seed", 0),
+        early=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
+    )
+    check_method(spec)
+    return spec
 
 
-def _read_parameters(tree: Mapping[str, Any], prefix: str, axes: dict[str, list[Any]], fixed: dict[str, Any]) -> None:
+def check_method(spec: Spec) -> None:
+    """Raises ValueError for what does not go together."""
+    if spec.method == "grid" and spec.early:
+        raise ValueError(
+            "early_terminate does not go with method grid, which compares its cells: the seeds that did badly would be "
+            "missing from their means. Leave it out, or use method random or bayes"
+        )
+    if spec.method != "grid" and not spec.run_cap:
+        raise ValueError(f"method {spec.method} needs run_cap, the number of trials")
+
+
+def check_comparable(spec: Spec) -> None:
+    """Raises ValueError for a search that would choose between trials whose Dice is not the same measure."""
+    for name in ("data.image_size_px", "data.border"):
+        if name in spec.space and (spec.early or spec.method == "bayes"):
+            raise ValueError(
+                f"parameter {name} decides what a Dice means: a search cannot choose it, fix it by `value`"
+            )
+
+
+def _grid_axes(found: Mapping[str, Distribution]) -> dict[str, list[Any]]:
+    for name, one in found.items():
+        if one.kind != "categorical":
+            raise ValueError(f"parameter {name}: a grid takes `value` or `values`; {one.kind} is for random and bayes")
+    return {name: list(one.values) for name, one in found.items()}
+
+
+def _whole(content: Mapping[str, Any], name: str, lowest: int) -> int:
+    """A whole number, 0 if it is not given."""
+    value = content.get(name, 0)
+    if name in content and (type(value) is not int or value < lowest):
+        raise ValueError(f"{name} = {value!r}: must be a whole number of at least {lowest}")
+    return value
+
+
+def _read_parameters(tree: Any, prefix: str, found: dict[str, Distribution], fixed: dict[str, Any]) -> None:
+    if not isinstance(tree, Mapping) or not tree:
+        raise ValueError(f"parameter {prefix.rstrip('.')}: `parameters:` needs at least one field")
     for name, entry in tree.items():
         dotted = f"{prefix}{name}"
         keys = set(entry) if isinstance(entry, Mapping) else set()
         if keys == {"parameters"}:
-            _read_parameters(entry["parameters"], f"{dotted}.", axes, fixed)
-        elif keys == {"value"}:
+            _read_parameters(entry["parameters"], f"{dotted}.", found, fixed)
+        elif "value" in keys and (len(keys) == 1 or (entry.get("distribution") == "constant" and len(keys) == 2)):
             fixed[dotted] = entry["value"]
-        elif keys == {"values"} and isinstance(entry["values"], list) and entry["values"]:
-            axes[dotted] = entry["values"]
+        elif keys & {"values", "min", "max", "distribution"}:
+            found[dotted] = parse_distribution(dotted, entry)
         else:
-            raise ValueError(f"parameter {dotted}: give `value: X`, `values: [X, Y]` or nested `parameters:`")
+            raise ValueError(f"parameter {dotted}: give {FORMS}")
 
 
 def expand(spec: Spec, base: RunConfig | None = None) -> list[Cell]:
-    """Every combination of the axes' values, the last axis varying fastest.
+    """The cells that follow from the file alone, at most run_cap of them.
 
-    Raises ValueError for an unknown field or a value of the wrong type.
+    grid: every combination of the axes' values, the last axis varying fastest. random: all draws. bayes: the first
+    STARTUP draws, on which its proposals build. Raises ValueError for an unknown field or a value of the wrong type.
     """
-    names = list(spec.axes)
     fixed = with_values(base or RunConfig(), spec.fixed)
-    cells = []
-    for values in itertools.product(*spec.axes.values()):
-        config = with_values(fixed, dict(zip(names, values, strict=True)))
-        cells.append(Cell({name: field_value(config, name) for name in names}, config))
-    return cells
+    if spec.method != "grid":
+        count = spec.run_cap if spec.method == "random" else min(spec.run_cap, STARTUP)
+        return list(itertools.islice(draws(spec, fixed), count))
+    combinations = itertools.islice(itertools.product(*spec.axes.values()), spec.run_cap or None)
+    return [cell_of(spec, fixed, dict(zip(spec.axes, values, strict=True))) for values in combinations]
+
+
+def draws(spec: Spec, fixed: RunConfig) -> Iterator[Cell]:
+    """The cells that chance gives a search, each once, in an order that depends on the space and the seed alone.
+
+    More of them leave the first as they are: run_cap can be raised at any time. Ends when a finite space is used up.
+    Raises ValueError for draws that no run can have.
+    """
+    check_comparable(spec)
+    size = math.prod(found.size for found in spec.space.values())
+    seen: set[RunConfig] = set()
+    last = 0  # number of the last new one
+    for number in itertools.count():
+        if len(seen) >= size or number - last > MISSES_PER_CELL * (len(seen) + 1):
+            return
+        values = {name: found.at(quantile(spec.seed, name, number)) for name, found in spec.space.items()}
+        try:
+            cell = cell_of(spec, fixed, values)
+        except ValueError as error:
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise ValueError(f"the search can draw {listed}, which cannot run: {error}") from None
+        if cell.config not in seen:
+            seen.add(cell.config)
+            last = number
+            yield cell
+
+
+def cell_of(spec: Spec, fixed: RunConfig, values: Mapping[str, Any]) -> Cell:
+    """The cell of these values of the fields that vary."""
+    config = with_values(fixed, values)
+    return Cell({name: field_value(config, name) for name in spec.names}, config, dict(values))
 
 
 def field_value(config: Any, name: str) -> Any:

@@ -15,11 +15,12 @@ from jobs.triage import Verdict, gather, judge
 from jobs.trial import Submission, Sweep, Trial
 from jobs.vitals import Heartbeat, patience_s, planned, read_heartbeat, read_last_row, silence_s
 from petseg.progress import duration
-from petseg.run_folder import RESULT_NAME, Result
+from petseg.run_folder import PRUNED_NAME, RESULT_NAME, Pruned, Result
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
 
 LIVE = ("queued", "running", "stalled")  # a job holds the trial: it is not to be submitted again
-STATES = ("running", "stalled", "queued", "interrupted", "failed", "planned", "done")
+ENDED = ("done", "pruned")  # nothing is left to do
+STATES = ("running", "stalled", "queued", "interrupted", "failed", "planned", "pruned", "done")
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "PREEMPTED"})
 HELD = frozenset({"SUSPENDED", "STOPPED"})
 CUT_OFF = "submission was cut off: run the sweep again"
@@ -70,7 +71,7 @@ def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]
         if trial.id in submissions
         and submissions[trial.id].cluster == "slurm"
         and submissions[trial.id].job_id
-        and not (trial.folder / RESULT_NAME).exists()
+        and not any((trial.folder / name).exists() for name in (RESULT_NAME, PRUNED_NAME))
     ]
 
 
@@ -106,11 +107,13 @@ def standing(
 ) -> Standing:
     """Where a trial stands, by its own word and by what Slurm says of its job. shared: the job has other trials too."""
     try:
-        result, trouble = trial.result(), ""
+        result, pruned, trouble = trial.result(), trial.pruned(), ""
     except ValueError as error:  # written by another version: of one trial of many
-        result, trouble = None, str(error)
+        result, pruned, trouble = None, None, str(error)
     if result is not None:
         return _done(trial, submission, result)
+    if pruned is not None:
+        return _pruned(trial, submission, pruned)
     state = trial.state()
     common: dict[str, Any] = {
         "submission": submission,
@@ -142,7 +145,7 @@ def standing(
 def _why_over(state: Mapping[str, Any], job: JobState | None, shared: bool, verdict: Verdict) -> str:
     if state.get("status") == "failed":
         return str(state.get("error", "")) or verdict.advice
-    if state.get("status") == "done":
+    if state.get("status") in ("done", "pruned"):
         return "its result.json is gone: run the sweep again"
     if not state and shared:
         return "its job ended before its turn came: run the sweep again"
@@ -159,6 +162,20 @@ def _done(trial: Trial, submission: Submission | None, result: Result) -> Standi
         epochs=result.epochs,
         dice=result.metrics["val/dice"],
         host=result.host,
+        log=submission.log if submission else "",
+        submission=submission,
+    )
+
+
+def _pruned(trial: Trial, submission: Submission | None, pruned: Pruned) -> Standing:
+    """Stopped early: its Dice is the best of the epochs that it had, and no result."""
+    return Standing(
+        trial,
+        "pruned",
+        epoch=pruned.epoch,
+        epochs=pruned.epochs,
+        dice=pruned.best,
+        host=pruned.host,
         log=submission.log if submission else "",
         submission=submission,
     )
@@ -195,7 +212,7 @@ def _live(
 
 def _alive(submission: Submission, state: Mapping[str, Any], job: JobState | None) -> bool:
     """Whether the trial's last job may still run it. A local job lives as long as a process of it on its host."""
-    if state.get("status") in ("failed", "done"):
+    if state.get("status") in ("failed", "done", "pruned"):
         return False  # its own last word holds, whether or not Slurm can be asked; `interrupted` may be requeued
     if submission.cluster == "slurm":
         return job is None or not job.is_over

@@ -3,6 +3,7 @@
 python jobs/sweep.py --partition gpu
 python jobs/sweep.py --cluster local --max-parallel 2 --set train.epochs=3 --axis train.seed=0
 python jobs/sweep.py --partition gpu --dry-run
+python jobs/sweep.py --sweep jobs/sweeps/search.yaml --cluster local
 
 Exit code 0; 3 if trials have failed (--cluster local and debug, which wait for them); 75 if Slurm takes no more jobs of
 this user now and trials are left: the same command again submits those.
@@ -25,8 +26,9 @@ from jobs.cost import Estimate, check_budget, estimate, parse_budget
 from jobs.cost import render as render_cost
 from jobs.intent import reconcile
 from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
-from jobs.spec import Cell, expand, load_spec, parse_axes, parse_settings
-from jobs.standing import LIVE, standings
+from jobs.search import next_round
+from jobs.spec import Cell, Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.standing import ENDED, LIVE, standings
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import trial_id
 from petseg.data.store import is_remote, read_manifest
@@ -37,6 +39,7 @@ from slurm.executor import render_sbatch
 from slurm.profiles import profile_of
 from slurm.resources import Resources
 
+SEARCH_JOBS = 8  # of a search on Slurm at a time
 DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
 
 
@@ -65,13 +68,16 @@ class Command:
     """A fixed value for all trials, as NAME=VALUE; can be repeated."""
     dry_run: bool = False
     """Show the trials, what they will cost and the sbatch text, and do nothing."""
+    batch: int = 0
+    """Trials that a search (method bayes) has proposed and that have not ended, at most: 0 = as many as run at a time,
+    8 on slurm without --max-parallel. Fewer learn more from each other."""
     budget: str = ""
     """Refuse to submit trials that will cost more, such as 20gpuh or 8cpuh."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Reckon the cost from earlier trials only, not from a few training steps on this machine."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("max_parallel", 0), ("trials_per_job", 1)):
+        for name, lowest in (("max_parallel", 0), ("trials_per_job", 1), ("batch", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
         if self.budget:
@@ -81,6 +87,11 @@ class Command:
     def launch(self) -> Launch:
         return Launch(self.cluster, self.resources, self.max_parallel, self.trials_per_job)
 
+    @property
+    def places(self) -> int:
+        """How many trials of a search are under way at a time."""
+        return self.batch or self.launch.settle(SEARCH_JOBS)[1] * self.trials_per_job
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=argv, default=Command(resources=profile_of(argv)), description=__doc__)
@@ -89,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = cells[0].config.data
     manifest = read_manifest(data.shards, data.cache_dir, data.cache_gb)
     folder = command.runs_dir / (command.name or spec.name)
+    if spec.method == "bayes" and command.dry_run:
+        now = next_round(spec, manifest, folder, command.places, record=False)
+        cells = [*now.known, *now.new]
     sweep = plan_sweep(spec, cells, manifest, data.shards, folder)
     chosen = {trial_id(cell.config, manifest.hash): cell for cell in cells}
     if command.dry_run:
@@ -98,19 +112,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
     with launcher_lock(folder):
+        if spec.method == "bayes":
+            return run_search(command, spec, manifest, data.shards, folder)
         return run_sweep(command, sweep, chosen, manifest)
+
+
+def run_search(command: Command, spec: Spec, manifest: Manifest, shards: str, folder: Path) -> int:
+    """Propose trials and run them; again and again until run_cap, but on Slurm once, where they take their time.
+
+    Ends early when all trials of a round have failed: what they have in common would fail the next ones too.
+    """
+    codes: list[int] = []
+    while True:
+        now = next_round(spec, manifest, folder, command.places)
+        cells = now.new if codes else [*now.known, *now.new]  # what failed in this search is tried again by the next
+        if codes and not cells:
+            return max(codes)
+        proposed = len(now.known) + len(now.new)
+        Console(soft_wrap=True).print(
+            f"search: {proposed} of {spec.run_cap} trials proposed, {len(now.new)} of them now"
+        )
+        sweep = plan_sweep(spec, [*now.known, *now.new], manifest, shards, folder)
+        chosen = {trial_id(cell.config, manifest.hash): cell for cell in cells}
+        codes.append(run_sweep(command, sweep, chosen, manifest))
+        failed = {row.trial.id for row in standings(sweep) if row.status == "failed"}
+        if command.cluster == "slurm" or (chosen and failed.issuperset(chosen)):
+            return max(codes)
 
 
 def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest: Manifest) -> int:
     """Write the sweep's folder, and submit those of the chosen trials that have no result and no live job."""
     save_sweep(sweep)
+    if sweep.early is None:
+        for trial in chosen_trials(sweep, chosen):
+            trial.go_on()
     for trial in chosen_trials(sweep, chosen):
         config = replace(chosen[trial.id].config, data=absolute_shards(chosen[trial.id].config.data))
         claim_folder(config, sweep.manifest_hash, trial.folder)
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
-    missing = [row.trial for row in rows if row.status != "done" and row.status not in LIVE]
-    done, live = (sum(row.status == "done" for row in rows), sum(row.status in LIVE for row in rows))
+    missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
+    done, live = (sum(row.status in ENDED for row in rows), sum(row.status in LIVE for row in rows))
     console = Console(soft_wrap=True)
     console.print(
         f"{sweep.folder}: {len(rows)} trials, {done} done, {live} queued or running, {len(missing)} to submit"
@@ -150,11 +192,11 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest:
     for column in ("trial", *sweep.axes, "state"):
         table.add_column(column)
     for trial in trials:
-        state = "done" if trial.result() else "to run"
+        state = "done" if trial.result() else "pruned" if trial.pruned() else "to run"
         table.add_row(trial.id, *(str(trial.axes.get(name, "")) for name in sweep.axes), state)
     console = Console(soft_wrap=True)
     console.print(table)
-    missing = sum(trial.result() is None for trial in trials)
+    missing = sum(trial.result() is None and trial.pruned() is None for trial in trials)
     if missing:
         cost = reckon(command, sweep, chosen, manifest)
         console.print(render_cost(cost))

@@ -20,10 +20,11 @@ from typing import Any
 import submitit
 
 from jobs.rendezvous import part, set_up_ranks
-from jobs.trial import Trial
+from jobs.trial import Trial, load_sweep
 from petseg import interrupt
 from petseg.config import RunConfig, config_from_dict
 from petseg.lives import read_lives
+from petseg.pruning import StoppedEarly
 from petseg.run_folder import load_config
 from petseg.tracking import RunName
 from shards.command import INTERRUPTED, Interrupted
@@ -78,11 +79,15 @@ class TrialTask:
         first = environment.global_rank == 0
         if first:
             trial.write_state(status="running", **where)
+        ended = "done"
         try:
             # several ranks stop together at a step: were one that got the signal alone to leave, the others would wait
             if interrupt.requested() and self.world_size == 1:
                 raise Interrupted("a signal came before the start", interrupt.requeue_requested())
             self._train(trial)
+        except StoppedEarly as early:
+            logger.info("%s: %s", trial.id, early)
+            ended = "pruned"
         except Interrupted as stop:
             if first:
                 trial.write_state(status="interrupted", error=str(stop), **where)
@@ -93,7 +98,7 @@ class TrialTask:
                 trial.write_state(status="failed", error=last_line, **where)
             raise
         if first:
-            trial.write_state(status="done", **where)
+            trial.write_state(status=ended, **where)
 
     def _train(self, trial: Trial) -> None:
         import torch
@@ -103,7 +108,8 @@ class TrialTask:
         torch.set_num_threads(self.threads)
         config = config_from_dict(load_config(trial.folder)["config"])
         name = run_name(self.sweep, trial.id, config)
-        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS)
+        early = load_sweep(trial.folder.parents[1]).early
+        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
 
 
 def run_name(sweep: str, trial: str, config: RunConfig) -> RunName:

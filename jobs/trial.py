@@ -21,7 +21,8 @@ from typing import Any
 
 from jobs.spec import Cell, Spec
 from petseg.config import trial_id
-from petseg.run_folder import Result, load_result, read_metrics
+from petseg.pruning import Hyperband, parse_hyperband
+from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics
 from shards.manifest import Manifest, write_whole
 
 FORMAT_VERSION = 1
@@ -60,12 +61,22 @@ class Trial:
     def result(self) -> Result | None:
         return load_result(self.folder)
 
+    def pruned(self) -> Pruned | None:
+        """Where it was stopped early, if it was."""
+        return load_pruned(self.folder)
+
+    def go_on(self) -> None:
+        """If it was stopped early, let it be interrupted instead."""
+        if self.pruned():
+            self.write_state(**self.state() | {"status": "interrupted", "error": "it was stopped early"})
+            (self.folder / PRUNED_NAME).unlink()
+
     def metrics(self) -> list[dict[str, Any]]:
         """Its rows of metrics.jsonl, one per epoch."""
         return read_metrics(self.folder)
 
     def state(self) -> dict[str, Any]:
-        """What the trial last said of itself: status running, done or failed, host, job_id, error; {} = not started."""
+        """What it last said: status (running, done, pruned, failed, interrupted), host, job_id, error; {} = not begun."""
         with contextlib.suppress(FileNotFoundError):
             return json.loads((self.folder / STATE_NAME).read_text())
         return {}
@@ -85,6 +96,8 @@ class Sweep:
     manifest_hash: str
     shards: str
     trials: tuple[Trial, ...]
+    early: Hyperband | None = None  # when its trials are stopped early
+    method: str = "grid"  # that chose its trials
 
     def submissions(self) -> dict[str, Submission]:
         """The last job of each trial."""
@@ -107,13 +120,13 @@ class Sweep:
 def plan_sweep(spec: Spec, cells: Sequence[Cell], manifest: Manifest, shards: str, folder: Path) -> Sweep:
     """The sweep of these cells, joined with the trials that its folder already holds; writes nothing.
 
-    Raises ValueError if the folder holds a sweep on another shard set.
+    Raises ValueError if the folder holds a sweep on another shard set, or a grid beside a search.
     """
     trials = {}
     for cell in cells:
         identifier = trial_id(cell.config, manifest.hash)
         trials[identifier] = Trial(identifier, cell.axes, folder / "trials" / identifier)
-    axes = {name: list(dict.fromkeys(cell.axes[name] for cell in cells)) for name in spec.axes}
+    axes = {name: list(dict.fromkeys(cell.axes[name] for cell in cells)) for name in spec.names}
     if (folder / SWEEP_NAME).exists():
         old = load_sweep(folder)
         if old.manifest_hash != manifest.hash:
@@ -121,9 +134,14 @@ def plan_sweep(spec: Spec, cells: Sequence[Cell], manifest: Manifest, shards: st
                 f"{folder} is a sweep on another shard set ({old.shards}, {old.manifest_hash[:10]}): give this one "
                 "another --name"
             )
+        if (old.method == "grid") != (spec.method == "grid"):
+            raise ValueError(
+                f"{folder} holds a sweep by method {old.method}, and a search is no grid's neighbour, whose cells are "
+                "compared: give this one another --name"
+            )
         trials = {trial.id: trial for trial in old.trials} | trials
         axes = {n: list(dict.fromkeys([*old.axes.get(n, []), *axes.get(n, [])])) for n in {**old.axes, **axes}}
-    return Sweep(folder, folder.name, axes, manifest.hash, shards, tuple(trials.values()))
+    return Sweep(folder, folder.name, axes, manifest.hash, shards, tuple(trials.values()), spec.early, spec.method)
 
 
 def save_sweep(sweep: Sweep) -> None:
@@ -135,6 +153,8 @@ def save_sweep(sweep: Sweep) -> None:
         "manifest_hash": sweep.manifest_hash,
         "shards": sweep.shards,
         "trials": [{"id": trial.id, "axes": trial.axes} for trial in sweep.trials],
+        "method": sweep.method,
+        **({"early_terminate": sweep.early.to_dict()} if sweep.early else {}),
     }
     write_whole(sweep.folder / SWEEP_NAME, json.dumps(content, indent=2) + "\n")
 
@@ -155,6 +175,8 @@ def load_sweep(folder: Path) -> Sweep:
         content["manifest_hash"],
         content["shards"],
         tuple(trials),
+        parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
+        content.get("method", "grid"),
     )
 
 

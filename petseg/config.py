@@ -220,7 +220,9 @@ class TrainConfig:
     batch_size: int = 32
     """Samples per optimizer step, over all processes and accumulation steps together."""
     accumulation_steps: int = 1
-    """Forward and backward passes per optimizer step; more need less memory."""
+    """Forward and backward passes per optimizer step; more need less memory. 0 = as few as the device's memory allows
+    by the prediction of `python -m petseg.plan`, settled at the run's first start and noted in its overrides.json.
+    BatchNorm's statistics are those of a pass, so the numbers depend on it: say how many where they are compared."""
     loss: Literal["ce", "dice", "ce_dice", "focal", "lovasz"] = "ce"
     """Cross-entropy, soft Dice, or their sum; focal: cross-entropy that makes little of easy pixels; lovasz: the
     Lovasz-softmax of the pet, which stands for 1 - IoU."""
@@ -238,6 +240,13 @@ class TrainConfig:
     """Precision of the forward and backward pass; fp16 needs a GPU."""
     channels_last: bool = True
     """Keep activations in NHWC order, which convolutions prefer."""
+    grad_checkpointing: bool = field(default=False, metadata=_LATER)
+    """Compute activations again in the backward pass instead of keeping them: the same numbers from less memory, in
+    about a third more time."""
+    compile: Literal["no", "auto", "always"] = field(default="no", metadata=_LATER)
+    """Train with torch.compile; auto: on a GPU, where the run has enough steps to pay for it."""
+    sync_batchnorm: bool = field(default=False, metadata=_LATER)
+    """BatchNorm's statistics are those of all processes' passes together (GPUs only)."""
     seed: int = 0
     """Seed of the weights, the order of the samples and the augmentation."""
     test: bool = True
@@ -250,9 +259,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "must be at least 1")
         _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "must be at least 1")
-        _require(self.accumulation_steps >= 1, "train.accumulation_steps", self.accumulation_steps, "must be >= 1")
+        _require(self.accumulation_steps >= 0, "train.accumulation_steps", self.accumulation_steps, "must be >= 0")
         _require(
-            self.batch_size % self.accumulation_steps == 0,
+            self.batch_size % (self.accumulation_steps or 1) == 0,
             "train.batch_size",
             self.batch_size,
             f"must be a multiple of train.accumulation_steps = {self.accumulation_steps}",
@@ -260,6 +269,8 @@ class TrainConfig:
         self._check_budget()
         self._check_loss()
         _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "must lie in [0, 1)")
+        rule = "leave it out with train.grad_checkpointing: what a compiled step keeps is the compiler's choice"
+        _require(self.compile == "no" or not self.grad_checkpointing, "train.compile", self.compile, rule)
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "must lie in [0, 2**31)")
         _require(self.log_every >= 1, "train.log_every", self.log_every, "must be at least 1")
         _require(self.save_every_min >= 0, "train.save_every_min", self.save_every_min, "must not be negative")
@@ -325,6 +336,16 @@ def _identity_fields(node: Any) -> dict[str, Any]:
         else:
             found[f.name] = takes_part(value) if callable(takes_part) else value
     return found
+
+
+def identity_names(node: Any = RunConfig, prefix: str = "") -> frozenset[str]:
+    """Dotted names of the fields that make the run's numbers."""
+    names: set[str] = set()
+    for f in fields(node):
+        if f.metadata.get("identity", True):
+            child = get_type_hints(node)[f.name]
+            names |= identity_names(child, f"{prefix}{f.name}.") if is_dataclass(child) else {prefix + f.name}
+    return frozenset(names)
 
 
 def trial_id(config: RunConfig, manifest_hash: str) -> str:

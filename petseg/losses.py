@@ -89,10 +89,16 @@ def pixel_weights(target: torch.Tensor, border_weight: float, border_px: int) ->
     Near is a square: another value, be it the ignored one, lies within border_px in height and in width.
     """
     values = target.float().unsqueeze(1)
-    highest = F.max_pool2d(values, 2 * border_px + 1, stride=1, padding=border_px)
-    lowest = -F.max_pool2d(-values, 2 * border_px + 1, stride=1, padding=border_px)
+    highest, lowest = _highest_near(values, border_px), -_highest_near(-values, border_px)
     weight = torch.where(highest == lowest, 1.0, border_weight).squeeze(1)
     return weight.masked_fill(target == IGNORE_INDEX, 0.0)
+
+
+def _highest_near(values: torch.Tensor, border_px: int) -> torch.Tensor:
+    """(B, 1, H, W) largest value of a square, by rows and then by columns, which is quicker."""
+    side = 2 * border_px + 1
+    by_row = F.max_pool2d(values, (1, side), stride=1, padding=(0, border_px))
+    return F.max_pool2d(by_row, (side, 1), stride=1, padding=(border_px, 0))
 
 
 LOSSES = {"ce": cross_entropy, "dice": soft_dice, "ce_dice": ce_dice, "focal": focal, "lovasz": lovasz}

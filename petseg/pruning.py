@@ -3,9 +3,9 @@
 When a run has finished as many epochs as a rung says, it reads what the other runs in the folder above had in their
 metrics.jsonl at that same epoch, and goes on if it is among the best 1 / eta of those that have come so far, itself
 included. That is asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter Tuning,
-2020) with wandb's rungs and threshold: no run waits for another, and the first to reach a rung always passes it. Nothing
-is written that several runs share, and no server is asked: metrics.jsonl is the truth already, and a run that is
-requeued after its decision finds the same lines. What is left to chance is which runs had come to a rung by then.
+2020) with wandb's rungs and threshold: no run waits for another, and the first to reach a rung always passes it.
+Nothing is written that several runs share, and no server is asked: metrics.jsonl is the truth already, and a run that
+is requeued finds the same lines. What is left to chance is which runs had come to a rung by then.
 """
 
 from __future__ import annotations
@@ -19,15 +19,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from petseg.run_folder import Pruned, load_config, read_metrics
+from petseg.run_folder import Pruned, load_config, read_metrics, save_pruned
 
 if TYPE_CHECKING:
     from petseg.run import Run
+    from petseg.tracking import Tracker
 
 KEYS = ("type", "min_iter", "max_iter", "eta", "s", "strict")
 DECIDES_DICE = ("image_size_px", "border")  # of the data: runs that differ in them measure another Dice
 
 logger = logging.getLogger(__name__)
+
+
+class StoppedEarly(Exception):
+    """A run has ended before its last epoch, for good."""
+
+    def __init__(self, pruned: Pruned) -> None:
+        super().__init__(
+            f"stopped early after epoch {pruned.epoch} of {pruned.epochs}, best val Dice {pruned.best:.4f}"
+        )
+        self.pruned = pruned
 
 
 @dataclass(frozen=True)
@@ -96,18 +107,24 @@ def is_best(own: float, values: list[float], eta: float) -> tuple[bool, float]:
     return own >= threshold, threshold
 
 
-def stopped_early(run: Run, rule: Hyperband) -> Pruned | None:
-    """Whether to stop here, the same on every rank: None to go on. Called between epochs.
+def pass_rung(run: Run, rule: Hyperband, tracker: Tracker | None) -> None:
+    """Between epochs: raises StoppedEarly, on all ranks, if the run ends at this rung, with pruned.json written.
 
-    A run that was interrupted within the epoch after a rung has passed that rung before.
+    Its checkpoints stay, so that it can go on. A run that was interrupted within the epoch after a rung passed it.
     """
     if run.epoch not in rule.rungs(run.epochs) or run.so_far.steps:
-        return None
+        return
     from accelerate.utils import broadcast_object_list  # torch is not needed to read a sweep file
 
-    decided = judge(run, rule) if run.accelerator.is_main_process else None
-    (decided,) = broadcast_object_list([decided])
-    return decided
+    (pruned,) = broadcast_object_list([judge(run, rule) if run.accelerator.is_main_process else None])
+    if pruned is None:
+        return
+    if tracker:
+        run.require_newest()
+        save_pruned(pruned, run.folder)
+        tracker.finish({"pruned_epoch": pruned.epoch, "best_epoch": pruned.best_epoch, "val/dice": pruned.best})
+    run.accelerator.wait_for_everyone()
+    raise StoppedEarly(pruned)
 
 
 def judge(run: Run, rule: Hyperband) -> Pruned | None:

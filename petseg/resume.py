@@ -25,11 +25,11 @@ from petseg.run_folder import CHECKPOINTS_NAME
 logger = logging.getLogger(__name__)
 
 
-def resume(run: Run) -> None:
-    """Restore the newest checkpoint of the run's folder, if there is one."""
+def resume(run: Run) -> bool:
+    """Restore the newest checkpoint of the run's folder; False if there is none."""
     newest = newest_of_all(run)
     if newest is None:
-        return
+        return False
     load_checkpoint(newest, run.bare_model, run.optimizer, run.ema)
     if run.config.train.budget_min:
         run.total_steps = newest.state["total_steps"]
@@ -46,6 +46,7 @@ def resume(run: Run) -> None:
             "resumed %s after epoch %d of %d and %d steps",
             run.folder, run.epoch, run.epochs, run.so_far.steps,
         )  # fmt: skip
+    return True
 
 
 def newest_of_all(run: Run) -> Checkpoint | None:

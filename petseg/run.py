@@ -213,7 +213,9 @@ def build_run(
             raise ValueError(f"{config.data.shards} has no samples in split {split}: it has {choices}")
     accelerator = build_accelerator(config, world_size)
     set_seed(config.train.seed)
-    bare_model = build_model(config.model).to(accelerator.device)
+    # without the weights that an encoder starts from: a run that goes on has them in its checkpoint
+    bare_model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
+    bare_model = bare_model.to(accelerator.device)
     if config.train.channels_last:
         bare_model = bare_model.to(memory_format=torch.channels_last)
     # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself

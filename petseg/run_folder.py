@@ -71,9 +71,13 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
     """
     path = folder / CONFIG_NAME
+    stored = json.loads(path.read_text()) if path.exists() else None
+    if stored and _weights_are_gone(config):
+        same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
+        if same:
+            return  # its checkpoints have what the weights file gave
     wanted = identity(config, manifest_hash)
-    if path.exists():
-        stored = json.loads(path.read_text())
+    if stored:
         found = stored["identity"]
         if found != wanted:
             old, new = flatten(found), flatten(wanted)
@@ -91,6 +95,10 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
         "config": config_to_dict(config),
     }
     write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def _weights_are_gone(config: RunConfig) -> bool:
+    return config.model.weights not in ("none", "imagenet") and not Path(config.model.weights).exists()
 
 
 def load_config(folder: Path) -> dict[str, Any]:

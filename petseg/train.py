@@ -28,10 +28,20 @@ from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import measure
 from petseg.finish import finish
 from petseg.lives import begin_life
+from petseg.models.weights import load_pretrained
 from petseg.progress import TrainProgress
+from petseg.pruning import Hyperband, StoppedEarly, pass_rung
 from petseg.resume import resume, save_epoch
 from petseg.run import Run, build_run
-from petseg.run_folder import Result, claim_folder, load_config, load_overrides, load_result
+from petseg.run_folder import (
+    PRUNED_NAME,
+    Result,
+    claim_folder,
+    load_config,
+    load_overrides,
+    load_pruned,
+    load_result,
+)
 from petseg.tracking import RunName, Tracker
 from shards.command import OK, run_command
 
@@ -44,14 +54,17 @@ def train(
     name: RunName | None = None,
     world_size: int = 0,
     max_without_progress: int = 0,
+    early: Hyperband | None = None,
 ) -> Result:
     """Run `config` in `folder`, or go on from its newest checkpoint; called by every process of the run.
 
     name: how wandb shows the run
     world_size: how many processes there must be, 0 = any
     max_without_progress: so many starts in a row may come no further than the ones before, 0 = any number
+    early: when to stop it early, by the runs beside `folder`; without it a run that was stopped early goes on
     Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
-    Interrupted where a signal asked to stop, or where another process has taken the run over.
+    Interrupted where a signal asked to stop, or where another process has taken the run over; StoppedEarly, on all
+    ranks and at any later time, where `early` has stopped it.
     """
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     manifest = store.manifest
@@ -60,20 +73,29 @@ def train(
         logger.info("%s is finished", folder)
         store.close()
         return result
+    if early and (pruned := load_pruned(folder)):
+        store.close()
+        raise StoppedEarly(pruned)
     if overrides := load_overrides(folder):
         logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
         config = with_values(config, overrides)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = build_run(config, store, folder, world_size, splits)
-    resume(run)
+    if not resume(run):
+        load_pretrained(config.model, run.bare_model)
+        if run.ema:
+            run.ema.load(run.bare_model.state_dict())
     name = name or RunName(id=load_config(folder)["trial_id"], tags=(config.model.arch, config.augment.policy))
     main = run.accelerator.is_main_process
     if main:
         run.life = begin_life(folder, run.done_steps, max_without_progress)
+        (folder / PRUNED_NAME).unlink(missing_ok=True)
     tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
     try:
         with TrainProgress(run.total_steps, run.steps_per_epoch, run.done_steps, main) as progress:
             while run.epoch < run.epochs:
+                if early:
+                    pass_rung(run, early, tracker)
                 epoch = run.epoch + 1
                 row, stop = train_epoch(run, epoch, progress)
                 trained = time.perf_counter()
@@ -89,6 +111,8 @@ def train(
                 if stop and epoch < run.epochs:
                     raise interrupted(run, stop)
         result = finish(run, tracker)
+    except StoppedEarly:
+        raise
     except BaseException:
         if tracker:
             tracker.finish({}, exit_code=1)

@@ -136,7 +136,7 @@ def test_a_node_that_dies_in_an_epoch(
         wait_until(lambda: trial.result())
     first, second = read_lives(trial.folder)
     assert (first.first_step, first.job_id) == (0, second.job_id)
-    assert second.first_step >= 3 * 2
+    assert second.first_step >= 2 * 2  # the third row is written before its checkpoint
     assert trial.state()["restarts"] == 1
     assert [row["epoch"] for row in trial.metrics()] == list(range(1, 31))
     assert [row["data/coverage"] for row in trial.metrics()] == [1.0] * 30

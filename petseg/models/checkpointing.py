@@ -1,0 +1,67 @@
+"""Gradient checkpointing (Chen et al. 2016): backward computes activations again instead of keeping them.
+
+The numbers stay the same to the bit: what is computed again sees the same inputs, and BatchNorm's running statistics
+are updated by the first pass only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+MOST_LAYERS = 8  # of a stage: a residual block, an inverted bottleneck, a transformer's block, a decoder's stage
+Forward = Callable[..., Any]
+
+
+def checkpoint_stages(model: nn.Module) -> list[str]:
+    """Keep only what goes into each stage of a (bare) model, in training; names of parameters stay. Returns the stages.
+
+    A stage is an outermost module of two to MOST_LAYERS convolutions and linear layers.
+    """
+    stages = list(_stages(model, ""))
+    for _, stage in stages:
+        stage.forward = functools.partial(_run, stage, stage.forward)  # type: ignore[method-assign]
+    return [name for name, _ in stages]
+
+
+def _stages(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    layers = sum(isinstance(m, nn.modules.conv._ConvNd | nn.Linear) for m in module.modules())
+    is_container = isinstance(module, nn.ModuleList | nn.ModuleDict)  # never called
+    if 2 <= layers <= MOST_LAYERS and not is_container:
+        yield name, module
+    elif layers >= 2:
+        for child_name, child in module.named_children():
+            yield from _stages(child, f"{name}.{child_name}" if name else child_name)
+
+
+def _run(stage: nn.Module, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    if not (stage.training and torch.is_grad_enabled()):
+        return forward(*args, **kwargs)
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,  # which keeps hooks and DDP as they are
+        preserve_rng_state=False,  # nothing draws: dropout is switched off
+        context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
+        **kwargs,
+    )
+
+
+@contextlib.contextmanager
+def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
+    """BatchNorm layers update copies of their running statistics meanwhile."""
+    norms = [m for m in stage.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, kept, strict=True):
+        norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
