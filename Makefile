@@ -46,6 +46,9 @@ bench: install
 	$(BIN)/python benchmarks/pack.py --json benchmarks/pack.json
 	$(BIN)/python benchmarks/plan.py --json benchmarks/plan.json
 	$(BIN)/python -m benchmarks.loader --json benchmarks/loader.json
+	$(BIN)/python benchmarks/augment.py --json benchmarks/augment.json
+	$(BIN)/python -m benchmarks.step --json benchmarks/step.json
+	$(BIN)/python -m benchmarks.sweep --json benchmarks/sweep.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis data/demo runs/demo

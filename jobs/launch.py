@@ -165,6 +165,8 @@ def _describe(trial: Trial) -> str:
     result, state = trial.result(), trial.state()
     if result is not None:
         return f"done, val Dice {result.metrics['val/dice']:.4f}"
+    if pruned := trial.pruned():
+        return f"pruned after epoch {pruned.epoch} of {pruned.epochs}, best val Dice {pruned.best:.4f}"
     return f"{state.get('status', 'ended')} {state.get('error', '')}"
 
 

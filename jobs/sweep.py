@@ -123,8 +123,9 @@ def run_search(command: Command, spec: Spec, manifest: Manifest, shards: str, fo
     Ends early when all trials of a round have failed: what they have in common would fail the next ones too.
     """
     codes: list[int] = []
+    places = command.places
     while True:
-        now = next_round(spec, manifest, folder, command.places)
+        now = next_round(spec, manifest, folder, places)
         cells = now.new if codes else [*now.known, *now.new]  # what failed in this search is tried again by the next
         if codes and not cells:
             return max(codes)

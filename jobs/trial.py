@@ -76,7 +76,7 @@ class Trial:
         return read_metrics(self.folder)
 
     def state(self) -> dict[str, Any]:
-        """What it last said: status (running, done, pruned, failed, interrupted), host, job_id, error; {} = not begun."""
+        """What it last said: status running, done, pruned, failed, interrupted; host, job_id, error. {} = not begun."""
         with contextlib.suppress(FileNotFoundError):
             return json.loads((self.folder / STATE_NAME).read_text())
         return {}

@@ -27,6 +27,7 @@ from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, steps_per_epoch,
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
 from petseg.ema import Ema
+from petseg.host_memory import keep_freed_memory
 from petseg.lives import Life, require_newest
 from petseg.losses import Loss, build_loss
 from petseg.models import build_model
@@ -237,6 +238,8 @@ def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:
         )
     if precision == "fp16" and not torch.cuda.is_available():
         raise ValueError("train.mixed_precision = 'fp16' needs a GPU: use bf16 here")
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     AcceleratorState._reset_state()  # one process may run several trials, and accelerate refuses a second precision
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # or several processes without a GPU would each train alone
