@@ -98,7 +98,10 @@ def beside(sweep: Sweep, rows: Sequence[Standing]) -> Iterable[str]:
     others = [
         trial
         for trial in sweep.trials
-        if trial.id in given and given[trial.id].job_id in jobs and trial.id not in chosen and not trial.result()
+        if trial.id in given
+        and given[trial.id].job_id in jobs
+        and trial.id not in chosen
+        and not (trial.result() or trial.pruned())
     ]
     if others:
         named = ", ".join(trial.id for trial in others)

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs.cost_memory import predict_gpu_memory
 from jobs.cost_pace import Pace, pace_by_probe, pace_by_records, probes_needed, read_records
 from jobs.spec import Cell
 from jobs.trial import Sweep, Trial
@@ -105,7 +106,9 @@ def estimate(
     trials = [trial for trial in sweep.trials if trial.id in cells and trial.result() is None]
     configs = {trial.id: with_values(cells[trial.id].config, load_overrides(trial.folder)) for trial in trials}
     paces, notes = find_paces(configs, manifest, resources, sweep, probe)
-    costs = tuple(_cost(trial, configs[trial.id], paces[trial.id], resources) for trial in trials)
+    memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(paces[i])}, resources)
+    notes += more
+    costs = tuple(_cost(t, configs[t.id], paces[t.id], resources, memory.get(t.id)) for t in trials)
     end_s = _end(costs, max_parallel, trials_per_job)
     if end_s is not None:
         notes.append("the wait in the queue is not known, and not in it")
@@ -163,14 +166,23 @@ def find_paces(
     return paces, list(dict.fromkeys(notes))
 
 
-def _cost(trial: Trial, config: RunConfig, pace: Pace | str, resources: Resources) -> TrialCost:
+def _measured(pace: Pace | str) -> bool:
+    return isinstance(pace, Pace) and pace.gpu_memory_gib is not None
+
+
+def _cost(
+    trial: Trial, config: RunConfig, pace: Pace | str, resources: Resources, gpu_memory_gib: float | None
+) -> TrialCost:
+    """gpu_memory_gib: predicted, where no probe has measured it"""
     epochs = max(0, config.train.epochs - int(read_last_row(trial.folder).get("epoch", 0)))
     if isinstance(pace, str):
-        return TrialCost(trial, None, epochs, None, None, pace)
+        return TrialCost(trial, None, epochs, None, gpu_memory_gib, pace)
     host_gib = pace.host_memory_gib
     if host_gib is not None:
         host_gib *= resources.processes_per_node
-    return TrialCost(trial, pace.trial_s(epochs), epochs, host_gib, pace.gpu_memory_gib, pace.source)
+    if pace.gpu_memory_gib is not None:
+        gpu_memory_gib = pace.gpu_memory_gib
+    return TrialCost(trial, pace.trial_s(epochs), epochs, host_gib, gpu_memory_gib, pace.source)
 
 
 def _end(costs: Sequence[TrialCost], max_parallel: int, trials_per_job: int) -> float | None:

@@ -30,7 +30,8 @@ FUTILE_TIMEOUT_S = 60.0  # on a machine without GPU for jobs with GPUs: what it 
 # what decides how long an epoch takes; augmentation is added where such trials were seen
 SPEED_FIELDS = (
     "data.image_size_px", "train.batch_size", "train.accumulation_steps", "train.mixed_precision",
-    "train.channels_last", "train.loss", "optim.name",
+    "train.channels_last", "train.grad_checkpointing", "train.compile", "train.sync_batchnorm", "train.loss",
+    "optim.name",
 )  # fmt: skip
 POLICY = "augment.policy"
 CPU_DEVICE = re.compile(r"cpu, (\d+) threads")  # petseg.finish

@@ -85,7 +85,7 @@ def probe(config: RunConfig, processes: int, threads: int, folder: Path) -> Prob
 
 def share_of(config: RunConfig, processes: int) -> RunConfig:
     """The config with one rank's share of the batch, in as many passes."""
-    passes = config.train.accumulation_steps
+    passes = config.train.accumulation_steps or 1  # 0 = settled here, by this device's memory
     share = -(-config.train.batch_size // (processes * passes)) * passes
     return with_values(config, {"train.batch_size": share})
 

@@ -87,8 +87,9 @@ def _batch_doubts(configs: Sequence[RunConfig], world_size: int) -> Iterator[Fin
             problem = f"train.batch_size = {train.batch_size} is less than {world_size} processes"
             yield Finding("FAIL", "config", problem, "raise it, or ask for fewer --nodes or --gpus")
             return
-        if train.batch_size % (world_size * train.accumulation_steps):
-            parts = f"{world_size} processes x {train.accumulation_steps} passes"
+        passes = train.accumulation_steps or 1  # 0 = settled by the device's memory, to a divisor of the batch
+        if train.batch_size % (world_size * passes):
+            parts = f"{world_size} processes x {passes} passes"
             problem = f"train.batch_size = {train.batch_size} is shared unevenly by {parts}"
             yield Finding("warn", "config", problem, "make it a multiple of them")
             return

@@ -94,7 +94,7 @@ def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: flo
     """Show what is written, by jobs that take its place too, until the trial is over and all is shown."""
     asked, told, over = float("-inf"), "", False
     while True:
-        ended = trial.state().get("status") in ("done", "failed")
+        ended = trial.state().get("status") in ("done", "failed", "pruned")
         if ended or time.monotonic() - asked >= ASK_EVERY_S:
             asked = time.monotonic()
             row = look(sweep, trial)

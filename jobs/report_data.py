@@ -17,6 +17,7 @@ from petseg.run_folder import Result, load_config
 SEED_AXIS = "train.seed"
 NOISE_DICE = 0.003  # reruns of one config differ by about this much: a smaller difference says nothing
 MAX_GRIDS = 12
+LEAST_FILLED = 0.25  # share of a table's cells that the sweep has
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Record:
     @property
     def id(self) -> str:
         return self.standing.trial.id
+
+    @property
+    def is_pruned(self) -> bool:
+        """Stopped early: it has no result, and is compared with nothing that has one."""
+        return self.standing.status == "pruned"
 
     @property
     def seed(self) -> Any:
@@ -147,9 +153,9 @@ def varied(sweep: Sweep, records: Sequence[Record]) -> list[str]:
 
 
 def gather(axes: Sequence[str], records: Sequence[Record]) -> list[Group]:
-    """The records by their place on the axes, in order of first appearance."""
+    """The records by their place on the axes, in order of first appearance; without those that were stopped early."""
     places: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
+    for record in (record for record in records if not record.is_pruned):
         places.setdefault(tuple(record.values.get(name) for name in axes), []).append(record)
     return [Group(dict(zip(axes, place, strict=True)), tuple(members)) for place, members in places.items()]
 
@@ -183,10 +189,15 @@ def pooled_sd(a: Spread, b: Spread) -> float | None:
 
 
 def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> list[Grid]:
-    """First axis down, second across, and a table per combination of the others (the first MAX_GRIDS of them)."""
+    """First axis down, second across, and a table per combination of the others (the first MAX_GRIDS of them).
+
+    None where they would stand nearly empty: a search's trials are points, and hardly two of them share a row.
+    """
     row_axis, column_axis, *others = [*axes, "", ""][: max(2, len(axes))]
     by_place = {tuple(group.axes.values()): group for group in groups}
     levels = {name: list(dict.fromkeys(group.axes[name] for group in groups)) for name in axes}
+    if len(groups) < LEAST_FILLED * math.prod(map(len, levels.values())):
+        return []
     rows, columns = levels.get(row_axis, [None]), levels.get(column_axis, [None])
     grids = []
     for rest in itertools.product(*(levels[name] for name in others)):

@@ -16,8 +16,9 @@ BORDER_RULES = {
     "bg": "border counts as background (bg)",
     "ignore": "border left out of loss and metrics (ignore)",
 }
+MAX_NAMED = 20
 PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule"}  # decide what a Dice means
-ORDER = ("done", "running", "stalled", "queued", "interrupted", "failed", "planned")
+ORDER = ("done", "running", "stalled", "queued", "interrupted", "failed", "planned", "pruned")
 
 Facts = list[tuple[str, str]]
 
@@ -104,8 +105,16 @@ def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequenc
         found.append(f"The trials also differ in {', '.join(extra)}, which the sweep does not vary: shown as axes.")
     if lost := [record.id for record in records if record.config is None]:
         found.append(f"No readable config.json for {', '.join(lost)}: placed by the axes in sweep.json alone.")
-    if any(record.result is None for record in records):
-        states = ", ".join(f"{count} {state}" for state, count in state_counts(records) if count and state != "done")
+    if pruned := [record for record in records if record.is_pruned]:
+        listed = "; ".join(f"{record.id} {record.standing.trial.label}" for record in pruned[:MAX_NAMED])
+        more = f"; and {len(pruned) - MAX_NAMED} more" if len(pruned) > MAX_NAMED else ""
+        found.append(
+            f"{len(pruned)} trials were stopped early, because others did better, and are in no mean, rank or curve; "
+            f"where they differ from the others in the seed alone, the others' mean says too much: {listed}{more}."
+        )
+    if any(record.result is None and not record.is_pruned for record in records):
+        waiting = (pair for pair in state_counts(records) if pair[1] and pair[0] not in ("done", "pruned"))
+        states = ", ".join(f"{count} {state}" for state, count in waiting)
         found.append(
             f"Not all of the {len(records)} trials are done ({states}): means are over the finished ones only."
         )

@@ -122,7 +122,7 @@ def more_accumulation(folder: Path) -> int | None:
         batch_size = int(train["batch_size"])
     except KeyError as error:
         raise ValueError(f"{folder}: its config.json has no {error}") from None
-    return next((more for more in range(2 * steps, batch_size + 1) if batch_size % more == 0), None)
+    return next((more for more in range(max(2 * steps, 2), batch_size + 1) if batch_size % more == 0), None)
 
 
 def show(plan: Plan, console: Console) -> None:

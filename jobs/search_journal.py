@@ -45,9 +45,11 @@ def open_study(folder: Path, spec: Spec, manifest_hash: str) -> Study:
     optuna = require_optuna()
     path = folder / JOURNAL_NAME
     clear_away(path)
-    study = optuna.create_study(
-        storage=_storage(path), study_name=STUDY_NAME, direction="maximize", load_if_exists=True
-    )
+    storage = _storage(path)
+    try:
+        study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    except KeyError:
+        study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
     wanted = _what_is_searched(study, folder, spec, manifest_hash)
     if "search" not in study.user_attrs:
         study.set_user_attr("search", wanted)

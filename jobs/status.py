@@ -5,8 +5,9 @@ python jobs/status.py lab --watch --every 10
 python jobs/status.py lab --json
 
 A trial is planned, queued (also behind others of its job), running, stalled (alive, but without a sign of life for ten
-minutes and for five epochs), interrupted (it can go on as it is), done or failed; below the table each distinct failure
-is shown once, with what to do. The exit code is 0, and 3 if trials have failed and none is queued or running.
+minutes and for five epochs), interrupted (it can go on as it is), pruned (stopped early by the sweep's early_terminate;
+its Dice is the best of the epochs that it had), done or failed; below the table each distinct failure is shown once,
+with what to do. The exit code is 0, and 3 if trials have failed and none is queued or running.
 
 --json prints one document with these fields:
   format_version, sweep, folder, time (seconds since 1970)

@@ -153,11 +153,11 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest:
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
     missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
-    done, live = (sum(row.status in ENDED for row in rows), sum(row.status in LIVE for row in rows))
+    done, live = (sum(row.status == "done" for row in rows), sum(row.status in LIVE for row in rows))
+    pruned = sum(row.status == "pruned" for row in rows)
+    ended = f"{done} done, {pruned} pruned" if pruned else f"{done} done"
     console = Console(soft_wrap=True)
-    console.print(
-        f"{sweep.folder}: {len(rows)} trials, {done} done, {live} queued or running, {len(missing)} to submit"
-    )
+    console.print(f"{sweep.folder}: {len(rows)} trials, {ended}, {live} queued or running, {len(missing)} to submit")
     if missing and command.budget:
         cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, manifest)
         console.print(render_cost(cost))

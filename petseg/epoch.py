@@ -21,6 +21,7 @@ from petseg.optim import set_learning_rate
 from petseg.progress import TrainProgress
 from petseg.resume import save_within
 from petseg.run import EpochSoFar, Run
+from petseg.utilization import mfu_row
 from shards.command import Failure, Interrupted
 from shards.manifest import Split, split_of_keys, write_whole
 
@@ -97,6 +98,7 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
         "perf/images_per_s": samples / seconds,
         "perf/data_wait": waited_s / seconds,
         "perf/headroom": samples / (seconds - waited_s),
+        **mfu_row(run.config, samples / seconds, device, run.world_size),
     }
     return row, stop
 

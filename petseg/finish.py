@@ -26,6 +26,7 @@ from petseg.run_folder import (
     save_result,
 )
 from petseg.tracking import Tracker
+from petseg.utilization import peak_memory_mb
 from shards.command import Failure
 from shards.manifest import write_whole
 
@@ -57,6 +58,8 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         images_per_s=statistics.median(row["perf/images_per_s"] for row in rows),
         data_wait=statistics.median(row["perf/data_wait"] for row in rows),
         headroom=statistics.median(row["perf/headroom"] for row in rows),
+        mfu=statistics.median(row["perf/mfu"] for row in rows) if all("perf/mfu" in row for row in rows) else None,
+        peak_memory_mb=peak_memory_mb(run.accelerator.device),
     )
     if tracker:
         run.require_newest()

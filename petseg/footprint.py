@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -112,6 +113,15 @@ def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, wor
         eval_ops=tuple(evaluation.ops),
         **{name: num_bytes(tensors) for name, tensors in kept.items()},
     )
+
+
+def time_pass(config: RunConfig, model: nn.Module, samples: int) -> tuple[float, float]:
+    """Seconds of a training pass over so many samples on this CPU, and of a pass of evaluation."""
+    began = time.perf_counter()
+    _pass(config, model, samples, OpCounter())
+    trained = time.perf_counter()
+    _forward_only(config, model, samples)
+    return trained - began, time.perf_counter() - trained
 
 
 def largest_batch(peak_bytes: Callable[[int], int], room_bytes: int, most: int) -> int:

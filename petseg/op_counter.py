@@ -108,7 +108,7 @@ def _flops(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) 
 
 
 def roofline_s(ops: Iterable[Op], half_flops: float, full_flops: float, bytes_per_s: float, launch_s: float) -> float:
-    """Seconds if each operation takes as long as its arithmetic, its memory traffic or its launch, whichever is longest.
+    """Seconds if each operation takes as long as its arithmetic, its memory traffic or its launch: the longest counts.
 
     half_flops, full_flops: per second in 16 and in 32 bits (Williams et al. 2009)
     """

@@ -1,9 +1,9 @@
 """Stopping a run early that does worse than the runs beside it: hyperband's rungs, decided by each run for itself.
 
-When a run has finished as many epochs as a rung says, it reads what the other runs in the folder above had in their
-metrics.jsonl at that same epoch, and goes on if it is among the best 1 / eta of those that have come so far, itself
-included. That is asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter Tuning,
-2020) with wandb's rungs and threshold: no run waits for another, and the first to reach a rung always passes it.
+When a run has finished as many epochs as a rung says, it reads what the other runs in the folder above had at that
+same epoch, by their metrics.jsonl, and goes on if it is among about the best 1 / eta of those that have come so far,
+itself included. That is asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter
+Tuning, 2020) with wandb's rungs and threshold: no run waits for another, and the first at a rung always passes it.
 Nothing is written that several runs share, and no server is asked: metrics.jsonl is the truth already, and a run that
 is requeued finds the same lines. What is left to chance is which runs had come to a rung by then.
 """
@@ -50,7 +50,7 @@ class Hyperband:
     max_iter: int = 0
     """The epochs of a whole run: s rungs lie before it, max_iter / eta, max_iter / eta ** 2 and so on."""
     eta: float = 3.0
-    """The best 1 / eta of the runs pass a rung."""
+    """About 1 / eta of the runs pass a rung: of n the best floor(n / eta) + 1."""
     s: int = 0
     """How many rungs max_iter has."""
     strict: bool = False

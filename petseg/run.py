@@ -27,11 +27,13 @@ from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, steps_per_epoch,
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
 from petseg.ema import Ema
+from petseg.execution import fit_for_training
 from petseg.host_memory import keep_freed_memory
 from petseg.lives import Life, require_newest
 from petseg.losses import Loss, build_loss
 from petseg.models import build_model
 from petseg.optim import build_optimizer, learning_rate
+from petseg.passes import settle_passes
 from shards.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -206,24 +208,28 @@ def build_run(
     """Model with fresh weights, optimizer, and the samples of some splits, decoded beforehand if that pays.
 
     world_size: how many processes there must be, 0 = any.
-    Raises ValueError for a split without samples.
+    Raises ValueError for a split without samples, and for what the config asks for and this machine cannot do.
     """
     for split in splits:
         if split not in store.manifest.splits:
             choices = ", ".join(store.manifest.splits)
             raise ValueError(f"{config.data.shards} has no samples in split {split}: it has {choices}")
     accelerator = build_accelerator(config, world_size)
+    # before the passes are settled: samples on the GPU leave them less memory
+    opened = open_splits(config, store, splits, accelerator.device)
+    config = settle_passes(config, folder, accelerator)
     set_seed(config.train.seed)
     # without the weights that an encoder starts from: a run that goes on has them in its checkpoint
     bare_model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
     bare_model = bare_model.to(accelerator.device)
     if config.train.channels_last:
         bare_model = bare_model.to(memory_format=torch.channels_last)
+    if "train" in splits:
+        bare_model = fit_for_training(config, bare_model, accelerator, len(opened["train"]))
     # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself
     model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))
     ema = Ema(bare_model, config.train.ema_decay) if config.train.ema_decay else None
     loss = build_loss(config.train)
-    opened = open_splits(config, store, splits, accelerator.device)
     return Run(config, store, folder, accelerator, model, bare_model, optimizer, loss, opened, ema)
 
 

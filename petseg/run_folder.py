@@ -44,6 +44,8 @@ class Result:
     images_per_s: float  # median over that life's epochs
     data_wait: float  # median share of the time in which a step waited for data
     headroom: float  # median images/s that the same steps would reach if data cost nothing
+    mfu: float | None = None  # median model FLOPs utilization; None where the device's best is not known
+    peak_memory_mb: float | None = None  # of the main process: the GPU's, or without one the host's
 
 
 @dataclass(frozen=True)
