@@ -65,10 +65,10 @@ class Calibration:
         self._fine = torch.zeros(2, 2, FINE_BINS, dtype=torch.float64, device=device)
 
     def add(self, logits: torch.Tensor, target: torch.Tensor) -> None:
-        """(B, 2, H, W) logits, (B, H, W) target; ignored pixels do not count."""
+        """(B, 2, H, W) logits, (B, H, W) target; ignored pixels and logits that are not finite do not count."""
         for part, aims in zip(logits.split(CHUNK), target.split(CHUNK), strict=True):
-            counted = aims != IGNORE_INDEX
             pair = part.double()
+            counted = (aims != IGNORE_INDEX) & pair.isfinite().all(dim=1)
             difference = (pair[:, 1] - pair[:, 0])[counted]
             self._add_pixels(difference.abs(), (difference > 0).long() == aims[counted])
 

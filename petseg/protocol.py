@@ -23,6 +23,7 @@ from petseg.metrics import PerImage, Scores, count_masks, pet_mask, prefixed
 from petseg.native import to_native
 from petseg.run import Run
 from petseg.tta import Tta, predict_logits
+from shards.command import Failure
 
 BORDERS = ("fg", "bg", "ignore")
 CHUNK = (
@@ -175,10 +176,18 @@ def close_ledger(run: Run, split: str, ledger: Ledger) -> None:
 
 
 def collect(run: Run, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Bring together (n, columns) rows of all ranks, whose first column is the position, in the order of the split."""
+    """Bring together (n, columns) rows of all ranks, in the order of the split; each begins with position and loss.
+
+    Raises Failure, on all ranks, if a loss is not finite.
+    """
     padded = run.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
     table: NDArray[np.float64] = run.accelerator.gather(padded).cpu().numpy()
     table = table[table[:, 0] >= 0]
     table = table[np.argsort(table[:, 0], kind="stable")]
     assert np.array_equal(table[:, 0], np.arange(run.manifest.splits[split].num_samples))  # the ledger has proven it
+    if broken := int((~np.isfinite(table[:, 1])).sum()):
+        raise Failure(
+            f"the loss is not finite on {broken} pictures of {split}: the weights have diverged; "
+            "try a lower optim.lr, optim.grad_clip 1 or train.mixed_precision no"
+        )
     return table

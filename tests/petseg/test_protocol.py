@@ -130,6 +130,14 @@ def test_views_are_averaged_and_drawn(whole_run: Run) -> None:
     assert abs(int(found) - int(views.per_image.counts[0, 0])) <= 4
 
 
+def test_weights_that_are_not_finite_are_said(whole_run: Run) -> None:
+    with torch.no_grad():
+        next(whole_run.bare_model.parameters()).fill_(float("nan"))
+    for work in (lambda: measure(whole_run, "val"), lambda: measure_protocol(whole_run, "val", Protocol())):
+        with pytest.raises(Failure, match="not finite on 2 pictures of val"):
+            work()
+
+
 def test_a_squashed_set_has_no_native_size(pet_shards: Path, whole_shards: Path) -> None:
     assert why_not_native(load_manifest(whole_shards)) == ""
     assert "squashed to 64 px: pack the set with --image-size-px 0" in why_not_native(load_manifest(pet_shards))
