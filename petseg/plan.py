@@ -141,7 +141,8 @@ def render(plan: Plan) -> Table:
         ("time", _time(plan)),
         ("known by", plan.forecast.known_by),
     ):
-        table.add_row(name, text)
+        if text:
+            table.add_row(name, text)
     return table
 
 

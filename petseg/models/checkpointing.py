@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 MOST_LAYERS = 8  # of a stage: a residual block, an inverted bottleneck, a transformer's block, a decoder's stage
@@ -46,30 +45,14 @@ def _run(stage: nn.Module, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
     # lists are copied, because a network may add to its own meanwhile: DenseNet does
     given = [list(arg) if isinstance(arg, list) else arg for arg in args]
-    versions = [
-        (tensor, tensor._version) for tensor in tree_leaves((given, kwargs)) if isinstance(tensor, torch.Tensor)
-    ]
     return checkpoint(
         forward,
         *given,
         use_reentrant=False,  # which keeps hooks and DDP as they are
         preserve_rng_state=False,  # nothing draws: dropout is switched off
-        context_fn=lambda: (contextlib.nullcontext(), _again(stage, versions)),
+        context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
         **kwargs,
     )
-
-
-@contextlib.contextmanager
-def _again(stage: nn.Module, versions: Sequence[tuple[torch.Tensor, int]]) -> Iterator[None]:
-    """Around what is computed again. Raises RuntimeError if it would not see what the first pass saw."""
-    if any(tensor._version != version for tensor, version in versions):
-        name = type(stage).__name__
-        raise RuntimeError(
-            f"{name} was given a tensor that was changed in place afterwards, so that it cannot be computed again: "
-            "leave train.grad_checkpointing out with this model"
-        )
-    with _frozen_statistics(stage):
-        yield
 
 
 @contextlib.contextmanager

@@ -223,3 +223,17 @@ def test_many_trials_are_cut_short_and_the_axes_are_told() -> None:
 def test_it_is_free_of_torch() -> None:
     code = "import sys, jobs.cost, jobs.usage, jobs.chain; sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_gpu_memory_is_predicted_where_no_probe_measures_it(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    axes = {"train.mixed_precision": ["no", "bf16"], "train.accumulation_steps": [1, 0]}
+    sweep, cells = plan(pet_shards, tmp_path, axes)
+    found = estimate(sweep, cells, manifest, GPU, max_parallel=1, trials_per_job=1, probe=False)
+    memory = {tuple(cost.trial.axes.values()): cost.gpu_memory_gib for cost in found.trials}
+    assert memory["no", 0] is memory["bf16", 0] is None  # their passes are cut to the GPU
+    assert memory["no", 1] > memory["bf16", 1] > 0  # type: ignore[operator]
+    assert any(note.startswith("GPU GiB: predicted") for note in found.notes)
+    on_cpu = estimate(sweep, cells, manifest, CPU, max_parallel=1, trials_per_job=1, probe=False)
+    assert {cost.gpu_memory_gib for cost in on_cpu.trials} == {None}

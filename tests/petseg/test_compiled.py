@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -37,19 +38,19 @@ def test_auto_waits_for_a_long_run_on_a_gpu(tiny: Tiny) -> None:
     assert compile_wanted(auto, GPU, WORTHWHILE_STEPS) == (why_not_compile(GPU) is None)
     grows = {"augment.mode": "add", "augment.policy": "flip"}
     assert not compile_wanted(with_values(auto, grows), GPU, 10**9)
-    with pytest.raises(ValueError, match="augment.mode = add makes batches of any size"):
+    with pytest.raises(ValueError, match=r"augment.mode = add makes batches of any size"):
         compile_wanted(with_values(tiny(train__compile="always"), grows), CPU, 1)
 
 
-def test_a_missing_compiler_is_named(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "g++")))
-    with pytest.raises(ValueError, match=r"train.compile = always: there is no C\+\+ compiler here.*install g\+\+"):
+def test_a_missing_compiler_is_named(tiny: Tiny, tmp_path: Path) -> None:
+    message = r"train.compile = always: there is no C\+\+ compiler here.*install g\+\+"
+    nowhere = {"cpp.cxx": (str(tmp_path / "g++"),)}
+    with torch._inductor.config.patch(nowhere), pytest.raises(ValueError, match=message):
         compile_wanted(tiny(train__compile="always"), CPU, 1)
 
 
 def test_compilation_and_checkpointing_exclude_each_other(tiny: Tiny) -> None:
-    with pytest.raises(ValueError, match="train.compile = 'auto': leave it out with train.grad_checkpointing"):
+    with pytest.raises(ValueError, match=r"train.compile = 'auto': leave it out with train.grad_checkpointing"):
         tiny(train__compile="auto", train__grad_checkpointing=True)
 
 
