@@ -118,6 +118,7 @@ def test_a_launcher_killed_before_sbatch_is_submitted_again(
     subprocess.run(["scancel", "--me"], check=True, timeout=30)
 
 
+@pytest.mark.slow
 def test_jobs_run_the_code_of_their_submission(tiny_sweep: list[str], tmp_path: Path, one_thread: None) -> None:
     """The second trial starts after the code was broken, and does not see it."""
     copy = tmp_path / "checkout"
@@ -149,6 +150,7 @@ def test_jobs_run_the_code_of_their_submission(tiny_sweep: list[str], tmp_path: 
     assert (sweep.folder / "code" / code / "petseg" / "train.py").read_text() != "raise SystemExit(9)"
 
 
+@pytest.mark.slow
 def test_several_trials_in_one_job(tiny_sweep: list[str], tmp_path: Path, one_thread: None) -> None:
     flags = [*tiny_sweep, "--cluster", "local", "--trials-per-job", "3", "--axis", "augment.policy=none,elastic"]
     assert run_command(main, [*flags, "--set", "optim.lr=1e-3", "--axis", "train.mixed_precision=no,bf16"]) == 0
@@ -159,6 +161,7 @@ def test_several_trials_in_one_job(tiny_sweep: list[str], tmp_path: Path, one_th
     assert sorted(jobs.count(job) for job in set(jobs)) == [2, 3, 3]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_take_its_jobs_others_along(
     tiny_sweep: list[str], tmp_path: Path, one_thread: None
 ) -> None:
