@@ -21,7 +21,7 @@ from tests.chaos.storm import Storm
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "60"))
 SEED = int(os.environ.get("STORM_SEED", "1"))
-CLOCKS = {"host", "train_s", "images_per_s", "data_wait", "headroom"}
+CLOCKS = {"host", "train_s", "images_per_s", "data_wait", "headroom", "mfu", "peak_memory_mb"}
 
 
 @pytest.fixture
