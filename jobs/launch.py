@@ -69,6 +69,16 @@ def load_launch(folder: Path) -> Launch:
         raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error!r}): run jobs/sweep.py again") from None
 
 
+def leave_out(launch: Launch, nodes: Sequence[str]) -> Launch:
+    """The same launch without these nodes; raises ValueError if it has none, as it does not go to Slurm."""
+    if not nodes:
+        return launch
+    if launch.cluster != "slurm":
+        raise ValueError(f"--exclude: the sweep runs by --cluster {launch.cluster}, which has no nodes to leave out")
+    left_out = [launch.resources.exclude] if launch.resources.exclude else []
+    return replace(launch, resources=replace(launch.resources, exclude=",".join([*left_out, *nodes])))
+
+
 @contextmanager
 def launcher_lock(folder: Path) -> Iterator[None]:
     """One launcher at a time; raises ValueError if another is at work."""
@@ -79,12 +89,16 @@ def launcher_lock(folder: Path) -> Iterator[None]:
         raise ValueError(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
 
 
-def resubmit(folder: Path, trial_ids: Sequence[str], overrides: Mapping[str, Mapping[str, Any]]) -> int:
+def resubmit(
+    folder: Path, trial_ids: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], exclude: Sequence[str] = ()
+) -> int:
     """Submit trials of a sweep again as it was launched last, some with config fields changed so that they fit.
 
-    Raises ValueError if the sweep was never launched, or another launcher is at work.
+    exclude: nodes to leave out beside those that the launch left out, such as `node[3-4]`
+    Raises ValueError if the sweep was never launched, or without Slurm where nodes are to be left out, or if another
+    launcher is at work.
     """
-    sweep, launch = load_sweep(folder), load_launch(folder)
+    sweep, launch = load_sweep(folder), leave_out(load_launch(folder), exclude)
     trials = [trial for trial in sweep.trials if trial.id in set(trial_ids)]
     with launcher_lock(folder):
         reconcile(sweep)

@@ -6,6 +6,7 @@ python jobs/retry.py lab 3f9a "unet elastic" --even-so
 
 A trial goes on from its newest checkpoint. What would only fail again (code, nan, data) is refused without --even-so.
 Trials whose GPU was too small get twice as many accumulation steps: half of the samples in a pass, the same batch.
+A node on which two starts of the sweep ended by a failure of the node is left out; --no-exclude takes it all the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.bad_nodes import BadNodes, bad_nodes
 from jobs.causes import Cause
 from jobs.choose import choose_all
 from jobs.launch import resubmit
@@ -46,6 +48,10 @@ class Command:
     """All that ended for this reason, out of TRIALS if there are any."""
     even_so: bool = False
     """Also those that would only fail again unless something was mended."""
+    exclude: str | None = None
+    """Nodes not to use, such as `node[3-4]`, beside those that the sweep leaves out."""
+    no_exclude: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Use the nodes too that failed again and again."""
     dry_run: bool = False
     """Show what would be submitted, and do nothing."""
     runs_dir: Path = Path("runs")
@@ -66,22 +72,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (command.trials or command.failed or command.cause):
         raise ValueError("say which trials: --failed, --cause CAUSE, or their ids")
     sweep = find_sweep(command.sweep, command.runs_dir)
-    plan = make_plan(ended(sweep, command), command.even_so)
-    show(plan, Console(width=None if sys.stdout.isatty() else 200))
+    rows = standings(sweep)
+    plan = make_plan(ended(sweep, rows, command), command.even_so)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    show(plan, console)
     if not plan.chosen:
         raise ValueError("nothing to submit: mend what is said above, then add --even-so")
+    bad = BadNodes() if command.no_exclude else bad_nodes(sweep, rows)
+    for line in bad.said:
+        console.print(Text(line), soft_wrap=True)
     if command.dry_run:
         return OK
-    return resubmit(sweep.folder, [row.trial.id for row in plan.chosen], plan.overrides)
+    exclude = [*([command.exclude] if command.exclude else []), *bad.names]
+    return resubmit(sweep.folder, [row.trial.id for row in plan.chosen], plan.overrides, exclude)
 
 
-def ended(sweep: Sweep, command: Command) -> list[Standing]:
+def ended(sweep: Sweep, standing: Sequence[Standing], command: Command) -> list[Standing]:
     """The chosen trials that ended without a result.
 
     Raises ValueError if there are none, with where the named ones stand.
     """
     wanted = {trial.id for trial in choose_all(sweep, command.trials)}
-    rows = [row for row in standings(sweep) if row.trial.id in wanted]
+    rows = [row for row in standing if row.trial.id in wanted]
     found = [row for row in rows if row.verdict and command.cause in (None, row.cause)]
     if found:
         return found

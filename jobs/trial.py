@@ -101,13 +101,16 @@ class Sweep:
 
     def submissions(self) -> dict[str, Submission]:
         """The last job of each trial."""
-        last: dict[str, Submission] = {}
+        return {submission.trial: submission for submission in self.all_submissions()}
+
+    def all_submissions(self) -> list[Submission]:
+        """Every job that a trial was given, oldest first."""
+        found: list[Submission] = []
         with contextlib.suppress(FileNotFoundError):
             for line in (self.folder / SUBMISSIONS_NAME).read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):
-                    submission = Submission(**json.loads(line))
-                    last[submission.trial] = submission
-        return last
+                    found.append(Submission(**json.loads(line)))
+        return found
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
         """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import logging
 import math
+import socket
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 
 import torch
+from accelerate.utils import gather_object
 
 from petseg import interrupt
 from petseg.data.ledger import Count, Ledger
@@ -18,6 +22,7 @@ from petseg.data.plan import global_batch
 from petseg.lives import Heartbeat
 from petseg.metrics import count_pixels, dice_of, iou_of
 from petseg.optim import set_learning_rate
+from petseg.pace import RankTime, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
 from petseg.progress import TrainProgress
 from petseg.resume import save_within
 from petseg.run import EpochSoFar, Run
@@ -26,6 +31,8 @@ from shards.command import Failure, Interrupted
 from shards.manifest import Split, split_of_keys, write_whole
 
 Row = dict[str, float]
+
+logger = logging.getLogger(__name__)
 
 
 class Stop(enum.IntEnum):
@@ -39,7 +46,8 @@ class Stop(enum.IntEnum):
 def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Stop]:
     """One pass over the train split, or the rest of it; and what signals asked for near its end.
 
-    The row has means over the samples, speed, the share of time spent waiting for data, and the ledger's coverage.
+    The row has means over the samples, speed, the share of time spent waiting for data by the rank that waited most,
+    how far the slowest rank is behind (petseg.pace), and the ledger's coverage.
     Raises Interrupted, with the steps saved, if a rank is told to stop within the epoch; Failure, on all ranks, for a
     loss that is not finite, for more unreadable samples than allowed, and for a ledger that does not close.
     """
@@ -51,17 +59,21 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
     heartbeat = Heartbeat(run.folder, run.epochs, run.steps_per_epoch) if main else None
     start, waited_s = time.perf_counter() - before.seconds, before.waited_s
     batches = run.train_batches(epoch, before.steps)
+    run.pace.begin()
     for step in range(before.steps, run.steps_of(epoch)):
         asked = time.perf_counter()
+        run.pace.go_on()
         parts = take_step(batches)
         waited_s += time.perf_counter() - asked
         for batch in parts:
             ledger.add(batch)
         train_step(run, epoch, step, parts, sums)
+        run.pace.stop()
         if (step + 1) % run.config.train.log_every == 0 or step + 1 == run.steps_of(epoch):
             # the only places where the host waits for the device and the ranks for each other's numbers
             flags = [ledger.count.lost, interrupt.requested(), interrupt.requeue_requested(), main and run.save_due]
-            flags += [(time.perf_counter() - start) * main]  # the main process's clock is that of all
+            elapsed_s = time.perf_counter() - start
+            flags += [elapsed_s * main]  # the main process's clock is that of all
             shared = torch.cat([sums, torch.tensor(flags, dtype=torch.float64, device=device)])
             samples, loss, dice, iou, lost, stops, requeues, due, seconds = run.accelerator.reduce(shared).tolist()
             stop = Stop.REQUEUE if requeues else Stop.SAVE if stops else Stop.NO
@@ -75,9 +87,11 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
                 heartbeat.beat(epoch, step + 1, samples / seconds)
             is_last = step + 1 == run.steps_of(epoch)
             if (stop or due) and not is_last:
-                every_rank = tuple(map(tuple, run.accelerator.gather(sums.unsqueeze(0)).tolist()))
+                own = torch.cat([sums, sums.new_tensor([waited_s])]).unsqueeze(0)
+                *columns, waits = run.accelerator.gather(own).T.tolist()
+                every_rank = tuple(zip(*columns, strict=True))
                 count = ledger.gather(run.accelerator)
-                save_within(run, EpochSoFar(step + 1, every_rank, count, seconds, waited_s))
+                save_within(run, EpochSoFar(step + 1, every_rank, count, seconds, max(waits)))
             if stop and not is_last:
                 raise interrupted(run, stop)
             done = (epoch - 1) * run.steps_per_epoch + step + 1
@@ -96,11 +110,27 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
         "data/coverage": count.coverage(expected),
         "perf/seconds": seconds,
         "perf/images_per_s": samples / seconds,
-        "perf/data_wait": waited_s / seconds,
-        "perf/headroom": samples / (seconds - waited_s),
+        **pace_row(run, RankTime(waited_s, run.pace.own_s, elapsed_s), samples / seconds),
         **mfu_row(run.config, samples / seconds, device, run.world_size),
     }
     return row, stop
+
+
+def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:
+    """What data cost, and how far the slowest rank is behind, which is said if it is much. Each rank must call it."""
+    table = run.accelerator.gather(torch.tensor([astuple(own)], dtype=torch.float64, device=run.accelerator.device))
+    ranks = [RankTime(*row) for row in table.tolist()]
+    wait = data_wait(ranks)
+    row = {"perf/data_wait": wait, "perf/headroom": images_per_s / (1 - wait)}
+    if len(ranks) == 1:
+        return row
+    if not run.pace.enabled:
+        ranks = with_common_steps(ranks)
+    if is_slow(ranks):
+        hosts = gather_object([socket.gethostname()])
+        if run.accelerator.is_main_process:
+            logger.warning("%s", straggler_in_words(ranks, hosts))
+    return row | {"perf/straggler": straggler(ranks)[1]}
 
 
 def samples_of(run: Run, epoch: int) -> Split:
@@ -137,9 +167,12 @@ def train_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums: to
         image, target, weight = run.train_inputs(batch, epoch)
         exchange_later = contextlib.nullcontext() if batch.plan.last else run.accelerator.no_sync(run.model)
         with exchange_later:
-            logits = run.model(image)  # (B, 2, H, W)
+            with run.pace.stopped_until(run.bare_model):
+                logits = run.model(image)  # (B, 2, H, W)
             losses = run.loss(logits, target)  # (B,)
-            run.accelerator.backward((losses * weight).sum() * (run.world_size / batch.plan.step_samples))
+            share = (losses * weight).sum() * (run.world_size / batch.plan.step_samples)
+            with run.pace.stopped() if batch.plan.last else contextlib.nullcontext():
+                run.accelerator.backward(share)
         counts = count_pixels(logits.detach(), target)
         columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
         sums += torch.stack(columns).double() @ weight.double()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -22,6 +23,8 @@ LIVES_NAME = "lives.json"
 HEARTBEAT_NAME = "heartbeat.json"
 HEARTBEAT_EVERY_S = 15.0
 KEPT_LIVES = 100
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def read_lives(folder: Path) -> list[Life]:
 
 
 def begin_life(folder: Path, first_step: int, max_without_progress: int = 0) -> Life:
-    """Take the next number and write it down; the lives before may write no more.
+    """Take the next number and write it down; the lives before may write no more. Says so if it has other code.
 
     max_without_progress: so many lives in a row may start at the same step, 0 = any number. Raises Failure at more: a
     run that is requeued again and again without finishing a step costs a cluster and ends never.
@@ -67,7 +70,16 @@ def begin_life(folder: Path, first_step: int, max_without_progress: int = 0) -> 
     )
     rows = [asdict(row) for row in [*lives, life][-KEPT_LIVES:]]
     write_whole(folder / LIVES_NAME, json.dumps(rows, indent=2) + "\n")
+    if lives and lives[-1].code != life.code:
+        logger.warning(
+            "%s goes on with %s, where start %d on %s ran %s: its numbers are of both",
+            folder, _code_in_words(life), lives[-1].number, lives[-1].host, _code_in_words(lives[-1]),
+        )  # fmt: skip
     return life
+
+
+def _code_in_words(life: Life) -> str:
+    return f"code {life.code}" if life.code else "the code of the working tree"
 
 
 def require_newest(folder: Path, life: Life) -> None:

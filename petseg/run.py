@@ -33,6 +33,7 @@ from petseg.lives import Life, require_newest
 from petseg.losses import Loss, build_loss
 from petseg.models import build_model
 from petseg.optim import build_optimizer, learning_rate
+from petseg.pace import Pace
 from petseg.passes import settle_passes
 from shards.manifest import Manifest
 
@@ -81,6 +82,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.manifest: Manifest = self.store.manifest
+        self.pace = Pace(enabled=self.world_size > 1 and self.accelerator.device.type == "cpu")
         num_samples = self.manifest.splits["train"].num_samples if "train" in self.splits else 0
         self.steps_per_epoch = steps_per_epoch(num_samples, self.config.train.batch_size)
         # with train.budget_min the first epoch shows what it is

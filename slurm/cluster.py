@@ -89,6 +89,14 @@ def partitions() -> list[str]:
         return []
 
 
+def node_names() -> dict[str, str]:
+    """The nodes' names, each with the name of its host, which may be another; empty if Slurm does not answer."""
+    try:
+        return parse_nodes(_call(["sinfo", "--Node", "--noheader", "--format=%N|%n"]))
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
 def max_array_size() -> int:
     """How many tasks one job array may have; Slurm's default if it does not answer."""
     try:
@@ -131,6 +139,12 @@ def parse_partitions(text: str) -> list[str]:
     """Lines of `sinfo --format=%P`, in which `*` marks the default."""
     names = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     return [name.rstrip("*") for name in sorted(names, key=lambda name: not name.endswith("*"))]
+
+
+def parse_nodes(text: str) -> dict[str, str]:
+    """Lines of `sinfo --Node --format=%N|%n`: NODE|HOST, once for each partition of the node."""
+    pairs = (line.split("|", 1) for line in text.splitlines() if "|" in line)
+    return {name.strip(): host.strip() for name, host in pairs}
 
 
 def parse_max_array_size(text: str) -> int:

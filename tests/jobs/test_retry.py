@@ -50,8 +50,8 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What reaches the launcher."""
     calls: list[Any] = []
 
-    def resubmit(folder: Path, trial_ids: list[str], overrides: dict[str, dict[str, Any]]) -> int:
-        calls.append((folder, trial_ids, overrides))
+    def resubmit(folder: Path, trial_ids: list[str], overrides: dict[str, dict[str, Any]], exclude: list[str]) -> int:
+        calls.append((folder, trial_ids, overrides, exclude))
         return 0
 
     monkeypatch.setattr(retry, "resubmit", resubmit)
@@ -68,7 +68,7 @@ def test_what_failed_is_submitted_with_a_change_where_it_needs_one(
     assert run_command(main, [str(sweep.folder), "--failed"]) == 0
     changes = {"train.accumulation_steps": 2}, {"train.accumulation_steps": 9}  # 8 does not divide 36
     overrides = dict(zip(ids(sweep, 0, 1), changes, strict=True))
-    assert submitted == [(sweep.folder, ids(sweep, 0, 1, 4), overrides)]
+    assert submitted == [(sweep.folder, ids(sweep, 0, 1, 4), overrides, [])]
     out = capsys.readouterr().out
     assert "3 to submit, 2 not" in out
     assert out.count("refused") == 2
@@ -85,6 +85,11 @@ def test_by_cause_and_by_name(sweep: Sweep, submitted: list[Any]) -> None:
     assert run_command(main, [str(sweep.folder), "seed=4", sweep.trials[0].id[:3]]) == 0
     assert run_command(main, [str(sweep.folder), "seed=1", "seed=4", "--cause", "killed"]) == 0
     assert [call[1] for call in submitted] == [ids(sweep, 0, 1), ids(sweep, 0, 4), ids(sweep, 4)]
+
+
+def test_nodes_are_left_out_by_word(sweep: Sweep, submitted: list[Any]) -> None:
+    assert run_command(main, [str(sweep.folder), "seed=4", "--exclude", "node[3-4]"]) == 0
+    assert submitted[0][3] == ["node[3-4]"]
 
 
 def test_a_dry_run_does_nothing(sweep: Sweep, submitted: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,3 +86,27 @@ def test_a_full_disk_does_not_end_a_run_for_its_heartbeat(tmp_path: Path) -> Non
     heartbeat = Heartbeat(tmp_path / "nowhere", 1, 4)
     heartbeat.beat(1, 1, 10.0)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_goes_on_with_other_code_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = []
+    for code in ("0123456789ab", "0123456789ab", "ba9876543210", "ba9876543210", ""):
+        caplog.clear()
+        monkeypatch.setenv("PETSEG_CODE", code)
+        begin_life(tmp_path, 0)
+        said.append([record.getMessage() for record in caplog.records if record.levelname == "WARNING"])
+    assert [len(lines) for lines in said] == [0, 0, 1, 0, 1]
+    assert f"{tmp_path} goes on with code ba9876543210, where start 2 on " in said[2][0]
+    assert "ran code 0123456789ab" in said[2][0]
+    assert "goes on with the code of the working tree, where start 4 on " in said[4][0]
+
+
+def test_code_of_the_working_tree_has_no_hash_to_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("PETSEG_CODE", raising=False)
+    begin_life(tmp_path, 0)
+    begin_life(tmp_path, 4)
+    assert not caplog.records
