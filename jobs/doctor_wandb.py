@@ -31,7 +31,7 @@ def check_wandb(setup: Setup) -> Finding:
     if not in_netrc and not in_environment:
         return Finding("FAIL", what, f"no key for {host}, neither in ~/.netrc nor in {KEY_NAME}", "wandb login")
     if problem := unreachable(url):
-        advice = f"set --set tracking.wandb=offline and `wandb sync` later; {TRAINS_ON}"
+        advice = f"set --set tracking.wandb=offline and `python jobs/sync.py SWEEP` later; {TRAINS_ON}"
         return Finding("FAIL", what, f"{url} does not answer: {problem}", advice)
     if in_environment and not in_netrc and setup.command.cluster == "slurm":
         detail = f"{url} answers; the key is in {KEY_NAME} only, and keys in the environment are not passed to jobs"

@@ -302,9 +302,12 @@ class TrackingConfig:
     """User or team of the wandb run; empty = your default."""
     overlays: int = 8
     """Validation pictures drawn with their masks at the end."""
+    wandb_wait_s: float = 10.0
+    """Longest wait for wandb at the end of a run; what it has not sent by then, jobs/sync.py sends later."""
 
     def __post_init__(self) -> None:
         _require(self.overlays >= 0, "tracking.overlays", self.overlays, "must not be negative")
+        _require(0 < self.wandb_wait_s < math.inf, "tracking.wandb_wait_s", self.wandb_wait_s, "must be more than 0")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""Send a sweep to wandb from its metrics.jsonl: what ran offline, without wandb, or while wandb was gone.
+
+python jobs/sync.py lab
+python jobs/sync.py lab --project petseg --entity my-team --parallel 8
+python jobs/sync.py runs/single/unet-none-3f9a
+
+Each trial is the one run of wandb that it is when it sends itself. wandb is asked for the last step that it has, and
+gets the rows after it: nothing is there twice, however often this runs and wherever it was cut off. Trials that run
+now are left alone.
+
+Exit code 0: wandb has everything that has ended; 2: wrong use, no key, or no wandb to be reached; 3: wandb has refused
+trials for good; 75: some were not sent (time, limits, network): the same command sends those.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import tyro
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from jobs.doctor_wandb import KEY_NAME, base_url, has_netrc_key, unreachable
+from jobs.sync_replay import Limits, Outcome, Replay, replay_all
+from jobs.sync_trials import mark_sent, plan_replays
+from jobs.trial import find_sweep
+from petseg.run_folder import CONFIG_NAME
+from petseg.tracking_client import without_secrets
+from shards.command import FAILED, INTERRUPTED, OK, run_command
+
+LOCK_NAME = "wandb-sync.lock"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Send a sweep to wandb from its metrics.jsonl."""
+
+    sweep: Annotated[str, tyro.conf.Positional]
+    """Name of the sweep, or its folder; or the folder of a single run."""
+    project: str = ""
+    """Project of the runs; by default the one of their config."""
+    entity: str = ""
+    """User or team of the runs; by default the one of their config, or else the key's."""
+    parallel: int = 4
+    """Trials at a time."""
+    runs_per_s: float = 2.0
+    """Runs that are begun in a second at most, over all trials; wandb's limit is 80 for a whole project."""
+    timeout_s: float = 120.0
+    """Longest time for one trial, which is then left for the next call."""
+    again: bool = False
+    """Ask wandb about trials too that are noted as sent."""
+    runs_dir: Path = Path("runs")
+    """Where sweeps lie."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = tyro.cli(Command, args=argv, description=__doc__)
+    limits = Limits(command.parallel, command.runs_per_s, command.timeout_s)
+    folder = find_folder(command.sweep, command.runs_dir)
+    url = require_wandb()
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    try:
+        with FileLock(folder / LOCK_NAME, timeout=0):
+            plan = plan_replays(folder, url, command.project, command.entity, command.again)
+            for line in plan.left_out:
+                console.print(line)
+            outcomes = replay_all(plan.replays, limits, mark_sent)
+    except Timeout:
+        raise ValueError(f"another jobs/sync.py is at work on {folder}: wait for it") from None
+    return tell(outcomes, plan.replays, plan.sent_before, url, console)
+
+
+def find_folder(name: str, runs_dir: Path) -> Path:
+    """Of a sweep, or of a single run. Raises ValueError if there is none."""
+    return Path(name) if (Path(name) / CONFIG_NAME).exists() else find_sweep(name, runs_dir).folder
+
+
+def require_wandb() -> str:
+    """wandb's address; raises ValueError, without any key in it, if there is no key or nothing answers."""
+    url = base_url()
+    host = urlsplit(url).hostname or ""
+    shown = without_secrets(url)
+    if urlsplit(url).scheme not in ("http", "https") or not host:
+        raise ValueError(f"WANDB_BASE_URL = {shown} is no http(s) address: such as https://api.wandb.ai")
+    if not has_netrc_key(host) and not os.environ.get(KEY_NAME):
+        raise ValueError(f"no key for {host}, neither in ~/.netrc nor in {KEY_NAME}: type `wandb login`")
+    if problem := unreachable(url):
+        raise ValueError(f"{shown} does not answer ({problem}): try again from where there is a network")
+    return url
+
+
+def tell(outcomes: Sequence[Outcome], replays: Sequence[Replay], sent_before: int, url: str, console: Console) -> int:
+    """Say what became of the trials, each different trouble once, and give the exit code."""
+    sent = [outcome for outcome in outcomes if outcome.ok]
+    rows = sum(outcome.rows for outcome in sent)
+    console.print(
+        f"{len(sent)} of {len(replays)} trials sent to {without_secrets(url)}, {rows} new rows; "
+        f"{sent_before} were there already"
+    )
+    troubles: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if not outcome.ok:
+            troubles.setdefault(outcome.trouble, []).append(outcome.id)
+    for trouble, ids in troubles.items():
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        sys.stderr.write(f"not sent: {', '.join(ids[:3])}{more}: {trouble}\n")
+    if any(outcome.refused for outcome in outcomes):
+        return FAILED
+    if len(sent) < len(replays):
+        sys.stderr.write("the same command sends what is left\n")
+        return INTERRUPTED
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,126 @@
+"""Which trials of a sweep are to be sent to wandb, with what, and a note beside each of what has been sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.standing import LIVE, Standing, standings
+from jobs.sync_replay import Replay
+from jobs.task import run_name
+from jobs.trial import load_sweep
+from petseg.config import RunConfig, config_from_dict
+from petseg.run_folder import (
+    CONFIG_NAME,
+    METRICS_NAME,
+    PRUNED_NAME,
+    RESULT_NAME,
+    load_config,
+    load_pruned,
+    load_result,
+    read_metrics,
+)
+from petseg.tracking import RunName, describe
+from petseg.tracking_overlays import OVERLAY_MASKS_NAME
+from shards.command import INTERRUPTED
+from shards.manifest import write_whole
+
+NOTE_NAME = "wandb-sync.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be sent."""
+
+    replays: tuple[Replay, ...]
+    left_out: tuple[str, ...]  # why, a line each
+    sent_before: int
+
+
+def plan_replays(folder: Path, url: str, project: str, entity: str, again: bool) -> Plan:
+    """The runs of a sweep, or the one run of a folder, that have rows, do not run now and are not noted as sent."""
+    replays: list[Replay] = []
+    left_out, sent_before = [], 0
+    if (folder / CONFIG_NAME).exists():
+        config = config_from_dict(load_config(folder)["config"])
+        tags = (config.model.arch, config.augment.policy)
+        found = [(folder, RunName(load_config(folder)["trial_id"], tags=tags), config, _exit_code_alone(folder))]
+    else:
+        found = []
+        sweep = load_sweep(folder)
+        for row in standings(sweep):
+            if row.status in LIVE:
+                left_out.append(f"{row.trial.id} {row.trial.label} is {row.status}: sync again when it has ended")
+            elif (row.trial.folder / CONFIG_NAME).exists():
+                config = config_from_dict(load_config(row.trial.folder)["config"])
+                name = run_name(sweep.name, row.trial.id, config)
+                found.append((row.trial.folder, name, config, exit_code(row)))
+    for run_folder, name, config, code in found:
+        if not read_metrics(run_folder):
+            continue
+        replay = build_replay(run_folder, name, config, code, url, project, entity)
+        if not again and read_note(run_folder) == replay.note:
+            sent_before += 1
+        else:
+            replays.append(replay)
+    return Plan(tuple(replays), tuple(left_out), sent_before)
+
+
+def build_replay(
+    folder: Path, name: RunName, config: RunConfig, code: int, url: str, project: str, entity: str
+) -> Replay:
+    """What a run is told to wandb with, as it would tell itself."""
+    project, entity = project or config.tracking.project, entity or config.tracking.entity
+    about = describe(folder, name, load_config(folder)["config"])
+    target = {"url": url, "project": project, "entity": entity, "id": name.wandb_id}
+    note = {**target, "content": content_hash(folder, code)}
+    begin = about | {"project": project, "entity": entity, "host": about["config"]["host"]}
+    return Replay(folder, begin, summary_of(folder), code, note)
+
+
+def exit_code(row: Standing) -> int:
+    """The exit code that wandb is told, by where a trial stands."""
+    return {"done": 0, "pruned": 0, "interrupted": INTERRUPTED}.get(row.status, 1)
+
+
+def _exit_code_alone(folder: Path) -> int:
+    """The same for a run without a sweep: only a finished one has said how it ended."""
+    return 0 if (folder / RESULT_NAME).exists() else INTERRUPTED
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """What the run's own end says, by its result.json or pruned.json."""
+    if result := load_result(folder):
+        return result.metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters}
+    if pruned := load_pruned(folder):
+        return {"pruned_epoch": pruned.epoch, "best_epoch": pruned.best_epoch, "val/dice": pruned.best}
+    return {}
+
+
+def content_hash(folder: Path, code: int) -> str:
+    """Of everything that is sent of a run."""
+    digest = hashlib.sha256(f"{code}".encode())
+    for name in (METRICS_NAME, RESULT_NAME, PRUNED_NAME, OVERLAY_MASKS_NAME, CONFIG_NAME):
+        path = folder / name
+        digest.update(f"\0{name}\0".encode() + (path.read_bytes() if path.exists() else b""))
+    return digest.hexdigest()
+
+
+def read_note(folder: Path) -> Mapping[str, Any]:
+    """What was sent of a run and where to, {} if nothing was; one that cannot be read counts as none."""
+    try:
+        found = json.loads((folder / NOTE_NAME).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def mark_sent(replay: Replay) -> None:
+    """Note it, and mark what wandb kept offline as it does itself, so that jobs/clean.py can free it."""
+    write_whole(replay.folder / NOTE_NAME, json.dumps(replay.note, indent=2) + "\n")
+    for path in (replay.folder / "wandb").glob("offline-run-*/run-*.wandb"):
+        path.with_name(f"{path.name}.synced").touch()

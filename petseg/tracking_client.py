@@ -1,0 +1,227 @@
+"""The wandb client, in a process of its own: `python -m petseg.tracking_client`, told what to do line by line.
+
+Whatever hangs in it can be left behind by ending it, and no exit hook of it holds up a training that is done. It reads
+the rows from metrics.jsonl itself, so nothing piles up while it waits for the network, and what a training sends, what
+one that goes on later adds, and what jobs/sync.py replays are the same rows: each has its epoch as wandb's step, and
+wandb tells at the start which step of a run was its last.
+
+A line on stdin is {"begin": {...}}, {"rows": {}} or {"end": {...}}; each begin is answered by a line
+{"begun": first step} and each end by {"ended": rows sent}, anything that goes wrong by {"error": type, "text": ...}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from petseg.run_folder import read_metrics
+from petseg.tracking_overlays import Overlay, load_overlays
+from shards.command import INTERRUPTED
+
+CLASSES = {0: "background", 1: "pet", 255: "ignored"}
+CONFIRM_EVERY_S = 0.5
+PREFIXES = ("train/*", "val/*", "test/*", "perf/*")
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Which run, and where its numbers are."""
+
+    folder: str
+    id: str
+    group: str
+    job_type: str
+    tags: Sequence[str]
+    config: Mapping[str, Any]
+    project: str
+    entity: str
+    mode: str  # online | offline
+    wandb_dir: str  # where the client keeps its own files
+    init_timeout_s: float
+    finish_timeout_s: float
+    first_epoch: int = 0  # rows before it are not sent, whatever wandb has
+    watched_pid: int = 0  # the process whose load is recorded; 0 = this is a replay
+    host: str = ""  # of a replayed run
+    confirm_s: float = 0.0  # how long wandb may take to show at the end that it has all rows; 0 = it is not asked
+
+
+@dataclass
+class Sender:
+    """A run of wandb that is open, and the step that comes next in it."""
+
+    begin: Begin
+    run: Any
+    next_step: int = field(init=False)
+    sent: int = 0  # rows
+
+    def __post_init__(self) -> None:
+        self.next_step = max(self.begin.first_epoch, self.run.starting_step)
+
+    def send_rows(self) -> None:
+        """Log what is new in metrics.jsonl, and at last the pictures: they are there when the last row is."""
+        folder, last = Path(self.begin.folder), 0
+        for row in read_metrics(folder):
+            last = int(row["epoch"])
+            self._log(last, row)
+        try:
+            epoch, overlays = load_overlays(folder)
+        except FileNotFoundError:
+            return
+        if epoch == last:  # else they are of a life whose last epochs are run again
+            self._log(epoch + 1, {"epoch": epoch, "val/overlays": _images(overlays)})
+
+    def _log(self, step: int, content: Mapping[str, Any]) -> None:
+        if step >= self.next_step:
+            self.run.log(dict(content), step=step, commit=True)
+            self.next_step, self.sent = step + 1, self.sent + 1
+
+    def end(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        self.send_rows()
+        self.run.summary.update(best_and_last(read_metrics(Path(self.begin.folder))) | dict(summary))
+        if exit_code == INTERRUPTED:
+            self.run.mark_preempting()
+        path = f"{self.run.entity}/{self.run.project}/{self.run.id}"
+        self.run.finish(exit_code=exit_code)
+        if self.sent and self.begin.confirm_s:
+            confirm(path, self.next_step - 1, self.begin.confirm_s)
+
+
+def confirm(path: str, step: int, timeout_s: float) -> None:
+    """Raises TimeoutError unless wandb has a step of a run: rows that it refused are dropped without an error."""
+    import wandb
+
+    api, deadline = wandb.Api(timeout=10), time.monotonic() + timeout_s
+    while int(api.run(path).summary.get("_step", -1)) < step:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"wandb took {path} and does not show all its rows")
+        time.sleep(CONFIRM_EVERY_S)
+        api.flush()
+
+
+def best_and_last(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a table of runs is sorted by: the best and the last validation Dice, and their epochs."""
+    scored = [row for row in rows if "val/dice" in row]
+    if not scored:
+        return {}
+    best = max(scored, key=lambda row: row["val/dice"])  # the first of equal ones, as the kept weights are
+    return {
+        "best_dice": best["val/dice"],
+        "best_epoch": best["epoch"],
+        "last_dice": scored[-1]["val/dice"],
+        "last_epoch": scored[-1]["epoch"],
+    }
+
+
+def open_run(begin: Begin) -> Any:
+    """wandb.init for a run that may be there already; raises what the client raises, within `init_timeout_s`."""
+    import wandb
+
+    where: dict[str, Any] = {"x_stats_pid": begin.watched_pid}
+    if not begin.watched_pid:  # what this machine is and does says nothing about the run
+        where = {"host": begin.host or None, "x_disable_stats": True, "x_disable_meta": True}
+    run = wandb.init(
+        project=begin.project,
+        entity=begin.entity or None,
+        id=begin.id,
+        name=begin.id,
+        group=begin.group or None,
+        job_type=begin.job_type,
+        tags=list(begin.tags),
+        config=dict(begin.config),
+        dir=begin.wandb_dir,
+        mode="online" if begin.mode == "online" else "offline",
+        resume="allow" if begin.mode == "online" else None,
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_git=True,
+            init_timeout=begin.init_timeout_s,
+            finish_timeout=begin.finish_timeout_s,
+            finish_timeout_raises=True,
+            **where,
+        ),
+    )
+    run.config.update(dict(begin.config), allow_val_change=True)  # a life on another host, with another world size
+    run.define_metric("epoch")
+    run.define_metric("step")
+    for metrics in PREFIXES:
+        run.define_metric(metrics, step_metric="epoch")
+    return run
+
+
+def _images(overlays: Sequence[Overlay]) -> list[Any]:
+    import wandb
+
+    return [
+        wandb.Image(
+            overlay.image,
+            caption=overlay.key,
+            file_type="jpg",
+            masks={
+                "prediction": {"mask_data": overlay.prediction, "class_labels": CLASSES},
+                "truth": {"mask_data": overlay.truth, "class_labels": CLASSES},
+            },
+        )
+        for overlay in overlays
+    ]
+
+
+def without_secrets(text: str) -> str:
+    """A message without the key and without what addresses hold before an @."""
+    if key := os.environ.get("WANDB_API_KEY"):
+        text = text.replace(key, "***")
+    return _CREDENTIALS.sub("//***@", text)
+
+
+def serve(commands: TextIO, answers: int) -> None:
+    """Do what is asked until the input ends; a run whose owner died without a word is failed, with all its rows.
+
+    answers: file descriptor
+    """
+    sender: Sender | None = None
+
+    def answer(**content: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the owner is dead, and its rows are still to be sent
+            os.write(answers, (json.dumps(content) + "\n").encode())
+
+    for line in commands:
+        ((verb, content),) = json.loads(line).items()
+        try:
+            if verb == "begin":
+                begin = Begin(**content)
+                sender = Sender(begin, open_run(begin))
+                answer(begun=sender.next_step)
+            elif sender and verb == "rows":
+                sender.send_rows()
+            elif sender and verb == "end":
+                open_sender, sender = sender, None
+                open_sender.end(**content)
+                answer(ended=open_sender.sent)
+        except Exception as error:  # whatever the client raises, its owner is told
+            sender = None
+            answer(error=type(error).__name__, text=without_secrets(str(error)))
+    if sender:
+        sender.end({}, exit_code=1)
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # meant for the training, which will say what to do
+        signal.signal(number, signal.SIG_IGN)
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the client prints is no answer
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

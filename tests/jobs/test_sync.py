@@ -1,0 +1,268 @@
+"""jobs/sync.py with wandb's own client against a recording server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.sync import main
+from jobs.sync_trials import NOTE_NAME, exit_code
+from jobs.trial import Sweep, Trial, save_sweep
+from petseg.config import RunConfig, TrackingConfig, trial_id
+from petseg.evaluate import Picture
+from petseg.lives import begin_life
+from petseg.run_folder import Result, append_metrics, claim_folder, save_result
+from petseg.tracking import RunName, Tracker
+from petseg.tracking_overlays import save_overlays
+from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
+from tests.wandb_server import Fault, WandbServer
+
+KEY = "canary0123456789abcdef0123456789abcdef01"
+HASH = "0" * 64
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    server = WandbServer()
+    for name in ("HTTP_PROXY", "http_proxy", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield server
+    server.stop()
+
+
+def build_sweep(folder: Path, trials: int, epochs: int = 3) -> Sweep:
+    """Trials that are done, as a run without wandb leaves them."""
+    found = []
+    for seed in range(trials):
+        config = replace(RunConfig(), train=replace(RunConfig().train, seed=seed))
+        trial = Trial(trial_id(config, HASH), {"train.seed": seed}, folder / "trials" / trial_id(config, HASH))
+        claim_folder(config, HASH, trial.folder)
+        begin_life(trial.folder, 0)
+        for epoch in range(1, epochs + 1):
+            add_row(trial.folder, epoch)
+        result = Result(trial.id, {"val/dice": 0.3}, 3, epochs, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0)
+        save_result(result, trial.folder)
+        found.append(trial)
+    sweep = Sweep(folder, folder.name, {"train.seed": list(range(trials))}, HASH, "x", tuple(found))
+    save_sweep(sweep)
+    return sweep
+
+
+def add_row(folder: Path, epoch: int) -> None:
+    append_metrics({"epoch": epoch, "step": 10 * epoch, "val/dice": 0.1 * epoch, "perf/seconds": 1.0}, folder)
+
+
+def sync(sweep: Sweep, *flags: str) -> int:
+    return run_command(main, [str(sweep.folder), "--parallel", "2", "--runs-per-s", "50", *flags])
+
+
+def snapshot(server: WandbServer) -> dict[str, object]:
+    """What somebody who looks at wandb sees, without the client's own notes."""
+    return {
+        name: (run.rows, {k: v for k, v in run.summary.items() if k[0] != "_"}, run.exit_codes[-1])
+        for name, run in server.runs.items()
+    }
+
+
+def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = build_sweep(tmp_path / "runs" / "lab", 3)
+    with_pictures = sweep.trials[0].folder
+    blank = np.zeros((32, 32), np.uint8)
+    save_overlays(3, [Picture("cat_1", np.zeros((32, 32, 3), np.uint8), blank, blank)], with_pictures)
+    offline = with_pictures / "wandb" / "offline-run-20260301_000000-x" / "run-x.wandb"
+    offline.parent.mkdir(parents=True)
+    offline.write_bytes(b"")
+    assert sync(sweep, "--project", "pets") == OK
+    assert "3 of 3 trials sent" in capsys.readouterr().out
+    assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
+    for run in server.runs.values():
+        assert run.epochs == [1, 2, 3]
+        assert run.exit_codes == [0]
+        assert (run.upserts[0]["groupName"], run.upserts[0]["project"]) == ("lab", "pets")
+        assert (run.config["sweep"], run.config["data_hash"], run.config["restarts"]) == ("lab", HASH, 0)
+        assert (run.summary["val/dice"], run.summary["parameters"]) == (0.3, 31)
+        assert run.summary["best_dice"] == pytest.approx(0.3)
+    pictured = server.runs[f"lab-{sweep.trials[0].id}"]
+    assert len(pictured.rows[3]["val/overlays"]["filenames"]) == 1
+    assert offline.with_name("run-x.wandb.synced").exists()
+    assert server.most_at_once <= 2
+    first, asked = snapshot(server), server.requests
+    assert sync(sweep, "--project", "pets") == OK  # by the notes
+    assert "3 were there already" in capsys.readouterr().out
+    assert server.requests == asked
+    for trial in sweep.trials:
+        (trial.folder / NOTE_NAME).unlink()
+    assert sync(sweep, "--project", "pets") == OK  # by what wandb has
+    assert "0 new rows" in capsys.readouterr().out
+    assert snapshot(server) == first
+    assert KEY not in "".join(path.read_text() for path in sweep.folder.rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_a_trial_that_got_further_is_sent_from_there(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its first two epochs it sent itself, then wandb was gone, and it was interrupted; at last it is done."""
+    sweep = build_sweep(tmp_path / "runs" / "lab", 1)
+    trial = sweep.trials[0]
+    (trial.folder / "result.json").rename(trial.folder / "later")
+    metrics = (trial.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (trial.folder / "metrics.jsonl").write_text("".join(metrics[:2]))
+    name = RunName(f"lab-{trial.id}", "lab")
+    Tracker(trial.folder, TrackingConfig("online", wandb_wait_s=60.0), name, {}, 2).finish({}, 1)
+    (run,) = server.runs.values()
+    assert run.epochs == [1, 2]
+    (trial.folder / "metrics.jsonl").write_text("".join(metrics))
+    (trial.folder / "later").rename(trial.folder / "result.json")
+    assert sync(sweep) == OK
+    assert "1 new rows" in capsys.readouterr().out
+    assert run.epochs == [1, 2, 3]
+    assert run.exit_codes == [1, 0]
+    assert len(server.runs) == 1
+
+
+@pytest.mark.slow
+def test_a_run_without_a_sweep(server: WandbServer, tmp_path: Path) -> None:
+    """It has not said how it ended: it can go on."""
+    folder = tmp_path / "single"
+    claim_folder(RunConfig(), HASH, folder)
+    add_row(folder, 1)
+    assert run_command(main, [str(folder)]) == OK
+    ((name, run),) = server.runs.items()
+    assert name == trial_id(RunConfig(), HASH)
+    assert (run.epochs, run.exit_codes, run.preempting > 0) == ([1], [75], True)
+
+
+def test_what_runs_is_left_alone(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import sync_trials
+
+    sweep = build_sweep(tmp_path / "runs" / "lab", 2)
+    rows = sync_trials.standings(sweep)
+    monkeypatch.setattr(sync_trials, "standings", lambda _: [replace(row, status="running") for row in rows])
+    assert sync(sweep) == OK
+    assert not server.runs
+    out = capsys.readouterr().out
+    assert out.count("is running: sync again when it has ended") == 2
+    assert "0 of 0 trials sent" in out
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("done", 0), ("pruned", 0), ("failed", 1), ("interrupted", 75), ("planned", 1)]
+)
+def test_states_become_exit_codes(tmp_path: Path, status: str, code: int) -> None:
+    from jobs.standing import Standing
+
+    assert exit_code(Standing(Trial("x", {}, tmp_path), status)) == code
+
+
+def test_no_key_no_network_no_sweep(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = build_sweep(tmp_path / "runs" / "lab", 1)
+    assert run_command(main, ["none", "--runs-dir", str(tmp_path / "runs")]) == WRONG_USE
+    assert "or name one of lab" in capsys.readouterr().err
+    assert sync(sweep, "--timeout-s", "0") == WRONG_USE
+    assert "--timeout-s 0: must be more than 0" in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_BASE_URL", "http://me:hidden@127.0.0.1:9")
+    assert sync(sweep) == WRONG_USE
+    err = capsys.readouterr().err
+    assert "does not answer" in err
+    assert "hidden" not in err
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert sync(sweep) == WRONG_USE
+    assert "no key for 127.0.0.1" in capsys.readouterr().err
+    assert not server.runs
+
+
+def try_fault(
+    server: WandbServer, sweep: Sweep, fault: Fault, where: str, capsys: pytest.CaptureFixture[str], timeout_s: float
+) -> int:
+    """Sync once with a fault, and once more without; the exit code of the first time."""
+    server.fault, server.fault_at = fault, where
+    code = sync(sweep, "--timeout-s", str(timeout_s))
+    err = capsys.readouterr().err
+    assert "not sent:" in err
+    assert KEY not in err
+    assert not list(sweep.folder.rglob(NOTE_NAME))
+    server.fault = ""
+    assert sync(sweep) == OK
+    assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
+    assert len(server.runs) == len(sweep.trials)
+    return code
+
+
+QUICK_FAULTS: list[tuple[Fault, str]] = [("wrong json", "file_stream")]
+ALL_FAULTS: list[tuple[Fault, str]] = [
+    (fault, where)
+    for fault in ("429", "500", "hang", "reset", "wrong json")
+    for where in ("UpsertBucket", "RunResumeStatus", "file_stream")
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [*QUICK_FAULTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL_FAULTS if case not in QUICK_FAULTS)],
+)
+def test_what_wandb_does_not_take_is_left_for_the_next_call(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault, where: str
+) -> None:
+    sweep = build_sweep(tmp_path / "runs" / "lab", 1)
+    assert try_fault(server, sweep, fault, where, capsys, timeout_s=3) == INTERRUPTED
+
+
+@pytest.mark.slow
+def test_a_dead_server_is_not_asked_for_every_trial(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = build_sweep(tmp_path / "runs" / "lab", 12)
+    server.fault = "wrong json"
+    server.fault_at = "UpsertBucket"
+    assert sync(sweep) == INTERRUPTED
+    assert "0 of 12 trials sent" in capsys.readouterr().out
+    assert server.requests < 12 * 3
+
+
+def test_a_refusal_is_told_from_a_passing_trouble(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = build_sweep(tmp_path / "runs" / "lab", 1)
+    monkeypatch.setenv("WANDB_API_KEY", "too short")
+    assert sync(sweep) == FAILED
+    err = capsys.readouterr().err
+    assert "not sent:" in err
+    assert "too short" not in err
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_goes_on(
+    server: WandbServer, tmp_path: Path, wait_for: Callable[[Callable[[], object]], None]
+) -> None:
+    sweep = build_sweep(tmp_path / "runs" / "lab", 6)
+    command = [sys.executable, "-m", "jobs.sync", str(sweep.folder), "--parallel", "2"]
+    for number in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
+        seen = len(server.runs)
+        wait_for(lambda seen=seen: len(server.runs) > seen)
+        process.send_signal(number)
+        assert process.wait(60) in (-signal.SIGKILL, 130)
+    assert sync(sweep) == OK
+    assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
+    assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
+    assert {json.dumps(run.exit_codes[-1]) for run in server.runs.values()} == {"0"}
