@@ -1,6 +1,7 @@
-"""Turn a sweep into one self-contained page, and its leaderboard into a table on the terminal.
+"""Turn a sweep into one self-contained page, and its leaderboard into a table.
 
 python jobs/report.py lab
+python jobs/report.py lab --format csv --out lab.csv
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.report_data import NOISE_DICE, Place, Record, Spread, gather, rank, read_records, varied
+from jobs.report_data import Record, read_records
 from jobs.report_page import render_page
 from jobs.report_protocol import floor_of, state_counts
+from jobs.report_rows import render_rows, shown
 from jobs.trial import Sweep, find_sweep
+from jobs.verdict import Board, build_board
+from jobs.verdict_words import judge, short
 from shards.command import OK, run_command
 from shards.manifest import write_whole
 
 REPORT_NAME = "report.html"
-VERDICTS = {"tie": "not told apart", "unknown": "one seed each", "apart": "apart"}
+LEFT = ("finding",)
 
 
 @dataclass(frozen=True)
@@ -35,59 +39,52 @@ class Command:
     """Name of the sweep, or its folder."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
+    format: Literal["html", "md", "csv", "json"] = "html"
+    """html: the page. md, csv, json: the leaderboard alone, the same rows with all digits in csv and json."""
     out: Path | None = None
-    """The page; by default report.html in the sweep's folder."""
+    """Where to write; by default report.html in the sweep's folder, and to the terminal what is no page."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=argv, description=__doc__)
     sweep = find_sweep(command.sweep, command.runs_dir)
     records = read_records(sweep)
-    path = command.out or sweep.folder / REPORT_NAME
+    board = build_board(sweep, records)
+    page = command.format == "html"
+    content = render_page(sweep, records, board) if page else render_rows(sweep, board, command.format)
+    path = command.out or (sweep.folder / REPORT_NAME if page else None)
+    if path is None:
+        sys.stdout.write(content)
+        return OK
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, render_page(sweep, records))
+    write_whole(path, content)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(leaderboard(sweep, records))
+    if page:
+        console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return OK
 
 
-def leaderboard(sweep: Sweep, records: Sequence[Record]) -> Table:
-    """The groups by mean val Dice."""
-    axes = varied(sweep, records)
+def leaderboard(sweep: Sweep, records: Sequence[Record], board: Board | None = None) -> Table:
+    """The groups by mean val Dice, and the verdict."""
+    board = board or build_board(sweep, records)
     counts = ", ".join(f"{count} {state}" for state, count in state_counts(records))
     floor = floor_of(records, "val")
-    caption = f"differences under {NOISE_DICE} or under the spread of the seeds are not told apart"
-    caption += f"; all-pet guess: {floor:.4f}" if floor is not None else ""
-    table = Table(title=Text(f"{sweep.name}: {counts}"), title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("#", justify="right")
-    for name in axes or ["trials"]:
-        table.add_column(Text(name.rpartition(".")[2]), overflow="fold")
-    for column in ("val Dice", "seeds", "min-max", "from the one above", "test Dice", "val IoU", "val loss"):
-        table.add_column(column, justify="right")
-    for place in rank(gather(axes, records)):
-        table.add_row(*(Text(text) for text in _row(place)))
+    verdict = judge(board)
+    caption = "\n".join([verdict.lead, *verdict.points])
+    caption += f"\nall-pet guess: {floor:.4f}" if floor is not None else ""
+    table = Table(title=Text(f"{sweep.name}: {counts}"), title_justify="left", caption=Text(caption))
+    table.caption_justify = "left"
+    rows = shown(board)
+    empty = {title for title in (rows[0] if rows else ()) if title != "#" and not any(row[title] for row in rows)}
+    for title in (name for name in (rows[0] if rows else ()) if name not in empty):
+        if title in board.axes or title in LEFT:
+            table.add_column(Text(short(title)), overflow="fold")
+        else:
+            table.add_column(Text(title), justify="right")
+    for row in rows:
+        table.add_row(*(Text(text.replace(" [", "\n[")) for title, text in row.items() if title not in empty))
     return table
-
-
-def _row(place: Place) -> list[str]:
-    group, val, step = place.group, place.val_dice, place.step
-    metrics = (group.spread(metric) for metric in ("test/dice", "val/iou", "val/loss"))
-    return [
-        str(place.rank or ""),
-        *(str(value) for value in group.axes.values() or ["all"]),
-        _with_sd(val),
-        f"{len(group.done)}/{len(group.records)}",
-        f"{val.low:.4f}-{val.high:.4f}" if val and val.n > 1 else "",
-        f"{step.difference:+.4f} {VERDICTS[step.verdict]}" if step else "",
-        *(_with_sd(spread) for spread in metrics),
-    ]
-
-
-def _with_sd(spread: Spread | None) -> str:
-    if spread is None:
-        return "-"
-    return f"{spread.mean:.4f}" + ("" if spread.sd is None else f" ± {spread.sd:.4f}")
 
 
 if __name__ == "__main__":

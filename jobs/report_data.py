@@ -67,6 +67,11 @@ class Group:
         return " · ".join(axis_text(name, value) for name, value in self.axes.items()) or "all trials"
 
     @property
+    def place(self) -> tuple[Any, ...]:
+        """Its values on the axes, which no other group shares."""
+        return tuple(self.axes.values())
+
+    @property
     def done(self) -> tuple[Record, ...]:
         return tuple(record for record in self.records if record.result is not None)
 
@@ -85,21 +90,12 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Step:
-    """From one place of the ranking to the next: the difference in mean val Dice, and what may be said of it."""
-
-    difference: float
-    verdict: str  # apart | tie: within noise or spread | unknown: one seed each, so that the spread is not known
-
-
-@dataclass(frozen=True)
 class Place:
     """A group's place in the ranking by mean val Dice; rank 0 = nothing finished yet."""
 
     rank: int
     group: Group
     val_dice: Spread | None
-    step: Step | None  # from the place above
 
 
 @dataclass(frozen=True)
@@ -164,28 +160,8 @@ def rank(groups: Sequence[Group]) -> list[Place]:
     """By mean val Dice, highest first; groups with nothing finished come last."""
     scored = [(spread, group) for group in groups if (spread := group.spread("val/dice"))]
     scored.sort(key=lambda pair: -pair[0].mean)
-    places: list[Place] = []
-    for number, (spread, group) in enumerate(scored, start=1):
-        above = places[-1].val_dice if places else None
-        places.append(Place(number, group, spread, step_between(above, spread) if above else None))
-    return places + [Place(0, group, None, None) for group in groups if not group.spread("val/dice")]
-
-
-def step_between(above: Spread, below: Spread) -> Step:
-    """A rule of thumb, not a test: two means are told apart if they differ by the noise of reruns and by the pooled
-    standard deviation of their seeds, at least."""
-    difference, sd = below.mean - above.mean, pooled_sd(above, below)
-    if -difference < max(NOISE_DICE, sd or 0.0):
-        return Step(difference, "tie")
-    return Step(difference, "unknown" if sd is None else "apart")
-
-
-def pooled_sd(a: Spread, b: Spread) -> float | None:
-    """sqrt(((na - 1) sa^2 + (nb - 1) sb^2) / (na + nb - 2)); None with one seed each."""
-    freedom = a.n + b.n - 2
-    if freedom == 0:
-        return None
-    return math.sqrt(((a.n - 1) * (a.sd or 0.0) ** 2 + (b.n - 1) * (b.sd or 0.0) ** 2) / freedom)
+    places = [Place(number, group, spread) for number, (spread, group) in enumerate(scored, start=1)]
+    return places + [Place(0, group, None) for group in groups if not group.spread("val/dice")]
 
 
 def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> list[Grid]:
@@ -194,7 +170,7 @@ def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> list[Grid]:
     None where they would stand nearly empty: a search's trials are points, and hardly two of them share a row.
     """
     row_axis, column_axis, *others = [*axes, "", ""][: max(2, len(axes))]
-    by_place = {tuple(group.axes.values()): group for group in groups}
+    by_place = {group.place: group for group in groups}
     levels = {name: list(dict.fromkeys(group.axes[name] for group in groups)) for name in axes}
     if len(groups) < LEAST_FILLED * math.prod(map(len, levels.values())):
         return []

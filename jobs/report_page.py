@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.report_data import NOISE_DICE, Grid, Group, Record, Spread, gather, rank, tabulate, varied
+from jobs.report_data import NOISE_DICE, Grid, Group, Record, Spread, rank, tabulate
 from jobs.report_pictures import lay_out
 from jobs.report_plots import CURVES, collect, draw
 from jobs.report_protocol import floor_of, protocol, state_counts, warnings
+from jobs.report_rows import metrics_of, p_cell
 from jobs.reproduce import train_command
 from jobs.trial import Sweep
+from jobs.verdict import Board, Difference, build_board
+from jobs.verdict_words import FINDINGS, judge, minus, ranks_text
 from petseg.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 
 OVERLAY_COLOURS = (
@@ -24,6 +27,9 @@ OVERLAY_COLOURS = (
     (TRUTH_RGB, "true outline"),
 )
 MIN_HEAT_SPAN = 0.02  # differences smaller than this stay pale, lest noise look like a finding
+MAX_ROWS = 300  # of the leaderboard: a row takes 2 kB
+MAX_DRAWN = 96  # groups with curves: more of them hide one another
+MAX_PAIRED = 12  # cells whose pairs are all listed
 MAX_HEAT = 60  # per cent of full colour: the numbers stay readable
 
 
@@ -33,6 +39,7 @@ class Heat:
 
     metric: str
     name: str
+    split: str
     grids: list[Grid]
     low: float
     high: float
@@ -54,15 +61,16 @@ class TrialRow:
     command: str
 
 
-def render_page(sweep: Sweep, records: Sequence[Record]) -> str:
+def render_page(sweep: Sweep, records: Sequence[Record], board: Board | None = None) -> str:
     """report.html of a sweep; the same folder gives the same bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    axes = varied(sweep, records)
-    groups = gather(axes, records)
+    board = board or build_board(sweep, records)
+    axes, groups = board.axes, board.groups
     places = rank(groups)
     grids = tabulate(axes, groups)
-    panels = draw(collect(axes, groups))
+    drawn = {place.group.place for place in places[:MAX_DRAWN]}
+    panels = draw(collect(axes, [group for group in groups if group.place in drawn]))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -70,7 +78,8 @@ def render_page(sweep: Sweep, records: Sequence[Record]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"quantity": quantity, "duration": duration, "signed": signed}
+    environment.filters |= {"quantity": quantity, "duration": duration, "signed": signed, "minus": minus, "p": p_cell}
+    environment.filters |= {"ranks": ranks_text}
     return environment.get_template("report.html.j2").render(
         sweep=sweep,
         records=records,
@@ -79,15 +88,20 @@ def render_page(sweep: Sweep, records: Sequence[Record]) -> str:
         protocol=protocol(sweep, records),
         warnings=warnings(records, axes, list(sweep.axes)),
         axes=axes,
-        places=places,
+        board=board,
+        verdict=judge(board),
+        findings=FINDINGS,
+        metrics=metrics_of(board),
+        pairs=paired(board),
+        max_paired=MAX_PAIRED,
+        places=places[:MAX_ROWS],
+        unlisted=max(0, len(places) - MAX_ROWS),
         floor=floor_of(records, "val"),
-        heats=[
-            heat
-            for metric, name in (("val/dice", "val Dice"), ("test/dice", "test Dice"))
-            if (heat := heat_of(metric, name, grids, groups))
-        ],
+        heats=[heat for split in ("val", "test") if (heat := heat_of(split, grids, groups))],
         strip=strip_scale(groups),
         panels=panels,
+        places_drawn=MAX_DRAWN,
+        undrawn=max(0, len(groups) - MAX_DRAWN),
         num_curves=len(CURVES),
         legend={curve.label: curve.colour for panel in panels for curve in panel.curves},
         colours=OVERLAY_COLOURS,
@@ -97,12 +111,21 @@ def render_page(sweep: Sweep, records: Sequence[Record]) -> str:
     )
 
 
-def heat_of(metric: str, name: str, grids: list[Grid], groups: Sequence[Group]) -> Heat | None:
+def heat_of(split: str, grids: list[Grid], groups: Sequence[Group]) -> Heat | None:
     """None if no trial has measured it; but val Dice is shown in any case, for what is missing."""
+    metric, name = f"{split}/dice", f"{split} Dice"
     means = [spread.mean for group in groups if (spread := group.spread(metric))]
     if not means:
-        return Heat(metric, name, grids, 0.0, 1.0, None) if metric == "val/dice" else None
-    return Heat(metric, name, grids, min(means), max(means), max(means) if metric == "val/dice" else None)
+        return Heat(metric, name, split, grids, 0.0, 1.0, None) if split == "val" else None
+    return Heat(metric, name, split, grids, min(means), max(means), max(means) if split == "val" else None)
+
+
+def paired(board: Board) -> list[Difference]:
+    """All pairs of the best cells on val, the higher one first."""
+    if board.val is None:
+        return []
+    count = min(len(board.val.groups), MAX_PAIRED)
+    return [board.val.difference(i, j) for i in range(count) for j in range(i + 1, count)]
 
 
 def strip_scale(groups: Sequence[Group]) -> tuple[float, float]:

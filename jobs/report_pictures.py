@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jobs.report_data import Group, Record
 from petseg.run_folder import OVERLAYS_NAME, PER_IMAGE_NAME
@@ -79,14 +83,20 @@ def data_uri(path: Path) -> str:
 
 
 def dice_by_key(folder: Path) -> dict[str, float]:
-    """Dice of each val picture from per_image.npz: 2 tp / (2 tp + fp + fn), 1 where truth and prediction are empty."""
-    import numpy as np
+    """Dice of each val picture; {} if it was not measured."""
+    found = read_dice(folder, "val")
+    return dict(zip(found[0], found[1].tolist(), strict=True)) if found else {}
 
+
+def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.float64]] | None:
+    """Keys and Dice (N,) of a split's pictures from per_image.npz, in the order of the split; None if it lacks them.
+
+    2 tp / (2 tp + fp + fn), 1 where truth and prediction are empty.
+    """
     try:
-        with np.load(folder / PER_IMAGE_NAME, allow_pickle=False) as arrays:
-            keys, counts = arrays["val/keys"], arrays["val/counts"].astype(float)
-    except (OSError, KeyError, ValueError):
-        return {}
+        with (folder / PER_IMAGE_NAME).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            keys, counts = arrays[f"{split}/keys"], arrays[f"{split}/counts"].astype(float)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
     total = 2 * counts[:, 0] + counts[:, 1] + counts[:, 2]
-    dice = np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
-    return {str(key): float(value) for key, value in zip(keys, dice, strict=True)}
+    return tuple(keys.tolist()), np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)

@@ -45,7 +45,7 @@ def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
         ("Image size", f"{common(records, 'data.image_size_px')} px square, pictures squashed to it"),
         ("Averaging", "Dice and IoU of the pet class per picture, then the mean over pictures"),
         ("Weights", "of the epoch with the best val Dice; test is measured once with them and never ranks"),
-        ("Ranked by", "mean val/dice over seeds"),
+        ("Ranked by", "mean val/dice over seeds; test chooses nothing"),
         ("All-pet guess", floors(records)),
         ("Training", training(records)),
         ("Seeds", ", ".join(dict.fromkeys(str(r.seed) for r in records if r.seed is not None)) or "unknown"),
