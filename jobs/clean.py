@@ -4,7 +4,7 @@ python jobs/clean.py lab --dry-run
 python jobs/clean.py lab --older-than 2d --checkpoints-only
 
 Whatever runs or can go on is left alone, and so are config, metrics, result, overlays and the best weights; runs that
-wandb has kept offline stay until `wandb sync` has sent them.
+wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = "would be freed" if command.dry_run else "freed"
     console.print(f"{size_text(sum(item.num_bytes for item in found))} {verb}, {len(found)} files and folders")
     if unsent := [path for row in rows if row.status == "done" for path in unsent_runs(row.trial.folder / "wandb")]:
-        console.print(f"{len(unsent)} offline wandb runs are kept: `wandb sync {unsent[0]}` sends the first")
+        console.print(f"{len(unsent)} offline wandb runs are kept: `python jobs/sync.py SWEEP` sends them, {unsent[0]} first")
     return OK
 
 

@@ -88,7 +88,7 @@ def test_a_finished_trial_keeps_its_best_weights_and_its_numbers(
     out = capsys.readouterr().out
     assert "(checkpoint)" in out
     assert "freed, " in out
-    assert "offline wandb runs are kept: `wandb sync" in out
+    assert "offline wandb runs are kept: `python jobs/sync.py" in out
 
 
 def test_logs_of_earlier_jobs_go_but_for_those_of_what_runs(sweep: Sweep) -> None:
