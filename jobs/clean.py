@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = "would be freed" if command.dry_run else "freed"
     console.print(f"{size_text(sum(item.num_bytes for item in found))} {verb}, {len(found)} files and folders")
     if unsent := [path for row in rows if row.status == "done" for path in unsent_runs(row.trial.folder / "wandb")]:
-        console.print(f"{len(unsent)} offline wandb runs are kept: `python jobs/sync.py SWEEP` sends them, {unsent[0]} first")
+        console.print(f"{len(unsent)} offline wandb runs are kept: `python jobs/sync.py {command.sweep}` sends them")
     return OK
 
 
