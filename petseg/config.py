@@ -217,6 +217,11 @@ class TrainConfig:
     budget_min: float = field(default=0.0, metadata=_LATER)
     """Minutes of training and validation in place of train.epochs: the first epoch shows the pace, and with it how many
     steps fit is settled, once and for all lives of the run. Two such runs are not the same to the bit. 0 = off."""
+    start_size_px: int = field(default=0, metadata=_LATER)
+    """Progressive resizing: training begins on pictures shrunk to this size (a multiple of 32), which grow by 32 px
+    at a time to data.image_size_px; validation always sees full ones. 0 = full size throughout."""
+    full_size_from: float = field(default=0.5, metadata=_LATER)
+    """Share of the steps after which pictures have their full size, with train.start_size_px."""
     batch_size: int = 32
     """Samples per optimizer step, over all processes and accumulation steps together."""
     accumulation_steps: int = 1
@@ -267,6 +272,7 @@ class TrainConfig:
             f"must be a multiple of train.accumulation_steps = {self.accumulation_steps}",
         )
         self._check_budget()
+        self._check_sizes()
         self._check_loss()
         _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "must lie in [0, 1)")
         rule = "leave it out with train.grad_checkpointing: what a compiled step keeps is the compiler's choice"
@@ -280,6 +286,12 @@ class TrainConfig:
         _require(steps >= 0, "train.budget_steps", steps, "must not be negative")
         _require(0 <= minutes < math.inf, "train.budget_min", minutes, "must not be negative")
         _require(not (steps and minutes), "train.budget_min", minutes, "leave it out, or train.budget_steps")
+
+    def _check_sizes(self) -> None:
+        start, share = self.start_size_px, self.full_size_from
+        rule = f"must be 0 or a multiple of {SIZE_MULTIPLE_PX}"
+        _require(start >= 0 and start % SIZE_MULTIPLE_PX == 0, "train.start_size_px", start, rule)
+        _require(0 < share <= 1, "train.full_size_from", share, "must lie in (0, 1]")
 
     def _check_loss(self) -> None:
         smoothing, weight = self.label_smoothing, self.border_weight
@@ -318,6 +330,10 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=_FREE)
+
+    def __post_init__(self) -> None:
+        start, full = self.train.start_size_px, self.data.image_size_px
+        _require(start <= full, "train.start_size_px", start, f"must be at most data.image_size_px = {full}")
 
 
 def identity(config: RunConfig, manifest_hash: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
         "perf/seconds": seconds,
         "perf/images_per_s": samples / seconds,
         **pace_row(run, RankTime(waited_s, run.pace.own_s, elapsed_s), samples / seconds),
-        **mfu_row(run.config, samples / seconds, device, run.world_size),
+        **mfu_row(run.config, samples / seconds * run.relative_area(epoch), device, run.world_size),
     }
     return row, stop
 

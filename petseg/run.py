@@ -35,6 +35,7 @@ from petseg.models import build_model
 from petseg.optim import build_optimizer, learning_rate
 from petseg.pace import Pace
 from petseg.passes import settle_passes
+from petseg.resizing import relative_area, require_sizes, shrink, size_px
 from shards.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -115,10 +116,25 @@ class Run:
         """Optimizer steps of an epoch (from 1)."""
         return min(self.steps_per_epoch, self.total_steps - (epoch - 1) * self.steps_per_epoch)
 
-    def fit_budget(self, steps: int, seconds: float) -> None:
-        """With `train.budget_min`: as many steps in all as fit at the pace of the first ones, which took so long."""
+    def fit_budget(self, steps: int, seconds: float, validation_s: float = 0.0) -> None:
+        """With `train.budget_min`: as many steps in all as fit at the pace of the first ones, which took so long.
+
+        What a step costs grows with the area of its pictures (petseg.resizing); a validation comes with each epoch.
+        """
         if minutes := self.config.train.budget_min:
-            self.total_steps = max(steps, int(steps * 60 * minutes / seconds))
+            area = relative_area(self.config, 0, steps, self.total_steps)
+            full_step_s = seconds / (steps * area)
+            mean_step_s = full_step_s * relative_area(self.config, 0, self.total_steps, self.total_steps)
+            self.total_steps = max(steps, int(60 * minutes / (mean_step_s + validation_s / self.steps_per_epoch)))
+
+    def image_size_px(self, epoch: int, step: int) -> int:
+        """Side of the pictures in a step of an epoch (from 1)."""
+        return size_px(self.config, (epoch - 1) * self.steps_per_epoch + step, self.total_steps)
+
+    def relative_area(self, epoch: int) -> float:
+        """Mean area of an epoch's pictures, as a share of the full one."""
+        first = (epoch - 1) * self.steps_per_epoch
+        return relative_area(self.config, first, first + self.steps_of(epoch), self.total_steps)
 
     def learning_rate(self, epoch: int, step: int) -> float:
         return learning_rate(self.config.optim, (epoch - 1) * self.steps_per_epoch + step, self.total_steps)
@@ -155,7 +171,7 @@ class Run:
         return self._normalised(*self._raw(batch))
 
     def train_inputs(self, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The same, augmented as in an epoch (from 1), and the weight (B,) of each sample; B grows in mode "add"."""
+        """The same, augmented and sized as in an epoch (from 1), and the samples' weights (B,); mode "add" has more."""
         config, augment = self.config, self.config.augment
         (image, trimap), weight = self._raw(batch), batch.weight.to(self.accelerator.device, non_blocking=True)
         changes = draw(augment, batch.plan.ids, config.train.seed, epoch, config.data.image_size_px)
@@ -163,6 +179,9 @@ class Run:
             image, trimap, weight = with_copies(changes, image, trimap, weight, augment)
         else:
             image, trimap = apply(changes, image, trimap, augment)
+        side_px = self.image_size_px(epoch, batch.plan.step)
+        if side_px < config.data.image_size_px:
+            image, trimap = shrink(image, trimap, side_px)
         return *self._normalised(image, trimap), weight
 
     def _raw(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,6 +246,7 @@ def build_run(
     if config.train.channels_last:
         bare_model = bare_model.to(memory_format=torch.channels_last)
     if "train" in splits:
+        require_sizes(config, bare_model)
         bare_model = fit_for_training(config, bare_model, accelerator, len(opened["train"]))
     # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself
     model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))

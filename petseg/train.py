@@ -98,11 +98,11 @@ def train(
                     pass_rung(run, early, tracker)
                 epoch = run.epoch + 1
                 row, stop = train_epoch(run, epoch, progress)
-                trained = time.perf_counter()
+                began = time.perf_counter()
                 steps = (epoch - 1) * run.steps_per_epoch + run.steps_of(epoch)
                 row = {"epoch": epoch, "step": steps} | row | validate(run)
                 if epoch == 1:
-                    settle_budget(run, row["perf/seconds"] + time.perf_counter() - trained)
+                    settle_budget(run, row["perf/seconds"], time.perf_counter() - began)
                 progress.epoch_done(row)
                 run.require_newest()
                 if tracker:
@@ -129,11 +129,11 @@ def validate(run: Run) -> Row:
         return measure(run, "val").summary("val")
 
 
-def settle_budget(run: Run, epoch_s: float) -> None:
+def settle_budget(run: Run, train_s: float, validation_s: float) -> None:
     """With `train.budget_min`: the first epoch, its validation included, says how many steps the run has for good."""
     if run.config.train.budget_min:
-        (seconds,) = broadcast_object_list([epoch_s])
-        run.fit_budget(run.steps_of(1), seconds)
+        train_s, validation_s = broadcast_object_list([train_s, validation_s])
+        run.fit_budget(run.steps_of(1), train_s, validation_s)
 
 
 @dataclass(frozen=True)

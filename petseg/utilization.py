@@ -14,7 +14,10 @@ MB = 1e6
 
 
 def mfu_row(config: RunConfig, images_per_s: float, device: torch.device, world_size: int) -> dict[str, float]:
-    """{"perf/mfu": ...}, or {} where the device's best is not known. The first call counts for a second or some."""
+    """{"perf/mfu": ...}, or {} where the device's best is not known. The first call counts for a second or some.
+
+    images_per_s: of full size; smaller ones count by their area
+    """
     if device.type != "cuda" or find_gpu(name := torch.cuda.get_device_name(device)) is None:
         return {}
     share = model_flops_utilization(config.train, flops_per_image(config), images_per_s, name, world_size)

@@ -1,0 +1,105 @@
+"""Training that begins on small pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from petseg.config import RunConfig, trial_id, with_values
+from petseg.data.store import open_store
+from petseg.models import build_model
+from petseg.resizing import relative_area, require_sizes, shrink, size_px
+from petseg.run import build_run
+from petseg.run_folder import read_metrics
+from petseg.train import train
+
+Tiny = Callable[..., RunConfig]
+
+
+def config_of(start: int, full: int = 128, full_from: float = 0.5) -> RunConfig:
+    values = {"data.image_size_px": full, "train.start_size_px": start, "train.full_size_from": full_from}
+    return with_values(RunConfig(), values)
+
+
+def test_sizes_by_hand() -> None:
+    sizes = [size_px(config_of(64), step, 16) for step in range(16)]
+    assert sizes == [64] * 4 + [96] * 4 + [128] * 8
+    assert relative_area(config_of(64), 0, 16, 16) == pytest.approx(0.25 * 0.25 + 0.25 * 0.5625 + 0.5)
+    assert relative_area(config_of(64), 4, 8, 16) == pytest.approx(0.5625)
+    assert [size_px(config_of(96, full_from=1.0), step, 4) for step in range(4)] == [96] * 4
+    assert size_px(config_of(0), 0, 10) == size_px(config_of(128), 0, 10) == 128
+    assert relative_area(config_of(0), 0, 10, 10) == relative_area(config_of(128), 0, 10, 10) == 1.0
+
+
+@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 300), st.floats(0.01, 1.0))
+def test_sizes_grow_to_full_ones(start: int, full: int, total_steps: int, full_from: float) -> None:
+    config = config_of(32 * min(start, full), 32 * full, full_from)
+    sizes = [size_px(config, step, total_steps) for step in range(total_steps)]
+    assert sizes == sorted(sizes)
+    assert all(size % 32 == 0 for size in sizes)
+    assert config.train.start_size_px <= sizes[0]
+    assert all(size == 32 * full for step, size in enumerate(sizes) if step >= full_from * total_steps)
+    assert 0 < relative_area(config, 0, total_steps, total_steps) <= 1
+
+
+def test_shrunk_pictures_are_averaged_and_labels_stay_labels() -> None:
+    image = torch.arange(64.0).repeat(2, 3, 64, 1)
+    trimap = torch.tensor([1, 3, 2, 1], dtype=torch.uint8).repeat_interleave(16).repeat(2, 64, 1)
+    small, labels = shrink(image, trimap, 32)
+    assert small.shape == (2, 3, 32, 32)
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels, torch.tensor([1, 3, 2, 1], dtype=torch.uint8).repeat_interleave(8).repeat(2, 32, 1))
+    assert small[0, 0, 0, 5].item() == pytest.approx(10.5)  # of columns 10 and 11, and as much of 9 as of 12
+    assert small.mean().item() == pytest.approx(image.mean().item())
+
+
+def test_pictures_and_targets_come_in_the_size_of_the_step(tiny: Tiny, tmp_path: Path, pet_shards: Path) -> None:
+    config = tiny(train__start_size_px=32, augment__policy="strong", augment__mode="add")
+    run = build_run(config, open_store(str(pet_shards)), tmp_path, splits=["train"])
+    sides = []
+    for epoch in (1, 2):
+        for batch in run.train_batches(epoch):
+            image, target, _ = run.train_inputs(batch, epoch)
+            assert image.shape[-2:] == target.shape[-2:]
+            assert image.is_contiguous(memory_format=torch.channels_last)
+            sides.append(image.shape[-1])
+    assert sides == [32] * 4 + [64] * 4
+    assert run.bare_model.training
+    assert (run.relative_area(1), run.relative_area(2)) == (0.25, 1.0)
+    run.close()
+
+
+def test_it_trains_goes_on_and_is_another_run(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(train__start_size_px=32)
+    train(config, tmp_path)
+    rows = read_metrics(tmp_path)
+    assert [row["data/coverage"] for row in rows] == [1.0, 1.0]
+    assert trial_id(config, "0") != trial_id(tiny(), "0") == trial_id(tiny(train__full_size_from=0.5), "0")
+
+
+def test_a_budget_of_minutes_counts_small_pictures_by_their_area(tiny: Tiny, tmp_path: Path, pet_shards: Path) -> None:
+    """4 steps of a quarter of the area in 1 s: a full step takes 1 s, a mean one 0.625 s."""
+    config = tiny(train__start_size_px=32, train__budget_min=10.0)
+    run = build_run(config, open_store(str(pet_shards)), tmp_path, splits=["train"])
+    run.fit_budget(4, 1.0)
+    assert run.total_steps == 960
+    run.fit_budget(4, 1.0, validation_s=1.5)  # with each epoch of 4 steps
+    assert run.total_steps == 600
+    run.close()
+
+
+def test_what_cannot_be_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match=r"train.start_size_px = 48: must be 0 or a multiple of 32"):
+        tiny(train__start_size_px=48)
+    with pytest.raises(ValueError, match=r"train.start_size_px = 96: must be at most data.image_size_px = 64"):
+        tiny(train__start_size_px=96)
+    with pytest.raises(ValueError, match=r"train.full_size_from = 0.0: must lie in \(0, 1\]"):
+        tiny(train__full_size_from=0.0)
+    vit = tiny(model__arch="dpt", model__encoder="tu-vit_tiny_patch16_224", train__start_size_px=32)
+    with pytest.raises(ValueError, match=r"train.start_size_px = 32: model.arch = 'dpt' does not work on .* of 32 px"):
+        require_sizes(vit, build_model(vit.model, image_size_px=64))
