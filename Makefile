@@ -42,11 +42,13 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# each is a module: `python -m benchmarks.NAME --help`
 bench: install
-	$(BIN)/python benchmarks/pack.py --json benchmarks/pack.json
-	$(BIN)/python benchmarks/plan.py --json benchmarks/plan.json
+	$(BIN)/python -m benchmarks.pack --json benchmarks/pack.json
+	$(BIN)/python -m benchmarks.plan --json benchmarks/plan.json
 	$(BIN)/python -m benchmarks.loader --json benchmarks/loader.json
-	$(BIN)/python benchmarks/augment.py --json benchmarks/augment.json
+	$(BIN)/python -m benchmarks.augment --json benchmarks/augment.json
+	$(BIN)/python -m benchmarks.footprint --json benchmarks/footprint.json
 	$(BIN)/python -m benchmarks.step --json benchmarks/step.json
 	$(BIN)/python -m benchmarks.sweep --json benchmarks/sweep.json
 

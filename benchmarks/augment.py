@@ -1,6 +1,6 @@
 """What it takes to change a picture and its mask: petseg's policies and their peers, on one core.
 
-python benchmarks/augment.py --json augment.json
+python -m benchmarks.augment --json augment.json
 
 Every way changes every pair of the same batch. petseg's time holds the draws, uint8 to float, and the changes. Peers
 are called pair by pair on uint8, as in a data set, but for kornia, which takes a batch of floats and has rows where it

@@ -1,6 +1,6 @@
 """What petseg.plan says a step takes against what it takes: in each row, a real step on this CPU in a fresh process.
 
-python benchmarks/footprint.py --json footprint.json
+python -m benchmarks.footprint --json footprint.json
 
 Measured twice: by the tensors that are alive at each moment of the step (exact), and by the memory that the kernel gave
 the process (libraries' workspaces and the allocator's gaps included).

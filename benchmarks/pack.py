@@ -1,6 +1,6 @@
 """How long packing takes, against decoding and re-encoding the same pictures and trimaps once.
 
-python benchmarks/pack.py --source ../shared/data/pets --json pack.json
+python -m benchmarks.pack --source ../shared/data/pets --json pack.json
 
 All rows use the same number of processes, each starts its own, and the rows take turns in every run.
 """

@@ -1,6 +1,6 @@
 """What the data order costs: a step's indices, start-up and memory, for sets from Oxford-IIIT Pet to 10^8 samples.
 
-python benchmarks/plan.py --json plan.json
+python -m benchmarks.plan --json plan.json
 
 Each set is planned for one rank of 1,024 (of one for the small set) with a global batch of 4,096 (32); steps are taken
 one after another across several windows, as training takes them, and at random, as a resume does.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from petseg.config import ModelConfig, OptimConfig
+from petseg.config import ModelConfig, OptimConfig, RunConfig, with_values
 from petseg.models import build_model
 from petseg.models.layers import BilinearUpsample, ReflectConv2d
 from petseg.optim import build_optimizer
@@ -71,7 +71,7 @@ def as_lab(model: nn.Module) -> nn.Module:
 
 def peers_of(arch: str, width: int, compiled: bool) -> list[Peer]:
     """The lab's eager float32 step first, then ours; for resnet34_unet the library's Unet-resnet34 beside them."""
-    config = ModelConfig(arch=arch, width=width)  # type: ignore[arg-type]
+    config = with_values(RunConfig(), {"model.arch": arch, "model.width": width}).model
     model = build_model(config)
     peers = [Peer("lab, eager float32", as_lab(model), channels_last=False, bf16=False, fused=False)]
     if arch == "resnet34_unet":

@@ -26,7 +26,7 @@ COMMAND_TIMEOUT_S = 300.0
 TRIALS_TIMEOUT_S = 1_800.0
 POLL_S = 0.02
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "name": "bench",
     "method": "grid",
     "metric": {"name": "val/dice", "goal": "maximize"},
@@ -102,7 +102,7 @@ def open_lab(scratch: Path) -> Iterator[Lab]:
     with tempfile.TemporaryDirectory(dir=scratch) as name, rehearse(nodes=1, cpus=4, gpus=0) as cluster:
         folder = Path(name)
         pack(PackConfig(out=folder / "shards", synthetic=60, image_size_px=64, samples_per_shard=16, workers=1))
-        spec = SPEC | {"parameters": {**SPEC["parameters"], "data.shards": {"value": str(folder / "shards")}}}  # type: ignore[dict-item]
+        spec = SPEC | {"parameters": {**SPEC["parameters"], "data.shards": {"value": str(folder / "shards")}}}
         (folder / "sweep.yaml").write_text(json.dumps(spec))  # JSON is YAML
         path = f"{counting_sbatch(folder)}:{cluster.env['PATH']}"
         extra = {"PATH": path, "OMP_NUM_THREADS": "1", "PETSEG_CACHE": str(folder / "cache")}

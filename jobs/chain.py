@@ -89,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_chain(argv: Sequence[str]) -> Chain:
-    """Raises ValueError for steps that do not follow each other, and for a pack that the sweep would not read."""
+    """Raises ValueError for steps that do not follow each other, for a pack that the sweep would not read, and for
+    weights that are not there.
+    """
     place = argv.index(PACK_FLAG) if PACK_FLAG in argv else len(argv)
     words, pack_flags = argv[:place], tuple(argv[place + 1 :])
     default = Command(resources=profile_of(words))
@@ -105,6 +107,7 @@ def read_chain(argv: Sequence[str]) -> Chain:
             else f"{PACK_FLAG} goes with the step pack: `jobs/chain.py pack {' '.join(steps)}`"
         )
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
+    launcher.require_weights(spec)
     shards = expand(spec)[0].config.data.shards
     if "pack" in steps and not _same_place(out := _out_of(pack_flags), shards):
         raise ValueError(f"the pack goes to {out}, and the sweep reads {shards}: add --set data.shards={out}")

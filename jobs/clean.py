@@ -3,8 +3,8 @@
 python jobs/clean.py lab --dry-run
 python jobs/clean.py lab --older-than 2d --checkpoints-only
 
-Whatever runs or can go on is left alone, and so are config, metrics, result, overlays and the best weights; runs that
-wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them.
+Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and the best weights; runs
+that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them.
 """
 
 from __future__ import annotations

@@ -8,18 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from jobs.cost_memory import predict_gpu_memory
-from jobs.cost_pace import Pace, pace_by_probe, pace_by_records, probes_needed, read_records
+from jobs.cost_pace import Pace, pace_by_probe, pace_by_records, probes_needed, read_records, steps_of_epoch
 from jobs.spec import Cell
 from jobs.trial import Sweep, Trial
 from jobs.vitals import read_last_row
 from petseg.config import RunConfig, with_values
+from petseg.length import EpochTime, epochs_of
 from petseg.progress import duration
 from petseg.run_folder import load_overrides
 from shards.manifest import Manifest
@@ -27,7 +23,6 @@ from slurm.resources import Resources
 
 GPU_HOURS, CORE_HOURS = "GPU hours", "CPU core hours"
 BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(gpu|cpu)h\s*", re.IGNORECASE)
-MAX_LISTED = 40
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class TrialCost:
 
     trial: Trial
     seconds: float | None  # of its job, from start to end
-    epochs: int  # still to train
+    epochs: float | None  # still to train; a budget may end within one
     host_memory_gib: float | None  # of a node
     gpu_memory_gib: float | None  # of a GPU
     source: str
@@ -108,7 +103,7 @@ def estimate(
     paces, notes = find_paces(configs, manifest, resources, sweep, probe)
     memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(paces[i])}, resources)
     notes += more
-    costs = tuple(_cost(t, configs[t.id], paces[t.id], resources, memory.get(t.id)) for t in trials)
+    costs = tuple(_cost(t, configs[t.id], paces[t.id], manifest, resources, memory.get(t.id)) for t in trials)
     end_s = _end(costs, max_parallel, trials_per_job)
     if end_s is not None:
         notes.append("the wait in the queue is not known, and not in it")
@@ -156,7 +151,8 @@ def find_paces(
             paces |= dict.fromkeys(ids, str(error))
             continue
         if resources.gpus_per_node and not found.on_gpu:
-            note = f"{found.source}: {duration(found.trial_s(config.train.epochs))} a trial, no estimate for GPUs"
+            whole_s = found.trial_s(epochs_of(config.train, steps_of_epoch(config, manifest), found.epoch))
+            note = f"{found.source}: {duration(whole_s)} a trial, no estimate for GPUs"
             paces |= dict.fromkeys(ids, note)
             notes.append("this machine has no GPU: run one trial first, whose records tell, or look from a GPU node")
             continue
@@ -171,12 +167,23 @@ def _measured(pace: Pace | str) -> bool:
 
 
 def _cost(
-    trial: Trial, config: RunConfig, pace: Pace | str, resources: Resources, gpu_memory_gib: float | None
+    trial: Trial,
+    config: RunConfig,
+    pace: Pace | str,
+    manifest: Manifest,
+    resources: Resources,
+    gpu_memory_gib: float | None,
 ) -> TrialCost:
     """gpu_memory_gib: predicted, where no probe has measured it"""
-    epochs = max(0, config.train.epochs - int(read_last_row(trial.folder).get("epoch", 0)))
+    done, steps = int(read_last_row(trial.folder).get("epoch", 0)), steps_of_epoch(config, manifest)
     if isinstance(pace, str):
+        if config.train.budget_min:  # at any pace
+            source = f"train.budget_min, without start and end ({pace})"
+            return TrialCost(trial, 60 * config.train.budget_min, None, None, gpu_memory_gib, source)
+        at_any = EpochTime(0.0, 0.0)  # epochs and steps are as many at any pace
+        epochs = max(0.0, epochs_of(config.train, steps, at_any) - done)
         return TrialCost(trial, None, epochs, None, gpu_memory_gib, pace)
+    epochs = max(0.0, epochs_of(config.train, steps, pace.epoch) - done)
     host_gib = pace.host_memory_gib
     if host_gib is not None:
         host_gib *= resources.processes_per_node
@@ -236,37 +243,6 @@ def check_budget(found: Estimate, text: str) -> None:
         dearest = f"; {found.axes[0].name} costs most" if found.axes and found.axes[0].spread > 1.05 else ""
         raise ValueError(
             f"the estimate of {needed:.3g} {unit} for {len(found.trials)} trials goes over the budget of {allowed:g}: "
-            f"about {fit} of them would fit{dearest}: take fewer values of an axis (--axis), fewer epochs "
-            "(--set train.epochs=N), or raise --budget"
+            f"about {fit} of them would fit{dearest}: take fewer values of an axis (--axis), shorter trials "
+            "(--set train.epochs=N or train.budget_steps=N), or raise --budget"
         )
-
-
-def render(found: Estimate) -> RenderableType:
-    """The estimate for a terminal: a line per trial, the sum, the axes, and where it comes from."""
-    per_job = found.gpus or found.cores
-    table = Table(title=Text(_title(found)), title_justify="left")
-    for column in ("trial", "axes", "epochs", "time", found.unit, "host GiB", "GPU GiB", "known by"):
-        table.add_column(column, justify="left" if column in ("trial", "axes", "known by") else "right")
-    for cost in found.trials[:MAX_LISTED]:
-        hours = None if cost.seconds is None else cost.seconds * per_job / 3600
-        table.add_row(
-            cost.trial.id, Text(cost.trial.label), str(cost.epochs),
-            "?" if cost.seconds is None else duration(cost.seconds), "?" if hours is None else f"{hours:.3g}",
-            _gib(cost.host_memory_gib), _gib(cost.gpu_memory_gib), Text(cost.source),
-        )  # fmt: skip
-    lines = [f"and {len(found.trials) - MAX_LISTED} more trials"] if len(found.trials) > MAX_LISTED else []
-    for axis in found.axes:
-        values = ", ".join(f"{value} {duration(seconds)}" for value, seconds in axis.seconds.items())
-        lines.append(f"{axis.name}: {values} a trial in the mean, {axis.spread:.2g} times between them")
-    return Group(table, *(Text(line) for line in (*lines, *found.notes)))
-
-
-def _title(found: Estimate) -> str:
-    hours = found.hours(found.unit)
-    total = "an unknown number of" if hours is None else f"about {hours:.3g}"
-    end = f", {duration(found.end_s)} after the first start with {found.max_parallel} at a time" if found.end_s else ""
-    return f"{len(found.trials)} trials to run: {total} {found.unit}{end}"
-
-
-def _gib(value: Any) -> str:
-    return "" if value is None else f"{value:.2f}"

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from jobs.trial import LAUNCH_NAME, SWEEP_NAME, Trial
 from petseg.config import RunConfig, config_to_dict, flatten, identity
 from petseg.data.plan import steps_per_epoch
+from petseg.length import EpochTime
 from petseg.lives import read_lives
 from petseg.run_folder import load_config
 from shards.manifest import Manifest
@@ -31,7 +33,7 @@ FUTILE_TIMEOUT_S = 60.0  # on a machine without GPU for jobs with GPUs: what it 
 SPEED_FIELDS = (
     "data.image_size_px", "train.batch_size", "train.accumulation_steps", "train.mixed_precision",
     "train.channels_last", "train.grad_checkpointing", "train.compile", "train.sync_batchnorm", "train.loss",
-    "optim.name",
+    "train.start_size_px", "train.full_size_from", "optim.name",
 )  # fmt: skip
 POLICY = "augment.policy"
 CPU_DEVICE = re.compile(r"cpu, (\d+) threads")  # petseg.finish
@@ -45,15 +47,15 @@ Speed = tuple[tuple[str, Any], ...]
 class Pace:
     """How long a trial takes, and how that is known."""
 
-    epoch_s: float  # training, validation and saving
+    epoch: EpochTime
     rest_s: float  # once a trial: start, and the measurement of the best weights
     on_gpu: bool
     source: str
     host_memory_gib: float | None = None
     gpu_memory_gib: float | None = None
 
-    def trial_s(self, epochs: int) -> float:
-        return self.rest_s + epochs * self.epoch_s
+    def trial_s(self, epochs: float) -> float:
+        return self.rest_s + self.epoch.run_s(epochs)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Record:
     manifest_hash: str
     processes: int
     threads: int  # of each process; 0 on a GPU, whose speed does not depend on them
-    train_epoch_s: float  # median of its epochs
+    step_s: float  # of its training: median of its epochs
     beside_epoch_s: float | None  # validation, saving and the measurement at the end, spread over the epochs
 
 
@@ -98,8 +100,10 @@ def _read_record(trial: Trial) -> Record | None:
     if where is None:
         return None
     flat = flatten(load_config(trial.folder)["identity"])
-    # the first epoch fills caches and tunes kernels
     seconds = [float(row["perf/seconds"]) for row in rows]
+    ends = [0, *(int(row["step"]) for row in rows)]
+    steps = [end - start for start, end in pairwise(ends)]  # a budget may end within an epoch
+    step_s = [one / max(count, 1) for one, count in zip(seconds, steps, strict=True)]
     processes, threads = where
     return Record(
         speed=speed_of(flat),
@@ -107,7 +111,7 @@ def _read_record(trial: Trial) -> Record | None:
         manifest_hash=flat["manifest_hash"],
         processes=processes,
         threads=threads,
-        train_epoch_s=median(seconds[1:] or seconds),
+        step_s=median(step_s[1:] or step_s),  # the first epoch fills caches and tunes kernels
         beside_epoch_s=_beside_s(trial, sum(seconds), len(rows)),
     )
 
@@ -153,7 +157,7 @@ def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources,
         raise LookupError("no records of trials like these")
     same = [record for record in alike if record.policy == config.augment.policy]
     used = same or alike
-    train_s = median(record.train_epoch_s for record in used)
+    train_s = median(record.step_s for record in used) * steps_of_epoch(config, manifest)
     beside = [record.beside_epoch_s for record in used if record.beside_epoch_s is not None]
     beside_s = median(beside) if beside else train_s * _share_of_validation(manifest)
     source = f"records of {len(used)} trial{'s' if len(used) > 1 else ''}"
@@ -161,7 +165,11 @@ def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources,
         source += " with another augmentation"
     if not beside:
         source += ", validation reckoned as a third of training per picture"
-    return Pace(epoch_s=train_s + beside_s, rest_s=0.0, on_gpu=resources.gpus_per_node > 0, source=source)
+    return Pace(EpochTime(train_s, beside_s), rest_s=0.0, on_gpu=resources.gpus_per_node > 0, source=source)
+
+
+def steps_of_epoch(config: RunConfig, manifest: Manifest) -> int:
+    return steps_per_epoch(manifest.splits["train"].num_samples, config.train.batch_size)
 
 
 def _share_of_validation(manifest: Manifest) -> float:
@@ -199,7 +207,6 @@ def pace_by_probe(config: RunConfig, manifest: Manifest, resources: Resources) -
 def pace_of(found: Mapping[str, Any], config: RunConfig, manifest: Manifest, resources: Resources) -> Pace:
     """The pace of a whole trial by what a probe found in one process."""
     samples = {name: split.num_samples for name, split in manifest.splits.items()}
-    steps = steps_per_epoch(samples["train"], config.train.batch_size)
     eval_s = found["eval_s_per_sample"] / resources.processes
     val_s = samples.get("val", 0) * eval_s
     test_s = samples.get("test", 0) * eval_s if config.train.test else 0.0
@@ -208,7 +215,7 @@ def pace_of(found: Mapping[str, Any], config: RunConfig, manifest: Manifest, res
     if resources.processes > 1:
         source += f" as one of {resources.processes} processes, without what they exchange"
     return Pace(
-        epoch_s=steps * found["step_s"] + val_s + found["save_s"],
+        epoch=EpochTime(steps_of_epoch(config, manifest) * found["step_s"], val_s + found["save_s"]),
         rest_s=found["start_s"] + load_s + val_s + test_s,
         on_gpu=found["on_gpu"],
         source=source,

@@ -54,8 +54,9 @@ def probe(config: RunConfig, processes: int, threads: int, folder: Path) -> Prob
     """Train for some steps as one of `processes` ranks would; what the ranks tell each other is not in it."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    # a probe decodes only what it trains on, and leaves no cache behind
-    small = with_values(share_of(config, processes), {"data.cache": "none"})
+    # a probe decodes only what it trains on, and leaves no cache behind; its first steps would have the smallest
+    # pictures, and an estimate is to err on the dear side
+    small = with_values(share_of(config, processes), {"data.cache": "none", "train.start_size_px": 0})
     store = open_store(small.data.shards, small.data.cache_dir, small.data.cache_gb)
     run = build_run(small, store, folder, world_size=1, splits=("train",))
     start_s = time.perf_counter() - began

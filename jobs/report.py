@@ -2,6 +2,9 @@
 
 python jobs/report.py lab
 python jobs/report.py lab --format csv --out lab.csv
+python jobs/report.py lab --format parquet
+python jobs/report.py lab --to wandb
+python jobs/report.py lab --serve
 """
 
 from __future__ import annotations
@@ -19,15 +22,17 @@ from rich.text import Text
 
 from jobs.report_data import Record, read_records
 from jobs.report_page import render_page
+from jobs.report_parquet import render_parquet
 from jobs.report_protocol import floor_of, state_counts
 from jobs.report_rows import render_rows, shown
+from jobs.report_serve import serve
 from jobs.trial import Sweep, find_sweep
 from jobs.verdict import Board, build_board
 from jobs.verdict_words import judge, short
 from shards.command import OK, run_command
 from shards.manifest import write_whole
 
-REPORT_NAME = "report.html"
+REPORT_NAME, PARQUET_NAME = "report.html", "leaderboard.parquet"
 LEFT = ("finding",)
 
 
@@ -39,22 +44,51 @@ class Command:
     """Name of the sweep, or its folder."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
-    format: Literal["html", "md", "csv", "json"] = "html"
-    """html: the page. md, csv, json: the leaderboard alone, the same rows with all digits in csv and json."""
+    format: Literal["html", "md", "csv", "json", "parquet"] = "html"
+    """html: the page. The others: the leaderboard alone, the same rows, with all digits in csv, json and parquet (which
+    needs pyarrow)."""
+    shards: str = ""
+    """Folder of the shard set whose pictures the page shows, if it is not where the trials read it."""
     out: Path | None = None
-    """Where to write; by default report.html in the sweep's folder, and to the terminal what is no page."""
+    """Where to write; by default report.html or leaderboard.parquet in the sweep's folder, and to the terminal what is
+    text."""
+    to: Literal["file", "wandb"] = "file"
+    """wandb: make the sweep's Report there, or update the one it has, and print its address; its runs must be there."""
+    serve: bool = False
+    """Show the page on 127.0.0.1 while the sweep runs, always as it is now, to whoever has the address that is printed;
+    until Ctrl-C."""
+    port: int = 0
+    """Where --serve listens; 0 = any free port."""
+
+    def __post_init__(self) -> None:
+        if self.to == "wandb" and (self.out or self.format != "html"):
+            raise ValueError("--to wandb makes a Report of its own form: --format and --out are for --to file")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=argv, description=__doc__)
+    if command.serve and (command.out or command.format != "html" or command.to != "file"):
+        raise ValueError("--serve shows the page and writes no file: leave --format, --out and --to out")
+    if command.port and not command.serve:
+        raise ValueError(f"--port {command.port} is for --serve")
     sweep = find_sweep(command.sweep, command.runs_dir)
+    if command.serve:
+        serve(sweep, command.port, command.shards)
     records = read_records(sweep)
     board = build_board(sweep, records)
-    page = command.format == "html"
-    content = render_page(sweep, records, board) if page else render_rows(sweep, board, command.format)
-    path = command.out or (sweep.folder / REPORT_NAME if page else None)
+    if command.to == "wandb":
+        return send(sweep, records, board)
+    content: str | bytes
+    if page := command.format == "html":
+        content = render_page(sweep, records, board, command.shards)
+    elif command.format == "parquet":
+        content = render_parquet(sweep, board)
+    else:
+        content = render_rows(sweep, board, command.format)
+    by_default = {"html": sweep.folder / REPORT_NAME, "parquet": sweep.folder / PARQUET_NAME}
+    path = command.out or by_default.get(command.format)
     if path is None:
-        sys.stdout.write(content)
+        sys.stdout.write(str(content))
         return OK
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
@@ -62,6 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if page:
         console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    return OK
+
+
+def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
+    """Make or update the sweep's report in wandb."""
+    from jobs.report_wandb import compose
+    from jobs.report_wandb_send import send_report
+
+    sent = send_report(sweep, records, compose(sweep, records, board))
+    Console(highlight=False, markup=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))
     return OK
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.status import Standing, standings
+from jobs.standing import Standing, standings
 from jobs.trial import Sweep
 from petseg.config import flatten
 from petseg.run_folder import Result, load_config
@@ -114,12 +114,13 @@ def axis_text(name: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{name.rpartition('.')[2]}={'?' if value is None else value}"
 
 
-def read_records(sweep: Sweep) -> list[Record]:
-    """All trials of the sweep, those without a folder too."""
-    return [_read_record(standing) for standing in standings(sweep)]
+def read_records(sweep: Sweep, rows: Sequence[Standing] | None = None) -> list[Record]:
+    """All trials of the sweep, those without a folder too. rows: where they stand, if that is known already."""
+    return [read_record(row) for row in (standings(sweep) if rows is None else rows)]
 
 
-def _read_record(standing: Standing) -> Record:
+def read_record(standing: Standing, epochs: bool = True) -> Record:
+    """One trial; without its epochs it is read much faster, and is enough for a leaderboard."""
     trial = standing.trial
     try:
         content = load_config(trial.folder)
@@ -127,7 +128,7 @@ def _read_record(standing: Standing) -> Record:
     except (ValueError, KeyError):
         identity, config = {}, None
     identity.pop("manifest_hash", None)
-    rows = [row for row in trial.metrics() if isinstance(row, dict)]
+    rows = [row for row in (trial.metrics() if epochs else ()) if isinstance(row, dict)]
     by_epoch = {int(row["epoch"]): row for row in rows if "epoch" in row}
     return Record(standing, identity | trial.axes, config, trial.result(), [row for _, row in sorted(by_epoch.items())])
 

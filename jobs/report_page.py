@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.report_axes import weigh_axes
+from jobs.report_breeds import build_breeds
+from jobs.report_calibration import calibrate_cells
 from jobs.report_data import NOISE_DICE, Grid, Group, Record, Spread, rank, tabulate
+from jobs.report_gallery import build_gallery
+from jobs.report_gap import measure_gaps
+from jobs.report_operation import operate
 from jobs.report_pictures import lay_out
 from jobs.report_plots import CURVES, collect, draw
 from jobs.report_protocol import floor_of, protocol, state_counts, warnings
 from jobs.report_rows import metrics_of, p_cell
-from jobs.reproduce import train_command
+from jobs.report_trials import trial_row
 from jobs.trial import Sweep
 from jobs.verdict import Board, Difference, build_board
 from jobs.verdict_words import FINDINGS, judge, minus, ranks_text
@@ -50,24 +55,20 @@ class Heat:
         return round(MAX_HEAT * (spread.mean - self.low) / max(self.high - self.low, MIN_HEAT_SPAN))
 
 
-@dataclass(frozen=True)
-class TrialRow:
-    """A trial as the last table shows it."""
+def render_page(
+    sweep: Sweep, records: Sequence[Record], board: Board | None = None, shards: str = "", live: str = ""
+) -> str:
+    """report.html of a sweep; the same folder gives the same bytes. shards: where its pictures lie now, if moved.
 
-    record: Record
-    axes: str
-    best_dice: tuple[float, int] | None  # and its epoch
-    lowest_loss: tuple[float, int] | None
-    command: str
-
-
-def render_page(sweep: Sweep, records: Sequence[Record], board: Board | None = None) -> str:
-    """report.html of a sweep; the same folder gives the same bytes."""
+    live: which version of it this is, of a page that looks whether its server has a newer one.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     board = board or build_board(sweep, records)
     axes, groups = board.axes, board.groups
     places = rank(groups)
+    ranked = [place.group for place in places]
+    trials = [trial_row(record, sweep.manifest_hash) for record in records]
     grids = tabulate(axes, groups)
     drawn = {place.group.place for place in places[:MAX_DRAWN]}
     panels = draw(collect(axes, [group for group in groups if group.place in drawn]))
@@ -82,6 +83,7 @@ def render_page(sweep: Sweep, records: Sequence[Record], board: Board | None = N
     environment.filters |= {"ranks": ranks_text}
     return environment.get_template("report.html.j2").render(
         sweep=sweep,
+        live=live,
         records=records,
         counts=state_counts(records),
         newest=newest(records),
@@ -106,7 +108,13 @@ def render_page(sweep: Sweep, records: Sequence[Record], board: Board | None = N
         legend={curve.label: curve.colour for panel in panels for curve in panel.curves},
         colours=OVERLAY_COLOURS,
         sheet=lay_out([place.group for place in places]),
-        trials=[trial_row(record) for record in records],
+        gallery=build_gallery(places, sweep, shards),
+        breeds=build_breeds(board, sweep, shards),
+        trials=trials,
+        axes_section=weigh_axes(axes, groups, records, sweep.method),
+        gaps=measure_gaps(ranked),
+        calibration=calibrate_cells(ranked),
+        operation=operate(sweep, ranked, trials),
         noise=NOISE_DICE,
     )
 
@@ -133,32 +141,6 @@ def strip_scale(groups: Sequence[Group]) -> tuple[float, float]:
     spreads = [spread for group in groups if (spread := group.spread("val/dice"))]
     low = min((spread.low for spread in spreads), default=0.0)
     return low, max((spread.high for spread in spreads), default=1.0) - low or 1.0
-
-
-def trial_row(record: Record) -> TrialRow:
-    dice, loss = (
-        [(row[name], int(row["epoch"])) for row in record.rows if math.isfinite(row.get(name, math.nan))]
-        for name in ("val/dice", "val/loss")
-    )
-    best = max(dice, key=lambda pair: pair[0], default=None)
-    if record.result:
-        best = record.result.metrics["val/dice"], record.result.best_epoch
-    return TrialRow(
-        record,
-        record.standing.trial.label,
-        best,
-        min(loss, key=lambda pair: pair[0], default=None),
-        reproduce(record),
-    )
-
-
-def reproduce(record: Record) -> str:
-    if record.config is None:
-        return ""
-    try:
-        return train_command(record.config)
-    except ValueError as error:
-        return f"# not a config of this version: {error}"
 
 
 def newest(records: Sequence[Record]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.report_data import Group, Record
+from jobs.report_drawing import SIZE_PX, webp_uri
 from petseg.run_folder import OVERLAYS_NAME, PER_IMAGE_NAME
 
-SIZE_PX = 192
-QUALITY = 78  # 192 px then take 6-9 kB: 24 x 8 of them stay below 2.5 MB as base64
-MAX_ROWS, MAX_COLUMNS = 24, 8
+MAX_ROWS, MAX_COLUMNS = 24, 8  # of 6-9 kB each: below 2.5 MB as base64
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,7 @@ def data_uri(path: Path) -> str:
     with Image.open(path) as image:
         small = image.convert("RGB")
     small.thumbnail((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
-    content = io.BytesIO()
-    small.save(content, "WEBP", quality=QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return webp_uri(np.asarray(small))
 
 
 def dice_by_key(folder: Path) -> dict[str, float]:

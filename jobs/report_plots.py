@@ -63,12 +63,12 @@ def collect(axes: Sequence[str], groups: Sequence[Group]) -> list[Panel]:
         others = [axis_text(name, value) for name, value in group.axes.items() if name != colour_axis]
         label = axis_text(colour_axis, group.axes[colour_axis]) if colour_axis else "all trials"
         colour = colours.index(group.axes[colour_axis]) if colour_axis else 0
-        if curve := _curve(group, label, colour):
+        if curve := curve_of(group, label, colour):
             panels.setdefault(" · ".join(others), []).append(curve)
     return [Panel(title, tuple(curves)) for title, curves in panels.items()][:MAX_PANELS]
 
 
-def _curve(group: Group, label: str, colour: int) -> Curve | None:
+def curve_of(group: Group, label: str, colour: int) -> Curve | None:
     """Of the finished trials; of those under way only where none is finished."""
     records = group.done or tuple(record for record in group.records if record.rows)
     names = [f"{split}/{metric}" for metric in METRICS for split in ("train", "val")]

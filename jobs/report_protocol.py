@@ -72,10 +72,29 @@ def common(records: Sequence[Record], name: str, words: dict[str, str] | None = 
 
 
 def training(records: Sequence[Record]) -> str:
-    parts = ("epochs", "batch_size", "loss", "mixed_precision")
+    parts = ("batch_size", "loss", "mixed_precision")
     listed = [f"{part.replace('_', ' ')} {common(records, f'train.{part}')}" for part in parts]
     optim = " ".join(common(records, f"optim.{part}") for part in ("name", "lr", "schedule"))
-    return ", ".join([*listed, f"optimizer {optim}"])
+    return ", ".join([lengths(records), *listed, f"optimizer {optim}"])
+
+
+def lengths(records: Sequence[Record]) -> str:
+    """How long the trials train: epochs, optimizer steps, or minutes, in which each takes as many steps as fit."""
+    texts = list(dict.fromkeys(length(record) for record in records if "train.epochs" in record.values))
+    text = texts[0] if len(texts) == 1 else f"differs: {', '.join(texts)}" if texts else "epochs unknown"
+    epochs = {r.result.epochs for r in records if r.result and r.values.get("train.budget_min")}
+    if not epochs:
+        return text
+    span = " to ".join(str(count) for count in sorted({min(epochs), max(epochs)}))
+    return f"{text} (by minutes as many steps as fit: {span} epochs, the last of them perhaps in part)"
+
+
+def length(record: Record) -> str:
+    if steps := record.values.get("train.budget_steps"):
+        return f"optimizer steps {steps}"
+    if minutes := record.values.get("train.budget_min"):
+        return f"minutes {minutes:g}"
+    return f"epochs {record.values['train.epochs']}"
 
 
 def floor_of(records: Sequence[Record], split: str) -> float | None:

@@ -115,10 +115,15 @@ def render_rows(sweep: Sweep, board: Board, form: str) -> str:
 
 def _markdown(sweep: Sweep, board: Board) -> str:
     verdict = judge(board)
+    lines = [f"# {sweep.name}", "", verdict.lead, "", *(f"- {point}" for point in verdict.points), ""]
+    return "\n".join(lines) + "\n" + table_markdown(board)
+
+
+def table_markdown(board: Board) -> str:
+    """The rows alone."""
     rows = shown(board)
     titles = list(rows[0]) if rows else []
-    lines = [f"# {sweep.name}", "", verdict.lead, "", *(f"- {point}" for point in verdict.points), ""]
-    lines += [_cells(titles), _cells(["---"] * len(titles)), *(_cells(list(row.values())) for row in rows)]
+    lines = [_cells(titles), _cells(["---"] * len(titles)), *(_cells(list(row.values())) for row in rows)]
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.space import Distribution
 from jobs.spec import STARTUP, Cell, Spec, cell_of, draws
 from jobs.standing import Standing
-from petseg.config import RunConfig, trial_id, with_values
+from petseg.config import RunConfig, trial_id
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -71,7 +71,7 @@ def _what_is_searched(study: Study, folder: Path, spec: Spec, manifest_hash: str
     """Raises ValueError if the study searches something else."""
     wanted = {
         "space": {name: found.to_dict() for name, found in spec.space.items()},
-        "fixed": trial_id(fixed_part(spec), manifest_hash),
+        "fixed": trial_id(_middle(spec), manifest_hash),
     }
     if study.user_attrs.get("search", wanted) != wanted:
         raise ValueError(
@@ -100,14 +100,14 @@ def clear_away(path: Path) -> None:
             file.truncate(whole)
 
 
-def fixed_part(spec: Spec) -> RunConfig:
-    return with_values(RunConfig(), spec.fixed)
+def _middle(spec: Spec) -> RunConfig:
+    """The middle of the space, which stands for what is fixed beside it."""
+    return cell_of(spec, RunConfig(), {name: found.at(0.5) for name, found in spec.space.items()}).config
 
 
 def cells_of(study: Study, spec: Spec) -> list[Cell]:
     """What was proposed so far, in order."""
-    fixed = fixed_part(spec)
-    return [cell_of(spec, fixed, trial.params) for trial in study.trials]
+    return [cell_of(spec, RunConfig(), trial.params) for trial in study.trials]
 
 
 def tell(study: Study, spec: Spec, manifest_hash: str, rows: Mapping[str, Standing]) -> None:
@@ -160,10 +160,10 @@ def _next(study: Study, spec: Spec, space: dict[str, BaseDistribution], taken: s
         for attempt in range(TRIES):
             drawn = sample(study, space, seed_of(spec.seed, len(taken), attempt))
             values = {name: found.settle(drawn[name]) for name, found in spec.space.items()}
-            cell = cell_of(spec, fixed_part(spec), values)
+            cell = cell_of(spec, RunConfig(), values)
             if cell.config not in taken:
                 return cell
-    return next((cell for cell in draws(spec, fixed_part(spec)) if cell.config not in taken), None)
+    return next((cell for cell in draws(spec, RunConfig()) if cell.config not in taken), None)
 
 
 def sample(study: Study, space: dict[str, BaseDistribution], seed: int) -> dict[str, Any]:

@@ -187,15 +187,15 @@ def expand(spec: Spec, base: RunConfig | None = None) -> list[Cell]:
     grid: every combination of the axes' values, the last axis varying fastest. random: all draws. bayes: the first
     STARTUP draws, on which its proposals build. Raises ValueError for an unknown field or a value of the wrong type.
     """
-    fixed = with_values(base or RunConfig(), spec.fixed)
+    base = base or RunConfig()
     if spec.method != "grid":
         count = spec.run_cap if spec.method == "random" else min(spec.run_cap, STARTUP)
-        return list(itertools.islice(draws(spec, fixed), count))
+        return list(itertools.islice(draws(spec, base), count))
     combinations = itertools.islice(itertools.product(*spec.axes.values()), spec.run_cap or None)
-    return [cell_of(spec, fixed, dict(zip(spec.axes, values, strict=True))) for values in combinations]
+    return [cell_of(spec, base, dict(zip(spec.axes, values, strict=True))) for values in combinations]
 
 
-def draws(spec: Spec, fixed: RunConfig) -> Iterator[Cell]:
+def draws(spec: Spec, base: RunConfig) -> Iterator[Cell]:
     """The cells that chance gives a search, each once, in an order that depends on the space and the seed alone.
 
     More of them leave the first as they are: run_cap can be raised at any time. Ends when a finite space is used up.
@@ -210,7 +210,7 @@ def draws(spec: Spec, fixed: RunConfig) -> Iterator[Cell]:
             return
         values = {name: found.at(quantile(spec.seed, name, number)) for name, found in spec.space.items()}
         try:
-            cell = cell_of(spec, fixed, values)
+            cell = cell_of(spec, base, values)
         except ValueError as error:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
             raise ValueError(f"the search can draw {listed}, which cannot run: {error}") from None
@@ -220,9 +220,9 @@ def draws(spec: Spec, fixed: RunConfig) -> Iterator[Cell]:
             yield cell
 
 
-def cell_of(spec: Spec, fixed: RunConfig, values: Mapping[str, Any]) -> Cell:
-    """The cell of these values of the fields that vary."""
-    config = with_values(fixed, values)
+def cell_of(spec: Spec, base: RunConfig, values: Mapping[str, Any]) -> Cell:
+    """The cell of these values of the fields that vary; with the fixed ones, which may mean nothing without them."""
+    config = with_values(base, {**spec.fixed, **values})
     return Cell({name: field_value(config, name) for name in spec.names}, config, dict(values))
 
 

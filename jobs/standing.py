@@ -13,7 +13,7 @@ from jobs.processes import HERE, as_pid, runs_trials
 from jobs.slurm_answer import Answer, ask
 from jobs.triage import Verdict, gather, judge
 from jobs.trial import Submission, Sweep, Trial
-from jobs.vitals import Heartbeat, patience_s, planned, read_heartbeat, read_last_row, silence_s
+from jobs.vitals import Heartbeat, patience_s, planned, planned_epochs, read_heartbeat, read_last_row, silence_s
 from petseg.progress import duration
 from petseg.run_folder import PRUNED_NAME, RESULT_NAME, Pruned, Result
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
@@ -35,7 +35,7 @@ class Standing:
     status: str  # one of STATES
     note: str = ""  # why it waits, or failed, or stands still
     epoch: int = 0  # finished ones
-    epochs: int = 0
+    epochs: int = 0  # 0 = not known yet
     dice: float | None = None  # val/dice of the best weights when done, of the last epoch before
     host: str = ""
     log: str = ""
@@ -128,7 +128,7 @@ def standing(
     row = read_last_row(trial.folder)
     common |= {
         "epoch": int(row.get("epoch", 0)),
-        "epochs": planned(trial.folder).epochs,
+        "epochs": planned_epochs(trial.folder),
         "dice": row.get("val/dice"),
     }
     if state.get("job_id") != submission.job_id:
@@ -203,7 +203,7 @@ def _live(
     beat = read_heartbeat(trial.folder)
     if beat and beat.time < began:
         beat = None  # of an earlier life
-    common |= {"beat": beat, "left_s": beat.left_s(planned(trial.folder).batch_size) if beat else None}
+    common |= {"beat": beat, "left_s": beat.left_s(planned(trial.folder)) if beat else None}
     silent_s = silence_s(trial.folder, beat, began)
     if silent_s > patience_s(trial.folder, beat, row) and not (job and job.state == UNKNOWN):
         return Standing(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)

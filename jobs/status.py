@@ -7,14 +7,16 @@ python jobs/status.py lab --json
 A trial is planned, queued (also behind others of its job), running, stalled (alive, but without a sign of life for ten
 minutes and for five epochs), interrupted (it can go on as it is), pruned (stopped early by the sweep's early_terminate;
 its Dice is the best of the epochs that it had), done or failed; below the table each distinct failure is shown once,
-with what to do. The exit code is 0, and 3 if trials have failed and none is queued or running.
+with what to do. --watch shows the first rows of the report's leaderboard too. The exit code is 0, and 3 if trials have
+failed and none is queued or running.
 
 --json prints one document with these fields:
   format_version, sweep, folder, time (seconds since 1970)
   slurm: source (squeue, sacct, none; empty if there was nothing to ask), why (if none), age_s (of the answer)
   counts: state -> number of trials
-  trials: id, label, axes, state, cause, note, epoch (finished), epochs, step, steps_per_epoch, images_per_s, left_s
-    (the last four are null unless it runs), val_dice, restarts, host, cluster, job_id, log
+  trials: id, label, axes, state, cause, note, epoch (finished), epochs (0 while a budget's is not known), step,
+    steps_per_epoch, images_per_s, left_s (the last four are null unless it runs), val_dice, restarts, host, cluster,
+    job_id, log
   failures: cause, signature, advice, retryable, traceback, trials (ids)
 """
 
@@ -30,16 +32,19 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
+from jobs.slurm_answer import Answer
 from jobs.standing import LIVE, Standing, quick_standings, standing, standings
+from jobs.status_leaders import Leaders
 from jobs.status_table import render, source_line, title_of, to_document
 from jobs.trial import Sweep, find_sweep
 from shards.command import FAILED, OK, run_command
 
 __all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
 
+LAST_BOARD_S = 60.0  # the longest wait for the leaderboard of a sweep that is over
 LINES_BESIDE_TABLE = 12  # of the terminal: head and foot of the table, failures, the source
 
 
@@ -88,16 +93,25 @@ def watch(sweep: Sweep, every_s: float) -> int:
     rows, answer = quick_standings(sweep)
     if not sys.stdout.isatty():
         return _watch_plainly(sweep, every_s)
-    console = Console()
+    console, leaders = Console(), Leaders()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while any(row.status in LIVE for row in rows):
-            lines = max(3, console.height - LINES_BESIDE_TABLE)
-            live.update(render(sweep, rows, answer, console.width, lines), refresh=True)
-            time.sleep(every_s)
+            board = leaders.look(sweep, rows)
+            lines = max(3, console.height - LINES_BESIDE_TABLE - leaders.height)
+            live.update(Group(render(sweep, rows, answer, console.width, lines), board), refresh=True)
+            leaders.pause(every_s)
             sweep = find_sweep(str(sweep.folder), sweep.folder.parent)  # trials may have been added
             rows, answer = quick_standings(sweep)
         live.update("", refresh=True)
+    return _end(console, sweep, rows, answer, leaders)
+
+
+def _end(console: Console, sweep: Sweep, rows: Sequence[Standing], answer: Answer, leaders: Leaders) -> int:
+    """The last table, and the leaderboard that goes with it; who stops watching does not wait long for one."""
+    over = all(row.status not in LIVE for row in rows)
     console.print(render(sweep, rows, answer, console.width))
+    if board := leaders.last(sweep, rows, LAST_BOARD_S if over else LAST_BOARD_S / 30):
+        console.print(board)
     return exit_code(rows)
 
 
@@ -114,8 +128,7 @@ def _watch_plainly(sweep: Sweep, every_s: float) -> int:
             time.sleep(every_s)
             sweep = find_sweep(str(sweep.folder), sweep.folder.parent)
             rows, answer = quick_standings(sweep)
-    console.print(render(sweep, rows, answer, console.width))
-    return exit_code(rows)
+    return _end(console, sweep, rows, answer, Leaders())
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def render_table(title: str, rows: Sequence[Standing], width: int) -> Renderable
     columns = COLUMNS if width >= LOG_WIDTH else COLUMNS[:-1]
     lines = [_cells(row)[: len(columns)] for row in rows]
     if len(rows) > MAX_FOLDED:
-        return _plain(title, [columns, *lines])
+        return plain_table(title, [columns, *lines])
     table = Table(title=Text(title), title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column in RIGHT else "left", overflow="fold")
@@ -93,7 +93,8 @@ def render_table(title: str, rows: Sequence[Standing], width: int) -> Renderable
     return table
 
 
-def _plain(title: str, lines: Sequence[Sequence[str]]) -> Text:
+def plain_table(title: str, lines: Sequence[Sequence[str]]) -> Text:
+    """Columns without lines between them. lines: the names of the columns, and the rows."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = (
         "  ".join(
@@ -126,8 +127,8 @@ def state_text(row: Standing) -> str:
 def epoch_text(row: Standing) -> str:
     """Finished epochs; of a running trial the present one, with its steps."""
     if row.beat and row.status in ("running", "stalled"):
-        return f"{row.beat.epoch}/{row.beat.epochs} step {row.beat.step}/{row.beat.steps_per_epoch}"
-    return f"{row.epoch}/{row.epochs}" if row.epochs else ""
+        return f"{row.beat.epoch}/{row.epochs or '?'} step {row.beat.step}/{row.beat.steps_per_epoch}"
+    return f"{row.epoch}/{row.epochs or '?'}" if row.epoch or row.epochs else ""
 
 
 def dice_text(row: Standing) -> str:

@@ -14,23 +14,23 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from jobs.cost import Estimate, check_budget, estimate, parse_budget
-from jobs.cost import render as render_cost
+from jobs.cost_table import render as render_cost
 from jobs.intent import reconcile
 from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
 from jobs.search import next_round
 from jobs.spec import Cell, Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import ENDED, LIVE, standings
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
-from petseg.config import trial_id
+from petseg.config import WEIGHTS_SUFFIXES, RunConfig, trial_id, with_values
 from petseg.data.store import is_remote, read_manifest
 from petseg.run_folder import claim_folder
 from shards.command import OK, run_command
@@ -40,6 +40,7 @@ from slurm.profiles import profile_of
 from slurm.resources import Resources
 
 SEARCH_JOBS = 8  # of a search on Slurm at a time
+WEIGHTS = "model.weights"
 DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
 
 
@@ -96,6 +97,7 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     command = tyro.cli(Command, args=argv, default=Command(resources=profile_of(argv)), description=__doc__)
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
+    require_weights(spec)
     cells = expand(spec)
     data = cells[0].config.data
     manifest = read_manifest(data.shards, data.cache_dir, data.cache_gb)
@@ -148,8 +150,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest:
         for trial in chosen_trials(sweep, chosen):
             trial.go_on()
     for trial in chosen_trials(sweep, chosen):
-        config = replace(chosen[trial.id].config, data=absolute_shards(chosen[trial.id].config.data))
-        claim_folder(config, sweep.manifest_hash, trial.folder)
+        claim_folder(with_absolute_paths(chosen[trial.id].config), sweep.manifest_hash, trial.folder)
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
     missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
@@ -174,9 +175,25 @@ def chosen_trials(sweep: Sweep, chosen: dict[str, Cell]) -> list[Trial]:
     return [trial for trial in sweep.trials if trial.id in chosen]
 
 
-def absolute_shards(data: Any) -> Any:
-    """A job may start in another folder."""
-    return data if is_remote(data.shards) else replace(data, shards=str(Path(data.shards).absolute()))
+def require_weights(spec: Spec) -> None:
+    """Raises ValueError for a file of weights that the sweep names and that is not there."""
+    drawn = spec.space[WEIGHTS].values if WEIGHTS in spec.space else ()
+    for weights in (spec.fixed.get(WEIGHTS), *spec.axes.get(WEIGHTS, ()), *drawn):
+        if str(weights).endswith(WEIGHTS_SUFFIXES) and not Path(weights).is_file():
+            raise ValueError(
+                f"{WEIGHTS} = {weights!r}: there is no such file in {Path.cwd()}: write its whole path, or make it by "
+                f"`python -m petseg.models.weights ENCODER --out {weights}`"
+            )
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """A job starts in another folder: in that of its snapshot of the code."""
+    shards, weights = config.data.shards, config.model.weights
+    if not is_remote(shards):
+        shards = str(Path(shards).absolute())
+    if weights.endswith(WEIGHTS_SUFFIXES):
+        weights = str(Path(weights).absolute())
+    return with_values(config, {"data.shards": shards, WEIGHTS: weights})
 
 
 def reckon(command: Command, sweep: Sweep, cells: Mapping[str, Cell], manifest: Manifest) -> Estimate:

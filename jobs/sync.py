@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import tyro
@@ -28,7 +28,7 @@ from rich.console import Console
 
 from jobs.doctor_wandb import KEY_NAME, base_url, has_netrc_key, unreachable
 from jobs.sync_replay import Limits, Outcome, Replay, replay_all
-from jobs.sync_trials import mark_sent, plan_replays
+from jobs.sync_trials import Target, mark_sent, plan_replays
 from jobs.trial import find_sweep
 from petseg.run_folder import CONFIG_NAME
 from petseg.tracking_client import without_secrets
@@ -53,6 +53,8 @@ class Command:
     """Runs that are begun in a second at most, over all trials; wandb's limit is 80 for a whole project."""
     timeout_s: float = 120.0
     """Longest time for one trial, which is then left for the next call."""
+    artifacts: Literal["config", "none", "small", "all"] = "config"
+    """What wandb keeps of finished trials besides numbers, as tracking.artifacts, which it is by default."""
     again: bool = False
     """Ask wandb about trials too that are noted as sent."""
     runs_dir: Path = Path("runs")
@@ -67,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     try:
         with FileLock(folder / LOCK_NAME, timeout=0):
-            plan = plan_replays(folder, url, command.project, command.entity, command.again)
+            which = None if command.artifacts == "config" else command.artifacts
+            target = Target(url, command.project, command.entity, which)
+            plan = plan_replays(folder, target, command.again)
             for line in plan.left_out:
                 console.print(line)
             outcomes = replay_all(plan.replays, limits, mark_sent)

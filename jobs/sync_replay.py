@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from petseg.progress import duration
+from petseg.tracking import EXIT_CODES, End
 from petseg.tracking_client import Begin
 from petseg.tracking_process import Answer, WandbProcess
 
@@ -38,12 +39,19 @@ class Replay:
     folder: Path
     about: Mapping[str, Any]  # fields of Begin
     summary: Mapping[str, Any]
-    exit_code: int
+    ended: End
     note: Mapping[str, Any]  # to be kept when it is sent
+    artifacts: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def id(self) -> str:
         return str(self.about["id"])
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """What its client is told when it has the rows."""
+        said = {**self.summary, "ended": self.ended}
+        return {"summary": said, "exit_code": EXIT_CODES[self.ended], "artifacts": list(self.artifacts)}
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ class Worker:
         self._process.send(begin=asdict(begin))
         answer = self._process.wait_for("begun", deadline - time.monotonic())
         if answer and "begun" in answer:
-            self._process.send(end={"summary": dict(replay.summary), "exit_code": replay.exit_code})
+            self._process.send(end=replay.end)
             answer = self._process.wait_for("ended", deadline - time.monotonic())
         if answer and "ended" in answer:
             return Outcome(replay.id, rows=answer["ended"])

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.standing import LIVE, Standing, standings
 from jobs.sync_replay import Replay
-from jobs.task import run_name
 from jobs.trial import load_sweep
 from petseg.config import RunConfig, config_from_dict
+from petseg.lives import LIVES_NAME
 from petseg.run_folder import (
     CONFIG_NAME,
     METRICS_NAME,
+    OVERRIDES_NAME,
     PRUNED_NAME,
     RESULT_NAME,
     load_config,
@@ -24,12 +25,22 @@ from petseg.run_folder import (
     load_result,
     read_metrics,
 )
-from petseg.tracking import RunName, describe
+from petseg.tracking import End, RunName, describe, name_in_place, trial_name
+from petseg.tracking_artifacts import Which, find_artifacts
 from petseg.tracking_overlays import OVERLAY_MASKS_NAME
-from shards.command import INTERRUPTED
 from shards.manifest import write_whole
 
 NOTE_NAME = "wandb-sync.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where runs are to be sent to, and what else than their config says."""
+
+    url: str
+    project: str = ""
+    entity: str = ""
+    artifacts: Which | None = None
 
 
 @dataclass(frozen=True)
@@ -41,14 +52,13 @@ class Plan:
     sent_before: int
 
 
-def plan_replays(folder: Path, url: str, project: str, entity: str, again: bool) -> Plan:
+def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
     """The runs of a sweep, or the one run of a folder, that have rows, do not run now and are not noted as sent."""
     replays: list[Replay] = []
     left_out, sent_before = [], 0
     if (folder / CONFIG_NAME).exists():
         config = config_from_dict(load_config(folder)["config"])
-        tags = (config.model.arch, config.augment.policy)
-        found = [(folder, RunName(load_config(folder)["trial_id"], tags=tags), config, _exit_code_alone(folder))]
+        found = [(folder, name_in_place(folder, config), config, _end_alone(folder))]
     else:
         found = []
         sweep = load_sweep(folder)
@@ -57,12 +67,12 @@ def plan_replays(folder: Path, url: str, project: str, entity: str, again: bool)
                 left_out.append(f"{row.trial.id} {row.trial.label} is {row.status}: sync again when it has ended")
             elif (row.trial.folder / CONFIG_NAME).exists():
                 config = config_from_dict(load_config(row.trial.folder)["config"])
-                name = run_name(sweep.name, row.trial.id, config)
-                found.append((row.trial.folder, name, config, exit_code(row)))
-    for run_folder, name, config, code in found:
+                name = trial_name(sweep.name, row.trial.id, config)
+                found.append((row.trial.folder, name, config, end_of(row)))
+    for run_folder, name, config, ended in found:
         if not read_metrics(run_folder):
             continue
-        replay = build_replay(run_folder, name, config, code, url, project, entity)
+        replay = build_replay(run_folder, name, config, ended, target)
         if not again and read_note(run_folder) == replay.note:
             sent_before += 1
         else:
@@ -70,26 +80,28 @@ def plan_replays(folder: Path, url: str, project: str, entity: str, again: bool)
     return Plan(tuple(replays), tuple(left_out), sent_before)
 
 
-def build_replay(
-    folder: Path, name: RunName, config: RunConfig, code: int, url: str, project: str, entity: str
-) -> Replay:
+def build_replay(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> Replay:
     """What a run is told to wandb with, as it would tell itself."""
-    project, entity = project or config.tracking.project, entity or config.tracking.entity
+    project, entity = target.project or config.tracking.project, target.entity or config.tracking.entity
     about = describe(folder, name, load_config(folder)["config"])
-    target = {"url": url, "project": project, "entity": entity, "id": name.wandb_id}
-    note = {**target, "content": content_hash(folder, code)}
+    artifacts = find_artifacts(folder, name.wandb_id, target.artifacts or config.tracking.artifacts)
+    note: dict[str, Any] = {"url": target.url, "project": project, "entity": entity, "id": name.wandb_id}
+    note |= {"content": content_hash(folder, ended), "artifacts": [artifact.name for artifact in artifacts]}
     begin = about | {"project": project, "entity": entity, "host": about["config"]["host"]}
-    return Replay(folder, begin, summary_of(folder), code, note)
+    return Replay(folder, begin, summary_of(folder), ended, note, tuple(asdict(artifact) for artifact in artifacts))
 
 
-def exit_code(row: Standing) -> int:
-    """The exit code that wandb is told, by where a trial stands."""
-    return {"done": 0, "pruned": 0, "interrupted": INTERRUPTED}.get(row.status, 1)
+def end_of(row: Standing) -> End:
+    """What wandb is told of how a trial ended, by where it stands."""
+    ends: dict[str, End] = {"done": "finished", "pruned": "pruned", "interrupted": "interrupted"}
+    return ends.get(row.status, "failed")
 
 
-def _exit_code_alone(folder: Path) -> int:
+def _end_alone(folder: Path) -> End:
     """The same for a run without a sweep: only a finished one has said how it ended."""
-    return 0 if (folder / RESULT_NAME).exists() else INTERRUPTED
+    if (folder / RESULT_NAME).exists():
+        return "finished"
+    return "pruned" if (folder / PRUNED_NAME).exists() else "interrupted"
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -101,10 +113,10 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def content_hash(folder: Path, code: int) -> str:
-    """Of everything that is sent of a run."""
-    digest = hashlib.sha256(f"{code}".encode())
-    for name in (METRICS_NAME, RESULT_NAME, PRUNED_NAME, OVERLAY_MASKS_NAME, CONFIG_NAME):
+def content_hash(folder: Path, ended: End) -> str:
+    """Of everything that is sent of a run; what it wrote when it ended comes and goes with its result."""
+    digest = hashlib.sha256(ended.encode())
+    for name in (METRICS_NAME, RESULT_NAME, PRUNED_NAME, OVERLAY_MASKS_NAME, CONFIG_NAME, OVERRIDES_NAME, LIVES_NAME):
         path = folder / name
         digest.update(f"\0{name}\0".encode() + (path.read_bytes() if path.exists() else b""))
     return digest.hexdigest()
@@ -122,5 +134,5 @@ def read_note(folder: Path) -> Mapping[str, Any]:
 def mark_sent(replay: Replay) -> None:
     """Note it, and mark what wandb kept offline as it does itself, so that jobs/clean.py can free it."""
     write_whole(replay.folder / NOTE_NAME, json.dumps(replay.note, indent=2) + "\n")
-    for path in (replay.folder / "wandb").glob("offline-run-*/run-*.wandb"):
+    for path in (replay.folder / "wandb").glob(f"offline-run-*/run-{replay.id}.wandb"):  # not those of evaluations
         path.with_name(f"{path.name}.synced").touch()

@@ -22,11 +22,11 @@ import submitit
 from jobs.rendezvous import part, set_up_ranks
 from jobs.trial import Trial, load_sweep
 from petseg import interrupt
-from petseg.config import RunConfig, config_from_dict
+from petseg.config import config_from_dict
 from petseg.lives import read_lives
 from petseg.pruning import StoppedEarly
 from petseg.run_folder import load_config
-from petseg.tracking import RunName
+from petseg.tracking import trial_name
 from shards.command import INTERRUPTED, Interrupted
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
@@ -107,15 +107,9 @@ class TrialTask:
 
         torch.set_num_threads(self.threads)
         config = config_from_dict(load_config(trial.folder)["config"])
-        name = run_name(self.sweep, trial.id, config)
+        name = trial_name(self.sweep, trial.id, config)
         early = load_sweep(trial.folder.parents[1]).early
         train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
-
-
-def run_name(sweep: str, trial: str, config: RunConfig) -> RunName:
-    """How wandb shows a trial: one run for ever, grouped with its sweep."""
-    tags = (config.model.arch, config.augment.policy, f"seed{config.train.seed}")
-    return RunName(id=f"{sweep}-{trial}", group=sweep, tags=tags)
 
 
 def leave(environment: submitit.JobEnvironment, requeue: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from jobs.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, REFUSED, RETRYABLE, SLURM_STATES, Cause
 from jobs.log_files import Traceback, fatal_traceback, last_life, own_part, rank_logs, read_tail
 from jobs.trial import Submission, Trial
-from jobs.vitals import planned, read_last_row
+from jobs.vitals import planned_epochs, read_last_row
 from petseg.progress import duration
 from slurm.cluster import JobState
 
@@ -71,7 +71,7 @@ def gather(
         job=job,
         logs=tuple(own_part(last_life(read_tail(path)), trial.id) for path in paths),
         epochs_done=int(row.get("epoch", 0)),
-        epochs=planned(trial.folder).epochs,
+        epochs=planned_epochs(trial.folder),
         epoch_s=row.get("perf/seconds"),
         used_s=used_s if running and paths and used_s > 0 and not state.get("restarts") else None,
         waited=shared and not state,
@@ -163,8 +163,10 @@ def _ended_badly(evidence: Evidence) -> bool:
 def _timeout_advice(evidence: Evidence) -> str:
     """With the time that the whole trial would need."""
     done, epochs = evidence.epochs_done, evidence.epochs
-    if not done or not epochs:
+    if not done:
         return "its time was up before it finished an epoch: raise --timeout-min"
+    if not epochs:
+        return f"its time was up after {done} epochs: raise --timeout-min"
     if evidence.used_s:
         needed = f"the whole trial needs about {duration(evidence.used_s / done * epochs)}"
         return f"its time was up: {done} of {epochs} epochs took {duration(evidence.used_s)}, {needed} (--timeout-min)"

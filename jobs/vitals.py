@@ -24,8 +24,10 @@ UNKNOWN_PACE_S = 3600.0  # before the first heartbeat, shards may be staged and 
 class Planned:
     """What config.json says of a trial's length; zeros if it cannot be read."""
 
-    epochs: int = 0
+    epochs: int = 0  # 0 where a budget counts
     batch_size: int = 0
+    budget_steps: int = 0
+    budget_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,20 @@ class Heartbeat:
     steps_per_epoch: int
     images_per_s: float
 
-    def left_s(self, batch_size: int) -> float | None:
-        """About how long it still trains; validation and the test at the end are not in it."""
-        if self.images_per_s <= 0 or not batch_size:
+    def left_s(self, plan: Planned) -> float | None:
+        """About how long it still trains; validation and the test at the end are not in it.
+
+        With a budget of minutes no longer than is left of them; how many epochs that makes is known after the first.
+        """
+        if self.images_per_s <= 0 or not plan.batch_size:
             return None
-        steps = self.epochs * self.steps_per_epoch - (self.epoch - 1) * self.steps_per_epoch - self.step
-        return max(0, steps) * batch_size / self.images_per_s
+        step_s = plan.batch_size / self.images_per_s
+        done = (self.epoch - 1) * self.steps_per_epoch + self.step
+        left_s = max(0, (plan.budget_steps or self.epochs * self.steps_per_epoch) - done) * step_s
+        if not plan.budget_s:
+            return left_s
+        by_clock_s = max(0.0, plan.budget_s - done * step_s)
+        return by_clock_s if self.epoch == 1 else min(left_s, by_clock_s)
 
 
 @lru_cache(maxsize=10_000)
@@ -52,9 +62,20 @@ def planned(folder: Path) -> Planned:
     """Read once in a process: a trial's config never changes, and a thousand of them are slow to read."""
     try:
         train = load_config(folder)["config"]["train"]
-        return Planned(int(train["epochs"]), int(train["batch_size"]))
+        steps, minutes = int(train.get("budget_steps", 0)), float(train.get("budget_min", 0.0))
+        epochs = 0 if steps or minutes else int(train["epochs"])
+        return Planned(epochs, int(train["batch_size"]), steps, 60 * minutes)
     except (ValueError, KeyError, OSError):
         return Planned()
+
+
+def planned_epochs(folder: Path) -> int:
+    """Of the whole trial; where a budget counts, what a heartbeat says that it comes to, and 0 before it is known."""
+    plan = planned(folder)
+    if not (plan.budget_steps or plan.budget_s):
+        return plan.epochs
+    beat = read_heartbeat(folder)
+    return 0 if beat is None or (plan.budget_s and beat.epoch == 1) else beat.epochs
 
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:

@@ -313,9 +313,16 @@ class TrackingConfig:
     entity: str = ""
     """User or team of the wandb run; empty = your default."""
     overlays: int = 8
-    """Validation pictures drawn with their masks at the end."""
+    """Validation pictures drawn with their masks at the end, and for wandb after some of the best epochs."""
+    tensorboard: bool = False
+    """Write the rows of metrics.jsonl for TensorBoard too, into the run's folder `tensorboard`, which needs
+    `pip install 'petseg[tensorboard]'`."""
     wandb_wait_s: float = 10.0
     """Longest wait for wandb at the end of a run; what it has not sent by then, jobs/sync.py sends later."""
+    artifacts: Literal["none", "small", "all"] = "none"
+    """What wandb keeps of a finished run besides numbers: small = the shard set's manifest and the predictions on val
+    (about 200 kB), all = the best weights too. None by default: nothing here reads them back, and their storage and
+    the time to send them, within wandb_wait_s, are yours."""
 
     def __post_init__(self) -> None:
         _require(self.overlays >= 0, "tracking.overlays", self.overlays, "must not be negative")

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from petseg.breeds import kind_of
 from petseg.metrics import Scores
 from petseg.protocol import Measured, Protocol
 from petseg.run import Run
@@ -35,8 +36,8 @@ class Evaluated:
     temperature: float | None  # fitted on val, None without a val split
 
 
-def report(run: Run, done: Evaluated) -> None:
-    """Write evaluate-SPLIT.json, then print its tables."""
+def report(run: Run, done: Evaluated) -> dict[str, Any]:
+    """Write evaluate-SPLIT.json, then print its tables; its content."""
     content = as_json(run, done)
     write_whole(run.folder / f"evaluate-{done.split}.json", json.dumps(content, indent=2) + "\n")
     console = Console()
@@ -46,6 +47,7 @@ def report(run: Run, done: Evaluated) -> None:
     console.print(calibration_line(done, content["metrics"]), soft_wrap=True, highlight=False)
     if done.no_native:
         console.print(f"no numbers at native resolution: {done.no_native}", soft_wrap=True, highlight=False)
+    return content
 
 
 def as_json(run: Run, done: Evaluated) -> dict[str, Any]:
@@ -78,12 +80,6 @@ def in_words(run: Run, done: Evaluated) -> str:
     config = run.config.data
     tta = "" if done.protocol.tta == "none" else f", TTA {done.protocol.tta}"
     return f"border={config.border}, {config.image_size_px} px, {len(run.splits[done.split])} pictures{tta}"
-
-
-def kind_of(key: str, facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Breed and species of a sample, from its JSON; or from its key, which Oxford-IIIT Pet capitalises for cats."""
-    breed = str(facts.get("breed") or key.rpartition("_")[0] or key)
-    return breed, str(facts.get("species") or ("cat" if breed[:1].isupper() else "dog"))
 
 
 def groups(names: Sequence[str], scores: Scores) -> dict[str, Group]:

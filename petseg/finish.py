@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 import statistics
 
@@ -12,11 +13,13 @@ from PIL import Image
 
 from petseg.checkpoint import list_checkpoints, load_weights
 from petseg.evaluate import predict
+from petseg.masks import save_masks
 from petseg.models import count_parameters
 from petseg.overlay import save_image
 from petseg.protocol import Measured, Protocol, measure_protocol
 from petseg.run import Run
 from petseg.run_folder import (
+    CALIBRATION_NAME,
     CHECKPOINTS_NAME,
     OVERLAYS_NAME,
     PER_IMAGE_NAME,
@@ -39,7 +42,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         raise Failure(f"{folder} lacks the best checkpoint, step {run.best['step']}: delete {folder} to train again")
     load_weights(best.folder, run.bare_model)
     splits = ["val", "test"] if run.config.train.test and "test" in run.splits else ["val"]
-    measured = {split: measure_protocol(run, split, Protocol()) for split in splits}
+    measured = {split: measure_protocol(run, split, Protocol(masks=split == "val")) for split in splits}
     temperature = measured["val"].calibration.fit_temperature()
     metrics: dict[str, float] = {}
     for split, one in measured.items():
@@ -64,6 +67,8 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
     if tracker:
         run.require_newest()
         save_per_image(run, measured)
+        save_val_masks(run, measured["val"])
+        save_calibration(run, measured, temperature)
         pictures = predict(run, "val", fixed_positions(len(run.splits["val"]), run.config.tracking.overlays))
         for picture in pictures:
             save_image(Image.fromarray(picture.overlay()), run.folder / OVERLAYS_NAME / f"{picture.key}.png")
@@ -94,6 +99,26 @@ def save_per_image(run: Run, measured: dict[str, Measured]) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     write_whole(run.folder / PER_IMAGE_NAME, content.getvalue())
+
+
+def save_val_masks(run: Run, measured: Measured) -> None:
+    """val_masks.npz, as petseg.masks says."""
+    assert measured.masks is not None
+    keys = [run.splits["val"].key(i) for i in range(len(run.splits["val"]))]
+    save_masks(keys, run.config.data.image_size_px, measured.masks, run.folder)
+
+
+def save_calibration(run: Run, measured: dict[str, Measured], temperature: float) -> None:
+    """calibration.json: the reliability curve of each measured split, as it is and at the temperature fitted on val."""
+    splits = {
+        split: {
+            "as_is": one.calibration.reliability().rows(),
+            "scaled": one.calibration.scaled(temperature).rows(),
+        }
+        for split, one in measured.items()
+    }
+    content = {"format_version": 1, "temperature": temperature, "splits": splits}
+    write_whole(run.folder / CALIBRATION_NAME, json.dumps(content, indent=2) + "\n")
 
 
 def fixed_positions(num_samples: int, count: int) -> list[int]:

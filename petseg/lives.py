@@ -37,6 +37,7 @@ class Life:
     code: str  # hash of the code that ran, empty if it ran from the working tree
     first_step: int  # optimizer steps that were done before
     time: float  # seconds since 1970, for people
+    world_size: int = 0  # processes; 0 = an earlier version did not say
 
 
 def read_lives(folder: Path) -> list[Life]:
@@ -46,7 +47,7 @@ def read_lives(folder: Path) -> list[Life]:
     return []
 
 
-def begin_life(folder: Path, first_step: int, max_without_progress: int = 0) -> Life:
+def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, world_size: int = 0) -> Life:
     """Take the next number and write it down; the lives before may write no more. Says so if it has other code.
 
     max_without_progress: so many lives in a row may start at the same step, 0 = any number. Raises Failure at more: a
@@ -67,6 +68,7 @@ def begin_life(folder: Path, first_step: int, max_without_progress: int = 0) -> 
         code=os.environ.get("PETSEG_CODE", ""),
         first_step=first_step,
         time=time.time(),
+        world_size=world_size,
     )
     rows = [asdict(row) for row in [*lives, life][-KEPT_LIVES:]]
     write_whole(folder / LIVES_NAME, json.dumps(rows, indent=2) + "\n")

@@ -16,17 +16,21 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig, TrainConfig, with_values
+from petseg.data.plan import steps_per_epoch
 from petseg.data.store import read_manifest
 from petseg.footprint import DeviceType, Footprint, footprint, largest_batch
 from petseg.forecast import Forecast, forecast_on_cpu, forecast_on_gpu
 from petseg.hardware import GPUS, Gpu, find_gpu
+from petseg.length import EpochTime, epochs_of
 from petseg.passes import PASSES, RESERVE_BYTES, SLACK, fewest_passes, fits, samples_per_pass, usable_bytes
 from petseg.progress import duration
+from petseg.resizing import relative_area
 from petseg.utilization import flops_per_image, model_flops_utilization
 from shards.command import OK, run_command
 
 MOST_SAMPLES = 4096  # of a pass, where a search for the largest ends
+AREA_STEPS = 1000  # over which the mean area of progressive resizing is taken
 GIB, GB = 2**30, 1e9
 SPLIT_SIZES = {"train": 3312, "val": 368}  # of the whole data set
 
@@ -194,15 +198,29 @@ def _at_most(plan: Plan) -> str:
 def _time(plan: Plan) -> str:
     train, forecast, device = plan.config.train, plan.forecast, plan.device
     images_per_s = train.batch_size / forecast.step_s
-    train_s = plan.split_sizes.get("train", 0) / images_per_s
+    samples = plan.split_sizes.get("train", 0)
+    train_s, steps = samples / images_per_s, steps_per_epoch(samples, train.batch_size)
     val_s = plan.split_sizes.get("val", 0) * forecast.eval_s_per_sample / plan.world_size
     flops = flops_per_image(plan.config)
     mfu = model_flops_utilization(train, flops, images_per_s, device.split(",")[0], plan.world_size)
     share = "" if mfu is None else f", MFU {mfu:.0%}"
+    area = relative_area(plan.config, 0, AREA_STEPS, AREA_STEPS)
+    smaller = f" ({_s(area * train_s)} in the mean, with smaller pictures)" if area < 1 else ""
     return (
-        f"about {1e3 * forecast.step_s:.3g} ms a step, {images_per_s:.4g} images/s{share}; an epoch {_s(train_s)} and "
-        f"{_s(val_s)} of validation; {duration(train.epochs * (train_s + val_s))} for {train.epochs} epochs"
+        f"about {1e3 * forecast.step_s:.3g} ms a step, {images_per_s:.4g} images/s{share}; an epoch {_s(train_s)}"
+        f"{smaller} and {_s(val_s)} of validation; {_whole(train, steps, EpochTime(area * train_s, val_s))}"
     )
+
+
+def _whole(train: TrainConfig, steps_per_epoch: int, epoch: EpochTime) -> str:
+    """The whole run, by what its config counts in."""
+    if not steps_per_epoch:
+        return "the shard set has no split train"
+    epochs = epochs_of(train, steps_per_epoch, epoch)
+    if train.budget_min:
+        return f"about {round(epochs * steps_per_epoch)} steps ({epochs:.3g} epochs) in {train.budget_min:g} min"
+    counted = f"{train.budget_steps} steps ({epochs:.3g} epochs)" if train.budget_steps else f"{train.epochs} epochs"
+    return f"{duration(epoch.run_s(epochs))} for {counted}"
 
 
 def _s(seconds: float) -> str:

@@ -122,7 +122,8 @@ def pass_rung(run: Run, rule: Hyperband, tracker: Tracker | None) -> None:
     if tracker:
         run.require_newest()
         save_pruned(pruned, run.folder)
-        tracker.finish({"pruned_epoch": pruned.epoch, "best_epoch": pruned.best_epoch, "val/dice": pruned.best})
+        said = {"pruned_epoch": pruned.epoch, "best_epoch": pruned.best_epoch, "val/dice": pruned.best}
+        tracker.finish(said, "pruned")
     run.accelerator.wait_for_everyone()
     raise StoppedEarly(pruned)
 

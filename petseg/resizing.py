@@ -45,9 +45,11 @@ def shrink(image: torch.Tensor, trimap: torch.Tensor, side_px: int) -> tuple[tor
 def require_sizes(config: RunConfig, model: nn.Module) -> None:
     """Raises ValueError if the model does not work on one of the sizes, as most transformers of timm do not."""
     start, full = config.train.start_size_px, config.data.image_size_px
+    if not start:
+        return
     device, was_training = next(model.parameters()).device, model.training
     model.eval()  # which leaves BatchNorm's statistics as they are
-    for side in range(start, full if start else start, SIZE_MULTIPLE_PX):
+    for side in range(start, full, SIZE_MULTIPLE_PX):
         try:
             model(torch.zeros(2, 3, side, side, device=device))
         except Exception as error:  # whatever the layers of others raise for a size that is not theirs

@@ -2,7 +2,8 @@
 
 config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
 epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, for good unless it is
-asked to go on), per_image.npz, overlays/, checkpoints/, wandb/, lives.json and heartbeat.json (petseg.lives).
+asked to go on), per_image.npz, val_masks.npz, calibration.json, overlays/, overlay_masks.npz and best_overlays/
+(petseg.tracking_overlays), checkpoints/, wandb/, lives.json and heartbeat.json (petseg.lives).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ METRICS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
 PRUNED_NAME = "pruned.json"
 PER_IMAGE_NAME = "per_image.npz"
+CALIBRATION_NAME = "calibration.json"
+VAL_MASKS_NAME = "val_masks.npz"
 OVERLAYS_NAME = "overlays"
 CHECKPOINTS_NAME = "checkpoints"
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from petseg.config import TrackingConfig, flatten
+from petseg.config import RunConfig, TrackingConfig, flatten
 from petseg.lives import read_lives
-from petseg.run_folder import append_metrics, load_config, read_metrics, write_metrics
+from petseg.run_folder import append_metrics, load_config, load_overrides, read_metrics, write_metrics
+from petseg.tracking_artifacts import find_artifacts
 from petseg.tracking_client import Begin, without_secrets
-from petseg.tracking_overlays import save_overlays
+from petseg.tracking_overlays import best_name, forget_after, is_due, save_overlays
 from petseg.tracking_process import Answer, WandbProcess
+from petseg.tracking_tensorboard import TensorBoard
 from shards.command import INTERRUPTED, Interrupted
 
 if TYPE_CHECKING:
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 
 INIT_TIMEOUT_S = 60.0  # beside the training, which does not wait for it
 MAX_ID = 128  # characters, by wandb's own check
+FINISH_SHARE, CONFIRM_SHARE = 0.6, 0.3  # of the wait at the end: the client says what it lacks before it is ended
+
+End = Literal["finished", "pruned", "interrupted", "failed"]
+# as wandb's states: finished, and by INTERRUPTED preempting, which becomes preempted; `ended` in the summary tells the
+# runs that were stopped early apart
+EXIT_CODES: dict[End, int] = {"finished": 0, "pruned": 0, "interrupted": INTERRUPTED, "failed": 1}
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +52,32 @@ class RunName:
         return re.sub(r"[^A-Za-z0-9_.-]", "-", self.id)[-MAX_ID:]
 
 
+def trial_name(sweep: str, trial: str, config: RunConfig) -> RunName:
+    """How wandb shows a trial: one run for ever, grouped with its sweep."""
+    tags = (config.model.arch, config.augment.policy, f"seed{config.train.seed}")
+    return RunName(id=f"{sweep}-{trial}", group=sweep, tags=tags)
+
+
+def single_name(trial: str, config: RunConfig) -> RunName:
+    """The same for a run without a sweep."""
+    return RunName(id=trial, tags=(config.model.arch, config.augment.policy))
+
+
+def name_in_place(folder: Path, config: RunConfig) -> RunName:
+    """The name of a run by where it lies: SWEEP/trials/ID is a trial of a sweep."""
+    trial, parent = load_config(folder)["trial_id"], folder.resolve().parent
+    try:
+        sweep = json.loads((parent.parent / "sweep.json").read_text())["name"]
+    except FileNotFoundError:
+        return single_name(trial, config)
+    return trial_name(sweep, trial, config) if parent.name == "trials" else single_name(trial, config)
+
+
+def how_ended(error: BaseException) -> End:
+    """What became of a run that this ended."""
+    return "interrupted" if isinstance(error, Interrupted) else "failed"
+
+
 class Tracker:
     """Appends one line per epoch to metrics.jsonl, flushed to disk, and lets wandb's client read it.
 
@@ -60,7 +94,9 @@ class Tracker:
         resumed_epoch: int,
     ) -> None:
         write_metrics([row for row in read_metrics(folder) if row["epoch"] <= resumed_epoch], folder)
-        self._folder = folder
+        forget_after(resumed_epoch, folder)
+        self._folder, self._config, self._id = folder, config, name.wandb_id
+        self._tensorboard = TensorBoard(folder, read_metrics(folder), resumed_epoch) if config.tensorboard else None
         self._wandb: Wandb | None = None
         if config.wandb != "disabled":
             begin = Begin(
@@ -70,15 +106,24 @@ class Tracker:
                 mode=config.wandb,
                 wandb_dir=str(folder),
                 init_timeout_s=INIT_TIMEOUT_S,
-                finish_timeout_s=0.8 * config.wandb_wait_s,  # that the client says what it lacks before it is ended
+                finish_timeout_s=FINISH_SHARE * config.wandb_wait_s,
+                confirm_s=CONFIRM_SHARE * config.wandb_wait_s,
                 first_epoch=0 if config.wandb == "online" else resumed_epoch + 1,
                 watched_pid=os.getpid(),
             )
-            self._wandb = Wandb(begin, config.wandb_wait_s, folder.parents[1] if name.group else folder)
+            replay = f"python jobs/sync.py {folder.parents[1] if name.group else folder}"
+            self._wandb = Wandb(begin, config.wandb_wait_s, f"metrics.jsonl has everything, `{replay}` sends it later")
 
-    def log(self, row: Mapping[str, float]) -> None:
-        """One epoch's numbers, with `epoch` and `step` among them."""
+    def wants_pictures(self, epoch: int) -> bool:
+        """Whether an epoch, the best so far, is to be logged with pictures: few of a run are."""
+        return self._config.overlays > 0 and is_due(epoch, self._folder)
+
+    def log(self, row: Mapping[str, float], pictures: Sequence[Picture] = ()) -> None:
+        """One epoch's numbers, with `epoch` and `step` among them, and pictures with the masks of its weights."""
+        save_overlays(int(row["epoch"]), pictures, self._folder, best_name(int(row["epoch"])))
         append_metrics(row, self._folder)
+        if self._tensorboard:
+            self._tensorboard.log(row)
         if self._wandb:
             self._wandb.look()
 
@@ -88,24 +133,30 @@ class Tracker:
         if self._wandb:
             self._wandb.look()
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> None:
-        """Give wandb a limited time to send what it has; called again, nothing.
+    def finish(self, summary: Mapping[str, Any], ended: End = "finished") -> None:
+        """Give wandb a limited time to send what it has, and say how this life ended; called again, nothing.
 
-        Where an Interrupted is on its way the run is marked as preempting: it will go on.
+        An interrupted run is marked as preempting: it will go on.
         """
-        if exit_code and isinstance(sys.exc_info()[1], Interrupted):
-            exit_code = INTERRUPTED
         if self._wandb:
-            self._wandb.finish(summary, exit_code)
+            self._wandb.finish(summary, ended, self._artifacts() if ended == "finished" else [])
             self._wandb = None
+
+    def _artifacts(self) -> list[dict[str, Any]]:
+        try:
+            found = find_artifacts(self._folder, self._id, self._config.artifacts)
+        except (ValueError, OSError) as error:  # the run itself is done
+            logger.warning("wandb gets no artifacts of %s: %s", self._folder, error)
+            return []
+        return [asdict(artifact) for artifact in found]
 
 
 class Wandb:
     """A run's wandb client. The first thing that goes wrong (no network, no key, a limit) is logged, once."""
 
-    def __init__(self, begin: Begin, wait_s: float, replayed_by: Path) -> None:
-        """wait_s: longest wait at the end; replayed_by: what `jobs/sync.py` is to be given to send the run."""
-        self._wait_s, self._replayed_by, self._told = wait_s, replayed_by, False
+    def __init__(self, begin: Begin, wait_s: float, remedy: str) -> None:
+        """wait_s: longest wait at the end; remedy: what is to be done, in words, where wandb has not got everything."""
+        self._wait_s, self._remedy, self._told = wait_s, remedy, False
         self._process = WandbProcess(on_error=self._tell)
         self._process.send(begin=asdict(begin))
 
@@ -113,8 +164,9 @@ class Wandb:
         """Say that there is something new in the folder."""
         self._process.send(rows={})
 
-    def finish(self, summary: Mapping[str, Any], exit_code: int) -> None:
-        self._process.send(end={"summary": dict(summary), "exit_code": exit_code})
+    def finish(self, summary: Mapping[str, Any], ended: End, artifacts: Sequence[Mapping[str, Any]] = ()) -> None:
+        said = {**summary, "ended": ended}
+        self._process.send(end={"summary": said, "exit_code": EXIT_CODES[ended], "artifacts": list(artifacts)})
         if self._process.wait_for("ended", self._wait_s) is None:
             self._tell({"error": "TimeoutError", "text": f"not all is sent after {self._wait_s:g} s"})
         self._process.close()
@@ -124,22 +176,18 @@ class Wandb:
             return
         self._told = True
         logger.warning(
-            "wandb is off for this run (%s: %s); metrics.jsonl has everything, `python jobs/sync.py %s` sends it later",
-            answer["error"], " ".join(answer["text"].split()), self._replayed_by,
+            "wandb is off for this run (%s: %s); %s", answer["error"], " ".join(answer["text"].split()), self._remedy
         )  # fmt: skip
 
 
 def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict[str, Any]:
     """What wandb is told of a run, besides its rows: fields of Begin."""
-    lives = read_lives(folder)[-1:]
-    config: dict[str, Any] = {
-        n: without_secrets(v) if isinstance(v, str) else v for n, v in flatten(run_config).items()
-    }
-    config |= {"sweep": name.group, "host": "", "restarts": 0, "code_hash": ""}
-    if lives:
-        config |= {"host": lives[0].host, "restarts": lives[0].number - 1, "code_hash": lives[0].code}
+    resolved = flatten(run_config) | load_overrides(folder)
+    config: dict[str, Any] = {n: without_secrets(v) if isinstance(v, str) else v for n, v in resolved.items()}
+    config |= {"sweep": name.group, **facts_of_lives(folder)}
     with contextlib.suppress(ValueError):
-        config["data_hash"] = load_config(folder)["identity"]["manifest_hash"]
+        stored = load_config(folder)
+        config |= {"data_hash": stored["identity"]["manifest_hash"], "trial_id": stored["trial_id"]}
     return {
         "folder": str(folder),
         "id": name.wandb_id,
@@ -148,3 +196,23 @@ def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict
         "tags": list(name.tags),
         "config": config,
     }
+
+
+def facts_of_lives(folder: Path) -> dict[str, Any]:
+    """Where the newest life of a run is, its code and number of processes; those of each life where they changed."""
+    lives = read_lives(folder)
+    if not lives:
+        return {"host": "", "job_id": "", "restarts": 0, "code_hash": "", "world_size": 0}
+    newest = lives[-1]
+    facts: dict[str, Any] = {
+        "host": newest.host,
+        "job_id": newest.job_id,
+        "restarts": newest.number - 1,
+        "code_hash": newest.code,
+        "world_size": newest.world_size,
+    }
+    for field, name in (("world_size", "world_sizes"), ("code", "code_hashes")):
+        each = [getattr(life, field) for life in lives]
+        if len(set(each)) > 1:
+            facts[name] = each
+    return facts

@@ -13,22 +13,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from petseg.run_folder import read_metrics
-from petseg.tracking_overlays import Overlay, load_overlays
+from petseg.tracking_arrival import LossListener, confirm
+from petseg.tracking_artifacts import Artifact, build
+from petseg.tracking_overlays import OVERLAY_MASKS_NAME, Overlay, best_name, load_overlays
 from shards.command import INTERRUPTED
 
 CLASSES = {0: "background", 1: "pet", 255: "ignored"}
-CONFIRM_EVERY_S = 0.5
+ARTIFACT_ANSWER_S = 5
 PREFIXES = ("train/*", "val/*", "test/*", "perf/*")
 _CREDENTIALS = re.compile(r"//[^/@\s]+@")
 
@@ -52,7 +54,7 @@ class Begin:
     first_epoch: int = 0  # rows before it are not sent, whatever wandb has
     watched_pid: int = 0  # the process whose load is recorded; 0 = this is a replay
     host: str = ""  # of a replayed run
-    confirm_s: float = 0.0  # how long wandb may take to show at the end that it has all rows; 0 = it is not asked
+    confirm_s: float = 0.0  # how long wandb may take to show at the end what it was sent; 0 = it is not asked
 
 
 @dataclass
@@ -70,42 +72,49 @@ class Sender:
     def send_rows(self) -> None:
         """Log what is new in metrics.jsonl, and at last the pictures: they are there when the last row is."""
         folder, last = Path(self.begin.folder), 0
+        if self.begin.job_type == "eval":  # the rows are those of the training
+            return
         for row in read_metrics(folder):
             last = int(row["epoch"])
-            self._log(last, row)
-        try:
-            epoch, overlays = load_overlays(folder)
-        except FileNotFoundError:
-            return
-        if epoch == last:  # else they are of a life whose last epochs are run again
-            self._log(epoch + 1, {"epoch": epoch, "val/overlays": _images(overlays)})
+            self._log(last, row, best_name(last))
+        self._log(last + 1, {"epoch": last}, OVERLAY_MASKS_NAME)
 
-    def _log(self, step: int, content: Mapping[str, Any]) -> None:
-        if step >= self.next_step:
-            self.run.log(dict(content), step=step, commit=True)
+    def _log(self, step: int, content: Mapping[str, Any], pictures: str) -> None:
+        """A row with the pictures of its epoch, which are in a file or not; nothing where there are neither."""
+        if step < self.next_step:
+            return
+        row = dict(content)
+        with contextlib.suppress(FileNotFoundError):
+            epoch, overlays = load_overlays(Path(self.begin.folder), pictures)
+            if epoch == content["epoch"]:  # else they are of a life whose last epochs are run again
+                row["val/pictures"] = _table(epoch, overlays)
+                if pictures == OVERLAY_MASKS_NAME:
+                    row["val/overlays"] = _images(overlays)
+        if len(row) > 1:
+            self.run.log(row, step=step, commit=True)
             self.next_step, self.sent = step + 1, self.sent + 1
 
-    def end(self, summary: Mapping[str, Any], exit_code: int) -> None:
+    def end(self, summary: Mapping[str, Any], exit_code: int, artifacts: Sequence[Mapping[str, Any]] = ()) -> None:
         self.send_rows()
-        self.run.summary.update(best_and_last(read_metrics(Path(self.begin.folder))) | dict(summary))
+        said = dict(summary)
+        if self.begin.job_type == "train":
+            said = best_and_last(read_metrics(Path(self.begin.folder))) | said
+        self.run.summary.update(said)
+        logged = [self.run.log_artifact(build(Artifact(**artifact))) for artifact in artifacts]
         if exit_code == INTERRUPTED:
             self.run.mark_preempting()
         path = f"{self.run.entity}/{self.run.project}/{self.run.id}"
         self.run.finish(exit_code=exit_code)
-        if self.sent and self.begin.confirm_s:
-            confirm(path, self.next_step - 1, self.begin.confirm_s)
-
-
-def confirm(path: str, step: int, timeout_s: float) -> None:
-    """Raises TimeoutError unless wandb has a step of a run: rows that it refused are dropped without an error."""
-    import wandb
-
-    api, deadline = wandb.Api(timeout=10), time.monotonic() + timeout_s
-    while int(api.run(path).summary.get("_step", -1)) < step:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"wandb took {path} and does not show all its rows")
-        time.sleep(CONFIRM_EVERY_S)
-        api.flush()
+        if self.begin.mode != "online":
+            return
+        for artifact in logged:  # they have been sent by now, or refused
+            try:
+                artifact.wait(timeout=ARTIFACT_ANSWER_S)
+            except Exception as error:
+                raise RuntimeError(f"artifact {artifact.name} is not there: {error}") from error
+        if self.begin.confirm_s:
+            steps = {"_step": self.next_step - 1} if self.sent else {}
+            confirm(path, {"ended": said["ended"], **steps}, self.begin.confirm_s)
 
 
 def best_and_last(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -124,8 +133,12 @@ def best_and_last(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def open_run(begin: Begin) -> Any:
     """wandb.init for a run that may be there already; raises what the client raises, within `init_timeout_s`."""
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # where it copies tables to: a home may be small, or read-only
+        os.environ[name] = str(Path(begin.wandb_dir) / "wandb" / name.removeprefix("WANDB_").lower())
     import wandb
 
+    wandb.setup()  # which would undo the next line later
+    wandb.termsetup(wandb.Settings(silent=True), logging.getLogger("wandb"))  # LossListener's
     where: dict[str, Any] = {"x_stats_pid": begin.watched_pid}
     if not begin.watched_pid:  # what this machine is and does says nothing about the run
         where = {"host": begin.host or None, "x_disable_stats": True, "x_disable_meta": True}
@@ -160,13 +173,22 @@ def open_run(begin: Begin) -> Any:
     return run
 
 
+def _table(epoch: int, overlays: Sequence[Overlay]) -> Any:
+    import wandb
+
+    table = wandb.Table(columns=["epoch", "key", "dice", "picture"])
+    for overlay, image in zip(overlays, _images(overlays), strict=True):
+        table.add_data(epoch, overlay.key, overlay.dice, image)
+    return table
+
+
 def _images(overlays: Sequence[Overlay]) -> list[Any]:
     import wandb
 
     return [
         wandb.Image(
             overlay.image,
-            caption=overlay.key,
+            caption=f"{overlay.key} Dice {overlay.dice:.3f}",
             file_type="jpg",
             masks={
                 "prediction": {"mask_data": overlay.prediction, "class_labels": CLASSES},
@@ -190,6 +212,9 @@ def serve(commands: TextIO, answers: int) -> None:
     answers: file descriptor
     """
     sender: Sender | None = None
+    logging.getLogger("wandb").addHandler(
+        LossListener(lambda text: answer(error="LostRows", text=without_secrets(text)))
+    )
 
     def answer(**content: Any) -> None:
         with contextlib.suppress(BrokenPipeError):  # the owner is dead, and its rows are still to be sent
@@ -212,7 +237,7 @@ def serve(commands: TextIO, answers: int) -> None:
             sender = None
             answer(error=type(error).__name__, text=without_secrets(str(error)))
     if sender:
-        sender.end({}, exit_code=1)
+        sender.end({"ended": "failed"}, exit_code=1)
 
 
 def main() -> None:

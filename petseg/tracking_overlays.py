@@ -1,7 +1,8 @@
-"""The pictures that wandb shows with masks to switch on and off, in one small file of a run's folder.
+"""The pictures that wandb shows with masks to switch on and off, in small files of a run's folder.
 
-They outlive the run, so that a replay shows what the run itself would have: at most 16 of at most 256 px, the pictures
-as JPEG, about 20 kB each.
+overlay_masks.npz has those of the end, best_overlays/epoch-N.npz those of some best epochs: an epoch is shown if it is
+the best so far and at least twice the one shown before, so N epochs have at most 1 + log2(N). They outlive the run, so
+that a replay shows what the run itself would have: at most 16 of at most 256 px, as JPEG, about 20 kB each.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from petseg.evaluate import Picture
 
 OVERLAY_MASKS_NAME = "overlay_masks.npz"
+BEST_FOLDER = "best_overlays"
+IGNORED = 255
 MAX_OVERLAYS = 16
 MAX_PX = 256
 JPEG_QUALITY = 90
@@ -37,9 +40,32 @@ class Overlay:
     image: Pixels  # (H, W, 3) uint8
     truth: Pixels  # (H, W) uint8: 1 pet, 0 background, 255 ignored
     prediction: Pixels  # (H, W) uint8: 1 pet, 0 background
+    dice: float  # in the network's pixels, which the picture may have more of
 
 
-def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path) -> None:
+def best_name(epoch: int) -> str:
+    """Where the pictures of a best epoch lie in a run's folder."""
+    return f"{BEST_FOLDER}/epoch-{epoch:05d}.npz"
+
+
+def shown_epochs(folder: Path) -> list[int]:
+    """The best epochs whose pictures are kept, in order."""
+    return sorted(int(path.stem.removeprefix("epoch-")) for path in (folder / BEST_FOLDER).glob("epoch-*.npz"))
+
+
+def is_due(epoch: int, folder: Path) -> bool:
+    """Whether the pictures of this epoch, the best so far, are to be shown too."""
+    return epoch >= 2 * max(shown_epochs(folder), default=0)
+
+
+def forget_after(epoch: int, folder: Path) -> None:
+    """Delete the pictures of later epochs, which are about to be run again."""
+    for shown in shown_epochs(folder):
+        if shown > epoch:
+            (folder / best_name(shown)).unlink()
+
+
+def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path, name: str = OVERLAY_MASKS_NAME) -> None:
     """Write the pictures, shown at an epoch, into a run's folder; none of them is written if there are none."""
     if not pictures:
         return
@@ -47,6 +73,7 @@ def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path) -> None
     arrays: dict[str, np.ndarray] = {
         "epoch": np.array(epoch),
         "keys": np.array([overlay.key for overlay in kept]),
+        "dice": np.array([overlay.dice for overlay in kept]),
     }
     for i, overlay in enumerate(kept):
         jpeg = io.BytesIO()
@@ -55,34 +82,44 @@ def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path) -> None
         arrays[f"{i}/truth"], arrays[f"{i}/prediction"] = overlay.truth, overlay.prediction
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
-    write_whole(folder / OVERLAY_MASKS_NAME, content.getvalue())
+    (folder / name).parent.mkdir(exist_ok=True)
+    write_whole(folder / name, content.getvalue())
 
 
-def load_overlays(folder: Path) -> tuple[int, list[Overlay]]:
+def load_overlays(folder: Path, name: str = OVERLAY_MASKS_NAME) -> tuple[int, list[Overlay]]:
     """(epoch, pictures) as they were saved; raises FileNotFoundError if there are none."""
-    with np.load(folder / OVERLAY_MASKS_NAME, allow_pickle=False) as file:
+    with np.load(folder / name, allow_pickle=False) as file:
+        dice = file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)  # of an earlier version
         overlays = [
             Overlay(
                 str(key),
                 np.asarray(Image.open(io.BytesIO(file[f"{i}/jpeg"].tobytes())).convert("RGB")),
                 file[f"{i}/truth"],
                 file[f"{i}/prediction"],
+                float(dice[i]),
             )
             for i, key in enumerate(file["keys"])
         ]
         return int(file["epoch"]), overlays
 
 
+def dice_of(truth: Pixels, prediction: Pixels) -> float:
+    """petseg.metrics' Dice of one picture, without torch: where truth is 255 nothing counts; 1 for two empty masks."""
+    pet, called = truth == 1, (prediction == 1) & (truth != IGNORED)
+    total = int(pet.sum()) + int(called.sum())
+    return 2 * int((pet & called).sum()) / total if total else 1.0
+
+
 def _shrink(picture: Picture) -> Overlay:
     """At most MAX_PX wide and high; masks keep their values."""
     height, width = picture.truth.shape
-    scale = MAX_PX / max(height, width)
+    scale, dice = MAX_PX / max(height, width), dice_of(picture.truth, picture.prediction)
     if scale >= 1:
-        return Overlay(picture.key, picture.image, picture.truth, picture.prediction)
+        return Overlay(picture.key, picture.image, picture.truth, picture.prediction, dice)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(picture.image).resize(size, Image.Resampling.BICUBIC)
     truth, prediction = (
         np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         for mask in (picture.truth, picture.prediction)
     )
-    return Overlay(picture.key, np.asarray(image), truth, prediction)
+    return Overlay(picture.key, np.asarray(image), truth, prediction, dice)

@@ -25,8 +25,8 @@ from petseg import interrupt
 from petseg.config import RunConfig, config_to_dict, trial_id, with_values
 from petseg.data.store import open_store, read_manifest
 from petseg.epoch import Row, interrupted, train_epoch
-from petseg.evaluate import measure
-from petseg.finish import finish
+from petseg.evaluate import Picture, measure, predict
+from petseg.finish import finish, fixed_positions
 from petseg.lives import begin_life
 from petseg.models.weights import load_pretrained
 from petseg.progress import TrainProgress
@@ -42,7 +42,7 @@ from petseg.run_folder import (
     load_pruned,
     load_result,
 )
-from petseg.tracking import RunName, Tracker
+from petseg.tracking import RunName, Tracker, how_ended, single_name
 from shards.command import OK, run_command
 
 logger = logging.getLogger(__name__)
@@ -85,10 +85,10 @@ def train(
         load_pretrained(config.model, run.bare_model)
         if run.ema:
             run.ema.load(run.bare_model.state_dict())
-    name = name or RunName(id=load_config(folder)["trial_id"], tags=(config.model.arch, config.augment.policy))
+    name = name or single_name(load_config(folder)["trial_id"], config)
     main = run.accelerator.is_main_process
     if main:
-        run.life = begin_life(folder, run.done_steps, max_without_progress)
+        run.life = begin_life(folder, run.done_steps, max_without_progress, run.world_size)
         (folder / PRUNED_NAME).unlink(missing_ok=True)
     tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
     try:
@@ -98,24 +98,23 @@ def train(
                     pass_rung(run, early, tracker)
                 epoch = run.epoch + 1
                 row, stop = train_epoch(run, epoch, progress)
-                began = time.perf_counter()
                 steps = (epoch - 1) * run.steps_per_epoch + run.steps_of(epoch)
                 row = {"epoch": epoch, "step": steps} | row | validate(run)
                 if epoch == 1:
-                    settle_budget(run, row["perf/seconds"], time.perf_counter() - began)
+                    settle_budget(run, row["perf/seconds"], row["perf/validation_s"])
                 progress.epoch_done(row)
                 run.require_newest()
                 if tracker:
-                    tracker.log(row)
+                    tracker.log(row, pictures_of_best(run, row, tracker))
                 save_epoch(run, row)
                 if stop and epoch < run.epochs:
                     raise interrupted(run, stop)
         result = finish(run, tracker)
     except StoppedEarly:
         raise
-    except BaseException:
+    except BaseException as error:
         if tracker:
-            tracker.finish({}, exit_code=1)
+            tracker.finish({}, how_ended(error))
         raise
     finally:
         run.close()
@@ -124,9 +123,22 @@ def train(
 
 def validate(run: Run) -> Row:
     """Measure val with the weights that are kept."""
+    began = time.perf_counter()
     run.sync_buffers()
     with run.ema.in_place() if run.ema else contextlib.nullcontext():
-        return measure(run, "val").summary("val")
+        row = measure(run, "val").summary("val")
+    return row | {"perf/validation_s": time.perf_counter() - began}
+
+
+def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[Picture]:
+    """On the main process: the fixed val pictures with the masks of the weights that are kept, if wandb is to see them.
+
+    No number of the training changes: the model is in its evaluation mode, and nothing is drawn by chance.
+    """
+    if row["val/dice"] <= run.best["val/dice"] or not tracker.wants_pictures(int(row["epoch"])):
+        return []
+    with run.ema.in_place() if run.ema else contextlib.nullcontext():
+        return predict(run, "val", fixed_positions(len(run.splits["val"]), run.config.tracking.overlays))
 
 
 def settle_budget(run: Run, train_s: float, validation_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -11,7 +12,21 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-Fault = Literal["", "429", "500", "403", "hang", "reset", "wrong json"]
+KEY = "canary0123456789abcdef0123456789abcdef01"  # of the form that the client takes; to be found in no file and no log
+Fault = Literal["", "401", "429", "500", "403", "hang", "reset", "wrong json"]
+
+
+@dataclass
+class SentArtifact:
+    """A version of an artifact: the same digest in the same collection is the same version."""
+
+    id: str
+    type: str
+    collection: str
+    version: int
+    digest: str
+    committed: bool = False
+    files: dict[str, int] = field(default_factory=dict)  # bytes that were uploaded
 
 
 @dataclass
@@ -25,6 +40,7 @@ class SentRun:
     preempting: int = 0  # times
     files: dict[str, int] = field(default_factory=dict)  # bytes
     config: dict[str, Any] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)  # "type name:version", each time that it was logged
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -42,6 +58,8 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[str, SentRun] = {}
+        self.artifacts: list[SentArtifact] = []
+        self.views: dict[str, dict[str, Any]] = {}  # reports by id: what was sent of each last
         self.fault: Fault = ""
         self.fault_at = ""  # in the path or the name of the operation; "" = everywhere
         self.released = threading.Event()  # ends what hangs
@@ -80,7 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         match = re.match(r"/upload/([^/]+)/(.+)", self.path)
         if match and not self.misbehaved(self.path):
             with self.server.lock:
-                self.server.runs[match[1]].files[match[2]] = len(body)
+                artifact = next((a for a in self.server.artifacts if a.id == match[1]), None)
+                (artifact or self.server.runs[match[1]]).files[match[2]] = len(body)
             self.reply({})
 
     def do_POST(self) -> None:
@@ -207,6 +226,79 @@ class _Handler(BaseHTTPRequestHandler):
         found |= {"notes": "", "historyLineCount": len(run.history), "user": {"name": "me", "username": "me"}}
         found |= {"config": "{}", "systemMetrics": "{}", "summaryMetrics": json.dumps(run.summary)}
         return {"project": {"internalId": "1", "run": found | {"historyKeys": None}}}
+
+    def CreateArtifact(self, variables: dict[str, Any]) -> Any:
+        given = variables["input"]
+        kind, collection, digest = given["artifactTypeName"], given["artifactCollectionName"], given["digest"]
+        versions = [a for a in self.server.artifacts if (a.type, a.collection) == (kind, collection)]
+        artifact = next((a for a in versions if a.digest == digest), None)
+        if artifact is None:
+            artifact = SentArtifact(f"artifact{len(self.server.artifacts)}", kind, collection, len(versions), digest)
+            self.server.artifacts.append(artifact)
+        self.server.runs[given["runName"]].artifacts.append(f"{kind} {collection}:v{artifact.version}")
+        latest = {"latestArtifact": {"id": versions[-1].id} if versions else None}
+        state = "COMMITTED" if artifact.committed else "PENDING"
+        return {"createArtifact": {"artifact": {"id": artifact.id, "state": state, "artifactSequence": latest}}}
+
+    def CreateArtifactManifest(self, variables: dict[str, Any]) -> Any:
+        url = f"{self.server.url}/upload/{variables['artifactID']}/{variables['name']}"
+        file = {"id": "f", "uploadUrl": url, "uploadHeaders": []}
+        manifest = {"id": f"manifest-{variables['artifactID']}", "file": file}
+        return {"createArtifactManifest": {"artifactManifest": manifest}}
+
+    def UpdateArtifactManifest(self, variables: dict[str, Any]) -> Any:
+        name = variables["artifactManifestID"]
+        url = f"{self.server.url}/upload/{name.removeprefix('manifest-')}/wandb_manifest.json"
+        file = {"id": "f", "uploadUrl": url, "uploadHeaders": []}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": name, "file": file}}}
+
+    def CreateArtifactFiles(self, variables: dict[str, Any]) -> Any:
+        edges = []
+        for file in variables["input"]["artifactFiles"]:
+            url = f"{self.server.url}/upload/{file['artifactID']}/{file['name']}"
+            node = {"storagePath": f"s/{file['name']}", "uploadUrl": url, "uploadHeaders": []}
+            edges.append({"node": node | {"uploadMultipartUrls": None, "artifact": {"id": file["artifactID"]}}})
+        return {"createArtifactFiles": {"files": {"edges": edges}}}
+
+    def CommitArtifact(self, variables: dict[str, Any]) -> Any:
+        (artifact,) = (a for a in self.server.artifacts if a.id == variables["artifactID"])
+        artifact.committed = True
+        return {"commitArtifact": {"artifact": {"id": artifact.id, "digest": artifact.digest}}}
+
+    def ArtifactByID(self, variables: dict[str, Any]) -> Any:
+        (artifact,) = (a for a in self.server.artifacts if a.id == variables["id"])
+        project = {"id": "P", "internalId": "1", "name": "petseg", "entity": {"name": "lab-team"}}
+        sequence = {"__typename": "ArtifactSequence", "name": artifact.collection, "project": project}
+        found = {"__typename": "Artifact", "id": artifact.id, "artifactSequence": sequence, "tags": [], "aliases": []}
+        found |= {"versionIndex": artifact.version, "artifactType": {"name": artifact.type}, "description": None}
+        found |= {"metadata": None, "ttlDurationSeconds": -2, "ttlIsInherited": False, "historyStep": None}
+        found |= {"state": "COMMITTED", "size": 1, "digest": artifact.digest, "digestAlgorithm": "MANIFEST_MD5"}
+        found |= {"commitHash": "", "fileCount": len(artifact.files)}
+        return {"artifact": found | {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}}
+
+    def SweepRuns(self, variables: dict[str, Any]) -> Any:
+        group = json.loads(variables["filters"])["group"]
+        runs = [run for run in self.server.runs.values() if run.upserts[0].get("groupName") == group]
+        return {"project": {"runCount": len(runs)} if self.server.runs else None}
+
+    def GetProjects(self, _: dict[str, Any]) -> Any:
+        project = {"__typename": "Project", "id": "P", "name": "petseg", "entityName": "lab-team"}
+        project |= {"createdAt": "2026-01-01T00:00:00", "isBenchmark": False, "user": None}
+        pages = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": pages, "edges": [{"node": project}]}}
+
+    def SpecificReport(self, variables: dict[str, Any]) -> Any:
+        return {"view": self.server.views.get(variables["reportId"])}
+
+    def upsertView(self, variables: dict[str, Any]) -> Any:
+        """As wandb's ids are: `View:1` in base64 without padding."""
+        number = len(self.server.views) + 1
+        name = variables["id"] or base64.b64encode(f"View:{number:03d}".encode()).decode()
+        new = name not in self.server.views
+        project = {"id": "P", "name": variables["projectName"], "entityName": variables["entityName"]}
+        view = {key: variables[key] for key in ("type", "name", "displayName", "description", "spec")}
+        self.server.views[name] = view | {"id": name, "project": project, "updatedAt": "2026-01-01T00:00:00"}
+        return {"upsertView": {"view": self.server.views[name], "inserted": new}}
 
     def OrganizationCoreWeaveOrganizationID(self, _: dict[str, Any]) -> Any:
         return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}

@@ -9,8 +9,6 @@ import zlib
 
 import numpy as np
 import simplejpeg
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,6 +30,9 @@ def decode_image(content: Buffer, out: Pixels) -> None:
     if (height, width) == out.shape[:2]:
         simplejpeg.decode_jpeg(content, "RGB", buffer=out)
         return
+    import torch  # only to squash: the report reads pictures and trimaps without it
+    import torch.nn.functional as F
+
     original = simplejpeg.decode_jpeg(content, "RGB", buffer=_scratch(height, width))
     # In this view torch sees channels_last and takes its quick way on uint8: a quarter of Pillow's time, the same to a
     # level. B = 1 is added first, or torch takes the strides for another layout.

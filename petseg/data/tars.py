@@ -114,6 +114,15 @@ class TarReader:
             return Lost(self.shards[number].name, key, offset, str(error))
         return key_hash(key)
 
+    def encoded(self, position: int) -> tuple[memoryview, memoryview]:
+        """A sample's picture and trimap as they were packed: JPEG and PNG.
+
+        Raises ValueError, OSError or Failure if they cannot be read or are not what the index says.
+        """
+        number, row = self._place(position)
+        sample = self._retried(number, lambda shard: shard.samples()[row])
+        return self._retried(number, lambda shard: shard.read(sample))
+
     def whole_trimap(self, position: int) -> Pixels | Lost:
         """A sample's trimap (H, W) uint8 at the size it was packed at."""
         number, row = self._place(position)

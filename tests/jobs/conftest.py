@@ -1,10 +1,19 @@
-"""Sweeps small enough to run for real."""
+"""Sweeps small enough to run for real, and the doctor on drawn pets."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from jobs.doctor import main
+from jobs.doctor_setup import Finding
+from shards.command import run_command
+
+Doctor = Callable[..., dict[str, Finding]]
 
 TINY = {
     "data.image_size_px": 64,
@@ -24,3 +33,24 @@ def tiny_sweep(pet_shards: Path, tmp_path: Path) -> list[str]:
     for name, value in settings.items():
         flags += ["--set", f"{name}={value}"]
     return flags
+
+
+@pytest.fixture
+def ask(pet_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Run some checks on drawn pets, with further flags; returns the findings by name."""
+
+    def run(only: str, *flags: str, shards: Path | str = pet_shards) -> dict[str, Finding]:
+        settings = {"data.shards": shards, "data.image_size_px": 64, "data.cache_dir": tmp_path / "cache"}
+        words = [f for name, value in settings.items() for f in ("--set", f"{name}={value}")]
+        words += ["--runs-dir", str(tmp_path / "runs"), "--gpus", "0", *flags, "--only", only, "--json"]
+        code = run_command(main, words)
+        findings = {row["what"]: Finding(**row) for row in json.loads(capsys.readouterr().out)}
+        assert code == (3 if any(finding.status == "FAIL" for finding in findings.values()) else 0)
+        return findings
+
+    return run
+
+
+@pytest.fixture
+def copied(pet_shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pet_shards, tmp_path / "copied"))

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs.cost import CORE_HOURS, GPU_HOURS, AxisCost, Estimate, TrialCost, check_budget, estimate, parse_budget, render
+from jobs.cost import CORE_HOURS, GPU_HOURS, AxisCost, Estimate, TrialCost, check_budget, estimate, parse_budget
 from jobs.cost_pace import pace_of, probes_needed, read_records
+from jobs.cost_table import render
 from jobs.spec import Cell, Spec, expand
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import RunConfig, trial_id, with_values
+from petseg.length import EpochTime
 from petseg.lives import begin_life
-from petseg.run_folder import Result, append_metrics, claim_folder, save_result
+from petseg.run_folder import Result, append_metrics, claim_folder, save_result, write_metrics
 from shards.manifest import Manifest, load_manifest
 from slurm.local import visible_gpus
 from slurm.resources import Resources
@@ -118,7 +120,7 @@ def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
     life = begin_life(trial.folder, 0)
     (trial.folder / "state.json").write_text(json.dumps({"status": "done", "host": life.host, "time": life.time + 200}))
     (record,) = read_records(tmp_path / "runs")
-    assert record.train_epoch_s == 10.0
+    assert record.step_s == 5.0  # two steps an epoch
     assert record.beside_epoch_s == pytest.approx((200 - 140) / 10)
     begin_life(trial.folder, 4)  # a second life: the wait between the two is not work
     (record,) = read_records(tmp_path / "runs")
@@ -165,6 +167,12 @@ def test_a_probe_on_a_cpu_is_no_estimate_for_gpus(pet_shards: Path, manifest: Ma
         check_budget(found, "1gpuh")
 
 
+def test_runs_that_begin_on_small_pictures_have_a_pace_of_their_own() -> None:
+    sizes = [{"train.start_size_px": 0}, {"train.start_size_px": 128}, {"train.start_size_px": 128, "train.seed": 1}]
+    configs = {str(number): with_values(RunConfig(), values) for number, values in enumerate(sizes)}
+    assert [ids for ids, _ in probes_needed(configs)] == [["0"], ["1", "2"]]
+
+
 def test_the_pace_of_a_probe_by_hand(manifest: Manifest) -> None:
     config = with_values(RunConfig(), {"train.batch_size": 16})  # 27 train, 3 val, 30 test: 2 steps
     measured = {
@@ -173,9 +181,61 @@ def test_the_pace_of_a_probe_by_hand(manifest: Manifest) -> None:
         "host_memory_gib": 1.5,
     }  # fmt: skip
     pace = pace_of(measured, config, manifest, replace(CPU, tasks_per_node=2))
-    assert pace.epoch_s == 2 * 10 + 3 * 1.0 + 1
+    assert pace.epoch == EpochTime(train_s=2 * 10, beside_s=3 * 1.0 + 1)
     assert pace.rest_s == 3 + 30 * 0.5 + 3 * 1.0 + 30 * 1.0
     assert "as one of 2 processes" in pace.source
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "epochs", "minutes"),
+    [
+        ("train.epochs", 20, 20, 20 * 12),
+        ("train.budget_steps", 40, 20, 20 * 12),
+        ("train.budget_steps", 7, 3.5, 3.5 * 10 + 4 * 2),  # an epoch that ends early has its validation
+        ("train.budget_min", 60.0, 5, 60),
+        ("train.budget_min", 11.0, 1, 12),  # the first epoch's training fits, its validation comes all the same
+        ("train.budget_min", 5.0, 0.5, 5 + 2),
+    ],
+)
+def test_a_trial_costs_what_its_budget_allows(
+    name: str, value: float, epochs: float, minutes: float, manifest: Manifest, pet_shards: Path, tmp_path: Path
+) -> None:
+    old, cells = plan(pet_shards, tmp_path / "runs" / "old", {"train.seed": [0]})
+    save_sweep(old)
+    finish(old.trials[0], cells[old.trials[0].id].config, manifest, epoch_s=600.0)
+    life = begin_life(old.trials[0].folder, 0)
+    done = {"status": "done", "host": life.host, "time": life.time + 14 * 600 + 10 * 120}
+    (old.trials[0].folder / "state.json").write_text(json.dumps(done))
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {name: [value], "train.seed": [1]})
+    (cost,) = estimate(sweep, cells, manifest, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
+    assert (cost.epochs, cost.seconds) == (pytest.approx(epochs), pytest.approx(60 * minutes))
+
+
+def test_minutes_are_known_without_a_pace(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_min": [30.0], "train.seed": [0, 1]})
+    found = estimate(sweep, cells, manifest, CPU, max_parallel=1, trials_per_job=1, probe=False)
+    assert found.hours(CORE_HOURS) == 2 * 2 * 0.5
+    assert [cost.epochs for cost in found.trials] == [None, None]
+    assert found.trials[0].source.startswith("train.budget_min, without start and end")
+    check_budget(found, "2cpuh")
+    with pytest.raises(ValueError, match=r"about 1 of them would fit.*train\.budget_steps=N"):
+        check_budget(found, "1cpuh")
+    steps, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_steps": [7]})
+    (cost,) = estimate(steps, cells, manifest, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
+    assert (cost.epochs, cost.seconds) == (3.5, None)
+
+
+def test_a_trial_that_ended_within_an_epoch_says_what_a_step_takes(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_steps": [3]})
+    save_sweep(sweep)
+    (trial,) = sweep.trials
+    finish(trial, cells[trial.id].config, manifest, epoch_s=1.0)
+    rows = [{"epoch": 1, "step": 2, "perf/seconds": 50.0}, {"epoch": 2, "step": 3, "perf/seconds": 10.0}]
+    write_metrics(rows, trial.folder)
+    (record,) = read_records(tmp_path / "runs")
+    assert record.step_s == 10.0
 
 
 @pytest.mark.parametrize(

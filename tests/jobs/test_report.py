@@ -19,8 +19,9 @@ from PIL import Image
 
 from jobs import report, report_plots
 from jobs.report_data import Spread, gather, rank, read_records, spread_of, tabulate, varied
+from jobs.report_drawing import SIZE_PX
 from jobs.report_page import duration, quantity, render_page, signed
-from jobs.report_pictures import SIZE_PX, data_uri, dice_by_key
+from jobs.report_pictures import data_uri, dice_by_key
 from jobs.report_protocol import protocol
 from jobs.reproduce import train_flags
 from jobs.spec import Spec, expand
@@ -209,6 +210,23 @@ def test_protocol_says_what_the_numbers_mean(finished: Sweep, lab: Lab) -> None:
     facts = dict(protocol(finished, read_records(finished)))
     assert "cannot be read here" in facts["Shard set"]
     assert facts["Manifest hash"] == finished.manifest_hash
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({}, "epochs 2, batch size 32"),
+        ({"train.budget_steps": [500]}, "optimizer steps 500, batch"),
+        ({"train.budget_min": [30.0]}, "minutes 30 (by minutes as many steps as fit: 3 to 5 epochs, the last"),
+        ({"train.budget_steps": [0, 500]}, "differs: epochs 2, optimizer steps 500, batch"),
+    ],
+)
+def test_protocol_says_how_long_the_trials_train(axes: dict[str, list], said: str, lab: Lab) -> None:
+    lab.axes = {**axes, "train.seed": [0, 1, 2]}
+    sweep = lab.plan()
+    for trial, epochs in zip(sweep.trials, (5, 3, 4), strict=False):
+        finish(trial, 0.9, epochs)
+    assert dict(protocol(sweep, read_records(sweep)))["Training"].startswith(said)
 
 
 def test_page_needs_nothing_beside_itself(finished: Sweep, page: Callable[[Sweep], str]) -> None:

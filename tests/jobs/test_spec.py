@@ -23,6 +23,16 @@ def test_the_default_sweep_is_the_labs_six_cells_on_three_seeds() -> None:
     assert all(c.config.augment.p == 0.2 for c in cells)
 
 
+def test_a_fixed_value_may_need_one_of_the_axes() -> None:
+    """An encoder goes with other architectures than the default one."""
+    parameters = {"model.arch": {"values": ["fpn", "linknet"]}, "model.encoder": {"value": "resnet18"}}
+    cells = expand(parse_spec({"parameters": parameters}, "x"))
+    assert [(c.config.model.arch, c.config.model.encoder) for c in cells] == [
+        ("fpn", "resnet18"),
+        ("linknet", "resnet18"),
+    ]
+
+
 def test_nested_and_dotted_names_are_the_same() -> None:
     dotted = parse_spec({"parameters": {"model.arch": {"values": ["unet"]}, "optim.lr": {"value": "1e-4"}}}, "x")
     nested = parse_spec(

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.slurm_answer import ANSWER_NAME, ask
+from jobs import vitals
+from jobs.slurm_answer import ANSWER_NAME, Answer, ask
 from jobs.standing import CUT_OFF, quick_standings, rows_of, standings
 from jobs.status import main, standing
-from jobs.status_table import epoch_text, render_table, state_text
+from jobs.status_table import epoch_text, render_table, state_text, to_document
 from jobs.trial import Submission, Sweep, Trial, save_sweep
 from jobs.vitals import read_last_row
 from petseg.run_folder import Result, save_result, write_metrics
@@ -206,6 +207,37 @@ def test_a_running_trial_shows_its_step_and_the_time_left(trial: Trial) -> None:
     assert state_text(row) == "running, 5 min left"
     beat(trial, 4, 60, now - 60)  # of an earlier life
     assert standing(trial, *on_slurm(trial, "RUNNING")).beat is None
+
+
+def budgeted(trial: Trial, **train: float) -> None:
+    path = trial.folder / "config.json"
+    config = {"config": {"train": {"epochs": 100, "batch_size": 32, "accumulation_steps": 1, **train}}}
+    path.write_text(json.dumps(config))
+    vitals.planned.cache_clear()
+    trial.write_state(status="running", host="node1", job_id="12_0")
+
+
+def test_a_budget_of_steps_is_what_is_left(trial: Trial) -> None:
+    budgeted(trial, budget_steps=950)
+    assert epoch_text(standing(trial, *on_slurm(trial, "RUNNING"))) == ""  # how many steps an epoch has is not known
+    beat(trial, 1, 60, time.time() + 1)
+    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    assert (epoch_text(row), row.epochs, row.left_s) == ("1/10 step 60/100", 10, (950 - 60) * 32 / 64)
+    write_metrics([{"epoch": 1, "val/dice": 0.3, "perf/seconds": 60.0}], trial.folder)
+    assert epoch_text(standing(trial, *on_slurm(trial, "PENDING"))) == "1/10"
+
+
+def test_a_budget_of_minutes_is_what_is_left(sweep: Sweep, trial: Trial) -> None:
+    budgeted(trial, budget_min=5.0)
+    beat(trial, 1, 60, time.time() + 1)  # which still says what train.epochs would come to
+    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    assert (epoch_text(row), row.left_s) == ("1/? step 60/100", 300 - 60 * 32 / 64)
+    assert to_document(sweep, [row], Answer())["trials"][0]["epochs"] == 0
+    beat(trial, 2, 60, time.time() + 1)  # ten epochs, of which as much as the clock allows
+    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    assert (epoch_text(row), row.left_s) == ("2/10 step 60/100", 300 - 160 * 32 / 64)
+    beat(trial, 10, 98, time.time() + 1)
+    assert standing(trial, *on_slurm(trial, "RUNNING")).left_s == 0
 
 
 @pytest.mark.parametrize(

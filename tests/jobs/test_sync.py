@@ -15,18 +15,17 @@ import numpy as np
 import pytest
 
 from jobs.sync import main
-from jobs.sync_trials import NOTE_NAME, exit_code
+from jobs.sync_trials import NOTE_NAME, end_of
 from jobs.trial import Sweep, Trial, save_sweep
 from petseg.config import RunConfig, TrackingConfig, trial_id
 from petseg.evaluate import Picture
 from petseg.lives import begin_life
 from petseg.run_folder import Result, append_metrics, claim_folder, save_result
-from petseg.tracking import RunName, Tracker
+from petseg.tracking import EXIT_CODES, End, RunName, Tracker
 from petseg.tracking_overlays import save_overlays
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
-from tests.wandb_server import Fault, WandbServer
+from tests.wandb_server import KEY, Fault, WandbServer
 
-KEY = "canary0123456789abcdef0123456789abcdef01"
 HASH = "0" * 64
 
 
@@ -84,9 +83,14 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
     with_pictures = sweep.trials[0].folder
     blank = np.zeros((32, 32), np.uint8)
     save_overlays(3, [Picture("cat_1", np.zeros((32, 32, 3), np.uint8), blank, blank)], with_pictures)
-    offline = with_pictures / "wandb" / "offline-run-20260301_000000-x" / "run-x.wandb"
-    offline.parent.mkdir(parents=True)
-    offline.write_bytes(b"")
+    name = f"lab-{sweep.trials[0].id}"
+    offline, evaluation = (
+        with_pictures / "wandb" / f"offline-run-20260301_000000-{id_}" / f"run-{id_}.wandb"
+        for id_ in (name, f"{name}-eval-01234567")
+    )
+    for path in (offline, evaluation):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
     assert sync(sweep, "--project", "pets") == OK
     assert "3 of 3 trials sent" in capsys.readouterr().out
     assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
@@ -99,7 +103,8 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
         assert run.summary["best_dice"] == pytest.approx(0.3)
     pictured = server.runs[f"lab-{sweep.trials[0].id}"]
     assert len(pictured.rows[3]["val/overlays"]["filenames"]) == 1
-    assert offline.with_name("run-x.wandb.synced").exists()
+    assert offline.with_name(f"{offline.name}.synced").exists()
+    assert not evaluation.with_name(f"{evaluation.name}.synced").exists()
     assert server.most_at_once <= 2
     first, asked = snapshot(server), server.requests
     assert sync(sweep, "--project", "pets") == OK  # by the notes
@@ -124,7 +129,7 @@ def test_a_trial_that_got_further_is_sent_from_there(
     metrics = (trial.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (trial.folder / "metrics.jsonl").write_text("".join(metrics[:2]))
     name = RunName(f"lab-{trial.id}", "lab")
-    Tracker(trial.folder, TrackingConfig("online", wandb_wait_s=60.0), name, {}, 2).finish({}, 1)
+    Tracker(trial.folder, TrackingConfig("online", wandb_wait_s=60.0), name, {}, 2).finish({}, "failed")
     (run,) = server.runs.values()
     assert run.epochs == [1, 2]
     (trial.folder / "metrics.jsonl").write_text("".join(metrics))
@@ -164,12 +169,20 @@ def test_what_runs_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [("done", 0), ("pruned", 0), ("failed", 1), ("interrupted", 75), ("planned", 1)]
+    ("status", "ended", "code"),
+    [
+        ("done", "finished", 0),
+        ("pruned", "pruned", 0),
+        ("failed", "failed", 1),
+        ("interrupted", "interrupted", 75),
+        ("planned", "failed", 1),
+    ],
 )
-def test_states_become_exit_codes(tmp_path: Path, status: str, code: int) -> None:
+def test_states_become_ends_and_exit_codes(tmp_path: Path, status: str, ended: End, code: int) -> None:
     from jobs.standing import Standing
 
-    assert exit_code(Standing(Trial("x", {}, tmp_path), status)) == code
+    assert end_of(Standing(Trial("x", {}, tmp_path), status)) == ended
+    assert EXIT_CODES[ended] == code
 
 
 def test_no_key_no_network_no_sweep(

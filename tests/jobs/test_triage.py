@@ -278,6 +278,7 @@ def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
     evidence = replace(evidence, used_s=None, epoch_s=60.0)
     assert "training alone needs about 1 h 40 min" in judge(evidence).advice
     assert "before it finished an epoch" in judge(replace(evidence, epochs_done=0)).advice
+    assert "time was up after 30 epochs: raise" in judge(replace(evidence, epochs=0)).advice  # a budget's are not known
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,26 @@ import pytest
 import torch
 
 from petseg.config import RunConfig, with_values
+from tests.wandb_server import KEY, WandbServer
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Small tensors are quickest, and sums come out the same, with one thread."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """What the client of this process and its children talks to."""
+    server = WandbServer()
+    for name in ("HTTP_PROXY", "http_proxy", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    yield server
+    server.stop()
 
 
 @pytest.fixture

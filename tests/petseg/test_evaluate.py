@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from petseg.breeds import kind_of
 from petseg.config import RunConfig
 from petseg.evaluate import main
-from petseg.evaluate_report import kind_of
 from petseg.run_folder import load_result
 from petseg.train import train
 from shards.command import run_command

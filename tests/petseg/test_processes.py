@@ -17,7 +17,7 @@ from petseg.checkpoint import list_checkpoints
 from petseg.data.plan import EpochOrder, global_batch
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
-from petseg.run_folder import load_result, read_metrics
+from petseg.run_folder import RESULT_NAME, VAL_MASKS_NAME, load_result, read_metrics
 from shards.command import FAILED
 from shards.manifest import key_hash, load_manifest
 
@@ -115,3 +115,19 @@ def test_damage_that_one_rank_meets_stops_all_with_one_message(pet_shards: Path,
     assert "samples of split train cannot be read (data.max_lost_samples allows 0)" in failures[0]
     assert f"{shard.name} is missing: find all damage with" in done.stderr
     assert done.stderr.count(f"exitcode: {FAILED}") or done.stderr.count(f"exitcode  : {FAILED}")
+
+
+@pytest.mark.slow
+def test_two_processes_keep_the_same_masks_as_one(pet_shards: Path, tmp_path: Path) -> None:
+    flags = {"train.epochs": 1}
+    assert launch(1, pet_shards, tmp_path, **flags).returncode == 0
+    run = tmp_path / "run"
+    alone = (run / VAL_MASKS_NAME).read_bytes()
+    for name in (RESULT_NAME, VAL_MASKS_NAME):  # its weights are measured again, and nothing is trained
+        (run / name).unlink()
+    ended = launch(2, pet_shards, tmp_path, **flags)
+    assert ended.returncode == 0, ended.stderr
+    result = load_result(run)
+    assert result is not None
+    assert result.world_size == 2
+    assert (run / VAL_MASKS_NAME).read_bytes() == alone

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -26,24 +26,10 @@ from petseg.tracking_client import best_and_last, without_secrets
 from petseg.tracking_overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
 from petseg.train import train
 from shards.command import Interrupted
-from tests.wandb_server import Fault, SentRun, WandbServer
+from tests.wandb_server import KEY, Fault, SentRun, WandbServer
 
 NAME = RunName("lab-0123456789", group="lab", tags=("unet", "none"))
-KEY = "canary0123456789abcdef0123456789abcdef01"
 OFF = "wandb is off for this run"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """What the client of this process and its children talks to."""
-    server = WandbServer()
-    for name in ("HTTP_PROXY", "http_proxy", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    yield server
-    server.stop()
 
 
 def online(wait_s: float = 60.0) -> TrackingConfig:
@@ -82,6 +68,10 @@ def test_an_online_run_has_every_epoch_its_config_and_its_summary(
     assert run.epochs == [1, 2]
     assert [sent["val/dice"] for sent in run.rows[:2]] == pytest.approx([row["val/dice"] for row in rows])
     assert [sent["_step"] for sent in run.rows] == [1, 2, 3]
+    assert run.rows[0]["val/pictures"]["nrows"] == 2
+    assert (run.config["world_size"], run.config["trial_id"]) == (1, load_config(folder)["trial_id"])
+    assert run.config["train.accumulation_steps"] >= 1  # as it was settled, not as it was asked for
+    assert run.summary["ended"] == "finished"
     pictures = run.rows[2]
     assert (pictures["epoch"], len(pictures["val/overlays"]["filenames"])) == (2, 2)
     assert len([name for name in run.files if name.endswith(".jpg")]) == 2
@@ -111,7 +101,7 @@ def test_an_interrupted_run_is_preempting_and_goes_on_as_one_curve(
             train(config, tmp_path, RunName("x"))
     run = the_run(server)
     assert run.epochs == [1]
-    assert (run.exit_codes, run.preempting > 0) == ([75], True)
+    assert (run.exit_codes, run.preempting > 0, run.summary["ended"]) == ([75], True, "interrupted")
     train(config, tmp_path, RunName("x"))
     assert run.epochs == [1, 2]
     assert run.exit_codes == [75, 0]
@@ -149,7 +139,7 @@ def test_what_a_life_without_wandb_left_out_comes_with_the_next_one(tmp_path: Pa
     tracker = Tracker(tmp_path, TrackingConfig(), NAME, {}, resumed_epoch=0)
     for epoch in (1, 2):
         tracker.log(row(epoch))
-    tracker.finish({}, exit_code=1)
+    tracker.finish({}, "failed")
     tracker = Tracker(tmp_path, online(), RunName("x"), {}, resumed_epoch=2)
     tracker.log(row(3))
     tracker.finish({})
@@ -183,7 +173,7 @@ def test_an_offline_run_holds_every_epoch_and_the_config(
 QUICK_FAULTS: list[tuple[Fault, str]] = [("wrong json", "UpsertBucket"), ("hang", "")]
 ALL_FAULTS: list[tuple[Fault, str]] = [
     (fault, where)
-    for fault in ("429", "500", "hang", "reset")
+    for fault in ("429", "500", "403", "hang", "reset", "wrong json")
     for where in ("", "UpsertBucket", "RunResumeStatus", "file_stream")
 ]
 
@@ -205,6 +195,21 @@ def test_a_server_that_misbehaves_does_not_hold_up_the_training(
     assert f"`python jobs/sync.py {tmp_path}`" in caplog.text
     assert KEY not in caplog.text
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_a_refusal_on_the_way_is_said_while_the_training_runs(
+    tmp_path: Path, server: WandbServer, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """wandb's client drops what it has, and raises nothing."""
+    server.fault, server.fault_at = "403", "file_stream"
+    tracker = Tracker(tmp_path, online(), NAME, {}, resumed_epoch=0)
+    tracker.log(row(1))
+    wait_for(lambda: OFF in caplog.text)
+    assert "(LostRows: Fatal error while uploading data)" in caplog.text
+    assert f"`python jobs/sync.py {tmp_path.parents[1]}`" in caplog.text
+    tracker.log(row(2))
+    tracker.finish({})
+    assert caplog.text.count(OFF) == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,238 @@
+"""The page of a real sweep in a real browser, with the network off: it works, by mouse and by keyboard, in light and
+dark, on a phone and on paper, and axe-core finds nothing serious."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import report, sweep
+from shards.command import FAILED, OK, run_command
+
+CHROMIUM = Path("/usr/bin/chromium")
+DESK, PHONE = (1280, 900), (390, 844)
+SETTINGS = {
+    "data.image_size_px": 32,
+    "model.width": 4,
+    "train.epochs": 2,
+    "train.batch_size": 16,
+    "train.mixed_precision": "no",
+    "tracking.overlays": 2,
+}
+TOO_FAST = 1e18  # its loss is not finite after a step
+
+pytestmark = pytest.mark.slow
+Open = Callable[..., Any]
+
+
+def require_browser() -> None:
+    """Skip where there is no browser; on CI that is a failure."""
+    missing = [] if CHROMIUM.exists() else [f"{CHROMIUM} (apt-get install chromium)"]
+    try:
+        import axe_playwright_python
+        import playwright.sync_api  # noqa: F401
+
+        assert axe_playwright_python
+    except ImportError as error:
+        missing.append(f"{error.name} (pip install playwright axe-playwright-python)")
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(f"no {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"no {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def page_path(pet_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """report.html of eight trials that were really trained, and of one that failed."""
+    require_browser()
+    runs = tmp_path_factory.mktemp("browser") / "runs"
+    # as if two trials ran at once: each on one thread, as two would wait for each other on a busy machine
+    flags = ["--name", "real", "--cluster", "debug", "--max-parallel", "2", "--runs-dir", str(runs)]
+    flags += ["--set", f"data.shards={pet_shards}"]
+    for name, value in SETTINGS.items():
+        flags += ["--set", f"{name}={value}"]
+    flags += ["--axis", "model.arch=unet", "--axis", "train.seed=0"]
+    cells = ["--axis", "augment.policy=none,elastic", "--axis", "optim.lr=0.003,0.01", "--axis", "train.loss=ce,dice"]
+    assert run_command(sweep.main, [*flags, *cells]) == OK
+    failing = ["--axis", "augment.policy=none", "--axis", f"optim.lr={TOO_FAST}", "--axis", "train.loss=ce"]
+    assert run_command(sweep.main, [*flags, *failing]) == FAILED
+    assert run_command(report.main, [str(runs / "real")]) == OK
+    return runs / "real" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser(page_path: Path) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses to sandbox root
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
+    """open_page(size, scheme): the page in a tab of its own; at the end it must have asked for nothing and said
+    nothing."""
+    requests: list[str] = []
+    troubles: list[str] = []
+    contexts = []
+
+    def open_one(size: tuple[int, int] = DESK, scheme: str = "light") -> Any:
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True, reduced_motion="reduce"
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("console", lambda message: troubles.append(message.text))
+        tab.on("pageerror", lambda error: troubles.append(str(error)))
+        tab.goto(page_path.as_uri())
+        return tab
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert troubles == []
+    assert {url for url in requests if not url.startswith("data:")} == {page_path.as_uri()}
+
+
+def values(table: Any, column: int) -> list[str]:
+    """Of a column, as the page sorts them."""
+    cell = "row.cells[i].dataset.value ?? row.cells[i].textContent.trim()"
+    return table.evaluate(f"(table, i) => [...table.tBodies[0].rows].map(row => {cell})", column)
+
+
+def shown_rows(table: Any) -> int:
+    return table.locator("tbody tr:visible").count()
+
+
+def test_a_real_sweep_has_all_sections(open_page: Open) -> None:
+    """Its runs have kept their curves, and the one that failed is told of once."""
+    tab = open_page()
+    for name in ("dice", "leaderboard", "axes", "curves", "gap", "calibration", "pictures", "operation", "trials"):
+        assert tab.locator(f"#{name}").is_visible()
+    assert tab.locator(".reliability").count() == 6
+    assert tab.locator("section[aria-labelledby=operation] dl").inner_text().endswith("1 NaN")
+
+
+def test_every_column_sorts_both_ways(open_page: Open) -> None:
+    tab = open_page()
+    tab.get_by_label("All columns").check()
+    tab.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    tables = tab.locator("table[data-sortable]").all()
+    assert len(tables) >= 5
+    for table in tables:
+        for button in table.locator("thead button").all():
+            head = button.locator("..")
+            column = head.evaluate("head => head.cellIndex")
+            button.click()
+            assert head.get_attribute("aria-sort") == "ascending"
+            rising = values(table, column)
+            button.click()
+            assert head.get_attribute("aria-sort") == "descending"
+            assert table.locator("th[aria-sort]").count() == 1
+            for found, turn in ((rising, False), (values(table, column), True)):
+                known = [text for text in found if text]
+                assert found == known + [""] * (len(found) - len(known))  # what is not known stays last
+                if known and all(re.fullmatch(r"-?[\d.]+(e-?\d+)?", text) for text in known):
+                    numbers = [float(text) for text in known]
+                    assert numbers == sorted(numbers, reverse=turn)
+
+
+def test_filter_shows_and_says_what_is_left(open_page: Open) -> None:
+    tab = open_page()
+    section = tab.locator("section[aria-labelledby=trials]")
+    table, status = section.locator("table"), section.get_by_role("status")
+    assert (shown_rows(table), status.inner_text()) == (9, "9 trials")
+    section.get_by_label("Filter").fill("Elastic  dice")
+    assert (shown_rows(table), status.inner_text()) == (2, "2 of 9 trials shown")
+    section.get_by_role("button", name="lowest val loss").click()  # rows that are hidden stay so
+    assert shown_rows(table) == 2
+    section.get_by_label("Filter").fill("no such trial")
+    assert (shown_rows(table), status.inner_text()) == (0, "0 of 9 trials shown")
+    section.get_by_label("Filter").press("Escape")
+    assert (shown_rows(table), status.inner_text()) == (9, "9 trials")
+    section.get_by_label("Filter").fill("failed")
+    assert shown_rows(table) == 1
+
+
+def test_keyboard_alone(open_page: Open) -> None:
+    """Tab reaches filter, columns, sort buttons and a command; each shows that it has the focus."""
+    tab = open_page()
+    board = tab.locator("section[aria-labelledby=leaderboard]")
+    board.get_by_label("Filter").first.focus()
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.type") == "checkbox"
+    assert not board.get_by_role("columnheader", name="train time").is_visible()
+    tab.keyboard.press("Space")
+    assert board.get_by_role("columnheader", name="train time").is_visible()
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.getAttribute('role')") == "region"
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "#"
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.parentElement.ariaSort") == "ascending"
+    tab.keyboard.press("Space")
+    assert tab.evaluate("document.activeElement.parentElement.ariaSort") == "descending"
+    assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    tab.locator("section[aria-labelledby=trials] summary").first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("section[aria-labelledby=trials] .command").first.is_visible()
+
+
+def test_slider_leaves_the_best_lines(open_page: Open) -> None:
+    tab = open_page()
+    section = tab.locator("section[aria-labelledby=axes]")
+    assert section.get_by_role("status").inner_text() == "8 of 8 trials"
+    section.get_by_role("slider").focus()
+    tab.keyboard.press("End")
+    dice = section.locator("polyline").evaluate_all("all => all.map(line => line.dataset.dice)")
+    left = section.locator("polyline:not(.dim)").evaluate_all("all => all.map(line => line.dataset.dice)")
+    assert left == [one for one in dice if one == max(dice, key=float)]
+    assert section.get_by_role("status").inner_text() == f"{len(left)} of 8 trials"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_nothing_scrolls_sideways_and_axe_is_content(open_page: Open, size: tuple[int, int], scheme: str) -> None:
+    tab = open_page(size, scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") == size[0]
+    brightness = tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(brightness) < 64) == (scheme == "dark")
+    if size == DESK:
+        box = tab.locator("section[aria-labelledby=leaderboard] > .box")
+        assert box.evaluate("box => box.scrollWidth - box.clientWidth") == 0
+    tab.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    found = tab.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+    grave = [
+        (one["id"], node["target"], node["failureSummary"])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+    assert grave == []
+
+
+def test_paper(open_page: Open) -> None:
+    """Pages, light even where the screen is dark, without what can only be clicked, and with nothing cut off."""
+    tab = open_page(DESK, "dark")
+    pdf = tab.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 5
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": 1032, "height": 700})  # A4 across, without its margins, at 96 px an inch
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert tab.locator(".tools, .columns, .brush").evaluate_all(
+        "all => all.every(one => getComputedStyle(one).display === 'none')"
+    )
+    wide = tab.locator(".box").evaluate_all(
+        "all => all.filter(box => box.scrollWidth > innerWidth).map(box => box.ariaLabel)"
+    )
+    assert wide == []
