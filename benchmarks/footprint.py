@@ -23,7 +23,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from petseg.config import RunConfig, config_from_dict, config_to_dict, with_values
+from petseg.config import RunConfig
+from petseg.config_values import config_from_dict, config_to_dict, with_values
 from petseg.footprint import footprint, measure_footprint
 from petseg.models import build_model
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from jobs.spec import Spec, expand
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 from petseg.run_folder import (
     CALIBRATION_NAME,
     OVERLAYS_NAME,

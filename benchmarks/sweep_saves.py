@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.sweep_rows import Row
 from petseg.checkpoint import save_checkpoint
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.data.store import open_store
 from petseg.epoch import take_step, train_step
 from petseg.run import Run, build_run

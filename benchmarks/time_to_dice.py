@@ -101,7 +101,7 @@ def time_run(config: BenchConfig, flags: Sequence[str], seed: int, scratch: Path
 
 
 def render(config: BenchConfig, runs: Sequence[Timed]) -> Table:
-    title = f"{runs[0].result.device}, {runs[0].result.world_size} processes; mean (sd) over {len(runs)} seeds"
+    title = f"{runs[0].result.device}, processes: {runs[0].result.world_size}; mean (sd) over {len(runs)} seeds"
     table = Table(title=title, title_justify="left")
     for column in ("val Dice", "reached by", "training and validation", "epochs"):
         table.add_column(column, justify="right")

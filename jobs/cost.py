@@ -14,7 +14,8 @@ from jobs.cost_pace import Pace, pace_by_probe, pace_by_records, probes_needed, 
 from jobs.spec import Cell
 from jobs.trial import Sweep, Trial
 from jobs.vitals import read_last_row
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.length import EpochTime, epochs_of
 from petseg.progress import duration
 from petseg.run_folder import load_overrides

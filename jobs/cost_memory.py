@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 
 from jobs.cost_pace import Speed, speed_of
-from petseg.config import RunConfig, config_to_dict, flatten
+from petseg.config import RunConfig
+from petseg.config_values import config_to_dict, flatten
 from slurm.resources import Resources
 
 PATIENCE_S = 60.0  # a model takes a second or some

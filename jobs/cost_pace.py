@@ -17,7 +17,8 @@ from statistics import median
 from typing import Any
 
 from jobs.trial import LAUNCH_NAME, SWEEP_NAME, Trial
-from petseg.config import RunConfig, config_to_dict, flatten, identity
+from petseg.config import RunConfig
+from petseg.config_values import config_to_dict, flatten, identity
 from petseg.data.plan import steps_per_epoch
 from petseg.length import EpochTime
 from petseg.lives import read_lives

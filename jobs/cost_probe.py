@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from petseg.checkpoint import save_checkpoint
-from petseg.config import RunConfig, config_from_dict, with_values
+from petseg.config import RunConfig
+from petseg.config_values import config_from_dict, with_values
 from petseg.data.loader import Batch
 from petseg.data.store import open_store
 from petseg.epoch import take_step, train_step

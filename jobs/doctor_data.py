@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from jobs.doctor_setup import Finding, NotChecked, Setup, Status
-from petseg.config import RunConfig, trial_id
+from petseg.config import RunConfig
+from petseg.config_values import trial_id
 from petseg.data.store import Store, is_remote
 from shards.command import Failure
 from shards.manifest import Sample, split_of_keys

@@ -13,7 +13,8 @@ import tyro
 
 from jobs.doctor_samples import write_small_set
 from jobs.spec import Cell, Spec, expand, load_spec, parse_axes, parse_settings
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.data.store import Store, open_store
 from shards.command import Failure
 from slurm.resources import Resources

@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.standing import Standing, standings
 from jobs.trial import Sweep
-from petseg.config import flatten
+from petseg.config_values import flatten
 from petseg.run_folder import Result, load_config
 
 SEED_AXIS = "train.seed"

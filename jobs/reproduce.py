@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from petseg.config import RunConfig, config_from_dict, config_to_dict, flatten, identity_names
+from petseg.config import RunConfig
+from petseg.config_values import config_from_dict, config_to_dict, flatten, identity_names
 
 _identity_names = functools.cache(identity_names)  # 15 ms, and a report asks for each of a thousand trials
 

@@ -20,7 +20,7 @@ from jobs.search_journal import ask, cells_of, open_study, peek_study, tell
 from jobs.spec import Cell, Spec
 from jobs.standing import standings
 from jobs.trial import plan_sweep
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 from shards.manifest import Manifest
 
 SETTLED = ("done", "pruned", "failed")  # a failed trial keeps no place: it may fail again for ever

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from jobs.space import Distribution
 from jobs.spec import STARTUP, Cell, Spec, cell_of, draws
 from jobs.standing import Standing
-from petseg.config import RunConfig, trial_id
+from petseg.config import RunConfig
+from petseg.config_values import trial_id
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -29,7 +29,8 @@ from typing import Any
 import yaml
 
 from jobs.space import FORMS, Distribution, categorical, parse_distribution, quantile
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.pruning import Hyperband, parse_hyperband
 
 TOP_LEVEL = (

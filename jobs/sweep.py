@@ -30,7 +30,8 @@ from jobs.search import next_round
 from jobs.spec import Cell, Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import ENDED, LIVE, standings
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
-from petseg.config import WEIGHTS_SUFFIXES, RunConfig, trial_id, with_values
+from petseg.config import WEIGHTS_SUFFIXES, RunConfig
+from petseg.config_values import trial_id, with_values
 from petseg.data.store import is_remote, read_manifest
 from petseg.run_folder import claim_folder
 from shards.command import OK, run_command

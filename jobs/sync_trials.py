@@ -12,7 +12,8 @@ from typing import Any
 from jobs.standing import LIVE, Standing, standings
 from jobs.sync_replay import Replay
 from jobs.trial import load_sweep
-from petseg.config import RunConfig, config_from_dict
+from petseg.config import RunConfig
+from petseg.config_values import config_from_dict
 from petseg.lives import LIVES_NAME
 from petseg.run_folder import (
     CONFIG_NAME,

@@ -22,7 +22,7 @@ import submitit
 from jobs.rendezvous import part, set_up_ranks
 from jobs.trial import Trial, load_sweep
 from petseg import interrupt
-from petseg.config import config_from_dict
+from petseg.config_values import config_from_dict
 from petseg.lives import read_lives
 from petseg.pruning import StoppedEarly
 from petseg.run_folder import load_config

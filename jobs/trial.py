@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.spec import Cell, Spec
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 from petseg.pruning import Hyperband, parse_hyperband
 from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics
 from shards.manifest import Manifest, write_whole

@@ -7,23 +7,17 @@ run's identity, which is a hash of the rest and of the shard set.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import functools
 import hashlib
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal
 
 SIZE_MULTIPLE_PX = 32
 _FREE = {"identity": False}
 _LATER = {"later": True}  # came when runs existed: left out of the identity while it has its default
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
-
-Node = TypeVar("Node")
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -341,110 +335,3 @@ class RunConfig:
     def __post_init__(self) -> None:
         start, full = self.train.start_size_px, self.data.image_size_px
         _require(start <= full, "train.start_size_px", start, f"must be at most data.image_size_px = {full}")
-
-
-def identity(config: RunConfig, manifest_hash: str) -> dict[str, Any]:
-    """What makes the run's numbers: the config without names, paths and tracking, and the shard set's hash.
-
-    A weights file stands in it by its content; raises ValueError if there is no such file.
-    """
-    return {**_identity_fields(config), "manifest_hash": manifest_hash}
-
-
-def _identity_fields(node: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for f in fields(node):
-        value, takes_part = getattr(node, f.name), f.metadata.get("identity", True)
-        if not takes_part or (f.metadata.get("later") and value == f.default):
-            continue
-        if is_dataclass(value):
-            found[f.name] = _identity_fields(value)
-        else:
-            found[f.name] = takes_part(value) if callable(takes_part) else value
-    return found
-
-
-def identity_names(node: Any = RunConfig, prefix: str = "") -> frozenset[str]:
-    """Dotted names of the fields that make the run's numbers."""
-    names: set[str] = set()
-    for f in fields(node):
-        if f.metadata.get("identity", True):
-            child = get_type_hints(node)[f.name]
-            names |= identity_names(child, f"{prefix}{f.name}.") if is_dataclass(child) else {prefix + f.name}
-    return frozenset(names)
-
-
-def trial_id(config: RunConfig, manifest_hash: str) -> str:
-    """First 10 hex digits of sha256 over the canonical JSON of the run's identity."""
-    content = json.dumps(identity(config, manifest_hash), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()[:10]
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def config_to_dict(config: RunConfig) -> dict[str, Any]:
-    return asdict(config)
-
-
-def config_from_dict(tree: Mapping[str, Any]) -> RunConfig:
-    """The config of a config.json; fields that it lacks take their defaults. Raises ValueError as `with_values`."""
-    return with_values(RunConfig(), flatten(tree))
-
-
-def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """A copy of the config with dotted fields set, as in `with_values(config, {"model.arch": "unet"})`.
-
-    Raises ValueError for a field that does not exist, a value of another type or outside its range.
-    """
-    known = field_types()
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or list(known)
-            raise ValueError(f"there is no config field {name!r}; near it: {', '.join(near)}")
-    typed = {name: _typed(name, value, known[name]) for name, value in values.items()}
-    return _rebuilt(config, "", typed)
-
-
-@functools.cache
-def field_types(node: type = RunConfig, prefix: str = "") -> dict[str, Any]:
-    """Dotted name of each config field -> its type."""
-    types: dict[str, Any] = {}
-    for name, hint in get_type_hints(node).items():
-        nested = isinstance(hint, type) and is_dataclass(hint)
-        types.update(field_types(hint, f"{prefix}{name}.") if nested else {prefix + name: hint})
-    return types
-
-
-def _rebuilt(node: Node, prefix: str, values: Mapping[str, Any]) -> Node:
-    changed = {}
-    for name, child in vars(node).items():
-        dotted = prefix + name
-        changed[name] = _rebuilt(child, f"{dotted}.", values) if is_dataclass(child) else values.get(dotted, child)
-    return type(node)(**changed)
-
-
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value as the field's type; YAML reads `1e-3` as a string, `no` as false and `null` as None: put right."""
-    if get_origin(hint) is Literal:
-        choices = get_args(hint)
-        value = {False: "no", None: "none"}.get(value, value) if value in (False, None) else value
-        if value not in choices:
-            raise ValueError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
-        return value
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if type(value) is not hint:
-        raise ValueError(f"{name} = {value!r}: must be of type {hint.__name__}")
-    return value

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from petseg.boundary import BOUNDARY_RATIO
 from petseg.checkpoint import Checkpoint, list_checkpoints, load_weights
-from petseg.config import config_from_dict, with_values
+from petseg.config_values import config_from_dict, with_values
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
 from petseg.data.store import open_store

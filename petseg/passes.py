@@ -16,7 +16,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.run_folder import load_overrides, save_overrides
 
 if TYPE_CHECKING:  # imported where it is used: torch's machinery of fake tensors takes a second

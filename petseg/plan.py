@@ -16,7 +16,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from petseg.config import RunConfig, TrainConfig, with_values
+from petseg.config import RunConfig, TrainConfig
+from petseg.config_values import with_values
 from petseg.data.plan import steps_per_epoch
 from petseg.data.store import read_manifest
 from petseg.footprint import DeviceType, Footprint, footprint, largest_batch

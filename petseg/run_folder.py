@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from petseg.config import RunConfig, config_to_dict, flatten, identity, trial_id
+from petseg.config import RunConfig
+from petseg.config_values import config_to_dict, flatten, identity, trial_id
 from shards.manifest import write_whole
 
 CONFIG_NAME = "config.json"

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from petseg.config import RunConfig, TrackingConfig, flatten
+from petseg.config import RunConfig, TrackingConfig
+from petseg.config_values import flatten
 from petseg.lives import read_lives
 from petseg.run_folder import append_metrics, load_config, load_overrides, read_metrics, write_metrics
 from petseg.tracking_artifacts import find_artifacts

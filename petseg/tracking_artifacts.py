@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from petseg.config import config_from_dict
+from petseg.config_values import config_from_dict
 from petseg.run_folder import CHECKPOINTS_NAME, CONFIG_NAME, PER_IMAGE_NAME, RESULT_NAME, VAL_MASKS_NAME, load_config
 from shards.manifest import MANIFEST_NAME, load_manifest
 

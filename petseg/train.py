@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from petseg import interrupt
-from petseg.config import RunConfig, config_to_dict, trial_id, with_values
+from petseg.config import RunConfig
+from petseg.config_values import config_to_dict, trial_id, with_values
 from petseg.data.store import open_store, read_manifest
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict

@@ -7,7 +7,8 @@ import resource
 
 import torch
 
-from petseg.config import RunConfig, TrainConfig, with_values
+from petseg.config import RunConfig, TrainConfig
+from petseg.config_values import with_values
 from petseg.hardware import find_gpu
 
 MB = 1e6

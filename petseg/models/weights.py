@@ -192,7 +192,8 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from petseg.config import RunConfig, with_values
+    from petseg.config import RunConfig
+    from petseg.config_values import with_values
     from petseg.models import build_model
 
     command = tyro.cli(Command, args=argv, description=__doc__)

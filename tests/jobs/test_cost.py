@@ -16,7 +16,8 @@ from jobs.cost_pace import pace_of, probes_needed, read_records
 from jobs.cost_table import render
 from jobs.spec import Cell, Spec, expand
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
-from petseg.config import RunConfig, trial_id, with_values
+from petseg.config import RunConfig
+from petseg.config_values import trial_id, with_values
 from petseg.length import EpochTime
 from petseg.lives import begin_life
 from petseg.run_folder import Result, append_metrics, claim_folder, save_result, write_metrics

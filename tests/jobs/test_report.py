@@ -28,7 +28,8 @@ from jobs.spec import Spec, expand
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
 from jobs.verdict import Board, Difference, build_board
 from jobs.verdict_words import sentence
-from petseg.config import RunConfig, config_to_dict, identity, trial_id, with_values
+from petseg.config import RunConfig
+from petseg.config_values import config_to_dict, identity, trial_id, with_values
 from petseg.run_folder import Result, claim_folder, save_result, write_metrics
 from shards.command import OK, WRONG_USE, run_command
 from shards.manifest import Manifest, Source, Split, save_manifest

@@ -29,7 +29,7 @@ from jobs.report_shards import ValSplit, load_facts, load_samples
 from jobs.spec import Spec, expand
 from jobs.trial import Sweep, find_sweep, plan_sweep, save_sweep
 from jobs.verdict import Board, build_board
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 from petseg.masks import load_masks, save_masks
 from petseg.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 from petseg.run_folder import VAL_MASKS_NAME, claim_folder

@@ -23,7 +23,7 @@ from jobs.report_trials import trial_row
 from jobs.spec import Spec, expand
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
 from petseg.calibration import Calibration
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 from petseg.run_folder import Result, claim_folder, save_result, write_metrics
 from shards.command import OK, WRONG_USE, run_command
 from shards.manifest import Manifest, Source, Split, save_manifest

@@ -26,7 +26,8 @@ from jobs.sweep import main
 from jobs.triage import Evidence, judge
 from jobs.trial import Submission, Sweep, load_sweep
 from petseg.checkpoint import list_checkpoints, newest_loadable
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.data import tars as tars_module
 from petseg.lives import read_lives, require_newest
 from petseg.run_folder import read_metrics

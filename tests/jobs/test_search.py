@@ -22,7 +22,7 @@ from jobs.spec import STARTUP, Cell, Spec, draws, expand, parse_spec
 from jobs.standing import standings
 from jobs.sweep import main
 from jobs.trial import Submission, Sweep, Trial, load_sweep, plan_sweep, save_sweep
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 from petseg.run_folder import Pruned, Result, load_pruned, save_pruned, save_result
 from shards.command import run_command
 from shards.manifest import Manifest, load_manifest

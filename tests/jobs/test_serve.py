@@ -23,7 +23,7 @@ from jobs.report_page import render_page
 from jobs.report_serve import LivePage, ReportServer, fingerprint
 from jobs.spec import Spec, expand
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 from petseg.run_folder import Result, claim_folder, save_result
 from shards.command import CANCELLED, WRONG_USE, run_command
 from shards.manifest import Manifest, Source, Split, save_manifest

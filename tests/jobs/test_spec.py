@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jobs.search_journal import to_optuna
 from jobs.space import parse_distribution
 from jobs.spec import Cell, Spec, expand, load_spec, parse_axes, parse_settings, parse_spec
-from petseg.config import trial_id
+from petseg.config_values import trial_id
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -14,7 +14,8 @@ from jobs import chain
 from jobs.standing import standings
 from jobs.sweep import main, with_absolute_paths
 from jobs.trial import load_sweep
-from petseg.config import ModelConfig, RunConfig, trial_id, with_values
+from petseg.config import ModelConfig, RunConfig
+from petseg.config_values import trial_id, with_values
 from petseg.models import build_model
 from petseg.run_folder import load_config
 from shards.command import WRONG_USE, run_command

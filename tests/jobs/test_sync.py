@@ -17,7 +17,8 @@ import pytest
 from jobs.sync import main
 from jobs.sync_trials import NOTE_NAME, end_of
 from jobs.trial import Sweep, Trial, save_sweep
-from petseg.config import RunConfig, TrackingConfig, trial_id
+from petseg.config import RunConfig, TrackingConfig
+from petseg.config_values import trial_id
 from petseg.evaluate import Picture
 from petseg.lives import begin_life
 from petseg.run_folder import Result, append_metrics, claim_folder, save_result

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from tests.wandb_server import KEY, WandbServer
 
 

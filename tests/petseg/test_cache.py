@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.data.cache import DeviceCache, Room, choose_place, decoded_bytes, open_node_cache
 from petseg.data.loader import load_batches
 from petseg.data.plan import eval_plan

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from petseg.compiled import WORTHWHILE_STEPS, compile_forward, compile_wanted, full_pass_sizes, why_not_compile
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.data.plan import EpochOrder, train_plan
 
 Tiny = Callable[..., RunConfig]

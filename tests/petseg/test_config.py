@@ -12,6 +12,8 @@ from petseg.config import (
     RunConfig,
     TrackingConfig,
     TrainConfig,
+)
+from petseg.config_values import (
     config_from_dict,
     config_to_dict,
     identity,

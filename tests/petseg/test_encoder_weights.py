@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from petseg.config import ModelConfig, RunConfig, identity, trial_id, with_values
+from petseg.config import ModelConfig, RunConfig
+from petseg.config_values import identity, trial_id, with_values
 from petseg.data.inputs import normalise
 from petseg.models.encoders import IMAGENET_MEAN, IMAGENET_STD
 from petseg.models.weights import load_pretrained, main, read_tensors

@@ -10,7 +10,8 @@ import segmentation_models_pytorch
 import torch
 
 from jobs.spec import expand, load_spec
-from petseg.config import ModelConfig, RunConfig, with_values
+from petseg.config import ModelConfig, RunConfig
+from petseg.config_values import with_values
 from petseg.models import build_model, count_parameters, encoder_parameters
 from petseg.models.encoders import DECODERS, PooledBatchNorm2d, encoder_name
 

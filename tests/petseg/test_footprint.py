@@ -14,7 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from petseg.config import ModelConfig, RunConfig, with_values
+from petseg.config import ModelConfig, RunConfig
+from petseg.config_values import with_values
 from petseg.data.store import open_store
 from petseg.epoch import take_step, train_step
 from petseg.footprint import Footprint, footprint, grown_batch, largest_batch, measure_footprint

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 
 from jobs.retry import more_accumulation
 from petseg import passes
-from petseg.config import RunConfig, trial_id, with_values
+from petseg.config import RunConfig
+from petseg.config_values import trial_id, with_values
 from petseg.execution import fit_for_training
 from petseg.footprint import footprint
 from petseg.models import build_model

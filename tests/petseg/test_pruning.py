@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.config import RunConfig, with_values
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from petseg.pruning import Hyperband, StoppedEarly, is_best, parse_hyperband, value_at
 from petseg.run_folder import PRUNED_NAME, claim_folder, load_pruned, load_result, read_metrics, write_metrics
 from petseg.train import train

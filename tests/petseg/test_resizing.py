@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.config import RunConfig, trial_id, with_values
+from petseg.config import RunConfig
+from petseg.config_values import trial_id, with_values
 from petseg.data.store import open_store
 from petseg.models import build_model
 from petseg.resizing import relative_area, require_sizes, shrink, size_px

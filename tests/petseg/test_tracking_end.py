@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs.sync import main as sync
-from petseg.config import RunConfig, TrackingConfig, config_to_dict
+from petseg.config import RunConfig, TrackingConfig
+from petseg.config_values import config_to_dict
 from petseg.evaluate import main as evaluate
 from petseg.lives import begin_life
 from petseg.run_folder import claim_folder, save_overrides
