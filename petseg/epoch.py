@@ -10,7 +10,7 @@ import math
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 
 import torch
 from accelerate.utils import gather_object
@@ -43,6 +43,20 @@ class Stop(enum.IntEnum):
     REQUEUE = 2
 
 
+@dataclass(frozen=True)
+class Look:
+    """What all ranks together have done of an epoch so far, and what they are asked for."""
+
+    samples: float
+    loss: float  # this and the next two: sums over the samples
+    dice: float
+    iou: float
+    lost: float  # samples that could not be read
+    stop: Stop
+    save_due: bool
+    seconds: float  # by the main process's clock, which is that of all
+
+
 def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Stop]:
     """One pass over the train split, or the rest of it; and what signals asked for near its end.
 
@@ -52,10 +66,10 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
     loss that is not finite, for more unreadable samples than allowed, and for a ledger that does not close.
     """
     run.model.train()
-    main, device, budget = run.accelerator.is_main_process, run.accelerator.device, run.config.data.max_lost_samples
-    before = run.so_far
+    main, before = run.accelerator.is_main_process, run.so_far
     ledger = Ledger(before.count if main else Count())
-    sums = torch.tensor(before.sums_of(run.rank, run.world_size), dtype=torch.float64, device=device)
+    own = before.sums_of(run.rank, run.world_size)
+    sums = torch.tensor(own, dtype=torch.float64, device=run.accelerator.device)
     heartbeat = Heartbeat(run.folder, run.epochs, run.steps_per_epoch) if main else None
     start, waited_s = time.perf_counter() - before.seconds, before.waited_s
     batches = run.train_batches(epoch, before.steps)
@@ -69,51 +83,72 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
             ledger.add(batch)
         train_step(run, epoch, step, parts, sums)
         run.pace.stop()
-        if (step + 1) % run.config.train.log_every == 0 or step + 1 == run.steps_of(epoch):
-            # the only places where the host waits for the device and the ranks for each other's numbers
-            flags = [ledger.count.lost, interrupt.requested(), interrupt.requeue_requested(), main and run.save_due]
-            elapsed_s = time.perf_counter() - start
-            flags += [elapsed_s * main]  # the main process's clock is that of all
-            shared = torch.cat([sums, torch.tensor(flags, dtype=torch.float64, device=device)])
-            samples, loss, dice, iou, lost, stops, requeues, due, seconds = run.accelerator.reduce(shared).tolist()
-            stop = Stop.REQUEUE if requeues else Stop.SAVE if stops else Stop.NO
-            if lost > budget:
-                raise ledger.failure("train", budget)
-            if not math.isfinite(loss):
-                raise not_finite(run, epoch, step)
-            if epoch == 1:
-                run.fit_budget(step + 1, seconds)
-            if heartbeat:
-                heartbeat.beat(epoch, step + 1, samples / seconds)
-            is_last = step + 1 == run.steps_of(epoch)
-            if (stop or due) and not is_last:
-                own = torch.cat([sums, sums.new_tensor([waited_s])]).unsqueeze(0)
-                *columns, waits = run.accelerator.gather(own).T.tolist()
-                every_rank = tuple(zip(*columns, strict=True))
-                count = ledger.gather(run.accelerator)
-                save_within(run, EpochSoFar(step + 1, every_rank, count, seconds, max(waits)))
-            if stop and not is_last:
-                raise interrupted(run, stop)
-            done = (epoch - 1) * run.steps_per_epoch + step + 1
-            progress.update(done, run.total_steps, loss / samples, samples / seconds)
-            if is_last:
-                break
+        if (step + 1) % run.config.train.log_every and step + 1 < run.steps_of(epoch):
+            continue
+        elapsed_s = time.perf_counter() - start
+        seen = look(run, sums, ledger.count.lost, elapsed_s)
+        require_sound(run, epoch, step, seen, ledger)
+        if epoch == 1:
+            run.fit_budget(step + 1, seen.seconds)  # which may end the epoch here
+        images_per_s = seen.samples / seen.seconds
+        if heartbeat:
+            heartbeat.beat(epoch, step + 1, images_per_s)
+        is_last = step + 1 == run.steps_of(epoch)
+        if (seen.stop or seen.save_due) and not is_last:
+            save_part(run, step + 1, sums, ledger, waited_s, seen.seconds)
+        if seen.stop and not is_last:
+            raise interrupted(run, seen.stop)
+        done = (epoch - 1) * run.steps_per_epoch + step + 1
+        progress.update(done, run.total_steps, seen.loss / seen.samples, images_per_s)
+        if is_last:
+            break
     run.so_far = EpochSoFar()
-    expected = samples_of(run, epoch)
-    count = ledger.gather(run.accelerator)
+    return epoch_row(run, epoch, seen, ledger, RankTime(waited_s, run.pace.own_s, elapsed_s)), seen.stop
+
+
+def look(run: Run, sums: torch.Tensor, lost: int, elapsed_s: float) -> Look:
+    """The only place within an epoch where the host waits for the device and the ranks for each other's numbers."""
+    main = run.accelerator.is_main_process
+    flags = [lost, interrupt.requested(), interrupt.requeue_requested(), main and run.save_due, elapsed_s * main]
+    shared = torch.cat([sums, sums.new_tensor([float(flag) for flag in flags])])
+    samples, loss, dice, iou, lost_in_all, stops, requeues, due, seconds = run.accelerator.reduce(shared).tolist()
+    stop = Stop.REQUEUE if requeues else Stop.SAVE if stops else Stop.NO
+    return Look(samples, loss, dice, iou, lost_in_all, stop, bool(due), seconds)
+
+
+def require_sound(run: Run, epoch: int, step: int, seen: Look, ledger: Ledger) -> None:
+    """Raises Failure, on all ranks, for too many lost samples and for a loss that is not finite."""
+    if seen.lost > run.config.data.max_lost_samples:
+        raise ledger.failure("train", run.config.data.max_lost_samples)
+    if not math.isfinite(seen.loss):
+        raise not_finite(run, epoch, step)
+
+
+def save_part(run: Run, steps: int, sums: torch.Tensor, ledger: Ledger, waited_s: float, seconds: float) -> None:
+    """A checkpoint within the epoch, after its first `steps` steps."""
+    own = torch.cat([sums, sums.new_tensor([waited_s])]).unsqueeze(0)
+    *columns, waits = run.accelerator.gather(own).T.tolist()
+    every_rank = tuple(zip(*columns, strict=True))
+    save_within(run, EpochSoFar(steps, every_rank, ledger.gather(run.accelerator), seconds, max(waits)))
+
+
+def epoch_row(run: Run, epoch: int, seen: Look, ledger: Ledger, own: RankTime) -> Row:
+    """What metrics.jsonl says of the epoch's training. Each rank must call it."""
+    expected, count = samples_of(run, epoch), ledger.gather(run.accelerator)
     count.check(expected, "train")
-    row = {
-        "train/loss": loss / samples,
-        "train/dice": dice / samples,
-        "train/iou": iou / samples,
+    images_per_s = seen.samples / seen.seconds
+    full_size_per_s = images_per_s * run.relative_area(epoch)
+    return {
+        "train/loss": seen.loss / seen.samples,
+        "train/dice": seen.dice / seen.samples,
+        "train/iou": seen.iou / seen.samples,
         "lr": run.learning_rate(epoch, run.steps_of(epoch) - 1),
         "data/coverage": count.coverage(expected),
-        "perf/seconds": seconds,
-        "perf/images_per_s": samples / seconds,
-        **pace_row(run, RankTime(waited_s, run.pace.own_s, elapsed_s), samples / seconds),
-        **mfu_row(run.config, samples / seconds * run.relative_area(epoch), device, run.world_size),
+        "perf/seconds": seen.seconds,
+        "perf/images_per_s": images_per_s,
+        **pace_row(run, own, images_per_s),
+        **mfu_row(run.config, full_size_per_s, run.accelerator.device, run.world_size),
     }
-    return row, stop
 
 
 def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:

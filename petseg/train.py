@@ -82,35 +82,13 @@ def train(
         config = with_values(config, overrides)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = build_run(config, store, folder, world_size, splits)
-    if not resume(run):
-        load_pretrained(config.model, run.bare_model)
-        if run.ema:
-            run.ema.load(run.bare_model.state_dict())
+    begin(run, max_without_progress)
     name = name or single_name(load_config(folder)["trial_id"], config)
     main = run.accelerator.is_main_process
-    if main:
-        run.life = begin_life(folder, run.done_steps, max_without_progress, run.world_size)
-        (folder / PRUNED_NAME).unlink(missing_ok=True)
     tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
     try:
-        with TrainProgress(run.total_steps, run.steps_per_epoch, run.done_steps, main) as progress:
-            while run.epoch < run.epochs:
-                if early:
-                    pass_rung(run, early, tracker)
-                epoch = run.epoch + 1
-                row, stop = train_epoch(run, epoch, progress)
-                steps = (epoch - 1) * run.steps_per_epoch + run.steps_of(epoch)
-                row = {"epoch": epoch, "step": steps} | row | validate(run)
-                if epoch == 1:
-                    settle_budget(run, row["perf/seconds"], row["perf/validation_s"])
-                progress.epoch_done(row)
-                run.require_newest()
-                if tracker:
-                    tracker.log(row, pictures_of_best(run, row, tracker))
-                save_epoch(run, row)
-                if stop and epoch < run.epochs:
-                    raise interrupted(run, stop)
-        result = finish(run, tracker)
+        train_epochs(run, tracker, early)
+        return finish(run, tracker)
     except StoppedEarly:
         raise
     except BaseException as error:
@@ -119,7 +97,39 @@ def train(
         raise
     finally:
         run.close()
-    return result
+
+
+def begin(run: Run, max_without_progress: int) -> None:
+    """A life of the run: from its newest checkpoint, or from fresh or pretrained weights."""
+    if not resume(run):
+        load_pretrained(run.config.model, run.bare_model)
+        if run.ema:
+            run.ema.load(run.bare_model.state_dict())
+    if run.accelerator.is_main_process:
+        run.life = begin_life(run.folder, run.done_steps, max_without_progress, run.world_size)
+        (run.folder / PRUNED_NAME).unlink(missing_ok=True)
+
+
+def train_epochs(run: Run, tracker: Tracker | None, early: Hyperband | None) -> None:
+    """All that are left, each validated, logged and saved; raises as `train` says."""
+    main = run.accelerator.is_main_process
+    with TrainProgress(run.total_steps, run.steps_per_epoch, run.done_steps, main) as progress:
+        while run.epoch < run.epochs:
+            if early:
+                pass_rung(run, early, tracker)
+            epoch = run.epoch + 1
+            row, stop = train_epoch(run, epoch, progress)
+            steps = (epoch - 1) * run.steps_per_epoch + run.steps_of(epoch)
+            row = {"epoch": epoch, "step": steps} | row | validate(run)
+            if epoch == 1:
+                settle_budget(run, row["perf/seconds"], row["perf/validation_s"])
+            progress.epoch_done(row)
+            run.require_newest()
+            if tracker:
+                tracker.log(row, pictures_of_best(run, row, tracker))
+            save_epoch(run, row)
+            if stop and epoch < run.epochs:
+                raise interrupted(run, stop)
 
 
 def validate(run: Run) -> Row:
