@@ -39,7 +39,7 @@ COMMANDS = {
 
 def readme_lines() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line]
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line]
 
 
 def own_commands() -> list[tuple[str, list[str]]]:

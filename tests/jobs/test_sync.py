@@ -268,7 +268,7 @@ def test_a_refusal_is_told_from_a_passing_trouble(
 def test_a_sync_that_is_killed_goes_on(
     server: WandbServer, tmp_path: Path, wait_for: Callable[[Callable[[], object]], None]
 ) -> None:
-    sweep = build_sweep(tmp_path / "runs" / "lab", 6)
+    sweep = build_sweep(tmp_path / "runs" / "lab", 16)
     command = [sys.executable, "-m", "jobs.sync", str(sweep.folder), "--parallel", "2"]
     for number in (signal.SIGKILL, signal.SIGINT):
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
