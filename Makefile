@@ -4,9 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_PETS ?= 800
-# processes that share the tests, file by file; their torch has one thread each
+# processes that share the slow tests, file by file; their torch has one thread each
 TEST_WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 .PHONY: install demo test test-slow chaos check format bench clean
 
@@ -26,11 +25,11 @@ demo: install
 	$(BIN)/python jobs/report.py demo
 
 test: install
-	$(PYTEST) -m "not slow"
+	$(BIN)/python -m pytest -m "not slow"
 
 # several processes, a real Slurm, kills at every file operation: minutes
 test-slow: install
-	$(PYTEST) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses $(TEST_WORKERS) --dist loadfile
 
 # a longer storm over a sweep than the tests have, with another seed
 chaos: install

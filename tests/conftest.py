@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
 # a busy machine is no failed law
 settings.register_profile("petseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("petseg")
+
+# workers of pytest-xdist ignore Ctrl-C, and so do commands started by whoever ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

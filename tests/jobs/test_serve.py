@@ -102,7 +102,13 @@ def serving() -> Iterator[Callable[[LivePage], Client]]:
 
 
 @pytest.fixture
-def client(sweep: Sweep, serving: Callable[[LivePage], Client]) -> Client:
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is made again as soon as it has changed, however long making it took."""
+    monkeypatch.setattr("jobs.report_serve.REST", 0)
+
+
+@pytest.fixture
+def client(sweep: Sweep, serving: Callable[[LivePage], Client], restless: None) -> Client:
     return serving(LivePage(sweep.folder, look_every_s=0.0))
 
 
@@ -205,7 +211,9 @@ def test_the_page_changes_when_its_sweep_does(sweep: Sweep, client: Client) -> N
     assert "0.8500" in page.body
 
 
-def test_a_sweep_in_which_nothing_is_finished(sweep: Sweep, serving: Callable[[LivePage], Client]) -> None:
+def test_a_sweep_in_which_nothing_is_finished(
+    sweep: Sweep, serving: Callable[[LivePage], Client], restless: None
+) -> None:
     (sweep.trials[0].folder / "result.json").unlink()
     client = serving(LivePage(sweep.folder, look_every_s=0.0))
     assert "no result yet" in client.ask().body
