@@ -154,7 +154,7 @@ def lines(panel: Mapping[str, Any], layout: Any) -> Any:
 def parallel(panel: Mapping[str, Any], layout: Any) -> Any:
     wr = workspaces()
 
-    class FlatColumn(wr.ParallelCoordinatesPlotColumn):  # type: ignore[name-defined]
+    class FlatColumn(wr.ParallelCoordinatesPlotColumn):  # type: ignore[name-defined]  # known when it runs
         def _to_model(self) -> Any:
             model = super()._to_model()
             model.accessor = f"config:{self.metric.name}.value"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from jobs.doctor import main
 from jobs.doctor_setup import Finding
 from shards.command import run_command
+from tests.wandb_server import KEY, WandbServer
 
 Doctor = Callable[..., dict[str, Finding]]
 
@@ -23,6 +24,20 @@ TINY = {
     "train.mixed_precision": "no",
     "tracking.overlays": 2,
 }
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
+    """A recording server that wandb's client takes for its own."""
+    server = WandbServer()
+    for name in ("HTTP_PROXY", "http_proxy", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,9 @@ from petseg.tracking import RunName, describe
 from petseg.tracking_client import best_and_last
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, Failure, Interrupted, run_command
 from tests.jobs.test_report import Lab, finish
-from tests.wandb_server import Fault, SentRun, WandbServer
+from tests.wandb_server import KEY, Fault, SentRun, WandbServer
 
-KEY = "canary0123456789abcdef0123456789abcdef01"
 AXES = {"model.arch": ["unet", "resnet34_unet"], "augment.policy": ["none", "elastic"], "train.seed": [0, 1]}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    server = WandbServer()
-    for name in ("HTTP_PROXY", "http_proxy", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    yield server
-    server.stop()
 
 
 def build_sweep(tmp_path: Path, **fixed: Any) -> Sweep:

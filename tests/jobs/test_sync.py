@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,19 +28,6 @@ from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.wandb_server import KEY, Fault, WandbServer
 
 HASH = "0" * 64
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbServer]:
-    server = WandbServer()
-    for name in ("HTTP_PROXY", "http_proxy", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    yield server
-    server.stop()
 
 
 def build_sweep(folder: Path, trials: int, epochs: int = 3) -> Sweep:
