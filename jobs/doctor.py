@@ -27,25 +27,25 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs.doctor_setup import Command, Finding, NotChecked, Setup
+from jobs.checks.setup import Command, Finding, NotChecked, Setup
 from shards.command import FAILED, OK, run_command
 from slurm.executor import DISTRIBUTED_NAMES
 from slurm.profiles import profile_of
 
 # name -> where its function is; imported when its turn comes, because some import torch
 CHECKS = {
-    "config": "jobs.doctor_data:check_config",
-    "partition": "jobs.doctor_partition:check_partition",
-    "wandb": "jobs.doctor_wandb:check_wandb",
-    "shards": "jobs.doctor_data:check_shards",
-    "splits": "jobs.doctor_data:check_splits",
-    "folder": "jobs.doctor_places:check_folder",
-    "cache": "jobs.doctor_places:check_cache",
-    "transforms": "jobs.doctor_transforms:check_transforms",
-    "overfit": "jobs.doctor_training:check_overfit",
-    "batchnorm": "jobs.doctor_training:check_batchnorm",
-    "resume": "jobs.doctor_training:check_resume",
-    "all-reduce": "jobs.doctor_allreduce:check_all_reduce",
+    "config": "jobs.checks.data:check_config",
+    "partition": "jobs.checks.partition:check_partition",
+    "wandb": "jobs.checks.tracking:check_wandb",
+    "shards": "jobs.checks.data:check_shards",
+    "splits": "jobs.checks.data:check_splits",
+    "folder": "jobs.checks.places:check_folder",
+    "cache": "jobs.checks.places:check_cache",
+    "transforms": "jobs.checks.transforms:check_transforms",
+    "overfit": "jobs.checks.training:check_overfit",
+    "batchnorm": "jobs.checks.training:check_batchnorm",
+    "resume": "jobs.checks.training:check_resume",
+    "all-reduce": "jobs.checks.allreduce:check_all_reduce",
 }
 TRAINING = ("overfit", "batchnorm", "resume")
 COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}

@@ -20,15 +20,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.report_data import Record, read_records
-from jobs.report_page import render_page
-from jobs.report_parquet import render_parquet
-from jobs.report_protocol import floor_of, state_counts
-from jobs.report_rows import render_rows, shown
-from jobs.report_serve import serve
+from jobs.reporting.page import render_page
+from jobs.reporting.parquet import render_parquet
+from jobs.reporting.protocol import floor_of, state_counts
+from jobs.reporting.records import Record, read_records
+from jobs.reporting.rows import render_rows, shown
+from jobs.reporting.serve import serve
+from jobs.reporting.verdict import Board, build_board
+from jobs.reporting.verdict_words import judge, short
 from jobs.trial import Sweep, find_sweep
-from jobs.verdict import Board, build_board
-from jobs.verdict_words import judge, short
 from shards.command import OK, run_command
 from shards.manifest import write_whole
 
@@ -101,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
     """Make or update the sweep's report in wandb."""
-    from jobs.report_wandb import compose
-    from jobs.report_wandb_send import send_report
+    from jobs.reporting.wandb_content import compose
+    from jobs.reporting.wandb_send import send_report
 
     sent = send_report(sweep, records, compose(sweep, records, board))
     Console(highlight=False, markup=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))

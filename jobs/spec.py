@@ -37,6 +37,7 @@ TOP_LEVEL = (
     "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",
     "early_terminate",
 )  # fmt: skip
+DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
 METHODS = ("grid", "random", "bayes")
 STARTUP = 10  # draws before a model of the results chooses, as optuna's TPE has it
 MISSES_PER_CELL = 100  # so often in a row nothing new, per cell drawn before, and the space is taken as used up

@@ -70,10 +70,10 @@ def results_of(rows: Sequence[Standing]) -> object:
 
 def lead(sweep: Sweep, rows: Sequence[Standing]) -> Text:
     """The report's verdict in a sentence and the first rows of its leaderboard, of cells with a finished trial."""
-    from jobs.report_data import read_record  # these take a second to import, for scipy's sake
-    from jobs.report_rows import shown
-    from jobs.verdict import build_board
-    from jobs.verdict_words import judge, short
+    from jobs.reporting.records import read_record  # these take a second to import, for scipy's sake
+    from jobs.reporting.rows import shown
+    from jobs.reporting.verdict import build_board
+    from jobs.reporting.verdict_words import judge, short
 
     board = build_board(sweep, [read_record(row, epochs=False) for row in rows])
     cells = [row for row in shown(board) if row["#"]]

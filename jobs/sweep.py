@@ -27,7 +27,7 @@ from jobs.cost_table import render as render_cost
 from jobs.intent import reconcile
 from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
 from jobs.search import next_round
-from jobs.spec import Cell, Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import ENDED, LIVE, standings
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
@@ -42,7 +42,6 @@ from slurm.resources import Resources
 
 SEARCH_JOBS = 8  # of a search on Slurm at a time
 WEIGHTS = "model.weights"
-DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
 
 
 @dataclass(frozen=True)

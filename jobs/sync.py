@@ -26,7 +26,7 @@ import tyro
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from jobs.doctor_wandb import KEY_NAME, base_url, has_netrc_key, unreachable
+from jobs.checks.tracking import KEY_NAME, base_url, has_netrc_key, unreachable
 from jobs.sync_replay import Limits, Outcome, Replay, replay_all
 from jobs.sync_trials import Target, mark_sent, plan_replays
 from jobs.trial import find_sweep

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.checks.setup import Finding
 from jobs.doctor import main
-from jobs.doctor_setup import Finding
 from shards.command import run_command
 from tests.wandb_server import KEY, WandbServer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs import doctor
+from jobs.checks.setup import Finding, Setup
 from jobs.doctor import CHECKS, main
-from jobs.doctor_setup import Finding, Setup
 from shards.command import run_command
 from slurm.resources import Resources
 
@@ -67,7 +67,7 @@ def test_a_profile_is_what_jobs_ask_for(
         asked.append(setup.command.resources)
         return Finding("ok", "config", "")
 
-    monkeypatch.setattr("jobs.doctor_data.check_config", note)
+    monkeypatch.setattr("jobs.checks.data.check_config", note)
     ask("config", "--profile", "mine")  # with --gpus 0
     assert asked == [Resources(partition="a100", gpus_per_node=0)]
     assert run_command(main, ["--profile", "none"]) == 2
@@ -75,7 +75,7 @@ def test_a_profile_is_what_jobs_ask_for(
 
 
 def test_a_check_that_breaks_hides_no_other(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.CHECKS, "config", "jobs.doctor_data:listed")
+    monkeypatch.setitem(doctor.CHECKS, "config", "jobs.checks.data:listed")
     found = ask("config,wandb")
     assert found["config"].status == "FAIL"
     assert "TypeError" in found["config"].detail

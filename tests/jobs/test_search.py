@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from jobs.report import leaderboard
-from jobs.report_data import read_records
+from jobs.reporting.records import read_records
 from jobs.search import Round, next_round
 from jobs.search_journal import JOURNAL_NAME
 from jobs.spec import STARTUP, Cell, Spec, draws, expand, parse_spec

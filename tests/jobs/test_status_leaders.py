@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.report_data import read_records
-from jobs.report_rows import shown
+from jobs.reporting.records import read_records
+from jobs.reporting.rows import shown
+from jobs.reporting.verdict import build_board
 from jobs.standing import Standing, quick_standings
 from jobs.status_leaders import TOP, Leaders, lead
 from jobs.trial import Submission, Sweep, Trial, save_sweep
-from jobs.verdict import build_board
 from petseg.run_folder import Result, save_result
 
 REPOSITORY = Path(__file__).parents[2]

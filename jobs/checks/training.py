@@ -1,0 +1,201 @@
+"""Checks of training, cut down to a few real samples: one batch is learnt, BatchNorm counts, a resume is exact."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from jobs.checks.setup import SMALL_BATCH, Finding, Setup, one_thread
+from petseg import interrupt
+from petseg.checkpoint import list_checkpoints
+from petseg.config import RunConfig
+from petseg.data.store import open_store
+from petseg.metrics import count_pixels, dice_of
+from petseg.run import Run, build_run
+from petseg.run_folder import CHECKPOINTS_NAME, read_metrics
+from petseg.train import train
+from shards.command import Interrupted
+from shards.manifest import load_manifest
+
+FIT_STEPS, FIT_BATCH, FIT_WIDTH, FIT_MODELS = 100, 4, 16, 3
+SURE_RATE = 3e-3  # at which both lab models halve each loss on four pets in 6 to 21 steps (width 16, 64 px)
+INTERRUPT_AT = 2  # the step of each life after which it is told to stop
+SUBPROCESS_TIMEOUT_S = 300
+COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one batch was learnt."""
+
+    steps: int
+    losses: tuple[float, float]  # first and last
+    dices: tuple[float, float]
+
+    @property
+    def learnt(self) -> bool:
+        """The loss at least halved, and it is the loss of better masks."""
+        first, last = self.losses
+        return last < first / 2 and self.dices[1] > self.dices[0]
+
+    def __str__(self) -> str:
+        (first, last), (before, after) = self.losses, self.dices
+        return f"loss {first:.3f} -> {last:.3f}, Dice {before:.2f} -> {after:.2f} in {self.steps} steps"
+
+
+def check_overfit(setup: Setup) -> Finding:
+    """One batch of real samples is learnt by heart by each model of the sweep: the loss halves, and the Dice rises."""
+    what, told, slow = "overfit", [], []
+    configs = setup.distinct(lambda config: (config.model, config.train.loss, config.data.border))
+    for config in configs[:FIT_MODELS]:
+        name = f"{config.model.arch}, {config.train.loss}"
+        # with one over the width goes Adam's best rate (Yang et al. 2022): the narrow model takes so much more
+        fit = fit_one_batch(setup, config, config.optim.lr * max(1.0, config.model.width / FIT_WIDTH))
+        if not fit.learnt:
+            sure = fit_one_batch(setup, config, SURE_RATE)
+            if not sure.learnt:
+                detail = f"{name} does not learn one batch: {fit}; with lr {SURE_RATE}, {sure}"
+                return Finding("FAIL", what, detail, "look at the loss, data.border, and the masks of the shard set")
+            slow.append(f"{name}: {fit}; with lr {SURE_RATE}, {sure}")
+        told.append(f"{name}: {fit}")
+    if slow:
+        return Finding("warn", what, "; ".join(slow), f"is optim.lr = {configs[0].optim.lr:g} right?")
+    untried = len(configs) - FIT_MODELS
+    return Finding("ok", what, "; ".join(told) + (f"; {untried} more models not tried" if untried > 0 else ""))
+
+
+def fit_one_batch(setup: Setup, config: RunConfig, rate: float) -> Fit:
+    """Train a narrow model on one batch until its loss has halved, FIT_STEPS at most, without augmentation."""
+    small = setup.small(
+        config, model__width=min(config.model.width, FIT_WIDTH), train__batch_size=FIT_BATCH,
+        train__accumulation_steps=1, augment__policy="none", optim__lr=rate,
+    )  # fmt: skip
+    run = build_run(small, open_store(small.data.shards), setup.folder, splits=("train",))
+    try:
+        batch = next(run.train_batches(1))
+        if batch.lost:
+            raise ValueError(f"{batch.lost[0]}: see the check of the shards, with --deep")
+        with one_thread():
+            return _fit(run, *run.inputs(batch))
+    finally:
+        run.close()
+
+
+def _fit(run: Run, image: torch.Tensor, target: torch.Tensor) -> Fit:
+    run.model.train()
+    losses, dices = [], []
+    for _ in range(FIT_STEPS):
+        logits = run.model(image)  # (B, 2, H, W)
+        loss = run.loss(logits, target).mean()
+        losses.append(loss.item())
+        dices.append(dice_of(count_pixels(logits.detach(), target)).mean().item())
+        fit = Fit(len(losses) - 1, (losses[0], losses[-1]), (dices[0], dices[-1]))
+        if fit.learnt or not math.isfinite(losses[-1]):
+            break
+        run.accelerator.backward(loss)
+        if run.config.optim.grad_clip:
+            run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.optim.grad_clip)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    return fit
+
+
+def check_batchnorm(setup: Setup) -> Finding:
+    """BatchNorm counts each training pass of two epochs, and no pass of their validations."""
+    what = "batchnorm"
+    folder, _ = setup.straight
+    config = setup.small(setup.augmented)
+    num_samples = load_manifest(setup.small_set).splits["train"].num_samples
+    sizes = [min(SMALL_BATCH, num_samples - first) for first in range(0, num_samples, SMALL_BATCH)]
+    passes = sum(min(config.train.accumulation_steps, size) for size in sizes)
+    for checkpoint in list_checkpoints(folder / CHECKPOINTS_NAME):
+        epoch, weights = checkpoint.state["epoch"], load_file(checkpoint.folder / "model.safetensors")
+        counts = {int(value) for name, value in weights.items() if name.endswith(COUNTER)}
+        if not counts:
+            return Finding("ok", what, f"{config.model.arch} has no BatchNorm that counts")
+        if counts != {epoch * passes}:
+            found = " or ".join(map(str, sorted(counts)))
+            why = "evaluation moves it" if max(counts) > epoch * passes else "training leaves it in evaluation mode"
+            detail = f"after {epoch} epochs of {passes} passes it has counted {found}: {why}"
+            return Finding("FAIL", what, detail, "look at where the model's train() and eval() are called")
+    return Finding("ok", what, f"{passes} passes an epoch counted, those of validation not")
+
+
+def check_resume(setup: Setup) -> Finding:
+    """A run that was stopped twice ends with the weights, optimizer and numbers of one that was not, bit for bit."""
+    what = "resume"
+    if torch.cuda.is_available():  # whose sums change from run to run: the CPU's do not
+        return _resume_on_cpu(setup)
+    straight, _ = setup.straight
+    stopped, lives = setup.folder / "stopped", 1
+    config = setup.small(setup.augmented)
+    for _ in range(2):
+        try:
+            with one_thread(), told_to_stop():
+                train(config, stopped)
+            break
+        except Interrupted:
+            lives += 1
+    if lives == 1:
+        return Finding("FAIL", what, "a run that is told to stop goes on to its end", "look at petseg.interrupt")
+    with one_thread():
+        train(config, stopped)
+    if different := _differences(straight, stopped):
+        detail = f"stopped {lives - 1} times and resumed, it has another {' and '.join(different)}"
+        return Finding("FAIL", what, detail, "look at what a checkpoint holds, and at what resume() restores")
+    cell = f"{config.model.arch}, {config.augment.policy}"
+    return Finding("ok", what, f"{cell}: stopped {lives - 1} times within 2 epochs, same weights bit for bit")
+
+
+@contextmanager
+def told_to_stop() -> Iterator[None]:
+    """Within the block training is told to stop after a few steps, as by a signal."""
+    asked, before = 0, interrupt.requested
+
+    def requested() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= INTERRUPT_AT
+
+    interrupt.requested = requested
+    try:
+        yield
+    finally:
+        interrupt.requested = before
+
+
+def _differences(ours: Path, theirs: Path) -> list[str]:
+    """What differs between the ends of two runs."""
+    newest = [list_checkpoints(folder / CHECKPOINTS_NAME)[-1].folder for folder in (ours, theirs)]
+    found = []
+    for name in ("model", "optimizer"):
+        one, other = (load_file(folder / f"{name}.safetensors") for folder in newest)
+        if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
+            found.append(f"final {name}")
+    rows = [
+        [{name: v for name, v in row.items() if not name.startswith("perf/")} for row in read_metrics(folder)]
+        for folder in (ours, theirs)
+    ]
+    return [*found, "metrics.jsonl"] if rows[0] != rows[1] else found
+
+
+def _resume_on_cpu(setup: Setup) -> Finding:
+    """The same check in a process that sees no GPU."""
+    command = [sys.executable, "-m", "jobs.doctor", *setup.argv, "--only", "resume", "--skip", "", "--json"]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SUBPROCESS_TIMEOUT_S, check=False)
+    try:
+        (finding,) = json.loads(done.stdout)
+    except ValueError:
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-300:]}") from None
+    return Finding(**finding)

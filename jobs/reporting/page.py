@@ -1,0 +1,171 @@
+"""The page: one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.reporting.axes import weigh_axes
+from jobs.reporting.breeds import build_breeds
+from jobs.reporting.calibration import calibrate_cells
+from jobs.reporting.gallery import build_gallery
+from jobs.reporting.gap import measure_gaps
+from jobs.reporting.operation import operate
+from jobs.reporting.pictures import lay_out
+from jobs.reporting.plots import CURVES, collect, draw
+from jobs.reporting.protocol import floor_of, protocol, state_counts, warnings
+from jobs.reporting.records import NOISE_DICE, Grid, Group, Record, Spread, rank, tabulate
+from jobs.reporting.rows import metrics_of, p_cell
+from jobs.reporting.trials import trial_row
+from jobs.reporting.verdict import Board, Difference, build_board
+from jobs.reporting.verdict_words import FINDINGS, judge, minus, ranks_text
+from jobs.trial import Sweep
+from petseg.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
+
+OVERLAY_COLOURS = (
+    (PREDICTION_RGB, "right pet"),
+    (MISSED_RGB, "missed pet"),
+    (WRONG_RGB, "wrongly called pet"),
+    (TRUTH_RGB, "true outline"),
+)
+MIN_HEAT_SPAN = 0.02  # differences smaller than this stay pale, lest noise look like a finding
+MAX_ROWS = 300  # of the leaderboard: a row takes 2 kB
+MAX_DRAWN = 96  # groups with curves: more of them hide one another
+MAX_PAIRED = 12  # cells whose pairs are all listed
+MAX_HEAT = 60  # per cent of full colour: the numbers stay readable
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A table of one metric, with how deep each cell is coloured."""
+
+    metric: str
+    name: str
+    split: str
+    grids: list[Grid]
+    low: float
+    high: float
+    best: float | None  # framed; test chooses nothing
+
+    def depth(self, spread: Spread) -> int:
+        """Per cent of full colour."""
+        return round(MAX_HEAT * (spread.mean - self.low) / max(self.high - self.low, MIN_HEAT_SPAN))
+
+
+def render_page(
+    sweep: Sweep, records: Sequence[Record], board: Board | None = None, shards: str = "", live: str = ""
+) -> str:
+    """report.html of a sweep; the same folder gives the same bytes. shards: where its pictures lie now, if moved.
+
+    live: which version of it this is, of a page that looks whether its server has a newer one.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    board = board or build_board(sweep, records)
+    axes, groups = board.axes, board.groups
+    places = rank(groups)
+    ranked = [place.group for place in places]
+    trials = [trial_row(record, sweep.manifest_hash) for record in records]
+    grids = tabulate(axes, groups)
+    drawn = {place.group.place for place in places[:MAX_DRAWN]}
+    panels = draw(collect(axes, [group for group in groups if group.place in drawn]))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"quantity": quantity, "duration": duration, "signed": signed, "minus": minus, "p": p_cell}
+    environment.filters |= {"ranks": ranks_text}
+    return environment.get_template("page.html.j2").render(
+        sweep=sweep,
+        live=live,
+        records=records,
+        counts=state_counts(records),
+        newest=newest(records),
+        protocol=protocol(sweep, records),
+        warnings=warnings(records, axes, list(sweep.axes)),
+        axes=axes,
+        board=board,
+        verdict=judge(board),
+        findings=FINDINGS,
+        metrics=metrics_of(board),
+        pairs=paired(board),
+        max_paired=MAX_PAIRED,
+        places=places[:MAX_ROWS],
+        unlisted=max(0, len(places) - MAX_ROWS),
+        floor=floor_of(records, "val"),
+        heats=[heat for split in ("val", "test") if (heat := heat_of(split, grids, groups))],
+        strip=strip_scale(groups),
+        panels=panels,
+        places_drawn=MAX_DRAWN,
+        undrawn=max(0, len(groups) - MAX_DRAWN),
+        num_curves=len(CURVES),
+        legend={curve.label: curve.colour for panel in panels for curve in panel.curves},
+        colours=OVERLAY_COLOURS,
+        sheet=lay_out([place.group for place in places]),
+        gallery=build_gallery(places, sweep, shards),
+        breeds=build_breeds(board, sweep, shards),
+        trials=trials,
+        axes_section=weigh_axes(axes, groups, records, sweep.method),
+        gaps=measure_gaps(ranked),
+        calibration=calibrate_cells(ranked),
+        operation=operate(sweep, ranked, trials),
+        noise=NOISE_DICE,
+    )
+
+
+def heat_of(split: str, grids: list[Grid], groups: Sequence[Group]) -> Heat | None:
+    """None if no trial has measured it; but val Dice is shown in any case, for what is missing."""
+    metric, name = f"{split}/dice", f"{split} Dice"
+    means = [spread.mean for group in groups if (spread := group.spread(metric))]
+    if not means:
+        return Heat(metric, name, split, grids, 0.0, 1.0, None) if split == "val" else None
+    return Heat(metric, name, split, grids, min(means), max(means), max(means) if split == "val" else None)
+
+
+def paired(board: Board) -> list[Difference]:
+    """All pairs of the best cells on val, the higher one first."""
+    if board.val is None:
+        return []
+    count = min(len(board.val.groups), MAX_PAIRED)
+    return [board.val.difference(i, j) for i in range(count) for j in range(i + 1, count)]
+
+
+def strip_scale(groups: Sequence[Group]) -> tuple[float, float]:
+    """Lowest val Dice of any seed, and the span to the highest."""
+    spreads = [spread for group in groups if (spread := group.spread("val/dice"))]
+    low = min((spread.low for spread in spreads), default=0.0)
+    return low, max((spread.high for spread in spreads), default=1.0) - low or 1.0
+
+
+def newest(records: Sequence[Record]) -> str:
+    """When a trial last said something, in UTC; empty if none has begun."""
+    times = [float(record.standing.trial.state().get("time", 0)) for record in records]
+    when = max(times, default=0.0)
+    return datetime.datetime.fromtimestamp(when, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC") if when else ""
+
+
+def quantity(value: Any) -> str:
+    """31037698 -> 31.0 M."""
+    number = float(value)
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d}"
+
+
+def signed(value: float) -> str:
+    """With a true minus sign."""
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,43 @@
+"""The leaderboard as a Parquet file, for notebooks: the rows of jobs.reporting.rows with their types."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from jobs.reporting.rows import rows_of
+from jobs.reporting.verdict import Board
+from jobs.reporting.verdict_words import judge
+from jobs.trial import Sweep
+
+
+def render_parquet(sweep: Sweep, board: Board) -> bytes:
+    """A row per cell, and in the metadata the sweep, its data and the verdict. Raises ValueError without pyarrow."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(
+            "--format parquet needs pyarrow: pip install 'petseg[parquet]', or take --format csv"
+        ) from None
+    rows = rows_of(board)
+    columns = {name: unify([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    verdict = judge(board)
+    notes = {
+        "sweep": sweep.name,
+        "manifest_hash": sweep.manifest_hash,
+        "verdict": json.dumps([verdict.lead, *verdict.points]),
+    }
+    table = pyarrow.table(columns).replace_schema_metadata(notes)
+    content = io.BytesIO()
+    parquet.write_table(table, content)
+    return content.getvalue()
+
+
+def unify(values: list[Any]) -> list[Any]:
+    """Values of one type as they are, whole and other numbers together too; else as words. None stays: not known."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return values if len(kinds) <= 1 else [None if value is None else str(value) for value in values]

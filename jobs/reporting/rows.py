@@ -1,0 +1,151 @@
+"""The leaderboard as plain rows: one list of columns for the terminal, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs.reporting.records import Place, rank
+from jobs.reporting.verdict import Board
+from jobs.reporting.verdict_words import FINDINGS, judge
+from jobs.trial import Sweep
+
+# measured of the best weights; a column that no trial has is left out: (key, title, decimals)
+METRICS = (
+    ("val/iou", "val IoU", 4),
+    ("val/iou_dataset", "IoU over the set", 4),
+    ("val/boundary_iou", "boundary IoU", 4),
+    ("val/hd95_px", "HD95, px", 2),
+    ("val/ece", "ECE", 4),
+    ("val/loss", "val loss", 4),
+)
+Row = dict[str, Any]
+
+
+def metrics_of(board: Board) -> list[tuple[str, str, int]]:
+    """The columns of METRICS that a trial of the sweep has."""
+    known = {name for group in board.groups for record in group.done if record.result for name in record.result.metrics}
+    return [metric for metric in METRICS if metric[0] in known]
+
+
+def rows_of(board: Board) -> list[Row]:
+    """A dict per group, by mean val Dice, highest first; all have the same keys, None where a number is not known."""
+    names = [name for name, _, _ in metrics_of(board)]
+    return [_row(board, place, names) for place in rank(board.groups)]
+
+
+def _row(board: Board, place: Place, metrics: Sequence[str]) -> Row:
+    group, val = place.group, place.val_dice
+    mean, test = board.mean("val", group), board.mean("test", group)
+    difference = board.val.from_best(group) if board.val else None
+    measured = group.spread("test/dice")
+    return {
+        "place": place.rank or None,
+        **group.axes,
+        "val_dice": val.mean if val else None,
+        "val_dice_low": mean.low if mean else None,
+        "val_dice_high": mean.high if mean else None,
+        "val_dice_sd": val.sd if val else None,
+        "interval_covers": ("pictures" if mean.pictures_only else "seeds and pictures") if mean else None,
+        "rank_best": mean.ranks[0] if mean else None,
+        "rank_worst": mean.ranks[1] if mean else None,
+        "from_best": difference.value if difference else None,
+        "from_best_low": difference.low if difference else None,
+        "from_best_high": difference.high if difference else None,
+        "p_holm": difference.p if difference else None,
+        "finding": FINDINGS[difference.finding] if difference else None,
+        "seeds": len(group.done),
+        "trials": len(group.records),
+        "test_dice": measured.mean if measured else None,
+        "test_dice_low": test.low if test else None,
+        "test_dice_high": test.high if test else None,
+        **{key.replace("/", "_"): s.mean if (s := group.spread(key)) else None for key in metrics},
+        **{field: group.mean(field) for field in ("parameters", "images_per_s", "train_s")},
+    }
+
+
+def shown(board: Board) -> list[dict[str, str]]:
+    """The rows as people read them, by column title."""
+    metrics = metrics_of(board)
+    return [_shown(row, board.axes, metrics) for row in rows_of(board)]
+
+
+def _shown(row: Row, axes: Sequence[str], metrics: Sequence[tuple[str, str, int]]) -> dict[str, str]:
+    return {
+        "#": str(row["place"] or ""),
+        **({name: "?" if row[name] is None else str(row[name]) for name in axes} or {"trials": "all"}),
+        "val Dice": ranged(row, "val_dice"),
+        "rank": span(row["rank_best"], row["rank_worst"]),
+        "seeds": f"{row['seeds']}/{row['trials']}",
+        "from the best": ranged(row, "from_best", "+.4f"),
+        "p": p_cell(row["p_holm"]),
+        "finding": row["finding"] or "",
+        "test Dice": ranged(row, "test_dice"),
+        **{title: number(row[key.replace("/", "_")], f".{digits}f") for key, title, digits in metrics},
+    }
+
+
+def ranged(row: Mapping[str, Any], name: str, form: str = ".4f") -> str:
+    """0.9010 [0.8970, 0.9050]"""
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    if value is None:
+        return ""
+    return number(value, form) + (f" [{number(low, form)}, {number(high, form)}]" if low is not None else "")
+
+
+def span(low: int | None, high: int | None) -> str:
+    return "" if low is None else str(low) if low == high else f"{low}-{high}"
+
+
+def p_cell(value: float | None) -> str:
+    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def render_rows(sweep: Sweep, board: Board, form: str) -> str:
+    """The leaderboard as md, csv or json text."""
+    return {"md": _markdown, "csv": _csv, "json": _json}[form](sweep, board)
+
+
+def _markdown(sweep: Sweep, board: Board) -> str:
+    verdict = judge(board)
+    lines = [f"# {sweep.name}", "", verdict.lead, "", *(f"- {point}" for point in verdict.points), ""]
+    return "\n".join(lines) + "\n" + table_markdown(board)
+
+
+def table_markdown(board: Board) -> str:
+    """The rows alone."""
+    rows = shown(board)
+    titles = list(rows[0]) if rows else []
+    lines = [_cells(titles), _cells(["---"] * len(titles)), *(_cells(list(row.values())) for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(text.replace('|', '&#124;') for text in texts)} |"
+
+
+def _csv(sweep: Sweep, board: Board) -> str:
+    rows, file = rows_of(board), io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _json(sweep: Sweep, board: Board) -> str:
+    verdict = judge(board)
+    content = {
+        "sweep": sweep.name,
+        "manifest_hash": sweep.manifest_hash,
+        "verdict": [verdict.lead, *verdict.points],
+        "val_pictures": board.val.num_pictures if board.val else None,
+        "rows": rows_of(board),
+    }
+    return json.dumps(content, indent=2) + "\n"

@@ -1,0 +1,216 @@
+"""The report on loopback, as it is now: a page that comes again when something in the sweep's folder has changed.
+
+Nothing can be changed through it, and none but who has its address sees it: it listens on 127.0.0.1 alone, every
+request needs the token of the printed address, and a request for any other host's name is refused, lest another page
+in the same browser reach it by a name of its own that resolves to 127.0.0.1 (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import socketserver
+import sys
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from jobs.reporting.page import render_page
+from jobs.reporting.records import read_records
+from jobs.standing import quick_standings
+from jobs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep, find_sweep
+from jobs.vitals import HEARTBEAT_NAME
+
+LOOPBACK = "127.0.0.1"
+HOSTS = ("127.0.0.1", "localhost")  # any port: through `ssh -L` it is another one
+LOOK_EVERY_S = 2.0  # however many browsers ask
+ASK_EVERY_S = 30.0  # for what no folder tells: that a job is gone, or a trial stands still
+REST = 3  # a page that took 10 s to make is left alone for 30 s: a login node has other users
+MARK = "@version@"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class LivePage:
+    """A sweep's page, made again only when its folder has changed, by one thread at a time; the others get the last."""
+
+    def __init__(self, folder: Path, shards: str = "", look_every_s: float = LOOK_EVERY_S) -> None:
+        """Makes the first page, and raises what that raises. shards: where its pictures lie now, if moved."""
+        self._folder, self._shards, self._look_every_s = folder, shards, look_every_s
+        self._lock = threading.Lock()
+        self._statuses: tuple[str, ...] = ()
+        self._next_look = self._next_ask = 0.0
+        self._complaint = ""
+        self._seen: object = None
+        self._page = ("", b"")
+        self._refresh()
+
+    def look(self) -> tuple[str, bytes]:
+        """Its version and the page; as it was while it is being made, and where making it fails."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if time.monotonic() >= self._next_look:
+                    self._try()
+            finally:
+                self._lock.release()
+        return self._page
+
+    def _try(self) -> None:
+        began, complaint = time.monotonic(), ""
+        try:
+            self._refresh()
+        except Exception as error:  # a file that is just being written, or damaged: an old page is better than none
+            complaint = f"{type(error).__name__}: {error}"
+        if complaint and complaint != self._complaint:
+            logger.warning("the page stays as it was: %s", complaint)
+        self._complaint = complaint
+        self._next_look = time.monotonic() + max(self._look_every_s, REST * (time.monotonic() - began))
+
+    def _refresh(self) -> None:
+        sweep = find_sweep(str(self._folder), self._folder.parent)  # trials may have been added
+        if time.monotonic() >= self._next_ask:
+            self._statuses = tuple(row.status for row in quick_standings(sweep)[0])
+            self._next_ask = time.monotonic() + ASK_EVERY_S
+        seen = (fingerprint(self._folder), self._statuses)
+        if seen != self._seen:
+            self._page = self._render(sweep)
+            self._seen = seen  # of before it was made: what was written meanwhile is seen next time
+
+    def _render(self, sweep: Sweep) -> tuple[str, bytes]:
+        rows, _ = quick_standings(sweep)
+        content = render_page(sweep, read_records(sweep, rows), shards=self._shards, live=MARK)
+        version = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return version, content.replace(MARK, version).encode()
+
+
+def fingerprint(folder: Path) -> str:
+    """Another one after any change of the files that a page is made of; none of them is read.
+
+    Without heartbeats, which change every few seconds and are not in the page, and without subfolders, whose files are
+    written before result.json is.
+    """
+    files = [(folder / name).stat() for name in (SWEEP_NAME, SUBMISSIONS_NAME) if (folder / name).exists()]
+    digest = hashlib.sha256(repr([(file.st_size, file.st_mtime_ns) for file in files]).encode())
+    trials = folder / "trials"
+    for trial in sorted(trials.iterdir()) if trials.exists() else ():
+        with os.scandir(trial) as entries:
+            found = [
+                (entry.name, (stat := entry.stat()).st_size, stat.st_mtime_ns)
+                for entry in entries
+                if entry.name != HEARTBEAT_NAME and not entry.name.startswith(".") and entry.is_file()
+            ]
+        digest.update(f"{trial.name} {sorted(found)}".encode())
+    return digest.hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET and HEAD of / (the page) and /version (which page it is)."""
+
+    server: ReportServer
+    timeout = 30  # of a connection that says nothing
+
+    def do_GET(self) -> None:
+        refused = self._refuse()
+        path = urlsplit(self.path).path
+        if refused:
+            self._answer(*refused)
+        elif path not in ("/", "/version"):
+            self._answer(HTTPStatus.NOT_FOUND, "here are / and /version")
+        else:
+            version, content = self.server.page.look()
+            tag = f'"{path[1:] or "page"}-{version}"'
+            if self.headers.get("If-None-Match", "") == tag:
+                self._answer(HTTPStatus.NOT_MODIFIED, "", tag=tag)
+            elif path == "/":
+                self._answer(HTTPStatus.OK, content, "text/html", tag)
+            else:
+                self._answer(HTTPStatus.OK, version, tag=tag)
+
+    do_HEAD = do_GET
+
+    def _refuse(self) -> tuple[HTTPStatus, str] | None:
+        if (self.headers.get("Host") or "").partition(":")[0].lower() not in HOSTS:
+            return HTTPStatus.FORBIDDEN, "this host's name is not one of this page"
+        given = parse_qs(urlsplit(self.path).query).get("token", [""])[-1]
+        if not secrets.compare_digest(given.encode(errors="replace"), self.server.token.encode()):
+            return HTTPStatus.FORBIDDEN, "the address lacks the right token: open the one that the terminal shows"
+        return None
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What http.server refuses by itself: other methods, lines that are no HTTP."""
+        status = HTTPStatus(code)
+        if status is HTTPStatus.NOT_IMPLEMENTED:
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+        self._answer(status, status.phrase)
+
+    def _answer(self, status: HTTPStatus, content: str | bytes, kind: str = "text/plain", tag: str = "") -> None:
+        body = content.encode() if isinstance(content, str) else content
+        headers = HEADERS | {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))}
+        if tag:
+            headers |= {"ETag": tag}
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            headers |= {"Allow": "GET, HEAD"}
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if status is not HTTPStatus.NOT_MODIFIED or not name.startswith("Content-"):
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: requests hold the token, and come every few seconds."""
+
+
+class ReportServer(ThreadingHTTPServer):
+    """Hands out a page on loopback; raises OSError if the port is taken."""
+
+    def __init__(self, page: LivePage, port: int) -> None:
+        self.page, self.token = page, secrets.token_urlsafe(24)
+        super().__init__((LOOPBACK, port), Handler)
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's asks DNS for a name, which can hang
+        self.server_name, self.server_port = LOOPBACK, self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.server_port}/?token={self.token}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError | TimeoutError):  # a browser that was closed
+            logger.warning("a request failed: %s: %s", type(error).__name__, error)
+
+
+def serve(sweep: Sweep, port: int, shards: str = "") -> None:
+    """Hand out the sweep's page until Ctrl-C, whose KeyboardInterrupt travels on. Raises ValueError for a bad port."""
+    page = LivePage(sweep.folder, shards)
+    try:
+        server = ReportServer(page, port)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--port {port}: {error}: choose another, or leave it out") from None
+    with server:
+        here = server.server_port
+        sys.stdout.write(
+            f"{sweep.name} as it runs: {server.url}\n"
+            f"from another machine: ssh -N -L {here}:{LOOPBACK}:{here} {os.uname().nodename}, and the same address\n"
+            "Ctrl-C ends it\n"
+        )
+        sys.stdout.flush()
+        server.serve_forever()

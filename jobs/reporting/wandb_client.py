@@ -1,0 +1,197 @@
+"""wandb's side of a sweep's report, in a process of its own: `python -m jobs.reporting.wandb_client`.
+
+Whatever hangs in wandb's client can be ended with it. It reads one JSON object, the fields of Request, from stdin, and
+answers with a line: the fields of Saved, or {"error": type, "text": ...}.
+
+The package wandb-workspaces takes a dot in a name of the config for a level of nesting, and petseg's names are flat
+ones with dots: so the way to a value is spelled out, NAME.value, which the package passes on, but not for a column of
+a parallel coordinates plot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from petseg.tracking_client import without_secrets
+
+REQUEST_TIMEOUT_S = 10.0
+RETRIES, RETRY_WAIT_S = 2, 1.0  # of a request that wandb did not answer as it should
+GONE = re.compile(r"not found|does not exist|could not find", re.I)
+WIDTH, HEIGHT = 12, 8  # of a panel; a grid is 24 wide
+SWEEP_RUNS = """
+    query SweepRuns($entity: String, $project: String!, $filters: JSONString) {
+        project(name: $project, entityName: $entity) { runCount(filters: $filters) }
+    }
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be shown, and where."""
+
+    content: Mapping[str, Any]  # of jobs.reporting.wandb_content.Content
+    project: str
+    entity: str  # "" = the key's own
+    known_id: str = ""  # of the report that is to be updated
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A report that wandb has."""
+
+    url: str
+    id: str
+    made: str  # new | updated | anew: the known one is no longer there
+    runs: int  # that its panels draw
+
+
+class NothingToShow(ValueError):
+    """wandb has no run of the sweep."""
+
+
+def save_report(request: Request) -> Saved:
+    """Make or update the report. Raises NothingToShow, or whatever the client raises."""
+    import wandb
+    from wandb_workspaces._graphql import execute_graphql
+    from wandb_workspaces.reports.v2 import gql
+
+    wr = workspaces()
+
+    wandb.setup(
+        wandb.Settings(
+            silent=True,
+            x_graphql_timeout_seconds=REQUEST_TIMEOUT_S,
+            x_graphql_retry_max=RETRIES,
+            x_graphql_retry_wait_min_seconds=RETRY_WAIT_S,
+            x_graphql_retry_wait_max_seconds=RETRY_WAIT_S,
+        )
+    )
+    api = wandb.Api()
+    entity = request.entity or api.default_entity or ""
+    group = request.content["group"]
+    filters = json.dumps({"group": group, "jobType": "train"})
+    where = {"entity": entity, "project": request.project, "filters": filters}
+    found = execute_graphql(api, SWEEP_RUNS, where).get("project")
+    if not found or not found["runCount"]:
+        raise NothingToShow(f"wandb has no run of the group {group} in {entity}/{request.project}")
+    view = None
+    if request.known_id:
+        try:
+            view = execute_graphql(api, gql.view_report, {"reportId": request.known_id}).get("view")
+        except Exception as error:
+            if not GONE.search(str(error)):
+                raise
+    report = wr.Report(
+        project=request.project,
+        entity=entity,
+        title=request.content["title"],
+        description=request.content["description"],
+        blocks=[build_block(block, entity, request.project, group) for block in request.content["blocks"]],
+        width="fluid",
+    )
+    if view:
+        report.id = view["id"]
+        report._discussion_threads = json.loads(view.get("spec") or "{}").get("discussionThreads", [])  # stay
+    report.save()
+    made = "updated" if view else "anew" if request.known_id else "new"
+    return Saved(report.url, report.id, made, found["runCount"])
+
+
+def workspaces() -> Any:
+    """The package, whose names the type checker does not see."""
+    from wandb_workspaces.reports import v2
+
+    return v2
+
+
+def build_block(block: Mapping[str, Any], entity: str, project: str, group: str) -> Any:
+    """A block of wandb-workspaces from one of jobs.reporting.wandb_content."""
+    wr = workspaces()
+    if block["kind"] == "heading":
+        return wr.H2(text=block["text"])
+    if block["kind"] == "markdown":
+        return wr.MarkdownBlock(text=block["text"])
+    runs = wr.Runset(
+        entity=entity,
+        project=project,
+        name=block["name"],
+        filters=f"Metric('Group') = {literal(group)} and Metric('JobType') = 'train'",
+        groupby=[f"config.{name}.value" for name in block["group_by"]],
+        order=[wr.OrderBy(wr.SummaryMetric("best_dice"))],
+    )
+    panels = [
+        PANELS[panel["kind"]](panel, wr.Layout(x=i % 2 * WIDTH, y=i // 2 * HEIGHT, w=WIDTH, h=HEIGHT))
+        for i, panel in enumerate(block["panels"])
+    ]
+    return wr.PanelGrid(runsets=[runs], panels=panels)
+
+
+def literal(text: str) -> str:
+    """As a string of the package's filter language, whose parser changes signs such as = within strings too."""
+    escaped = "".join(c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in text)
+    return f"'{escaped}'"
+
+
+def lines(panel: Mapping[str, Any], layout: Any) -> Any:
+    return workspaces().LinePlot(
+        title=panel["title"],
+        x="epoch",
+        y=[panel["metric"]],
+        groupby=f"{panel['group_by']}.value" if panel["group_by"] else None,
+        groupby_aggfunc="mean",
+        groupby_rangefunc=panel["area"],
+        max_runs_to_show=panel["most"],
+        layout=layout,
+    )
+
+
+def parallel(panel: Mapping[str, Any], layout: Any) -> Any:
+    wr = workspaces()
+
+    class FlatColumn(wr.ParallelCoordinatesPlotColumn):  # type: ignore[name-defined]  # known when it runs
+        def _to_model(self) -> Any:
+            model = super()._to_model()
+            model.accessor = f"config:{self.metric.name}.value"
+            return model
+
+    columns: list[Any] = [
+        FlatColumn(metric=wr.Config(name), display_name=name.rpartition(".")[2]) for name in panel["axes"]
+    ]
+    columns.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(panel["metric"])))
+    return wr.ParallelCoordinatesPlot(title=panel["title"], columns=columns, layout=layout)
+
+
+def importance(panel: Mapping[str, Any], layout: Any) -> Any:
+    return workspaces().ParameterImportancePlot(with_respect_to=panel["metric"], layout=layout)
+
+
+def pictures(panel: Mapping[str, Any], layout: Any) -> Any:
+    return workspaces().MediaBrowser(title=panel["title"], media_keys=[panel["metric"]], num_columns=4, layout=layout)
+
+
+PANELS: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {
+    "lines": lines,
+    "parallel": parallel,
+    "importance": importance,
+    "pictures": pictures,
+}
+
+
+def main() -> None:
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the client prints is no answer
+    try:
+        answer = asdict(save_report(Request(**json.load(sys.stdin))))
+    except Exception as error:  # whatever the client raises, its owner is told
+        answer = {"error": type(error).__name__, "text": without_secrets(str(error))}
+    os.write(answers, (json.dumps(answer) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

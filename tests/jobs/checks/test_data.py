@@ -1,0 +1,137 @@
+"""The doctor on shards, splits and configs that are broken in each way that it looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.checks.setup import Finding
+from shards.manifest import (
+    Manifest,
+    Sample,
+    index_name,
+    load_index,
+    load_manifest,
+    save_index,
+    save_manifest,
+    split_of_keys,
+)
+from tests.petseg.shard_server import serve
+
+Doctor = Callable[..., dict[str, Finding]]
+
+
+# shards and splits
+
+
+def test_no_shard_set_is_said_once(ask: Doctor, tmp_path: Path) -> None:
+    found = ask("shards,splits,cache,resume", shards=tmp_path / "none")
+    assert "pack one with `python -m shards.pack" in found["shards"].detail
+    assert {found[name].detail for name in ("splits", "cache", "resume")} == {"not checked: see shards"}
+    assert ask("splits", shards=tmp_path / "none")["splits"].detail.startswith("not checked: no shard set in")
+
+
+def test_shards_that_are_cut_missing_or_have_another_index(ask: Doctor, copied: Path) -> None:
+    with (copied / "train-000000.tar").open("r+b") as file:
+        file.truncate(5000)
+    (copied / "test-000001.tar").unlink()
+    (copied / index_name("val-000000.tar")).write_text("[]")
+    finding = ask("shards", shards=copied)["shards"]
+    assert finding.status == "FAIL"
+    assert "train-000000.tar has 5000 bytes" in finding.detail
+    assert "test-000001.tar is missing" in finding.detail
+    assert "val-000000.index.json is altered" in finding.detail
+    assert finding.advice == f"python -m shards.verify {copied} --repair ANOTHER-COPY"
+
+
+def test_a_wrong_byte_is_found_by_deep_only(ask: Doctor, copied: Path) -> None:
+    with (copied / "train-000000.tar").open("r+b") as file:
+        file.seek(load_index(copied, "train-000000.tar")[0].jpg.offset + 50)
+        file.write(b"\0\1\2")
+    assert ask("shards", shards=copied)["shards"].status == "ok"
+    finding = ask("shards", "--deep", shards=copied)["shards"]
+    assert finding.status == "FAIL"
+    assert "findings" in finding.detail
+
+
+def test_remote_shards(ask: Doctor, pet_shards: Path, tmp_path: Path) -> None:
+    with serve(pet_shards) as server:
+        found = ask("shards,splits", shards=server.url)
+        assert {finding.status for finding in found.values()} == {"ok"}, found
+        assert "tars not (--deep fetches them)" in found["shards"].detail
+        assert not [name for name in server.asked if name.endswith(".tar")]
+        assert "each fetched, sha256 as in the manifest" in ask("shards", "--deep", shards=server.url)["shards"].detail
+    found = ask("shards", shards=server.url)
+    assert found["shards"].status == "FAIL"
+
+
+def changed(folder: Path, shard: str, change: Callable[[list[Sample]], list[Sample]]) -> Manifest:
+    """The set with another index of one shard, and a manifest that fits."""
+    manifest = load_manifest(folder)
+    sha256 = save_index(change(load_index(folder, shard)), folder, shard)
+    shards = tuple(replace(s, index_sha256=sha256) if s.name == shard else s for s in manifest.shards)
+    splits = {
+        split: split_of_keys(sample.key for s in manifest.of_split(split) for sample in load_index(folder, s.name))
+        for split in manifest.splits
+    }
+    return save_manifest(replace(manifest, shards=shards, splits=splits), folder)
+
+
+def test_a_key_in_two_splits(ask: Doctor, copied: Path) -> None:
+    (first, *_) = load_index(copied, "train-000000.tar")
+    changed(copied, "test-000000.tar", lambda samples: [first, *samples[1:]])
+    finding = ask("splits", shards=copied)["splits"]
+    assert finding.status == "FAIL"
+    assert f"{first.key} is in train and test" in finding.detail
+
+
+def test_a_picture_in_two_splits_under_another_name(ask: Doctor, copied: Path) -> None:
+    (first, *_) = load_index(copied, "train-000000.tar")
+    changed(copied, "test-000000.tar", lambda samples: [replace(samples[0], jpg=first.jpg), *samples[1:]])
+    finding = ask("splits", shards=copied)["splits"]
+    assert finding.status == "warn"
+    assert "1 pictures are in two splits" in finding.detail
+
+
+def test_keys_that_are_not_the_manifests(ask: Doctor, copied: Path) -> None:
+    manifest = load_manifest(copied)
+    wrong = replace(manifest.splits["val"], key_xor="0" * 16)
+    save_manifest(replace(manifest, splits={**manifest.splits, "val": wrong}), copied)
+    finding = ask("splits", shards=copied)["splits"]
+    assert finding.status == "FAIL"
+    assert "key_xor='0000000000000000'" in finding.detail
+
+
+# config
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "detail"),
+    [
+        (["--axis", "model.arch=unet,vgg"], "FAIL", "model.arch = 'vgg': choose one of unet, resnet34_unet"),
+        (["--set", "train.batch_size=4", "--tasks-per-node", "8"], "FAIL", "train.batch_size = 4 is less than 8"),
+        (
+            ["--set", "train.batch_size=10", "--tasks-per-node", "4"],
+            "warn",
+            "shared unevenly by 4 processes x 1 passes",
+        ),
+        (["--set", "train.mixed_precision=fp16"], "warn", "fp16 needs a GPU"),
+        (["--axis", "data.threads=1,2"], "warn", "36 cells are only 18 trials"),
+        (["--set", "data.image_size_px=128"], "warn", "packed at 64 px would be enlarged to data.image_size_px = 128"),
+    ],
+)
+def test_configs(ask: Doctor, flags: list[str], status: str, detail: str) -> None:
+    finding = ask("config", *flags)["config"]
+    assert finding.status == status
+    assert detail in finding.detail
+
+
+def test_a_gpu_without_bf16(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
+    assert ask("config")["config"].detail.startswith("Old GPU cannot compute in bf16")

@@ -1,0 +1,30 @@
+"""The sweep of the lab, written by hand, and its page."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.reporting.page import render_page
+from jobs.reporting.records import read_records
+from jobs.trial import Sweep
+from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    (tmp_path / "shards").mkdir()
+    return Lab(tmp_path / "runs" / "lab", tmp_path / "shards")
+
+
+@pytest.fixture
+def finished(lab: Lab) -> Sweep:
+    sweep = lab.plan()
+    for trial in sweep.trials:
+        finish(trial, DICE[place(trial)][trial.axes["train.seed"]])
+    return sweep
+
+
+@pytest.fixture
+def page() -> Callable[[Sweep], str]:
+    return lambda sweep: render_page(sweep, read_records(sweep))

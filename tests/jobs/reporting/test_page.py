@@ -1,0 +1,158 @@
+"""The page as a whole."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from jobs.reporting import plots
+from jobs.reporting.drawing import SIZE_PX
+from jobs.reporting.page import duration, quantity, signed
+from jobs.reporting.pictures import data_uri, dice_by_key
+from jobs.reporting.records import gather, read_records, varied
+from jobs.trial import Submission, Sweep
+from petseg.run_folder import save_result, write_metrics
+from tests.jobs.reporting.written_sweep import Lab, epoch_rows, finish, places_of
+
+
+def test_page_needs_nothing_beside_itself(finished: Sweep, page: Callable[[Sweep], str]) -> None:
+    text = page(finished)
+    references = re.findall(r"""(?:src|href|srcset|action|data)\s*=\s*["']?([^"'\s>]+)""", text)
+    assert all(reference.startswith(("data:image/", "#")) for reference in references)
+    assert sum(reference.startswith("data:image/") for reference in references) == 4  # one picture of four groups
+    assert not re.search(r"<script[^>]*\ssrc|<link|@import|url\(\s*[\"']?(?!#)", text)
+    assert set(re.findall(r"https?://[^\"'\s<]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert "{{" not in text
+    assert len(text) < 5_000_000
+
+
+def test_page_is_accessible(finished: Sweep, page: Callable[[Sweep], str]) -> None:
+    tags: list[tuple[str, dict[str, str | None]]] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            tags.append((tag, dict(attributes)))
+
+    Reader().feed(page(finished))
+    assert [tag for tag, _ in tags].count("h1") == 1
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+    assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
+    identifiers = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_same_folder_same_bytes(finished: Sweep, page: Callable[[Sweep], str]) -> None:
+    assert page(finished) == page(finished)
+
+
+def test_failed_missing_and_half_written_trials_are_shown(lab: Lab, page: Callable[[Sweep], str]) -> None:
+    sweep = lab.plan()
+    failed, half, gone, *others = sweep.trials
+    for trial in others:
+        finish(trial, 0.9)
+    sweep.add_submissions([Submission(failed.id, "no-such-job", "local", "logs/1_0_log.out")])
+    failed.write_state(status="failed", job_id="no-such-job", error="Failure: <script>alert(1)</script> & NaN")
+    epoch_rows(half, [0.4, 0.5])
+    with (half.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "val/di')
+    (gone.folder / "config.json").unlink()
+    gone.folder.rmdir()
+    text = page(sweep)
+    assert "<script>alert" not in text
+    assert "Failure: &lt;script&gt;alert(1)&lt;/script&gt; &amp; NaN" in text
+    assert "logs/1_0_log.out" in text
+    assert all(trial.id in text for trial in sweep.trials)
+    assert "Not all of the 12 trials are done (1 failed, 2 planned)" in text
+    assert f"No readable config.json for {gone.id}" in text
+    assert "so far" in text
+    assert "no result yet" in text  # the cell of these three
+    assert places_of(sweep)[-1].rank == 0
+
+
+def test_page_without_a_finished_trial(lab: Lab, page: Callable[[Sweep], str]) -> None:
+    text = page(lab.plan())
+    for expected in ("No trial has finished an epoch yet", "No finished trial has drawn pictures", "12 planned"):
+        assert expected in text
+
+
+def test_single_seed_shows_no_spread(lab: Lab, page: Callable[[Sweep], str]) -> None:
+    lab.axes = {"model.arch": ["unet", "resnet34_unet"], "train.seed": [0]}
+    sweep = lab.plan()
+    for trial, dice in zip(sweep.trials, (0.9, 0.8), strict=True):
+        finish(trial, dice, epochs=1, test=False)
+    text = page(sweep)
+    assert "pictures only" in text
+    assert "±" not in text.split('id="leaderboard"')[1]
+    assert "one seed: not known" in text
+    assert "another seed may turn it round" in text
+    assert "A single seed" in text
+    assert "test Dice, best weights" not in text
+
+
+def test_sweep_of_seeds_alone(lab: Lab, page: Callable[[Sweep], str]) -> None:
+    lab.axes = {"train.seed": [0, 1]}
+    sweep = lab.plan()
+    for trial in sweep.trials:
+        finish(trial, 0.5)
+    text = page(sweep)
+    assert "all trials" in text
+    assert "2 finished trials are below the all-pet guess (0.5500)" in text
+
+
+def test_curves_mean_band_and_marks(finished: Sweep) -> None:
+    records = read_records(finished)
+    axes = varied(finished, records)
+    panels = plots.collect(axes, gather(axes, records))
+    assert [(panel.title, [curve.label for curve in panel.curves]) for panel in panels] == [
+        ("unet", ["none", "elastic"]),
+        ("resnet34_unet", ["none", "elastic"]),
+    ]
+    curve = panels[0].curves[0]
+    assert curve.lines["val/dice"].mean == pytest.approx((0.801, 0.901))
+    assert curve.lines["val/dice"].low == pytest.approx((0.799, 0.899))
+    assert curve.lines["val/dice"].high == pytest.approx((0.804, 0.904))
+    assert (curve.best_dice_epoch, curve.lowest_loss_epoch) == (2, 1)
+    loss, dice = plots.draw(panels)[0].svgs
+    assert loss.startswith("<svg")
+    assert "var(--curve-1)" in dice
+    assert not set(plots.VARIABLES) & set(re.findall(r"#[0-9a-f]{6}", loss + dice))
+
+
+def test_a_number_that_is_not_finite_is_left_out_of_the_curves(finished: Sweep, page: Callable[[Sweep], str]) -> None:
+    write_metrics([{"epoch": 1, "val/loss": float("nan"), "val/dice": 0.1}], finished.trials[0].folder)
+    assert "NaN" not in re.sub(r"<script>.*", "", page(finished), flags=re.DOTALL)
+
+
+def test_pictures_are_small_and_carry_their_dice(finished: Sweep) -> None:
+    folder = finished.trials[0].folder
+    assert len(dice_by_key(folder)) == 40
+    assert np.mean(list(dice_by_key(folder).values())) == pytest.approx(0.899)
+    assert dice_by_key(folder / "nowhere") == {}
+    uri = data_uri(folder / "overlays" / "cat_1.png")
+    assert uri.startswith("data:image/webp;base64,")
+    assert len(uri) < 12_000
+    assert SIZE_PX == 192
+
+
+def test_number_formats() -> None:
+    assert [quantity(n) for n in (31_037_698, 270_906, 12)] == ["31.0 M", "270.9 k", "12"]
+    assert [duration(s) for s in (84, 4000, 9000)] == ["84 s", "67 min", "2 h 30"]
+    assert signed(-0.01) == "\N{MINUS SIGN}0.0100"
+
+
+def test_metrics_that_were_measured_have_columns(finished: Sweep, page: Callable[[Sweep], str]) -> None:
+    assert "HD95, px" not in page(finished)
+    for trial in finished.trials:
+        result = trial.result()
+        assert result
+        more = {"val/boundary_iou": 0.71, "val/hd95_px": 12.345, "val/ece": 0.0321, "val/iou_dataset": 0.812}
+        save_result(replace(result, metrics=result.metrics | more), trial.folder)
+    text = page(finished)
+    for expected in ("boundary IoU", "HD95, px", "12.35", "0.7100", "ECE", "0.0321", "IoU over the set", "0.8120"):
+        assert expected in text

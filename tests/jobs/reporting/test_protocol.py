@@ -1,0 +1,39 @@
+"""The protocol beside the numbers."""
+
+import pytest
+
+from jobs.reporting.protocol import protocol
+from jobs.reporting.records import read_records
+from jobs.trial import Sweep
+from tests.jobs.reporting.written_sweep import Lab, finish
+
+
+def test_protocol_says_what_the_numbers_mean(finished: Sweep, lab: Lab) -> None:
+    facts = dict(protocol(finished, read_records(finished)))
+    assert facts["Shard set"] == "drawn: by hand & <with care>"
+    assert facts["Splits"] == "90 train / 10 val"
+    assert facts["Manifest hash"] == finished.manifest_hash
+    assert facts["Border"] == "border counts as pet (fg)"
+    assert facts["Image size"].startswith("256 px")
+    assert "0.5500 val, 0.5600 test" in facts["All-pet guess"]
+    (lab.shards / "manifest.json").unlink()
+    facts = dict(protocol(finished, read_records(finished)))
+    assert "cannot be read here" in facts["Shard set"]
+    assert facts["Manifest hash"] == finished.manifest_hash
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({}, "epochs 2, batch size 32"),
+        ({"train.budget_steps": [500]}, "optimizer steps 500, batch"),
+        ({"train.budget_min": [30.0]}, "minutes 30 (by minutes as many steps as fit: 3 to 5 epochs, the last"),
+        ({"train.budget_steps": [0, 500]}, "differs: epochs 2, optimizer steps 500, batch"),
+    ],
+)
+def test_protocol_says_how_long_the_trials_train(axes: dict[str, list], said: str, lab: Lab) -> None:
+    lab.axes = {**axes, "train.seed": [0, 1, 2]}
+    sweep = lab.plan()
+    for trial, epochs in zip(sweep.trials, (5, 3, 4), strict=False):
+        finish(trial, 0.9, epochs)
+    assert dict(protocol(sweep, read_records(sweep)))["Training"].startswith(said)
