@@ -24,7 +24,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.sweep_cluster import NUM_SHORT_TRIALS, Lab, open_lab, time_requeues, time_short_trials
+from benchmarks.sweep_cluster import NUM_SHORT_TRIALS, Lab, Packing, open_lab, time_requeues, time_short_trials
 from benchmarks.sweep_rows import Row
 from benchmarks.sweep_saves import measure_saves
 
@@ -33,7 +33,10 @@ SLURM_ANSWER = ".slurm.json"  # jobs/status.py keeps Slurm's last answer here fo
 SUBMIT_LIMIT_S = 5.0
 STATUS_LIMIT_S = 1.0
 SBATCH_LIMIT = 2
-TOGETHER = 6  # trials of one job
+PACKINGS = (
+    (Packing(1), Packing(12)),
+    (Packing(1, cores=2), Packing(24, at_once=2, cores=2)),  # cores come by the pair, as a GPU comes whole
+)
 TOGETHER_LIMIT = 0.5  # of the time that one job for each trial takes
 SAVES_LIMIT_PERCENT = 2.0
 REQUEUE_LIMIT_S = 30.0
@@ -47,6 +50,8 @@ class BenchConfig:
     """Trials that are submitted at once; an even number."""
     commands: int = 3
     """Runs of each command, of the saves and of the requeue; medians are shown."""
+    short_epochs: int = 40
+    """Epochs of the short trials: a job that trains one should take about ten seconds here."""
     runs: int = 1
     """Runs of the short trials, each of some minutes; medians are shown."""
     scratch: Path = Path(tempfile.gettempdir())
@@ -116,25 +121,19 @@ def measure_requeue(lab: Lab, config: BenchConfig) -> Iterator[Row]:
 
 
 def measure_short_trials(lab: Lab, config: BenchConfig) -> Iterator[Row]:
-    alone, together = [], []
-    for number in range(config.runs):
-        alone.append(time_short_trials(lab, f"alone{number}", per_job=1))
-        together.append(time_short_trials(lab, f"together{number}", per_job=TOGETHER))
-    what = f"{NUM_SHORT_TRIALS} short trials, 2 jobs at a time"
-    yield Row.of(f"{what}, 1 trial a job", alone, "s", None)
-    yield Row.of(f"{what}, {TOGETHER} trials a job", together, "s", None)
-    ratios = [few / many for few, many in zip(together, alone, strict=True)]
-    # with two jobs at a time: alone = n / 2 * (start + trial), together = n / 2 * (start / TOGETHER + trial)
-    each_s, fewer_s = (2 * statistics.median(runs) / NUM_SHORT_TRIALS for runs in (alone, together))
-    start_s = (each_s - fewer_s) / (1 - 1 / TOGETHER)
-    most_s = start_s * (TOGETHER_LIMIT - 1 / TOGETHER) / (1 - TOGETHER_LIMIT)
-    note = (
-        f"computed: {start_s:.1f} s to start a job, {each_s - start_s:.1f} s a trial; "
-        f"trials longer than {most_s:.1f} s would be over"
-    )
-    if start_s >= each_s:  # one cannot be computed from the other
-        note = "the machine's load changed between the two"
-    yield Row.of(f"{TOGETHER} trials a job, times 1 trial a job", ratios, "times", TOGETHER_LIMIT, note)
+    """Trials of about ten seconds, of which half is the start of a job: each in a job, and together."""
+    what = f"{NUM_SHORT_TRIALS} trials"
+    for alone, together in PACKINGS:
+        times: dict[Packing, list[float]] = {alone: [], together: []}
+        for number in range(config.runs):
+            for packing, seconds in times.items():
+                name = f"short-{packing.cores}-{packing.per_job}-{number}"
+                seconds.append(time_short_trials(lab, name, config.short_epochs, packing))
+        each_s = statistics.median(times[alone]) * alone.places / NUM_SHORT_TRIALS
+        yield Row.of(f"{what}, {alone.text}", times[alone], "s", None, f"computed: {each_s:.1f} s a job")
+        yield Row.of(f"{what}, {together.text}", times[together], "s", None)
+        ratios = [few / many for few, many in zip(times[together], times[alone], strict=True)]
+        yield Row.of("the latter, times the former", ratios, "times", TOGETHER_LIMIT)
 
 
 def main() -> None:

@@ -125,12 +125,33 @@ def counting_sbatch(folder: Path) -> Path:
     return script.parent
 
 
-def time_short_trials(lab: Lab, name: str, per_job: int) -> float:
-    """Seconds from the launch to the last result, two jobs at a time. Raises ValueError if a trial fails."""
+@dataclass(frozen=True)
+class Packing:
+    """How short trials are put into jobs, on two cores in any case."""
+
+    per_job: int
+    at_once: int = 1
+    cores: int = 1  # of a job
+
+    @property
+    def places(self) -> int:
+        """Jobs at a time."""
+        return 2 // self.cores
+
+    @property
+    def text(self) -> str:
+        jobs = "1 job of 2 cores" if self.cores == 2 else "2 jobs of a core"
+        together = f", {self.at_once} of them at once" if self.at_once > 1 else ""
+        return f"{jobs} at a time, {self.per_job} trial{'s' * (self.per_job > 1)} a job{together}"
+
+
+def time_short_trials(lab: Lab, name: str, epochs: int, packing: Packing) -> float:
+    """Seconds from the launch to the last result. Raises ValueError if a trial fails."""
     seeds = ",".join(str(seed) for seed in range(NUM_SHORT_TRIALS))
     start = time.perf_counter()
-    flags = ["--axis", f"train.seed={seeds}", "--max-parallel", "2", "--trials-per-job", str(per_job)]
-    lab.sweep(name, *flags)
+    flags = ["--axis", f"train.seed={seeds}", "--set", f"train.epochs={epochs}"]
+    flags += ["--max-parallel", str(packing.places), "--cpus-per-task", str(packing.cores)]
+    lab.sweep(name, *flags, "--trials-per-job", str(packing.per_job), "--trials-at-once", str(packing.at_once))
     deadline = time.monotonic() + TRIALS_TIMEOUT_S
     while len(list((lab.runs / name / "trials").glob("*/result.json"))) < NUM_SHORT_TRIALS:
         if any(read(path).get("status") == "failed" for path in (lab.runs / name / "trials").glob("*/state.json")):

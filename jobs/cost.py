@@ -56,8 +56,8 @@ class Estimate:
     """What the trials that are to be submitted will cost."""
 
     trials: tuple[TrialCost, ...]
-    gpus: int  # of one job
-    cores: int
+    gpus: int  # of one trial
+    cores: float  # of one trial
     end_s: float | None  # from the first job's start, with no wait in the queue after it
     max_parallel: int
     axes: tuple[AxisCost, ...]  # the one that costs most first
@@ -91,21 +91,33 @@ def estimate(
     max_parallel: int,
     trials_per_job: int,
     probe: bool,
+    trials_at_once: int = 1,
 ) -> Estimate:
     """What the trials cost that have no result: by records of earlier trials, else by short probes here.
 
     cells: by trial id, those that are to be submitted
     resources, max_parallel: as they will be submitted; on this machine with cpus_per_task = threads of a process
     probe: measure a few steps of what no record tells; it takes seconds on a GPU, up to minutes on a CPU
+    trials_at_once: of one job. On a CPU each has its share of the cores; how far trials on one GPU slow each other is
+        not known, and they are reckoned as if one came after the other
     A probe that fails, and one on a CPU for jobs with GPUs, leaves its trials without an estimate, and a note.
     """
     trials = [trial for trial in sweep.trials if trial.id in cells and trial.result() is None]
     configs = {trial.id: with_values(cells[trial.id].config, load_overrides(trial.folder)) for trial in trials}
-    paces, notes = find_paces(configs, manifest, resources, sweep, probe)
+    share = max(1, resources.cpus_per_task // trials_at_once)
+    paces, notes = find_paces(configs, manifest, replace(resources, cpus_per_task=share), sweep, probe)
     memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(paces[i])}, resources)
     notes += more
     costs = tuple(_cost(t, configs[t.id], paces[t.id], manifest, resources, memory.get(t.id)) for t in trials)
-    end_s = _end(costs, max_parallel, trials_per_job)
+    side_by_side = 1
+    if trials_at_once > 1:
+        costs = tuple(_times_memory(cost, trials_at_once) for cost in costs)
+        notes.append(f"memory is that of {trials_at_once} trials at once")
+        if resources.gpus_per_node:
+            notes.append("trials that share a GPU are reckoned as one after the other, the most that it can take")
+        else:
+            side_by_side = trials_at_once
+    end_s = _end(costs, max_parallel, trials_per_job, side_by_side)
     if end_s is not None:
         notes.append("the wait in the queue is not known, and not in it")
     limit_s, longest = resources.timeout_min * 60.0, max((cost.seconds or 0.0 for cost in costs), default=0.0)
@@ -117,7 +129,7 @@ def estimate(
     return Estimate(
         trials=costs,
         gpus=resources.nodes * resources.gpus_per_node,
-        cores=resources.processes * resources.cpus_per_task,
+        cores=resources.processes * resources.cpus_per_task / side_by_side,
         end_s=end_s,
         max_parallel=max_parallel,
         axes=_axes(sweep, costs),
@@ -193,15 +205,28 @@ def _cost(
     return TrialCost(trial, pace.trial_s(epochs), epochs, host_gib, gpu_memory_gib, pace.source)
 
 
-def _end(costs: Sequence[TrialCost], max_parallel: int, trials_per_job: int) -> float | None:
+def _times_memory(cost: TrialCost, count: int) -> TrialCost:
+    host_gib, gpu_gib = (gib and gib * count for gib in (cost.host_memory_gib, cost.gpu_memory_gib))
+    return replace(cost, host_memory_gib=host_gib, gpu_memory_gib=gpu_gib)
+
+
+def _end(costs: Sequence[TrialCost], max_parallel: int, trials_per_job: int, side_by_side: int) -> float | None:
     """When the last job ends if each starts as soon as one of `max_parallel` places is free."""
     seconds = [cost.seconds for cost in costs if cost.seconds is not None]
     if not costs or len(seconds) < len(costs):
         return None
-    jobs = [sum(seconds[start : start + trials_per_job]) for start in range(0, len(seconds), trials_per_job)]
-    places = [0.0] * max(1, min(max_parallel, len(jobs)))
-    for job in jobs:
-        heapq.heapreplace(places, places[0] + job)
+    jobs = [
+        _makespan(seconds[start : start + trials_per_job], side_by_side)
+        for start in range(0, len(seconds), trials_per_job)
+    ]
+    return _makespan(jobs, max_parallel)
+
+
+def _makespan(seconds: Sequence[float], num_places: int) -> float:
+    """When the last ends if each starts, in this order, as soon as a place is free."""
+    places = [0.0] * max(1, min(num_places, len(seconds)))
+    for one in seconds:
+        heapq.heapreplace(places, places[0] + one)
     return max(places)
 
 

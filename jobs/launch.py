@@ -40,6 +40,23 @@ class Launch:
     resources: Resources
     max_parallel: int
     trials_per_job: int
+    trials_at_once: int = 1  # of one job
+
+    def __post_init__(self) -> None:
+        if self.trials_at_once == 1:
+            return
+        if self.trials_at_once > self.trials_per_job:
+            raise ValueError(
+                f"--trials-at-once {self.trials_at_once}: a job has no more than --trials-per-job "
+                f"{self.trials_per_job}; raise that too"
+            )
+        if self.cluster == "debug":
+            raise ValueError("--trials-at-once: --cluster debug runs trials in one process; take --cluster local")
+        if self.resources.processes > 1:
+            raise ValueError(
+                f"--trials-at-once {self.trials_at_once}: the trials share a job of one process, and this one has "
+                f"{self.resources.processes}; take --gpus 1 (or 0) and --nodes 1"
+            )
 
     def settle(self, num_jobs: int) -> tuple[Resources, int]:
         """The resources and the limit of parallel jobs that hold for this cluster."""
@@ -120,6 +137,7 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
     size = launch.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
     resources, max_parallel = launch.settle(len(groups))
+    threads = max(1, resources.cpus_per_task // launch.trials_at_once)
 
     submitted: list[Submission] = []
 
@@ -141,7 +159,7 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
     snapshot = take_snapshot(sweep.folder / "code")
     try:
         jobs = submit(
-            TrialTask(sweep.name, resources.processes, resources.cpus_per_task),
+            TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once),
             [[str(trial.folder.absolute()) for trial in group] for group in groups],
             cluster=launch.cluster,
             folder=sweep.folder / "logs",

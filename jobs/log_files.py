@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from jobs.trial import Submission, Trial
 
@@ -47,7 +48,10 @@ class Traceback:
 
 
 def rank_logs(trial: Trial, submission: Submission) -> list[Path]:
-    """The logs of a job's ranks that are there, rank 0 first; in the sweep's own folder if it was moved."""
+    """The logs of a job's ranks that are there, rank 0 first; in the sweep's own folder if it was moved.
+
+    Of a job that trains several trials at once, the log of the trial's own worker alone.
+    """
     first = Path(submission.log)
     if not submission.log:
         return []
@@ -55,8 +59,20 @@ def rank_logs(trial: Trial, submission: Submission) -> list[Path]:
         first = trial.folder.parents[1] / "logs" / first.name
     if f"{submission.job_id}_0_" not in first.name:
         return [first] if first.exists() else []
-    names = (first.name.replace(f"{submission.job_id}_0_", f"{submission.job_id}_{rank}_", 1) for rank in count())
-    return list(_while_there(first.with_name(name) for name in names))
+    if slot := slot_of(trial.state(), submission):
+        own = log_of(first, submission, slot)
+        return [own] if own.exists() else []
+    return list(_while_there(log_of(first, submission, rank) for rank in count()))
+
+
+def slot_of(state: Mapping[str, Any], submission: Submission) -> int:
+    """The worker that trains the trial, by its state, in a job that trains several at once; else 0."""
+    return int(state.get("slot", 0)) if state.get("job_id") == submission.job_id else 0
+
+
+def log_of(first: Path, submission: Submission, rank: int) -> Path:
+    """Of a rank, or of a worker by its slot. first: that of rank 0."""
+    return first.with_name(first.name.replace(f"{submission.job_id}_0_", f"{submission.job_id}_{rank}_", 1))
 
 
 def _while_there(paths: Iterable[Path]) -> Iterator[Path]:

@@ -6,9 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jobs.causes import INTERRUPTIONS
+from jobs.log_files import log_of, slot_of
 from jobs.processes import HERE, as_pid, runs_trials
 from jobs.slurm_answer import Answer, ask
 from jobs.triage import Verdict, gather, judge
@@ -82,22 +84,22 @@ def rows_of(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[s
         standing(trial, (given := submissions.get(trial.id)), jobs, given is not None and trials_of[given.job_id] > 1)
         for trial in sweep.trials
     ]
-    return _one_at_a_time(rows)
+    return _as_many_as_run(rows)
 
 
-def _one_at_a_time(rows: Sequence[Standing]) -> list[Standing]:
-    """A job runs its trials one after the other: of those that say that they run, the one that said so last does.
+def _as_many_as_run(rows: Sequence[Standing]) -> list[Standing]:
+    """A job runs its trials one after the other, or some at once: of those that say that they run, the latest do.
 
     A job that was requeued begins anew, with a trial that had failed before it came to the one that was interrupted.
     """
-    begun: dict[str, list[Standing]] = {}
+    begun: dict[str, list[tuple[dict[str, Any], str]]] = {}
     for row in rows:
         if row.submission and row.status in ("running", "stalled"):
-            begun.setdefault(row.submission.job_id, []).append(row)
+            begun.setdefault(row.submission.job_id, []).append((row.trial.state(), row.trial.id))
     behind: set[str] = set()
     for several in (group for group in begun.values() if len(group) > 1):
-        latest = max(several, key=lambda row: float(row.trial.state().get("time", 0.0)))
-        behind |= {row.trial.id for row in several if row is not latest}
+        latest = sorted(several, key=lambda one: float(one[0].get("time", 0.0)), reverse=True)
+        behind |= {identifier for _, identifier in latest[int(latest[0][0].get("at_once", 1)) :]}
     waits: dict[str, Any] = {"status": "queued", "note": BEHIND, "beat": None, "left_s": None}
     return [replace(row, **waits) if row.trial.id in behind else row for row in rows]
 
@@ -118,7 +120,7 @@ def standing(
     common: dict[str, Any] = {
         "submission": submission,
         "host": state.get("host", ""),
-        "log": submission.log if submission else "",
+        "log": _own_log(submission, state) if submission else "",
         "restarts": int(state.get("restarts", 0)),
     }
     if submission is None:
@@ -140,6 +142,11 @@ def standing(
     failed = state.get("status") == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
     note = trouble or _why_over(state, job, shared, verdict)
     return Standing(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
+
+
+def _own_log(submission: Submission, state: Mapping[str, Any]) -> str:
+    slot = slot_of(state, submission)
+    return str(log_of(Path(submission.log), submission, slot)) if slot else submission.log
 
 
 def _why_over(state: Mapping[str, Any], job: JobState | None, shared: bool, verdict: Verdict) -> str:
@@ -220,7 +227,10 @@ def _alive(submission: Submission, state: Mapping[str, Any], job: JobState | Non
         return state.get("status") != "interrupted"  # another machine's process cannot be asked
     if submission.cluster == "debug":
         return state.get("status") == "running" and _exists(as_pid(state.get("pid")))
-    return any(runs_trials(pid) for pid in (as_pid(submission.job_id), as_pid(state.get("pid"))) if pid)
+    pids = [as_pid(state.get("pid")), as_pid(submission.job_id)]
+    if slot_of(state, submission):
+        pids.pop()  # its job lives on with other workers
+    return any(runs_trials(pid) for pid in pids if pid)
 
 
 def _exists(pid: int) -> bool:

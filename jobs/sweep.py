@@ -63,6 +63,9 @@ class Command:
     """Jobs at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
     trials_per_job: int = 1
     """Trials that one job runs one after the other: imports, decoded caches and the wait in the queue are paid once."""
+    trials_at_once: int = 1
+    """How many of them train side by side, sharing the job's GPU and its CPU cores: small models leave most of a GPU
+    idle. Memory must do for all of them."""
     axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A further axis, or another one's values, as NAME=VALUE,VALUE; can be repeated."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -78,15 +81,16 @@ class Command:
     """Reckon the cost from earlier trials only, not from a few training steps on this machine."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("max_parallel", 0), ("trials_per_job", 1), ("batch", 0)):
+        for name, lowest in (("max_parallel", 0), ("trials_per_job", 1), ("trials_at_once", 1), ("batch", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
         if self.budget:
             parse_budget(self.budget)
+        _ = self.launch  # which has rules of its own
 
     @property
     def launch(self) -> Launch:
-        return Launch(self.cluster, self.resources, self.max_parallel, self.trials_per_job)
+        return Launch(self.cluster, self.resources, self.max_parallel, self.trials_per_job, self.trials_at_once)
 
     @property
     def places(self) -> int:
@@ -200,7 +204,8 @@ def reckon(command: Command, sweep: Sweep, cells: Mapping[str, Cell], manifest: 
     """What the trials of these cells will cost."""
     jobs = -(-len(cells) // command.trials_per_job)
     resources, max_parallel = command.launch.settle(jobs)
-    return estimate(sweep, cells, manifest, resources, max_parallel, command.trials_per_job, not command.no_probe)
+    several, at_once = command.trials_per_job, command.trials_at_once
+    return estimate(sweep, cells, manifest, resources, max_parallel, several, not command.no_probe, at_once)
 
 
 def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest: Manifest) -> int:

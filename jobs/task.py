@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import submitit
 
 from jobs.rendezvous import part, set_up_ranks
 from jobs.trial import Trial, load_sweep
+from jobs.workers import work_off
 from petseg import interrupt
 from petseg.config_values import config_from_dict
 from petseg.lives import read_lives
@@ -37,45 +38,59 @@ logger = logging.getLogger(__name__)
 
 
 class TrialTask:
-    """Runs trials of a sweep, one after the other, in every process of its job.
+    """Runs trials of a sweep, one after the other or some at once, in every process of its job.
 
     The task itself has no state: a job that is requeued, by whomever, runs it anew, passes over the trials that are
     done, and goes on with the others from their newest checkpoints.
     """
 
-    def __init__(self, sweep: str, world_size: int, threads: int) -> None:
-        self.sweep, self.world_size, self.threads = sweep, world_size, threads
+    def __init__(self, sweep: str, world_size: int, threads: int, at_once: int = 1) -> None:
+        """threads: of each process. at_once: how many trials train side by side, each in a process of its own."""
+        self.sweep, self.world_size, self.threads, self.at_once = sweep, world_size, threads, at_once
 
     def __call__(self, folders: Sequence[str]) -> None:
         interrupt.install()  # before torch is imported and the ranks meet, which takes a while; submitit's are replaced
         environment = submitit.JobEnvironment()
-        logging.basicConfig(
-            level=logging.INFO,
-            format=f"%(asctime)s rank {environment.global_rank} %(levelname)s %(name)s: %(message)s",
-            datefmt="%H:%M:%S",
-        )
-        set_up_ranks(environment)
+        set_up_logging(environment.global_rank)
+        try:
+            if self.at_once > 1:
+                work_off(self.sweep, folders, self.at_once, self.threads)
+            else:
+                set_up_ranks(environment)
+                self.run_all(folders, environment, last=folders[-1])
+        except Interrupted as stop:
+            leave(environment, stop.requeue)
+
+    def run_all(
+        self, folders: Iterable[str], environment: submitit.JobEnvironment, slot: int = 0, last: str = ""
+    ) -> None:
+        """Train what is in these folders; raises the first error when all have had their turn.
+
+        slot: number of the worker, where several share the job. last: of the folders, after which nothing comes.
+        """
         failed = []
         for folder in folders:
             try:
-                self._run(Trial(Path(folder).name, {}, Path(folder)), environment)
-            except Interrupted as stop:
-                leave(environment, stop.requeue)
+                self._run(Trial(Path(folder).name, {}, Path(folder)), environment, slot)
+            except Interrupted:
+                raise
             except Exception as error:
-                if self.world_size > 1 or folder == folders[-1]:
+                if self.world_size > 1 or folder == last:
                     raise  # after an error that one rank met alone, the ranks cannot meet for another trial
                 logger.exception("trial %s failed, going on with the next one", Path(folder).name)
-                failed.append((folder, error))
+                failed.append(error)
         if failed:
-            raise failed[0][1]
+            raise failed[0]
 
-    def _run(self, trial: Trial, environment: submitit.JobEnvironment) -> None:
+    def _run(self, trial: Trial, environment: submitit.JobEnvironment, slot: int) -> None:
         where: dict[str, Any] = {
             "host": socket.gethostname(),
             "job_id": environment.job_id,
             "pid": os.getpid(),
             "restarts": len(read_lives(trial.folder)),
         }
+        if slot:
+            where |= {"slot": slot, "at_once": self.at_once}
         first = environment.global_rank == 0
         if first:
             trial.write_state(status="running", **where)
@@ -110,6 +125,14 @@ class TrialTask:
         name = trial_name(self.sweep, trial.id, config)
         early = load_sweep(trial.folder.parents[1]).early
         train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
+
+
+def set_up_logging(rank: int) -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )
 
 
 def leave(environment: submitit.JobEnvironment, requeue: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jobs.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, REFUSED, RETRYABLE, SLURM_STATES, Cause
@@ -61,6 +62,9 @@ def gather(
     if state.get("job_id") != submission.job_id:
         state = {}  # of an earlier job
     paths = rank_logs(trial, submission) if state or not shared else []  # else the log is about others
+    texts = [own_part(last_life(read_tail(path)), trial.id) for path in paths]
+    if state.get("slot"):  # of several trials at once: what Slurm says of the job is in the job's own log
+        texts.append(daemon_lines(last_life(read_tail(Path(submission.log)))))
     used_s = max((path.stat().st_mtime for path in paths), default=0.0) - state.get("time", 0.0)
     running = state.get("status") == "running"
     return Evidence(
@@ -69,7 +73,7 @@ def gather(
         cause=state.get("cause", ""),
         host=state.get("host", "") or (job.nodes if job else ""),
         job=job,
-        logs=tuple(own_part(last_life(read_tail(path)), trial.id) for path in paths),
+        logs=tuple(texts),
         epochs_done=int(row.get("epoch", 0)),
         epochs=planned_epochs(trial.folder),
         epoch_s=row.get("perf/seconds"),

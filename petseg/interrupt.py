@@ -27,6 +27,11 @@ def requested() -> bool:
     return bool(_received)
 
 
+def received() -> tuple[int, ...]:
+    """The signals that came, in their order."""
+    return tuple(_received)
+
+
 def requeue_requested() -> bool:
     """Whether one of the signals asks for a requeue."""
     return REQUEUE_SIGNAL in _received

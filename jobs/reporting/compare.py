@@ -18,9 +18,9 @@ paired between cells: the same number starts other weights in another architectu
 be left, and if runs of one seed do move together the interval is only too wide.
 
 Why not a bootstrap of seeds and pictures: three redrawn seeds have sqrt(2/3) of the spread of three seeds, and no t.
-tests/jobs/test_compare.py draws sweeps of a known truth: the bootstrap's 95 % intervals of a difference, with three
-seeds, held it in 90 % of them and in 74 % where runs differ more, these in 96 and 97 %. What these do not reach: two
-cells of two seeds each (93 %; a difference found in 6.6 % of sweeps that have none), and two cells whose runs both
+tests/jobs/reporting/test_compare.py draws sweeps of a known truth: the bootstrap's 95 % intervals of a difference, with
+three seeds, held it in 90 % of them and in 74 % where runs differ more, these in 96 and 97 %. What these do not reach:
+two cells of two seeds each (93 %; a difference found in 6.6 % of sweeps that have none), and two cells whose runs both
 spread three times as widely as all others' (89 % with two seeds, 93 % with three). And one wild cell widens them all.
 """
 

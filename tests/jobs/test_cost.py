@@ -128,6 +128,25 @@ def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
     assert record.beside_epoch_s is None
 
 
+def test_trials_side_by_side(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+    """On a CPU each has half the cores; on a GPU nobody knows how far they slow each other, and the most is told."""
+    old, cells = plan(pet_shards, tmp_path / "runs" / "old", {"train.seed": [0]})
+    save_sweep(old)
+    finish(old.trials[0], cells[old.trials[0].id].config, manifest, epoch_s=360.0)
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [1, 2, 3, 4]})
+    four_cores = replace(CPU, cpus_per_task=4)  # the records are of two
+
+    found = estimate(sweep, cells, manifest, four_cores, 1, trials_per_job=4, probe=False, trials_at_once=2)
+
+    each_s = found.trials[0].seconds
+    assert each_s
+    assert found.end_s == pytest.approx(2 * each_s)
+    assert found.hours(CORE_HOURS) == pytest.approx(4 * each_s * 2 / 3600)
+    assert "memory is that of 2 trials at once" in found.notes
+    beside = estimate(sweep, cells, manifest, GPU, 1, trials_per_job=4, probe=False, trials_at_once=2)
+    assert "trials that share a GPU are reckoned as one after the other, the most that it can take" in beside.notes
+
+
 def test_a_probe_measures_each_kind_of_trial_once(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     axes = {"augment.policy": ["none", "elastic"], "train.seed": [0, 1]}
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)

@@ -177,6 +177,16 @@ def test_of_a_jobs_trials_that_say_they_run_the_latest_does(sweep: Sweep) -> Non
     assert rows[1].beat is not None
 
 
+def test_as_many_trials_of_a_job_run_as_train_at_once(sweep: Sweep) -> None:
+    """After a power cut the first had no time to say that it stopped, and the other two were taken before it."""
+    in_one_job(sweep)
+    for slot, place in ((2, 0), (1, 1), (2, 2)):
+        state = {"host": "node1", "job_id": "12_0", "slot": slot, "at_once": 2}
+        sweep.trials[place].write_state(status="running", **state)
+        time.sleep(0.01)
+    assert statuses(sweep, JobState("RUNNING", "", "node1", "squeue")) == ["queued", "running", "running", "queued"]
+
+
 def test_states_on_this_machine(trial: Trial, process: subprocess.Popen[bytes]) -> None:
     mine = Submission(trial.id, str(process.pid), "local", "x.out")
     gone, foreign = replace(mine, job_id="999999999"), replace(mine, job_id=str(os.getpid()))

@@ -1,0 +1,36 @@
+"""One of several processes of a job: `python -m jobs.worker`, started by jobs.workers alone."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import submitit
+
+from jobs.log_files import START_OF_LIFE
+from jobs.task import TrialTask, set_up_logging
+from jobs.workers import REQUEUE, read_order, take
+from petseg import interrupt
+from shards.command import FAILED, INTERRUPTED, OK, Interrupted
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    interrupt.install()
+    order, environment = read_order(), submitit.JobEnvironment()
+    set_up_logging(order.slot)
+    assert repr(environment).startswith(START_OF_LIFE.rpartition(" ")[2])  # by which a log is cut into lives
+    logger.info("Starting with %s as worker %d of %d", environment, order.slot, order.at_once)
+    task = TrialTask(order.sweep, 1, order.threads, order.at_once)
+    try:
+        task.run_all(take(order), environment, order.slot)
+    except Interrupted as stop:
+        return REQUEUE if stop.requeue else INTERRUPTED
+    except Exception:
+        return FAILED  # what failed is in the log, and in its state
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
