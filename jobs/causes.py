@@ -29,7 +29,7 @@ INTERRUPTIONS = frozenset({"node_failure", "preempted", "timeout", "cancelled", 
 
 ADVICE: dict[Cause, str] = {
     "gpu_memory": "the GPU has too little memory: twice train.accumulation_steps halves what a pass holds, and the "
-    "batch stays what it is",
+    "batch stays what it is; fewer --trials-at-once help too, where it shared the GPU",
     "host_memory": "the node's memory did not suffice: ask for more with --mem-gb, or for fewer CPUs' worth of loading",
     "node_failure": "{host} failed, not the trial: should it fail again, leave it out with --exclude {host}",
     "preempted": "a job of higher priority took its place, and Slurm did not requeue it: submit it again to go on",

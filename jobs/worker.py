@@ -7,7 +7,6 @@ import sys
 
 import submitit
 
-from jobs.log_files import START_OF_LIFE
 from jobs.task import TrialTask, set_up_logging
 from jobs.workers import REQUEUE, read_order, take
 from petseg import interrupt
@@ -20,12 +19,13 @@ def main() -> int:
     interrupt.install()
     order, environment = read_order(), submitit.JobEnvironment()
     set_up_logging(order.slot)
-    assert repr(environment).startswith(START_OF_LIFE.rpartition(" ")[2])  # by which a log is cut into lives
+    # as submitit begins each life of a job in its log, see jobs.log_files.START_OF_LIFE
     logger.info("Starting with %s as worker %d of %d", environment, order.slot, order.at_once)
     task = TrialTask(order.sweep, 1, order.threads, order.at_once)
     try:
         task.run_all(take(order), environment, order.slot)
     except Interrupted as stop:
+        logger.info("interrupted: %s", stop)
         return REQUEUE if stop.requeue else INTERRUPTED
     except Exception:
         return FAILED  # what failed is in the log, and in its state

@@ -7,6 +7,7 @@ whose job is killed sees its input end, saves and ends too.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -84,8 +85,9 @@ def start(order: Order, environment: submitit.JobEnvironment) -> subprocess.Pope
             pass_fds=[order.places],
         )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(asdict(order)) + "\n")
-    process.stdin.flush()  # and it stays open: its end is ours
+    with contextlib.suppress(BrokenPipeError):  # a signal has ended it already: its exit code will tell
+        process.stdin.write(json.dumps(asdict(order)) + "\n")
+        process.stdin.flush()  # and it stays open: its end is ours
     return process
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.launch import Launch
+from jobs.log_files import START_OF_LIFE, last_life
 from jobs.logs import main as logs
 from jobs.processes import parent_of
 from jobs.status import standings
@@ -134,6 +135,9 @@ def test_a_job_of_two_at_once_that_is_requeued(
     subprocess.run(["scancel", "--signal=USR2", job_id], check=True, timeout=30)
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
     assert sorted(len(read_lives(trial.folder)) for trial in sweep.trials) == [1, 2, 2]
+    first_log = (sweep.folder / "logs" / f"{job_id}_1_log.out").read_text()
+    assert first_log.count(START_OF_LIFE) == 2
+    assert "resumed" in last_life(first_log)
 
     assert run_command(main, [*flags, "--name", "calm"]) == 0
     calm = sweep_of(tmp_path, "calm")
