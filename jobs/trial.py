@@ -81,6 +81,10 @@ class Trial:
             return json.loads((self.folder / STATE_NAME).read_text())
         return {}
 
+    def share(self) -> float:
+        """Of its job's resources, while as many trials train there as may at once."""
+        return 1 / int(self.state().get("at_once", 1))
+
     def write_state(self, **state: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / STATE_NAME, json.dumps({**state, "time": time.time()}, indent=2) + "\n")

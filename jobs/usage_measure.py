@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -87,7 +88,7 @@ class Kept:
     """Training of one life of a trial that is in its metrics."""
 
     life: Life
-    seconds: float
+    seconds: float  # of its whole job: of several trials at once, each one's share
 
 
 def kept_by_life(trial: Trial) -> list[Kept]:
@@ -105,7 +106,7 @@ def kept_by_life(trial: Trial) -> list[Kept]:
             shared = max(0, min(row["step"], end) - max(before, first))
             seconds += row["perf/seconds"] * shared / steps if steps > 0 else 0.0
             before = row["step"]
-        found.append(Kept(life, seconds))
+        found.append(Kept(life, seconds * trial.share()))
     return found
 
 
@@ -175,6 +176,7 @@ def by_records(sweep: Sweep, submissions: Sequence[Submission], resources: Resou
     elif not on_slurm:
         notes.append("run on this machine: reckoned with what the last launch asked for")
     units = gpus or held.processes * held.cpus_per_task
+    together = Counter(submission.job_id for submission in sweep.submissions().values())
     lines = []
     for row in standings(sweep):
         own = [s for s in submissions if s.trial == row.trial.id and s.job_id]
@@ -182,9 +184,9 @@ def by_records(sweep: Sweep, submissions: Sequence[Submission], resources: Resou
             continue
         seconds = sum(float(metrics["perf/seconds"]) for metrics in row.trial.metrics())
         starts = len(read_lives(row.trial.folder))
-        used_h = seconds * units / 3600
+        used_h = seconds * units * row.trial.share() / 3600
         # nothing limits a process of this machine
-        asked_h = held.timeout_min / 60 * units * max(1, starts) if on_slurm else None
+        asked_h = held.timeout_min / 60 * units * max(1, starts) / together[own[-1].job_id] if on_slurm else None
         wasted_h = used_h if row.status == "failed" else 0.0
         trial = row.trial
         lines.append(Line(trial.label, own[-1].job_id, (trial.id,), starts, row.status, asked_h, used_h, wasted_h))

@@ -140,23 +140,29 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
     As `python jobs/usage.py` reckons where accounting is off: no question to Slurm is needed.
     """
     seconds = {row.record.id: sum(float(m.get("perf/seconds", 0.0)) for m in row.record.rows) for row in rows}
-    total_s = sum(seconds.values())
+    total_s = sum(seconds.values())  # of training; trials at once share what they hold
+    held_s = {row.record.id: seconds[row.record.id] * row.record.standing.trial.share() for row in rows}
     if not total_s:
         return None
     held = (resources := read_resources(sweep)) or Resources(gpus_per_node=0, cpus_per_task=1)
-    on_slurm = any(submission.cluster == "slurm" for submission in sweep.submissions().values())
+    given = sweep.submissions()
+    on_slurm = any(submission.cluster == "slurm" for submission in given.values())
+    together = Counter(submission.job_id for submission in given.values())
     # a local launch on a machine without a GPU asks for one all the same, which nobody can hold
     gpus = held.nodes * held.gpus_per_node if on_slurm or not _only_on_cpus(rows) else 0
     units = gpus or held.processes * (held.cpus_per_task if on_slurm else 1)
     unit = GPU_HOURS if gpus else CORE_HOURS if on_slurm else PROCESS_HOURS
-    starts = sum(max(1, len(row.lives)) for row in rows if row.record.rows or row.lives)
-    failed_s = sum(seconds[row.record.id] for row in rows if row.record.standing.status == "failed")
+    begun = [row for row in rows if row.record.rows or row.lives]
+    starts = sum(
+        max(1, len(row.lives)) / (together[given[i].job_id] if (i := row.record.id) in given else 1) for row in begun
+    )
+    failed_s = sum(held_s[row.record.id] for row in rows if row.record.standing.status == "failed")
     held_by = f"{units} {unit.removesuffix(' hours')}{'s' if units > 1 else ''} for each trial"
     basis = f"{held_by}, as the last launch asked for" if resources and on_slurm else held_by
     return Cost(
         unit=unit,
         asked_h=held.timeout_min / 60 * units * starts if on_slurm and resources else None,
-        used_h=total_s * units / 3600,
+        used_h=sum(held_s.values()) * units / 3600,
         wasted_h=failed_s * units / 3600,
         epochs=sum(len(row.record.rows) for row in rows),
         train_s=total_s,

@@ -125,6 +125,19 @@ def test_without_accounting_it_is_a_lower_bound_and_says_so(
     assert "a lower bound: sacct knows nothing" in capsys.readouterr().out
 
 
+def test_trials_that_share_a_job_share_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two trials side by side in one job of four GPUs, half an hour long."""
+    sweep = small_sweep(tmp_path / "runs" / "lab")
+    (sweep.folder / "launch.json").write_text(json.dumps({"resources": {"gpus_per_node": 4, "timeout_min": 60}}))
+    fake_sacct(tmp_path, "", monkeypatch)
+    sweep.add_submissions([Submission(trial.id, "8", "slurm", "") for trial in sweep.trials])
+    before = measure(sweep)
+    assert (before.total("asked_h"), before.total("used_h")) == (4.0, 1.0)
+    for trial in sweep.trials:
+        trial.write_state(**trial.state() | {"slot": 1, "at_once": 2})
+    assert measure(sweep).total("used_h") == 0.5
+
+
 def test_processes_of_this_machine_ask_for_nothing(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path / "runs" / "lab")
     for trial in sweep.trials:
