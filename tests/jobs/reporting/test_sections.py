@@ -224,6 +224,21 @@ def test_operation_counts_failures_once_and_starts_all(sweep: Sweep) -> None:
     assert "abc, then def" in text
 
 
+def test_trials_at_once_share_the_cost_of_their_job(sweep: Sweep) -> None:
+    """Five trials of 1.5 hours and one without a job, two at a time in one of 4 GPUs and an hour."""
+    resources = {"gpus_per_node": 4, "timeout_min": 60}
+    (sweep.folder / "launch.json").write_text(json.dumps({"resources": resources}))
+    for trial in sweep.trials[:5]:
+        finish(trial, 0.8)
+        trial.write_state(**trial.state() | {"slot": 1, "at_once": 2})
+        sweep.add_submissions([Submission(trial.id, "1", "slurm", "")])
+    _, groups, records = groups_of(sweep)
+    cost = operate(sweep, groups, [trial_row(record, "h") for record in records]).cost
+    assert cost
+    assert (cost.used_h, cost.asked_h) == (pytest.approx(5 * 1.5 * 4 / 2), pytest.approx(4.0))
+    assert cost.train_s == 5 * 1.5 * 3600
+
+
 def test_error_line_is_the_last_that_is_no_frame() -> None:
     text = "Traceback (most recent call last):\n  File x\n    f()\nValueError: a: b\n  more of it\n"
     assert error_line(text) == "ValueError: a: b"
