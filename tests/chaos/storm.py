@@ -162,14 +162,15 @@ class Storm:
         return self._random.choice(jobs) if jobs else None
 
     def _a_rank(self) -> int | None:
-        marks = [b"submitit.core._submit", os.fsencode(self.folder)]
+        kinds, folder = (b"submitit.core._submit", b"jobs.worker"), os.fsencode(self.folder)
         ranks = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 command = (process / "cmdline").read_bytes()
             except OSError:
                 continue
-            if all(mark in command for mark in marks) and command.startswith(os.fsencode(sys.executable)):
+            ours = folder in command and any(kind in command for kind in kinds)
+            if ours and command.startswith(os.fsencode(sys.executable)):
                 ranks.append(int(process.name))
         return self._random.choice(sorted(ranks)) if ranks else None
 

@@ -80,14 +80,19 @@ def flags(pet_shards: Path, runs: Path, *more: str) -> list[str]:
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_storm_changes_nothing(pet_shards: Path, tmp_path: Path, runs_disk: Path, cluster: Cluster) -> None:
-    single = ("--axis", "train.seed=0,1")
+    single = ("--axis", "train.seed=0")
+    together = ("--axis", "train.seed=1")  # two trials side by side in a job, and in calm weather each in one
+    side_by_side = ("--trials-per-job", "2", "--trials-at-once", "2")
     pair = ("--nodes", "2", "--tasks-per-node", "2", "--axis", "model.arch=unet", "--axis", "train.seed=2,3")
     ends = {}
     for weather, runs in (("calm", tmp_path / "calm"), ("storm", runs_disk)):
         runs.mkdir(exist_ok=True)
+        joined = (*together, *side_by_side) if weather == "storm" else together
         storms = [
             Storm(cluster, flags(pet_shards, runs, "--name", name, *more), runs / name, seed)
-            for seed, (name, more) in enumerate((("single", single), ("pair", pair)), start=2 * SEED)
+            for seed, (name, more) in enumerate(
+                (("single", single), ("together", joined), ("pair", pair)), start=3 * SEED
+            )
         ]
         for storm in storms:
             storm.launch()
