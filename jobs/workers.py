@@ -60,9 +60,9 @@ def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int) -> 
     for place in range(len(folders)):
         os.write(writer, place.to_bytes(PLACE_BYTES, "big"))
     os.close(writer)
+    count = min(at_once, len(folders))
     workers = [
-        start(Order(sweep, threads, slot, at_once, reader, tuple(folders)), environment)
-        for slot in range(1, min(at_once, len(folders)) + 1)
+        start(Order(sweep, threads, slot, count, reader, tuple(folders)), environment) for slot in range(1, count + 1)
     ]
     os.close(reader)
     codes = await_all(workers)
