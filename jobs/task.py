@@ -57,18 +57,19 @@ class TrialTask:
                 work_off(self.sweep, folders, self.at_once, self.threads)
             else:
                 set_up_ranks(environment)
-                self.run_all(folders, environment, last=folders[-1])
+                if failed := self.run_all(folders, environment, last=folders[-1]):
+                    raise failed[0]
         except Interrupted as stop:
             leave(environment, stop.requeue)
 
     def run_all(
         self, folders: Iterable[str], environment: submitit.JobEnvironment, slot: int = 0, last: str = ""
-    ) -> None:
-        """Train what is in these folders; raises the first error when all have had their turn.
+    ) -> list[Exception]:
+        """Train what is in these folders; returns what trials failed with, which is in the log and in their states.
 
         slot: number of the worker, where several share the job. last: of the folders, after which nothing comes.
         """
-        failed = []
+        failed: list[Exception] = []
         for folder in folders:
             try:
                 self._run(Trial(Path(folder).name, {}, Path(folder)), environment, slot)
@@ -79,8 +80,7 @@ class TrialTask:
                     raise  # after an error that one rank met alone, the ranks cannot meet for another trial
                 logger.exception("trial %s failed, going on with the next one", Path(folder).name)
                 failed.append(error)
-        if failed:
-            raise failed[0]
+        return failed
 
     def _run(self, trial: Trial, environment: submitit.JobEnvironment, slot: int) -> None:
         where: dict[str, Any] = {

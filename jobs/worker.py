@@ -23,13 +23,11 @@ def main() -> int:
     logger.info("Starting with %s as worker %d of %d", environment, order.slot, order.at_once)
     task = TrialTask(order.sweep, 1, order.threads, order.at_once)
     try:
-        task.run_all(take(order), environment, order.slot)
+        failed = task.run_all(take(order), environment, order.slot)
     except Interrupted as stop:
         logger.info("interrupted: %s", stop)
         return REQUEUE if stop.requeue else INTERRUPTED
-    except Exception:
-        return FAILED  # what failed is in the log, and in its state
-    return OK
+    return FAILED if failed else OK
 
 
 if __name__ == "__main__":

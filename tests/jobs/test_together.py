@@ -35,10 +35,14 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def launch(flags: list[str]) -> subprocess.Popen[str]:
-    """jobs/sweep.py beside this process."""
+def launch(flags: list[str], tmp_path: Path, wait_for: Callable) -> tuple[subprocess.Popen[str], Sweep]:
+    """jobs/sweep.py beside this process, once two trials are in training."""
     command = [sys.executable, str(REPOSITORY / "jobs" / "sweep.py"), *flags]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: (tmp_path / "runs" / "lab" / "sweep.json").exists())
+    sweep = sweep_of(tmp_path)
+    wait_for(lambda: len(running(sweep)) == 2)
+    return launcher, sweep
 
 
 def running(sweep: Sweep) -> list[Trial]:
@@ -84,10 +88,7 @@ def test_one_worker_is_killed_and_the_other_does_the_rest(
     tiny_sweep: list[str], tmp_path: Path, wait_for: Callable
 ) -> None:
     flags = [*tiny_sweep, "--cluster", "local", *TWO, "--axis", "train.seed=0,1,2", "--set", "train.epochs=12"]
-    launcher = launch(flags)
-    wait_for(lambda: (tmp_path / "runs" / "lab" / "sweep.json").exists())
-    sweep = sweep_of(tmp_path)
-    wait_for(lambda: len(running(sweep)) == 2)
+    launcher, sweep = launch(flags, tmp_path, wait_for)
     victim = running(sweep)[0]
     os.kill(victim.state()["pid"], signal.SIGKILL)
     wait_for(lambda: {row.trial.id: row.status for row in standings(sweep)}[victim.id] == "interrupted")
@@ -107,10 +108,7 @@ def test_workers_save_and_end_when_their_job_is_killed(
     tiny_sweep: list[str], tmp_path: Path, wait_for: Callable
 ) -> None:
     flags = [*tiny_sweep, "--cluster", "local", *TWO, "--axis", "train.seed=0,1,2", "--set", "train.epochs=400"]
-    launcher = launch(flags)
-    wait_for(lambda: (tmp_path / "runs" / "lab" / "sweep.json").exists())
-    sweep = sweep_of(tmp_path)
-    wait_for(lambda: len(running(sweep)) == 2)
+    launcher, sweep = launch(flags, tmp_path, wait_for)
     trials = running(sweep)
     job = parent_of(trials[0].state()["pid"])
     assert job == parent_of(trials[1].state()["pid"])
