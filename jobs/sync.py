@@ -3,10 +3,11 @@
 python jobs/sync.py lab
 python jobs/sync.py lab --project petseg --entity my-team --parallel 8
 python jobs/sync.py runs/single/unet-none-3f9a
+python jobs/sync.py lab --sweep-page
 
-Each trial is the one run of wandb that it is when it sends itself. wandb is asked for the last step that it has, and
-gets the rows after it: nothing is there twice, however often this runs and wherever it was cut off. Trials that run
-now are left alone.
+Each trial is the one run of wandb that it is when it sends itself, and so is each of its evaluations. wandb is asked
+for the last step that it has, and gets the rows after it: nothing is there twice, however often this runs and wherever
+it was cut off. Trials that run now are left alone.
 
 Exit code 0: wandb has everything that has ended; 2: wrong use, no key, or no wandb to be reached; 3: wandb has refused
 trials for good; 75: some were not sent (time, limits, network): the same command sends those.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -27,10 +28,12 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from jobs.checks.tracking import KEY_NAME, base_url, has_netrc_key, unreachable
+from jobs.sync_page import Page, load_page, make_page
 from jobs.sync_replay import Limits, Outcome, Replay, replay_all
-from jobs.sync_trials import Target, mark_sent, plan_replays
-from jobs.trial import find_sweep
-from petseg.run_folder import CONFIG_NAME
+from jobs.sync_trials import NOTE_NAME, Target, mark_sent, place_of, plan_replays, read_note
+from jobs.trial import find_sweep, load_sweep
+from petseg.config_values import config_from_dict
+from petseg.run_folder import CONFIG_NAME, load_config
 from petseg.tracking_client import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, run_command
 
@@ -48,15 +51,17 @@ class Command:
     entity: str = ""
     """User or team of the runs; by default the one of their config, or else the key's."""
     parallel: int = 4
-    """Trials at a time."""
+    """Runs at a time."""
     runs_per_s: float = 2.0
     """Runs that are begun in a second at most, over all trials; wandb's limit is 80 for a whole project."""
     timeout_s: float = 120.0
-    """Longest time for one trial, which is then left for the next call."""
+    """Longest time for one run, which is then left for the next call."""
     artifacts: Literal["config", "none", "small", "all"] = "config"
     """What wandb keeps of finished trials besides numbers, as tracking.artifacts, which it is by default."""
+    sweep_page: bool = False
+    """Make wandb's own page of the sweep too, where there is none; its runs belong to it from then on."""
     again: bool = False
-    """Ask wandb about trials too that are noted as sent."""
+    """Ask wandb about runs too that are noted as sent."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
 
@@ -70,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with FileLock(folder / LOCK_NAME, timeout=0):
             which = None if command.artifacts == "config" else command.artifacts
-            target = Target(url, command.project, command.entity, which)
+            target = Target(url, command.project, command.entity, which, load_page(folder))
+            if command.sweep_page:
+                page = page_of(folder, target)
+                console.print(f"the sweep's page: {page.url}")
+                target = replace(target, page=page)
             plan = plan_replays(folder, target, command.again)
             for line in plan.left_out:
                 console.print(line)
@@ -83,6 +92,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def find_folder(name: str, runs_dir: Path) -> Path:
     """Of a sweep, or of a single run. Raises ValueError if there is none."""
     return Path(name) if (Path(name) / CONFIG_NAME).exists() else find_sweep(name, runs_dir).folder
+
+
+def page_of(folder: Path, target: Target) -> Page:
+    """wandb's page of a sweep, made where there is none. Raises ValueError where its runs are in several places."""
+    if (folder / CONFIG_NAME).exists():
+        raise ValueError(f"{folder} is a single run: --sweep-page is for a sweep")
+    sweep = load_sweep(folder)
+    begun = [trial.folder for trial in sweep.trials if (trial.folder / CONFIG_NAME).exists()]
+    places = {place_of(config_from_dict(load_config(trial)["config"]), target) for trial in begun}
+    if len(places) != 1:
+        listed = ", ".join(sorted(f"{place.entity or 'your own'}/{place.project}" for place in places))
+        raise ValueError(
+            f"the runs of {sweep.name} are in several projects ({listed}), and a page is of one: name it by --project"
+            if places
+            else f"no trial of {sweep.name} has begun: its page is made when there is something to show"
+        )
+    (place,) = places
+    notes = [read_note(trial / NOTE_NAME) for trial in begun]
+    return make_page(sweep, place, [note["id"] for note in notes if asdict(place).items() <= note.items()])
 
 
 def require_wandb() -> str:
@@ -100,11 +128,11 @@ def require_wandb() -> str:
 
 
 def tell(outcomes: Sequence[Outcome], replays: Sequence[Replay], sent_before: int, url: str, console: Console) -> int:
-    """Say what became of the trials, each different trouble once, and give the exit code."""
+    """Say what became of the runs, each different trouble once, and give the exit code."""
     sent = [outcome for outcome in outcomes if outcome.ok]
     rows = sum(outcome.rows for outcome in sent)
     console.print(
-        f"{len(sent)} of {len(replays)} trials sent to {without_secrets(url)}, {rows} new rows; "
+        f"{len(sent)} of {len(replays)} runs sent to {without_secrets(url)}, {rows} new rows; "
         f"{sent_before} were there already"
     )
     troubles: dict[str, list[str]] = {}

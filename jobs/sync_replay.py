@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import re
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jobs.wandb_errand import is_refusal
 from petseg.progress import duration
 from petseg.tracking import EXIT_CODES, End
 from petseg.tracking_client import Begin
@@ -26,8 +26,6 @@ from petseg.tracking_process import Answer, WandbProcess
 
 GIVE_UP_AFTER = 3  # trials in a row that wandb did not take for a passing reason
 LOG_EVERY_S = 10.0
-REFUSALS = re.compile(r"\b(401|403|404|409)\b|permission|forbidden|unauthorized|previously created and deleted", re.I)
-REFUSAL_TYPES = ("UsageError", "AuthenticationError", "ValueError", "TypeError", "KeyError")
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +34,11 @@ logger = logging.getLogger(__name__)
 class Replay:
     """A run that is to be sent."""
 
-    folder: Path
+    note_path: Path  # where its note is kept when it is sent
     about: Mapping[str, Any]  # fields of Begin
     summary: Mapping[str, Any]
     ended: End
-    note: Mapping[str, Any]  # to be kept when it is sent
+    note: Mapping[str, Any]
     artifacts: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -197,8 +195,7 @@ class Worker:
 
 def _failed(replay: Replay, answer: Answer) -> Outcome:
     text = " ".join(answer["text"].split()) or "no reason given"
-    refused = answer["error"] in REFUSAL_TYPES or bool(REFUSALS.search(text))
-    return Outcome(replay.id, trouble=f"{answer['error']}: {text}", refused=refused)
+    return Outcome(replay.id, trouble=f"{answer['error']}: {text}", refused=is_refusal(answer["error"], text))
 
 
 @contextmanager
@@ -206,7 +203,7 @@ def progress_of(total: int) -> Iterator[Callable[[int], None]]:
     """A bar with the time left on a terminal, a line every ten seconds elsewhere."""
     live, start = sys.stderr.isatty(), time.monotonic()
     last = start
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("trials  left"), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs  left"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not live) as bar:
         task = bar.add_task("sync", total=total)
 
@@ -216,6 +213,6 @@ def progress_of(total: int) -> Iterator[Callable[[int], None]]:
             now = time.monotonic()
             if not live and now - last >= LOG_EVERY_S:
                 last = now
-                logger.info("%d/%d trials, %s left", done, total, duration((now - start) / done * (total - done)))
+                logger.info("%d/%d runs, %s left", done, total, duration((now - start) / done * (total - done)))
 
         yield advance

@@ -1,4 +1,7 @@
-"""Which trials of a sweep are to be sent to wandb, with what, and a note beside each of what has been sent."""
+"""Which runs of a sweep are to be sent to wandb, with what, and a note beside each of what has been sent.
+
+A trial is a run, and so is each of its evaluations.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.standing import LIVE, Standing, standings
+from jobs.sync_page import Page, Place
 from jobs.sync_replay import Replay
 from jobs.trial import load_sweep
 from petseg.config import RunConfig
@@ -28,6 +32,9 @@ from petseg.run_folder import (
 )
 from petseg.tracking import End, RunName, describe, name_in_place, trial_name
 from petseg.tracking_artifacts import Which, find_artifacts
+from petseg.tracking_client import without_secrets
+from petseg.tracking_evaluation import describe_evaluation, load_evaluations
+from petseg.tracking_evaluation import summary_of as evaluation_summary
 from petseg.tracking_overlays import OVERLAY_MASKS_NAME
 from shards.manifest import write_whole
 
@@ -42,6 +49,7 @@ class Target:
     project: str = ""
     entity: str = ""
     artifacts: Which | None = None
+    page: Page | None = None
 
 
 @dataclass(frozen=True)
@@ -71,25 +79,50 @@ def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
                 name = trial_name(sweep.name, row.trial.id, config)
                 found.append((row.trial.folder, name, config, end_of(row)))
     for run_folder, name, config, ended in found:
-        if not read_metrics(run_folder):
-            continue
-        replay = build_replay(run_folder, name, config, ended, target)
-        if not again and read_note(run_folder) == replay.note:
-            sent_before += 1
-        else:
-            replays.append(replay)
+        found_here = [build_replay(run_folder, name, config, ended, target)] if read_metrics(run_folder) else []
+        found_here += [build_evaluation(run_folder, name, config, e, target) for e in load_evaluations(run_folder)]
+        for replay in found_here:
+            if not again and read_note(replay.note_path) == replay.note:
+                sent_before += 1
+            else:
+                replays.append(replay)
     return Plan(tuple(replays), tuple(left_out), sent_before)
 
 
 def build_replay(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> Replay:
     """What a run is told to wandb with, as it would tell itself."""
-    project, entity = target.project or config.tracking.project, target.entity or config.tracking.entity
     about = describe(folder, name, load_config(folder)["config"])
     artifacts = find_artifacts(folder, name.wandb_id, target.artifacts or config.tracking.artifacts)
-    note: dict[str, Any] = {"url": target.url, "project": project, "entity": entity, "id": name.wandb_id}
+    place = place_of(config, target)
+    sweep_id = target.page.id if target.page and place == target.page.place else ""
+    note: dict[str, Any] = {**asdict(place), "id": name.wandb_id}
     note |= {"content": content_hash(folder, ended), "artifacts": [artifact.name for artifact in artifacts]}
-    begin = about | {"project": project, "entity": entity, "host": about["config"]["host"]}
-    return Replay(folder, begin, summary_of(folder), ended, note, tuple(asdict(artifact) for artifact in artifacts))
+    note |= {"sweep": sweep_id} if sweep_id else {}
+    begin = begin_of(about, place) | {"sweep_id": sweep_id}
+    listed = tuple(asdict(artifact) for artifact in artifacts)
+    return Replay(folder / NOTE_NAME, begin, summary_of(folder), ended, note, listed)
+
+
+def build_evaluation(
+    folder: Path, name: RunName, config: RunConfig, content: Mapping[str, Any], target: Target
+) -> Replay:
+    """The same for an evaluation of a run, by the content of its file."""
+    about, place = describe_evaluation(folder, name, content), place_of(config, target)
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    note = {**asdict(place), "id": about["id"], "content": digest}
+    path = folder / f"wandb-sync-{content['split']}.json"
+    return Replay(path, begin_of(about, place), evaluation_summary(content), "finished", note)
+
+
+def place_of(config: RunConfig, target: Target) -> Place:
+    """Where a run is, or is to be, in wandb."""
+    tracking = config.tracking
+    return Place(without_secrets(target.url), target.project or tracking.project, target.entity or tracking.entity)
+
+
+def begin_of(about: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """Fields of Begin for a run that is over."""
+    return {**about, "project": place.project, "entity": place.entity, "host": about["config"]["host"]}
 
 
 def end_of(row: Standing) -> End:
@@ -123,10 +156,10 @@ def content_hash(folder: Path, ended: End) -> str:
     return digest.hexdigest()
 
 
-def read_note(folder: Path) -> Mapping[str, Any]:
+def read_note(path: Path) -> Mapping[str, Any]:
     """What was sent of a run and where to, {} if nothing was; one that cannot be read counts as none."""
     try:
-        found = json.loads((folder / NOTE_NAME).read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -134,6 +167,6 @@ def read_note(folder: Path) -> Mapping[str, Any]:
 
 def mark_sent(replay: Replay) -> None:
     """Note it, and mark what wandb kept offline as it does itself, so that jobs/clean.py can free it."""
-    write_whole(replay.folder / NOTE_NAME, json.dumps(replay.note, indent=2) + "\n")
-    for path in (replay.folder / "wandb").glob(f"offline-run-*/run-{replay.id}.wandb"):  # not those of evaluations
+    write_whole(replay.note_path, json.dumps(replay.note, indent=2) + "\n")
+    for path in (replay.note_path.parent / "wandb").glob(f"offline-run-*/run-{replay.id}.wandb"):
         path.with_name(f"{path.name}.synced").touch()

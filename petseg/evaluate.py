@@ -31,7 +31,7 @@ from petseg.overlay import Pixels, draw_overlay, draw_sheet, save_image
 from petseg.protocol import Protocol, calibrate, close_ledger, collect, forward, measure_protocol
 from petseg.run import Run, build_run
 from petseg.run_folder import CHECKPOINTS_NAME, load_config
-from petseg.tracking_evaluation import Evaluation, track_evaluation
+from petseg.tracking_evaluation import track_evaluation
 from petseg.tta import Tta, predict_logits
 from shards.command import OK, run_command
 
@@ -146,12 +146,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if run.accelerator.is_main_process:
         sheet_path = command.run / f"evaluate-{command.split}.png"
         save_image(draw_extremes(run, measured.per_image, command), sheet_path)
-        done = Evaluated(command.split, checkpoint.folder.name, protocol, no_native, measured, temperature)
+        done = Evaluated(
+            command.split, command.weights, checkpoint.folder.name, protocol, no_native, measured, temperature
+        )
         content = report(run, done)
         Console().print(f"best, median and worst pictures: {sheet_path}", soft_wrap=True)
         mode = config.tracking.wandb if command.wandb == "as_trained" else command.wandb
         if mode != "disabled":
-            track_evaluation(command.run, config, Evaluation(command.split, command.weights), content, mode)
+            track_evaluation(command.run, config, content, mode)
     run.close()
     return OK
 

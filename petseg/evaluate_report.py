@@ -16,6 +16,7 @@ from petseg.breeds import kind_of
 from petseg.metrics import Scores
 from petseg.protocol import Measured, Protocol
 from petseg.run import Run
+from petseg.run_folder import evaluation_name
 from shards.manifest import write_whole
 
 NUM_WORST = 20  # pictures
@@ -29,6 +30,7 @@ class Evaluated:
     """A measured split, and how it was measured."""
 
     split: str
+    weights: str  # best | last
     checkpoint: str
     protocol: Protocol
     no_native: str  # why there are no numbers at native size, "" if there are
@@ -39,7 +41,7 @@ class Evaluated:
 def report(run: Run, done: Evaluated) -> dict[str, Any]:
     """Write evaluate-SPLIT.json, then print its tables; its content."""
     content = as_json(run, done)
-    write_whole(run.folder / f"evaluate-{done.split}.json", json.dumps(content, indent=2) + "\n")
+    write_whole(run.folder / evaluation_name(done.split), json.dumps(content, indent=2) + "\n")
     console = Console()
     for table in (scores_table(run, done, content), groups_table(content), worst_table(content)):
         console.print(table)
@@ -57,6 +59,8 @@ def as_json(run: Run, done: Evaluated) -> dict[str, Any]:
     kinds = [kind_of(key, data.tars.facts(i)) for i, key in enumerate(keys)]
     calibration, temperature = done.measured.calibration, done.temperature
     return {
+        "split": done.split,
+        "weights": done.weights,
         "protocol": in_words(run, done),
         "manifest_hash": run.manifest.hash,
         "checkpoint": done.checkpoint,

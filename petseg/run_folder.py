@@ -71,6 +71,11 @@ class Pruned:
     train_s: float  # of the run's last life
 
 
+def evaluation_name(split: str) -> str:
+    """Of the file with the numbers of petseg.evaluate."""
+    return f"evaluate-{split}.json"
+
+
 def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     """Write config.json into a new folder, or check that an old one holds this very run.
 

@@ -54,6 +54,7 @@ class Begin:
     first_epoch: int = 0  # rows before it are not sent, whatever wandb has
     watched_pid: int = 0  # the process whose load is recorded; 0 = this is a replay
     host: str = ""  # of a replayed run
+    sweep_id: str = ""  # of wandb's own sweep that it joins
     confirm_s: float = 0.0  # how long wandb may take to show at the end what it was sent; 0 = it is not asked
 
 
@@ -162,6 +163,7 @@ def open_run(begin: Begin) -> Any:
             init_timeout=begin.init_timeout_s,
             finish_timeout=begin.finish_timeout_s,
             finish_timeout_raises=True,
+            sweep_id=begin.sweep_id or None,
             **where,
         ),
     )

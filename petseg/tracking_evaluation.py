@@ -8,44 +8,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from petseg.config import RunConfig
-from petseg.run_folder import load_config
-from petseg.tracking import CONFIRM_SHARE, FINISH_SHARE, Wandb, describe, name_in_place
+from petseg.run_folder import evaluation_name, load_config
+from petseg.tracking import CONFIRM_SHARE, FINISH_SHARE, RunName, Wandb, describe, name_in_place
 from petseg.tracking_client import Begin
 
 START_S = 20.0  # more than at the end of a training, which the client's start goes beside
-ASKED = ("tta", "boundary_ratio")  # of evaluate-SPLIT.json
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured."""
-
-    split: str
-    weights: str  # best | last
+ASKED = ("split", "weights", "tta", "boundary_ratio")  # of evaluate-SPLIT.json
 
 
 def track_evaluation(
-    folder: Path, config: RunConfig, what: Evaluation, content: Mapping[str, Any], mode: Literal["online", "offline"]
+    folder: Path, config: RunConfig, content: Mapping[str, Any], mode: Literal["online", "offline"]
 ) -> None:
     """Send what evaluate-SPLIT.json holds, without breeds and single pictures, in a limited time.
 
     folder: of the run; content: of the file. What goes wrong is logged, and the evaluation stands.
     """
-    training = name_in_place(folder, config)
-    asked = {**asdict(what), "native": not content["no_native"], **{name: content[name] for name in ASKED}}
-    name = replace(training, id=f"{training.wandb_id}-eval-{digest(asked, content['manifest_hash'])}", job_type="eval")
-    about = describe(folder, name, load_config(folder)["config"])
-    facts = {"checkpoint": content["checkpoint"], "protocol": content["protocol"]}
-    about["config"] |= {"train_run": training.wandb_id, "data_hash": content["manifest_hash"]}
-    about["config"] |= {f"eval.{key}": value for key, value in (asked | facts).items()}
+    name = name_in_place(folder, config)
     wait_s = config.tracking.wandb_wait_s
     begin = Begin(
-        **about,
+        **describe_evaluation(folder, name, content),
         project=config.tracking.project,
         entity=config.tracking.entity,
         mode=mode,
@@ -54,8 +40,33 @@ def track_evaluation(
         finish_timeout_s=FINISH_SHARE * wait_s,
         confirm_s=CONFIRM_SHARE * wait_s,
     )
-    remedy = f"{folder / f'evaluate-{what.split}.json'} has everything, the same command again sends it"
-    Wandb(begin, START_S + wait_s, remedy).finish(summary_of(what.split, content), "finished")
+    replay = f"python jobs/sync.py {folder.parents[1] if name.group else folder}"
+    remedy = f"{evaluation_name(content['split'])} has everything, `{replay}` sends it later"
+    Wandb(begin, START_S + wait_s, remedy).finish(summary_of(content), "finished")
+
+
+def describe_evaluation(folder: Path, training: RunName, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What wandb is told of an evaluation, besides its numbers: fields of Begin.
+
+    folder: of the run; training: its name; content: of evaluate-SPLIT.json
+    """
+    asked = {"native": not content["no_native"], **{name: content[name] for name in ASKED}}
+    name = replace(training, id=f"{training.wandb_id}-eval-{digest(asked, content['manifest_hash'])}", job_type="eval")
+    about = describe(folder, name, load_config(folder)["config"])
+    facts = {"checkpoint": content["checkpoint"], "protocol": content["protocol"]}
+    about["config"] |= {"train_run": training.wandb_id, "data_hash": content["manifest_hash"]}
+    about["config"] |= {f"eval.{key}": value for key, value in (asked | facts).items()}
+    return about
+
+
+def load_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The content of each evaluate-SPLIT.json of a run; what is from a petseg that did not note its weights is not."""
+    found = []
+    for path in sorted(folder.glob(evaluation_name("*"))):
+        content = json.loads(path.read_text())
+        if "weights" in content:
+            found.append(content)
+    return found
 
 
 def digest(asked: Mapping[str, Any], manifest_hash: str) -> str:
@@ -63,8 +74,8 @@ def digest(asked: Mapping[str, Any], manifest_hash: str) -> str:
     return hashlib.sha256(json.dumps([dict(asked), manifest_hash], sort_keys=True).encode()).hexdigest()[:8]
 
 
-def summary_of(split: str, content: Mapping[str, Any]) -> dict[str, float]:
+def summary_of(content: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of the protocol, as they stand in the file, and the means of each species."""
-    species = content["species"].items()
+    split, species = content["split"], content["species"].items()
     each = {f"{split}/{name}/{metric}": value for name, means in species for metric, value in means.items()}
     return {**content["metrics"], **each}

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 KEY = "canary0123456789abcdef0123456789abcdef01"  # of the form that the client takes; to be found in no file and no log
-Fault = Literal["", "401", "429", "500", "403", "hang", "reset", "wrong json"]
+Fault = Literal["", "401", "429", "500", "403", "hang", "reset", "wrong json", "lost answer"]
 
 
 @dataclass
@@ -59,6 +59,7 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[str, SentRun] = {}
         self.artifacts: list[SentArtifact] = []
+        self.sweeps: dict[str, dict[str, Any]] = {}  # by id
         self.views: dict[str, dict[str, Any]] = {}  # reports by id: what was sent of each last
         self.fault: Fault = ""
         self.fault_at = ""  # in the path or the name of the operation; "" = everywhere
@@ -117,13 +118,17 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 handler = getattr(self, operation, None)
                 data = handler(variables) if handler else None
+            if self.server.fault == "lost answer" and self.server.fault_at == operation:
+                self.server.fault = ""
+                self.close_connection = True
+                return
             self.reply({"data": data} if data else {"data": {}, "errors": [{"message": f"no {operation} here"}]})
 
     def misbehaved(self, where: str) -> bool:
         """Whether a fault was the answer."""
         self.server.requests += 1
         fault = self.server.fault
-        if not fault or self.server.fault_at not in where:
+        if fault in ("", "lost answer") or self.server.fault_at not in where:
             return False
         if fault == "hang":
             self.server.released.wait(120)
@@ -281,6 +286,18 @@ class _Handler(BaseHTTPRequestHandler):
         runs = [run for run in self.server.runs.values() if run.upserts[0].get("groupName") == group]
         return {"project": {"runCount": len(runs)} if self.server.runs else None}
 
+    def ProjectSweeps(self, variables: dict[str, Any]) -> Any:
+        sweeps = [s for s in self.server.sweeps.values() if s["project"] == variables["project"]]
+        edges = [{"node": {"name": sweep["name"], "description": sweep["description"]}} for sweep in sweeps]
+        at = int(variables["cursor"] or 0)
+        pages = {"endCursor": str(at + 1), "hasNextPage": at + 1 < len(edges)}
+        return {"project": {"sweeps": {"edges": edges[at : at + 1], "pageInfo": pages}}}
+
+    def UpsertSweep(self, variables: dict[str, Any]) -> Any:
+        name = f"sweep{len(self.server.sweeps)}"
+        self.server.sweeps[name] = variables | {"name": name}
+        return {"upsertSweep": {"sweep": {"name": name}}}
+
     def GetProjects(self, _: dict[str, Any]) -> Any:
         project = {"__typename": "Project", "id": "P", "name": "petseg", "entityName": "lab-team"}
         project |= {"createdAt": "2026-01-01T00:00:00", "isBenchmark": False, "user": None}
@@ -289,6 +306,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def SpecificReport(self, variables: dict[str, Any]) -> Any:
         return {"view": self.server.views.get(variables["reportId"])}
+
+    def SweepReports(self, variables: dict[str, Any]) -> Any:
+        """A page has one."""
+        views = [view for view in self.server.views.values() if view["project"]["name"] == variables["project"]]
+        edges = [{"node": {"id": view["id"], "displayName": view["displayName"]}} for view in views]
+        at = int(variables["cursor"] or 0)
+        pages = {"endCursor": str(at + 1), "hasNextPage": at + 1 < len(edges)}
+        return {"project": {"allViews": {"edges": edges[at : at + 1], "pageInfo": pages}}}
 
     def upsertView(self, variables: dict[str, Any]) -> Any:
         """As wandb's ids are: `View:1` in base64 without padding."""

@@ -1,7 +1,6 @@
-"""wandb's side of a sweep's report, in a process of its own: `python -m jobs.reporting.wandb_client`.
+"""wandb's side of a sweep's report: `python -m jobs.reporting.wandb_client`, an errand of jobs.wandb_errand.
 
-Whatever hangs in wandb's client can be ended with it. It reads one JSON object, the fields of Request, from stdin, and
-answers with a line: the fields of Saved, or {"error": type, "text": ...}.
+It is asked with the fields of Request and answers with those of Saved.
 
 The package wandb-workspaces takes a dot in a name of the config for a level of nesting, and petseg's names are flat
 ones with dots: so the way to a value is spelled out, NAME.value, which the package passes on, but not for a column of
@@ -11,22 +10,29 @@ a parallel coordinates plot.
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from petseg.tracking_client import without_secrets
+from jobs.wandb_errand import answer, connect, query
 
-REQUEST_TIMEOUT_S = 10.0
-RETRIES, RETRY_WAIT_S = 2, 1.0  # of a request that wandb did not answer as it should
 GONE = re.compile(r"not found|does not exist|could not find", re.I)
 WIDTH, HEIGHT = 12, 8  # of a panel; a grid is 24 wide
 SWEEP_RUNS = """
     query SweepRuns($entity: String, $project: String!, $filters: JSONString) {
         project(name: $project, entityName: $entity) { runCount(filters: $filters) }
+    }
+"""
+
+REPORTS = """
+    query SweepReports($entity: String, $project: String!, $cursor: String) {
+        project(name: $project, entityName: $entity) {
+            allViews(viewType: "runs", first: 100, after: $cursor) {
+                edges { node { id displayName } }
+                pageInfo { endCursor hasNextPage }
+            }
+        }
     }
 """
 
@@ -57,40 +63,19 @@ class NothingToShow(ValueError):
 
 def save_report(request: Request) -> Saved:
     """Make or update the report. Raises NothingToShow, or whatever the client raises."""
-    import wandb
-    from wandb_workspaces._graphql import execute_graphql
-    from wandb_workspaces.reports.v2 import gql
-
-    wr = workspaces()
-
-    wandb.setup(
-        wandb.Settings(
-            silent=True,
-            x_graphql_timeout_seconds=REQUEST_TIMEOUT_S,
-            x_graphql_retry_max=RETRIES,
-            x_graphql_retry_wait_min_seconds=RETRY_WAIT_S,
-            x_graphql_retry_wait_max_seconds=RETRY_WAIT_S,
-        )
-    )
-    api = wandb.Api()
+    wr, api = workspaces(), connect()
     entity = request.entity or api.default_entity or ""
-    group = request.content["group"]
+    group, title = request.content["group"], request.content["title"]
     filters = json.dumps({"group": group, "jobType": "train"})
-    where = {"entity": entity, "project": request.project, "filters": filters}
-    found = execute_graphql(api, SWEEP_RUNS, where).get("project")
+    where = {"entity": entity, "project": request.project}
+    found = query(api, SWEEP_RUNS, **where, filters=filters).get("project")
     if not found or not found["runCount"]:
         raise NothingToShow(f"wandb has no run of the group {group} in {entity}/{request.project}")
-    view = None
-    if request.known_id:
-        try:
-            view = execute_graphql(api, gql.view_report, {"reportId": request.known_id}).get("view")
-        except Exception as error:
-            if not GONE.search(str(error)):
-                raise
+    view = load_report(api, request.known_id) or load_report(api, find_report(api, where, title))
     report = wr.Report(
         project=request.project,
         entity=entity,
-        title=request.content["title"],
+        title=title,
         description=request.content["description"],
         blocks=[build_block(block, entity, request.project, group) for block in request.content["blocks"]],
         width="fluid",
@@ -101,6 +86,36 @@ def save_report(request: Request) -> Saved:
     report.save()
     made = "updated" if view else "anew" if request.known_id else "new"
     return Saved(report.url, report.id, made, found["runCount"])
+
+
+def load_report(api: Any, known_id: str) -> Any:
+    """The report of that id as wandb has it, None if there is none."""
+    from wandb_workspaces.reports.v2 import gql
+
+    if not known_id:
+        return None
+    try:
+        return query(api, gql.view_report, reportId=known_id).get("view")
+    except Exception as error:
+        if GONE.search(str(error)):
+            return None
+        raise
+
+
+def find_report(api: Any, where: Mapping[str, str], title: str) -> str:
+    """The id of the project's report of that title, "" if there is none.
+
+    It is there, and nothing here knows it, where wandb's answer was lost when it was made, or wandb_report.json was.
+    """
+    cursor = None
+    while True:
+        views = (query(api, REPORTS, **where, cursor=cursor).get("project") or {}).get("allViews") or {}
+        for edge in views.get("edges") or []:
+            if edge["node"]["displayName"] == title:
+                return str(edge["node"]["id"])
+        if not views.get("edges") or not views["pageInfo"]["hasNextPage"]:
+            return ""
+        cursor = views["pageInfo"]["endCursor"]
 
 
 def workspaces() -> Any:
@@ -183,15 +198,9 @@ PANELS: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {
 }
 
 
-def main() -> None:
-    answers = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the client prints is no answer
-    try:
-        answer = asdict(save_report(Request(**json.load(sys.stdin))))
-    except Exception as error:  # whatever the client raises, its owner is told
-        answer = {"error": type(error).__name__, "text": without_secrets(str(error))}
-    os.write(answers, (json.dumps(answer) + "\n").encode())
+def handle(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    return asdict(save_report(Request(**request)))
 
 
 if __name__ == "__main__":
-    main()
+    answer(handle)

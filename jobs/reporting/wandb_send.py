@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -18,9 +13,9 @@ from jobs.reporting.records import Record
 from jobs.reporting.wandb_client import NothingToShow, Request, Saved
 from jobs.reporting.wandb_content import Content
 from jobs.sync import require_wandb
-from jobs.sync_replay import REFUSAL_TYPES, REFUSALS
-from jobs.sync_trials import read_note
+from jobs.sync_trials import NOTE_NAME, read_note
 from jobs.trial import Sweep
+from jobs.wandb_errand import ask, is_refusal, require_workspaces
 from petseg.tracking_client import without_secrets
 from shards.command import Failure, Interrupted
 from shards.manifest import write_whole
@@ -28,7 +23,6 @@ from shards.manifest import write_whole
 MARK_NAME = "wandb_report.json"
 LOCK_NAME = "wandb_report.lock"
 TIMEOUT_S = 90.0
-UNVERIFIED = "credentials"  # an AuthenticationError with this word: the server may just be away
 
 
 @dataclass(frozen=True)
@@ -47,19 +41,13 @@ class Sent:
     told: tuple[str, ...]  # lines
 
 
-def require_workspaces() -> None:
-    """Raises ValueError if the package that makes reports is missing."""
-    if importlib.util.find_spec("wandb_workspaces") is None:
-        raise ValueError("--to wandb needs wandb-workspaces: pip install 'petseg[reports]'")
-
-
 def send_report(sweep: Sweep, records: Sequence[Record], content: Content, timeout_s: float = TIMEOUT_S) -> Sent:
     """Make the sweep's report in wandb, or update the one that it has.
 
     Raises ValueError (no package, no key, no network, no runs there), Interrupted if wandb did not take it for a reason
     that passes, Failure if it refuses it for good.
     """
-    require_workspaces()
+    require_workspaces("--to wandb")
     url = require_wandb()
     target = target_of(sweep, records, url)
     try:
@@ -67,7 +55,7 @@ def send_report(sweep: Sweep, records: Sequence[Record], content: Content, timeo
             mark = read_mark(sweep.folder)
             is_there = all(mark.get(name) == value for name, value in _place(url, target).items())
             request = Request(asdict(content), target.project, target.entity, mark.get("id", "") if is_there else "")
-            answer = ask_client(request, timeout_s)
+            answer = ask("jobs.reporting.wandb_client", asdict(request), timeout_s)
             if "error" in answer:
                 raise trouble(sweep, answer)
             saved = Saved(**answer)
@@ -86,9 +74,9 @@ def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
     """The one project that the trials are in; raises ValueError if there is none, or more than one."""
     found: dict[Target, int] = {}
     for record in records:
-        note = read_note(record.standing.trial.folder)
+        note = read_note(record.standing.trial.folder / NOTE_NAME)
         tracking = (record.config or {}).get("tracking", {})
-        if note.get("url") == url:
+        if note.get("url") == without_secrets(url):
             place = Target(str(note.get("project", "")), str(note.get("entity", "")))
         elif tracking.get("wandb") == "online":
             place = Target(str(tracking.get("project", "")), str(tracking.get("entity", "")))
@@ -139,34 +127,11 @@ def runs_told(sweep: Sweep, records: Sequence[Record], runs: int) -> tuple[str, 
     return ()
 
 
-def ask_client(request: Request, timeout_s: float) -> dict[str, Any]:
-    """What jobs.reporting.wandb_client answers; it is ended after that time, whatever hangs in it."""
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "jobs.reporting.wandb_client"],
-            input=json.dumps(asdict(request)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            timeout=timeout_s,
-            start_new_session=True,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": "TimeoutError", "text": f"no answer within {timeout_s:g} s"}
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        return {"error": "RuntimeError", "text": f"its client has ended with exit code {done.returncode}"}
-    return answer
-
-
 def trouble(sweep: Sweep, answer: Mapping[str, str]) -> Exception:
     """What to raise for an error that the client met."""
     text = " ".join(answer["text"].split()) or "no reason given"
     if answer["error"] == NothingToShow.__name__:
         return ValueError(f"{text}: type `python jobs/sync.py {sweep.name}` first")
-    if REFUSALS.search(text) or (answer["error"] in REFUSAL_TYPES and UNVERIFIED not in text):
+    if is_refusal(answer["error"], text):
         return Failure(f"wandb refuses the report ({answer['error']}: {text})")
     return Interrupted(f"wandb did not take the report ({answer['error']}: {text}): the same command tries again")

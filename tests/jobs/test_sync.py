@@ -80,7 +80,7 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
     assert sync(sweep, "--project", "pets") == OK
-    assert "3 of 3 trials sent" in capsys.readouterr().out
+    assert "3 of 3 runs sent" in capsys.readouterr().out
     assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
     for run in server.runs.values():
         assert run.epochs == [1, 2, 3]
@@ -153,7 +153,7 @@ def test_what_runs_is_left_alone(
     assert not server.runs
     out = capsys.readouterr().out
     assert out.count("is running: sync again when it has ended") == 2
-    assert "0 of 0 trials sent" in out
+    assert "0 of 0 runs sent" in out
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_dead_server_is_not_asked_for_every_trial(
     server.fault = "wrong json"
     server.fault_at = "UpsertBucket"
     assert sync(sweep) == INTERRUPTED
-    assert "0 of 12 trials sent" in capsys.readouterr().out
+    assert "0 of 12 runs sent" in capsys.readouterr().out
     assert server.requests < 12 * 3
 
 
@@ -260,7 +260,7 @@ def test_a_sync_that_is_killed_goes_on(
     for number in (signal.SIGKILL, signal.SIGINT):
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
         seen = len(server.runs)
-        wait_for(lambda seen=seen: len(server.runs) > seen)
+        wait_for(lambda seen=seen: len(server.runs) > seen + 2)  # the clients of a killed one may still begin two
         process.send_signal(number)
         assert process.wait(60) in (-signal.SIGKILL, 130)
     assert sync(sweep) == OK

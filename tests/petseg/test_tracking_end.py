@@ -163,3 +163,29 @@ def test_an_evaluation_is_a_run_beside_the_trainings(
     assert (run.rows, run.exit_codes) == ([], [0, 0])
     assert run_command(evaluate, [*asked, "--tta", "flips"]) == OK
     assert len(server.runs) == 2
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_offline_is_sent_later(
+    tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the run that it would have been online."""
+    train(tiny(), tmp_path)
+    assert run_command(evaluate, [str(tmp_path), "--split", "test", "--wandb", "offline"]) == OK
+    assert not server.runs
+    assert run_command(sync, [str(tmp_path)]) == OK
+    training = name_in_place(tmp_path, RunConfig()).wandb_id
+    assert server.runs[training].epochs == [1, 2]
+    (name,) = set(server.runs) - {training}
+    run = server.runs[name]
+    assert (run.upserts[0]["jobType"], run.config["train_run"], run.rows) == ("eval", training, [])
+    (kept,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{name}.wandb")
+    assert kept.with_name(f"{kept.name}.synced").exists()
+    said = {key: value for key, value in run.summary.items() if key.startswith("test/")}
+    assert said["test/dice"] == json.loads((tmp_path / "evaluate-test.json").read_text())["metrics"]["test/dice"]
+    capsys.readouterr()
+    assert run_command(sync, [str(tmp_path)]) == OK
+    assert "2 were there already" in capsys.readouterr().out
+    assert run_command(evaluate, [str(tmp_path), "--split", "test", "--wandb", "online"]) == OK
+    assert {key: value for key, value in run.summary.items() if key.startswith("test/")} == said
+    assert len(server.runs) == 2

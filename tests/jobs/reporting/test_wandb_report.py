@@ -281,14 +281,31 @@ def test_made_anew_where_it_was_deleted_or_the_runs_are_elsewhere(
     (name,) = server.views
     assert json.loads((sweep.folder / MARK_NAME).read_text())["id"] == name
     (sweep.folder / MARK_NAME).write_text(json.dumps(old | {"project": "pets", "id": name}))
+    server.views[name]["project"]["name"] = "pets"
     assert send(sweep) == OK
     assert "the one of before, http://old, is in another place than the runs now" in capsys.readouterr().out
     assert len(server.views) == 2
 
 
+@pytest.mark.slow
+def test_made_once_where_the_answer_or_the_note_is_lost(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = build_sweep(tmp_path)
+    have_runs(server, sweep)
+    server.views["V"] = {"id": "V", "displayName": "another", "project": {"name": "petseg"}}
+    server.fault, server.fault_at = "lost answer", "upsertView"
+    assert send(sweep) == OK
+    assert not server.fault
+    assert capsys.readouterr().out.startswith("the sweep's report is updated\n")
+    assert len(server.views) == 2
+    (sweep.folder / MARK_NAME).unlink()
+    assert send(sweep) == OK
+    assert len(server.views) == 2
+
+
 FAULTS: list[tuple[Fault, str, int]] = [
     ("401", "Viewer", FAILED),
-    ("429", "upsertView", INTERRUPTED),
     ("500", "SpecificReport", INTERRUPTED),  # it may be there
     ("wrong json", "Viewer", INTERRUPTED),
 ]
