@@ -7,8 +7,10 @@ asked: time limit x what was held, of each start of each job. used: the time tha
 that failed for good, and of starts that ended early, as far as none of their training was kept.
 Told by sacct where accounting is on; else by what trials wrote down, which is a lower bound.
 
+energy: what their nodes took while jobs ran, in kWh, where Slurm meters it.
+
 --json prints one document: format_version, sweep, folder, source (sacct, records), lower_bound, unit, asked_h, used_h,
-wasted_h, notes, lines (label, job_id, trials, starts, state, asked_h, used_h, wasted_h).
+wasted_h, energy_kwh, notes, lines (label, job_id, trials, starts, state, asked_h, used_h, wasted_h, energy_kwh).
 """
 
 from __future__ import annotations
@@ -67,10 +69,13 @@ def render(sweep: Sweep, usage: Usage) -> Table:
     for name, column in (("asked", "asked_h"), ("used", "used_h"), ("wasted", "wasted_h")):
         footer = f"{sums[column]:.3g}" + (share if name == "wasted" else "")
         table.add_column(name, footer=footer, justify="right")
+    if usage.energy_kwh is not None:
+        table.add_column("kWh", footer=f"{usage.energy_kwh:.3g}", justify="right")
     for line in usage.lines:
         asked = "" if line.asked_h is None else f"{line.asked_h:.3g}"
         cells = (line.label, line.job_id, str(line.starts), line.state, asked, f"{line.used_h:.3g}")
-        table.add_row(*(Text(cell) for cell in (*cells, f"{line.wasted_h:.3g}")))
+        energy = () if usage.energy_kwh is None else ("" if line.energy_kwh is None else f"{line.energy_kwh:.3g}",)
+        table.add_row(*(Text(cell) for cell in (*cells, f"{line.wasted_h:.3g}", *energy)))
     return table
 
 
@@ -83,6 +88,7 @@ def to_document(sweep: Sweep, usage: Usage) -> dict[str, Any]:
         "lower_bound": usage.source != "sacct",
         "unit": usage.unit,
         **{name: usage.total(name) for name in ("asked_h", "used_h", "wasted_h")},
+        "energy_kwh": usage.energy_kwh,
         "notes": list(usage.notes),
         "lines": [asdict(line) for line in usage.lines],
     }

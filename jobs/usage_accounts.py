@@ -10,7 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SACCT_TIMEOUT_S = 60.0
-FIELDS = ("JobID", "State", "ElapsedRaw", "Start", "TimelimitRaw", "AllocCPUS", "ReqCPUS", "AllocTRES", "ReqTRES")
+FIELDS = (
+    "JobID", "State", "ElapsedRaw", "Start", "TimelimitRaw", "AllocCPUS", "ReqCPUS", "AllocTRES", "ReqTRES",
+    "ConsumedEnergyRaw",
+)  # fmt: skip
+MOST_J = 1e15  # more is one of Slurm's words for unknown, which are the largest numbers of 64 bits
 # as SLURM says it of a start that did its work, or may still do it
 GOOD_STATES = frozenset({"COMPLETED", "RUNNING", "PENDING", "SUSPENDED", "COMPLETING", "RESIZING"})
 GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
@@ -29,6 +33,7 @@ class Start:
     limit_s: float  # 0 = unlimited
     cores: int
     gpus: int | None  # None where accounting does not keep them
+    energy_j: float | None = None  # of its nodes while it ran, None where they are not metered (AcctGatherEnergyType)
 
     @property
     def asked_s(self) -> float:
@@ -65,7 +70,8 @@ def parse_starts(text: str) -> list[Start]:
     for row in rows:
         if len(row) != len(FIELDS) or "[" in row[0]:
             continue
-        job_id, state, elapsed, began, limit, cores, asked_cores, held, asked = row
+        job_id, state, elapsed, began, limit, cores, asked_cores, held, asked, energy = row
+        energy_j = float(energy) if energy.isdigit() else 0.0
         gpus = GPUS.search(held) or GPUS.search(asked)
         found.append(
             Start(
@@ -76,6 +82,7 @@ def parse_starts(text: str) -> list[Start]:
                 limit_s=float(limit) * 60 if limit.isdigit() else 0.0,
                 cores=int(cores or 0) or int(asked_cores or 0),
                 gpus=int(gpus[1]) if gpus else None,
+                energy_j=energy_j if 0 < energy_j < MOST_J else None,
             )
         )
     return found

@@ -14,6 +14,7 @@ from petseg.lives import Life, read_lives
 from slurm.resources import Resources
 
 GPU_HOURS, CORE_HOURS = "GPU hours", "CPU core hours"
+J_PER_KWH = 3.6e6
 CLOCK_SLACK_S = 5.0  # between slurmctld's clock and a node's
 
 
@@ -29,6 +30,7 @@ class Line:
     asked_h: float | None
     used_h: float
     wasted_h: float
+    energy_kwh: float | None = None  # of the nodes that it ran on, None where they are not metered
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Usage:
     unit: str
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+
+    @property
+    def energy_kwh(self) -> float | None:
+        known = [line.energy_kwh for line in self.lines if line.energy_kwh is not None]
+        return sum(known) if known else None
 
     def total(self, column: str) -> float:
         return sum(getattr(line, column) or 0.0 for line in self.lines)
@@ -133,6 +140,7 @@ def by_sacct(
             own, [one for trial in trials for one in kept[trial.id]], all(trial.id in hopeless for trial in trials)
         )
         units = [(start.gpus or held_gpus) if unit == GPU_HOURS else start.cores for start in own]
+        metered = [start.energy_j for start in own if start.energy_j is not None]
         lines.append(
             Line(
                 label=label_of(trials),
@@ -143,8 +151,11 @@ def by_sacct(
                 asked_h=_hours([start.asked_s for start in own], units),
                 used_h=_hours([start.elapsed_s for start in own], units),
                 wasted_h=_hours(lost_s, units),
+                energy_kwh=sum(metered) / J_PER_KWH if metered else None,
             )
         )
+    if any(line.energy_kwh is not None for line in lines):
+        notes.append("energy: of whole nodes, whatever else ran there, as Slurm's meters have it")
     return Usage("sacct", unit, tuple(lines), tuple(notes))
 
 

@@ -21,11 +21,11 @@ from slurm import rehearsal_accounting
 from slurm.rehearsal import rehearse
 
 SACCT = """\
-12_0|NODE_FAIL|600|1000|60|4|4|billing=4,cpu=4,gres/gpu:fake=2,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2
-12_0|COMPLETED|1200|2000|60|4|4|billing=4,cpu=4,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2
-12_1|CANCELLED by 1000|0|Unknown|60|0|4||billing=4,cpu=4,gres/gpu=2
-12_[2-9%2]|PENDING|0|Unknown|60|0|4||billing=4,cpu=4,gres/gpu=2
-13|FAILED|300|5000|UNLIMITED|1|1|billing=1,cpu=1|billing=1,cpu=1
+12_0|NODE_FAIL|600|1000|60|4|4|billing=4,cpu=4,gres/gpu:fake=2,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2|720000
+12_0|COMPLETED|1200|2000|60|4|4|billing=4,cpu=4,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2|1080000
+12_1|CANCELLED by 1000|0|Unknown|60|0|4||billing=4,cpu=4,gres/gpu=2|0
+12_[2-9%2]|PENDING|0|Unknown|60|0|4||billing=4,cpu=4,gres/gpu=2|0
+13|FAILED|300|5000|UNLIMITED|1|1|billing=1,cpu=1|billing=1,cpu=1|18446744073709551614
 """
 RESULT = {
     "trial_id": "0000000000", "metrics": {"val/dice": 0.9}, "best_epoch": 1, "epochs": 1, "parameters": 1,
@@ -36,7 +36,8 @@ RESULT = {
 
 def test_parse_starts() -> None:
     first, again, cancelled, failed = parse_starts(SACCT)
-    assert first == Start("12_0", "NODE_FAIL", 600.0, 1000.0, 3600.0, 4, 2)
+    assert first == Start("12_0", "NODE_FAIL", 600.0, 1000.0, 3600.0, 4, 2, 720_000.0)
+    assert (cancelled.energy_j, failed.energy_j) == (None, None)
     assert again.state == "COMPLETED"
     assert (cancelled.state, cancelled.began, cancelled.asked_s, cancelled.gpus) == ("CANCELLED", float("inf"), 0, 2)
     assert (failed.limit_s, failed.gpus, failed.ended_early) == (0.0, None, True)
@@ -99,13 +100,15 @@ def test_sacct_tells_all_where_accounting_is_on(
     assert (first["label"], first["starts"], first["state"]) == ("a", 2, "NODE_FAIL, COMPLETED")
     assert (first["asked_h"], first["used_h"]) == (4.0, 1.0)  # two GPUs: 2 x 60 min, 10 + 20 min
     assert first["wasted_h"] == pytest.approx(2 * 150 / 3600)
-    assert (second["label"], second["used_h"]) == ("b", 0.0)  # it held no GPU
-    assert document["used_h"] == 1.0
+    assert (second["label"], second["used_h"], second["energy_kwh"]) == ("b", 0.0, None)  # it held no GPU
+    assert (document["used_h"], first["energy_kwh"], document["energy_kwh"]) == (1.0, 0.5, 0.5)
 
     assert run_command(main, [str(sweep.folder)]) == 0
     out = capsys.readouterr().out
     assert "lab: GPU hours, by sacct" in out
     assert "0.0833 (8 %)" in out
+    assert "kWh" in out
+    assert "energy: of whole nodes" in out
 
 
 def test_without_accounting_it_is_a_lower_bound_and_says_so(
