@@ -282,8 +282,11 @@ class _Handler(BaseHTTPRequestHandler):
         return {"artifact": found | {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}}
 
     def SweepRuns(self, variables: dict[str, Any]) -> Any:
-        group = json.loads(variables["filters"])["group"]
-        runs = [run for run in self.server.runs.values() if run.upserts[0].get("groupName") == group]
+        wanted = json.loads(variables["filters"])
+        first = [run.upserts[0] for run in self.server.runs.values()]
+        runs = [
+            u for u in first if (u.get("groupName"), u.get("jobType", "train")) == (wanted["group"], wanted["jobType"])
+        ]
         return {"project": {"runCount": len(runs)} if self.server.runs else None}
 
     def ProjectSweeps(self, variables: dict[str, Any]) -> Any:
