@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -23,7 +22,6 @@ from shards.manifest import Manifest
 from slurm.resources import Resources
 
 GPU_HOURS, CORE_HOURS = "GPU hours", "CPU core hours"
-BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(gpu|cpu)h\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -109,23 +107,14 @@ def estimate(
     memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(paces[i])}, resources)
     notes += more
     costs = tuple(_cost(t, configs[t.id], paces[t.id], manifest, resources, memory.get(t.id)) for t in trials)
-    side_by_side = 1
+    side_by_side = 1 if resources.gpus_per_node else trials_at_once
     if trials_at_once > 1:
         costs = tuple(_times_memory(cost, trials_at_once) for cost in costs)
-        notes.append(f"memory is that of {trials_at_once} trials at once")
-        if resources.gpus_per_node:
-            notes.append("trials that share a GPU are reckoned as one after the other, the most that it can take")
-        else:
-            side_by_side = trials_at_once
+        notes += _notes_on_sharing(trials_at_once, resources)
     end_s = _end(costs, max_parallel, trials_per_job, side_by_side)
     if end_s is not None:
         notes.append("the wait in the queue is not known, and not in it")
-    limit_s, longest = resources.timeout_min * 60.0, max((cost.seconds or 0.0 for cost in costs), default=0.0)
-    if longest > limit_s:
-        notes.append(
-            f"a trial of {duration(longest)} goes over the time limit of {resources.timeout_min} min: it takes "
-            f"{-(-longest // limit_s):.0f} attempts, or a higher --timeout-min"
-        )
+    notes += _notes_on_time(costs, resources)
     return Estimate(
         trials=costs,
         gpus=resources.nodes * resources.gpus_per_node,
@@ -210,6 +199,23 @@ def _times_memory(cost: TrialCost, count: int) -> TrialCost:
     return replace(cost, host_memory_gib=host_gib, gpu_memory_gib=gpu_gib)
 
 
+def _notes_on_sharing(trials_at_once: int, resources: Resources) -> list[str]:
+    notes = [f"memory is that of {trials_at_once} trials at once"]
+    if resources.gpus_per_node:
+        notes.append("trials that share a GPU are reckoned as one after the other, the most that it can take")
+    return notes
+
+
+def _notes_on_time(costs: Sequence[TrialCost], resources: Resources) -> list[str]:
+    """Whether a trial takes longer than a job may."""
+    limit_s, longest_s = resources.timeout_min * 60.0, max((cost.seconds or 0.0 for cost in costs), default=0.0)
+    if longest_s <= limit_s:
+        return []
+    attempts = -(-longest_s // limit_s)
+    over = f"a trial of {duration(longest_s)} goes over the time limit of {resources.timeout_min} min"
+    return [f"{over}: it takes {attempts:.0f} attempts, or a higher --timeout-min"]
+
+
 def _end(costs: Sequence[TrialCost], max_parallel: int, trials_per_job: int, side_by_side: int) -> float | None:
     """When the last job ends if each starts as soon as one of `max_parallel` places is free."""
     seconds = [cost.seconds for cost in costs if cost.seconds is not None]
@@ -240,35 +246,3 @@ def _axes(sweep: Sweep, costs: Sequence[TrialCost]) -> tuple[AxisCost, ...]:
         if len(seconds) > 1:
             found.append(AxisCost(name, {value: mean(several) for value, several in seconds.items()}))
     return tuple(sorted(found, key=lambda axis: -axis.spread))
-
-
-def parse_budget(text: str) -> tuple[float, str]:
-    """`20gpuh` -> (20.0, GPU_HOURS); raises ValueError that shows the form."""
-    match = BUDGET.fullmatch(text)
-    if not match:
-        raise ValueError(f"--budget {text!r}: write hours and their unit, such as 20gpuh, 2.5gpuh or 8cpuh")
-    return float(match[1]), GPU_HOURS if match[2].lower() == "gpu" else CORE_HOURS
-
-
-def check_budget(found: Estimate, text: str) -> None:
-    """Raises ValueError where the estimate goes over the budget or is not known, with what to do."""
-    allowed, unit = parse_budget(text)
-    if not found.trials:
-        return
-    if unit == GPU_HOURS and not found.gpus:
-        raise ValueError(f"--budget {text}: these jobs ask for no GPU, so give core hours, such as 8cpuh")
-    needed = found.hours(unit)
-    if needed is None:
-        unknown = [cost for cost in found.trials if cost.seconds is None]
-        raise ValueError(
-            f"--budget {text}: what {len(unknown)} of {len(found.trials)} trials take is not known "
-            f"({unknown[0].source}): run one of each kind first, probe on a node like theirs, or leave --budget out"
-        )
-    if needed > allowed:
-        fit = int(allowed / needed * len(found.trials))
-        dearest = f"; {found.axes[0].name} costs most" if found.axes and found.axes[0].spread > 1.05 else ""
-        raise ValueError(
-            f"the estimate of {needed:.3g} {unit} for {len(found.trials)} trials goes over the budget of {allowed:g}: "
-            f"about {fit} of them would fit{dearest}: take fewer values of an axis (--axis), shorter trials "
-            "(--set train.epochs=N or train.budget_steps=N), or raise --budget"
-        )

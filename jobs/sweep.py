@@ -22,7 +22,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jobs.cost import Estimate, check_budget, estimate, parse_budget
+from jobs.cost import Estimate, estimate
+from jobs.cost_budget import check_budget, parse_budget
 from jobs.cost_table import render as render_cost
 from jobs.intent import reconcile
 from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end

@@ -1,22 +1,19 @@
 """RunConfig: one frozen tree that says what a run is, checked when it is built and never changed afterwards.
 
 The same tree makes the command line (tyro), the axes of a sweep (dotted names such as `model.arch`) and config.json.
-Fields marked `identity: False` (names, paths, tracking, threads) do not change the numbers and are left out of the
-run's identity, which is a hash of the rest and of the shard set.
+Fields marked FREE (names, paths, tracking, threads) do not change the numbers and are left out of the run's identity,
+which is a hash of the rest and of the shard set.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
+from petseg.config_marks import BY_CONTENT, FREE, LATER
+
 SIZE_MULTIPLE_PX = 32
-_FREE = {"identity": False}
-_LATER = {"later": True}  # came when runs existed: left out of the identity while it has its default
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -27,22 +24,22 @@ def _require(ok: bool, name: str, value: object, rule: str) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    shards: str = field(default="data/shards", metadata=_FREE)
+    shards: str = field(default="data/shards", metadata=FREE)
     """Folder of the shard set, made by `python -m shards.pack`; or http(s)://, s3://, gs://, file://, or
     `pipe:COMMAND`, whose output is the file that stands for {} in it: such shards are staged to data.cache_dir."""
     image_size_px: int = 256
     """Pictures are squashed to this many pixels square (a multiple of 32)."""
     border: Literal["fg", "bg", "ignore"] = "fg"
     """What the trimap's border counts as: pet, background, or left out of loss and metrics."""
-    threads: int = field(default=2, metadata=_FREE)
+    threads: int = field(default=2, metadata=FREE)
     """Threads per process that read and decode."""
     shuffle_window_shards: int = 16
     """Samples are shuffled among those of so many shards, which are shuffled too: reading stays near-sequential."""
-    cache: Literal["auto", "none", "node", "device"] = field(default="auto", metadata=_FREE)
+    cache: Literal["auto", "none", "node", "device"] = field(default="auto", metadata=FREE)
     """Where decoded samples are kept: nowhere, in a memory-mapped file per node, in the GPU's memory, or by size."""
-    cache_dir: str = field(default="", metadata=_FREE)
+    cache_dir: str = field(default="", metadata=FREE)
     """Local folder of decoded samples and staged shards; by default $PETSEG_CACHE or one in the temporary folder."""
-    cache_gb: float = field(default=50.0, metadata=_FREE)
+    cache_gb: float = field(default=50.0, metadata=FREE)
     """What that folder may take; the least recently used goes first."""
     max_lost_samples: int = 0
     """Samples per epoch, over all processes, that training may go without because they cannot be read."""
@@ -71,12 +68,12 @@ class AugmentConfig:
     crop scaled back, one or the other; flip: left and right change places; rotate, scale: about the middle, about a
     random point; color: brightness, contrast, saturation and hue; blur_noise: one or the other; cutout: a rectangle of
     the picture is hidden, its mask is kept; strong: all of these together, each by a chance of its own."""
-    mode: Literal["replace", "add"] = field(default="replace", metadata=_LATER)
+    mode: Literal["replace", "add"] = field(default="replace", metadata=LATER)
     """replace: the changed picture stands for the original; add: the original stays in its batch, the changed picture
     joins it, and they share the picture's weight. Either way an epoch has the same optimizer steps."""
     p: float = 0.2
     """Probability that a sample is changed, by any policy but strong."""
-    strong_p: float = field(default=1.0, metadata=_LATER)
+    strong_p: float = field(default=1.0, metadata=LATER)
     """Probability that a sample is changed by the policy strong."""
     elastic_alpha: float = 30.0
     """Strength of the displacement, in the sense of torchvision's ElasticTransform (30 is about 0.5 px rms)."""
@@ -84,19 +81,19 @@ class AugmentConfig:
     """Smoothness of the displacement: standard deviation of its Gaussian kernel, in pixels."""
     crop_min_area: float = 0.5
     """A crop keeps at least this share of the picture's area."""
-    rotate_max_deg: float = field(default=20.0, metadata=_LATER)
+    rotate_max_deg: float = field(default=20.0, metadata=LATER)
     """Largest rotation to either side, in degrees."""
-    scale_min: float = field(default=0.7, metadata=_LATER)
+    scale_min: float = field(default=0.7, metadata=LATER)
     """Smallest magnification; below 1 the picture shrinks and its reflection fills the rest."""
-    scale_max: float = field(default=1.4, metadata=_LATER)
+    scale_max: float = field(default=1.4, metadata=LATER)
     """Largest magnification."""
-    color_strength: float = field(default=0.3, metadata=_LATER)
+    color_strength: float = field(default=0.3, metadata=LATER)
     """Brightness, contrast and saturation are multiplied by 1 +- this at most; the hue turns by 45 degrees times it."""
-    blur_max_sigma_px: float = field(default=1.0, metadata=_LATER)
+    blur_max_sigma_px: float = field(default=1.0, metadata=LATER)
     """Largest standard deviation of the Gaussian blur, in pixels; the smallest is half of it."""
-    noise_max_std: float = field(default=15.0, metadata=_LATER)
+    noise_max_std: float = field(default=15.0, metadata=LATER)
     """Largest standard deviation of the noise, in grey levels of 255."""
-    cutout_max_side: float = field(default=0.4, metadata=_LATER)
+    cutout_max_side: float = field(default=0.4, metadata=LATER)
     """Longest side of the hidden rectangle, as a share of the picture's side; the shortest is half of it."""
 
     def __post_init__(self) -> None:
@@ -117,27 +114,6 @@ class AugmentConfig:
         _require(0 < side <= 1, "augment.cutout_max_side", side, "must lie in (0, 1]")
 
 
-def _by_content(weights: str) -> str:
-    """What stands for model.weights in the identity: a file's sha256 in place of its path.
-
-    Raises ValueError if there is no such file.
-    """
-    if weights in ("none", "imagenet"):
-        return weights
-    try:
-        found = Path(weights).stat()
-    except OSError as error:
-        raise ValueError(f"model.weights = {weights!r}: {error.strerror} (none, imagenet, or a file)") from None
-    return f"sha256:{_file_sha256(weights, found.st_size, found.st_mtime_ns)}"
-
-
-@functools.lru_cache
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    """Of a file's content; size and mtime make one that was written anew another."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     arch: Literal[
@@ -151,10 +127,10 @@ class ModelConfig:
     up: Literal["bilinear", "transposed"] = "bilinear"
     """How the decoder of unet and resnet34_unet doubles the size: interpolation, or a learned 2x2 transposed
     convolution."""
-    encoder: str = field(default="", metadata=_LATER)
+    encoder: str = field(default="", metadata=LATER)
     """Encoder of the other architectures: a name of segmentation-models-pytorch (resnet34, mit_b0) or of timm
     (tu-mobilenetv3_small_050, convnext_tiny.fb_in22k); empty = resnet34, for dpt tu-vit_small_patch16_224."""
-    weights: str = field(default="none", metadata=_LATER | {"identity": _by_content})
+    weights: str = field(default="none", metadata=LATER | BY_CONTENT)
     """What the encoder starts from: none = random, imagenet = downloaded from the hub of its package, or a file
     (.safetensors; .pth and .pt are pickles, read with torch's weights_only), known by its content, not by its name."""
 
@@ -179,9 +155,9 @@ class OptimConfig:
     """Peak learning rate."""
     weight_decay: float = 0.0
     """Weight decay (adam, sgd: L2 penalty; adamw, muon: decoupled)."""
-    momentum: float = field(default=0.9, metadata=_LATER)
+    momentum: float = field(default=0.9, metadata=LATER)
     """Momentum of sgd."""
-    encoder_lr_factor: float = field(default=1.0, metadata=_LATER)
+    encoder_lr_factor: float = field(default=1.0, metadata=LATER)
     """The encoder's learning rate is this times the decoder's; below 1 for pretrained weights, 0 = it stands still."""
     schedule: Literal["constant", "cosine", "one_cycle", "poly"] = "constant"
     """Learning rate after the warm-up: kept, or brought down to zero after the last step by a cosine or by
@@ -205,16 +181,16 @@ class OptimConfig:
 class TrainConfig:
     epochs: int = 100
     """Passes over the train split, unless a budget says otherwise."""
-    budget_steps: int = field(default=0, metadata=_LATER)
+    budget_steps: int = field(default=0, metadata=LATER)
     """Optimizer steps of the whole run in place of train.epochs, to which the schedule is fitted; the last epoch may
     end early. 0 = train.epochs counts."""
-    budget_min: float = field(default=0.0, metadata=_LATER)
+    budget_min: float = field(default=0.0, metadata=LATER)
     """Minutes of training and validation in place of train.epochs: the first epoch shows the pace, and with it how many
     steps fit is settled, once and for all lives of the run. Two such runs are not the same to the bit. 0 = off."""
-    start_size_px: int = field(default=0, metadata=_LATER)
+    start_size_px: int = field(default=0, metadata=LATER)
     """Progressive resizing: training begins on pictures shrunk to this size (a multiple of 32), which grow by 32 px
     at a time to data.image_size_px; validation always sees full ones. 0 = full size throughout."""
-    full_size_from: float = field(default=0.5, metadata=_LATER)
+    full_size_from: float = field(default=0.5, metadata=LATER)
     """Share of the steps after which pictures have their full size, with train.start_size_px."""
     batch_size: int = 32
     """Samples per optimizer step, over all processes and accumulation steps together."""
@@ -225,34 +201,34 @@ class TrainConfig:
     loss: Literal["ce", "dice", "ce_dice", "focal", "lovasz"] = "ce"
     """Cross-entropy, soft Dice, or their sum; focal: cross-entropy that makes little of easy pixels; lovasz: the
     Lovasz-softmax of the pet, which stands for 1 - IoU."""
-    focal_gamma: float = field(default=2.0, metadata=_LATER)
+    focal_gamma: float = field(default=2.0, metadata=LATER)
     """How little the loss focal makes of easy pixels: their loss counts (1 - p) ** gamma."""
-    label_smoothing: float = field(default=0.0, metadata=_LATER)
+    label_smoothing: float = field(default=0.0, metadata=LATER)
     """Share of the certainty that the cross-entropy in ce and ce_dice spreads evenly over the classes."""
-    border_weight: float = field(default=1.0, metadata=_LATER)
+    border_weight: float = field(default=1.0, metadata=LATER)
     """Weight in the loss of pixels within train.border_px of where the target changes; all others weigh 1."""
-    border_px: int = field(default=3, metadata=_LATER)
+    border_px: int = field(default=3, metadata=LATER)
     """How far train.border_weight reaches to either side, in pixels of the squashed picture."""
-    ema_decay: float = field(default=0.0, metadata=_LATER)
+    ema_decay: float = field(default=0.0, metadata=LATER)
     """Validate, choose and keep a running average of the weights, which forgets this slowly (0.999); 0 = none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward and backward pass; fp16 needs a GPU."""
     channels_last: bool = True
     """Keep activations in NHWC order, which convolutions prefer."""
-    grad_checkpointing: bool = field(default=False, metadata=_LATER)
+    grad_checkpointing: bool = field(default=False, metadata=LATER)
     """Compute activations again in the backward pass instead of keeping them: the same numbers from less memory, in
     about a third more time."""
-    compile: Literal["no", "auto", "always"] = field(default="no", metadata=_LATER)
+    compile: Literal["no", "auto", "always"] = field(default="no", metadata=LATER)
     """Train with torch.compile; auto: on a GPU, where the run has enough steps to pay for it."""
-    sync_batchnorm: bool = field(default=False, metadata=_LATER)
+    sync_batchnorm: bool = field(default=False, metadata=LATER)
     """BatchNorm's statistics are those of all processes' passes together (GPUs only)."""
     seed: int = 0
     """Seed of the weights, the order of the samples and the augmentation."""
     test: bool = True
     """Measure the test split with the best weights when training has ended."""
-    log_every: int = field(default=10, metadata=_FREE)
+    log_every: int = field(default=10, metadata=FREE)
     """Steps between two looks at the loss: progress, the check for NaN, and where an interrupt stops all processes."""
-    save_every_min: float = field(default=10.0, metadata=_FREE)
+    save_every_min: float = field(default=10.0, metadata=FREE)
     """Save at least this often within an epoch, so that a kill without warning costs no more than this; 0 = never."""
 
     def __post_init__(self) -> None:
@@ -330,7 +306,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=_FREE)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
 
     def __post_init__(self) -> None:
         start, full = self.train.start_size_px, self.data.image_size_px

@@ -74,6 +74,7 @@ def train_epoch(run: Run, epoch: int, progress: TrainProgress) -> tuple[Row, Sto
     start, waited_s = time.perf_counter() - before.seconds, before.waited_s
     batches = run.train_batches(epoch, before.steps)
     run.pace.begin()
+    run.energy.begin()
     for step in range(before.steps, run.steps_of(epoch)):
         asked = time.perf_counter()
         run.pace.go_on()
@@ -148,7 +149,14 @@ def epoch_row(run: Run, epoch: int, seen: Look, ledger: Ledger, own: RankTime) -
         "perf/images_per_s": images_per_s,
         **pace_row(run, own, images_per_s),
         **mfu_row(run.config, full_size_per_s, run.accelerator.device, run.world_size),
+        **energy_row(run),
     }
+
+
+def energy_row(run: Run) -> Row:
+    """What the GPUs took for the epoch's training since the run's last start. Each rank must call it."""
+    joules = run.accelerator.reduce(torch.tensor(run.energy.joules(), device=run.accelerator.device)).item()
+    return {} if math.isnan(joules) else {"perf/energy_j": joules}
 
 
 def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:

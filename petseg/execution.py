@@ -33,6 +33,6 @@ def fit_for_training(config: RunConfig, model: nn.Module, accelerator: Accelerat
         compile_forward(model, sizes, config.data.cache_dir)
     if accelerator.ddp_handler is not None:
         # the graph is the same in each step; a pass whose gradients are not exchanged would be another one. On CPUs it
-        # would group the gradients anew after a process's first step: see petseg.run
+        # would group the gradients anew after a process's first step: see petseg.accelerator
         accelerator.ddp_handler.static_graph = on_gpu and train.accumulation_steps == 1
     return model

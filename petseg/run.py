@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import nn
 
+from petseg.accelerator import build_accelerator
 from petseg.augment import apply, draw, with_copies
 from petseg.config import RunConfig
 from petseg.data.inputs import build_target, normalise, to_image
@@ -27,8 +24,8 @@ from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, steps_per_epoch,
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
 from petseg.ema import Ema
+from petseg.energy import open_meter
 from petseg.execution import fit_for_training
-from petseg.host_memory import keep_freed_memory
 from petseg.lives import Life, require_newest
 from petseg.losses import Loss, build_loss
 from petseg.models import build_model
@@ -37,8 +34,6 @@ from petseg.pace import Pace
 from petseg.passes import settle_passes
 from petseg.resizing import relative_area, require_sizes, shrink, size_px
 from shards.manifest import Manifest
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.manifest: Manifest = self.store.manifest
+        self.energy = open_meter(self.accelerator.device)
         self.pace = Pace(enabled=self.world_size > 1 and self.accelerator.device.type == "cpu")
         num_samples = self.manifest.splits["train"].num_samples if "train" in self.splits else 0
         self.steps_per_epoch = steps_per_epoch(num_samples, self.config.train.batch_size)
@@ -253,50 +249,3 @@ def build_run(
     ema = Ema(bare_model, config.train.ema_decay) if config.train.ema_decay else None
     loss = build_loss(config.train)
     return Run(config, store, folder, accelerator, model, bare_model, optimizer, loss, opened, ema)
-
-
-def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:
-    """The process group and the precision. Raises ValueError if they are not what was asked for."""
-    precision = config.train.mixed_precision
-    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launcher not in ("no", precision):
-        raise ValueError(
-            f"accelerate launch asks for mixed precision {launcher}, the run for {precision}: the run's config "
-            f"decides, so give --train.mixed-precision {launcher} and leave it out of the launcher"
-        )
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("train.mixed_precision = 'fp16' needs a GPU: use bf16 here")
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-    AcceleratorState._reset_state()  # one process may run several trials, and accelerate refuses a second precision
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # or several processes without a GPU would each train alone
-        mixed_precision=precision,
-        kwargs_handlers=[_ddp_settings()],
-        step_scheduler_with_optimizer=False,
-    )
-    wanted = world_size or int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != wanted:
-        raise ValueError(
-            f"{accelerator.num_processes} processes run together where {wanted} were asked for: was the script "
-            "started without its launcher, or with `accelerate launch --cpu`, which starts only one?"
-        )
-    if accelerator.num_processes > config.train.batch_size:
-        raise ValueError(
-            f"train.batch_size = {config.train.batch_size} is the batch of all {accelerator.num_processes} processes "
-            "together: it must be at least as large as they are many"
-        )
-    return accelerator
-
-
-def _ddp_settings() -> DistributedDataParallelKwargs:
-    """On CPUs DDP keeps one layout of its gradients, so that a resumed run ends with the same bits.
-
-    By itself it groups them anew after the first step of a process, by the order in which they came, and the sum of
-    more than two ranks depends in its last bit on where in a group a number stands. It does not when it looks for
-    unused parameters, which costs a CPU little, and of which there are none.
-    """
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    return DistributedDataParallelKwargs(gradient_as_bucket_view=True, find_unused_parameters=on_cpu)

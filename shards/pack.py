@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards import encoding, oxford, pictures, publish, resume, synthetic
 from shards import manifest as contract
-from shards import oxford, pictures, publish, resume, synthetic
 from shards.command import OK, run_command
 from shards.manifest import SPLITS, Manifest
 from shards.plan import build_shards, plan_shards, workers_for
@@ -100,7 +100,7 @@ def pack(config: PackConfig) -> Outcome:
 def _settings(config: PackConfig) -> dict[str, Any]:
     return {
         "image_size_px": config.image_size_px,
-        "jpeg_quality": pictures.JPEG_QUALITY,
+        "jpeg_quality": encoding.JPEG_QUALITY,
         "samples_per_shard": config.samples_per_shard,
         "seed": config.seed,
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from shards import publish
 from shards.command import Failure
 from shards.damage import samples_in_tar
+from shards.encoding import JPEG_QUALITY
 from shards.manifest import (
     MANIFEST_NAME,
     SPLITS,
@@ -27,7 +28,6 @@ from shards.manifest import (
     split_of_keys,
 )
 from shards.oxford import read_folder
-from shards.pictures import JPEG_QUALITY
 from shards.plan import Planned, build_shards, first_lines, plan_shards, workers_for
 from shards.pool import progress
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from shards.drawing import Look, draw_pet
+from shards.encoding import encode_jpeg, encode_png
 from shards.manifest import write_whole
-from shards.pictures import encode_jpeg, encode_png
 from shards.pool import ordered_map, progress
 
 CHUNK = 16

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jobs.reporting.records import Group, Record
 from jobs.reporting.trials import TrialRow
 from jobs.trial import Sweep
-from jobs.usage_measure import CORE_HOURS, GPU_HOURS, read_resources
+from jobs.usage_measure import CORE_HOURS, GPU_HOURS, J_PER_KWH, read_resources
 from slurm.resources import Resources
 
 MAX_FAILURES, MAX_NAMED, MAX_SPEEDS = 12, 8, 60
@@ -43,6 +43,7 @@ class Cost:
     epochs: int  # done, once each
     train_s: float
     basis: str
+    energy_kwh: float | None  # of the GPUs, None where no trial knows it
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,19 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
         epochs=sum(len(row.record.rows) for row in rows),
         train_s=total_s,
         basis=basis,
+        energy_kwh=energy_of(rows),
     )
+
+
+def energy_of(rows: Sequence[TrialRow]) -> float | None:
+    """In kWh; trials that train on a GPU at once share what its meter says."""
+    known = [
+        metrics["perf/energy_j"] * row.record.standing.trial.share() / J_PER_KWH
+        for row in rows
+        for metrics in row.record.rows
+        if "perf/energy_j" in metrics
+    ]
+    return sum(known) if known else None
 
 
 def _only_on_cpus(rows: Sequence[TrialRow]) -> bool:

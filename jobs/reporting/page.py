@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.reporting.axes import weigh_axes
 from jobs.reporting.breeds import build_breeds
@@ -17,13 +17,16 @@ from jobs.reporting.operation import operate
 from jobs.reporting.pictures import lay_out
 from jobs.reporting.plots import CURVES, collect, draw
 from jobs.reporting.protocol import floor_of, protocol, state_counts, warnings
-from jobs.reporting.records import NOISE_DICE, Grid, Group, Record, Spread, rank, tabulate
+from jobs.reporting.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
 from jobs.reporting.rows import metrics_of, p_cell
 from jobs.reporting.trials import trial_row
 from jobs.reporting.verdict import Board, Difference, build_board
 from jobs.reporting.verdict_words import FINDINGS, judge, minus, ranks_text
 from jobs.trial import Sweep
 from petseg.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
+
+if TYPE_CHECKING:  # jinja2 is imported where it is used
+    from jinja2 import Template
 
 OVERLAY_COLOURS = (
     (PREDICTION_RGB, "right pet"),
@@ -62,16 +65,42 @@ def render_page(
 
     live: which version of it this is, of a page that looks whether its server has a newer one.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     board = board or build_board(sweep, records)
-    axes, groups = board.axes, board.groups
-    places = rank(groups)
+    places = rank(board.groups)
     ranked = [place.group for place in places]
     trials = [trial_row(record, sweep.manifest_hash) for record in records]
-    grids = tabulate(axes, groups)
-    drawn = {place.group.place for place in places[:MAX_DRAWN]}
-    panels = draw(collect(axes, [group for group in groups if group.place in drawn]))
+    return load_template().render(
+        sweep=sweep,
+        live=live,
+        records=records,
+        counts=state_counts(records),
+        newest=newest(records),
+        protocol=protocol(sweep, records),
+        warnings=warnings(records, board.axes, list(sweep.axes)),
+        axes=board.axes,
+        board=board,
+        verdict=judge(board),
+        findings=FINDINGS,
+        noise=NOISE_DICE,
+        heats=heats_of(board),
+        colours=OVERLAY_COLOURS,
+        sheet=lay_out(ranked),
+        gallery=build_gallery(places, sweep, shards),
+        breeds=build_breeds(board, sweep, shards),
+        axes_section=weigh_axes(board.axes, board.groups, records, sweep.method),
+        gaps=measure_gaps(ranked),
+        calibration=calibrate_cells(ranked),
+        operation=operate(sweep, ranked, trials),
+        trials=trials,
+        **leaderboard_section(board, places, records),
+        **curves_section(board, places),
+    )
+
+
+def load_template() -> Template:
+    """page.html.j2, which includes the other templates beside this file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -81,42 +110,39 @@ def render_page(
     )
     environment.filters |= {"quantity": quantity, "duration": duration, "signed": signed, "minus": minus, "p": p_cell}
     environment.filters |= {"ranks": ranks_text}
-    return environment.get_template("page.html.j2").render(
-        sweep=sweep,
-        live=live,
-        records=records,
-        counts=state_counts(records),
-        newest=newest(records),
-        protocol=protocol(sweep, records),
-        warnings=warnings(records, axes, list(sweep.axes)),
-        axes=axes,
-        board=board,
-        verdict=judge(board),
-        findings=FINDINGS,
-        metrics=metrics_of(board),
-        pairs=paired(board),
-        max_paired=MAX_PAIRED,
-        places=places[:MAX_ROWS],
-        unlisted=max(0, len(places) - MAX_ROWS),
-        floor=floor_of(records, "val"),
-        heats=[heat for split in ("val", "test") if (heat := heat_of(split, grids, groups))],
-        strip=strip_scale(groups),
-        panels=panels,
-        places_drawn=MAX_DRAWN,
-        undrawn=max(0, len(groups) - MAX_DRAWN),
-        num_curves=len(CURVES),
-        legend={curve.label: curve.colour for panel in panels for curve in panel.curves},
-        colours=OVERLAY_COLOURS,
-        sheet=lay_out([place.group for place in places]),
-        gallery=build_gallery(places, sweep, shards),
-        breeds=build_breeds(board, sweep, shards),
-        trials=trials,
-        axes_section=weigh_axes(axes, groups, records, sweep.method),
-        gaps=measure_gaps(ranked),
-        calibration=calibrate_cells(ranked),
-        operation=operate(sweep, ranked, trials),
-        noise=NOISE_DICE,
-    )
+    return environment.get_template("page.html.j2")
+
+
+def leaderboard_section(board: Board, places: Sequence[Place], records: Sequence[Record]) -> dict[str, Any]:
+    """The first cells, and how they differ from each other."""
+    return {
+        "metrics": metrics_of(board),
+        "pairs": paired(board),
+        "max_paired": MAX_PAIRED,
+        "places": places[:MAX_ROWS],
+        "unlisted": max(0, len(places) - MAX_ROWS),
+        "floor": floor_of(records, "val"),
+        "strip": strip_scale(board.groups),
+    }
+
+
+def curves_section(board: Board, places: Sequence[Place]) -> dict[str, Any]:
+    """Loss and Dice of the first cells over the epochs."""
+    drawn = {place.group.place for place in places[:MAX_DRAWN]}
+    panels = draw(collect(board.axes, [group for group in board.groups if group.place in drawn]))
+    return {
+        "panels": panels,
+        "places_drawn": MAX_DRAWN,
+        "undrawn": max(0, len(places) - MAX_DRAWN),
+        "num_curves": len(CURVES),
+        "legend": {curve.label: curve.colour for panel in panels for curve in panel.curves},
+    }
+
+
+def heats_of(board: Board) -> list[Heat]:
+    """The tables of mean Dice, on val and where it was measured on test."""
+    grids = tabulate(board.axes, board.groups)
+    return [heat for split in ("val", "test") if (heat := heat_of(split, grids, board.groups))]
 
 
 def heat_of(split: str, grids: list[Grid], groups: Sequence[Group]) -> Heat | None:

@@ -1,9 +1,11 @@
-"""Sweeps small enough to run for real, and the doctor on drawn pets."""
+"""Runs and sweeps small enough to be real, and the doctor on drawn pets."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +13,10 @@ import pytest
 
 from jobs.checks.setup import Finding
 from jobs.doctor import main
+from petseg.config import RunConfig
+from petseg.config_values import with_values
 from shards.command import run_command
+from shards.manifest import Manifest, load_manifest
 from tests.wandb_server import KEY, WandbServer
 
 Doctor = Callable[..., dict[str, Finding]]
@@ -38,6 +43,34 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def manifest(pet_shards: Path) -> Manifest:
+    return load_manifest(pet_shards)
+
+
+@pytest.fixture
+def tiny(pet_shards: Path, tmp_path: Path) -> RunConfig:
+    """A run of a second or two in this process, on one thread: sums come out the same."""
+    import torch  # most files here do without
+
+    torch.set_num_threads(1)
+    values = {
+        "data.shards": str(pet_shards), "data.image_size_px": 64, "data.threads": 1, "data.cache": "none",
+        "data.cache_dir": str(tmp_path / "cache"), "model.width": 4, "train.epochs": 2, "train.batch_size": 8,
+        "train.log_every": 1, "train.test": False, "tracking.overlays": 0,
+    }  # fmt: skip
+    return with_values(RunConfig(), values)
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that looks like one of submitit's."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "submitit"]
+    with subprocess.Popen(command) as process:
+        yield process
+        process.kill()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Logs as torch, submitit, srun and slurmstepd write them."""
+"""Why a trial ended, judged by its own word, by Slurm's and by its logs."""
 
 from __future__ import annotations
 
@@ -8,57 +8,11 @@ from pathlib import Path
 import pytest
 
 from jobs.causes import ADVICE, RETRYABLE
-from jobs.log_files import fatal_traceback, last_life, our_file, own_part, rank_logs, read_tail, tracebacks
 from jobs.triage import Evidence, diagnose, judge
 from jobs.trial import Submission, Trial
 from petseg.run_folder import write_metrics
 from slurm.cluster import JobState
-
-START = """\
-submitit INFO (2026-03-01 09:30:00,108) - Starting with JobEnvironment(job_id=12_0, hostname=node1, local_rank=0(1), \
-node=0(1), global_rank=0(1))
-submitit INFO (2026-03-01 09:30:00,108) - Loading pickle: /home/me/runs/lab/logs/12_0_submitted.pkl
-"""
-EPOCH = "09:31:00 rank 0 INFO petseg.progress: epoch 1/10 train loss 1.2117 dice 0.4341 | val loss 1.1818 dice 0.41\n"
-
-
-def raised(error: str, frames: str = "") -> str:
-    """As submitit ends a process."""
-    return (
-        f"""\
-submitit ERROR (2026-03-01 09:40:00,637) - Submitted job triggered an exception
-09:40:00 rank 0 ERROR submitit: Submitted job triggered an exception
-Traceback (most recent call last):
-  File "<frozen runpy>", line 198, in _run_module_as_main
-  File "/home/me/petseg/.venv/lib/python3.11/site-packages/submitit/core/submission.py", line 69, in process_job
-    raise error
-  File "/home/me/petseg/.venv/lib/python3.11/site-packages/submitit/core/utils.py", line 137, in result
-    self._result = self.function(*self.args, **self.kwargs)
-                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-  File "/home/me/runs/lab/code/0123abcd/jobs/task.py", line 55, in __call__
-    self._run(Trial(Path(folder).name, {{}}, Path(folder)), environment)
-  File "/home/me/runs/lab/code/0123abcd/petseg/train.py", line 141, in train_step
-    logits = self.model(image)
-{frames}"""
-        + error
-        + "\nsrun: error: node1: task 0: Exited with exit code 1\nsrun: launch/slurm: _step_signal: Terminating "
-        "StepId=12.0\n"
-    )
-
-
-CUDA_OOM = (
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.65 GiB "
-    "of which 1.19 GiB is free. Including non-PyTorch memory, this process has 22.45 GiB memory in use."
-)
-PEER = (
-    "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited or there was "
-    "a network error"
-)
-OOM_KILL = (
-    "slurmstepd: error: Detected 1 oom_kill event in StepId=12.0. Some of the step tasks have been OOM Killed.\n"
-    "srun: error: node1: task 0: Out Of Memory\n"
-)
-CANCELLED_STEP = "slurmstepd-node1: error: *** STEP 12.0 ON node1 CANCELLED AT 2026-03-01T09:40:00 ***\n"
+from tests.jobs.job_logs import CANCELLED_STEP, CUDA_OOM, EPOCH, OOM_KILL, PEER, START, raised
 
 
 def job(state: str, exit_code: str = "", source: str = "squeue") -> JobState:
@@ -69,13 +23,7 @@ def job(state: str, exit_code: str = "", source: str = "squeue") -> JobState:
 CASES = [
     ("gpu_memory", "failed", CUDA_OOM, job("FAILED"), START + EPOCH + raised(CUDA_OOM)),
     ("gpu_memory", "running", "", job("FAILED"), START + raised("RuntimeError: CUDA error: out of memory")),
-    (
-        "gpu_memory",
-        "running",
-        "",
-        None,
-        START + raised("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    ),
+    ("gpu_memory", "running", "", None, START + raised("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED")),
     ("host_memory", "running", "", job("OUT_OF_MEMORY"), START + EPOCH + OOM_KILL),
     ("host_memory", "running", "", job("FAILED"), START + EPOCH + OOM_KILL),
     ("host_memory", "failed", PEER, job("OUT_OF_MEMORY"), START + raised(PEER) + OOM_KILL),
@@ -201,13 +149,7 @@ CASES = [
         job("FAILED"),
         START,
     ),
-    (
-        "launch",
-        "",
-        "",
-        None,
-        START + raised("_pickle.UnpicklingError: pickle data was truncated"),
-    ),
+    ("launch", "", "", None, START + raised("_pickle.UnpicklingError: pickle data was truncated")),
     ("code", "failed", "KeyError: 'dice'", job("FAILED"), START + EPOCH + raised("KeyError: 'dice'")),
     ("code", "running", "", job("FAILED"), START + EPOCH + raised("KeyError: 'dice'") + CANCELLED_STEP),
     ("cancelled", "running", "", job("CANCELLED"), START + EPOCH + CANCELLED_STEP),
@@ -279,90 +221,6 @@ def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
     assert "training alone needs about 1 h 40 min" in judge(evidence).advice
     assert "before it finished an epoch" in judge(replace(evidence, epochs_done=0)).advice
     assert "time was up after 30 epochs: raise" in judge(replace(evidence, epochs=0)).advice  # a budget's are not known
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("/home/me/petseg/petseg/train.py", "petseg/train.py"),
-        ("/home/me/petseg/petseg/data/tars.py", "petseg/data/tars.py"),
-        ("/home/jobs/work/jobs/task.py", "jobs/task.py"),
-        ("/opt/venv/lib/python3.11/site-packages/petseg/run.py", "petseg/run.py"),
-        ("/opt/venv/lib/python3.11/site-packages/submitit/slurm/slurm.py", ""),
-        ("/home/petseg/conda/lib/python3.12/json/decoder.py", ""),
-        ("<frozen runpy>", ""),
-        ("/home/me/script.py", ""),
-    ],
-)
-def test_files_of_ours(path: str, name: str) -> None:
-    assert our_file(path) == name
-
-
-CHAINED = """\
-09:00:00 rank 0 WARNING petseg.tracking: wandb is off for this run
-Traceback (most recent call last):
-  File "/x/petseg/data/tars.py", line 12, in read
-    raise OSError(5, "no")
-OSError: [Errno 5] Input/output error
-
-During handling of the above exception, another exception occurred:
-
-Traceback (most recent call last):
-  File "/x/petseg/train.py", line 3, in step
-    f()
-    ^^^
-RuntimeError: two
-  lines
-slurmstepd: error: *** STEP 12.0 ON node1 CANCELLED AT 2026-03-01T09:40:00 ***
-"""
-
-
-def test_chained_tracebacks_are_one() -> None:
-    (found,) = tracebacks(CHAINED)
-    assert found.errors == ("OSError: [Errno 5] Input/output error", "RuntimeError: two\n  lines")
-    assert (found.kind, found.frame) == ("RuntimeError", "petseg/train.py:3 in step")
-    assert tracebacks("no traceback\nat all") == []
-    assert tracebacks("Traceback (most recent call last):\n  File") == []
-
-
-def test_what_follows_submitits_last_word_is_what_ended_it() -> None:
-    noise = 'Exception ignored in: <f>\nTraceback (most recent call last):\n  File "x.py", line 1, in y\nOSError: z\n'
-    found = fatal_traceback(noise + START + raised("KeyError: 'dice'") + noise)
-    assert found is not None
-    assert found.error == "KeyError: 'dice'"
-
-
-def test_an_earlier_life_of_a_requeued_job_is_left_out() -> None:
-    text = START + raised(CUDA_OOM) + START + EPOCH
-    assert "out of memory" not in last_life(text)
-    assert last_life("no start") == "no start"
-
-
-def test_jobs_of_several_trials_keep_their_failures_apart() -> None:
-    first = (
-        "09:30:05 rank 0 ERROR jobs.task: trial aaaa failed, going on with the next one\n"
-        "Traceback (most recent call last):\n"
-        '  File "/x/petseg/train.py", line 3, in step\n'
-        f"{CUDA_OOM}\n"
-    )
-    log = START + EPOCH + first + EPOCH
-    assert fatal_traceback(own_part(log, "aaaa")).error == CUDA_OOM  # type: ignore[union-attr]
-    assert fatal_traceback(own_part(log, "bbbb")) is None
-    assert EPOCH in own_part(log, "bbbb")
-
-
-def test_the_logs_of_all_ranks_of_the_last_job(tmp_path: Path) -> None:
-    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
-    logs = tmp_path / "lab" / "logs"
-    logs.mkdir(parents=True)
-    for rank in (0, 1, 2, 10):
-        (logs / f"12_0_{rank}_log.out").write_text(f"{rank}")
-    moved = Submission(trial.id, "12_0", "slurm", "/elsewhere/lab/logs/12_0_0_log.out")
-    assert [path.name for path in rank_logs(trial, moved)] == [f"12_0_{rank}_log.out" for rank in range(3)]
-    assert rank_logs(trial, replace(moved, log="")) == []
-    assert read_tail(logs / "none") == ""
-    (logs / "long").write_bytes(b"first\n" + b"x" * 100 + b"\xff\nlast\n")
-    assert read_tail(logs / "long", 20) == "last\n"
 
 
 def test_a_folder_is_diagnosed_by_its_last_job_only(tmp_path: Path) -> None:

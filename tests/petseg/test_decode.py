@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from petseg.data.decode import decode_image, decode_trimap
-from shards.pictures import encode_jpeg, encode_png
+from shards.encoding import encode_jpeg, encode_png
 
 trimaps = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.integers(1, 3))

@@ -106,3 +106,24 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 def make() -> dict:
     """The picture makers above, for test files: with importlib mode they cannot import this one."""
     return {"rgb": rgb, "trimap": trimap, "encode": encode}
+
+
+@pytest.fixture
+def pair(make):
+    """(picture, mask) of a seed, as bytes."""
+
+    def of(seed: int, **values: int) -> tuple[bytes, bytes]:
+        meaning = {"pet": 1, "background": 2, "border": 3} | values
+        mask = np.asarray(make["trimap"](24 + seed))
+        table = np.zeros(4, np.uint8)
+        table[1:] = meaning["pet"], meaning["background"], meaning["border"]
+        return make["encode"](make["rgb"](24 + seed)), make["encode"](Image.fromarray(table[mask]), "PNG")
+
+    return of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a set of foreign shards is made."""
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"

@@ -8,13 +8,11 @@ import zlib
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given
-from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from shards.command import Failure
 from shards.oxford import read_folder
-from shards.pictures import ODDITIES, Packed, encode_png, pack_pet, pack_pets
+from shards.pictures import ODDITIES, Packed, pack_pet, pack_pets
 
 
 def pack_one(odd, key: str = "pug_1", image_size_px: int = 0, **files: bytes) -> Packed:
@@ -190,13 +188,6 @@ def test_a_chunk_reports_all_that_it_cannot_pack(odd) -> None:
     good, *bad = pack_pets(read_folder(odd.root).pets, 0)
     assert isinstance(good, Packed)
     assert ["pug_2.jpg" in bad[0], "pug_3.png" in bad[1]] == [True, True]
-
-
-@given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_our_png_encoder_loses_nothing(trimap: np.ndarray) -> None:
-    image = Image.open(io.BytesIO(encode_png(trimap)))
-    assert image.mode == "L"
-    assert (np.asarray(image) == trimap).all()
 
 
 def test_every_oddity_is_explained() -> None:

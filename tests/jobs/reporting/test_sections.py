@@ -202,7 +202,8 @@ def test_operation_counts_failures_once_and_starts_all(sweep: Sweep) -> None:
         log.write_text(traceback + "\n")
         sweep.add_submissions([Submission(trial.id, trial.id, "local", str(log))])
         trial.write_state(status="failed", job_id=trial.id, error="KeyError: <b>")
-        write_metrics([{"epoch": 1, "perf/seconds": 1800.0, "val/dice": 0.1}], trial.folder)
+        write_metrics([{"epoch": 1, "perf/seconds": 1800.0, "perf/energy_j": 9e5, "val/dice": 0.1}], trial.folder)
+    second.write_state(**second.state() | {"at_once": 2})
     life = {"host": "node2", "job_id": "1", "first_step": 0, "time": 0.0}
     lives = [{"number": 1, "code": "abc", **life}, {"number": 2, "code": "def", **life, "first_step": 10}]
     (third.folder / "lives.json").write_text(json.dumps(lives))
@@ -213,7 +214,8 @@ def test_operation_counts_failures_once_and_starts_all(sweep: Sweep) -> None:
     operation = operate(sweep, groups, [trial_row(record, "h") for record in records])
     assert (operation.starts, operation.restarts, operation.restarted) == (2, 1, 1)
     assert operation.cost
-    assert (operation.cost.unit, operation.cost.used_h, operation.cost.wasted_h) == ("process hours", 8.5, 1.0)
+    assert (operation.cost.unit, operation.cost.energy_kwh) == ("process hours", 0.25 + 0.125)
+    assert (operation.cost.used_h, operation.cost.wasted_h) == (8.25, 0.75)  # the second had half of what it ran on
     assert operation.cost.asked_h is None
     assert [key for key, _ in operation.columns] == [
         "images_per_s", "headroom", "data_wait", "peak_memory_mb", "train_s",
@@ -222,6 +224,7 @@ def test_operation_counts_failures_once_and_starts_all(sweep: Sweep) -> None:
     assert text.count("petseg/x.py&#34;, line 1") == 1
     assert "KeyError: &lt;b&gt;" in text
     assert "abc, then def" in text
+    assert "0.375 kWh in GPUs" in text
 
 
 def test_trials_at_once_share_the_cost_of_their_job(sweep: Sweep) -> None:
@@ -236,7 +239,7 @@ def test_trials_at_once_share_the_cost_of_their_job(sweep: Sweep) -> None:
     cost = operate(sweep, groups, [trial_row(record, "h") for record in records]).cost
     assert cost
     assert (cost.used_h, cost.asked_h) == (pytest.approx(5 * 1.5 * 4 / 2), pytest.approx(4.0))
-    assert cost.train_s == 5 * 1.5 * 3600
+    assert (cost.train_s, cost.energy_kwh) == (5 * 1.5 * 3600, None)
 
 
 def test_error_line_is_the_last_that_is_no_frame() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import staging
+from petseg.data import places
 from petseg.data.store import LocalStore, Store, is_remote, open_store, read_manifest
 from shards.command import Failure
 from shards.manifest import index_name, load_manifest, save_manifest
@@ -61,7 +61,7 @@ def test_locations_are_told_apart() -> None:
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_missing_package_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = staging.PACKAGES[scheme]
+    package = places.PACKAGES[scheme]
     monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     with pytest.raises(ValueError, match=rf"{scheme}:// needs {package}: pip install 'petseg\[remote\]'"):
         open_store(f"{scheme}://bucket/pets")
@@ -165,7 +165,7 @@ def test_a_redirect_within_http_is_followed(
 def test_a_stall_ends(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "STALL_S", 0.5)
+    monkeypatch.setattr(places, "STALL_S", 0.5)
     shard = first(pet_shards)
     server.faults[shard] = Fault(times=1, stall_after=8192)
     assert content(opened(server.url), shard) == (pet_shards / shard).read_bytes()
@@ -174,7 +174,7 @@ def test_a_stall_ends(
 def test_a_slow_server_is_no_stall(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "STALL_S", 0.5)
+    monkeypatch.setattr(places, "STALL_S", 0.5)
     shard = first(pet_shards)
     server.faults[shard] = Fault(times=1, pause_s=0.03)
     assert content(opened(server.url), shard) == (pet_shards / shard).read_bytes()

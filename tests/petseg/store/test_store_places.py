@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import staging
+from petseg.data import places
 from petseg.data.store import Store, open_store, read_manifest
 from tests.petseg.store.staged import assert_same, staged
 
@@ -46,7 +46,7 @@ def test_a_command_that_fails_is_told(location: str, kind: type[Exception], matc
 
 
 def test_a_command_that_stalls_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(staging, "STALL_S", 0.1)
+    monkeypatch.setattr(places, "STALL_S", 0.1)
     script = f"import os, time; open('{tmp_path}/pids', 'a').write(str(os.getpid()) + chr(10)); time.sleep(1000)"
     with pytest.raises(OSError, match=r"5 tries failed: TimeoutError: no byte for 0.1 s"):
         open_store(f'pipe:{sys.executable} -S -c "{script}" {{}}')

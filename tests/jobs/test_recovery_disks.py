@@ -1,0 +1,107 @@
+"""docs/recovery.md, rows 8 and 9: disks that are full, and disks that cannot read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from petseg.checkpoint import list_checkpoints, newest_loadable
+from petseg.config import RunConfig
+from petseg.config_values import with_values
+from petseg.data import tars as tars_module
+from petseg.lives import read_lives
+from petseg.train import train
+from shards.command import Failure
+from shards.manifest import load_manifest
+from tests.jobs.disturbed_runs import rows_of
+
+# --- 8: a disk that is full
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many bytes; called again, it has as many as it is told then."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(num_bytes: int) -> Path:
+        options = f"{'remount,' if folder.is_mount() else ''}size={num_bytes}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            message = f"a small disk cannot be mounted: {done.stderr.strip()}"
+            if os.environ.get("CI") == "true" and os.geteuid() == 0:
+                pytest.fail(message)
+            pytest.skip(message)
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], timeout=30, check=True)
+
+
+def num_bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(
+    tiny: RunConfig, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """No epoch is trained again that was saved, and the numbers are those of a run that had room."""
+    calm = train(tiny, tmp_path / "calm")
+    size = num_bytes_of(list_checkpoints(tmp_path / "calm" / "checkpoints")[-1].folder)
+    run = small_disk(int(1.6 * size)) / "run"
+    with pytest.raises(OSError, match=r"does not fit into .*: make room, and run the same command to go on") as error:
+        train(tiny, run)
+    assert error.value.errno == errno.ENOSPC
+    newest = newest_loadable(run / "checkpoints")
+    assert newest is not None
+    assert newest.state["epoch"] == 1
+    small_disk(10 * size)
+    assert train(tiny, run).metrics == calm.metrics
+    assert rows_of(run) == rows_of(tmp_path / "calm")
+    assert read_lives(run)[1].first_step == newest.step
+
+
+# --- 9: a disk that cannot read
+
+
+BROKEN_DISK = Path("/proc/self/mem")  # the kernel answers EIO where nothing is mapped, as for a bad sector
+needs_broken_disk = pytest.mark.skipif(not BROKEN_DISK.exists(), reason="needs Linux's /proc")
+
+
+@needs_broken_disk
+def test_a_shard_that_the_disk_cannot_read_stops_training(
+    tiny: RunConfig, pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tars_module, "RETRY_AFTER_S", (0.0, 0.0, 0.0))
+    broken = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
+    name = load_manifest(broken).of_split("train")[1].name
+    (broken / name).unlink()
+    (broken / name).symlink_to(BROKEN_DISK)
+    with pytest.raises(Failure, match=r"samples of split train cannot be read") as error:
+        train(with_values(tiny, {"data.shards": str(broken)}), tmp_path / "run")
+    assert f"of {name}: " in str(error.value)
+    assert "Input/output error" in str(error.value)
+
+
+@needs_broken_disk
+def test_a_checkpoint_that_the_disk_cannot_read_is_set_aside(
+    tiny: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Training goes on from the one before it."""
+    calm = train(tiny, tmp_path / "run")
+    before, newest = list_checkpoints(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "result.json").unlink()
+    (newest.folder / "model.safetensors").unlink()
+    (newest.folder / "model.safetensors").symlink_to(BROKEN_DISK)
+    assert train(tiny, tmp_path / "run").metrics == calm.metrics
+    assert "the disk cannot read it" in caplog.text
+    assert f"is set aside as unusable-{newest.folder.name}" in caplog.text
+    assert read_lives(tmp_path / "run")[-1].first_step == before.step

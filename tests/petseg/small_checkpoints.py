@@ -1,0 +1,36 @@
+"""Checkpoints of a small model after some steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from petseg.checkpoint import list_checkpoints, save_checkpoint
+from petseg.config import ModelConfig, OptimConfig
+from petseg.models import build_model
+from petseg.optim import build_optimizer
+
+
+def build(steps: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(width=4)).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(OptimConfig(name="adamw", weight_decay=0.1), model)
+    step(model, optimizer, steps)
+    return model, optimizer
+
+
+def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, times: int) -> None:
+    x = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+    for _ in range(times):
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def save(folder: Path, number: int, best: int, steps: int = 1) -> None:
+    save_checkpoint(folder, number, *build(steps), {"epoch": number, "best": {"step": best}, "scaler": None})
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [c.step for c in list_checkpoints(folder)]

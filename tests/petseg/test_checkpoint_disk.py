@@ -1,0 +1,94 @@
+"""Checkpoints and rows for which the disk has no room."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from petseg.checkpoint import newest_loadable
+from petseg.run_folder import append_metrics, read_metrics
+from tests.petseg.small_checkpoints import save
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many bytes."""
+    mounted: list[Path] = []
+
+    def mount(num_bytes: int) -> Path:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if done.returncode:
+            pytest.skip(f"a small disk cannot be mounted ({done.stderr.strip()}); the limit of file sizes is tested")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], timeout=30, check=True)
+
+
+def num_bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("more", [0.1, 0.6, 0.98])  # of a checkpoint: no room for the model, the optimizer, state.json
+def test_a_full_disk_costs_no_old_checkpoint(tmp_path: Path, small_disk: Callable[[int], Path], more: float) -> None:
+    save(tmp_path / "probe", 1, best=1)
+    size = num_bytes_of(tmp_path / "probe")
+    run = small_disk(int(size * (2 + more))) / "run"
+    save(run / "checkpoints", 1, best=1)
+    save(run / "checkpoints", 2, best=2)
+    with pytest.raises(
+        OSError, match=r"No space left on device: a checkpoint of [\d,]+ bytes does not fit into"
+    ) as error:
+        save(run / "checkpoints", 3, best=3)
+    assert error.value.errno == errno.ENOSPC
+    assert str(run / "checkpoints") in str(error.value)
+    needed = int(str(error.value).split(" bytes ")[0].split()[-1].replace(",", ""))
+    assert 0.9 * size < needed <= size
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000001", "step-00000002"]
+    found = newest_loadable(run / "checkpoints")
+    assert found is not None
+    assert found.step == 2
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """A limit of the shell, for every user; as on a full disk, a write stops in the middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda num_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [100_000, 400_000])  # the model has 280 kB, the optimizer 560 kB
+def test_a_file_that_may_not_grow_costs_no_old_checkpoint(
+    tmp_path: Path, file_size_limit: Callable[[int], None], limit: int
+) -> None:
+    save(tmp_path, 1, best=1)
+    file_size_limit(limit)
+    with pytest.raises(OSError, match="File too large: a checkpoint of"):
+        save(tmp_path, 2, best=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_row_that_does_not_fit_leaves_no_half_a_line(tmp_path: Path, file_size_limit: Callable[[int], None]) -> None:
+    append_metrics({"epoch": 1}, tmp_path)
+    content = (tmp_path / "metrics.jsonl").read_bytes()
+    file_size_limit(len(content) + 5)
+    with pytest.raises(OSError, match=r"File too large: '.*metrics\.jsonl'"):
+        append_metrics({"epoch": 2}, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == content
+    file_size_limit(1 << 20)
+    append_metrics({"epoch": 2}, tmp_path)
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2]

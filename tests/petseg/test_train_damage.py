@@ -1,0 +1,64 @@
+"""Pictures that cannot be read stop a run, are counted, or are never passed over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from petseg.checkpoint import list_checkpoints
+from petseg.config import RunConfig
+from petseg.run_folder import read_metrics
+from petseg.train import train
+from shards.command import Failure
+from shards.manifest import load_index, load_manifest
+
+Tiny = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def broken(pet_shards: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A set with two unreadable train samples, and their keys."""
+    folder = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
+    shard = load_manifest(folder).of_split("train")[0]
+    samples = load_index(folder, shard.name)[3:5]
+    for sample in samples:
+        with (folder / shard.name).open("r+b") as file:
+            file.seek(sample.jpg.offset)
+            file.write(b"\0" * 64)
+    return folder, [sample.key for sample in samples]
+
+
+@pytest.mark.parametrize("cache", ["none", "auto"])
+def test_damaged_pictures_stop_training_and_are_named(
+    tiny: Tiny, broken: tuple[Path, list[str]], tmp_path: Path, cache: str
+) -> None:
+    folder, keys = broken
+    changes = {"data__cache": cache, "data__cache_dir": str(tmp_path / "cache"), "train__log_every": 4}
+    with pytest.raises(
+        Failure, match=r"2 samples of split train cannot be read \(data.max_lost_samples allows 0\)"
+    ) as error:
+        train(tiny(data__shards=str(folder), **changes), tmp_path / "run")
+    for key in keys:
+        assert f"{key} at byte " in str(error.value)
+    assert "of train-000000.tar: the bytes of" in str(error.value)
+    assert list_checkpoints(tmp_path / "run" / "checkpoints") == []
+
+
+def test_damaged_pictures_within_the_budget_are_counted(
+    tiny: Tiny, broken: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, _ = broken
+    config = tiny(data__shards=str(folder), data__max_lost_samples=2, data__cache_dir=str(tmp_path / "cache"))
+    train(config, tmp_path / "run")
+    assert [row["data/coverage"] for row in read_metrics(tmp_path / "run")] == [pytest.approx(25 / 27)] * 2
+
+
+def test_a_damaged_picture_of_an_evaluation_is_never_passed_over(tiny: Tiny, pet_shards: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
+    (folder / "val-000000.tar").unlink()
+    config = tiny(data__shards=str(folder), data__max_lost_samples=9, data__cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(Failure, match=r"3 samples of split val cannot be read \(an evaluation must be complete\)"):
+        train(config, tmp_path / "run")

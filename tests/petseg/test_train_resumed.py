@@ -1,0 +1,104 @@
+"""What happens after a kill or an interrupt: the same command goes on, and ends with the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from petseg import train as train_module
+from petseg.config import RunConfig
+from petseg.run import Run
+from petseg.run_folder import read_metrics
+from petseg.train import train
+from shards.command import INTERRUPTED, Interrupted, run_command
+from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
+
+Tiny = Callable[..., RunConfig]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_killed_run_ends_with_the_same_numbers(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    config = tiny(
+        train__epochs=3, optim__schedule="cosine", augment__policy="elastic_crop", augment__p=0.5,
+        train__mixed_precision=precision,
+    )  # fmt: skip
+    calm = train(config, tmp_path / "calm")
+
+    validate, calls = train_module.validate, []
+
+    def killed_in_epoch_two(run: Run) -> dict[str, float]:
+        calls.append(run.epoch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return validate(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "validate", killed_in_epoch_two)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "killed")
+    assert len(read_metrics(tmp_path / "killed")) == 1
+    resumed = train(config, tmp_path / "killed")
+    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "killed"))
+    assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "killed")
+    assert resumed.metrics == calm.metrics
+
+
+def test_the_same_command_again_is_a_no_op(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = train(tiny(), tmp_path)
+    monkeypatch.setattr(train_module, "build_run", lambda *_: pytest.fail("it trained again"))
+    assert train(tiny(), tmp_path) == first
+
+
+def test_a_fresh_run_never_continues_from_an_old_file(tiny: Tiny, tmp_path: Path) -> None:
+    """In the lab a run silently went on from whatever weights lay in its folder."""
+    train(tiny(train__epochs=1), tmp_path)
+    with pytest.raises(ValueError, match=r"holds another run \(train.seed 0 -> 1\): choose another folder"):
+        train(tiny(train__epochs=1, train__seed=1), tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"has checkpoints but no config\.json"):
+        train(tiny(train__epochs=1), tmp_path)
+
+
+def test_an_interrupt_loses_no_step_and_the_numbers_stay_the_same(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(train__log_every=1, optim__schedule="cosine", augment__policy="elastic_crop", augment__p=0.5)
+    calm = train(config, tmp_path / "calm")
+    folder = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_when(patch, 3, 4)  # in the third of the four steps, and at once when it goes on
+        with pytest.raises(Interrupted, match="saved up to epoch 0 and 3 steps: run the same command to go on"):
+            train(config, folder)
+    with monkeypatch.context() as patch:
+        stop_when(patch, 1)  # in the last step of the epoch: it is ended first
+        with pytest.raises(Interrupted, match="saved up to epoch 1: run the same command"):
+            train(config, folder)
+    with monkeypatch.context() as patch:
+        stop_when(patch, 2)
+        assert run_command(lambda _: train(config, folder) and 0, []) == INTERRUPTED
+    assert "interrupted:" in capsys.readouterr().err
+    assert train(config, folder).metrics == calm.metrics
+    assert same(final_weights(tmp_path / "calm"), final_weights(folder))
+    assert without_clock(tmp_path / "calm") == without_clock(folder)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_every_optimizer_goes_on_with_the_same_bits(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config = tiny(
+        model__arch="resnet34_unet", optim__name=name, optim__encoder_lr_factor=0.1, optim__grad_clip=1.0,
+        train__log_every=1, train__loss="lovasz", train__border_weight=2.0,
+    )  # fmt: skip
+    train(config, tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        stop_when(patch, 3)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "stopped")
+    train(config, tmp_path / "stopped")
+    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "stopped"))
+    assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "stopped")
