@@ -70,8 +70,9 @@ def save_epoch(run: Run, row: dict[str, float]) -> None:
 def save_within(run: Run, so_far: EpochSoFar) -> None:
     """Note how far the epoch has come in a checkpoint, each rank's BatchNorm statistics included."""
     run.so_far = so_far
-    own = nn.utils.parameters_to_vector(run.float_buffers())
-    save(run, rank_buffers=run.accelerator.gather(own.unsqueeze(0)))
+    buffers = run.float_buffers()
+    own = nn.utils.parameters_to_vector(buffers).unsqueeze(0) if buffers else None
+    save(run, rank_buffers=None if own is None else run.accelerator.gather(own))
 
 
 def save(run: Run, rank_buffers: torch.Tensor | None) -> None:

@@ -189,15 +189,15 @@ class Run:
         return normalise(image, self.config.train.channels_last), target
 
     def float_buffers(self) -> list[torch.Tensor]:
-        """BatchNorm's running statistics and their averages, which differ between the ranks within an epoch."""
+        """BatchNorm's running statistics and their averages, which differ between ranks within an epoch; maybe none."""
         own = [b for b in self.bare_model.buffers() if b.is_floating_point()]
         return [*own, *(self.ema.buffers() if self.ema else [])]
 
     def sync_buffers(self) -> None:
         """Average BatchNorm's running statistics over the ranks, so that all evaluate and save the same model."""
-        if self.world_size == 1:
-            return
         buffers = self.float_buffers()
+        if self.world_size == 1 or not buffers:
+            return
         mean = self.accelerator.reduce(nn.utils.parameters_to_vector(buffers), reduction="mean")
         nn.utils.vector_to_parameters(mean, buffers)
 

@@ -119,3 +119,25 @@ def wait_for() -> Callable[[Callable[[], object]], None]:
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many bytes; called again, it has as many as it is told then."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(num_bytes: int) -> Path:
+        options = f"{'remount,' if folder.is_mount() else ''}size={num_bytes}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            message = f"a small disk cannot be mounted: {done.stderr.strip()}"
+            if os.environ.get("CI") == "true" and os.geteuid() == 0:
+                pytest.fail(message)
+            pytest.skip(message)
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], timeout=30, check=True)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,14 +95,6 @@ def test_last_lines_of_a_long_file(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("".join(lines))
     start = start_of_last_lines(tmp_path / "log", 2500)
     assert (tmp_path / "log").read_text()[start:] == "".join(lines[2500:])
-
-
-@pytest.fixture
-def process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that looks like one of submitit's."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "submitit"]) as process:
-        yield process
-        process.kill()
 
 
 def test_follow_shows_what_is_added_until_the_trial_is_over(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:

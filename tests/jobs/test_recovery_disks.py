@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,28 +20,6 @@ from shards.manifest import load_manifest
 from tests.jobs.disturbed_runs import rows_of
 
 # --- 8: a disk that is full
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a disk of so many bytes; called again, it has as many as it is told then."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(num_bytes: int) -> Path:
-        options = f"{'remount,' if folder.is_mount() else ''}size={num_bytes}"
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        if done.returncode:
-            message = f"a small disk cannot be mounted: {done.stderr.strip()}"
-            if os.environ.get("CI") == "true" and os.geteuid() == 0:
-                pytest.fail(message)
-            pytest.skip(message)
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", str(folder)], timeout=30, check=True)
 
 
 def num_bytes_of(folder: Path) -> int:

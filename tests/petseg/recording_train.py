@@ -1,6 +1,7 @@
 """`petseg/train.py` that writes down which keys each step consumed, and can be told to be stopped.
 
-RECORD_TO is a folder; STOP is SIGNAL:RANK:EPOCH:STEP, the signal that this rank gets after that step.
+RECORD_TO is a folder; STOP is SIGNAL:RANK:EPOCH:STEP, the signal that this rank gets after that step; with NO_NORMS
+the model has no BatchNorm.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import torch
 
-from petseg import epoch, train
+from petseg import epoch, run, train
 from petseg.data.loader import Batch
 from petseg.run import Run
 from shards.command import run_command
+from tests.petseg.normless import build_normless
 
 FOLDER = Path(os.environ["RECORD_TO"])
 train_step = epoch.train_step
@@ -35,4 +37,6 @@ def recorded_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums:
 
 if __name__ == "__main__":
     epoch.train_step = recorded_step
+    if "NO_NORMS" in os.environ:
+        run.build_model = build_normless
     sys.exit(run_command(train.main))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import resource
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,29 +12,6 @@ import pytest
 from petseg.checkpoint import newest_loadable
 from petseg.run_folder import append_metrics, read_metrics
 from tests.petseg.small_checkpoints import save
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a disk of so many bytes."""
-    mounted: list[Path] = []
-
-    def mount(num_bytes: int) -> Path:
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        except FileNotFoundError:
-            pytest.skip("there is no mount command")
-        if done.returncode:
-            pytest.skip(f"a small disk cannot be mounted ({done.stderr.strip()}); the limit of file sizes is tested")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", str(folder)], timeout=30, check=True)
 
 
 def num_bytes_of(folder: Path) -> int:

@@ -32,6 +32,7 @@ def launch(processes: int, shards: Path, folder: Path, stop: str = "", **flags: 
         command = [sys.executable, *launcher, "--num_processes", str(processes), SCRIPT]
     env = {
         **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "STOP": stop, "RECORD_TO": str(folder),
+        "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
     values = {
         "data.shards": shards, "data.image-size-px": 64, "data.threads": 1, "data.shuffle-window-shards": 1,

@@ -63,19 +63,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batches(tiny: Tin
     assert list_checkpoints(tmp_path / "checkpoints") == []
 
 
-def test_a_sample_weighs_the_same_in_any_cut_of_its_batch(tiny: Tiny, tmp_path: Path) -> None:
-    """Two passes of 4 and one of 8 give the same loss up to BatchNorm's statistics, which they take by pass."""
-    whole = train_rows(tiny(train__epochs=1, optim__lr=1e-9), tmp_path / "a")
-    halves = train_rows(tiny(train__epochs=1, optim__lr=1e-9, train__accumulation_steps=2), tmp_path / "b")
-    assert whole[0]["train/loss"] == pytest.approx(halves[0]["train/loss"], rel=0.05)
-    assert whole[0]["step"] == halves[0]["step"] == 4
-
-
-def train_rows(config: RunConfig, folder: Path) -> list[dict[str, float]]:
-    train(config, folder)
-    return read_metrics(folder)
-
-
 def test_evaluation_does_not_depend_on_the_batch(tiny: Tiny, tmp_path: Path) -> None:
     """The lab averaged batches, so that a picture's weight hung on its neighbours."""
     from petseg.data.store import open_store

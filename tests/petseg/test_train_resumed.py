@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from petseg import run
 from petseg import train as train_module
 from petseg.config import RunConfig
 from petseg.run import Run
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import INTERRUPTED, Interrupted, run_command
+from tests.petseg.normless import build_normless
 from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
 
 Tiny = Callable[..., RunConfig]
@@ -45,6 +47,21 @@ def test_a_killed_run_ends_with_the_same_numbers(
     assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "killed"))
     assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "killed")
     assert resumed.metrics == calm.metrics
+
+
+def test_a_model_without_batchnorm_goes_on_within_an_epoch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no statistics to be saved."""
+    monkeypatch.setattr(run, "build_model", build_normless)
+    config = tiny(train__epochs=1, train__log_every=1)
+    train(config, tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        stop_when(patch, 2)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "stopped")
+    train(config, tmp_path / "stopped")
+    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "stopped"))
 
 
 def test_the_same_command_again_is_a_no_op(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
