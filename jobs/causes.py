@@ -7,7 +7,7 @@ from typing import Literal
 
 Cause = Literal[
     "gpu_memory", "host_memory", "node_failure", "preempted", "timeout", "nan", "data", "disk_full",
-    "launch", "code", "cancelled", "killed", "unknown",
+    "launch", "code", "cancelled", "killed", "never_began", "unknown",
 ]  # fmt: skip
 RETRYABLE: dict[Cause, bool] = {
     "gpu_memory": True,
@@ -22,10 +22,11 @@ RETRYABLE: dict[Cause, bool] = {
     "code": False,
     "cancelled": True,
     "killed": True,
+    "never_began": True,
     "unknown": True,
 }
 # the trial itself is sound: the same again goes on where it stopped
-INTERRUPTIONS = frozenset({"node_failure", "preempted", "timeout", "cancelled", "killed", "unknown"})
+INTERRUPTIONS = frozenset({"node_failure", "preempted", "timeout", "cancelled", "killed", "never_began", "unknown"})
 
 ADVICE: dict[Cause, str] = {
     "gpu_memory": "the GPU has too little memory: twice train.accumulation_steps halves what a pass holds, and the "
@@ -43,6 +44,7 @@ ADVICE: dict[Cause, str] = {
     "code": "the code raised an error, and would again: mend it first",
     "cancelled": "somebody ended it: submit it again to go on",
     "killed": "it was killed without a word (by hand, by a power cut, or for its memory): see the node's log",
+    "never_began": "its job ended before its turn came: see the job's log, and run the sweep again",
     "unknown": "nothing says why it ended: see its log",
 }
 

@@ -140,7 +140,7 @@ def standing(
         return _live(trial, state, job, row, common, shared)
     verdict = judge(gather(trial, submission, job, state, row, shared))
     failed = state.get("status") == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
-    note = trouble or _why_over(state, job, shared, verdict)
+    note = trouble or _why_over(state, job, verdict)
     return Standing(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
 
 
@@ -149,13 +149,11 @@ def _own_log(submission: Submission, state: Mapping[str, Any]) -> str:
     return str(log_of(Path(submission.log), submission, slot)) if slot else submission.log
 
 
-def _why_over(state: Mapping[str, Any], job: JobState | None, shared: bool, verdict: Verdict) -> str:
+def _why_over(state: Mapping[str, Any], job: JobState | None, verdict: Verdict) -> str:
     if state.get("status") == "failed":
         return str(state.get("error", "")) or verdict.advice
     if state.get("status") in ("done", "pruned"):
         return "its result.json is gone: run the sweep again"
-    if not state and shared:
-        return "its job ended before its turn came: run the sweep again"
     if not state and verdict.cause == "unknown" and job and job.state == MISSING:
         return "it never began, and Slurm knows its job no more (cancelled while it waited?): run the sweep again"
     return verdict.advice

@@ -120,6 +120,7 @@ def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | No
         lambda: "cancelled" if evidence.said == "interrupted" else None,
         lambda: _of_exception(evidence, fatal),
         lambda: "killed" if _killed(evidence) else None,
+        lambda: "never_began" if evidence.waited else None,
         lambda: "launch" if not evidence.said and (in_logs == "launch" or _ended_badly(evidence)) else None,
     )
     return next((cause for rule in rules if (cause := rule())), "unknown")
@@ -157,8 +158,6 @@ def _killed(evidence: Evidence) -> bool:
 
 
 def _ended_badly(evidence: Evidence) -> bool:
-    if evidence.waited:
-        return False
     if evidence.job is None:
         return any(evidence.logs)
     return evidence.job.state == "FAILED"

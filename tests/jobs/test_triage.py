@@ -181,7 +181,17 @@ def test_causes(cause: str, said: str, error: str, state: JobState | None, log: 
 
 def test_every_cause_has_advice_and_a_case() -> None:
     assert RETRYABLE.keys() == ADVICE.keys()
-    assert RETRYABLE.keys() == {case[0] for case in CASES}
+    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began"}
+
+
+def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
+    evidence = Evidence(waited=True, job=job("FAILED"))
+    verdict = judge(evidence)
+    assert (verdict.cause, verdict.retryable) == ("never_began", True)
+    assert "before its turn came" in verdict.advice
+    assert judge(replace(evidence, job=None)).cause == "never_began"  # a local job
+    assert judge(replace(evidence, job=job("NODE_FAIL"))).cause == "node_failure"
+    assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
 
 
 def test_what_the_process_knew_holds_unless_it_only_met_an_error() -> None:
@@ -232,7 +242,7 @@ def test_a_folder_is_diagnosed_by_its_last_job_only(tmp_path: Path) -> None:
     submission = Submission(trial.id, "12_0", "slurm", str(log))
     trial.write_state(status="failed", error="KeyError: 'x'", host="node1", job_id="11")  # of an earlier job
     assert diagnose(trial, submission, job("FAILED")).cause == "gpu_memory"
-    assert diagnose(trial, submission, job("FAILED"), shared=True).cause == "unknown"  # its turn never came
+    assert diagnose(trial, submission, job("FAILED"), shared=True).cause == "never_began"
     trial.write_state(status="running", host="node1", job_id="12_0", time=0)
     write_metrics([{"epoch": 2, "perf/seconds": 1800.0}], trial.folder)
     log.write_text(START + EPOCH)
