@@ -19,7 +19,6 @@ from petseg import epoch, run, train
 from petseg.data.loader import Batch
 from petseg.run import Run
 from shards.command import run_command
-from tests.petseg.normless import build_normless
 
 FOLDER = Path(os.environ["RECORD_TO"])
 train_step = epoch.train_step
@@ -38,5 +37,7 @@ def recorded_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums:
 if __name__ == "__main__":
     epoch.train_step = recorded_step
     if "NO_NORMS" in os.environ:
+        from tests.petseg.normless import build_normless  # needs the repository on PYTHONPATH
+
         run.build_model = build_normless
     sys.exit(run_command(train.main))
