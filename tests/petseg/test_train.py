@@ -32,6 +32,13 @@ def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Pa
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     assert rows[-1]["train/loss"] < 0.75 * rows[0]["train/loss"]
     assert {"val/loss", "val/dice", "val/iou", "train/dice", "train/iou"} <= rows[0].keys()
+    for split in (
+        "train",
+        "val",
+    ):  # of a picture IoU = Dice / (2 - Dice); of means that is the least, since it is convex
+        for row in rows:
+            dice, iou = row[f"{split}/dice"], row[f"{split}/iou"]
+            assert dice / (2 - dice) - 1e-6 <= iou <= dice
     assert result == load_result(tmp_path)
     assert result.metrics["val/dice"] == max(row["val/dice"] for row in rows)
     assert result.metrics["test/dice"] > result.metrics["test/all_pet_dice"] + 0.02

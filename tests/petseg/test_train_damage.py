@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from petseg import run
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
+from petseg.data.plan import EpochOrder, Ids, eval_plan
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import Failure
@@ -62,3 +65,28 @@ def test_a_damaged_picture_of_an_evaluation_is_never_passed_over(tiny: Tiny, pet
     config = tiny(data__shards=str(folder), data__max_lost_samples=9, data__cache_dir=str(tmp_path / "cache"))
     with pytest.raises(Failure, match=r"3 samples of split val cannot be read \(an evaluation must be complete\)"):
         train(config, tmp_path / "run")
+
+
+def test_an_order_that_repeats_a_sample_stops_training(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with the plan: what was consumed is compared with the manifest."""
+    ids = EpochOrder.ids
+
+    def repeated(order: EpochOrder, start: int, stop: int) -> Ids:
+        found = ids(order, start, stop)
+        return np.where(found == 5, 6, found)
+
+    monkeypatch.setattr(EpochOrder, "ids", repeated)
+    with pytest.raises(Failure, match="the ledger of train does not close"):
+        train(tiny(), tmp_path)
+    assert not list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_an_evaluation_that_leaves_a_sample_out_is_none(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "eval_plan", lambda size, *others: eval_plan(size - 1, *others))
+    with pytest.raises(Failure, match="the ledger of val does not close"):
+        train(tiny(), tmp_path)
+    assert not list_checkpoints(tmp_path / "checkpoints")

@@ -96,6 +96,26 @@ def test_cells_that_spread_more_than_the_others_count_by_themselves() -> None:
     assert found.freedom[2, 3] == pytest.approx(49 / (4 + 9 * (0.25 + 42.25) / 49))
 
 
+def test_a_weighted_contrast_by_hand() -> None:
+    """Of the same cells: own 0.25 (0.5 + 0.5) e-6 + 6.5e-6, pooled 4e-6 (0.25 + 0.25 + 1) / 2, the rest is excess."""
+    half = np.sqrt([0.5e-6, 0.5e-6, 0.5e-6, 6.5e-6])
+    found = contrasts(summarise([flat(0.9 - h, 0.9 + h) for h in half]), np.array([[-0.5, -0.5, 0.0, 1.0]]))
+    assert found.error[0] ** 2 == pytest.approx(6.75e-6)
+    own_freedom = 6.75**2 / (2 * 0.0625 * 0.25 + 42.25)
+    assert found.freedom[0] == pytest.approx(6.75**2 / (3**2 / 4 + 3.75**2 / own_freedom))
+
+
+def test_three_times_a_contrast_is_three_times_as_sure() -> None:
+    """What each part is weighed with: pictures, runs pooled and their own, and both."""
+    weights = np.array([[0.5, 0.5, -1.0], [1.0, 0.0, 0.0]])
+    for wild in (0.2, 5.0):
+        cells = summarise(Truth(cells=3, pictures=30, wild=wild).draw(np.random.default_rng(3)))
+        once, thrice = contrasts(cells, weights), contrasts(cells, 3 * weights)
+        assert thrice.value == pytest.approx(3 * once.value)
+        assert thrice.error == pytest.approx(3 * once.error)
+        assert thrice.freedom == pytest.approx(once.freedom)
+
+
 def test_variance_by_hand() -> None:
     """Two runs on two pictures: V_runs 0.06^2 / 4, V_pictures 0.1^2 / 4, V_both 4 * 0.01^2 / 4."""
     cells = summarise([np.array([[0.80, 0.92], [0.88, 0.96]])])
@@ -152,7 +172,7 @@ def test_holm_by_hand() -> None:
 
 def test_ranks_span_ties() -> None:
     """The first two are told from the last alone, the third from none."""
-    values = np.array([3.0, 2.9, 1.0, 0.0])
+    values = np.array([0.930, 0.929, 0.910, 0.900])
     cells = Cells(values, np.full(4, 3), 9, np.eye(4), np.ones(4), np.ones(4))
     adjusted = np.full((4, 4), 0.2)
     for i in (0, 1):
