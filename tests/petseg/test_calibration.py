@@ -58,7 +58,7 @@ def test_ece_by_hand() -> None:
     assert (low["pixels"], high["pixels"]) == (2, 4)
     assert high["confidence"] == pytest.approx(0.9, abs=1e-6)
     assert high["accuracy"] == 0.75
-    assert high["from"] == pytest.approx(13 / 15)
+    assert (high["from"], high["to"]) == (pytest.approx(13 / 15), pytest.approx(14 / 15))
 
 
 def test_ignored_pixels_do_not_count_and_parts_add_up() -> None:

@@ -91,6 +91,9 @@ def test_decoupled_decay_spares_vectors() -> None:
         groups = build_optimizer(OptimConfig(name=name, weight_decay=0.1), layers()).param_groups  # type: ignore[arg-type]
         assert [len(g["params"]) for g in groups] == sizes
         assert [g["weight_decay"] for g in groups] == [0.1] * (len(sizes) - 1) + [0.0]
+    linear = nn.Linear(3, 2)
+    decayed, spared = build_optimizer(OptimConfig(name="adamw", weight_decay=0.1), linear).param_groups
+    assert (decayed["params"], spared["params"]) == ([linear.weight], [linear.bias])
     for name in ("adam", "sgd"):
         (group,) = build_optimizer(OptimConfig(name=name, weight_decay=0.1), layers()).param_groups  # type: ignore[arg-type]
         assert group["weight_decay"] == 0.1
@@ -141,9 +144,12 @@ def test_the_optimizer_is_torchs_own_loop(name: str) -> None:
             optimizer.step()
     hidden = {id(p) for p in hidden_weights(model)} if name == "muon" else set()
     assert len(hidden) == (17 if name == "muon" else 0)
+    assert {id(p) for group in ours.param_groups if group.get("muon") for p in group["params"]} == hidden
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         if id(a) not in hidden:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        else:
+            assert not torch.allclose(a, b, rtol=1e-2)
 
 
 @pytest.mark.parametrize("shape", [(8, 4, 3, 3), (4, 16, 3, 3), (64, 4, 2, 2), (16, 16)])
