@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import yaml
 
-from jobs.wandb_errand import answer, connect, query
+from jobs.wandb_errand import answer, connect, project_nodes, query
 
 FIND = """
     query ProjectSweeps($entity: String, $project: String!, $cursor: String) {
@@ -61,15 +61,8 @@ def handle(given: Mapping[str, Any]) -> dict[str, str]:
 
 def find(api: Any, where: Mapping[str, str], description: str) -> str:
     """The id of the sweep of that description, "" if there is none."""
-    cursor = None
-    while True:
-        sweeps = (query(api, FIND, **where, cursor=cursor).get("project") or {}).get("sweeps") or {}
-        for edge in sweeps.get("edges") or []:
-            if edge["node"]["description"] == description:
-                return str(edge["node"]["name"])
-        if not sweeps.get("edges") or not sweeps["pageInfo"]["hasNextPage"]:
-            return ""
-        cursor = sweeps["pageInfo"]["endCursor"]
+    found = project_nodes(api, FIND, "sweeps", where)
+    return next((str(node["name"]) for node in found if node["description"] == description), "")
 
 
 def make(api: Any, where: Mapping[str, str], request: Request) -> str:

@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from petseg.tracking_client import without_secrets
@@ -103,6 +103,21 @@ def query(api: Any, text: str, **variables: Any) -> Any:
     from wandb_workspaces._graphql import execute_graphql
 
     return execute_graphql(api, text, variables)
+
+
+def project_nodes(api: Any, text: str, field: str, where: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+    """What a project has of a kind, page by page; nothing where there is no project.
+
+    text: a query with $cursor; field: of the project, in that query
+    """
+    cursor = None
+    while True:
+        page = (query(api, text, **where, cursor=cursor).get("project") or {}).get(field) or {}
+        edges = page.get("edges") or []
+        yield from (edge["node"] for edge in edges)
+        if not edges or not page["pageInfo"]["hasNextPage"]:
+            return
+        cursor = page["pageInfo"]["endCursor"]
 
 
 def require_workspaces(flag: str) -> None:

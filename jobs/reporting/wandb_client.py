@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.wandb_errand import answer, connect, query
+from jobs.wandb_errand import answer, connect, project_nodes, query
 
 GONE = re.compile(r"not found|does not exist|could not find", re.I)
 WIDTH, HEIGHT = 12, 8  # of a panel; a grid is 24 wide
@@ -107,15 +107,8 @@ def find_report(api: Any, where: Mapping[str, str], title: str) -> str:
 
     It is there, and nothing here knows it, where wandb's answer was lost when it was made, or wandb_report.json was.
     """
-    cursor = None
-    while True:
-        views = (query(api, REPORTS, **where, cursor=cursor).get("project") or {}).get("allViews") or {}
-        for edge in views.get("edges") or []:
-            if edge["node"]["displayName"] == title:
-                return str(edge["node"]["id"])
-        if not views.get("edges") or not views["pageInfo"]["hasNextPage"]:
-            return ""
-        cursor = views["pageInfo"]["endCursor"]
+    found = project_nodes(api, REPORTS, "allViews", where)
+    return next((str(node["id"]) for node in found if node["displayName"] == title), "")
 
 
 def workspaces() -> Any:
