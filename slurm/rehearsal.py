@@ -7,10 +7,20 @@
     python -m slurm.rehearsal stop
 
 Real slurmctld, slurmd and munge, make-believe GPUs, and with --accounting a real slurmdbd, so that sacct works;
-partitions `gpu` (default) and `low` (preempted by `gpu`). As root every node has its own pid, uts and mount
-namespace: its own hostname and /etc/hosts, and one kill takes the node with its jobs, as a power cut does. Otherwise
-the nodes are named by address (127.0.0.11 and on) and share this machine's processes. Jobs are not confined: no
-cgroups, so no memory limit is enforced.
+partitions `gpu` (default) and `low` (preempted by `gpu`). `start` and `run` make it like another site's:
+
+    --conf MaxArraySize=10 --conf JobRequeue=0        (any setting of slurm.conf; without a value, Slurm's default)
+    --conf low.GraceTime=300 --conf gpu.MaxTime=60    (of a partition)
+    --conf nodes.Features=a100                        (of every node)
+    --partitions prod scavenge                        (other names; the first is the default and preempts the others)
+    --accounting --conf AccountingStorageEnforce=limits,wckeys      (then limits, by sacctmgr)
+    --slow squeue=5 --fail sbatch=first-2 --fail "sacct=always:Connection refused" --lose sbatch=every-3
+
+`python -m slurm.rehearsal break slurmctld` and `disturb --fail squeue=always` do such things to a running cluster.
+
+As root every node has its own pid, uts and mount namespace: its own hostname and /etc/hosts, and one kill takes the
+node with its jobs, as a power cut does. Otherwise the nodes are named by address (127.0.0.11 and on) and share this
+machine's processes. Jobs are not confined: no cgroups, so no memory limit is enforced.
 """
 
 from __future__ import annotations
@@ -24,29 +34,54 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from slurm import rehearsal_client, rehearsal_cluster
+from slurm.rehearsal_answers import FOLDER as ANSWERS_FOLDER
+from slurm.rehearsal_answers import Answer, parse_answers, set_answers
 from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal_settings import DEFAULT_PARTITIONS, parse_conf
 
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def rehearse(*, nodes: int = 2, cpus: int = 4, gpus: int = 2, accounting: bool = False) -> Iterator[Cluster]:
+def rehearse(
+    *,
+    nodes: int = 2,
+    cpus: int = 4,
+    gpus: int = 2,
+    accounting: bool = False,
+    partitions: Sequence[str] = DEFAULT_PARTITIONS,
+    conf: Mapping[str, str] | None = None,
+    answers: Sequence[Answer] = (),
+) -> Iterator[Cluster]:
     """A cluster in a temporary folder for the length of the block; it dies with this process.
 
-    `accounting` makes sacct work, by a slurmdbd and a database of the cluster's own.
-    Raises ValueError if Slurm is not installed or its daemons do not come up.
+    accounting: make sacct work, by a slurmdbd and a database of the cluster's own
+    conf: what differs from the default slurm.conf, such as {"MaxArraySize": "10", "low.GraceTime": "300"}
+    answers: commands that answer late or fail, see `rehearsal_answers.Answer`
+    Raises ValueError if Slurm is not installed, does not take the configuration, or its daemons do not come up.
     """
     # Not under a test's own temporary folder: munge and the jobs need a short path that others may enter.
     root = Path(tempfile.mkdtemp(prefix="rehearsal-"))
     try:
-        yield rehearsal_cluster.start(root, nodes=nodes, cpus=cpus, gpus=gpus, accounting=accounting, owner=os.getpid())
+        yield rehearsal_cluster.start(
+            root,
+            nodes=nodes,
+            cpus=cpus,
+            gpus=gpus,
+            accounting=accounting,
+            partitions=partitions,
+            conf=conf,
+            answers=answers,
+            owner=os.getpid(),
+        )
     finally:
         rehearsal_cluster.stop(root)
         shutil.rmtree(root, ignore_errors=True)
@@ -57,11 +92,31 @@ def _default_root() -> Path:
 
 
 @dataclass(frozen=True)
-class Start:
+class Disturb:
+    """Let Slurm's commands answer late or fail on a running cluster; without flags all answer as they should again.
+
+    It holds for shells that have the variables of `env`, and for the jobs that they submit.
+    """
+
+    slow: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """COMMAND=SECONDS: it answers so much later."""
+    fail: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """COMMAND=WHEN or COMMAND=WHEN:WORDS: it does nothing, says WORDS and exits 1 (without them, `Socket timed out on
+    send/recv operation`). WHEN is always, first-N (the first N calls) or every-N (each Nth)."""
+    lose: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """As --fail, but what was asked is done: only the answer is lost."""
+    root: Path = field(default_factory=_default_root)
+    """Folder of the cluster."""
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        return parse_answers(self.slow, self.fail, self.lose)
+
+
+@dataclass(frozen=True)
+class Start(Disturb):
     """Start a cluster that runs until `stop`."""
 
-    root: Path = field(default_factory=_default_root)
-    """Folder of the cluster: configuration, state, logs."""
     nodes: int = 2
     """How many nodes."""
     cpus: int = 4
@@ -69,7 +124,30 @@ class Start:
     gpus: int = 2
     """Make-believe GPUs of each node."""
     accounting: bool = False
-    """Make sacct work, by slurmdbd and a MariaDB of the cluster's own; takes two seconds more."""
+    """Make sacct work, by slurmdbd and a MariaDB of the cluster's own; takes two seconds more. You get the
+    account `root`; `sacctmgr -i` adds accounts, wckeys and limits."""
+    partitions: tuple[str, ...] = DEFAULT_PARTITIONS
+    """Names of the partitions. The first is the default one; it preempts the others, which give jobs 15 s of grace."""
+    conf: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """KEY=VALUE, a setting of slurm.conf in place of the rehearsal's own or of Slurm's default; PARTITION.KEY=VALUE is
+    one of a partition and nodes.KEY=VALUE of every node. KEY= without a value lets Slurm's default hold. Slurm itself
+    says what it does not know or take."""
+
+    def how(self) -> dict[str, Any]:
+        """The arguments of `rehearse` that the flags stand for. Raises ValueError for those that make no sense."""
+        return {
+            "nodes": self.nodes,
+            "cpus": self.cpus,
+            "gpus": self.gpus,
+            "accounting": self.accounting,
+            "partitions": self.partitions,
+            "conf": parse_conf(self.conf),
+            "answers": self.answers,
+        }
+
+    @property
+    def changes_something(self) -> bool:
+        return bool(self.conf or self.answers) or self.partitions != DEFAULT_PARTITIONS
 
 
 @dataclass(frozen=True)
@@ -90,7 +168,7 @@ class Env:
 
 @dataclass(frozen=True)
 class Break:
-    """End a node as a power cut does: its slurmd and all processes of its jobs, with no time to save.
+    """End a node as a power cut does: its slurmd and all processes of its jobs, with no time to save. Or slurmctld.
 
     What survives, as on no real node: files in /tmp and /dev/shm (the node shares them with this machine), and
     connections are closed properly instead of falling silent. Without root the processes are found below the node's
@@ -98,7 +176,7 @@ class Break:
     """
 
     node: tyro.conf.Positional[str]
-    """The node, by the name that sinfo shows."""
+    """The node, by the name that sinfo shows, or slurmctld: then nothing can be asked or submitted."""
     silent: bool = False
     """Slurm is not told, and finds out by itself (SlurmdTimeout is 10 s; it takes up to half a minute)."""
     root: Path = field(default_factory=_default_root)
@@ -107,10 +185,10 @@ class Break:
 
 @dataclass(frozen=True)
 class Heal:
-    """Start a broken node again, and wait until Slurm uses it."""
+    """Start a broken node or slurmctld again, and wait until Slurm uses it."""
 
     node: tyro.conf.Positional[str]
-    """The node, by the name that sinfo shows."""
+    """The node, by the name that sinfo shows, or slurmctld."""
     root: Path = field(default_factory=_default_root)
     """Folder of the cluster."""
 
@@ -126,15 +204,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--" in arguments:
         split = arguments.index("--")
         arguments, command = arguments[:split], arguments[split + 1 :]
-    verb = tyro.cli(Start | Stop | Env | Break | Heal | Run, args=arguments, prog="slurm.rehearsal")
+    verb = tyro.cli(Start | Stop | Env | Break | Heal | Disturb | Run, args=arguments, prog="slurm.rehearsal")
     if isinstance(verb, Run):
         return _run(verb, command)
     if command:
         raise ValueError(f"a command after -- goes with run only: run -- {shlex.join(command)}")
     if isinstance(verb, Start):
-        cluster = rehearsal_cluster.start(
-            verb.root, nodes=verb.nodes, cpus=verb.cpus, gpus=verb.gpus, accounting=verb.accounting
-        )
+        cluster = rehearsal_cluster.start(verb.root, **verb.how())
         logger.info('idle: %s; next: eval "$(python -m slurm.rehearsal env)"', " ".join(cluster.nodes))
     elif isinstance(verb, Stop):
         rehearsal_cluster.stop(verb.root)
@@ -144,6 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif isinstance(verb, Heal):
         rehearsal_cluster.heal_node(verb.root, verb.node)
         logger.info("%s is back", verb.node)
+    elif isinstance(verb, Disturb):
+        _disturb(verb)
     else:
         _print_env(verb.root)
     return 0
@@ -154,14 +232,31 @@ def _print_env(root: Path) -> None:
         raise ValueError(f"no cluster runs in {root}: python -m slurm.rehearsal start --root {root}")
     for name, value in rehearsal_client.cluster_variables(root).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+    # commands that are disturbed stand there; the rest of PATH is the shell's own
+    sys.stdout.write(f'export PATH={shlex.quote(str(root.absolute() / ANSWERS_FOLDER))}:"$PATH"\n')
+
+
+def _disturb(verb: Disturb) -> None:
+    if not rehearsal_cluster.is_running(verb.root):
+        raise ValueError(f"no cluster runs in {verb.root}: python -m slurm.rehearsal start --root {verb.root}")
+    set_answers(verb.root, verb.answers)
+    disturbed = ", ".join(answer.command for answer in verb.answers)
+    logger.info(
+        "%s", f"disturbed: {disturbed}; a shell may need `hash -r`" if disturbed else "all commands answer again"
+    )
 
 
 def _run(options: Run, command: Sequence[str]) -> int:
     if not command:
         raise ValueError("nothing to run: python -m slurm.rehearsal run -- sinfo")
     if rehearsal_cluster.is_running(options.root):
+        if options.changes_something:
+            raise ValueError(
+                f"a cluster runs in {options.root}, and is configured as it is: choose another --root, or "
+                f"python -m slurm.rehearsal stop --root {options.root}"
+            )
         return subprocess.run(command, env=rehearsal_cluster.client_env(options.root), check=False).returncode
-    with rehearse(nodes=options.nodes, cpus=options.cpus, gpus=options.gpus, accounting=options.accounting) as cluster:
+    with rehearse(**options.how()) as cluster:
         return subprocess.run(command, env=cluster.env, check=False).returncode
 
 

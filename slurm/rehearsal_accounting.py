@@ -79,6 +79,22 @@ def start_accounting(plan: Plan) -> None:
     daemons.await_ready(plan.root, "slurmdbd", lambda: daemons.listens(plan.ports[-1]), START_TIMEOUT_S)
 
 
+def add_user(plan: Plan) -> None:
+    """Give this user an association: without one, a cluster that enforces limits takes none of his jobs.
+
+    slurmctld registers the cluster when it starts, and not always before it answers.
+    """
+    add = ["sacctmgr", "-i", "add", "user", f"name={plan.user}", "account=root"]
+    shown = ["sacctmgr", "-n", "-P", "show", "association", f"user={plan.user}", "format=user"]
+
+    def is_there() -> bool:
+        client.ask(plan.root, add)  # fails where it is there already, which the next question tells apart
+        return plan.user in client.ask(plan.root, shown).split()
+
+    if not daemons.wait_until(is_there, START_TIMEOUT_S, poll_s=0.1):
+        raise ValueError(f"slurmdbd does not know {plan.user}:\n{daemons.log_tails(plan.root)}")
+
+
 def end_accounting(root: Path) -> None:
     """End both; there is nothing to save."""
     for name in ("slurmdbd", "mariadbd"):

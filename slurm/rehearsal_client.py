@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from slurm.rehearsal_answers import path_with, path_without
+
 TIMEOUT_S = 10.0
 
 
@@ -16,13 +18,15 @@ def cluster_variables(root: Path) -> dict[str, str]:
 
 
 def client_env(root: Path) -> dict[str, str]:
-    """This process's environment, pointed at the cluster in `root`."""
-    return _outside_env() | cluster_variables(root)
+    """This process's environment, pointed at the cluster in `root`, with its commands as they are to answer."""
+    path = path_with(root, os.environ.get("PATH", os.defpath))
+    return _outside_env() | cluster_variables(root) | {"PATH": path}
 
 
 def daemon_env(root: Path) -> dict[str, str]:
     """The environment of the cluster's daemons."""
-    return _outside_env() | {"PATH": daemon_path(), "SLURM_CONF": cluster_variables(root)["SLURM_CONF"]}
+    path = path_without(root, daemon_path())
+    return _outside_env() | {"PATH": path, "SLURM_CONF": cluster_variables(root)["SLURM_CONF"]}
 
 
 def daemon_path() -> str:
@@ -30,10 +34,10 @@ def daemon_path() -> str:
 
 
 def ask(root: Path, command: Sequence[str]) -> str:
-    """The answer of a Slurm client command, empty when slurmctld does not answer."""
+    """The answer of a Slurm client command, empty when slurmctld does not answer; never disturbed."""
     try:
         done = subprocess.run(
-            list(command), env=client_env(root), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            list(command), env=daemon_env(root), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         return ""
@@ -44,7 +48,7 @@ def order(root: Path, command: Sequence[str]) -> None:
     """Give Slurm an order. Raises ValueError with its own words if it refuses or does not answer."""
     try:
         done = subprocess.run(
-            list(command), env=client_env(root), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            list(command), env=daemon_env(root), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} got no answer in {TIMEOUT_S:.0f} s: see {root}/log/slurmctld.log") from None

@@ -9,16 +9,29 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from slurm import rehearsal_client as client
 from slurm import rehearsal_daemons as daemons
+from slurm.cluster import one_line
 from slurm.rehearsal_accounting import FOLDER as ACCOUNTING_FOLDER
-from slurm.rehearsal_accounting import end_accounting, require_installed, start_accounting
+from slurm.rehearsal_accounting import add_user, end_accounting, require_installed, start_accounting
+from slurm.rehearsal_answers import FOLDER as ANSWERS_FOLDER
+from slurm.rehearsal_answers import Answer, set_answers
 from slurm.rehearsal_client import client_env
 from slurm.rehearsal_conf import Plan, free_ports, render_gres_conf, render_hosts, render_slurm_conf
-from slurm.rehearsal_nodes import STATE_FILE, break_node, end_nodes, heal_node, is_running, spawn_node
+from slurm.rehearsal_nodes import (
+    STATE_FILE,
+    break_node,
+    end_nodes,
+    heal_node,
+    is_running,
+    spawn_controller,
+    spawn_node,
+)
+from slurm.rehearsal_settings import DEFAULT_PARTITIONS
 
 __all__ = ["Cluster", "break_node", "client_env", "destroy", "heal_node", "is_running", "start", "stop"]
 
@@ -37,12 +50,16 @@ class Cluster:
     env: dict[str, str]
 
     def break_node(self, node: str, *, tell: bool = True) -> None:
-        """End the node with all that runs on it; see `rehearsal_nodes.break_node`."""
+        """End the node with all that runs on it, or slurmctld; see `rehearsal_nodes.break_node`."""
         break_node(self.root, node, tell=tell)
 
     def heal_node(self, node: str) -> None:
         """Start the broken node again; see `rehearsal_nodes.heal_node`."""
         heal_node(self.root, node)
+
+    def disturb(self, *answers: Answer) -> None:
+        """Let commands answer late or fail from here on, and all others as they should."""
+        set_answers(self.root, answers)
 
 
 def missing_binaries() -> list[str]:
@@ -50,12 +67,24 @@ def missing_binaries() -> list[str]:
 
 
 def start(
-    root: Path, *, nodes: int = 2, cpus: int = 4, gpus: int = 2, accounting: bool = False, owner: int | None = None
+    root: Path,
+    *,
+    nodes: int = 2,
+    cpus: int = 4,
+    gpus: int = 2,
+    accounting: bool = False,
+    partitions: Sequence[str] = DEFAULT_PARTITIONS,
+    conf: Mapping[str, str] | None = None,
+    answers: Sequence[Answer] = (),
+    owner: int | None = None,
 ) -> Cluster:
     """Start a cluster in `root` and wait until every node is idle; with `accounting`, sacct works too.
 
-    With `owner`, a pid, it is stopped and its folder removed when that process ends, however it ends.
-    Raises ValueError if Slurm is not installed, a cluster runs there already, or the daemons do not come up.
+    conf: settings that differ from the default ones, see `rehearsal_settings.parse_conf`
+    answers: how commands answer to whoever uses the cluster by its `env`
+    owner: a pid; the cluster is stopped and its folder removed when that process ends, however it ends
+    Raises ValueError if Slurm is not installed, does not know a setting or does not take its value, if a cluster runs
+    there already, or if the daemons do not come up.
     """
     missing = missing_binaries()
     if missing:
@@ -74,8 +103,12 @@ def start(
         host=socket.gethostname().split(".")[0],
         user=getpass.getuser(),
         accounting=accounting,
+        partitions=tuple(partitions),
+        settings=conf or {},
     )
     _prepare(plan)
+    _ask_slurm_about_conf(plan)
+    set_answers(root, answers)
     try:
         if owner is not None:
             _spawn_watch(root, owner)
@@ -134,7 +167,7 @@ def _prepare(plan: Plan) -> None:
     if any(root.iterdir()) and not (root / STATE_FILE).is_file():
         raise ValueError(f"{root} is neither empty nor a rehearsal cluster: choose a folder with --root")
     root.chmod(0o755)
-    for folder in (*FOLDERS, ACCOUNTING_FOLDER):
+    for folder in (*FOLDERS, ACCOUNTING_FOLDER, ANSWERS_FOLDER):
         shutil.rmtree(root / folder, ignore_errors=True)
     for folder in FOLDERS:
         (root / folder).mkdir(mode=0o755)
@@ -150,6 +183,19 @@ def _prepare(plan: Plan) -> None:
     key = root / "munge" / "key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(128))
+
+
+def _ask_slurm_about_conf(plan: Plan) -> None:
+    """Raises ValueError with Slurm's own words for a setting that it does not know, or whose value it does not take.
+
+    Each client reads slurm.conf before it does anything, even before it prints its help.
+    """
+    help_text = ["scontrol", "--help"]
+    done = subprocess.run(
+        help_text, env=client.daemon_env(plan.root), capture_output=True, text=True, timeout=10, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"Slurm does not take this configuration: {one_line(done.stderr)}")
 
 
 def _spawn_watch(root: Path, owner: int) -> None:
@@ -168,17 +214,20 @@ def _start_daemons(plan: Plan) -> None:
     daemons.await_ready(root, "munged", plan.socket.exists, START_TIMEOUT_S)
     if plan.accounting:
         start_accounting(plan)
-    daemons.spawn(root, "slurmctld", ["slurmctld", "-D", "-f", str(plan.conf), "-i"], env)
+    spawn_controller(root)
     # a slurmd that comes too early tries again after a second
     daemons.await_ready(root, "slurmctld", lambda: daemons.listens(plan.ports[0]), START_TIMEOUT_S)
     for node in plan.node_names:
         spawn_node(root, node, plan.namespaces)
+    if plan.accounting:
+        add_user(plan)
 
 
 def _await_idle(plan: Plan) -> None:
     def all_idle() -> bool:
-        states = client.ask(plan.root, ["sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T"]).split("\n")
-        return sorted(states) == sorted(f"{node} idle" for node in plan.node_names)
+        # one line for each node in each of its partitions
+        states = client.ask(plan.root, ["sinfo", "--all", "-h", "-N", "-o", "%N %T"]).split("\n")
+        return set(states) == {f"{node} idle" for node in plan.node_names}
 
     if not daemons.wait_until(all_idle, START_TIMEOUT_S, poll_s=0.05):
         raise ValueError(f"the nodes did not become idle:\n{daemons.log_tails(plan.root)}")

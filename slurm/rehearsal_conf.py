@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from slurm.rehearsal_settings import DEFAULT_PARTITIONS, NODES, check_conf, merged, settings_of
 
 # Linux limits a Unix socket's path to 107 bytes; munge's is the longest of ours.
 SOCKET_PATH_LIMIT = 107
@@ -26,8 +28,11 @@ class Plan:
     host: str
     user: str
     accounting: bool = False
+    partitions: tuple[str, ...] = DEFAULT_PARTITIONS  # the first is the default one and preempts the others
+    settings: Mapping[str, str] = field(default_factory=dict)  # what differs: [PARTITION. or nodes.]KEY -> value
 
     def __post_init__(self) -> None:
+        check_conf(self.settings, self.partitions)
         if self.nodes < 1 or self.nodes > 200:
             raise ValueError(f"nodes={self.nodes}: a rehearsal has 1 to 200 nodes")
         if self.cpus < 1 or self.gpus < 0 or self.mem_mb < 1:
@@ -97,9 +102,9 @@ def render_hosts(plan: Plan, machine_hosts: str) -> str:
 
 
 def render_slurm_conf(plan: Plan) -> str:
-    """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low."""
-    sections = (_daemons(plan), _accounting(plan), _SCHEDULING, _nodes(plan), _PARTITIONS)
-    return "\n".join(line for section in sections for line in section) + "\n"
+    """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low, and whatever the plan changes."""
+    cluster = merged([*_daemons(plan), *_accounting(plan), *_SCHEDULING], settings_of("", plan.settings))
+    return "\n".join([*cluster, *_nodes(plan), *_partitions(plan)]) + "\n"
 
 
 def render_slurmdbd_conf(plan: Plan) -> str:
@@ -118,6 +123,8 @@ def render_slurmdbd_conf(plan: Plan) -> str:
         "StorageHost=localhost",
         "StorageUser=root",
         "StorageLoc=slurm_acct",
+        # slurmctld does not start where the two disagree on it
+        f"TrackWCKey={'yes' if _tracks_wckeys(plan) else 'no'}",
     )
     return "".join(f"{line}\n" for line in lines)
 
@@ -199,20 +206,32 @@ _SCHEDULING = (
     "GresTypes=gpu",
 )
 
-_PARTITIONS = (
-    "PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE DefaultTime=10 State=UP",
-    "PartitionName=gpu Default=YES PriorityTier=10 PreemptMode=OFF",
-    "PartitionName=low PriorityTier=1 PreemptMode=REQUEUE GraceTime=15",
-)
+_PARTITION = ("Nodes=ALL", "MaxTime=INFINITE", "DefaultTime=10", "State=UP")
+_FIRST_PARTITION = ("Default=YES", "PriorityTier=10", "PreemptMode=OFF")
+_OTHER_PARTITION = ("PriorityTier=1", "PreemptMode=REQUEUE", "GraceTime=15")
+
+
+def _partitions(plan: Plan) -> Sequence[str]:
+    lines = []
+    for name in plan.partitions:
+        own = _FIRST_PARTITION if name == plan.partitions[0] else _OTHER_PARTITION
+        settings = merged([*_PARTITION, *own], settings_of(name, plan.settings))
+        lines.append(" ".join([f"PartitionName={name}", *settings]))
+    return lines
+
+
+def _tracks_wckeys(plan: Plan) -> bool:
+    settings = {key.lower(): value.lower() for key, value in settings_of("", plan.settings).items()}
+    enforced = settings.get("accountingstorageenforce", "").split(",")
+    return settings.get("trackwckey") == "yes" or bool({"wckeys", "all"} & set(enforced))
 
 
 def _nodes(plan: Plan) -> Sequence[str]:
     lines = []
     for name, address, port in zip(plan.node_names, plan.addresses, plan.ports[1 : plan.nodes + 1], strict=True):
         hostname = name if plan.namespaces else plan.host
-        gres = f" Gres=gpu:fake:{plan.gpus}" if plan.gpus else ""
-        lines.append(
-            f"NodeName={name} NodeHostname={hostname} NodeAddr={address} Port={port} CPUs={plan.cpus} "
-            f"RealMemory={plan.mem_mb}{gres} State=UNKNOWN"
-        )
+        settings = [f"NodeName={name}", f"NodeHostname={hostname}", f"NodeAddr={address}", f"Port={port}"]
+        settings += [f"CPUs={plan.cpus}", f"RealMemory={plan.mem_mb}"]
+        settings += [f"Gres=gpu:fake:{plan.gpus}"] if plan.gpus else []
+        lines.append(" ".join(merged([*settings, "State=UNKNOWN"], settings_of(NODES, plan.settings))))
     return lines

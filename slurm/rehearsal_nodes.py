@@ -1,4 +1,4 @@
-"""The nodes of a rehearsal cluster: started, broken as by a power cut, and healed."""
+"""The nodes of a rehearsal cluster, and its slurmctld: started, broken as by a power cut, and healed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from slurm import rehearsal_client as client
 from slurm import rehearsal_daemons as daemons
 
+CONTROLLER = "slurmctld"  # breaks and heals as nodes do
 STATE_FILE = "cluster.json"  # written first and read by stop: it marks the folder as ours
 HEAL_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
@@ -32,6 +33,12 @@ def spawn_node(root: Path, node: str, namespaces: bool) -> None:
         reaper = Path(__file__).with_name("rehearsal_reaper.py")
         command = [sys.executable, "-I", "-S", str(reaper), "slurmd", "-D", "-f", conf, "-N", node]
     daemons.spawn(root, _record(node), command, client.daemon_env(root))
+
+
+def spawn_controller(root: Path) -> None:
+    """Start slurmctld, which goes on with the state that an earlier one has left."""
+    command = [CONTROLLER, "-D", "-f", str(root / "etc" / "slurm.conf"), "-i"]
+    daemons.spawn(root, CONTROLLER, command, client.daemon_env(root))
 
 
 def end_nodes(root: Path, nodes: Sequence[str], namespaces: bool) -> None:
@@ -57,23 +64,26 @@ def end_nodes(root: Path, nodes: Sequence[str], namespaces: bool) -> None:
 
 
 def break_node(root: Path, node: str, *, tell: bool = True) -> None:
-    """End the node with all that runs on it, as a power cut does.
+    """End the node with all that runs on it, as a power cut does; `slurmctld` is asked to save its state first.
 
-    With `tell` Slurm hears of it at once, as from an administrator, and requeues the node's jobs. Otherwise it has
-    to find out: SlurmdTimeout is 10 s in a rehearsal, and its look at the nodes comes round now and then.
+    With `tell` Slurm hears of a node's end at once, as from an administrator, and requeues the node's jobs. Otherwise
+    it has to find out: SlurmdTimeout is 10 s in a rehearsal, and its look at the nodes comes round now and then.
     Raises ValueError if no cluster runs in `root`, it has no such node, or the node is broken already.
     """
     root = root.absolute()
     namespaces = _require_node(root, node)
     if not is_whole(root, node):
         raise ValueError(f"{node} is broken already: python -m slurm.rehearsal heal {node} --root {root}")
+    if node == CONTROLLER:
+        daemons.end(root, CONTROLLER)
+        return
     end_nodes(root, [node], namespaces)
     if tell:
         _set_down(root, node, "broken in a rehearsal")
 
 
 def heal_node(root: Path, node: str) -> None:
-    """Start the broken node again and wait until Slurm uses it: idle, or at work on what waited for it.
+    """Start the broken node again and wait until Slurm uses it, or slurmctld, and wait until it answers.
 
     Raises ValueError if no cluster runs in `root`, it has no such node, the node is whole, or does not come back.
     """
@@ -81,6 +91,10 @@ def heal_node(root: Path, node: str) -> None:
     namespaces = _require_node(root, node)
     if is_whole(root, node):
         raise ValueError(f"{node} is whole already: python -m slurm.rehearsal break {node} --root {root}")
+    if node == CONTROLLER:
+        spawn_controller(root)
+        daemons.await_ready(root, CONTROLLER, lambda: bool(client.ask(root, ["sinfo", "-h"])), HEAL_TIMEOUT_S)
+        return
     # Slurm may not have noticed yet: jobs that died with the node would stay RUNNING for BatchStartTimeout and more.
     _set_down(root, node, "to be healed in a rehearsal")
     spawn_node(root, node, namespaces)
@@ -89,7 +103,8 @@ def heal_node(root: Path, node: str) -> None:
 
 
 def is_running(root: Path) -> bool:
-    return bool(daemons.recorded(root, "slurmctld"))
+    """Whether there is a cluster, be its slurmctld broken or not: munged starts first and ends last."""
+    return bool(daemons.recorded(root, "munged"))
 
 
 def is_whole(root: Path, node: str) -> bool:
@@ -97,7 +112,7 @@ def is_whole(root: Path, node: str) -> bool:
 
 
 def _record(node: str) -> str:
-    return f"node.{node}"
+    return node if node == CONTROLLER else f"node.{node}"
 
 
 def _require_node(root: Path, node: str) -> bool:
@@ -105,8 +120,9 @@ def _require_node(root: Path, node: str) -> bool:
     if not is_running(root):
         raise ValueError(f"no cluster runs in {root}: python -m slurm.rehearsal start --root {root}")
     state = json.loads((root / STATE_FILE).read_text())
-    if node not in state["nodes"]:
-        raise ValueError(f"no node {node} in the cluster in {root}: choose one of {', '.join(state['nodes'])}")
+    if node not in (*state["nodes"], CONTROLLER):
+        choices = ", ".join([*state["nodes"], CONTROLLER])
+        raise ValueError(f"no node {node} in the cluster in {root}: choose one of {choices}")
     return bool(state["namespaces"])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from shards.pack import PackConfig, pack
-from slurm import rehearsal_accounting, rehearsal_client, rehearsal_daemons
+from slurm import rehearsal_accounting, rehearsal_client
 from slurm.rehearsal import rehearse
 from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
 
@@ -74,15 +73,8 @@ def limiting_cluster(slurm_daemons: None) -> Iterator[Cluster]:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
-    with rehearse(nodes=1, cpus=4, gpus=0, accounting=True) as cluster:
-        with (conf := cluster.root / "etc" / "slurm.conf").open("a") as file:
-            file.write("AccountingStorageEnforce=limits\n")
-        rehearsal_daemons.end(cluster.root, "slurmctld")  # reads this setting only when it starts
-        command = ["slurmctld", "-D", "-f", str(conf), "-i"]
-        rehearsal_daemons.spawn(cluster.root, "slurmctld", command, rehearsal_client.daemon_env(cluster.root))
-        assert rehearsal_daemons.wait_until(lambda: bool(rehearsal_client.ask(cluster.root, ["squeue"])), 30)
-        add = ["sacctmgr", "-i", "add", "user", f"name={getpass.getuser()}", "account=root"]  # root has been added
-        subprocess.run(add, env=cluster.env, capture_output=True, timeout=60, check=False)
+    conf = {"AccountingStorageEnforce": "limits"}
+    with rehearse(nodes=1, cpus=4, gpus=0, accounting=True, conf=conf) as cluster:
         yield cluster
 
 

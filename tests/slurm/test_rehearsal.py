@@ -43,7 +43,7 @@ def test_configuration_texts():
         "NodeName=node2 NodeHostname=node2 NodeAddr=127.0.0.12 Port=3 CPUs=4 RealMemory=1000 "
         "Gres=gpu:fake:2 State=UNKNOWN"
     ) in lines
-    assert [line.split()[0] for line in lines if line.startswith("PartitionName=")][1:] == [
+    assert [line.split()[0] for line in lines if line.startswith("PartitionName=")] == [
         "PartitionName=gpu",
         "PartitionName=low",
     ]
