@@ -136,6 +136,8 @@ def _explain(stderr: str, submitted: int, total: int) -> str:
     message = f"sbatch refused the job: {cluster.one_line(stderr)}"
     if "partition" in stderr.lower():
         message += f"; partitions here: {', '.join(cluster.partitions()) or 'none'}"
+    if "wckey" in stderr.lower():
+        message += "; give one of your own by --wckey: `sacctmgr show wckey user=$USER` lists them"
     if submitted:
         message += f"; {submitted} of {total} jobs were submitted before, and run"
     return message

@@ -32,6 +32,8 @@ class Resources:
     """Account that is charged."""
     qos: str | None = None
     """Quality of service."""
+    wckey: str | None = None
+    """Workload characterization key that the job is accounted under, at sites that use them."""
     constraint: str | None = None
     """Features that the nodes must have, such as `a100`."""
     exclude: str | None = None
@@ -66,7 +68,7 @@ class Resources:
             self.signal_delay_s,
             f"from 0 to less than the time limit ({limit_s} s)",
         )
-        for name in ("partition", "account", "qos", "constraint", "exclude", "dependency", "comment"):
+        for name in ("partition", "account", "qos", "wckey", "constraint", "exclude", "dependency", "comment"):
             value = getattr(self, name)
             # to sbatch an empty value means another thing, and a line break starts a new line of the script
             _require(value is None or (value.strip() and "\n" not in value), name, value, "one non-empty line")
@@ -82,7 +84,10 @@ class Resources:
 
 
 def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[str, object]:
-    """The parameters of submitit's SlurmExecutor, by its own names (those of sbatch), unset ones left out."""
+    """The parameters of submitit's SlurmExecutor, by its own names (those of sbatch).
+
+    What is unset is left out, but for what submitit would set by itself.
+    """
     # said in either case: by itself the site's JobRequeue would decide, and a node's death might lose the job
     additional: dict[str, object] = {"requeue" if resources.requeue else "no-requeue": True}
     if resources.dependency:
@@ -101,6 +106,7 @@ def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[s
         "signal_delay_s": resources.signal_delay_s,
         "account": resources.account,
         "qos": resources.qos,
+        "wckey": resources.wckey,
         "constraint": resources.constraint,
         "exclude": resources.exclude,
         "dependency": resources.dependency,
@@ -112,7 +118,8 @@ def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[s
         # Without --kill-on-bad-exit the ranks beside a dead one wait in a collective until the time limit.
         "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", "--kill-on-bad-exit=1"],
     }
-    return {key: value for key, value in wanted.items() if value is not None}
+    # unset, submitit would write --wckey=submitit, which sites that enforce wckeys refuse
+    return {key: value for key, value in wanted.items() if value is not None or key == "wckey"}
 
 
 def render_mem(mem_gb: float) -> str:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import submitit
 
-from slurm import cluster
+from slurm import cluster, rehearsal_client
 from slurm.arrays import chunk_sizes
 from slurm.executor import render_sbatch, sbatch_environment, submit
+from slurm.rehearsal import rehearse
 from slurm.resources import Resources
 
 SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
@@ -52,9 +55,16 @@ def test_rendered_array(tmp_path: Path):
         "--requeue",
         "--signal=USR2@120",
         "--time=240",
-        "--wckey=submitit",
     ]
     assert "--cpus-per-task=8 --kill-on-bad-exit=1" in text
+
+
+def test_a_wckey_is_written_where_one_is_asked_for(tmp_path: Path):
+    asked = Resources(wckey="thesis")
+    text = render_sbatch(count=1, folder=tmp_path, resources=asked, name="pets", max_parallel=1)
+    assert "--wckey=thesis" in sbatch_lines(text)
+    text = render_sbatch(count=1, folder=tmp_path, resources=Resources(), name="pets", max_parallel=1)
+    assert "--wckey" not in text
 
 
 def test_a_single_job_is_no_array(tmp_path: Path):
@@ -183,3 +193,32 @@ def test_a_wrong_partition_lists_the_right_ones(on_cluster, tmp_path: Path, capf
         submit(abs, [1], cluster="slurm", folder=tmp_path, resources=wrong, name="t", max_parallel=1)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slurm
+def test_a_site_that_enforces_wckeys(
+    accounting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+):
+    """A job without a wckey is accounted under the user's default one, if there is one; a foreign one is refused."""
+    conf = {"AccountingStorageEnforce": "limits,wckeys"}
+    with rehearse(nodes=1, gpus=0, accounting=True, conf=conf) as site:
+        for name, value in site.env.items():
+            monkeypatch.setenv(name, value)
+
+        def wckey_of_job(**changes: str) -> str:
+            asked = replace(SMALL, **changes)
+            (job,) = submit(
+                abs, [-1], cluster="slurm", folder=tmp_path, resources=asked, name="t", max_parallel=1
+            )  # fmt: skip
+            command = ["squeue", "--noheader", "--states=all", f"--jobs={job.job_id}", "--format=%w"]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+            wait_for(job.paths.result_pickle.exists)
+            return done.stdout.strip()
+
+        with pytest.raises(ValueError, match=r"(?i)invalid wckey.* by --wckey: `sacctmgr show wckey user=\$USER`"):
+            wckey_of_job(wckey="submitit")
+        assert wckey_of_job() == "*"
+        add = ["sacctmgr", "-i", "add", "user", f"name={getpass.getuser()}", "wckey=thesis,lab", "defaultwckey=lab"]
+        rehearsal_client.order(site.root, add)
+        assert wckey_of_job(wckey="thesis") == "thesis"
+        assert wckey_of_job() == "*lab"

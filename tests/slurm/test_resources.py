@@ -40,6 +40,7 @@ def test_to_submitit_leaves_out_what_is_not_asked():
         "cpus_per_task": 8,
         "mem": "1536MB",
         "signal_delay_s": 120,
+        "wckey": None,
         "array_parallelism": 4,
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True},
