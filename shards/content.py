@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Mapping
 
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from shards.encoding import png_damage
 from shards.pictures import MAX_PIXELS
 
 
@@ -40,9 +41,13 @@ def _check_mask(name: str, png: bytes, size: tuple[int, int], trimap: Mapping[st
                 return _too_large(name, *image.size)
             if image.size != size:
                 return f"{name} is {image.width} x {image.height}, its picture {size[0]} x {size[1]}"
+            if problem := png_damage(png):
+                return f"{name} is damaged ({problem})"
             if image.mode != "L":
                 return f"{name} has the pixel format {image.mode}; a mask is 8-bit grey"
             counts = image.histogram()
+    except UnidentifiedImageError:  # its message shows the object that held the bytes
+        return f"{name} cannot be decoded (it is no PNG)"
     except Exception as error:  # Pillow raises whatever the bytes lead it to
         return f"{name} cannot be decoded ({error})"
     others = [value for value, count in enumerate(counts) if count and value not in trimap.values()]

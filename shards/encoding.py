@@ -1,4 +1,4 @@
-"""The bytes that stand for a picture and for a trimap in a shard."""
+"""The bytes that stand for a picture and for a trimap in a shard, and whether a PNG is as it was written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import simplejpeg
 
 JPEG_QUALITY = 95
 PNG_SIGNATURE, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2
+HEADER_BYTES = 13
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour types
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
@@ -38,3 +40,47 @@ def encode_png(trimap: np.ndarray) -> bytes:
     )
     framed = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
     return PNG_SIGNATURE + b"".join(framed)
+
+
+def png_damage(png: bytes) -> str:
+    """In words which part of a PNG is not as it was written; "" if the file is whole.
+
+    Pillow skips the checksums of pixel data, and fills up with zeros what a short stream of them leaves open.
+    """
+    data = memoryview(png)
+    if data[: len(PNG_SIGNATURE)] != PNG_SIGNATURE:
+        return "it does not begin as a PNG"
+    offset, header, pixel_data = len(PNG_SIGNATURE), b"", []
+    while True:
+        num_bytes, kind = int.from_bytes(data[offset : offset + 4], "big"), bytes(data[offset + 4 : offset + 8])
+        end = offset + 12 + num_bytes
+        if end > len(data):
+            return f"it is cut short after {len(data)} bytes"
+        if zlib.crc32(data[offset + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return f"the chunk at byte {offset} does not match its checksum"
+        content = data[offset + 8 : end - 4]
+        if kind == b"IHDR":
+            header = bytes(content)
+        elif kind == b"IDAT":
+            pixel_data.append(content)
+        elif kind == b"IEND":
+            return _short_of_pixels(header, pixel_data)
+        offset = end
+
+
+def _short_of_pixels(header: bytes, pixel_data: list[memoryview]) -> str:
+    if len(header) != HEADER_BYTES:
+        return "it has no header"
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    if interlaced:
+        return ""
+    wanted = height * (1 + (width * depth * CHANNELS.get(colour, 1) + 7) // 8)  # each row has a byte for its filter
+    stream, num_bytes = zlib.decompressobj(), 0
+    try:
+        for part in pixel_data:
+            num_bytes += len(stream.decompress(part, wanted - num_bytes + 1))
+            if num_bytes >= wanted:
+                return ""
+    except zlib.error as error:
+        return f"its pixels cannot be decompressed ({error})"
+    return f"it has {num_bytes} of the {wanted} bytes of its pixels"

@@ -7,6 +7,7 @@ python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 -
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,9 @@ from shards.command import OK, run_command
 from shards.manifest import SPLITS, Manifest
 from shards.plan import build_shards, plan_shards, workers_for
 from shards.pool import progress
+
+LOWEST = {"samples_per_shard": 1, "image_size_px": 0, "workers": 0, "seed": 0, "max_corrupt": 0}
+SHOWN_DAMAGED = 50  # names in the summary, where each picture is to be looked at
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class PackConfig:
     """Squash pictures (antialiased, JPEG quality 95) and trimaps (nearest) to N x N; 0 keeps the original bytes."""
     workers: int = 0
     """Processes; 0 means one per core, and one alone for a handful of samples."""
+    max_corrupt: int = 10
+    """How many pictures may be damaged, so that they decode with a warning; more stop the pack, which names them."""
     overwrite: bool = False
     """Replace a different shard set in --out."""
     resume: bool = False
@@ -60,7 +66,7 @@ class PackConfig:
             raise ValueError(f"name exactly one of --source DIR, --download, --synthetic N ({sum(given)} given)")
         if self.synthetic_folder is not None and not self.synthetic:
             raise ValueError("--synthetic-folder is where drawn pets are kept: it needs --synthetic N")
-        for name, lowest in (("samples_per_shard", 1), ("image_size_px", 0), ("workers", 0), ("seed", 0)):
+        for name, lowest in LOWEST.items():
             if getattr(self, name) < lowest:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is {getattr(self, name)}, but must be at least {lowest}")
@@ -163,6 +169,7 @@ def _write_shards(folder: oxford.PetFolder, config: PackConfig, staging: Path) -
                 num_workers=config.num_workers(num_samples),
                 advance=advance,
                 finished=finished,
+                max_corrupt=config.max_corrupt,
             )
         )
     oddities: dict[str, list[str]] = defaultdict(list, {k: list(names) for k, names in folder.oddities.items()})
@@ -207,9 +214,13 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
     for column in ("what", "count", "which"):
         table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
     for kind, count in manifest.packer["oddities"].items():
-        names = ", ".join(outcome.oddities[kind][: oxford.NAMED]) + (", ..." if count > oxford.NAMED else "")
+        most = SHOWN_DAMAGED if kind in (pictures.CORRUPT, pictures.SUSPECT) else oxford.NAMED
+        names = ", ".join(outcome.oddities[kind][:most]) + (", ..." if count > most else "")
         table.add_row(f"[bold]{kind}[/bold]: {pictures.ODDITIES[kind]}", str(count), names)
     console.print(table)
+    if suspects := outcome.oddities.get(pictures.SUSPECT):
+        keys = " ".join(suspects[:SHOWN_DAMAGED])
+        console.print(f"look at them: python -m shards.show {shlex.quote(str(out))} --keys {keys}", soft_wrap=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shards.command import Failure
-from shards.encoding import encode_jpeg, encode_png
+from shards.encoding import encode_jpeg, encode_png, png_damage
 from shards.oxford import Pet
+from shards.suspects import why_suspect
 
 MAX_PIXELS = 25_000_000  # asked of the header before anything is decoded: a small file can claim to be huge
 FORMATS = ("JPEG", "PNG", "GIF")
@@ -28,10 +29,12 @@ BACKGROUND = 2
 ORIENTATION = 0x0112  # EXIF tag
 APP1, START_OF_SCAN = b"\xe1", b"\xda"  # JPEG markers behind their 0xff
 
+CORRUPT, SUSPECT = "corrupt_jpeg", "suspect_picture"
 ODDITIES = {
     "not_jpeg": "GIF or PNG under a .jpg name: re-encoded as JPEG",
     "not_rgb": "RGBA, palette, CMYK or grey picture: made RGB",
-    "corrupt_jpeg": "JPEG that decodes with a warning: decoded as far as it goes, re-encoded",
+    "corrupt_jpeg": "JPEG that decodes with a warning: damaged; decoded as far as it goes, re-encoded",
+    "suspect_picture": "picture that may be damaged: a run of one byte in its file, or a flat lower part: look at it",
     "invalid_exif": "EXIF is unreadable or its orientation is none of 1 to 8: EXIF removed",
     "exif_rotation": "EXIF would turn the picture, not its trimap: EXIF removed, pixels not turned",
     "palette_trimap": "trimap is a palette PNG: written as grey values",
@@ -53,6 +56,7 @@ class Packed:
     png: bytes
     json: bytes
     oddities: tuple[str, ...]
+    doubts: tuple[str, ...] = ()  # in words, with the file's name, why it is corrupt or suspect
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Picture:
     pixels: np.ndarray  # (H, W, 3) uint8
     jpg: bytes | None
     oddities: tuple[str, ...]
+    doubt: str = ""  # in words, why it is corrupt or suspect
 
 
 def pack_pets(pets: tuple[Pet, ...], image_size_px: int) -> list[Packed | str]:
@@ -106,20 +111,21 @@ def pack_pet(pet: Pet, image_size_px: int) -> Packed:
         "original_height_px": height,
         "oddities": oddities,
     }
-    return Packed(pet.key, jpg, png, json.dumps(facts).encode(), oddities)
+    doubts = (f"{pet.picture}: {picture.doubt}",) if picture.doubt else ()
+    return Packed(pet.key, jpg, png, json.dumps(facts).encode(), oddities, doubts)
 
 
 def read_picture(path: Path) -> Picture:
     """Decode one picture to RGB and name its oddities. Raises Failure that names the file."""
     data = path.read_bytes()
     if (pixels := _decode_plain(data)) is not None:
-        return Picture(pixels, data, ())
+        return _with_suspicion(Picture(pixels, data, ()), data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is counted here as an oddity, or refused
         image = _open(path, data, FORMATS)
         if image.mode not in MODES:
             raise Failure(f"{path}: pixel format {image.mode} is none of {', '.join(MODES)}")
-        oddities = []
+        oddities, doubt = [], ""
         is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with a second one behind it, as some cameras write
         if not is_jpeg:
             oddities.append("not_jpeg")
@@ -131,13 +137,23 @@ def read_picture(path: Path) -> Picture:
         if orientation != 1:
             oddities.append("exif_rotation" if 2 <= orientation <= 8 else "invalid_exif")
             data = without_app1(data) if is_jpeg else data
-        pixels = _decode_strictly(data) if is_jpeg else None
+        pixels = None
+        if is_jpeg:
+            pixels, doubt = _decode_strictly(data)
+        if doubt:
+            oddities.append(CORRUPT)
         if pixels is None:
-            if is_jpeg and image.mode in ("RGB", "L"):
-                oddities.append("corrupt_jpeg")
             pixels = _decode_leniently(path, image)
-    as_it_is = is_jpeg and image.mode == "RGB" and "corrupt_jpeg" not in oddities
-    return Picture(pixels, data if as_it_is else None, tuple(oddities))
+    as_it_is = is_jpeg and image.mode == "RGB" and not doubt
+    picture = Picture(pixels, data if as_it_is else None, tuple(oddities), doubt)
+    return _with_suspicion(picture, data if is_jpeg else b"")
+
+
+def _with_suspicion(picture: Picture, jpg: bytes) -> Picture:
+    """The same picture; suspect if it is not known to be damaged, and looks so."""
+    if picture.doubt or not (doubt := why_suspect(jpg, picture.pixels)):
+        return picture
+    return replace(picture, oddities=(*picture.oddities, SUSPECT), doubt=doubt)
 
 
 def _open(path: Path, data: bytes, formats: tuple[str, ...]) -> Image.Image:
@@ -146,11 +162,15 @@ def _open(path: Path, data: bytes, formats: tuple[str, ...]) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
         raise Failure(f"{path}: {error}") from None
+    except UnidentifiedImageError:  # its message shows the object that held the bytes
+        raise Failure(f"{path}: not a readable {', '.join(formats)} file") from None
     except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
         raise Failure(f"{path}: not a readable {', '.join(formats)} file ({error})") from None
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
         raise Failure(f"{path}: {size} is more than {MAX_PIXELS / 1e6:.0f} megapixels; make it smaller")
+    if image.format == "PNG" and (problem := png_damage(data)):
+        raise Failure(f"{path} is damaged ({problem}); fetch it again")
     return image
 
 
@@ -162,16 +182,16 @@ def _decode_plain(data: bytes) -> np.ndarray | None:
         return None
     if colorspace != "YCbCr" or height * width > MAX_PIXELS or without_app1(data) != data:
         return None
-    return _decode_strictly(data)
+    return _decode_strictly(data)[0]
 
 
-def _decode_strictly(jpg: bytes) -> np.ndarray | None:
-    """(H, W, 3) uint8, or None where libjpeg would only warn (or cannot make RGB of it, as of CMYK)."""
+def _decode_strictly(jpg: bytes) -> tuple[np.ndarray | None, str]:
+    """(H, W, 3) uint8; or None where libjpeg would only warn, and its warning."""
     try:
         pixels: np.ndarray = simplejpeg.decode_jpeg(jpg, "RGB", strict=True)
-    except ValueError:
-        return None
-    return pixels
+    except ValueError as error:
+        return None, str(error)
+    return pixels, ""
 
 
 def _decode_leniently(path: Path, image: Image.Image) -> np.ndarray:

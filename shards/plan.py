@@ -6,6 +6,7 @@ The plan depends on the samples, the seed and samples_per_shard alone: packing, 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +17,19 @@ from shards.archive import ShardWriter
 from shards.command import Failure
 from shards.manifest import SPLITS, Shard, shard_name
 from shards.oxford import Pet
+from shards.pictures import CORRUPT
 from shards.pool import default_workers, ordered_map
 
 SAMPLES_WORTH_A_WORKER = 64  # a process takes as long to start as these to pack
 CHUNK = 16  # samples a worker packs at a time: the last chunks are small enough to end together
 MAX_NAMED_PROBLEMS = 10
+MAX_NAMED_DOUBTS = 50  # damaged pictures are to be looked at, one by one
+
+logger = logging.getLogger(__name__)
+
+
+class TooManyCorrupt(Failure):
+    """More damaged pictures than the pack may take; nothing is wrong with the shards that it has finished."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +79,27 @@ def build_shards(
     num_workers: int,
     advance: Callable[[int], None],
     finished: Mapping[str, Built],
+    max_corrupt: int | None = None,
 ) -> Iterator[Built]:
     """Write the shards of `plan` with their indices into `folder`, less those that are `finished` already.
 
     Yields all of them in the plan's order. Raises Failure at the end that names what cannot be packed; the shard in
-    which the first such sample falls is not finished.
+    which the first such sample falls is not finished. Raises TooManyCorrupt, with all shards finished, if more pictures
+    than `max_corrupt` decode with a warning; None takes any number of them.
     """
     queue = [pet for planned in plan if planned.name not in finished for pet in planned.pets]
     chunks = [tuple(queue[start : start + CHUNK]) for start in range(0, len(queue), CHUNK)]
     pack_chunk = partial(pictures.pack_pets, image_size_px=image_size_px)
     advance(sum(built.shard.num_samples for built in finished.values()))
-    samples = _packed(ordered_map(pack_chunk, chunks, num_workers=num_workers), advance)
+    corrupt = [
+        f"{key}, in a finished shard" for one in finished.values() for kind, key in one.oddities if kind == CORRUPT
+    ]
+    samples = _packed(ordered_map(pack_chunk, chunks, num_workers=num_workers), advance, corrupt)
     for planned in plan:
         yield finished[planned.name] if planned.name in finished else _build_shard(planned, samples, folder)
     next(samples, None)  # the generator ends by raising what could not be packed
+    if max_corrupt is not None and len(corrupt) > max_corrupt:
+        raise TooManyCorrupt(_too_many(corrupt, max_corrupt))
 
 
 def _build_shard(planned: Planned, samples: Iterator[pictures.Packed], folder: Path) -> Built:
@@ -98,22 +114,37 @@ def _build_shard(planned: Planned, samples: Iterator[pictures.Packed], folder: P
 
 
 def _packed(
-    results: Iterator[list[pictures.Packed | str]], advance: Callable[[int], None]
+    results: Iterator[list[pictures.Packed | str]], advance: Callable[[int], None], corrupt: list[str]
 ) -> Iterator[pictures.Packed]:
-    """The samples of all chunks; raises Failure at the end for those that are none."""
-    problems = []
+    """The samples of all chunks; those with a damaged picture are added to `corrupt`, in words.
+
+    Raises Failure at the end for those that are none.
+    """
+    problems, num_suspects = [], 0
     for chunk in results:
         for sample in chunk:
             if isinstance(sample, str):
                 problems.append(sample)
-            elif not problems:
+                continue
+            if CORRUPT in sample.oddities:
+                corrupt += sample.doubts
+            elif sample.doubts and (num_suspects := num_suspects + 1) <= MAX_NAMED_DOUBTS:
+                logger.warning("may be damaged: %s", "; ".join(sample.doubts))
+            if not problems:
                 yield sample
         advance(len(chunk))
     if problems:
         raise Failure(f"{len(problems)} samples cannot be packed:\n  " + "\n  ".join(first_lines(problems)))
 
 
-def first_lines(problems: Sequence[str]) -> list[str]:
+def _too_many(corrupt: Sequence[str], max_corrupt: int) -> str:
+    return (
+        f"{len(corrupt)} pictures are damaged: they decode with a warning, and --max-corrupt is {max_corrupt}. Fetch "
+        f"them again, or accept them as they are with --max-corrupt {len(corrupt)} --resume:\n  "
+    ) + "\n  ".join(first_lines(corrupt, MAX_NAMED_DOUBTS))
+
+
+def first_lines(problems: Sequence[str], most: int = MAX_NAMED_PROBLEMS) -> list[str]:
     """As many as an error names, and how many more there are."""
-    more = len(problems) - MAX_NAMED_PROBLEMS
-    return [*problems[:MAX_NAMED_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+    more = len(problems) - most
+    return [*problems[:most], *([f"and {more} more"] if more > 0 else [])]

@@ -17,12 +17,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, index_name, load_manifest
+from shards.plan import TooManyCorrupt
 from shards.pool import WorkerLost
 
 STAGING = ".packing"
 LOCK = "lock"
 RESUME_NAME = "resume.json"  # which pack the staged shards belong to
-INTERRUPTIONS = (KeyboardInterrupt, OSError, WorkerLost)  # that speak against none of the shards before them
+INTERRUPTIONS = (
+    KeyboardInterrupt,
+    OSError,
+    WorkerLost,
+    TooManyCorrupt,
+)  # that speak against none of the shards before them
 OURS = re.compile(rf"({'|'.join(SPLITS)})-\d{{6}}(\.tar|\.index\.json)")
 
 logger = logging.getLogger(__name__)

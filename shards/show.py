@@ -8,14 +8,16 @@ from __future__ import annotations
 import io
 import os
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from shards.command import OK, run_command
+from shards.command import OK, Failure, run_command
+from shards.encoding import png_damage
 from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, write_whole
 
 TINT = np.array([235, 45, 60], np.float32)
@@ -88,8 +90,8 @@ def _choose(config: ShowConfig, manifest: Manifest) -> list[tuple[str, Sample]]:
 
 
 def _tile(config: ShowConfig, shard: str, sample: Sample, meaning: Mapping[str, int]) -> Image.Image:
-    picture = _read_image(config.folder / shard, sample.jpg).convert("RGB")
-    trimap = _read_image(config.folder / shard, sample.png)
+    picture = _read_image(config.folder / shard, sample.key, sample.jpg, "JPEG").convert("RGB")
+    trimap = _read_image(config.folder / shard, sample.key, sample.png, "PNG")
     scale = config.tile_px / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.BILINEAR)
@@ -102,13 +104,25 @@ def _tile(config: ShowConfig, shard: str, sample: Sample, meaning: Mapping[str, 
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def _read_image(path: Path, member: Member) -> Image.Image:
+def _read_image(path: Path, key: str, member: Member, kind: str) -> Image.Image:
+    """Decode one member; raises Failure if its bytes are not those of the index, or not of this kind."""
+    where, advice = f"{path} at byte {member.offset}, {key}", f"see `python -m shards.verify {path.parent}`"
     try:
         with path.open("rb") as file:
             data = os.pread(file.fileno(), member.num_bytes, member.offset)
-        return Image.open(io.BytesIO(data))
     except OSError as error:
-        raise ValueError(f"{path} at byte {member.offset}: {error}; run `python -m shards.verify`") from None
+        raise Failure(f"{where}: {error}; {advice}") from None
+    if len(data) != member.num_bytes or zlib.crc32(data) != member.crc32:
+        raise Failure(f"{where}: the bytes do not match the index; {advice}")
+    if kind == "PNG" and (problem := png_damage(data)):
+        raise Failure(f"{where}: the mask was damaged when it was packed ({problem}); {advice}")
+    try:
+        image = Image.open(io.BytesIO(data), formats=(kind,))
+        image.load()
+    except Exception as error:  # Pillow raises whatever the bytes lead it to
+        words = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise Failure(f"{where}: no readable {kind}{words}; {advice}") from None
+    return image
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:

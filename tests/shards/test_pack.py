@@ -1,6 +1,7 @@
 """Packing: reproducible, complete, all or nothing."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from shards import publish
 from shards.command import FAILED, OK, WRONG_USE, Failure, run_command
@@ -192,6 +195,50 @@ def test_damaged_pictures_exit_with_failed(odd, tmp_path: Path, capsys: pytest.C
     odd.add("pug_1", png=b"")
     assert run("--out", tmp_path / "set", "--source", odd.root) == FAILED
     assert "pug_1.png" in capsys.readouterr().err
+
+
+@pytest.fixture
+def corrupt(odd, make):
+    """A folder whose first three of eight pictures decode with a warning."""
+    data = make["encode"](make["rgb"]())
+    for index in range(8):
+        odd.add(f"pug_{index}", jpg=data[:-2] + b"abc" * 9 + data[-2:] if index < 3 else data)
+    return odd
+
+
+def test_too_many_damaged_pictures_stop_the_pack_and_are_named(corrupt, tmp_path: Path, capsys, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    args = ["--source", corrupt.root, "--out", tmp_path / "set", "--samples-per-shard", "2"]
+    assert run(*args, "--max-corrupt", "2") == FAILED
+    message = capsys.readouterr().err
+    assert "3 pictures are damaged: they decode with a warning, and --max-corrupt is 2" in message
+    for index in range(3):
+        assert f"{corrupt.picture(f'pug_{index}')}: Corrupt JPEG data: 2" in message
+    assert not (tmp_path / "set" / MANIFEST_NAME).exists()
+    assert run(*args, "--max-corrupt", "2", "--resume") == FAILED  # those of finished shards count, too
+    assert "pug_1, in a finished shard" in capsys.readouterr().err
+    assert "going on: 5 of 5 shards (8 samples) stand whole" in caplog.text
+    assert run(*args, "--max-corrupt", "3", "--resume") == OK
+    assert "pug_0" in (printed := capsys.readouterr().out)
+    assert "corrupt_jpeg" in printed
+    assert verify(tmp_path / "set") == []
+    pack(PackConfig(out=tmp_path / "other", source=corrupt.root, samples_per_shard=2, workers=1))
+    assert files_of(tmp_path / "other") == files_of(tmp_path / "set")  # the limit is no part of the set
+    with pytest.raises(ValueError, match=r"--max-corrupt is -1, but must be at least 0"):
+        PackConfig(source=corrupt.root, max_corrupt=-1)
+
+
+def test_suspects_are_named_and_shown(odd, make, tmp_path: Path, capsys, caplog) -> None:
+    pixels = np.array(make["rgb"](160, 160))
+    pixels[112:] = 128
+    flat, png = make["encode"](Image.fromarray(pixels)), make["encode"](make["trimap"](160, 160), "PNG")
+    for index in range(7):
+        odd.add(f"pug_{index}", jpg=flat, png=png)
+    assert run("--source", odd.root, "--out", tmp_path / "set") == OK
+    assert f"may be damaged: {odd.picture('pug_0')}: 20% of it" in caplog.text
+    keys = capsys.readouterr().out.partition(f"python -m shards.show {tmp_path / 'set'} --keys ")[2].split()
+    assert sorted(keys) == [f"pug_{index}" for index in range(7)]  # all of them, not the first five
+    assert load_manifest(tmp_path / "set").packer["oddities"] == {"suspect_picture": 7}
 
 
 SLOW_PACK = """

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shards.command import Failure
 from shards.oxford import read_folder
-from shards.pictures import ODDITIES, Packed, pack_pet, pack_pets
+from shards.pictures import ODDITIES, Packed, pack_pet, pack_pets, read_picture
 
 
 def pack_one(odd, key: str = "pug_1", image_size_px: int = 0, **files: bytes) -> Packed:
@@ -108,6 +108,39 @@ def test_a_jpeg_with_a_warning_is_healed(odd, make) -> None:
     assert simplejpeg.decode_jpeg(packed.jpg, strict=True).shape == (16, 24, 3)
 
 
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_warning_counts_whatever_the_colours_are(odd, make, mode: str) -> None:
+    data = make["encode"](make["rgb"]().convert(mode))
+    packed = pack_one(odd, jpg=data[:-2] + b"abc" * 9 + data[-2:])
+    assert packed.oddities == ("not_rgb", "corrupt_jpeg")
+    assert packed.doubts[0].startswith(f"{odd.picture('pug_1')}: Corrupt JPEG data: ")
+
+
+def test_a_lost_sector_is_always_noticed(odd, make) -> None:
+    """Of each sector in turn; the decoder is silent about some, which are suspects then."""
+    whole = make["encode"](make["rgb"](200, 150), quality=70)
+    silent = 0
+    for start in range(1024, len(whole) - 512, 512):
+        data = whole[:start] + bytes(512) + whole[start + 512 :]
+        odd.picture("pug_1").write_bytes(data)
+        picture = read_picture(odd.picture("pug_1"))
+        assert picture.oddities in (("corrupt_jpeg",), ("suspect_picture",))
+        if picture.oddities == ("suspect_picture",):
+            silent += 1
+            assert (picture.jpg, f"from byte {start}" in picture.doubt) == (data, True)
+    assert silent
+
+
+def test_a_flat_lower_part_is_suspect(odd, make) -> None:
+    pixels = np.array(make["rgb"](160, 160))
+    pixels[112:] = 128  # of which the decoder softens the uppermost row of blocks
+    png = make["encode"](make["trimap"](160, 160), "PNG")
+    packed = pack_one(odd, jpg=make["encode"](Image.fromarray(pixels), quality=90), png=png)
+    assert packed.oddities == ("suspect_picture",)
+    assert "20% of it, in its lower part, is of one flat colour" in packed.doubts[0]
+    assert json.loads(packed.json)["oddities"] == ["suspect_picture"]
+
+
 def test_trimap_oddities(odd, make) -> None:
     palette = make["trimap"]()
     palette.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255, 0, 255, 0])
@@ -135,7 +168,7 @@ def huge_png(side: int) -> bytes:
         ("text", "not a readable JPEG, PNG, GIF"),
         ("bmp", "not a readable JPEG, PNG, GIF"),
         ("cut", "cannot be decoded .*truncated.*; fetch it again"),
-        ("cut png", "cannot be decoded"),
+        ("cut png", r"is damaged \(it is cut short after 300 bytes\)"),
         ("large", "5001 x 5001 is more than 25 megapixels"),
         ("bomb", "decompression bomb"),
         ("16 bit", "pixel format I;16 is none of"),
@@ -153,7 +186,7 @@ def test_bad_pictures_are_named(odd, make, what: str, message: str) -> None:
         "bomb": lambda: huge_png(60_000),
         "16 bit": lambda: make["encode"](Image.fromarray(np.zeros((16, 24), np.uint16)), "PNG"),
     }[what]()
-    with pytest.raises(Failure, match=rf"pug_1\.jpg: .*{message}"):
+    with pytest.raises(Failure, match=rf"pug_1\.jpg:? .*{message}"):
         pack_one(odd, jpg=jpg)
 
 
@@ -164,7 +197,7 @@ def test_bad_pictures_are_named(odd, make, what: str, message: str) -> None:
         ("values", r"pug_1\.png has the values 0, 1, 255; a trimap has 1 \(pet\)"),
         ("colour", r"pug_1\.png: pixel format RGB"),
         ("jpeg", r"pug_1\.png: not a readable PNG"),
-        ("cut", r"pug_1\.png: cannot be decoded"),
+        ("cut", r"pug_1\.png is damaged \(it is cut short after 50 bytes\); fetch it again"),
     ],
 )
 def test_bad_trimaps_are_named(odd, make, what: str, message: str) -> None:
@@ -179,6 +212,42 @@ def test_bad_trimaps_are_named(odd, make, what: str, message: str) -> None:
     }[what]()
     with pytest.raises(Failure, match=message):
         pack_one(odd, png=png)
+
+
+def altered_png(pixels: np.ndarray) -> bytes:
+    """A PNG whose last pixels have changed since its checksums were made; Pillow decodes it without complaint."""
+    rows = np.zeros((len(pixels), pixels[0].size + 1), np.uint8)
+    rows[:, 1:] = pixels.reshape(len(pixels), -1)
+    colour = 2 if pixels.ndim == 3 else 0
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, colour, 0, 0, 0))]
+    whole = zlib.crc32(b"IDAT" + zlib.compress(rows.tobytes()))
+    rows[-1, -4:] = 1
+    chunks += [(b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
+    sums = {b"IDAT": whole}
+    framed = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", sums.get(k, zlib.crc32(k + c))) for k, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def test_altered_pixels_of_a_png_are_refused(odd, make) -> None:
+    """Of a trimap, and of a picture: without its checksums it would be packed as another one."""
+    trimap, picture = np.asarray(make["trimap"]()), np.asarray(make["rgb"]())
+    assert set(np.unique(pixels_of(altered_png(trimap)))) == {1, 2, 3}
+    assert (pixels_of(altered_png(trimap)) != trimap).any()
+    with pytest.raises(Failure, match=r"pug_1\.png is damaged \(the chunk at byte 33 does not match its checksum\)"):
+        pack_one(odd, png=altered_png(trimap))
+    odd.add("pug_2", jpg=altered_png(picture))
+    with pytest.raises(Failure, match=r"pug_2\.jpg is damaged \(the chunk at byte 33"):
+        pack_pet(read_folder(odd.root).pets[1], 0)
+
+
+def test_no_message_shows_an_object(odd) -> None:
+    odd.add("pug_1", jpg=b"no picture")
+    odd.add("pug_2", png=b"no trimap")
+    messages = pack_pets(read_folder(odd.root).pets, 0)
+    assert [str(message).rpartition(": ")[2] for message in messages] == [
+        "not a readable JPEG, PNG, GIF file",
+        "not a readable PNG file",
+    ]
 
 
 def test_a_chunk_reports_all_that_it_cannot_pack(odd) -> None:

@@ -1,12 +1,15 @@
 """Real pictures with the real data set's oddities."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from shards.command import Failure
 from shards.manifest import load_index, load_manifest
 from shards.oxford import read_folder
 from shards.pack import Outcome, PackConfig, pack
+from shards.pictures import CORRUPT, SUSPECT, read_picture
 from shards.verify import verify
 
 
@@ -54,3 +57,19 @@ def test_bytes_are_the_originals_but_for_the_odd_ones(outcome: tuple[Outcome, Pa
             if data[member.offset : member.offset + member.num_bytes] != pictures[sample.key].read_bytes():
                 touched.append(sample.key)
     assert sorted(touched) == ["Abyssinian_5", "Abyssinian_75", "Bengal_201"]
+
+
+def test_a_lost_sector_is_always_noticed(pets_root: Path, tmp_path: Path) -> None:
+    """The decoder is silent about one in eight."""
+    outcomes = Counter[str]()
+    for number, pet in enumerate(read_folder(pets_root).pets[::26]):
+        data = bytearray(pet.picture.read_bytes())
+        start = number * 7919 % (len(data) // 512) * 512
+        data[start : start + 512] = bytes(512)
+        (tmp_path / "a.jpg").write_bytes(data)
+        try:
+            outcomes.update(set(read_picture(tmp_path / "a.jpg").oddities) & {CORRUPT, SUSPECT} or {"unnoticed"})
+        except Failure:
+            outcomes["refused"] += 1
+    assert outcomes["unnoticed"] == 0
+    assert min(outcomes[CORRUPT], outcomes[SUSPECT]) > 0

@@ -9,6 +9,7 @@ import pytest
 from shards import publish
 from shards.command import FAILED, OK, WRONG_USE, Failure, run_command
 from shards.manifest import MANIFEST_NAME, index_name, load_index, load_manifest, save_manifest
+from shards.pack import PackConfig, pack
 from shards.repair import repair
 from shards.verify import DAMAGED, main, verify
 
@@ -80,6 +81,28 @@ def test_a_picture_that_cannot_be_packed(shard_set: Path, drawn: Path, tmp_path:
     flip(shard_set / SHARD)
     with pytest.raises(Failure, match=rf"nothing was repaired:\n  {SHARD}: 1 samples cannot be packed:\n.*{key}\.jpg"):
         repair(shard_set, pets)
+
+
+def test_a_trimap_that_is_damaged_by_now(shard_set: Path, drawn: Path, tmp_path: Path) -> None:
+    """Its checksum tells, so it is named instead of a shard that is other than it should be."""
+    pets = Path(shutil.copytree(drawn, tmp_path / "pets"))
+    key = load_index(shard_set, SHARD)[0].key
+    flip(pets / "annotations" / "trimaps" / f"{key}.png", -13)
+    flip(shard_set / SHARD)
+    with pytest.raises(Failure, match=rf"nothing was repaired:\n  {SHARD}: 1 samples .*:\n.*{key}\.png is damaged"):
+        repair(shard_set, pets)
+
+
+def test_any_number_of_damaged_pictures_is_put_back(odd, make, tmp_path: Path) -> None:
+    """Whoever packed the set has taken them."""
+    data = make["encode"](make["rgb"]())
+    for index in range(12):
+        odd.add(f"pug_{index}", jpg=data[:-2] + b"abc" * 9 + data[-2:])
+    pack(PackConfig(out=tmp_path / "set", source=odd.root, max_corrupt=12, workers=1))
+    before = files_of(tmp_path / "set")
+    flip(tmp_path / "set" / "train-000000.tar")
+    assert repair(tmp_path / "set", odd.root) == ["train-000000.tar"]
+    assert files_of(tmp_path / "set") == before
 
 
 def test_pictures_of_another_set(shard_set: Path, odd) -> None:

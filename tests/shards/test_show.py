@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.command import OK, WRONG_USE, run_command
-from shards.manifest import load_index
+from shards.archive import ShardWriter
+from shards.command import OK, WRONG_USE, Failure, run_command
+from shards.manifest import Manifest, Source, load_index, save_manifest, split_of_keys
 from shards.show import ShowConfig, main, show
 
 
@@ -47,6 +48,34 @@ def test_wrong_use(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_damage_points_to_verify(shard_set: Path, tmp_path: Path) -> None:
-    (shard_set / "val-000000.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"shards\.verify"):
-        show(ShowConfig(shard_set, out=tmp_path / "sheet.png", split="val"))
+    path = shard_set / "val-000000.tar"
+    whole, sample = path.read_bytes(), load_index(shard_set, path.name)[0]
+    config = ShowConfig(shard_set, out=tmp_path / "sheet.png", split="val")
+    altered = bytearray(whole)
+    altered[sample.png.offset + 60] ^= 1
+    for content in (b"", whole[: sample.jpg.offset + 9], bytes(altered)):
+        path.write_bytes(content)
+        with pytest.raises(Failure, match=r"do not match the index; see `python -m shards\.verify"):
+            show(config)
+    path.unlink()
+    with pytest.raises(Failure, match=r"No such file.*see `python -m shards\.verify"):
+        show(config)
+    assert not config.out.exists()
+
+
+def test_members_that_were_damaged_when_they_were_packed(tmp_path: Path, make) -> None:
+    jpg, png = make["encode"](make["rgb"]()), make["encode"](make["trimap"](), "PNG")
+    for kind, members, problem in (
+        ("mask", (jpg, png[:-20] + bytes(20)), "the mask was damaged when it was packed"),
+        ("picture", (b"no picture", png), "no readable JPEG; see"),
+        ("bomb", (make["encode"](make["rgb"]())[:400], png), "no readable JPEG"),
+    ):
+        folder = tmp_path / kind
+        folder.mkdir()
+        with ShardWriter(folder, "val-000000.tar", "val") as writer:
+            writer.add("pug_1", *members, b"{}")
+        save_manifest(Manifest(Source("x", ""), {}, {"val": split_of_keys(["pug_1"])}, (writer.shard,)), folder)
+        with pytest.raises(Failure, match=problem) as error:
+            show(ShowConfig(folder, out=tmp_path / "sheet.png", split="val"))
+        assert "pug_1" in str(error.value)
+        assert "BytesIO" not in str(error.value)

@@ -206,7 +206,9 @@ def write_set(folder: Path, *samples: tuple[str, bytes, bytes, bytes]) -> None:
     ("change", "problem"),
     [
         ({"jpg": b"no"}, "a.jpg cannot be decoded"),
-        ({"png": b"no"}, "a.png cannot be decoded"),
+        ({"png": b"no"}, "a.png cannot be decoded (it is no PNG)"),
+        ({"altered": -13}, "a.png is damaged (the chunk at byte 33 does not match its checksum)"),
+        ({"altered": -1}, "a.png is damaged (the chunk at byte "),
         ({"size": (3, 4)}, "a.png is 3 x 4, its picture 24 x 16"),
         ({"value": 9}, "a.png has other values than"),
         ({"json": b"no"}, "a.json cannot be read"),
@@ -216,8 +218,10 @@ def write_set(folder: Path, *samples: tuple[str, bytes, bytes, bytes]) -> None:
 def test_what_only_decoding_shows(tmp_path: Path, make, change: dict, problem: str) -> None:
     trimap = Image.new("L", change.get("size", (24, 16)), change.get("value", 2))
     jpg = change.get("jpg", make["encode"](make["rgb"]()))
-    png = change.get("png", make["encode"](trimap, "PNG"))
-    write_set(tmp_path / "set", ("a", jpg, png, change.get("json", b'{"key": "a"}')))
+    png = bytearray(change.get("png", make["encode"](trimap, "PNG")))
+    if place := change.get("altered"):
+        png[place] ^= 1  # of a checksum: the pixels are those that were written
+    write_set(tmp_path / "set", ("a", jpg, bytes(png), change.get("json", b'{"key": "a"}')))
     (finding,) = verify(tmp_path / "set")
     assert problem in finding.problem
     assert (finding.shard, finding.key, finding.offset) == ("train-000000.tar", "a", 512)
