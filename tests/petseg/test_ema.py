@@ -159,6 +159,20 @@ def test_a_stopped_run_goes_on_to_the_same_averages(
     assert all(torch.equal(plain[k], own[k]) for k in own)  # averaging leaves training as it is
 
 
+def test_the_warm_up_counts_the_steps_of_the_run(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of an epoch or of a life."""
+    counted: list[int] = []
+    update = Ema.update
+    monkeypatch.setattr(Ema, "update", lambda ema, step: (counted.append(step), update(ema, step)))
+    config = tiny(train__ema_decay=0.9, train__log_every=1)
+    asked = iter(range(1, 100))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(interrupt, "requested", lambda: next(asked) == 2)
+        train(config, tmp_path)
+    train(config, tmp_path)
+    assert counted == list(range(8))  # two epochs of four steps
+
+
 @pytest.mark.slow
 def test_two_processes_go_on_to_the_same_averages(pet_shards: Path, tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("calm", "stopped")}

@@ -91,6 +91,23 @@ def test_a_copy_shares_its_samples_weight(step: Callable[..., RunConfig], tmp_pa
     assert_close(trained(config, tmp_path / "trained"), by_hand(config, tmp_path / "by_hand", [as_it_is, mirrored]))
 
 
+def moved(before: Weights, after: Weights) -> torch.Tensor:
+    """The step in all weights together, as one vector."""
+    return torch.cat([(after[name] - before[name]).double().flatten() for name in sorted(before)])
+
+
+def test_a_long_gradient_is_clipped_to_its_limit_and_keeps_its_direction(
+    step: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    limit = 0.01
+    start = trained(step(optim__lr=1e-30), tmp_path / "start")  # a step too small for float32
+    free, clipped = (
+        moved(start, trained(step(optim__grad_clip=clip), tmp_path / f"clip-{clip}")) for clip in (0.0, limit)
+    )
+    assert free.norm() > 5 * RATE * limit
+    torch.testing.assert_close(clipped, free * (RATE * limit / free.norm()), rtol=2e-3, atol=1e-7)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_ranks_follow_the_mean_over_all_of_them(

@@ -104,6 +104,21 @@ def test_four_processes_go_on_with_the_same_bits(pet_shards: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_statistics_are_averaged_over_ranks_and_each_rank_gets_its_own_back(pet_shards: Path, tmp_path: Path) -> None:
+    """Two ranks hold 10 and 30 in the first BatchNorm buffer, 11 and 31 in the second, and so on."""
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", "slurm/accelerate/two_cpu.yaml"]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, *launcher, Path(__file__).with_name("ranks_by_value.py"), pet_shards, tmp_path / "run"]
+    subprocess.run(command, cwd=REPOSITORY, env=env, timeout=300, check=True)
+    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    count = len(seen[0]["averaged"])
+    assert count > 20  # the model's statistics and their averages
+    for rank, first in enumerate((10.0, 30.0)):
+        assert seen[rank]["averaged"] == [20.0 + number for number in range(count)]
+        assert seen[rank]["restored"] == [first + number for number in range(count)]
+
+
+@pytest.mark.slow
 def test_damage_that_one_rank_meets_stops_all_with_one_message(pet_shards: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
     shard = load_manifest(broken).of_split("train")[1]

@@ -59,6 +59,15 @@ def test_damaged_pictures_within_the_budget_are_counted(
     assert [row["data/coverage"] for row in read_metrics(tmp_path / "run")] == [pytest.approx(25 / 27)] * 2
 
 
+def test_one_damaged_picture_beyond_the_budget_stops_training(
+    tiny: Tiny, broken: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, _ = broken
+    config = tiny(data__shards=str(folder), data__max_lost_samples=1, data__cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(Failure, match=r"2 samples of split train cannot be read \(data.max_lost_samples allows 1\)"):
+        train(config, tmp_path / "run")
+
+
 def test_a_damaged_picture_of_an_evaluation_is_never_passed_over(tiny: Tiny, pet_shards: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
     (folder / "val-000000.tar").unlink()
