@@ -114,6 +114,20 @@ def wait_for() -> Callable[[Callable[[], object]], None]:
 
 
 @pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are synced to the disk, in order; without this, a power cut can leave a file of zeros."""
+    names: list[str] = []
+    fsync = os.fsync
+
+    def noted(file: int) -> None:
+        names.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return names
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """Mounts a disk of so many bytes; called again, it has as many as it is told then."""
     folder = tmp_path / "disk"

@@ -18,7 +18,6 @@ from petseg.data.store import open_store
 from petseg.resume import resume, save_within
 from petseg.run import EpochSoFar, Run, build_run
 
-
 WORLD_SIZE = 2
 
 

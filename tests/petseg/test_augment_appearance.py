@@ -81,6 +81,17 @@ def test_noise_has_the_wanted_strength_and_differs_by_window_and_channel() -> No
     assert (torch.corrcoef(flat) - torch.eye(6)).abs().max() < 0.06
 
 
+def test_each_picture_of_a_batch_has_its_own_window_of_noise() -> None:
+    image, trimap = torch.full((3, 3, SIZE, SIZE), 128.0), torch.ones(3, SIZE, SIZE, dtype=torch.uint8)
+    windows = [(0, 0), (5, 9), (200, 17)]
+    changes = [Change(row, noise_std=10.0, noise_at=window) for row, window in enumerate(windows)]
+    noisy, _ = apply(changes, image, trimap, AugmentConfig())
+    for row, window in enumerate(windows):
+        expected = torch.full((3, SIZE, SIZE), 128.0)
+        add_noise(expected, 10.0, window)
+        assert torch.equal(noisy[row], expected)
+
+
 def test_a_hole_has_the_mean_colour_and_its_mask_stays() -> None:
     image, trimap = greyish(2), torch.randint(1, 4, (2, SIZE, SIZE), dtype=torch.uint8)
     top, left, bottom, right = hole = (5, 10, 25, 40)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 
 from petseg.config import RunConfig
 from petseg.config_values import with_values
+from petseg.data import cache as cache_module
 from petseg.data.cache import DeviceCache, Room, choose_place, decoded_bytes, open_node_cache
 from petseg.data.loader import load_batches
-from petseg.data.plan import eval_plan
+from petseg.data.plan import EpochOrder, eval_plan, train_plan
 from petseg.data.split import open_splits
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
@@ -43,7 +45,28 @@ def test_cached_batches_are_the_batches_of_the_tars(pet_shards: Path, tmp_path: 
     tars.close()
 
 
+def test_a_filler_weighs_nothing_wherever_its_pixels_come_from(pet_shards: Path, tmp_path: Path) -> None:
+    """27 samples in batches of 13 over 2 ranks: the last batch has one sample, and rank 1 has none of it."""
+    tars, node = open_cache(pet_shards, tmp_path)
+    assert node is not None
+    plan = list(train_plan(EpochOrder(tars.shard_sizes, 1, 0, 1), 13, 1, rank=1, world_size=2))
+    assert [part.filler for part in plan] == [False, False, True]
+    loaders = (load_batches(tars, plan, threads=2), load_batches(node, plan, threads=0))
+    for batches in (*loaders, DeviceCache(node, torch.device("cpu")).batches(plan)):
+        assert [batch.weight.tolist() for batch in batches] == [[1.0] * 6, [1.0] * 6, [0.0]]
+    tars.close()
+
+
 def build(shards: Path, folder: Path, barrier: "multiprocessing.synchronize.Barrier") -> None:
+    """Each build is noted, and takes so long that another process which does not wait for it begins its own."""
+    really_build = cache_module._build
+
+    def noted(path: Path, *rest: object) -> bool:
+        (folder / f"{os.getpid()}.built").touch()
+        time.sleep(1)
+        return really_build(path, *rest)
+
+    cache_module._build = noted
     barrier.wait()
     tars, node = open_cache(shards, folder)
     assert node is not None
@@ -59,6 +82,7 @@ def test_processes_that_start_together_build_one_file(pet_shards: Path, tmp_path
     for child in children:
         child.join()
     assert [child.exitcode for child in children] == [0, 0]
+    assert len(list(tmp_path.glob("*.built"))) == 1
     files = [path for path in (tmp_path / "decoded").iterdir() if path.suffix != ".lock"]
     assert [path.stat().st_size for path in files] == [decoded_bytes(27, SIZE)]
     made = files[0].stat()
@@ -74,6 +98,16 @@ def test_a_damaged_split_is_not_cached(pet_shards: Path, tmp_path: Path, caplog:
     assert node is None
     assert "train is not cached: 14 samples cannot be read, such as" in caplog.text
     assert [path for path in (tmp_path / "cache" / "decoded").iterdir() if path.suffix != ".lock"] == []
+    tars.close()
+
+
+def test_decoded_samples_are_on_the_disk_before_they_have_their_name(
+    pet_shards: Path, tmp_path: Path, synced: list[str]
+) -> None:
+    tars, node = open_cache(pet_shards, tmp_path)
+    assert node is not None
+    (path,) = (p for p in (tmp_path / "decoded").iterdir() if p.suffix != ".lock")
+    assert [name for name in synced if path.name in name]
     tars.close()
 
 

@@ -166,9 +166,10 @@ def test_the_warm_up_counts_the_steps_of_the_run(tiny: Tiny, tmp_path: Path, mon
     monkeypatch.setattr(Ema, "update", lambda ema, step: (counted.append(step), update(ema, step)))
     config = tiny(train__ema_decay=0.9, train__log_every=1)
     asked = iter(range(1, 100))
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         patch.setattr(interrupt, "requested", lambda: next(asked) == 2)
-        train(config, tmp_path)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path)
     train(config, tmp_path)
     assert counted == list(range(8))  # two epochs of four steps
 

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from petseg import evaluate
 from petseg.breeds import kind_of
+from petseg.checkpoint import list_checkpoints, load_weights
 from petseg.config import RunConfig
-from petseg.evaluate import main
+from petseg.data.store import open_store
+from petseg.evaluate import main, predict
+from petseg.metrics import pet_mask
+from petseg.overlay import Pixels, draw_sheet
+from petseg.run import build_run
 from petseg.run_folder import load_result
 from petseg.train import train
+from petseg.tta import predict_logits
 from shards.command import run_command
 
 
@@ -81,6 +88,42 @@ def test_val_says_that_its_temperature_is_its_own(
     assert "fitted and measured on the same pictures" in out
     assert "no numbers at native resolution: not asked for" in out
     assert json.loads((tmp_path / "evaluate-val.json").read_text())["tta"] == "flips"
+
+
+def test_the_sheet_has_the_best_the_median_and_the_worst_pictures(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of two, under their keys and Dice; and the masks are those of the TTA that the numbers are of."""
+    train(tiny(train__epochs=1), tmp_path)
+    sheets: list[list[tuple[str, Pixels]]] = []
+
+    def noted(pictures: list[tuple[str, Pixels]], columns: int) -> Image.Image:
+        sheets.append(pictures)
+        assert columns == 2
+        return draw_sheet(pictures, columns)
+
+    monkeypatch.setattr(evaluate, "draw_sheet", noted)
+    for tta in ("none", "flips"):
+        flags = ["--split", "test", "--pictures", "2", "--tta", tta, "--no-native"]
+        assert run_command(main, [str(tmp_path), *flags]) == 0
+        dice = json.loads((tmp_path / "evaluate-test.json").read_text())["dice"]
+        ranked = sorted(dice, key=lambda key: -dice[key])
+        shown = [caption.split() for caption, _ in sheets[-1]]
+        assert [float(number) for _, number in shown] == [round(dice[key], 3) for key, _ in shown]
+        assert {shown[0][0], shown[1][0]} == set(ranked[:2])
+        assert {shown[2][0], shown[3][0]} == set(ranked[14:16])
+        assert {shown[4][0], shown[5][0]} == set(ranked[-2:])
+    run = build_run(tiny(train__epochs=1), open_store(tiny().data.shards), tmp_path, splits=["test"])
+    load_weights(list_checkpoints(tmp_path / "checkpoints")[-1].folder, run.bare_model)
+    positions = [0, 7]
+    plain, flipped = (predict(run, "test", positions, tta) for tta in ("none", "flips"))
+    for position, batch, ours in zip(positions, run.batches_of("test", positions), flipped, strict=True):
+        image, _ = run.inputs(batch)
+        expected = pet_mask(predict_logits(run.bare_model, image, "flips"))[0].numpy()
+        assert ours.key == run.splits["test"].key(position)
+        assert np.array_equal(ours.prediction, expected)
+    assert any(not np.array_equal(a.prediction, b.prediction) for a, b in zip(plain, flipped, strict=True))
+    run.close()
 
 
 def test_breed_and_species_come_from_the_facts_or_from_the_key() -> None:

@@ -51,6 +51,13 @@ def test_a_sample_too_few_too_many_or_swapped_does_not_close(all_keys: list[str]
             count(batch(seen)).check(expected, "train")
 
 
+@given(keys)
+def test_a_sample_seen_three_times_does_not_close(all_keys: list[str]) -> None:
+    """Its hash alone would not show it: two of three cancel out."""
+    with pytest.raises(Failure, match="the ledger of train does not close"):
+        count(batch([*all_keys, all_keys[0], all_keys[0]])).check(split_of_keys(all_keys), "train")
+
+
 def test_the_error_has_the_counts() -> None:
     expected = split_of_keys(["a", "b", "c"])
     with pytest.raises(

@@ -12,7 +12,7 @@ from petseg import train as train_module
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.lives import Heartbeat, begin_life, read_lives, require_newest
-from petseg.run import Run
+from petseg.run import EpochSoFar, Run
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import Failure, Interrupted
@@ -39,6 +39,14 @@ def test_starts_without_progress_end(tmp_path: Path) -> None:
     assert begin_life(tmp_path, 5).number == 5  # no limit for who starts it by hand
 
 
+def test_a_run_that_moved_on_between_its_starts_is_not_stuck(tmp_path: Path) -> None:
+    for first_step in (4, 5, 5):
+        begin_life(tmp_path, first_step, max_without_progress=3)
+    assert begin_life(tmp_path, 5, max_without_progress=3).number == 4
+    with pytest.raises(Failure, match="was started 3 times at step 5"):
+        begin_life(tmp_path, 5, max_without_progress=3)
+
+
 def test_only_the_newest_lives_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lives_module, "KEPT_LIVES", 3)
     for _ in range(5):
@@ -62,6 +70,22 @@ def test_a_run_that_was_taken_over_writes_nothing_more(
         train(tiny(train__epochs=3), tmp_path)
     assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
     assert [c.state["epoch"] for c in list_checkpoints(tmp_path / "checkpoints")] == [1]
+
+
+def test_a_run_that_was_taken_over_saves_nothing_within_an_epoch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_within = epoch_module.save_within
+
+    def taken_over(run: Run, so_far: EpochSoFar) -> None:
+        if so_far.steps == 2:
+            begin_life(tmp_path, run.done_steps)
+        save_within(run, so_far)
+
+    monkeypatch.setattr(epoch_module, "save_within", taken_over)
+    with pytest.raises(Interrupted, match="goes on in another process"):
+        train(tiny(train__epochs=1, train__log_every=1, train__save_every_min=1e-9), tmp_path)
+    assert [c.step for c in list_checkpoints(tmp_path / "checkpoints")] == [1]
 
 
 def test_a_run_saves_by_the_clock_and_says_how_far_it_is(

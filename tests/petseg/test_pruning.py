@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from petseg import interrupt
 from petseg.config import RunConfig
 from petseg.config_values import with_values
 from petseg.pruning import Hyperband, StoppedEarly, is_best, parse_hyperband, value_at
 from petseg.run_folder import PRUNED_NAME, claim_folder, load_pruned, load_result, read_metrics, write_metrics
 from petseg.train import train
+from shards.command import Interrupted
 
+STEPS_PER_EPOCH = 4
 FIRST = Hyperband(min_iter=1, eta=2.5)  # rungs 1, 2 and 6; of two runs at a rung one passes, of three two
 
 
@@ -110,6 +113,20 @@ def test_a_run_that_is_killed_at_a_rung_is_judged_by_its_next_life(
     assert load_pruned(folder) is None
     with pytest.raises(StoppedEarly, match="after epoch 1 of 3"):
         train(config, folder, early=FIRST)
+
+
+def test_a_run_that_passed_a_rung_is_not_judged_by_it_again(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the first to come there, and was interrupted in the next epoch, when better ones had come."""
+    folder, config = tmp_path / "own", tiny(train__epochs=3, train__log_every=1)
+    asked = iter(range(1, 100))
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupt, "requested", lambda: next(asked) == STEPS_PER_EPOCH + 2)
+        with pytest.raises(Interrupted, match="epoch 1 and 2 steps"):
+            train(config, folder, early=Hyperband(min_iter=1, eta=9))
+    neighbour(tmp_path / "better", with_values(config, {"train.seed": 1}), 1.0)
+    assert train(config, folder, early=Hyperband(min_iter=1, eta=9)).epochs == 3
 
 
 def test_a_pruned_json_of_another_version_is_named(tmp_path: Path) -> None:

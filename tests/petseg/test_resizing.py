@@ -48,6 +48,16 @@ def test_sizes_grow_to_full_ones(start: int, full: int, total_steps: int, full_f
     assert 0 < relative_area(config, 0, total_steps, total_steps) <= 1
 
 
+def test_a_label_is_taken_from_the_middle_of_its_block() -> None:
+    """Of 4 columns that become 2, the first is from column 0.5 (rounded up to 1), the second from 2.5 (3)."""
+    trimap = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
+    _, labels = shrink(torch.zeros(1, 3, 4, 4), trimap, 2)
+    assert labels.tolist() == [[[5, 7], [13, 15]]]
+    trimap = torch.arange(9, dtype=torch.uint8).view(1, 1, 9).expand(1, 9, 9)
+    _, labels = shrink(torch.zeros(1, 3, 9, 9), trimap, 3)
+    assert labels[0, 0].tolist() == [1, 4, 7]
+
+
 def test_shrunk_pictures_are_averaged_and_labels_stay_labels() -> None:
     image = torch.arange(64.0).repeat(2, 3, 64, 1)
     trimap = torch.tensor([1, 3, 2, 1], dtype=torch.uint8).repeat_interleave(16).repeat(2, 64, 1)

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ import webdataset
 from PIL import Image
 
 from petseg.data import tars as tars_module
-from petseg.data.loader import load_batches
-from petseg.data.plan import eval_plan
+from petseg.data.loader import PREFETCH_BATCHES, load_batches
+from petseg.data.plan import MicroBatch, eval_plan
 from petseg.data.store import Store, open_store
 from petseg.data.tars import Loaded, TarReader
 from shards import verify
 from shards.command import OK, run_command
 from shards.manifest import key_hash, load_index
+from shards.pack import PackConfig, pack
 
 SIZE = 64
 
@@ -206,6 +208,36 @@ def test_batches_come_in_order_from_any_number_of_threads(pet_shards: Path, thre
     hashes = np.concatenate([batch.hashes for batch in batches])
     assert hashes.tolist() == [key_hash(reader.key(position)) for position in range(27)]
     assert all(batch.weight.tolist() == [1.0] * len(batch.image) for batch in batches)
+    reader.close()
+
+
+def test_some_batches_are_decoded_ahead_and_not_all(pet_shards: Path) -> None:
+    reader = TarReader(open_store(str(pet_shards)), "train", SIZE)
+    planned: list[int] = []
+
+    def noted() -> Iterator[MicroBatch]:
+        for part in eval_plan(27, 3, 0, 1):
+            planned.append(part.step)
+            yield part
+
+    batches = load_batches(reader, noted(), threads=1)
+    next(batches)
+    assert planned == list(range(PREFETCH_BATCHES + 1))  # of nine
+    assert len(list(batches)) == 8
+    reader.close()
+
+
+def test_the_shard_that_was_used_longest_ago_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars_module, "MAX_OPEN_SHARDS", 2)
+    pack(PackConfig(out=tmp_path, synthetic=20, image_size_px=SIZE, samples_per_shard=3, workers=1))
+    store = open_store(str(tmp_path))
+    opened: list[str] = []
+    monkeypatch.setattr(store, "open", lambda shard: opened.append(shard) or type(store).open(store, shard))
+    reader = TarReader(store, "test", SIZE)
+    names = [shard.name for shard in reader.shards]
+    for number in (0, 1, 0, 2, 0, 1):  # when 2 comes, 1 has not been used for longest
+        read(reader, 3 * number)
+    assert opened == [names[number] for number in (0, 1, 2, 1)]
     reader.close()
 
 

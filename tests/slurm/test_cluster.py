@@ -16,6 +16,7 @@ SQUEUE = """\
 14|RUNNING|None|node[1-2]
 """
 SACCT = """\
+12_0|COMPLETED|node2|0:0
 12_1|COMPLETED|node1|0:0
 12_2|CANCELLED by 1000|None assigned|0:15
 12_[4-9%2]|PENDING|None assigned|0:0
@@ -34,6 +35,7 @@ def test_parse_squeue():
 
 def test_parse_sacct():
     assert cluster.parse_sacct(SACCT) == {
+        "12_0": JobState("COMPLETED", "", "node2", "sacct", "0:0"),
         "12_1": JobState("COMPLETED", "", "node1", "sacct", "0:0"),
         "12_2": JobState("CANCELLED", "by 1000", "", "sacct", "0:15"),
         "15": JobState("NODE_FAIL", "", "node[1-2]", "sacct", "1:0"),
@@ -83,7 +85,7 @@ def test_sacct_is_asked_once_and_only_for_what_squeue_forgot(tmp_path: Path, mon
     states = cluster.job_states(["12_0", "12_1", "12_2", "15", "99"])
 
     assert {job_id: (state.state, state.source) for job_id, state in states.items()} == {
-        "12_0": ("RUNNING", "squeue"),
+        "12_0": ("RUNNING", "squeue"),  # accounting may still have the end of an earlier start
         "12_1": ("COMPLETED", "sacct"),
         "12_2": ("CANCELLED", "sacct"),
         "15": ("NODE_FAIL", "sacct"),
