@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cancel import main
+from jobs.cancel import beside, main
 from jobs.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
 from jobs.standing import standings
 from jobs.trial import Submission, Sweep, Trial, save_sweep
 from shards.command import run_command
 from slurm.rehearsal_cluster import Cluster
+from tests.jobs.written_trials import finish
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -67,6 +68,18 @@ def launch(sweep: Sweep, tmp_path: Path, count: int) -> subprocess.Popen[str]:
         log = sweep.folder / "logs" / f"{job_id}_0_log.out"
         sweep.add_submissions([Submission(sweep.trials[int(index)].id, job_id, "local", str(log))])
     return process
+
+
+def test_the_other_trials_of_the_same_jobs_are_named(sweep: Sweep) -> None:
+    """Not the chosen ones, not those of other jobs, and not those that have their result."""
+    mine, beside_it, elsewhere = sweep.trials
+    sweep.add_submissions([Submission(trial.id, "12_0", "slurm", "x.out") for trial in (mine, beside_it)])
+    sweep.add_submissions([Submission(elsewhere.id, "12_1", "slurm", "x.out")])
+    rows = [row for row in standings(sweep) if row.trial == mine]
+    assert list(beside(sweep, rows)) == [f"their jobs have other trials too, which end with them: {beside_it.id}"]
+    beside_it.folder.mkdir(parents=True)
+    finish(beside_it)
+    assert list(beside(sweep, rows)) == []
 
 
 def controllers(sweep: Sweep) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -51,6 +52,18 @@ def test_states_on_slurm(trial: Trial) -> None:
     for state in ("FAILED", "UNKNOWN", "RUNNING"):  # its own last word holds
         row = standing(trial, *on_slurm(trial, state))
         assert (row.status, row.cause, row.note, row.host) == ("failed", "code", "KeyError: x", "node1")
+
+
+def test_a_silent_trial_is_stalled_only_where_slurm_says_that_it_runs(trial: Trial) -> None:
+    long_ago = time.time() - 24 * 3600
+    trial.write_state(status="running", host="node1", job_id="12_0")
+    state = json.loads((trial.folder / "state.json").read_text())
+    (trial.folder / "state.json").write_text(json.dumps(state | {"time": long_ago}))
+    for path in trial.folder.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    assert standing(trial, *on_slurm(trial, "RUNNING")).status == "stalled"
+    row = standing(trial, *on_slurm(trial, "UNKNOWN"))
+    assert (row.status, row.note) == ("running", "Slurm cannot be asked")
 
 
 def test_a_requeued_trial_is_queued_and_not_interrupted(trial: Trial) -> None:

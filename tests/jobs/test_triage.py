@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,6 +232,29 @@ def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
     assert "training alone needs about 1 h 40 min" in judge(evidence).advice
     assert "before it finished an epoch" in judge(replace(evidence, epochs_done=0)).advice
     assert "time was up after 30 epochs: raise" in judge(replace(evidence, epochs=0)).advice  # a budget's are not known
+
+
+def test_a_timeouts_advice_counts_from_the_start_only_where_one_start_trained_it_all(tmp_path: Path) -> None:
+    """A second start began where the first one had saved: its time is not that of the epochs it has."""
+    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
+    log = tmp_path / "lab" / "12_0_0_log.out"
+    log.parent.mkdir()
+    log.write_text(START + EPOCH)
+    submission = Submission(trial.id, "12_0", "slurm", str(log))
+
+    def advice(**state: object) -> str:
+        trial.write_state(host="node1", job_id="12_0", **state)
+        path = trial.folder / "state.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"time": log.stat().st_mtime - 3600}))
+        return diagnose(trial, submission, job("TIMEOUT")).advice
+
+    trial.write_state(status="running")
+    (trial.folder / "config.json").write_text(
+        json.dumps({"config": {"train": {"epochs": 10, "batch_size": 8, "accumulation_steps": 1}}})
+    )
+    write_metrics([{"epoch": 2, "perf/seconds": 1200.0}], trial.folder)
+    assert "2 of 10 epochs took 60 min, the whole trial needs about 5 h 00 min" in advice(status="running")
+    assert "training alone needs about 3 h 20 min" in advice(status="running", restarts=1)
 
 
 def test_a_folder_is_diagnosed_by_its_last_job_only(tmp_path: Path) -> None:

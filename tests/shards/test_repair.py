@@ -48,6 +48,12 @@ def test_only_the_index_is_broken(shard_set: Path, packed: Path, source: Path) -
     assert (shard_set / SHARD).stat().st_ino == inode
 
 
+def test_copies_are_on_the_disk_before_they_have_their_name(shard_set: Path, packed: Path, synced: list[str]) -> None:
+    (shard_set / SHARD).unlink()
+    repair(shard_set, packed)
+    assert SHARD in synced
+
+
 def test_nothing_is_broken(shard_set: Path, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.stat().st_ino for path in shard_set.iterdir()}
     assert run_command(main, [str(shard_set), "--repair", str(source)]) == OK

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import zlib
 from dataclasses import replace
@@ -153,6 +154,11 @@ def test_shard_and_index_damaged(shard_set: Path) -> None:
     findings = verify(shard_set)
     assert any("4 of 9 samples are found" in finding.problem for finding in findings)
     assert f"{sample.key}.jpg is cut off" in [finding.problem for finding in of_key(findings, sample.key)]
+
+
+def test_a_stray_index(shard_set: Path) -> None:
+    shutil.copy(shard_set / "train-000000.index.json", shard_set / "train-000009.index.json")
+    assert verify(shard_set) == [Finding("train-000009.index.json", "", None, "is not in the manifest")]
 
 
 def test_a_stray_shard(shard_set: Path) -> None:

@@ -168,6 +168,34 @@ def test_a_real_array(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slurm
+def test_jobs_carry_their_variables_and_both_comments(on_cluster, tmp_path: Path, wait_for: Callable[..., None]):
+    """The launcher's variables tell a job which copy of the code it runs; the site may read the user's own comment."""
+
+    def task(item: int) -> str:
+        import os
+
+        return os.environ["PETSEG_CODE"]
+
+    commented = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5, comment="project=pets")
+    (job,) = submit(
+        task,
+        [1],
+        cluster="slurm",
+        folder=tmp_path,
+        resources=commented,
+        name="t",
+        max_parallel=1,
+        announce=lambda indices: f"token-{indices.start}-{indices.stop}",
+        variables={"PETSEG_CODE": "0123456789ab"},
+    )
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={job.job_id}", "--format=%k"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    assert shown.split() == ["project=pets", "token-0-1"]
+    wait_for(lambda: job.paths.result_pickle.exists())
+    assert job.result() == "0123456789ab"
+
+
+@pytest.mark.slurm
 def test_two_arrays_share_one_throttle(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cluster, "max_array_size", lambda: 2)
     never = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5, dependency="afterany:999999")

@@ -10,7 +10,7 @@ import pytest
 
 from jobs.reporting import plots
 from jobs.reporting.drawing import SIZE_PX
-from jobs.reporting.page import duration, quantity, signed
+from jobs.reporting.page import duration, heat_of, quantity, signed
 from jobs.reporting.pictures import data_uri, dice_by_key
 from jobs.reporting.records import gather, read_records, varied
 from jobs.trial import Submission, Sweep
@@ -45,6 +45,22 @@ def test_page_is_accessible(finished: Sweep, page: Callable[[Sweep], str]) -> No
     assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
     identifiers = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_the_best_cell_is_framed_where_it_was_chosen(lab: Lab) -> None:
+    """On val: to frame the best on test would invite a choice by test."""
+    sweep = lab.plan()
+    for place, trial in enumerate(sweep.trials):
+        finish(trial, 0.8 + place / 100)
+    records = read_records(sweep)
+    groups = gather(varied(sweep, records), records)
+    val, test = (heat_of(split, [], groups) for split in ("val", "test"))
+    assert val is not None
+    assert test is not None
+    highest = max(spread.mean for group in groups if (spread := group.spread("val/dice")))
+    assert (val.best, val.high) == (highest, highest)
+    assert test.best is None
+    assert test.high > test.low
 
 
 def test_same_folder_same_bytes(finished: Sweep, page: Callable[[Sweep], str]) -> None:

@@ -84,6 +84,14 @@ def test_a_set_behind_http_is_staged_once(pet_shards: Path, server: ShardServer,
     assert set(server.asked.values()) == {1}
 
 
+def test_what_is_staged_is_on_the_disk_before_it_has_its_name(
+    pet_shards: Path, server: ShardServer, opened: Callable[..., Store], synced: list[str]
+) -> None:
+    store = opened(server.url)
+    content(store, first(pet_shards))
+    assert [name for name in synced if name.startswith(f".{first(pet_shards)}.")]
+
+
 def test_what_is_staged_is_a_shard_set(
     pet_shards: Path, tmp_path: Path, server: ShardServer, opened: Callable[..., Store]
 ) -> None:
