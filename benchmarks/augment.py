@@ -25,6 +25,7 @@ import torch
 from petseg.augment import apply, draw
 from petseg.config import AugmentConfig
 from petseg.data.inputs import to_image
+from shards.command import parse
 
 LIMIT_MS = 5.0  # an elastic pair of 256 px
 MIN_SPEEDUP = 10.0  # over torchvision's elastic transform
@@ -127,11 +128,10 @@ def measure(config: BenchConfig) -> list[Row]:
 
 
 def main() -> None:
-    import tyro
     from rich.console import Console
     from rich.table import Table
 
-    config = tyro.cli(BenchConfig, description=__doc__)
+    config = parse(BenchConfig, None, __doc__)
     torch.set_num_threads(1)
     rows = measure(config)
     elastic = next(row for row in rows if row.name == "petseg elastic")

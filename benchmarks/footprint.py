@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from petseg.config import RunConfig
 from petseg.config_values import config_from_dict, config_to_dict, with_values
 from petseg.footprint import footprint, measure_footprint
 from petseg.models import build_model
+from shards.command import parse
 
 MIB = 2**20
 MODELS = (("unet", ""), ("resnet34_unet", ""), ("fpn", "tu-mobilenetv3_small_050"), ("segformer", "mit_b0"))
@@ -91,7 +91,7 @@ def main() -> None:
         found = measure_here(config_from_dict(request["config"]), request["samples"])
         sys.stdout.write(json.dumps(found) + "\n")
         return
-    bench = tyro.cli(BenchConfig, description=__doc__)
+    bench = parse(BenchConfig, None, __doc__)
     table = Table(title="peak of a training step, MiB", title_justify="left")
     for column in ("", "predicted", "tensors alive", "off by", "resident", "off by"):
         table.add_column(column, justify="right" if column else "left")

@@ -40,6 +40,7 @@ from petseg.data.plan import EpochOrder, train_plan
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from shards import oxford
+from shards.command import parse
 from shards.pack import PackConfig, pack
 
 SEED = 0
@@ -222,11 +223,10 @@ def measure(config: BenchConfig) -> list[Row]:
 
 
 def main() -> None:
-    import tyro
     from rich.console import Console
     from rich.table import Table
 
-    config = tyro.cli(BenchConfig, description=__doc__)
+    config = parse(BenchConfig, None, __doc__)
     logging.disable(logging.INFO)
     torch.set_num_threads(1)
     rows = measure(config)

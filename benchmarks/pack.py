@@ -23,6 +23,7 @@ import simplejpeg
 from PIL import Image
 
 from shards import oxford, pool
+from shards.command import parse
 from shards.pack import PackConfig, pack
 from shards.plan import CHUNK
 
@@ -118,11 +119,10 @@ def measure(config: BenchConfig) -> list[Row]:
 
 
 def main() -> None:
-    import tyro
     from rich.console import Console
     from rich.table import Table
 
-    config = tyro.cli(BenchConfig, description=__doc__)
+    config = parse(BenchConfig, None, __doc__)
     logging.disable(logging.INFO)
     rows = measure(config)
     workers = config.workers or pool.default_workers()

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from petseg.data.plan import EpochOrder, MicroBatch, steps_per_epoch, train_plan
+from shards.command import parse
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def measure(case: Case, config: BenchConfig) -> Row:
 
 
 def main() -> None:
-    config = tyro.cli(BenchConfig, description=__doc__)
+    config = parse(BenchConfig, None, __doc__)
     rows = [measure(case, config) for case in CASES]
     table = Table(title=f"one rank's plan, windows of {config.window_shards} shards")
     for column in (

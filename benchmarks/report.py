@@ -18,10 +18,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
 from benchmarks.report_sweep import make_sweep
 from benchmarks.sweep_rows import Row
+from shards.command import parse
 
 MAKE_LIMIT_S, SIZE_LIMIT_MB, SHOW_LIMIT_S, FILTER_LIMIT_S = 10.0, 5.0, 2.0, 0.5
 CHROMIUM = Path("/usr/bin/chromium")
@@ -49,7 +48,7 @@ class BenchConfig:
 
 
 def main() -> int:
-    config = tyro.cli(BenchConfig, description=__doc__)
+    config = parse(BenchConfig, None, __doc__)
     with tempfile.TemporaryDirectory() as folder:
         sweep = make_sweep(Path(folder) / "runs" / "large", config.trials, config.pictures, config.epochs)
         page = sweep.folder / "report.html"

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_peers import Peer, Step, peers_of
 from petseg.finish import device_name
+from shards.command import parse
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def measure(arch: str, config: BenchConfig, device: torch.device) -> list[Row]:
 
 
 def main() -> None:
-    config = tyro.cli(BenchConfig, description=__doc__)
+    config = parse(BenchConfig, None, __doc__)
     torch.set_num_threads(config.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     title = f"{device_name(device)}, batch {config.batch_size}, {config.image_size_px} px, width {config.width}"

@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.sweep_cluster import NUM_SHORT_TRIALS, Lab, Packing, open_lab, time_requeues, time_short_trials
 from benchmarks.sweep_rows import Row
 from benchmarks.sweep_saves import measure_saves
+from shards.command import parse
 
 SLURM_ANSWER = ".slurm.json"  # jobs/status.py keeps Slurm's last answer here for some seconds
 
@@ -137,7 +137,7 @@ def measure_short_trials(lab: Lab, config: BenchConfig) -> Iterator[Row]:
 
 
 def main() -> None:
-    config = tyro.cli(BenchConfig, description=__doc__)
+    config = parse(BenchConfig, None, __doc__)
     logging.disable(logging.INFO)
     console = Console(width=None if sys.stdout.isatty() else 160)
     start, rows = time.perf_counter(), []

@@ -23,11 +23,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from petseg.run_folder import Result, load_result, read_metrics
+from shards.command import parse
 
 REPOSITORY = Path(__file__).parent.parent
 POLL_S = 0.02
@@ -134,7 +134,7 @@ def beside(runs: Sequence[Timed]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     own, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    config = tyro.cli(BenchConfig, args=list(own), description=__doc__)
+    config = parse(BenchConfig, own, __doc__)
     console, runs = Console(width=None if sys.stdout.isatty() else 120), []
     with tempfile.TemporaryDirectory(dir=config.scratch) as scratch:
         for seed in range(config.seeds):

@@ -17,8 +17,13 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console
@@ -28,7 +33,7 @@ from jobs.processes import HERE, as_pid, is_launcher, parent_of, works_for
 from jobs.standing import LIVE, Standing, standings
 from jobs.status_table import render_table
 from jobs.trial import Sweep, find_sweep
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 from slurm.cluster import one_line
 
 IDS_PER_CALL = 200
@@ -55,7 +60,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     sweep = find_sweep(command.sweep, command.runs_dir)
     console = Console(width=None if sys.stdout.isatty() else 200)
     rows = live_rows(sweep, command.trials)

@@ -20,8 +20,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console
@@ -33,7 +38,7 @@ from jobs.spec import Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import LIVE, standings
 from jobs.trial import load_sweep
 from petseg.data.store import is_remote
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 from slurm.executor import submit
 from slurm.profiles import profile_of
 from slurm.resources import Resources
@@ -95,7 +100,7 @@ def read_chain(argv: Sequence[str]) -> Chain:
     place = argv.index(PACK_FLAG) if PACK_FLAG in argv else len(argv)
     words, pack_flags = argv[:place], tuple(argv[place + 1 :])
     default = Command(resources=profile_of(words))
-    command = tyro.cli(Command, args=words, default=default, description=__doc__)
+    command = parse(Command, words, __doc__, default=default)
     steps = command.steps
     first = STEPS.index(steps[0]) if steps else 0
     if not steps or steps != STEPS[first : first + len(steps)] or tuple(words[: len(steps)]) != steps:

@@ -17,8 +17,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console
@@ -26,7 +31,7 @@ from rich.console import Console
 from jobs.standing import LIVE, Standing, standings
 from jobs.trial import SUBMISSIONS_NAME, Sweep, find_sweep
 from petseg.run_folder import CHECKPOINTS_NAME, RESULT_NAME
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _STEP = re.compile(r"step-(\d{8})(?:\.(\d+))?")
@@ -61,7 +66,7 @@ class Removable:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     age_s = parse_age(command.older_than)
     sweep = find_sweep(command.sweep, command.runs_dir)
     rows = standings(sweep)

@@ -21,14 +21,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
-import tyro
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
+
 from rich.console import Console
 from rich.text import Text
 
 from jobs.checks.setup import Command, Finding, NotChecked, Setup
-from shards.command import FAILED, OK, run_command
+from shards.command import FAILED, OK, parse, run_command
 from slurm.executor import DISTRIBUTED_NAMES
 from slurm.profiles import profile_of
 
@@ -56,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = tuple(sys.argv[1:] if argv is None else argv)
-    command = tyro.cli(Command, args=args, default=Command(resources=profile_of(args)), description=__doc__)
+    command = parse(Command, args, __doc__, default=Command(resources=profile_of(args)))
     names = chosen(command)
     findings = []
     console = Console(file=sys.stderr if command.json else sys.stdout, soft_wrap=True, highlight=False)

@@ -14,8 +14,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 
@@ -24,7 +29,7 @@ from jobs.log_files import rank_logs
 from jobs.slurm_answer import ask
 from jobs.standing import LIVE, Standing, standing
 from jobs.trial import Sweep, Trial, find_sweep
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 
 POLL_S = 0.5
 ASK_EVERY_S = 10.0  # Slurm, whether the trial is over; the trial's own word is looked at in each poll
@@ -50,7 +55,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     if command.lines < 0:
         raise ValueError(f"--lines {command.lines}: must be 0 (all) or more")
     sweep = find_sweep(command.sweep, command.runs_dir)

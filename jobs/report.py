@@ -12,8 +12,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console
@@ -29,7 +34,7 @@ from jobs.reporting.serve import serve
 from jobs.reporting.verdict import Board, build_board
 from jobs.reporting.verdict_words import judge, short
 from jobs.trial import Sweep, find_sweep
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 from shards.manifest import write_whole
 
 REPORT_NAME, PARQUET_NAME = "report.html", "leaderboard.parquet"
@@ -66,7 +71,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     if command.serve and (command.out or command.format != "html" or command.to != "file"):
         raise ValueError("--serve shows the page and writes no file: leave --format, --out and --to out")
     if command.port and not command.serve:

@@ -14,8 +14,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console
@@ -29,7 +34,7 @@ from jobs.launch import resubmit
 from jobs.standing import LIVE, Standing, standings
 from jobs.trial import Sweep, find_sweep
 from petseg.run_folder import load_config, load_overrides
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 
 ACCUMULATION = "train.accumulation_steps"
 
@@ -68,7 +73,7 @@ class Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     if not (command.trials or command.failed or command.cause):
         raise ValueError("say which trials: --failed, --cause CAUSE, or their ids")
     sweep = find_sweep(command.sweep, command.runs_dir)

@@ -28,8 +28,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console, Group
@@ -40,7 +45,7 @@ from jobs.standing import LIVE, Standing, quick_standings, standing, standings
 from jobs.status_leaders import Leaders
 from jobs.status_table import render, source_line, title_of, to_document
 from jobs.trial import Sweep, find_sweep
-from shards.command import FAILED, OK, run_command
+from shards.command import FAILED, OK, parse, run_command
 
 __all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
 
@@ -65,7 +70,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     if command.every < 1:
         raise ValueError(f"--every {command.every:g}: must be at least 1 second")
     if command.watch and command.json:

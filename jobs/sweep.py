@@ -15,8 +15,13 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console
@@ -35,7 +40,7 @@ from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import trial_id, with_values
 from petseg.data.store import is_remote, read_manifest
 from petseg.run_folder import claim_folder
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 from shards.manifest import Manifest
 from slurm.executor import render_sbatch
 from slurm.profiles import profile_of
@@ -50,16 +55,20 @@ class Command:
     """Run a sweep: one job per trial, and only for trials that have no result yet."""
 
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
-    profile: str | None = None
-    """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     sweep: Path = DEFAULT_SWEEP
     """Sweep file in wandb's form: method, metric, parameters."""
+    axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A further axis, or another one's values, as NAME=VALUE,VALUE; can be repeated."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A fixed value for all trials, as NAME=VALUE; can be repeated."""
     name: str = ""
     """Name of the sweep's folder; by default the file's `name`."""
-    runs_dir: Path = Path("runs")
-    """Where sweeps lie; every node must see it."""
+    dry_run: bool = False
+    """Show the trials, what they will cost and the sbatch text, and do nothing."""
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """slurm submits and returns; local runs processes on this machine until all have ended; debug runs right here."""
+    profile: str | None = None
+    """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     max_parallel: int = 0
     """Jobs at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
     trials_per_job: int = 1
@@ -67,19 +76,15 @@ class Command:
     trials_at_once: int = 1
     """How many of them train side by side, sharing the job's GPU and its CPU cores: small models leave most of a GPU
     idle. Memory must do for all of them."""
-    axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A further axis, or another one's values, as NAME=VALUE,VALUE; can be repeated."""
-    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A fixed value for all trials, as NAME=VALUE; can be repeated."""
-    dry_run: bool = False
-    """Show the trials, what they will cost and the sbatch text, and do nothing."""
-    batch: int = 0
-    """Trials that a search (method bayes) has proposed and that have not ended, at most: 0 = as many as run at a time,
-    8 on slurm without --max-parallel. Fewer learn more from each other."""
     budget: str = ""
     """Refuse to submit trials that will cost more, such as 20gpuh or 8cpuh."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Reckon the cost from earlier trials only, not from a few training steps on this machine."""
+    batch: int = 0
+    """Trials that a search (method bayes) has proposed and that have not ended, at most: 0 = as many as run at a time,
+    8 on slurm without --max-parallel. Fewer learn more from each other."""
+    runs_dir: Path = Path("runs")
+    """Where sweeps lie; every node must see it."""
 
     def __post_init__(self) -> None:
         for name, lowest in (("max_parallel", 0), ("trials_per_job", 1), ("trials_at_once", 1), ("batch", 0)):
@@ -100,7 +105,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, default=Command(resources=profile_of(argv)), description=__doc__)
+    command = parse(Command, argv, __doc__, default=Command(resources=profile_of(argv)))
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     require_weights(spec)
     cells = expand(spec)

@@ -19,9 +19,14 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from filelock import FileLock, Timeout
@@ -35,7 +40,7 @@ from jobs.trial import find_sweep, load_sweep
 from petseg.config_values import config_from_dict
 from petseg.run_folder import CONFIG_NAME, load_config
 from petseg.tracking_client import without_secrets
-from shards.command import FAILED, INTERRUPTED, OK, run_command
+from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
 
 LOCK_NAME = "wandb-sync.lock"
 
@@ -67,7 +72,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     limits = Limits(command.parallel, command.runs_per_s, command.timeout_s)
     folder = find_folder(command.sweep, command.runs_dir)
     url = require_wandb()

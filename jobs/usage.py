@@ -19,8 +19,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
+
+if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from rich.console import Console
@@ -29,7 +34,7 @@ from rich.text import Text
 
 from jobs.trial import Sweep, find_sweep
 from jobs.usage_measure import Usage, measure
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 
 FORMAT_VERSION = 1
 
@@ -47,7 +52,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     sweep = find_sweep(command.sweep, command.runs_dir)
     usage = measure(sweep)
     if command.json:

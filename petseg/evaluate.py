@@ -33,7 +33,7 @@ from petseg.run import Run, build_run
 from petseg.run_folder import CHECKPOINTS_NAME, load_config
 from petseg.tracking_evaluation import track_evaluation
 from petseg.tta import Tta, predict_logits
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     stored = load_config(command.run)
     config = config_from_dict(stored["config"])
     if command.shards:

@@ -28,7 +28,7 @@ from petseg.passes import PASSES, RESERVE_BYTES, SLACK, fewest_passes, fits, sam
 from petseg.progress import duration
 from petseg.resizing import relative_area
 from petseg.utilization import flops_per_image, model_flops_utilization
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 
 MOST_SAMPLES = 4096  # of a pass, where a search for the largest ends
 AREA_STEPS = 1000  # over which the mean area of progressive resizing is taken
@@ -70,7 +70,7 @@ class Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     Console(width=None if sys.stdout.isatty() else 160).print(render(make_plan(command)), highlight=False)
     return OK
 

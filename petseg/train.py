@@ -12,8 +12,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__" and not (find_spec("petseg") and find_spec("tyro")):
+    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
+    sys.exit(2)
 
 import tyro
 from accelerate.state import PartialState
@@ -44,7 +49,7 @@ from petseg.run_folder import (
     load_result,
 )
 from petseg.tracking import RunName, Tracker, how_ended, single_name
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +176,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     interrupt.install()
     config = command.run
     folder = command.out

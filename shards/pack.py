@@ -18,7 +18,7 @@ from typing import Any
 
 from shards import encoding, oxford, pictures, publish, resume, synthetic
 from shards import manifest as contract
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 from shards.manifest import SPLITS, Manifest
 from shards.plan import build_shards, plan_shards, workers_for
 from shards.pool import progress
@@ -224,9 +224,8 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    import tyro
 
-    config = tyro.cli(PackConfig, args=argv, description=__doc__)
+    config = parse(PackConfig, argv, __doc__)
     _print_summary(pack(config), config.out)
     return OK
 

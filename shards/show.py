@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from shards.command import OK, Failure, run_command
+from shards.command import OK, Failure, parse, run_command
 from shards.encoding import png_damage
 from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, write_whole
 
@@ -134,9 +134,8 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: in
 
 
 def main(argv: Sequence[str]) -> int:
-    import tyro
 
-    config = tyro.cli(ShowConfig, args=argv, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,))
+    config = parse(ShowConfig, argv, __doc__, positional=True)
     sys.stdout.write(f"{config.out}: {show(config)} samples\n")
     return OK
 

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 from shards.damage import Finding, Report, check_shard
 from shards.foreign import ForeignConfig, index_folder
 from shards.layout import layout_of
@@ -148,9 +148,8 @@ def _print_findings(findings: list[Finding], show: int) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    import tyro
 
-    config = tyro.cli(VerifyConfig, args=argv, description=__doc__, config=(tyro.conf.PositionalRequiredArgs,))
+    config = parse(VerifyConfig, argv, __doc__, positional=True)
     num_bytes = sum(path.stat().st_size for path in config.folder.glob("*.tar"))
     automatic = default_workers() if num_bytes >= MIN_BYTES_FOR_WORKERS else 1
     if config.index:

@@ -1,10 +1,13 @@
 """A private, real Slurm cluster on this machine, up in about a second: rehearse here before the real one.
 
-    python -m slurm.rehearsal run -- srun --nodes 2 hostname     (a cluster for as long as one command)
+    python -m slurm.rehearsal run -- srun --nodes 2 hostname
     python -m slurm.rehearsal start && eval "$(python -m slurm.rehearsal env)" && sinfo
-    python -m slurm.rehearsal break node1        (its slurmd and all its jobs die; Slurm starts the jobs again)
+    python -m slurm.rehearsal break node1
     python -m slurm.rehearsal heal node1
     python -m slurm.rehearsal stop
+
+`run` keeps a cluster for as long as one command. `break` ends a node's slurmd and all its jobs, which Slurm starts
+again.
 
 Real slurmctld, slurmd and munge, make-believe GPUs, and with --accounting a real slurmdbd, so that sacct works;
 partitions `gpu` (default) and `low` (preempted by `gpu`). `start` and `run` make it like another site's:
@@ -41,6 +44,7 @@ from typing import Any
 
 import tyro
 
+from shards.command import parse
 from slurm import rehearsal_client, rehearsal_cluster
 from slurm.rehearsal_answers import FOLDER as ANSWERS_FOLDER
 from slurm.rehearsal_answers import Answer, parse_answers, set_answers
@@ -204,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--" in arguments:
         split = arguments.index("--")
         arguments, command = arguments[:split], arguments[split + 1 :]
-    verb = tyro.cli(Start | Stop | Env | Break | Heal | Disturb | Run, args=arguments, prog="slurm.rehearsal")
+    verb: Any = parse(Start | Stop | Env | Break | Heal | Disturb | Run, arguments, __doc__)
     if isinstance(verb, Run):
         return _run(verb, command)
     if command:

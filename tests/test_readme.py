@@ -74,6 +74,15 @@ def test_make_knows_what_the_readme_asks_of_it() -> None:
             assert re.search(rf"^{line.split()[1]}:", makefile, flags=re.MULTILINE)
 
 
+def test_python_is_the_environments_from_the_first_command_on() -> None:
+    """`make` installs into an environment that the shell which called it does not use."""
+    lines = readme_lines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("python "))
+    assert lines[first - 1].endswith(". .venv/bin/activate")
+    assert lines[0] == "make demo"
+    assert "demo" in lines[first].split()
+
+
 @pytest.mark.slow
 def test_the_whole_way(tmp_path: Path) -> None:
     """What `make demo` does, on fewer pets and with one epoch, from another folder than the repository."""

@@ -23,7 +23,7 @@ from petseg.data.inputs import to_image
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from petseg.overlay import MISSED_RGB, TRUTH_RGB, Pixels, draw_sheet, outline, save_image
-from shards.command import OK, Failure, run_command
+from shards.command import OK, Failure, parse, run_command
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     save_image(draw_changes(command), command.out)
     logger.info("%s: %s, each picture as it is and in %d epochs", command.out, command.augment.policy, command.epochs)
     return OK

@@ -26,7 +26,7 @@ from torch import nn
 from petseg.config import ModelConfig
 from petseg.models.encoders import encoder_name, import_smp
 from petseg.models.weight_names import match, some
-from shards.command import OK, run_command
+from shards.command import OK, parse, run_command
 from shards.manifest import write_whole
 
 PICKLES_SAFE_SINCE = (2, 10)  # torch.load(weights_only=True): CVE-2025-32434 until 2.6, CVE-2026-24747 until 2.10
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from petseg.config_values import with_values
     from petseg.models import build_model
 
-    command = tyro.cli(Command, args=argv, description=__doc__)
+    command = parse(Command, argv, __doc__)
     if command.out.suffix != ".safetensors":
         raise ValueError(f"--out {command.out}: its name must end in .safetensors")
     values: dict[str, Any] = {"model.arch": command.arch, "model.encoder": command.encoder}

@@ -1,0 +1,123 @@
+"""All commands alike: their help can be read and copied from, and one that is not installed says so in a line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import venv
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from shards.command import help_text, parse
+
+REPOSITORY = Path(__file__).parents[1]
+SCRIPTS = ["petseg.train"] + [
+    f"jobs.{name}"
+    for name in ("cancel", "chain", "clean", "doctor", "logs", "report", "retry", "status", "sweep", "sync", "usage")
+]
+MODULES = [
+    "petseg.augment.__main__", "petseg.evaluate", "petseg.models.weights", "petseg.plan", "shards.pack", "shards.show",
+    "shards.verify", "slurm.rehearsal",
+]  # fmt: skip
+EXAMPLE = re.compile(r"^ *(?:python|accelerate) .*", flags=re.MULTILINE)
+
+
+def examples_in(text: str) -> list[list[str]]:
+    """The words of each command that a text shows."""
+    return [found.split() for found in EXAMPLE.findall(text.replace("\\\n", ""))]
+
+
+def shown_help(name: str, flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        import_module(name).main([flag])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, *MODULES])
+def test_examples_can_be_copied_from_the_help(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = examples_in(inspect.getdoc(import_module(name)) or "")
+    assert examples
+    text = shown_help(name, "--help", monkeypatch, capsys)
+    above = re.split(r"\n\W*(?:options|positional arguments)\W*\n", text)[0]
+    assert max(map(len, above.splitlines()[1:])) <= 80  # the first line is tyro's usage
+    assert examples_in(above) == examples
+
+
+def test_help_of_training_has_the_data_first_and_fits_when_asked_in_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = shown_help("petseg.train", "--help", monkeypatch, capsys)
+    groups = re.findall(r"^\W*(\w+) options\W*$", whole, flags=re.MULTILINE)
+    assert groups == ["data", "augment", "model", "optim", "train", "tracking"]
+    assert "     Pictures are squashed to this many pixels square" in whole
+    short = shown_help("petseg.train", "-h", monkeypatch, capsys)
+    flags = set(re.findall(r" (--\w+\.[\w-]+)", whole.partition("data options")[2]))
+    assert flags <= set(re.findall(r" (--\w+\.[\w-]+)", short))
+    assert len(short.splitlines()) < 120 < len(whole.splitlines())
+
+
+def test_help_of_a_field_is_one_flow_of_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However its docstring is broken into lines."""
+    text = " ".join(re.sub(r"[│\n]", " ", shown_help("jobs.sweep", "--help", monkeypatch, capsys)).split())
+    assert "--trials-at-once INT How many of them train side by side, sharing the job's GPU and its CPU cores:" in text
+    lines = shown_help("jobs.sweep", "--help", monkeypatch, capsys).splitlines()
+    start = next(i for i, line in enumerate(lines) if "--trials-at-once" in line)
+    assert all(len(line.strip("│ ")) > 45 for line in lines[start + 1 : start + 3])
+
+
+def test_help_text_breaks_prose_and_keeps_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "42")
+    text = help_text(
+        """What it does, in words that do not fit into one line.
+
+    python -m x --first a b --second c --third d --fourth e
+
+    Fields:
+      one: a
+        b
+      two: c
+    """
+    )
+    assert text.split("\n\n") == [
+        "What it does, in words that do not fit\ninto one line.",
+        "    python -m x --first a b --second c \\\n        --third d --fourth e",
+        "Fields:\n  one: a b\n  two: c",
+    ]
+
+
+def test_parse_reads_what_is_typed() -> None:
+    sweep = import_module("jobs.sweep")
+    command = parse(sweep.Command, ["--name", "x", "--gpus", "2"], None)
+    assert (command.name, command.resources.gpus_per_node) == ("x", 2)
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has nothing installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False, symlinks=True)
+    return folder / "bin" / "python"
+
+
+@pytest.mark.parametrize(
+    "words", [[name.replace(".", "/") + ".py"] for name in SCRIPTS] + [["-m", "shards.pack"], ["-m", "petseg.evaluate"]]
+)
+def test_not_installed_is_one_line(bare_python: Path, words: list[str]) -> None:
+    done = subprocess.run(
+        [bare_python, *words, "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"petseg is not installed in {bare_python}: `. .venv/bin/activate`; or see README.md"
+    ]
