@@ -34,10 +34,10 @@ from jobs.standing import LIVE, Standing, standings
 from jobs.status_table import render_table
 from jobs.trial import Sweep, find_sweep
 from shards.command import OK, parse, run_command
-from slurm.cluster import one_line
+from slurm import patience
+from slurm.patience import one_line
 
 IDS_PER_CALL = 200
-SCANCEL_TIMEOUT_S = 60.0
 POLL_S = 0.1
 
 
@@ -121,16 +121,13 @@ def confirmed(count: int) -> bool:
 
 
 def cancel_slurm(rows: Iterable[Standing]) -> None:
-    """scancel, many ids per call; raises OSError with its complaint."""
+    """scancel, many ids per call; raises OSError with its complaint, Unavailable where Slurm does not answer now."""
     ids = list(dict.fromkeys(row.submission.job_id for row in rows if row.submission))
     for start in range(0, len(ids), IDS_PER_CALL):
-        command = ["scancel", *ids[start : start + IDS_PER_CALL]]
         try:
-            subprocess.run(command, capture_output=True, text=True, timeout=SCANCEL_TIMEOUT_S, check=True)
+            patience.call(["scancel", *ids[start : start + IDS_PER_CALL]])
         except FileNotFoundError:
             raise OSError("no scancel on PATH: go to a login node of the cluster") from None
-        except subprocess.TimeoutExpired:
-            raise OSError(f"scancel did not answer in {SCANCEL_TIMEOUT_S:.0f} s: try again") from None
         except subprocess.CalledProcessError as error:
             said = one_line(error.stderr)
             if "Invalid job id" not in said:  # it has ended and is forgotten: as wished

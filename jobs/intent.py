@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,14 @@ from submitit.core.utils import JobPaths
 
 from jobs.trial import Submission, Sweep, Trial
 from slurm import cluster
-
-TOKEN_PREFIX = "petseg:"  # noqa: S105 - no secret, but a name for an array of jobs
+from slurm.submission import new_token
 
 logger = logging.getLogger(__name__)
 
 
 def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) -> str:
     """Write down that the jobs of these groups of trials are about to be submitted; returns the comment they carry."""
-    token = f"{TOKEN_PREFIX}{uuid.uuid4().hex[:16]}"
+    token = new_token()
     places = ((place, trial) for place, index in enumerate(indices) for trial in groups[index])
     sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, place) for place, trial in places)
     return token
@@ -34,7 +32,8 @@ def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) ->
 def reconcile(sweep: Sweep) -> None:
     """Give the jobs that Slurm has to the trials whose submission was cut off; the others stay to be submitted.
 
-    Raises OSError if Slurm does not answer: to submit without asking could run a trial twice.
+    Raises OSError if Slurm cannot be asked, Unavailable if it does not answer now: to submit without asking could run a
+    trial twice.
     """
     cut_off = [s for s in sweep.submissions().values() if s.cluster == "slurm" and not s.job_id]
     if not cut_off:

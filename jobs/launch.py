@@ -132,7 +132,7 @@ def resubmit(
 def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
     """Jobs of one or several trials each; all is noted in submissions.jsonl, the intent too.
 
-    Returns the trials that were not submitted, because Slurm takes no more jobs of this user now.
+    Returns the trials that were not submitted, because Slurm takes no more jobs now, or does not answer.
     """
     size = launch.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
@@ -186,8 +186,8 @@ def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequen
         return OK
     several = "" if launch.trials_per_job > 1 else "; --trials-per-job puts several trials into each job"
     Console(soft_wrap=True).print(
-        f"{len(left)} of {len(trials)} trials are left as planned: Slurm takes no more of your jobs now. "
-        f"The same command again submits them when some have ended{several}",
+        f"{len(left)} of {len(trials)} trials are left as planned: Slurm takes no more of your jobs now, for the "
+        f"reason above. The same command again submits them later{several}",
         highlight=False,
     )
     return INTERRUPTED

@@ -5,8 +5,8 @@ python jobs/sweep.py --cluster local --max-parallel 2 --set train.epochs=3 --axi
 python jobs/sweep.py --partition gpu --dry-run
 python jobs/sweep.py --sweep jobs/sweeps/search.yaml --cluster local
 
-Exit code 0; 3 if trials have failed (--cluster local and debug, which wait for them); 75 if Slurm takes no more jobs of
-this user now and trials are left: the same command again submits those.
+Exit code 0; 3 if trials have failed (--cluster local and debug, which wait for them); 75 if Slurm takes no more jobs
+now, or does not answer, and trials are left: the same command again submits those.
 """
 
 from __future__ import annotations

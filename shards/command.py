@@ -21,7 +21,7 @@ from typing import Any, TextIO, TypeVar
 OK = 0
 WRONG_USE = 2  # a ValueError or OSError: the message names the value and the next step
 FAILED = 3  # not worth retrying: data, code, NaN
-INTERRUPTED = 75  # saved: run me again
+INTERRUPTED = 75  # saved, or not possible now: run me again
 CANCELLED = 130  # Ctrl-C, as a shell reports it
 EXAMPLE = ("python ", "accelerate ")  # what a line that can be typed begins with
 HELP_MARGIN = 2  # columns that the help text leaves free
@@ -42,6 +42,10 @@ class Interrupted(RuntimeError):
     def __init__(self, message: str, requeue: bool = False) -> None:
         super().__init__(message)
         self.requeue = requeue
+
+
+class Unavailable(OSError):
+    """An outside service that takes or answers nothing now: nothing is wrong, and the same command may do later."""
 
 
 class Failure(RuntimeError):
@@ -70,6 +74,8 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return _say("interrupted", CANCELLED, debug)
     except Interrupted as error:
         return _say(f"interrupted: {error}", INTERRUPTED, debug)
+    except Unavailable as error:
+        return _say(f"not now: {error}", INTERRUPTED, debug)
     except Failure as error:
         return _say(f"failed: {error}", FAILED, debug)
     except (ValueError, OSError) as error:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import logging
 import os
 import shlex
@@ -15,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError
 from submitit.slurm.slurm import _make_sbatch_string
 
+from shards.command import Unavailable
 from slurm import cluster
-from slurm.environment import environment, sbatch_environment
-from slurm.local import MAX_REQUEUES, OnJob, require_folder
+from slurm.environment import sbatch_environment
+from slurm.local import OnJob, require_folder
 from slurm.resources import Resources, to_submitit
 from slurm.room import Room, find_room, limit_in
+from slurm.submission import Refused, new_token, submit_array
 
 logger = logging.getLogger(__name__)
 
@@ -43,32 +42,54 @@ class Request:
 def submit_arrays(
     function: Callable[[Any], Any], items: Sequence[Any], request: Request, report: OnJob
 ) -> list[submitit.Job[Any]]:
-    """The jobs of the items, or of the first ones. Raises ValueError if sbatch is missing, or refuses."""
+    """The jobs of the items, or of the first ones. Raises ValueError if sbatch is missing, or refuses.
+
+    Where Slurm takes no more now, or does not answer, those that it has taken are returned if there is to be room for
+    some only; else Unavailable is raised.
+    """
     if missing := [command for command in ("sbatch", "srun") if shutil.which(command) is None]:
         raise ValueError(f"no {missing[0]} on PATH: go to a login node of the cluster, or add --cluster local")
     require_folder(request.folder)
-    limited = request.as_many_as_fit and cluster.enforces_limits()
     jobs: list[submitit.Job[Any]] = []
-    for size in chunk_sizes(len(items), cluster.max_array_size()):
-        throttled = jobs and request.max_parallel < len(items)
-        asked = _after(request.resources, jobs[-1]) if throttled else request.resources
-        room = _find_room(size, asked, request) if limited else Room(size)
-        indices = range(len(jobs), len(jobs) + room.jobs)
-        if indices:
-            try:
-                submitted = _submit_array(function, [items[index] for index in indices], indices, asked, request)
-            except FailedJobError as error:
-                room = Room(0, limit_in(str(error)))  # filled up since sbatch was asked
-                if not (limited and room.limit):
-                    raise ValueError(_explain(str(error), len(jobs), len(items))) from error
-            else:
-                for job in submitted:
-                    jobs.append(job)
-                    report(len(jobs) - 1, job, "submitted")
-        if room.limit:
-            logger.warning("sbatch takes %d of %d jobs now (%s)", len(jobs), len(items), room.limit)
-            break
+    try:
+        for size in chunk_sizes(len(items), cluster.max_array_size()):
+            throttled = jobs and request.max_parallel < len(items)
+            asked = _after(request.resources, jobs[-1]) if throttled else request.resources
+            room, submitted = _submit_what_fits(
+                function, items[len(jobs) : len(jobs) + size], len(jobs), asked, request
+            )
+            for job in submitted:
+                jobs.append(job)
+                report(len(jobs) - 1, job, "submitted")
+            if room.limit:
+                logger.warning("sbatch takes %d of %d jobs now (%s)", len(jobs), len(items), room.limit)
+                break
+    except Refused as error:
+        raise ValueError(_explain(str(error), len(jobs), len(items))) from error
+    except Unavailable as error:
+        if not request.as_many_as_fit:
+            raise
+        logger.warning("%d of %d jobs are submitted: %s", len(jobs), len(items), error)
     return jobs
+
+
+def _submit_what_fits(
+    function: Callable[[Any], Any], items: Sequence[Any], start: int, asked: Resources, request: Request
+) -> tuple[Room, list[submitit.Job[Any]]]:
+    """One array of the items, or of as many as there is room for; `start` is the first one's place among all items."""
+    room = Room(len(items))
+    if request.as_many_as_fit:
+        room = find_room(len(items), lambda count: _script(count, asked, request))
+    if not room.jobs:
+        return room, []
+    indices = range(start, start + room.jobs)
+    try:
+        return room, _submit_array(function, items[: room.jobs], indices, asked, request)
+    except Refused as error:
+        limit = limit_in(str(error))  # filled up since sbatch was asked
+        if not (request.as_many_as_fit and limit):
+            raise
+        return Room(0, limit), []
 
 
 def render_sbatch(*, count: int, folder: Path, resources: Resources, name: str, max_parallel: int) -> str:
@@ -87,33 +108,28 @@ def chunk_sizes(count: int, max_array_size: int) -> list[int]:
     return [max_array_size] * full + ([rest] if rest else [])
 
 
-def _find_room(size: int, asked: Resources, request: Request) -> Room:
-    def script(count: int) -> str:
-        return render_sbatch(
-            count=count,
-            folder=request.folder,
-            resources=asked,
-            name=request.name,
-            max_parallel=request.max_parallel,
-        )
-
-    return find_room(size, script)
+def _script(count: int, asked: Resources, request: Request) -> str:
+    return render_sbatch(
+        count=count, folder=request.folder, resources=asked, name=request.name, max_parallel=request.max_parallel
+    )
 
 
 def _submit_array(
     function: Callable[[Any], Any], items: Sequence[Any], indices: range, asked: Resources, request: Request
 ) -> list[submitit.Job[Any]]:
-    """One array, or a job of its own for a single item. Raises FailedJobError with sbatch's complaint."""
-    if request.announce is not None:
-        comment = " ".join(filter(None, [asked.comment, request.announce(indices)]))
-        asked = dataclasses.replace(asked, comment=comment)
-    executor = submitit.SlurmExecutor(request.folder, max_num_timeout=MAX_REQUEUES)
-    executor.update_parameters(**to_submitit(asked, name=request.name, max_parallel=request.max_parallel))
-    # submitit calls sbatch in our environment, and prints its complaint before it raises it
-    wanted = sbatch_environment(os.environ) | dict(request.variables)
-    with environment(wanted), contextlib.redirect_stderr(io.StringIO()):
-        jobs: list[submitit.Job[Any]] = executor.map_array(function, items)
-    return jobs
+    """One array, or a job of its own for a single item. Raises Refused with sbatch's complaint, and Unavailable."""
+    token = request.announce(indices) if request.announce is not None else new_token()
+    asked = dataclasses.replace(asked, comment=" ".join(filter(None, [asked.comment, token])))
+    return submit_array(
+        function,
+        items,
+        folder=request.folder,
+        script=_script(len(items), asked, request),
+        token=token,
+        environ=sbatch_environment(os.environ) | dict(request.variables),
+        timeout_min=asked.timeout_min,
+        num_tasks=asked.processes,
+    )
 
 
 def _after(resources: Resources, job: submitit.Job[Any]) -> Resources:

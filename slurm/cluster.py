@@ -11,6 +11,11 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from slurm import patience
+from slurm.patience import one_line
+
+__all__ = ["one_line"]  # where callers look for it
+
 CLIENT_TIMEOUT_S = 60.0
 SLURM_DEFAULT_MAX_ARRAY_SIZE = 1001
 
@@ -63,17 +68,17 @@ def job_states(job_ids: Iterable[str], timeout_s: float | None = None) -> dict[s
     return {job_id: known.get(job_id, missing) for job_id in wanted}
 
 
-def jobs_by_comment(comments: Sequence[str]) -> dict[tuple[str, int], str]:
+def jobs_by_comment(comments: Sequence[str], patience_s: float | None = None) -> dict[tuple[str, int], str]:
     """(comment, place in the array; 0 without one) -> id of this user's jobs that carry one of these comments.
 
-    A job's comment can hold other words beside. Raises OSError if squeue cannot be asked.
+    A job's comment can hold other words beside. Raises Unavailable if squeue does not answer, and another OSError if it
+    cannot be asked at all.
     """
     command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%k"]
     try:
-        lines = _call(command).splitlines()
-    except subprocess.SubprocessError as error:
-        said = one_line(getattr(error, "stderr", "") or "") or str(error)
-        raise OSError(f"squeue does not say which jobs there are ({said}): try again when Slurm answers") from None
+        lines = patience.call(command, patience_s).splitlines()
+    except subprocess.CalledProcessError as error:
+        raise OSError(f"squeue does not say which jobs there are: {one_line(error.stderr) or error}") from None
     found = {}
     for job_id, _, comment in (line.partition("|") for line in lines):
         for wanted in set(comments) & set(comment.split()):
@@ -98,19 +103,14 @@ def node_names() -> dict[str, str]:
 
 
 def max_array_size() -> int:
-    """How many tasks one job array may have; Slurm's default if it does not answer."""
+    """How many tasks one job array may have; Slurm's default if it cannot be asked.
+
+    Raises Unavailable if it does not answer now: with a wrong guess sbatch would refuse the array.
+    """
     try:
-        return parse_max_array_size(_call(["scontrol", "show", "config"]))
-    except (OSError, subprocess.SubprocessError):
+        return parse_max_array_size(patience.call(["scontrol", "show", "config"]))
+    except (FileNotFoundError, PermissionError, subprocess.CalledProcessError):
         return SLURM_DEFAULT_MAX_ARRAY_SIZE
-
-
-def enforces_limits() -> bool:
-    """Whether the site enforces limits of associations and QOS; True if Slurm does not say."""
-    try:
-        return parse_enforces_limits(_call(["scontrol", "show", "config"]))
-    except (OSError, subprocess.SubprocessError):
-        return True
 
 
 def parse_squeue(text: str) -> dict[str, JobState]:
@@ -153,12 +153,6 @@ def parse_max_array_size(text: str) -> int:
     return int(found[1]) if found else SLURM_DEFAULT_MAX_ARRAY_SIZE
 
 
-def parse_enforces_limits(text: str) -> bool:
-    """The line `AccountingStorageEnforce = associations,limits` of `scontrol show config`."""
-    found = re.search(r"^AccountingStorageEnforce\s*=\s*(\S+)", text, re.MULTILINE)
-    return found is not None and "limits" in found[1].split(",")
-
-
 def _ask_squeue(job_ids: Sequence[str], timeout_s: float) -> tuple[dict[str, JobState], str]:
     """What squeue knows, and why it could not be asked (empty if it could)."""
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N"]
@@ -193,9 +187,3 @@ def _call(command: Sequence[str], timeout_s: float | None = None) -> str:
     timeout_s = CLIENT_TIMEOUT_S if timeout_s is None else timeout_s
     done = subprocess.run(list(command), capture_output=True, text=True, timeout=timeout_s, check=True)
     return done.stdout
-
-
-def one_line(stderr: str) -> str:
-    """A Slurm command's complaint without its name on every line: `sbatch: error: ...`."""
-    lines = [re.sub(r"^\w+: (?:error|fatal): ", "", line.strip()) for line in stderr.splitlines()]
-    return "; ".join(dict.fromkeys(line for line in lines if line))

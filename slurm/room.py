@@ -1,7 +1,8 @@
-"""How many jobs of an array sbatch would take now: sites limit the jobs that a user may have in the queue.
+"""How many jobs of an array sbatch would take now: sites limit the jobs that a user, or all, may have in the queue.
 
-Such limits (MaxSubmitJobs, GrpSubmitJobs) lie on the user, on the accounts above, on the job's QOS and on its
-partition's; one overrides another, some are shared with other users, and what they leave depends on what is queued.
+Limits on a user's jobs (MaxSubmitJobs, GrpSubmitJobs) lie on the user, on the accounts above, on the job's QOS and on
+its partition's; one overrides another, some are shared with other users, and what they leave depends on what is queued.
+MaxJobCount limits the cluster's jobs: beyond it sbatch itself tries for two minutes, and then says EAGAIN.
 `sbatch --test-only` reckons all that as sbatch does, submits nothing, and needs no access to the accounting database.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from slurm.cluster import CLIENT_TIMEOUT_S
 from slurm.environment import sbatch_environment
+from slurm.patience import NO_MORE_JOBS
 
 # Slurm's reasons: AssocMaxSubmitJobLimit, AssocGrpSubmitJobsLimit, QOSMaxSubmitJobPerUserLimit, QOSGrpSubmitJobsLimit,
 # MaxSubmitJobsPerAccount. Others that violate a policy (a time limit, say) would refuse a single job too.
@@ -31,6 +33,8 @@ class Room:
 
 def limit_in(stderr: str) -> str:
     """The limit on submitted jobs that sbatch complains of; empty if it is another complaint, or none."""
+    if NO_MORE_JOBS in stderr:
+        return "MaxJobCount of the cluster"
     found = SUBMIT_LIMIT.search(stderr)
     return found[0] if found else ""
 

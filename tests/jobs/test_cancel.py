@@ -16,6 +16,7 @@ from jobs.processes import as_pid, command_line, is_launcher, parent_of, runs_tr
 from jobs.standing import standings
 from jobs.trial import Submission, Sweep, Trial, save_sweep
 from shards.command import run_command
+from slurm import patience
 from slurm.rehearsal_cluster import Cluster
 from tests.jobs.written_trials import finish
 
@@ -184,5 +185,7 @@ def test_a_silent_slurm_is_said(
         )
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert run_command(main, [str(sweep.folder)]) == 2
-    assert capsys.readouterr().err == "error: scancel: Unable to contact slurm controller\n"
+    monkeypatch.setattr(patience, "PATIENCE_S", 1)
+    assert run_command(main, [str(sweep.folder)]) == 75
+    said = "not now: scancel: Unable to contact slurm controller (tried for 1 s); the same command again goes on\n"
+    assert capsys.readouterr().err == said

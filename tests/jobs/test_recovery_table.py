@@ -12,7 +12,8 @@ RECOVERY = REPOSITORY / "docs" / "recovery.md"
 def test_each_row_names_tests_that_exist() -> None:
     text = RECOVERY.read_text()
     rows = re.findall(r"^\| (\d+) \|(.*)\|$", text, re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, 25))
+    assert [int(number) for number, _ in rows] == list(range(1, len(rows) + 1))
+    assert len(rows) >= 25
     for number, row in rows:
         cells = [cell.strip() for cell in row.split(" | ")]
         assert len(cells) == 4, number

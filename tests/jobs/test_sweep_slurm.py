@@ -50,7 +50,7 @@ def test_a_sweep_that_is_larger_than_the_queue_has_room_for(
 
     set_limit("user", getpass.getuser(), MaxSubmitJobs=4)
     out, states = launch(75)
-    assert "2 of 5 trials are left as planned: Slurm takes no more of your jobs now. The same command again" in out
+    assert "2 of 5 trials are left as planned: Slurm takes no more of your jobs now, for the reason above" in out
     assert states == ["queued"] * 3 + ["planned"] * 2
     path = tmp_path / "runs" / "lab" / "submissions.jsonl"
     before = path.read_text()

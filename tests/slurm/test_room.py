@@ -48,13 +48,6 @@ def test_where_sbatch_does_not_answer_all_fit(tmp_path: Path, monkeypatch: pytes
     assert find_room(7, lambda count: "#!/bin/sh\n") == Room(7)
 
 
-def test_whether_limits_are_enforced() -> None:
-    assert cluster.parse_enforces_limits("AccountingStorageEnforce = associations,limits\n")
-    for word in ("none", "associations", "(null)"):
-        assert not cluster.parse_enforces_limits(f"AccountingStorageEnforce = {word}\n")
-    assert not cluster.parse_enforces_limits("")
-
-
 def submit_five(tmp_path: Path, as_many_as_fit: bool = True, **changes: Callable[[range], str]) -> list[str]:
     """The ids of the jobs, in arrays of two at most."""
     jobs = submit(

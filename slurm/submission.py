@@ -1,0 +1,105 @@
+"""One job array handed to sbatch: with patience for what passes, and never twice.
+
+sbatch's answer can be lost after slurmctld has taken the array. The comment that the array carries has a token in it:
+before anything is tried again, squeue is asked for that token.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import DelayedSubmission, JobPaths
+
+from shards.command import Unavailable
+from slurm import cluster, patience
+from slurm.local import MAX_REQUEUES
+
+TOKEN_PREFIX = "petseg:"  # noqa: S105 - no secret, but a name for an array of jobs
+JOB_ID = re.compile(r"^(\d+)(;\S*)?$", re.MULTILINE)  # sbatch --parsable: JOB or JOB;CLUSTER
+ASK_S = 20.0  # how long squeue is asked whether an array was taken
+
+logger = logging.getLogger(__name__)
+
+
+class Refused(RuntimeError):
+    """sbatch's complaint about what a later try would not mend."""
+
+
+def new_token() -> str:
+    return f"{TOKEN_PREFIX}{uuid.uuid4().hex[:16]}"
+
+
+def submit_array(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    folder: Path,
+    script: str,
+    token: str,
+    environ: Mapping[str, str],
+    timeout_min: int,
+    num_tasks: int,
+) -> list[submitit.Job[Any]]:
+    """The jobs that run `function(item)`, by a script whose comment has the token; a job of its own for a single item.
+
+    submitit's submission, but for the call of sbatch: its files are where the nodes look for them.
+    Raises Refused, and Unavailable where Slurm takes no more now or does not answer.
+    """
+    folder = folder.expanduser().absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = [folder / f"{uuid.uuid4().hex}.pkl" for _ in items]
+    script_file = folder / f".submission_file_{uuid.uuid4().hex}.sh"
+    try:
+        for item, path in zip(items, aside, strict=True):
+            submission = DelayedSubmission(function, item)
+            submission.set_timeout(timeout_min, MAX_REQUEUES)
+            submission.dump(path)
+        script_file.write_text(script)
+        array = hand_over(script_file, environ, token)
+        ids = [f"{array}_{place}" for place in range(len(items))] if len(items) > 1 else [array]
+        for job_id, path in zip(ids, aside, strict=True):
+            path.rename(JobPaths(folder, job_id).submitted_pickle)
+        script_file.rename(JobPaths(folder, ids[0]).submission_file)
+    finally:
+        for path in (*aside, script_file):
+            path.unlink(missing_ok=True)
+    return [submitit.SlurmJob(folder=folder, job_id=job_id, tasks=list(range(num_tasks))) for job_id in ids]
+
+
+def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
+    """The id that Slurm gives the script's job or array. Raises Refused, and Unavailable."""
+    deadline = patience.Deadline()
+    for pause_s in patience.pauses():
+        reply = patience.run(["sbatch", "--parsable", str(script)], deadline, environ)
+        if reply.returncode == 0 and (found := JOB_ID.search(reply.stdout)):
+            return found[1]
+        if not reply.passes:
+            raise Refused(reply.stderr or f"it ended with exit code {reply.returncode}, and no job id: {reply.stdout}")
+        try:
+            deadline.wait(pause_s, f"sbatch: {reply.complaint}")
+        except Unavailable:
+            if job_id := _taken(token, reply):
+                return job_id
+            raise
+        # only now: what sbatch has handed over can wait in slurmctld for longer than sbatch does
+        if job_id := _taken(token, reply):
+            return job_id
+    raise AssertionError("pauses never end")
+
+
+def _taken(token: str, reply: patience.Reply) -> str:
+    """The id of the jobs with this token, if there are any. Raises Unavailable where squeue does not answer."""
+    try:
+        found = cluster.jobs_by_comment([token], ASK_S)
+    except OSError as error:
+        raise Unavailable(f"sbatch: {reply.complaint}; whether it took the jobs is not known ({error})") from error
+    job_id = next((job_id.partition("_")[0] for job_id in found.values()), "")
+    if job_id:
+        logger.warning("sbatch: %s; but Slurm has taken the jobs, as %s", reply.complaint, job_id)
+    return job_id

@@ -1,0 +1,154 @@
+"""Commands of Slurm's that are tried again, and those that are not; with stand-ins for the commands."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shards.command import Unavailable, run_command
+from slurm import patience
+from slurm.patience import Deadline, Reply, call, run
+from slurm.rehearsal_answers import Answer, render_script
+from slurm.submission import Refused, hand_over
+
+AWAY = "Unable to contact slurm controller (connect failure)"
+FULL = "Slurm temporarily unable to accept job, sleeping and retrying"
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Puts a command of that name on PATH, which fails as told and else prints; returns the file with its calls."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(patience, "PAUSES_S", (0.01,))
+
+    def make(name: str, prints: str, fails: str = "", words: str = AWAY, kind: str = "fail") -> Path:
+        real, calls = tmp_path / f"real-{name}", tmp_path / f"{name}.calls"
+        real.write_text(f"#!/bin/sh\necho done >>{tmp_path}/{name}.done\nprintf '%s\\n' '{prints}'\n")
+        (tmp_path / name).write_text(render_script(Answer(name, 0, fails, kind, words), str(real), calls))  # type: ignore[arg-type]
+        for path in (real, tmp_path / name):
+            path.chmod(0o755)
+        return calls
+
+    return make
+
+
+def times(calls: Path) -> int:
+    return len(calls.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "passes"),
+    [
+        (f"sbatch: error: Batch job submission failed: {AWAY}", True),
+        (f"sbatch: error: {FULL}\nsbatch: error: Batch job submission failed: Resource temporarily unavailable", True),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", True),
+        ("sbatch: error: Slurm backup controller in standby mode", True),
+        ("slurm_load_jobs error: Zero Bytes were transmitted or received", True),
+        ("sbatch: error: Batch job submission failed: Invalid partition name specified", False),
+        ("sbatch: error: Batch job submission failed: Requested node configuration is not available", False),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", False),
+        ("sbatch: error: Batch job submission failed: Requested time limit is invalid", False),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", False),
+        ("Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)", False),
+        ("", False),
+    ],
+)  # fmt: skip
+def test_what_passes_and_what_does_not(words: str, passes: bool):
+    assert Reply("", words, 1).passes == passes
+    assert Reply("", words, None).passes  # whatever it has said: it did not answer in time
+
+
+def test_what_passes_is_said_and_tried_again(stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture):
+    calls = stand_in("squeue", "12|RUNNING", "first-2")
+    assert call(["squeue", "--me"]) == "12|RUNNING\n"
+    assert times(calls) == 3
+    assert [record.getMessage() for record in caplog.records] == [f"squeue: {AWAY}; trying again in 0 s"] * 2
+
+
+def test_what_is_refused_is_not_tried_again(stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture):
+    calls = stand_in("scancel", "", "always", "Access/permission denied")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        call(["scancel", "7"])
+    assert caught.value.stderr == "scancel: error: Access/permission denied\n"
+    assert times(calls) == 1
+    assert not caplog.records
+
+
+def test_patience_ends_with_exit_code_75(
+    stand_in: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    calls = stand_in("squeue", "", "always")
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(patience, "PAUSES_S", (0.01, 0.01, 9.0))
+    assert run_command(lambda argv: len(call(["squeue"])), []) == 75
+    said = f"not now: squeue: {AWAY} (tried for 0 s); the same command again goes on\n"
+    assert capsys.readouterr().err == said
+    assert times(calls) == 3
+
+
+def test_a_command_that_does_not_answer_is_ended_and_what_it_says_is_said_while_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    script = tmp_path / "sbatch"
+    script.write_text(f"#!/bin/sh\necho 'sbatch: error: {FULL}' >&2\nexec sleep 600\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(patience, "QUIET_S", 0.2)
+    with caplog.at_level(logging.WARNING):
+        reply = run([str(script)], Deadline(1.0))
+    assert reply.returncode is None
+    assert reply.passes
+    assert reply.complaint == FULL
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if FULL in line]) == 1  # once, however long it waits
+
+
+def test_no_command_is_no_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        call(["squeue"])
+
+
+def test_an_answer_that_is_lost_is_asked_for(
+    stand_in: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """slurmctld has taken the array: it is not handed over again."""
+    calls = stand_in("sbatch", "45", "first-1", kind="lose")
+    stand_in("squeue", "45_0|petseg:0123\n45_1|petseg:0123")
+    assert hand_over(tmp_path / "job.sh", {"PATH": f"{tmp_path}:/usr/bin:/bin"}, "petseg:0123") == "45"
+    assert times(calls) == 1
+    assert "but Slurm has taken the jobs, as 45" in caplog.text
+
+
+def test_an_array_that_was_not_taken_is_handed_over_again(stand_in: Callable[..., Path], tmp_path: Path):
+    calls = stand_in("sbatch", "46;cluster", "first-2")
+    stand_in("squeue", "45_0|petseg:other")
+    assert hand_over(tmp_path / "job.sh", {"PATH": f"{tmp_path}:/usr/bin:/bin"}, "petseg:0123") == "46"
+    assert times(calls) == 3
+
+
+def test_what_sbatch_refuses_is_handed_over_once(stand_in: Callable[..., Path], tmp_path: Path):
+    calls = stand_in("sbatch", "", "always", "Batch job submission failed: Invalid partition name specified")
+    with pytest.raises(Refused, match="Invalid partition"):
+        hand_over(tmp_path / "job.sh", {"PATH": f"{tmp_path}:/usr/bin:/bin"}, "petseg:0123")
+    assert times(calls) == 1
+
+
+def test_an_answer_without_a_job_id_is_a_refusal(stand_in: Callable[..., Path], tmp_path: Path):
+    stand_in("sbatch", "welcome to the cluster")
+    with pytest.raises(Refused, match="no job id: welcome"):
+        hand_over(tmp_path / "job.sh", {"PATH": f"{tmp_path}:/usr/bin:/bin"}, "petseg:0123")
+
+
+def test_whether_an_array_was_taken_can_be_unknown(
+    stand_in: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stand_in("sbatch", "45", "always", kind="lose")
+    stand_in("squeue", "", "always")
+    monkeypatch.setattr("slurm.submission.ASK_S", 0.1)
+    monkeypatch.setattr(patience, "PAUSES_S", (0.01, 9.0))
+    with pytest.raises(Unavailable, match="whether it took the jobs is not known"):
+        hand_over(tmp_path / "job.sh", {"PATH": f"{tmp_path}:/usr/bin:/bin"}, "petseg:0123")
