@@ -13,7 +13,17 @@ from pathlib import Path
 from shards.archive import BLOCK, Found, find_members, header_at
 from shards.content import check_content
 from shards.layout import Layout, split_name
-from shards.manifest import NO_MEMBER, Member, Sample, Shard, index_name, load_index
+from shards.manifest import (
+    NO_MEMBER,
+    Member,
+    NotRegular,
+    Sample,
+    Shard,
+    index_name,
+    load_index,
+    open_regular,
+    read_regular,
+)
 
 OURS = Layout()
 
@@ -41,7 +51,11 @@ def check_shard(shard: Shard, folder: Path, decode: bool, layout: Layout = OURS)
     """Check the bytes of one shard and its index; if `decode`, decode what is whole, too."""
     samples, findings = _check_index(shard, folder)
     try:
-        file = (folder / shard.name).open("rb")
+        file = open_regular(folder / shard.name, follow=False)
+    except NotRegular as error:
+        return Report(
+            shard, tuple(s.key for s in samples or ()), (*findings, Finding(shard.name, "", None, str(error)))
+        )
     except FileNotFoundError:
         lost = tuple(Finding(shard.name, s.key, None, "lost with its shard") for s in samples or ())
         findings += (Finding(shard.name, "", None, "the shard is missing"), *lost)
@@ -58,9 +72,11 @@ def _check_index(shard: Shard, folder: Path) -> tuple[list[Sample] | None, tuple
     """The samples of an index that can be trusted, or None and why there are none."""
     name = index_name(shard.name)
     try:
-        content = (folder / name).read_bytes()
+        content = read_regular(folder / name, follow=False)
     except FileNotFoundError:
         return None, (Finding(name, "", None, "the index is missing"),)
+    except NotRegular as error:
+        return None, (Finding(name, "", None, str(error)),)
     if hashlib.sha256(content).hexdigest() != shard.index_sha256:
         return None, (Finding(name, "", None, "the index was altered: it does not match the manifest's sha256"),)
     try:
@@ -162,7 +178,7 @@ def _check_content(data: memoryview, sample: Sample, layout: Layout) -> str:
 
 def samples_in_tar(path: Path) -> list[Sample]:
     """The samples of a whole tar of ours, for an index that was lost. Raises OSError if it cannot be read."""
-    data = memoryview(path.read_bytes())
+    data = memoryview(read_regular(path, follow=False))
     return _samples_without_index(Shard(path.name, "", 0, len(data), "", ""), data, OURS, is_whole=True)[0]
 
 

@@ -18,6 +18,7 @@ from shards.command import Failure
 from shards.layout import Layout, foreign_layout
 from shards.manifest import (
     MANIFEST_NAME,
+    SHARD_NAME,
     SPLITS,
     Manifest,
     Shard,
@@ -38,7 +39,6 @@ SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "va
                "test": "test", "testing": "test"}  # fmt: skip
 COMPRESSED = ("*.tar.*", "*.tgz", "*.tbz*", "*.txz", "*.tzst")
 NAMES = ("pet", "background", "border")
-SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")  # so that it can stand in any address
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ import hashlib
 import json
 import os
 import re
+import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,12 @@ MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "val", "test")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 MEMBER_SUFFIXES = ("jpg", "png", "json")  # in this order within a sample
+SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")  # one component of a path, and it can stand in any address
+TRIMAP_NAMES = ("pet", "background", "border")
+_FILE_KINDS = (
+    (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,6 +144,38 @@ def with_hash(manifest: Manifest) -> Manifest:
     return replace(manifest, hash=manifest_hash(manifest))
 
 
+class NotRegular(OSError):
+    """A name that should be a file's is that of a link, a folder, a FIFO or a device."""
+
+
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Open a regular file for reading, without ever waiting for a writer as an open of a FIFO does.
+
+    follow: take the file that a symbolic link points to. Raises NotRegular, FileNotFoundError and other OSErrors.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    _require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
+    file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - Path.open takes no flags, and the caller closes it
+    try:
+        _require_regular(path, os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: Path, *, follow: bool = True) -> bytes:
+    """The bytes of a regular file; raises as `open_regular`."""
+    with open_regular(path, follow=follow) as file:
+        return file.read()
+
+
+def _require_regular(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((word for is_kind, word in _FILE_KINDS if is_kind(found.st_mode)), "no file")
+        raise NotRegular(f"{path} is {kind}, not a regular file")
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file so that it appears whole or not at all: aside, fsync, rename."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # processes of two nodes can share a pid
@@ -155,13 +196,16 @@ def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
 def load_manifest(folder: Path | str) -> Manifest:
     """Read and check manifest.json.
 
-    Raises ValueError if there is none, if it is damaged, or if its format version is not ours.
+    Raises ValueError if there is none, if it is damaged, if its format version is not ours, or if it names a shard
+    by anything but a plain file name: whoever opens a shard joins its name to the folder.
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
+        content = json.loads(read_regular(path, follow=False).decode())
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no shard set in {folder}: pack one with `python -m shards.pack --out {folder}`") from None
+    except NotRegular as error:
+        raise ValueError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -178,9 +222,33 @@ def load_manifest(folder: Path | str) -> Manifest:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}): pack the set again") from None
+    if problem := _problem_of(manifest):
+        raise ValueError(f"{path} cannot be used ({problem}): pack the set again")
     if manifest.hash != manifest_hash(manifest):
         raise ValueError(f"{path} was altered: its content does not match its hash; pack the set again")
     return manifest
+
+
+def _problem_of(manifest: Manifest) -> str:
+    """What in a manifest no reader could use, or could be led astray by; empty if there is nothing."""
+    names = Counter(shard.name if isinstance(shard.name, str) else "" for shard in manifest.shards)
+    for name, count in names.items():
+        if not SHARD_NAME.fullmatch(name):
+            return f"a shard is named {name!r}: a shard's name must match {SHARD_NAME.pattern}"
+        if count > 1:
+            return f"{count} shards are named {name}"
+    entries: list[Any] = [*manifest.shards, *manifest.splits.values(), manifest.source]
+    for part, value in ((part, getattr(entry, part.name)) for entry in entries for part in fields(entry)):
+        if (part.type == "str" and type(value) is not str) or (
+            part.type == "int" and (type(value) is not int or value < 0)
+        ):
+            return f"{part.name} is {value!r}"
+    if odd := [name for name in manifest.splits if name not in SPLITS]:
+        return f"a split is named {odd[0]!r}: they are {', '.join(SPLITS)}"
+    trimap: Any = manifest.source.trimap
+    if not isinstance(trimap, dict) or set(trimap) != set(TRIMAP_NAMES) or {type(v) for v in trimap.values()} != {int}:
+        return f"its trimap values are {trimap!r}"
+    return "" if isinstance(manifest.packer, dict) else f"packer is {manifest.packer!r}"
 
 
 def render_index(samples: Iterable[Sample]) -> str:
@@ -204,9 +272,11 @@ def load_index(folder: Path | str, shard: str) -> list[Sample]:
     """Read the byte-offset index of one shard; raises ValueError that names the file if it is missing or damaged."""
     path = Path(folder) / index_name(shard)
     try:
-        return [_sample_of_row(*row) for row in json.loads(path.read_text())]
+        return [_sample_of_row(*row) for row in json.loads(read_regular(path, follow=False))]
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: pack the set again") from None
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
 
@@ -214,4 +284,6 @@ def load_index(folder: Path | str, shard: str) -> list[Sample]:
 def _sample_of_row(key: str, *numbers: int) -> Sample:
     if not isinstance(key, str) or len(numbers) != 9 or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError(f"row of {key!r}")
+    if not KEY_PATTERN.fullmatch(key):  # readers name files after keys
+        raise ValueError(f"row of {key!r}: the key must match {KEY_PATTERN.pattern}")
     return Sample(key, Member(*numbers[0:3]), Member(*numbers[3:6]), Member(*numbers[6:9]))

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shards.command import Failure
 from shards.encoding import encode_jpeg, encode_png, png_damage
+from shards.manifest import NotRegular, read_regular
 from shards.oxford import Pet
 from shards.suspects import why_suspect
 
@@ -117,7 +118,7 @@ def pack_pet(pet: Pet, image_size_px: int) -> Packed:
 
 def read_picture(path: Path) -> Picture:
     """Decode one picture to RGB and name its oddities. Raises Failure that names the file."""
-    data = path.read_bytes()
+    data = _read(path)
     if (pixels := _decode_plain(data)) is not None:
         return _with_suspicion(Picture(pixels, data, ()), data)
     with warnings.catch_warnings():
@@ -154,6 +155,13 @@ def _with_suspicion(picture: Picture, jpg: bytes) -> Picture:
     if picture.doubt or not (doubt := why_suspect(jpg, picture.pixels)):
         return picture
     return replace(picture, oddities=(*picture.oddities, SUSPECT), doubt=doubt)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except NotRegular as error:
+        raise Failure(str(error)) from None
 
 
 def _open(path: Path, data: bytes, formats: tuple[str, ...]) -> Image.Image:
@@ -234,7 +242,7 @@ def read_trimap(path: Path, size: tuple[int, int], picture: Path) -> tuple[Image
 
     Raises Failure that names the file for another size (width, height) than the picture's or values not 1, 2, 3.
     """
-    data = path.read_bytes()
+    data = _read(path)
     image = _open(path, data, ("PNG",))
     if image.size != size:
         theirs, ours = (f"{width} x {height}" for width, height in (image.size, size))

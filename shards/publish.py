@@ -7,6 +7,7 @@ shards. The shards that were finished by then can be used again by the next pack
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -15,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, index_name, load_manifest
 from shards.plan import TooManyCorrupt
@@ -65,10 +67,16 @@ def staging_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def locked(out: Path) -> Iterator[Path]:
-    """The hidden folder of `out`, as it is, while no other process may write there. Raises ValueError if one does."""
+    """The hidden folder of `out`, as it is, while no other process may write there.
+
+    Raises ValueError if another one does, or if the folder or its lock is a link: what is built in it, and removed
+    from it, would be elsewhere.
+    """
     staging = out / STAGING
+    if staging.is_symlink():
+        raise ValueError(f"{staging} is a symbolic link: remove it, or choose another --out")
     staging.mkdir(parents=True, exist_ok=True)
-    with (staging / LOCK).open("w") as lock:
+    with _open_lock(staging / LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_current = os.fstat(lock.fileno()).st_ino == (staging / LOCK).stat().st_ino
@@ -79,10 +87,22 @@ def locked(out: Path) -> Iterator[Path]:
         yield staging
 
 
+def _open_lock(path: Path) -> TextIO:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise ValueError(
+            f"{path} is not a lock file of a pack: remove {path.parent}, or choose another --out"
+        ) from None
+    return os.fdopen(descriptor, "w")
+
+
 def empty(staging: Path, kept: frozenset[str] = frozenset()) -> None:
     """Remove all but the lock and the files named."""
     for path in staging.iterdir():
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name not in kept and path.name != LOCK:
             path.unlink()
@@ -101,8 +121,15 @@ def _worth_keeping(staging: Path) -> frozenset[str]:
 
 
 def publish(staging: Path, out: Path) -> Manifest:
-    """Move a staged set into place, taking the set that is there out of the way; safe to repeat after a kill."""
+    """Move a staged set into place, taking the set that is there out of the way; safe to repeat after a kill.
+
+    Raises ValueError, before anything is moved, if a folder stands where a file is to go.
+    """
     manifest = load_manifest(staging)
+    if folders := [path for path in shard_files(out) if path.is_dir() and not path.is_symlink()]:
+        raise ValueError(
+            f"{folders[0]} is a folder, where a shard's file is to go: move it away, or choose another --out"
+        )
     (out / MANIFEST_NAME).unlink(missing_ok=True)
     names = [name for shard in manifest.shards for name in (shard.name, index_name(shard.name))]
     for path in shard_files(out):
@@ -124,7 +151,7 @@ def shard_files(out: Path) -> list[Path]:
 
 def is_complete(out: Path, manifest: Manifest) -> bool:
     """Whether all files of the set are there in their size; `shards.verify` reads them too."""
-    sizes = {path.name: path.stat().st_size for path in shard_files(out)}
+    sizes = {path.name: path.stat().st_size for path in shard_files(out) if path.is_file() and not path.is_symlink()}
     return all(sizes.get(s.name) == s.num_bytes and index_name(s.name) in sizes for s in manifest.shards)
 
 

@@ -24,6 +24,7 @@ from shards.manifest import (
     Shard,
     index_name,
     load_manifest,
+    open_regular,
     save_index,
     split_of_keys,
 )
@@ -74,6 +75,8 @@ def _load_own_manifest(folder: Path, source: Path) -> Manifest:
 def _aside(staging: Path) -> Iterator[Path]:
     """An empty folder for files that are not proven yet; what a killed pack left beside it stays for --resume."""
     aside = staging / ASIDE
+    if aside.is_symlink():
+        aside.unlink()
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
@@ -96,7 +99,7 @@ def _broken_files(shard: Shard, folder: Path) -> list[str]:
 def _sha256_of(path: Path) -> str:
     """Empty for a file that is not there or cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, follow=False) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
@@ -120,7 +123,7 @@ def _replace(
             problems += [_mismatch(name, _wanted(shard)[name], got[name], advice) for name in wrong]
             continue
         for name in names:
-            (aside / name).replace(folder / name)
+            _put(aside / name, folder / name)
             replaced.append(name)
         publish.fsync_folder(folder)
         logger.info("repaired %s", ", ".join(names))
@@ -130,12 +133,20 @@ def _replace(
     return replaced
 
 
+def _put(aside: Path, final: Path) -> None:
+    """Move a proven file into place; a link or a FIFO there is replaced itself, and never what it points to."""
+    try:
+        aside.replace(final)
+    except IsADirectoryError:
+        raise Failure(f"{final} is a folder, where a file of the set belongs: move it away, and repair again") from None
+
+
 def _mismatch(name: str, wanted: str, got: str, advice: str) -> str:
     return f"{name}: sha256 {wanted} is wanted, {got or 'nothing'} is what came of it; {advice}"
 
 
 def _copier(manifest: Manifest, source: Path, aside: Path) -> Callable[[Shard, list[str]], str]:
-    """Copies files of another copy of the set. Raises ValueError if it is a copy of another set."""
+    """Copy files of another copy of the set. Raises ValueError if it is a copy of another set."""
     theirs = load_manifest(source)
     if theirs.hash != manifest.hash:
         raise ValueError(f"{source} is another shard set: hash {theirs.hash[:10]}, not {manifest.hash[:10]}")
@@ -145,7 +156,7 @@ def _copier(manifest: Manifest, source: Path, aside: Path) -> Callable[[Shard, l
             try:
                 _copy_whole(source / name, aside / name)
             except OSError as error:
-                if not (source / name).is_file():
+                if isinstance(error, FileNotFoundError):
                     raise Failure(f"{source / name} is missing too: repair from another copy") from None
                 raise Failure(f"{source / name} cannot be copied ({error})") from None
         return f"the file in {source} is broken too: repair that copy first, or name a third one"
@@ -154,7 +165,7 @@ def _copier(manifest: Manifest, source: Path, aside: Path) -> Callable[[Shard, l
 
 
 def _copy_whole(path: Path, aside: Path) -> None:
-    with path.open("rb") as source, aside.open("wb") as target:
+    with open_regular(path, follow=False) as source, aside.open("wb") as target:
         shutil.copyfileobj(source, target, READ_BYTES)
         target.flush()
         os.fsync(target.fileno())

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from shards.archive import END_OF_ARCHIVE, render_member
-from shards.manifest import FORMAT_VERSION, Sample, Shard, index_name, load_index, render_index, write_whole
+from shards.manifest import (
+    FORMAT_VERSION,
+    Sample,
+    Shard,
+    index_name,
+    load_index,
+    open_regular,
+    read_regular,
+    render_index,
+    write_whole,
+)
 from shards.oxford import Pet
 from shards.plan import Built, Planned
 from shards.publish import RESUME_NAME
@@ -76,7 +86,7 @@ def save_identity(staging: Path, mine: dict[str, Any]) -> None:
 def _why_not_same(staging: Path, mine: dict[str, Any]) -> str:
     """In words what differs from the pack that is staged, "" if nothing does."""
     try:
-        theirs = json.loads((staging / RESUME_NAME).read_text())
+        theirs = json.loads(read_regular(staging / RESUME_NAME, follow=False))
     except (OSError, ValueError):
         return f"no readable {RESUME_NAME}"
     if not isinstance(theirs, dict):
@@ -91,8 +101,8 @@ def prove(planned: Planned, folder: Path) -> Built | str:
     """A finished shard, read byte by byte, or in words why it is not the one that `planned` would become."""
     try:
         samples = load_index(folder, planned.name)
-        index = (folder / index_name(planned.name)).read_bytes()
-        with (folder / planned.name).open("rb") as file:
+        index = read_regular(folder / index_name(planned.name), follow=False)
+        with open_regular(folder / planned.name, follow=False) as file:
             if os.fstat(file.fileno()).st_size == 0:  # which mmap refuses
                 return "it is empty"
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from shards.command import OK, Failure, parse, run_command
 from shards.encoding import png_damage
-from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, write_whole
+from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, open_regular, write_whole
 
 TINT = np.array([235, 45, 60], np.float32)
 CONTOUR = np.array([255, 225, 40], np.float32)
@@ -81,7 +81,9 @@ def _choose(config: ShowConfig, manifest: Manifest) -> list[tuple[str, Sample]]:
     shards = manifest.shards if config.keys else manifest.of_split(config.split)
     places = {sample.key: (shard.name, sample) for shard in shards for sample in load_index(config.folder, shard.name)}
     if missing := [key for key in config.keys if key not in places]:
-        raise ValueError(f"no sample {', '.join(missing)} in {config.folder}; keys look like {next(iter(places))}")
+        raise ValueError(
+            f"no sample {', '.join(missing)} in {config.folder}; keys look like {next(iter(places), '(it has none)')}"
+        )
     if config.keys:
         return [places[key] for key in config.keys]
     order = np.random.default_rng(config.seed).permutation(len(places))[: config.count]
@@ -108,7 +110,7 @@ def _read_image(path: Path, key: str, member: Member, kind: str) -> Image.Image:
     """Decode one member; raises Failure if its bytes are not those of the index, or not of this kind."""
     where, advice = f"{path} at byte {member.offset}, {key}", f"see `python -m shards.verify {path.parent}`"
     try:
-        with path.open("rb") as file:
+        with open_regular(path, follow=False) as file:
             data = os.pread(file.fileno(), member.num_bytes, member.offset)
     except OSError as error:
         raise Failure(f"{where}: {error}; {advice}") from None

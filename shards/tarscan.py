@@ -17,7 +17,7 @@ from typing import BinaryIO
 from shards.archive import BLOCK
 from shards.content import check_content
 from shards.layout import Layout, split_name
-from shards.manifest import KEY_PATTERN, NO_MEMBER, Member, Sample
+from shards.manifest import KEY_PATTERN, NO_MEMBER, Member, NotRegular, Sample, open_regular
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes
@@ -116,7 +116,11 @@ class Scan:
 
 def scan_tar(path: Path, layout: Layout) -> Scanned:
     """Index one tar and decode each of its samples; whatever is wrong stands in `problems`."""
-    with path.open("rb") as file:
+    try:
+        file = open_regular(path, follow=False)
+    except NotRegular as error:
+        return Scanned(path.name, problems=(str(error),))
+    with file:
         if os.fstat(file.fileno()).st_size == 0:  # which mmap refuses
             return Scanned(path.name, problems=(f"{path.name}: it is empty",))
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:

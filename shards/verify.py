@@ -150,7 +150,7 @@ def _print_findings(findings: list[Finding], show: int) -> None:
 def main(argv: Sequence[str]) -> int:
 
     config = parse(VerifyConfig, argv, __doc__, positional=True)
-    num_bytes = sum(path.stat().st_size for path in config.folder.glob("*.tar"))
+    num_bytes = sum(path.lstat().st_size for path in config.folder.glob("*.tar"))
     automatic = default_workers() if num_bytes >= MIN_BYTES_FOR_WORKERS else 1
     if config.index:
         return _index(config, automatic)
