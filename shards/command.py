@@ -75,7 +75,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     except Interrupted as error:
         return _say(f"interrupted: {error}", INTERRUPTED, debug)
     except Unavailable as error:
-        return _say(f"not now: {error}", INTERRUPTED, debug)
+        return _say(f"not now: {error}; run the same command again later", INTERRUPTED, debug)
     except Failure as error:
         return _say(f"failed: {error}", FAILED, debug)
     except (ValueError, OSError) as error:

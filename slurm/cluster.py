@@ -11,12 +11,14 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from shards.command import Unavailable
 from slurm import patience
 from slurm.patience import one_line
 
 __all__ = ["one_line"]  # where callers look for it
 
 CLIENT_TIMEOUT_S = 60.0
+LOOK_S = 20.0  # what it would only be good to know is asked for so long
 SLURM_DEFAULT_MAX_ARRAY_SIZE = 1001
 
 # Slurm's words for a job that will not run again under this id unless somebody requeues it.
@@ -53,9 +55,8 @@ def job_states(job_ids: Iterable[str], timeout_s: float | None = None) -> dict[s
     """The state of every job asked for (`12` or `12_3`), by one call to squeue and at most one to sacct.
 
     A job that Slurm does not know is MISSING; if Slurm cannot be asked every state is UNKNOWN, source `none`.
-    timeout_s: of each of the two calls, CLIENT_TIMEOUT_S if not given.
+    timeout_s: of each of the two calls, which are not tried again; if not given, squeue is asked with patience.
     """
-    timeout_s = CLIENT_TIMEOUT_S if timeout_s is None else timeout_s
     wanted = list(dict.fromkeys(job_ids))
     if not wanted:
         return {}
@@ -89,7 +90,7 @@ def jobs_by_comment(comments: Sequence[str], patience_s: float | None = None) ->
 def partitions() -> list[str]:
     """The partitions' names, the default one first; empty if Slurm does not answer."""
     try:
-        return parse_partitions(_call(["sinfo", "--noheader", "--format=%P"]))
+        return parse_partitions(patience.call(["sinfo", "--noheader", "--format=%P"], LOOK_S))
     except (OSError, subprocess.SubprocessError):
         return []
 
@@ -97,7 +98,7 @@ def partitions() -> list[str]:
 def node_names() -> dict[str, str]:
     """The nodes' names, each with the name of its host, which may be another; empty if Slurm does not answer."""
     try:
-        return parse_nodes(_call(["sinfo", "--Node", "--noheader", "--format=%N|%n"]))
+        return parse_nodes(patience.call(["sinfo", "--Node", "--noheader", "--format=%N|%n"], LOOK_S))
     except (OSError, subprocess.SubprocessError):
         return {}
 
@@ -153,11 +154,12 @@ def parse_max_array_size(text: str) -> int:
     return int(found[1]) if found else SLURM_DEFAULT_MAX_ARRAY_SIZE
 
 
-def _ask_squeue(job_ids: Sequence[str], timeout_s: float) -> tuple[dict[str, JobState], str]:
+def _ask_squeue(job_ids: Sequence[str], timeout_s: float | None) -> tuple[dict[str, JobState], str]:
     """What squeue knows, and why it could not be asked (empty if it could)."""
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N"]
+    command.append(f"--jobs={_array_ids(job_ids)}")
     try:
-        return parse_squeue(_call([*command, f"--jobs={_array_ids(job_ids)}"], timeout_s)), ""
+        return parse_squeue(patience.call(command) if timeout_s is None else _call(command, timeout_s)), ""
     except FileNotFoundError:
         return {}, "no squeue on PATH"
     except subprocess.CalledProcessError as error:
@@ -167,9 +169,11 @@ def _ask_squeue(job_ids: Sequence[str], timeout_s: float) -> tuple[dict[str, Job
         return {}, one_line(error.stderr) or f"squeue failed with exit code {error.returncode}"
     except subprocess.TimeoutExpired:
         return {}, f"squeue did not answer in {timeout_s:.0f} s"
+    except Unavailable as error:
+        return {}, str(error)
 
 
-def _ask_sacct(job_ids: Sequence[str], timeout_s: float) -> dict[str, JobState]:
+def _ask_sacct(job_ids: Sequence[str], timeout_s: float | None) -> dict[str, JobState]:
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList,ExitCode"]
     try:
         return parse_sacct(_call([*command, f"--jobs={_array_ids(job_ids)}"], timeout_s))

@@ -122,7 +122,7 @@ class Deadline:
     def wait(self, pause_s: float, complaint: str) -> None:
         """Say what is tried again, and pause. Raises Unavailable where no time is left for that."""
         if self.left_s <= pause_s:
-            raise Unavailable(f"{complaint} (tried for {self.patience_s:.0f} s); the same command again goes on")
+            raise Unavailable(f"{complaint} (tried for {self.patience_s:.0f} s)")
         logger.warning("%s; trying again in %.0f s", complaint, pause_s)
         time.sleep(pause_s)
 

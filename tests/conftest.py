@@ -13,13 +13,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from shards.pack import PackConfig, pack
-from slurm import rehearsal_accounting, rehearsal_client
+from slurm import patience, rehearsal_accounting, rehearsal_client
 from slurm.rehearsal import rehearse
 from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
 
 # a busy machine is no failed law
 settings.register_profile("petseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("petseg")
+
+# stand-ins that fail do so for good
+patience.PATIENCE_S = 3.0
 
 # workers of pytest-xdist ignore Ctrl-C, and so do commands started by whoever ignores it
 signal.signal(signal.SIGINT, signal.default_int_handler)

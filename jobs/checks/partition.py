@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.checks.setup import Finding, Setup
-from slurm.cluster import one_line, partitions
+from slurm import patience
+from slurm.cluster import partitions
 from slurm.executor import render_sbatch, sbatch_environment
+from slurm.patience import one_line
 from slurm.resources import Resources
+from slurm.room import limit_in
 
 CLIENT_TIMEOUT_S = 30.0
 MB_PER_GB = 1024  # Slurm's GB
@@ -89,7 +92,9 @@ def check_partition(setup: Setup) -> Finding:
     if sum(node.usable for node in fitting) < asked.nodes:  # where sbatch --test-only refuses what sbatch would queue
         states = ", ".join(sorted({node.state for node in fitting}))
         return Finding("warn", what, f"{len(fitting)} nodes are large enough, but {states} ({best})", "sinfo --long")
-    accepted, said = try_sbatch(asked)
+    accepted, full, said = try_sbatch(asked)
+    if full:
+        return Finding("warn", what, f"sbatch takes no such job now: {said} ({best})", "launch later: 75 says so again")
     if not accepted:
         return Finding("FAIL", what, f"sbatch would refuse the job: {said} ({best})", "ask as sbatch says")
     return Finding("ok", what, f"{best}; {len(fitting)} nodes are large enough; sbatch --test-only: {said}")
@@ -165,8 +170,8 @@ def node_problems(partition: Partition, asked: Resources) -> Iterator[str]:
         yield f"{fitting} of its {len(partition.nodes)} nodes have {wanted}, and --nodes is {asked.nodes}"
 
 
-def try_sbatch(asked: Resources) -> tuple[bool, str]:
-    """Whether sbatch would take a trial's job, and what it says; nothing is submitted."""
+def try_sbatch(asked: Resources) -> tuple[bool, bool, str]:
+    """Whether sbatch would take a trial's job, whether only not now, and what it says; nothing is submitted."""
     with tempfile.TemporaryDirectory(prefix="petseg-") as folder:
         script = Path(folder) / "job.sh"
         script.write_text(
@@ -177,12 +182,12 @@ def try_sbatch(asked: Resources) -> tuple[bool, str]:
             capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False, env=sbatch_environment(os.environ),
         )  # fmt: skip
     said = one_line(done.stderr)
-    return done.returncode == 0, re.sub(r"^(sbatch: )?(Job \d+ )?", "", said)
+    full = bool(done.returncode and (limit_in(done.stderr) or patience.TRANSIENT.search(done.stderr)))
+    return done.returncode == 0, full, re.sub(r"^(sbatch: )?(Job \d+ )?", "", said)
 
 
 def _call(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=True)
+        return patience.call(command, CLIENT_TIMEOUT_S)
     except subprocess.CalledProcessError as error:
         raise OSError(f"{command[0]}: {one_line(error.stderr)}") from None
-    return done.stdout

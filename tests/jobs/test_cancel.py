@@ -187,5 +187,5 @@ def test_a_silent_slurm_is_said(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(patience, "PATIENCE_S", 1)
     assert run_command(main, [str(sweep.folder)]) == 75
-    said = "not now: scancel: Unable to contact slurm controller (tried for 1 s); the same command again goes on\n"
+    said = "not now: scancel: Unable to contact slurm controller (tried for 1 s); run the same command again later\n"
     assert capsys.readouterr().err == said

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shards.command import Unavailable, run_command
-from slurm import patience
+from slurm import cluster, patience
 from slurm.patience import Deadline, Reply, call, run
 from slurm.rehearsal_answers import Answer, render_script
 from slurm.submission import Refused, hand_over
@@ -85,7 +85,7 @@ def test_patience_ends_with_exit_code_75(
     monkeypatch.setattr(patience, "PATIENCE_S", 0.5)
     monkeypatch.setattr(patience, "PAUSES_S", (0.01, 0.01, 9.0))
     assert run_command(lambda argv: len(call(["squeue"])), []) == 75
-    said = f"not now: squeue: {AWAY} (tried for 0 s); the same command again goes on\n"
+    said = f"not now: squeue: {AWAY} (tried for 0 s); run the same command again later\n"
     assert capsys.readouterr().err == said
     assert times(calls) == 3
 
@@ -104,6 +104,15 @@ def test_a_command_that_does_not_answer_is_ended_and_what_it_says_is_said_while_
     assert reply.complaint == FULL
     said = [record.getMessage() for record in caplog.records]
     assert len([line for line in said if FULL in line]) == 1  # once, however long it waits
+
+
+def test_states_of_jobs_are_asked_for_again_where_there_is_time(stand_in: Callable[..., Path]):
+    calls = stand_in("squeue", "12|RUNNING|None|node1", "first-1")
+    assert cluster.job_states(["12"])["12"].state == "RUNNING"
+    assert times(calls) == 2
+    calls.write_text("")
+    assert cluster.job_states(["12"], timeout_s=5)["12"].state == "UNKNOWN"
+    assert times(calls) == 1
 
 
 def test_no_command_is_no_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ import pytest
 
 from jobs.checks import allreduce, partition
 from jobs.checks.setup import Finding
+from slurm.rehearsal_answers import Answer
 from slurm.rehearsal_cluster import Cluster
 from slurm.resources import Resources
 
@@ -45,6 +46,18 @@ def test_what_a_partition_allows(ask: Doctor, on_cluster: Cluster) -> None:
         finding = ask("partition", *SMALL_JOB, *flags)["partition"]
         assert finding.status == "FAIL"
         assert detail in finding.detail
+
+
+@pytest.mark.slurm
+def test_a_cluster_that_takes_no_more_now_and_answers_now_and_then(ask: Doctor, on_cluster: Cluster) -> None:
+    words = "allocation failure: Resource temporarily unavailable"
+    on_cluster.disturb(Answer("sbatch", fails="always", words=words), Answer("scontrol", fails="first-1"))
+    try:
+        finding = ask("partition", *SMALL_JOB)["partition"]
+    finally:
+        on_cluster.disturb()
+    assert finding.status == "warn"
+    assert "sbatch takes no such job now: allocation failure: Resource temporarily unavailable" in finding.detail
 
 
 @pytest.mark.slurm
