@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import submitit
+
+from jobs.departure import leave
+from petseg import interrupt
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +29,18 @@ class Step:
 def run_steps(item: tuple[str, Sequence[Step]]) -> None:
     """(working folder, steps); the callable that travels to the cluster. Raises RuntimeError if a step that must fails.
 
-    Each is a process of its own, so that it has the exit codes and the log of a command typed by hand.
+    Each is a process of its own, so that it has the exit codes and the log of a command typed by hand. A signal to the
+    job ends the step, and the job is requeued where that is called for: all steps can be done again.
     """
     folder, steps = item
+    in_job = "SUBMITIT_EXECUTOR" in os.environ
+    if in_job:
+        interrupt.install()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for step in steps:
         code = run_step(step, folder)
+        if code and step.must and in_job and interrupt.requested():
+            leave(submitit.JobEnvironment(), interrupt.requeue_requested())
         if code and step.must:
             raise RuntimeError(f"python -m {step.module} ended with exit code {code}: see above")
 

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +15,8 @@ from typing import Any
 
 import submitit
 
-from jobs.rendezvous import part, set_up_ranks
+from jobs.departure import leave
+from jobs.rendezvous import set_up_ranks
 from jobs.trial import Trial, load_sweep
 from jobs.workers import work_off
 from petseg import interrupt
@@ -28,11 +25,9 @@ from petseg.lives import read_lives
 from petseg.pruning import StoppedEarly
 from petseg.run_folder import load_config
 from petseg.tracking import trial_name
-from shards.command import INTERRUPTED, Interrupted
+from shards.command import Interrupted
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
-LOCAL_REQUEUE = 144  # submitit's local controller starts a job again that exits with it
-WAIT_FOR_THE_END_S = 120.0  # Slurm's GraceTime and KillWait are shorter
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +55,7 @@ class TrialTask:
                 if failed := self.run_all(folders, environment, last=folders[-1]):
                     raise failed[0]
         except Interrupted as stop:
-            leave(environment, stop.requeue)
+            leave(environment, stop.requeue, folders)
 
     def run_all(
         self, folders: Iterable[str], environment: submitit.JobEnvironment, slot: int = 0, last: str = ""
@@ -133,25 +128,3 @@ def set_up_logging(rank: int) -> None:
         format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
     )
-
-
-def leave(environment: submitit.JobEnvironment, requeue: bool) -> None:
-    """End this process of a job whose work is saved, so that Slurm starts the job again if it should.
-
-    After TERM nothing is asked of Slurm: it means preemption, and Slurm requeues what it ends, or scancel, and then the
-    job must not come back. Whoever ends before Slurm ends it would be counted as failed, so all ranks wait.
-    """
-    part(environment)
-    if environment.name() != "slurm":
-        sys.exit(LOCAL_REQUEUE if requeue else INTERRUPTED)
-    if requeue and environment.global_rank == 0:
-        done = subprocess.run(
-            ["scontrol", "requeue", environment.job_id], capture_output=True, text=True, timeout=60, check=False
-        )
-        if done.returncode:
-            logger.error("the job cannot be requeued (%s): run the sweep again to go on", done.stderr.strip())
-            sys.exit(INTERRUPTED)
-    if requeue:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the requeue's own: there is nothing left to save
-    time.sleep(WAIT_FOR_THE_END_S)
-    sys.exit(INTERRUPTED)

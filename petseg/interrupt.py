@@ -1,8 +1,8 @@
 """A flag that a signal sets and training reads where it can stop.
 
 USR2 is what Slurm sends ahead of the time limit (`--signal`): save, and ask to be requeued. TERM comes at preemption,
-at a node's shutdown and from people: save, and leave what comes next to whoever sent it. Slurm sends CONT along with
-TERM; it is left alone, because a job that was suspended and goes on gets it too.
+at a node's shutdown and from people: save, and then find out who sent it. Slurm sends CONT along with TERM; it is left
+alone, because a job that was suspended and goes on gets it too.
 Every rank may get a signal or only one: the flag travels with the next all-reduce, and all ranks stop at one step.
 """
 

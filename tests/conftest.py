@@ -68,6 +68,13 @@ def on_cluster(rehearsal_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 @pytest.fixture(scope="session")
+def preempting_cluster(slurm_daemons: None) -> Iterator[Cluster]:
+    """One node whose partition low gives way; its jobs get TERM, as is Slurm's default, not their --signal."""
+    with rehearse(nodes=1, cpus=2, gpus=0, conf={"SlurmctldParameters": "enable_user_top"}) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
 def limiting_cluster(slurm_daemons: None) -> Iterator[Cluster]:
     """A node and accounting whose limits are enforced; skips the test where accounting is not installed."""
     try:

@@ -201,6 +201,14 @@ def test_what_the_process_knew_holds_unless_it_only_met_an_error() -> None:
     assert judge(replace(evidence, cause="code", error=CUDA_OOM)).cause == "gpu_memory"
 
 
+def test_what_interrupted_it_holds_unless_slurm_says_that_its_job_was_cancelled_later() -> None:
+    refused = START + EPOCH + "09:40:00 rank 0 ERROR jobs.departure: the job cannot be requeued (disabled)\n"
+    evidence = Evidence(said="interrupted", cause="preempted", job=job("FAILED", "75:0"), logs=(refused,))
+    assert judge(evidence).cause == "preempted"
+    assert judge(replace(evidence, cause="")).cause == "timeout"
+    assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
+
+
 def test_a_rank_that_lost_another_does_not_hide_why() -> None:
     ranks = (START + raised(PEER), START + raised(CUDA_OOM), START + raised(PEER))
     assert judge(Evidence(said="failed", error=PEER, job=job("FAILED"), logs=ranks)).cause == "gpu_memory"

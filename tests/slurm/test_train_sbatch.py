@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from slurm.rehearsal_cluster import Cluster
+
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "slurm" / "accelerate"
 
 # Stands in for `python`: writes down how each node's launcher was called. In the job's first life it waits for the
-# signal that the time is up and leaves as an interrupted run does; in the second it is done at once.
+# signal to stop and leaves as an interrupted run does; in the second it is done at once.
 STAND_IN = """\
 #!{python}
 import json, os, signal, sys, time
 warned = []
-signal.signal(signal.SIGUSR2, lambda *_: warned.append(True))
+for number in (signal.SIGUSR2, signal.SIGTERM):
+    signal.signal(number, lambda *_: warned.append(True))
 life, node = os.environ.get("SLURM_RESTART_COUNT", "0"), os.environ["SLURM_NODEID"]
 path = os.path.join({folder!r}, f"{{life}}-{{node}}")
 with open(path + ".part", "w") as file:
@@ -85,6 +88,42 @@ def test_two_nodes_with_two_processes_each_and_a_second_life(
         assert call["use_cpu"] is None
     assert "warning: a key came along" in log.read_text()
     assert "requeued at its time limit" in log.read_text()
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("grace_s", [0, 300])
+def test_a_preempted_run_is_requeued_and_a_cancelled_one_is_not(
+    preempting_cluster: Cluster, tmp_path: Path, wait_for: Callable[..., None], grace_s: int
+) -> None:
+    def call(*command: str) -> str:
+        env = preempting_cluster.env | {"PYTHON": str(stand_in), "TRAIN_SCRIPT": "slurm/cluster.py"}
+        done = subprocess.run(command, env=env, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=30)
+        return done.stdout.strip()
+
+    def state(job_id: str) -> str:
+        return call("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T")
+
+    stand_in, calls = tmp_path / "python", tmp_path / "calls"
+    calls.mkdir()
+    stand_in.write_text(STAND_IN.format(python=sys.executable, folder=str(calls)))
+    stand_in.chmod(0o755)
+    call("scontrol", "update", "partition=low", f"gracetime={grace_s}", "preemptmode=requeue")
+    run = ["sbatch", "--parsable", "--partition=low", "--nodes=1", "--gpus-per-node=0", "--cpus-per-task=1"]
+    run += ["--time=5", f"--output={tmp_path / 'log'}", "slurm/train.sbatch"]
+    preempted = call(*run)
+    wait_for(lambda: (calls / "0-0").exists())
+    call("sbatch", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for(lambda: (calls / "1-0").exists())
+    wait_for(lambda: state(preempted) == "COMPLETED")
+    log = (tmp_path / "log").read_text()
+    assert ("requeued because a job of higher priority takes its place" in log) is (grace_s > 0)
+
+    (calls / "0-0").unlink()
+    cancelled = call(*run)
+    wait_for(lambda: (calls / "0-0").exists())
+    call("scancel", "--signal=USR2", "--batch", cancelled)
+    call("scancel", cancelled)
+    wait_for(lambda: state(cancelled) == "CANCELLED")
 
 
 @pytest.mark.slurm

@@ -1,0 +1,119 @@
+"""Why the job of this process is ending, asked of Slurm after a signal, and how the job gets back into the queue.
+
+The signal itself does not tell: TERM is what Slurm sends at preemption, what scancel sends, and what anyone can send.
+A preempted job with a grace time (GraceTime) runs on until that is over. Should it end before, Slurm counts the end as
+the job's own failure, and does not start it again: it has to go back into the queue by itself.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import re
+import subprocess
+import time
+from datetime import datetime
+
+from slurm.cluster import one_line
+
+ASK_TIMEOUT_S = 15.0
+REQUEUE_TIMEOUT_S = 60.0
+POLL_S = 1.0
+RUNNING_STATES = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "CONFIGURING"})
+# single words all, and nothing that a user can choose
+FIELDS = ("State", "StartTime", "EndTime", "PreemptTime", "TimeLimit")
+
+logger = logging.getLogger(__name__)
+
+
+class Ending(enum.Enum):
+    """What Slurm is doing with a job that was told to end."""
+
+    PREEMPTED = enum.auto()  # a job of higher priority is to have its place
+    TIMED_OUT = enum.auto()  # its time limit is over
+    DECIDED = enum.auto()  # somebody cancelled it, or Slurm has put it back into the queue already
+    RUNNING = enum.auto()  # nothing: only its processes got a signal
+    UNKNOWN = enum.auto()  # Slurm does not say
+
+
+def ask_ending(job_id: str) -> Ending:
+    """Ask Slurm once what becomes of the running job `12` or `12_3`."""
+    columns = ",".join(f"{name}:40" for name in FIELDS)
+    command = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={columns}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        logger.debug("squeue does not say what becomes of job %s: %s", job_id, error)
+        return Ending.UNKNOWN
+    return parse_ending(done.stdout) if done.returncode == 0 else Ending.UNKNOWN
+
+
+def await_ending(job_id: str, patience_s: float) -> Ending:
+    """Ask until Slurm answers; UNKNOWN if it has not after `patience_s` seconds."""
+    deadline = time.monotonic() + patience_s
+    while (ending := ask_ending(job_id)) is Ending.UNKNOWN and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return ending
+
+
+def parse_ending(line: str) -> Ending:
+    """The line that squeue prints of FIELDS for one job."""
+    words = line.split()
+    if len(words) != len(FIELDS):
+        return Ending.UNKNOWN
+    state, limit_s = words[0], parse_limit_s(words[4])
+    start, end, preempted = (parse_time(word) for word in words[1:4])
+    if state in RUNNING_STATES:
+        return Ending.RUNNING if preempted is None else Ending.PREEMPTED
+    # It is over. Preemption without a grace time, or at the end of one, and in a partition that cancels what it
+    # preempts, ends the job at that very moment; scancel within the grace time ends it at a later one.
+    if preempted is not None and end is not None and abs((end - preempted).total_seconds()) <= 1:
+        return Ending.PREEMPTED
+    if start is not None and end is not None and limit_s is not None and (end - start).total_seconds() >= limit_s:
+        return Ending.TIMED_OUT
+    return Ending.DECIDED
+
+
+def parse_time(word: str) -> datetime | None:
+    """`2026-11-25T03:16:52`; None for `N/A` and the like."""
+    try:
+        return datetime.fromisoformat(word)
+    except ValueError:
+        return None
+
+
+def parse_limit_s(word: str) -> int | None:
+    """Seconds of Slurm's `[days-]hours:minutes:seconds` or `minutes:seconds`; None if there is no limit."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", word)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def node_shuts_down() -> bool:
+    """Whether this machine is being shut down, which sends TERM to all processes before Slurm learns of it."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "is-system-running"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.stdout.strip() == "stopping"
+
+
+def requeue(job_id: str) -> str:
+    """Put the running job of this process back into the queue; returns why Slurm refuses, empty if it does not.
+
+    What comes then is the job's end: TERM to all its processes, scontrol among them.
+    """
+    command = ["scontrol", "requeue", job_id]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=REQUEUE_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"scontrol did not answer in {REQUEUE_TIMEOUT_S:.0f} s"
+    except OSError as error:
+        return str(error)
+    if done.returncode <= 0 or "pending execution" in done.stderr:  # it is in the queue, or the end has come already
+        return ""
+    return one_line(done.stderr) or f"scontrol ended with exit code {done.returncode}"

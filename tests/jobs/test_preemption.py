@@ -1,0 +1,110 @@
+"""Trials that lose their place to a job of higher priority, on a Slurm that sends TERM and then waits (GraceTime)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from jobs.standing import standings
+from jobs.sweep import main
+from jobs.trial import Trial, load_sweep
+from petseg.lives import read_lives
+from shards.command import run_command
+from slurm.rehearsal_cluster import Cluster
+
+PREEMPTIBLE = ["--partition", "low", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "20"]
+PREEMPTIBLE += ["--axis", "model.arch=unet", "--set", "train.log_every=1"]
+
+
+@pytest.fixture
+def slurm(preempting_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """slurm("squeue", "--me"): what a command answers; this process's own commands talk to the cluster too."""
+    for name, value in {**preempting_cluster.env, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+    yield call
+    call("scancel", "--me")
+
+
+def launch(flags: list[str], tmp_path: Path, wait_for: Callable) -> tuple[Trial, str]:
+    """A trial in training, and its job."""
+    assert run_command(main, [*flags, *PREEMPTIBLE]) == 0
+    sweep = load_sweep(tmp_path / "runs" / "lab")
+    (trial,) = sweep.trials
+    wait_for(lambda: len(trial.metrics()) >= 2)
+    return trial, sweep.submissions()[trial.id].job_id
+
+
+def times(slurm: Callable[..., str], job_id: str, *fields: str) -> list[datetime]:
+    columns = ",".join(f"{field}:30" for field in fields)
+    line = slurm("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={columns}")
+    return [datetime.fromisoformat(word) for word in line.split()]
+
+
+def state_of(slurm: Callable[..., str], job_id: str) -> str:
+    return slurm("squeue", "--noheader", "--states=all", f"--jobs={job_id}", "--format=%T")
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("grace_s", "mode", "ranks"), [(0, "requeue", 1), (30, "requeue", 1), (300, "requeue", 2), (0, "cancel", 1)]
+)
+def test_a_preempted_trial_makes_room_at_once_and_comes_back(
+    tiny_sweep: list[str], tmp_path: Path, slurm: Callable[..., str], wait_for: Callable, grace_s: int, mode: str,
+    ranks: int,
+) -> None:  # fmt: skip
+    slurm("scontrol", "update", "partition=low", f"gracetime={grace_s}", f"preemptmode={mode}")
+    flags = [*tiny_sweep, "--set", "train.epochs=25", "--tasks-per-node", str(ranks)]
+    trial, job_id = launch(flags, tmp_path, wait_for)
+    urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for(lambda: trial.state()["status"] == "interrupted")
+    if grace_s:
+        (preempted,) = times(slurm, job_id, "PreemptTime")
+        wait_for(lambda: state_of(slurm, urgent) != "PENDING")
+        (started,) = times(slurm, urgent, "StartTime")
+        assert (started - preempted).total_seconds() < min(grace_s, 20)
+    wait_for(lambda: len(read_lives(trial.folder)) == 2)
+    wait_for(lambda: trial.result())
+    first, second = read_lives(trial.folder)
+    assert first.first_step == 0
+    assert second.first_step > 2 * 2  # of two steps an epoch
+    assert [row["epoch"] for row in trial.metrics()] == list(range(1, 26))
+    assert [row.status for row in standings(load_sweep(tmp_path / "runs" / "lab"))] == ["done"]
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_cancelled_trial_leaves_at_once_and_does_not_come_back(
+    tiny_sweep: list[str], tmp_path: Path, slurm: Callable[..., str], wait_for: Callable
+) -> None:
+    """USR2 came before, as ahead of the time limit: a requeue would still bring it back."""
+    slurm("scontrol", "update", "partition=low", "gracetime=300", "preemptmode=requeue")
+    trial, job_id = launch([*tiny_sweep, "--set", "train.epochs=250"], tmp_path, wait_for)
+    slurm("scancel", "--signal=USR2", job_id)
+    slurm("scancel", job_id)
+    wait_for(lambda: state_of(slurm, job_id) == "CANCELLED")
+    (row,) = standings(load_sweep(tmp_path / "runs" / "lab"))
+    assert (row.status, row.cause) == ("interrupted", "cancelled")
+    assert len(read_lives(trial.folder)) == 1
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_preempted_trial_that_may_not_be_requeued_says_so(
+    tiny_sweep: list[str], tmp_path: Path, slurm: Callable[..., str], wait_for: Callable
+) -> None:
+    slurm("scontrol", "update", "partition=low", "gracetime=300", "preemptmode=requeue")
+    flags = [*tiny_sweep, "--set", "train.epochs=250", "--no-requeue"]
+    _, job_id = launch(flags, tmp_path, wait_for)
+    slurm("sbatch", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for(lambda: state_of(slurm, job_id) == "FAILED")
+    (row,) = standings(load_sweep(tmp_path / "runs" / "lab"))
+    assert (row.status, row.cause) == ("interrupted", "preempted")

@@ -1,0 +1,79 @@
+"""Why a job ends, by squeue's words as a real Slurm 22.05 printed them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slurm import ending
+from slurm.ending import Ending, ask_ending, await_ending, node_shuts_down, parse_ending, parse_limit_s, requeue
+
+T = "2026-11-25T03:"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (f"RUNNING {T}15:20 {T}15:53 {T}15:23 10:00", Ending.PREEMPTED),  # within its GraceTime of 30 s
+        (f"RUNNING {T}15:45 {T}25:45 N/A 10:00", Ending.RUNNING),  # scancel --signal=TERM
+        (f"COMPLETING {T}17:17 {T}17:20 N/A 10:00", Ending.DECIDED),  # scancel
+        (f"COMPLETING {T}17:17 {T}17:40 {T}17:20 10:00", Ending.DECIDED),  # scancel within the GraceTime
+        (f"COMPLETING {T}16:49 {T}16:52 {T}16:52 10:00", Ending.PREEMPTED),  # PreemptMode=CANCEL, no GraceTime
+        (f"COMPLETING N/A {T}25:11 {T}15:11 10:00", Ending.DECIDED),  # PreemptMode=REQUEUE: Slurm has requeued it
+        (f"COMPLETING N/A N/A {T}15:11 10:00", Ending.DECIDED),
+        (f"COMPLETING {T}10:00 {T}20:00 N/A 10:00", Ending.TIMED_OUT),
+        (f"COMPLETING {T}10:00 {T}19:59 N/A 10:00", Ending.DECIDED),
+        (f"COMPLETING {T}10:00 {T}20:00 N/A UNLIMITED", Ending.DECIDED),
+        ("", Ending.UNKNOWN),
+        ("slurm_load_jobs error: Unable to contact slurm controller", Ending.UNKNOWN),
+    ],
+)
+def test_what_squeue_says(line: str, why: Ending) -> None:
+    assert parse_ending(line) is why
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds"), [("10:00", 600), ("4:00:00", 14_400), ("2-01:00:01", 176_401), ("UNLIMITED", None), ("", None)]
+)
+def test_time_limits(word: str, seconds: int | None) -> None:
+    assert parse_limit_s(word) == seconds
+
+
+@pytest.fixture
+def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """say("squeue", "echo hello"): a stand-in for a command, as a shell script."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def write(name: str, script: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+
+    return write
+
+
+def test_slurm_is_asked_until_it_answers(say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "POLL_S", 0.0)
+    say("squeue", f"echo >>{tmp_path}/asked; [ $(wc -l <{tmp_path}/asked) = 3 ] && echo COMPLETING {T}1 {T}2 N/A 10:00")
+    assert ask_ending("12_3") is Ending.UNKNOWN
+    assert await_ending("12_3", 60.0) is Ending.DECIDED
+    say("squeue", "exit 1")
+    assert await_ending("12_3", 0.0) is Ending.UNKNOWN
+
+
+def test_what_scontrol_refuses(say) -> None:
+    say("scontrol", "exit 0")
+    assert requeue("12_3") == ""
+    say("scontrol", 'echo "Job is pending execution for job 12_3" >&2; exit 1')
+    assert requeue("12_3") == ""
+    say("scontrol", "kill -TERM $$")  # the requeue's own signal to all of the job's processes
+    assert requeue("12_3") == ""
+    say("scontrol", 'echo "Requested operation is presently disabled for job 12_3" >&2; exit 1')
+    assert requeue("12_3") == "Requested operation is presently disabled for job 12_3"
+
+
+def test_a_machine_that_shuts_down(say) -> None:
+    say("systemctl", "echo stopping; exit 1")
+    assert node_shuts_down()
+    say("systemctl", "echo running")
+    assert not node_shuts_down()
