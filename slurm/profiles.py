@@ -57,7 +57,7 @@ def profile_of(argv: Sequence[str] | None) -> Resources:
     """The resources that the `--profile` among the arguments (sys.argv's if None) stands for, or the defaults.
 
     Made to be the default that a command line is parsed onto, so that its other flags override the profile:
-    `tyro.cli(Command, args=argv, default=Command(resources=profile_of(argv)))`, where Command has a field `profile`,
+    `parse(Command, argv, __doc__, default=Command(resources=profile_of(argv)))`, where Command has a field `profile`,
     or tyro would not know the flag. Raises ValueError as `load_profile` does.
     """
     name = _value_of_flag(sys.argv[1:] if argv is None else argv)

@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 COMMANDS = sorted(
     path.stem
     for path in (REPOSITORY / "benchmarks").glob("*.py")
-    if "tyro.cli(" in path.read_text() and path.read_text().startswith('"""')
+    if "parse(BenchConfig" in path.read_text() and path.read_text().startswith('"""')
 )
 
 

@@ -14,6 +14,7 @@ from jobs.checks import setup, training
 from jobs.checks.setup import Finding
 from petseg import augment, interrupt
 from petseg.losses import LOSSES, cross_entropy
+from shards.command import parse
 
 Doctor = Callable[..., dict[str, Finding]]
 
@@ -126,6 +127,6 @@ def test_with_a_gpu_the_resume_is_tried_on_the_cpu(
 ) -> None:
     flags = ["--set", f"data.shards={pet_shards}", "--set", f"data.cache_dir={tmp_path}", *ONE_MODEL]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    command = doctor.tyro.cli(doctor.Command, args=flags)
+    command = parse(doctor.Command, flags, None)
     finding = training.check_resume(setup.Setup(command, tmp_path, tuple(flags)))
     assert finding.status == "ok", finding
