@@ -13,7 +13,6 @@ from jobs.reporting.records import Group, Record
 MAX_LEVELS = 8  # of numbers that get a place each; more of them are a scale
 PARTS = 4  # into which a scale is cut for its share
 LEAST_CELLS = 4
-LEAST_AXES = 3  # fewer are told by the tables
 LOG_FROM = 30.0  # a scale whose ends are so many times apart is drawn by its logarithm
 COLUMN_PX, HEIGHT, TOP, BOTTOM, SIDE = 150, 330.0, 14.0, 300.0, 70
 MAX_TICKS = 12
@@ -67,11 +66,10 @@ class AxesSection:
     parallel: Parallel | None
 
 
-def weigh_axes(axes: Sequence[str], groups: Sequence[Group], records: Sequence[Record], method: str) -> AxesSection:
-    """records: with the trials that were stopped early, which no group has. method: the sweep's."""
+def weigh_axes(axes: Sequence[str], groups: Sequence[Group], records: Sequence[Record]) -> AxesSection:
+    """records: with the trials that were stopped early, which no group has."""
     finished = [group for group in groups if group.spread("val/dice")]
-    draws = len(axes) >= LEAST_AXES or (method != "grid" and len(axes) > 1)
-    return AxesSection(len(finished), importances(axes, groups), draw_parallel(axes, records) if draws else None)
+    return AxesSection(len(finished), importances(axes, groups), draw_parallel(axes, records) if axes else None)
 
 
 def importances(axes: Sequence[str], groups: Sequence[Group]) -> tuple[Importance, ...]:

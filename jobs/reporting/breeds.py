@@ -33,6 +33,15 @@ class Mean:
     value: float
     reach: float | None
 
+    @property
+    def low(self) -> float:
+        """Where its interval begins: Student's t knows no bounds, but Dice has them."""
+        return max(0.0, self.value - (self.reach or 0.0))
+
+    @property
+    def high(self) -> float:
+        return min(1.0, self.value + (self.reach or 0.0))
+
 
 @dataclass(frozen=True)
 class Row:

@@ -87,7 +87,7 @@ def render_page(
         sheet=lay_out(ranked),
         gallery=build_gallery(places, sweep, shards),
         breeds=build_breeds(board, sweep, shards),
-        axes_section=weigh_axes(board.axes, board.groups, records, sweep.method),
+        axes_section=weigh_axes(board.axes, board.groups, records),
         gaps=measure_gaps(ranked),
         calibration=calibrate_cells(ranked),
         operation=operate(sweep, ranked, trials),

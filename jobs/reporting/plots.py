@@ -46,12 +46,22 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """A line that leaves its frame."""
+
+    name: str
+    highest: float
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Panel:
     """The curves that share a frame."""
 
     title: str
     curves: tuple[Curve, ...]
     svgs: tuple[str, ...] = ()  # loss, Dice
+    outside: tuple[tuple[Outside, ...], ...] = ()  # of each of them
 
 
 def collect(axes: Sequence[str], groups: Sequence[Group]) -> list[Panel]:
@@ -111,6 +121,7 @@ def draw(panels: Sequence[Panel]) -> list[Panel]:
             panel.title,
             panel.curves,
             tuple(_draw_svg(panel, metric, limits[metric], f"petseg-{number}-{metric}") for metric in METRICS),
+            tuple(outside(panel, metric, limits[metric][1]) for metric in METRICS),
         )
         for number, panel in enumerate(panels)
     ]
@@ -128,6 +139,17 @@ def _limits(curves: Sequence[Curve], metric: str) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def outside(panel: Panel, metric: str, top: float) -> tuple[Outside, ...]:
+    """The lines of a metric of which some seed rises above the frame."""
+    found = []
+    for curve in panel.curves:
+        for split in ("train", "val"):
+            if (line := curve.lines.get(f"{split}/{metric}")) and max(line.high) > top:
+                highest, epoch = max(zip(line.high, line.epochs, strict=True), key=lambda pair: pair[0])
+                found.append(Outside(f"{curve.label} {split}", highest, epoch))
+    return tuple(found)
+
+
 def _draw_svg(panel: Panel, metric: str, limits: tuple[float, float], salt: str) -> str:
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -141,7 +163,7 @@ def _draw_svg(panel: Panel, metric: str, limits: tuple[float, float], salt: str)
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for curve in panel.curves:
-            _draw_curve(axes, curve, metric)
+            _draw_curve(axes, curve, metric, limits[1])
         axes.set_xlabel("epoch")
         axes.set_ylim(*limits)
         epochs = [epoch for curve in panel.curves for line in curve.lines.values() for epoch in line.epochs]
@@ -161,7 +183,7 @@ def _draw_svg(panel: Panel, metric: str, limits: tuple[float, float], salt: str)
     return inline(content.getvalue())
 
 
-def _draw_curve(axes: Axes, curve: Curve, metric: str) -> None:
+def _draw_curve(axes: Axes, curve: Curve, metric: str, top: float) -> None:
     colour = CURVES[curve.colour % len(CURVES)]
     for split, dashes, width in (("train", (0, (3, 2)), 1.2), ("val", "solid", 1.8)):
         line = curve.lines.get(f"{split}/{metric}")
@@ -173,6 +195,8 @@ def _draw_curve(axes: Axes, curve: Curve, metric: str) -> None:
             {"marker": "_" if split == "train" else "s", "markersize": 7} if len(line.epochs) == 1 else {}
         )
         axes.plot(line.epochs, line.mean, color=colour, linestyle=dashes, linewidth=width, **alone)
+        if above := [epoch for epoch, high in zip(line.epochs, line.high, strict=True) if high > top]:
+            axes.plot(above, [top] * len(above), "^", color=colour, mec=PAPER, ms=8, zorder=5, clip_on=False)
     if val := curve.lines.get(f"val/{metric}"):
         at = dict(zip(val.epochs, val.mean, strict=True))
         if curve.best_dice_epoch in at:

@@ -23,7 +23,7 @@ SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Mean:
-    """A group's mean Dice with its 95 % interval."""
+    """A group's mean Dice with its 95 % interval, as much of it as lies within [0, 1]: Student's t knows no bounds."""
 
     value: float
     low: float
@@ -147,7 +147,9 @@ def compare(groups: Sequence[Group], split: str) -> Comparison | None:
     alone = contrasts(cells, np.eye(len(same)))
     columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(estimates, adjusted))
     means = {
-        group.place: Mean(float(value), float(low), float(high), bool(only), (int(ranks[0]), int(ranks[1])))
+        group.place: Mean(
+            float(value), max(0.0, float(low)), min(1.0, float(high)), bool(only), (int(ranks[0]), int(ranks[1]))
+        )
         for (group, _), value, low, high, only, ranks in zip(same, *columns, strict=True)
     }
     left_out = tuple(group for group in finished if group.place not in means)

@@ -16,7 +16,7 @@ from jobs import report, sweep
 from shards.command import FAILED, OK, run_command
 
 CHROMIUM = Path("/usr/bin/chromium")
-DESK, PHONE = (1280, 900), (390, 844)
+DESK, PHONE, WIDE, TABLET = (1280, 900), (390, 844), (1400, 900), (800, 1000)
 SETTINGS = {
     "data.image_size_px": 32,
     "model.width": 4,
@@ -201,13 +201,13 @@ def test_slider_leaves_the_best_lines(open_page: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESK, PHONE])
+@pytest.mark.parametrize("size", [DESK, PHONE, WIDE, TABLET])
 def test_nothing_scrolls_sideways_and_axe_is_content(open_page: Open, size: tuple[int, int], scheme: str) -> None:
     tab = open_page(size, scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") == size[0]
     brightness = tab.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
     assert (max(brightness) < 64) == (scheme == "dark")
-    if size == DESK:
+    if size in (DESK, WIDE):
         box = tab.locator("section[aria-labelledby=leaderboard] > .box")
         assert box.evaluate("box => box.scrollWidth - box.clientWidth") == 0
     tab.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
@@ -221,6 +221,48 @@ def test_nothing_scrolls_sideways_and_axe_is_content(open_page: Open, size: tupl
     assert grave == []
 
 
+def test_contents_stay_in_sight_on_a_wide_screen(open_page: Open) -> None:
+    """And lead to their sections, and say which one is read."""
+    tab = open_page(WIDE)
+    contents = tab.get_by_role("navigation", name="Contents")
+    top = contents.bounding_box()["y"]
+    contents.get_by_role("link", name="Calibration").click()
+    assert tab.evaluate("scrollY") > 1000
+    assert tab.locator("#calibration").bounding_box()["y"] == pytest.approx(19, abs=3)
+    assert 0 <= contents.bounding_box()["y"] <= top
+    tab.wait_for_function("document.querySelector('nav [aria-current]').textContent === 'Calibration'")
+    tab.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    tab.wait_for_function("document.querySelector('nav [aria-current]').textContent === 'Trials'")
+    assert contents.locator("[aria-current]").count() == 1
+    narrow = open_page(PHONE).get_by_role("navigation", name="Contents")
+    assert narrow.bounding_box()["height"] < 200
+    assert narrow.evaluate("nav => getComputedStyle(nav).position") == "static"
+
+
+def test_val_dice_is_seen_on_a_phone_wherever_the_table_is_scrolled(open_page: Open) -> None:
+    tab = open_page(PHONE)
+    tab.get_by_label("All columns").check()
+    box = tab.locator("section[aria-labelledby=leaderboard] > .box")
+    for share in (0, 0.5, 1):
+        box.evaluate("(box, share) => { box.scrollLeft = share * (box.scrollWidth - box.clientWidth); }", share)
+        for cell in box.locator("tbody td.val").all():
+            at = cell.bounding_box()
+            assert at["x"] >= 0
+            assert at["x"] + at["width"] <= PHONE[0]
+
+
+def test_headers_show_that_they_sort(open_page: Open) -> None:
+    tab = open_page()
+    head = tab.locator("section[aria-labelledby=trials] thead th").first
+    shape = "head => getComputedStyle(head.querySelector('button'), '::after').clipPath"
+    shapes = [head.evaluate(shape)]
+    for _ in range(2):
+        head.get_by_role("button").click()
+        shapes.append(head.evaluate(shape))
+    assert len(set(shapes)) == 3
+    assert all(one.startswith("polygon") for one in shapes)
+
+
 def test_paper(open_page: Open) -> None:
     """Pages, light even where the screen is dark, without what can only be clicked, and with nothing cut off."""
     tab = open_page(DESK, "dark")
@@ -232,6 +274,16 @@ def test_paper(open_page: Open) -> None:
     assert tab.locator(".tools, .columns, .brush").evaluate_all(
         "all => all.every(one => getComputedStyle(one).display === 'none')"
     )
+    parted = tab.locator(".keep, .heats, figure").evaluate_all(
+        "all => all.filter(one => getComputedStyle(one).breakInside !== 'avoid').length"
+    )
+    assert parted == 0
+    leading = tab.locator("main :is(h2, h3, h4)").evaluate_all(
+        "all => all.every(one => getComputedStyle(one).breakAfter === 'avoid')"
+    )
+    assert leading
+    assert tab.locator(".keep > h4 + .shots").count() == tab.locator(".shots").count()
+    assert tab.get_by_role("navigation").count() == 0
     wide = tab.locator(".box").evaluate_all(
         "all => all.filter(box => box.scrollWidth > innerWidth).map(box => box.ariaLabel)"
     )

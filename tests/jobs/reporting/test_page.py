@@ -15,7 +15,7 @@ from jobs.reporting.pictures import data_uri, dice_by_key
 from jobs.reporting.records import gather, read_records, varied
 from jobs.trial import Submission, Sweep
 from petseg.run_folder import save_result, write_metrics
-from tests.jobs.reporting.written_sweep import Lab, epoch_rows, finish, places_of
+from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, places_of
 
 
 def test_page_needs_nothing_beside_itself(finished: Sweep, page: Callable[[Sweep], str]) -> None:
@@ -50,8 +50,8 @@ def test_page_is_accessible(finished: Sweep, page: Callable[[Sweep], str]) -> No
 def test_the_best_cell_is_framed_where_it_was_chosen(lab: Lab) -> None:
     """On val: to frame the best on test would invite a choice by test."""
     sweep = lab.plan()
-    for place, trial in enumerate(sweep.trials):
-        finish(trial, 0.8 + place / 100)
+    for number, trial in enumerate(sweep.trials):
+        finish(trial, 0.8 + number / 100)
     records = read_records(sweep)
     groups = gather(varied(sweep, records), records)
     val, test = (heat_of(split, [], groups) for split in ("val", "test"))
@@ -172,3 +172,39 @@ def test_metrics_that_were_measured_have_columns(finished: Sweep, page: Callable
     text = page(finished)
     for expected in ("boundary IoU", "HD95, px", "12.35", "0.7100", "ECE", "0.0321", "IoU over the set", "0.8120"):
         assert expected in text
+
+
+def test_contents_lead_to_every_section(finished: Sweep, page: Callable[[Sweep], str]) -> None:
+    text = page(finished)
+    headings = re.findall(r'<h2 id="(\w+)"', text)
+    links = re.findall(r'<li><a href="#(\w+)">', text)
+    assert set(headings) | {"gap"} == set(links)
+    assert [link for link in links if link != "gap"] == headings  # in the order of the page
+    assert len(links) >= 8
+
+
+def test_intervals_of_means_stay_within_the_bounds_of_dice(lab: Lab, page: Callable[[Sweep], str]) -> None:
+    """Two seeds far apart: Student's t alone would reach below 0 and beyond 1."""
+    lab.axes |= {"model.arch": ["unet"], "train.seed": [0, 1]}
+    sweep = lab.plan()
+    for trial in sweep.trials:
+        finish(trial, (0.3, 0.9)[trial.axes["train.seed"]])
+    board = board_of(sweep)
+    assert [(mean.low, mean.high) for mean in board.val.means.values()] == [(0.0, 1.0)] * 2
+    assert "[0.0000, 1.0000]" in page(sweep)
+
+
+def test_a_curve_that_leaves_its_frame_is_marked(lab: Lab, page: Callable[[Sweep], str]) -> None:
+    sweep = lab.plan()
+    for trial in sweep.trials:
+        rows = [{"epoch": i, "train/loss": 1 - i / 100, "val/loss": 1.0, "val/dice": 0.5} for i in range(1, 31)]
+        if place(trial) == ("unet", "none"):
+            rows[0]["train/loss"] = 40.0 + trial.axes["train.seed"]
+        write_metrics(rows, trial.folder)
+    axes = varied(sweep, records := read_records(sweep))
+    panels = plots.draw(plots.collect(axes, gather(axes, records)))
+    found = {panel.title: [[(o.name, o.highest, o.epoch) for o in of] for of in panel.outside] for panel in panels}
+    assert found == {"unet": [[("none train", 42.0, 1)], []], "resnet34_unet": [[], []]}
+    text = page(sweep)
+    assert "▲ above the frame: none train up to 42 in epoch 1" in " ".join(text.split())
+    assert text.count("above the frame") == 1

@@ -274,6 +274,12 @@ def test_an_interval_by_hand() -> None:
     assert mean_of(np.array([0.8])).reach is None
 
 
+def test_an_interval_of_dice_stays_within_its_bounds() -> None:
+    mean = mean_of(np.array([0.1, 0.9]))
+    assert mean.reach > 1
+    assert (mean.low, mean.high) == (0.0, 1.0)
+
+
 @pytest.mark.slow
 def test_pictures_need_no_torch(sweep: Sweep) -> None:
     script = "import sys; from jobs.report import main; main([sys.argv[1]]); assert 'torch' not in sys.modules"
