@@ -4,7 +4,8 @@ python jobs/cancel.py lab
 python jobs/cancel.py lab 3f9a "unet elastic"
 python jobs/cancel.py lab --yes
 
-What is cancelled is saved where it can be, and goes on when the sweep is run again.
+What is cancelled is saved where it can be, and goes on when the sweep is run again. Exit code 4 if Slurm does not say
+whether the jobs have ended.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from rich.console import Console
 
 from jobs.choose import choose_all
 from jobs.processes import HERE, as_pid, is_launcher, parent_of, works_for
-from jobs.standing import LIVE, Standing, standings
+from jobs.slurm_answer import forget
+from jobs.standing import LIVE, Standing, standings, unknown_line
 from jobs.status_table import render_table
 from jobs.trial import Sweep, find_sweep
-from shards.command import OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command
 from slurm import patience
 from slurm.patience import one_line
 
@@ -76,10 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     cancel_slurm(row for row in rows if row.submission and row.submission.cluster == "slurm")
     local = [row for row in rows if row.submission and row.submission.cluster == "local"]
     cancel_local(sweep, local, whole=not command.trials, kill=command.kill, grace_s=command.grace_s)
+    forget(sweep.folder)
     wanted = {row.trial.id for row in rows}
     after = [row for row in standings(sweep) if row.trial.id in wanted]
     ended = sum(row.status not in LIVE for row in after)
     console.print(render_table(f"ended: {ended} of {len(after)}", after, console.width))
+    if doubt := unknown_line(after):
+        console.print(
+            f"scancel was told, and what came of it is {doubt}", markup=False, highlight=False, soft_wrap=True
+        )
+        return NOT_KNOWN
     if ended < len(after):
         hint = f"those that still run are saving: see `python jobs/status.py {sweep.folder}`"
         if local:

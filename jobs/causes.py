@@ -7,7 +7,7 @@ from typing import Literal
 
 Cause = Literal[
     "gpu_memory", "host_memory", "node_failure", "preempted", "timeout", "nan", "data", "disk_full",
-    "launch", "code", "cancelled", "killed", "never_began", "unknown",
+    "launch", "unplaceable", "code", "cancelled", "killed", "never_began", "unknown",
 ]  # fmt: skip
 RETRYABLE: dict[Cause, bool] = {
     "gpu_memory": True,
@@ -19,6 +19,7 @@ RETRYABLE: dict[Cause, bool] = {
     "data": False,
     "disk_full": True,
     "launch": True,
+    "unplaceable": False,
     "code": False,
     "cancelled": True,
     "killed": True,
@@ -27,6 +28,12 @@ RETRYABLE: dict[Cause, bool] = {
 }
 # the trial itself is sound: the same again goes on where it stopped
 INTERRUPTIONS = frozenset({"node_failure", "preempted", "timeout", "cancelled", "killed", "never_began", "unknown"})
+
+UNPLACEABLE = "no node has all that it asks for"
+WHAT_IS_ASKED = (
+    "--constraint, --gpus, --cpus-per-task or --mem-gb (`python jobs/doctor.py --only partition` compares them with "
+    "the partition)"
+)
 
 ADVICE: dict[Cause, str] = {
     "gpu_memory": "the GPU has too little memory: twice train.accumulation_steps halves what a pass holds, and the "
@@ -41,6 +48,7 @@ ADVICE: dict[Cause, str] = {
     "disk_full": "the disk or your quota is full: make room (`python jobs/clean.py {sweep} --dry-run`), then submit it "
     "again; its checkpoints are whole",
     "launch": "it died before the trial began: see that the node has the environment, the code and the network",
+    "unplaceable": f"{UNPLACEABLE}, and Slurm ended it: run the sweep again with another {WHAT_IS_ASKED}",
     "code": "the code raised an error, and would again: mend it first",
     "cancelled": "somebody ended it: submit it again to go on",
     "killed": "it was killed without a word (by hand, by a power cut, or for its memory): see the node's log",

@@ -9,6 +9,9 @@ Any of the three that follow each other. Their flags are those of jobs/sweep.py;
 
 The names of trials hold the shard set's hash, which is known only when packing is done: after `pack` the rest of the
 chain is this same command with the rest of its words, run by a small job that waits for the pack.
+
+Exit code that of the first step that does not succeed; 4 if Slurm does not say how trials stand: the chain ends there,
+and the same command again goes on.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from jobs.spec import Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import LIVE, standings
 from jobs.trial import load_sweep
 from petseg.data.store import is_remote
-from shards.command import OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command
 from slurm.executor import submit
 from slurm.profiles import profile_of
 from slurm.resources import Resources
@@ -85,7 +88,8 @@ class Chain:
 
     def report_steps(self) -> list[Step]:
         """The page, and for the log where each trial stands."""
-        return [Step("jobs.report", (str(self.folder),)), Step("jobs.status", (str(self.folder),), must=False)]
+        report = Step("jobs.report", (str(self.folder),), accepts=(NOT_KNOWN,))  # the page is there, and says so
+        return [report, Step("jobs.status", (str(self.folder),), must=False)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

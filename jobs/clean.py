@@ -4,7 +4,8 @@ python jobs/clean.py lab --dry-run
 python jobs/clean.py lab --older-than 2d --checkpoints-only
 
 Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and the best weights; runs
-that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them.
+that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them. Exit code 4 if Slurm does not say
+which trials still run: those are left alone.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
 import tyro
 from rich.console import Console
 
-from jobs.standing import LIVE, Standing, standings
+from jobs.standing import LIVE, Standing, standings, unknown_line
 from jobs.trial import SUBMISSIONS_NAME, Sweep, find_sweep
 from petseg.run_folder import CHECKPOINTS_NAME, RESULT_NAME
-from shards.command import OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _STEP = re.compile(r"step-(\d{8})(?:\.(\d+))?")
@@ -80,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(f"{size_text(sum(item.num_bytes for item in found))} {verb}, {len(found)} files and folders")
     if unsent := [path for row in rows if row.status == "done" for path in unsent_runs(row.trial.folder / "wandb")]:
         console.print(f"{len(unsent)} offline wandb runs are kept: `python jobs/sync.py {command.sweep}` sends them")
-    return OK
+    if doubt := unknown_line(rows):
+        console.print(f"left alone: {doubt}")
+    return NOT_KNOWN if doubt else OK
 
 
 def parse_age(text: str) -> float:

@@ -4,7 +4,8 @@ python jobs/logs.py lab 3f9a
 python jobs/logs.py lab unet elastic seed=0 --lines 200
 python jobs/logs.py lab 3f9a --follow
 
-A trial is named by the beginning of its id, or by words of its place on the axes.
+A trial is named by the beginning of its id, or by words of its place on the axes. Exit code 4 if there is no log, and
+Slurm does not say whether there will be one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from jobs.log_files import rank_logs
 from jobs.slurm_answer import ask
 from jobs.standing import LIVE, Standing, standing
 from jobs.trial import Sweep, Trial, find_sweep
-from shards.command import OK, parse, run_command
+from shards.command import OK, NotKnown, parse, run_command
 
 POLL_S = 0.5
 ASK_EVERY_S = 10.0  # Slurm, whether the trial is over; the trial's own word is looked at in each poll
@@ -67,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OK
     paths = find_logs(sweep, trial, command.rank)
     if not paths:
-        raise ValueError(f"{trial.id} {trial.label} has no log yet: {why_not(sweep, trial, command.rank)}")
+        row = look(sweep, trial)
+        problem = f"{trial.id} {trial.label} has no log yet: {why_not(row, command.rank)}"
+        raise NotKnown(problem) if row.status == "unknown" else ValueError(problem)
     tail.show(paths)
     return OK
 
@@ -79,11 +82,11 @@ def find_logs(sweep: Sweep, trial: Trial, rank: int | None) -> list[Path]:
     return paths if rank is None else paths[rank : rank + 1]
 
 
-def why_not(sweep: Sweep, trial: Trial, rank: int | None) -> str:
-    row = look(sweep, trial)
+def why_not(row: Standing, rank: int | None) -> str:
     if row.log and rank:
         return f"rank {rank} has not started, or the job has fewer"
-    reason = f" ({row.note})" if row.note else ""
+    said = ": ".join(filter(None, [row.note, row.silence]))
+    reason = f" ({said})" if said else ""
     return f"it is {row.status}{reason}; --follow waits for it" if row.status in LIVE else f"it is {row.status}{reason}"
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import submitit
 
-from petseg.gpus import gpus_given
 from shards.manifest import write_whole
 
 POLL_S, TIMEOUT_S = 0.2, 300.0
@@ -33,7 +32,7 @@ def set_up_ranks(environment: submitit.JobEnvironment) -> None:
         LOCAL_RANK=str(environment.local_rank),
         LOCAL_WORLD_SIZE=str(environment.num_tasks // environment.num_nodes),
     )
-    if not gpus_given(os.environ):
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
         os.environ["ACCELERATE_USE_CPU"] = "true"
 
 

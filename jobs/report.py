@@ -5,6 +5,8 @@ python jobs/report.py lab --format csv --out lab.csv
 python jobs/report.py lab --format parquet
 python jobs/report.py lab --to wandb
 python jobs/report.py lab --serve
+
+Exit code 0; 4 if Slurm does not say where some trials stand, which the page then shows as unknown.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ from jobs.reporting.rows import render_rows, shown
 from jobs.reporting.serve import serve
 from jobs.reporting.verdict import Board, build_board
 from jobs.reporting.verdict_words import judge, short
+from jobs.standing import unknown_line
 from jobs.trial import Sweep, find_sweep
-from shards.command import OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import write_whole
 
 REPORT_NAME, PARQUET_NAME = "report.html", "leaderboard.parquet"
@@ -81,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(sweep, command.port, command.shards)
     records = read_records(sweep)
     board = build_board(sweep, records)
+    doubt = unknown_line([record.standing for record in records])
     if command.to == "wandb":
-        return send(sweep, records, board)
+        return send(sweep, records, board) or told(doubt)
     content: str | bytes
     if page := command.format == "html":
         content = render_page(sweep, records, board, command.shards)
@@ -94,14 +98,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = command.out or by_default.get(command.format)
     if path is None:
         sys.stdout.write(str(content))
-        return OK
+        return told(doubt)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     console = Console(width=None if sys.stdout.isatty() else 200)
     if page:
         console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    return OK
+    return told(doubt)
+
+
+def told(doubt: str) -> int:
+    """The exit code; what is not known of the trials is said beside the result, not in it."""
+    if doubt:
+        sys.stderr.write(f"{doubt}\n")
+    return NOT_KNOWN if doubt else OK
 
 
 def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:

@@ -74,6 +74,12 @@ def ask(
     return Answer(job_states(wanted, timeout_s), time.time())
 
 
+def forget(folder: Path) -> None:
+    """Drop the answer, after something was done to the jobs."""
+    with contextlib.suppress(OSError):
+        (folder / ANSWER_NAME).unlink(missing_ok=True)
+
+
 def _read(folder: Path, wanted: Sequence[str], max_age_s: float) -> Answer | None:
     try:
         content: dict[str, Any] = json.loads((folder / ANSWER_NAME).read_text())

@@ -16,13 +16,14 @@ from jobs.slurm_answer import Answer, ask
 from jobs.triage import Verdict, gather, judge
 from jobs.trial import Submission, Sweep, Trial
 from jobs.vitals import Heartbeat, patience_s, planned, planned_epochs, read_heartbeat, read_last_row, silence_s
+from jobs.waits import Wait, wait_of
 from petseg.progress import duration
 from petseg.run_folder import PRUNED_NAME, RESULT_NAME, Pruned, Result
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
 
-LIVE = ("queued", "running", "stalled")  # a job holds the trial: it is not to be submitted again
+LIVE = ("queued", "running", "stalled", "unknown")  # a job holds the trial, or may: it is not to be submitted again
 ENDED = ("done", "pruned")  # nothing is left to do
-STATES = ("running", "stalled", "queued", "interrupted", "failed", "planned", "pruned", "done")
+STATES = ("running", "stalled", "queued", "unknown", "interrupted", "failed", "planned", "pruned", "done")
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING", "PREEMPTED"})
 HELD = frozenset({"SUSPENDED", "STOPPED"})
 CUT_OFF = "submission was cut off: run the sweep again"
@@ -46,6 +47,8 @@ class Standing:
     restarts: int = 0
     submission: Submission | None = None
     verdict: Verdict | None = None  # of what ended without a result
+    wait: Wait | None = None  # of what is queued, and does not start by itself
+    silence: str = ""  # why Slurm does not say how its job stands
 
     @property
     def cause(self) -> str:
@@ -56,6 +59,15 @@ def standings(sweep: Sweep) -> list[Standing]:
     """Where all trials stand, with one question to Slurm for all of them."""
     submissions = sweep.submissions()
     return rows_of(sweep, submissions, job_states(_open_jobs(sweep, submissions)))
+
+
+def unknown_line(rows: Sequence[Standing]) -> str:
+    """What to say where Slurm did not tell how jobs stand; empty if all is known."""
+    unknown = [row for row in rows if row.status == "unknown"]
+    if not unknown:
+        return ""
+    why = f"because Slurm does not answer ({unknown[0].silence}). Try again when it does"
+    return f"unknown: {len(unknown)} of {len(rows)} trials, {why}"
 
 
 def quick_standings(sweep: Sweep) -> tuple[list[Standing], Answer]:
@@ -197,22 +209,37 @@ def _live(
     """Queued, running or stalled."""
     if job and job.state in WAITING:
         reason = job.reason or ("its job comes again" if state else "")
-        return Standing(trial, "queued", reason, **common)
-    if job and job.state == UNKNOWN and state.get("status") != "running":
-        return Standing(trial, "queued", f"Slurm cannot be asked: {job.reason}", **common)
+        return Standing(trial, "queued", reason, wait=wait_of(job), **common)
+    if job and job.state == UNKNOWN:
+        return _unknown(trial, state, job, common)
     if not state:
         return Standing(trial, "queued" if shared else "running", BEHIND if shared else "starting", **common)
     if job and job.state in HELD:
         return Standing(trial, "running", f"{job.state.lower()} by Slurm", **common)
+    beat, silent_s = _sign_of_life(trial, state)
+    common |= {"beat": beat, "left_s": beat.left_s(planned(trial.folder)) if beat else None}
+    if silent_s > patience_s(trial.folder, beat, row):
+        return Standing(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
+    return Standing(trial, "running", **common)
+
+
+def _unknown(trial: Trial, state: Mapping[str, Any], job: JobState, common: dict[str, Any]) -> Standing:
+    """Slurm does not answer: the job may wait, run, or be over."""
+    note = "Slurm does not answer"
+    common |= {"silence": job.reason}
+    if state.get("status") == "running":
+        beat, silent_s = _sign_of_life(trial, state)
+        return Standing(trial, "unknown", f"{note}; last sign of life {duration(silent_s)} ago", **common, beat=beat)
+    return Standing(trial, "unknown", note, **common)
+
+
+def _sign_of_life(trial: Trial, state: Mapping[str, Any]) -> tuple[Heartbeat | None, float]:
+    """The last heartbeat of the trial's present life, and the seconds since its last sign of life."""
     began = float(state.get("time", 0.0))
     beat = read_heartbeat(trial.folder)
     if beat and beat.time < began:
         beat = None  # of an earlier life
-    common |= {"beat": beat, "left_s": beat.left_s(planned(trial.folder)) if beat else None}
-    silent_s = silence_s(trial.folder, beat, began)
-    if silent_s > patience_s(trial.folder, beat, row) and not (job and job.state == UNKNOWN):
-        return Standing(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
-    return Standing(trial, "running", "Slurm cannot be asked" if job and job.state == UNKNOWN else "", **common)
+    return beat, silence_s(trial.folder, beat, began)
 
 
 def _alive(submission: Submission, state: Mapping[str, Any], job: JobState | None) -> bool:

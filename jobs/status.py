@@ -7,8 +7,10 @@ python jobs/status.py lab --json
 A trial is planned, queued (also behind others of its job), running, stalled (alive, but without a sign of life for ten
 minutes and for five epochs), interrupted (it can go on as it is), pruned (stopped early by the sweep's early_terminate;
 its Dice is the best of the epochs that it had), done or failed; below the table each distinct failure is shown once,
-with what to do. --watch shows the first rows of the report's leaderboard too. The exit code is 0, and 3 if trials have
-failed and none is queued or running.
+and each reason for which queued jobs do not start by themselves, with what to do. Where Slurm does not answer, trials
+whose jobs may still be there are unknown. --watch shows the first rows of the report's leaderboard too.
+
+Exit code 0; 3 if trials have failed and none is queued or running; 4 if some are unknown.
 
 --json prints one document with these fields:
   format_version, sweep, folder, time (seconds since 1970)
@@ -18,6 +20,7 @@ failed and none is queued or running.
     steps_per_epoch, images_per_s, left_s (the last four are null unless it runs), val_dice, restarts, host, cluster,
     job_id, log
   failures: cause, signature, advice, retryable, traceback, trials (ids)
+  waits (what does not start by itself): kind (failed_launch, held, never, blocked), reason, advice, trials (ids)
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from jobs.standing import LIVE, Standing, quick_standings, standing, standings
 from jobs.status_leaders import Leaders
 from jobs.status_table import render, source_line, title_of, to_document
 from jobs.trial import Sweep, find_sweep
-from shards.command import FAILED, OK, parse, run_command
+from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
 
 __all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
 
@@ -88,8 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def exit_code(rows: Sequence[Standing]) -> int:
-    """3 if trials have failed and none is live, else 0."""
+    """4 if some are unknown, 3 if trials have failed and none is live, else 0."""
     states = {row.status for row in rows}
+    if "unknown" in states:
+        return NOT_KNOWN
     return FAILED if "failed" in states and states.isdisjoint(LIVE) else OK
 
 

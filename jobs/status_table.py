@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -16,6 +17,7 @@ from jobs.slurm_answer import Answer
 from jobs.standing import LIVE, STATES, Standing
 from jobs.triage import Verdict
 from jobs.trial import Sweep
+from jobs.waits import Wait
 from petseg.progress import duration
 
 FORMAT_VERSION = 1
@@ -23,7 +25,14 @@ MAX_NAMED = 12  # trials listed of one failure
 MAX_TRACEBACK_LINES = 40
 MAX_FOLDED = 200  # rows
 LOG_WIDTH = 130  # characters of the terminal
-STYLES = {"running": "green", "done": "", "failed": "red", "stalled": "yellow", "interrupted": "yellow"}
+STYLES = {
+    "running": "green",
+    "done": "",
+    "failed": "red",
+    "stalled": "yellow",
+    "interrupted": "yellow",
+    "unknown": "yellow",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def source_line(answer: Answer) -> str:
     if not answer.source:
         return ""
     if answer.source == "none":
-        return f"Slurm does not answer ({answer.why}): states are what the trials last said of themselves"
+        return f"Slurm does not answer ({answer.why}): what became of their jobs is unknown"
     return f"states of jobs by {answer.source}, {answer.age_s:.0f} s ago"
 
 
@@ -70,7 +79,7 @@ def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, width: int, m
     parts: list[RenderableType] = [render_table(title_of(sweep, rows), shown, width)]
     if len(shown) < len(rows):
         parts.append(Text(f"and {len(rows) - len(shown)} more trials"))
-    parts += [Text(line) for line in failure_lines(sweep, rows)]
+    parts += [Text(line) for line in (*failure_lines(sweep, rows), *wait_lines(sweep, rows))]
     if line := source_line(answer):
         parts.append(Text(line, style="dim"))
     return Group(*parts)
@@ -126,7 +135,7 @@ def state_text(row: Standing) -> str:
 
 def epoch_text(row: Standing) -> str:
     """Finished epochs; of a running trial the present one, with its steps."""
-    if row.beat and row.status in ("running", "stalled"):
+    if row.beat and row.status in ("running", "stalled", "unknown"):
         return f"{row.beat.epoch}/{row.epochs or '?'} step {row.beat.step}/{row.beat.steps_per_epoch}"
     return f"{row.epoch}/{row.epochs or '?'}" if row.epoch or row.epochs else ""
 
@@ -138,20 +147,48 @@ def dice_text(row: Standing) -> str:
 def failure_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
     """Each distinct failure once: its trials, the error, what to do, and for code the traceback."""
     for failed in group_failures(rows):
-        verdict, count = failed.verdict, len(failed.rows)
-        named = ", ".join(row.trial.id for row in failed.rows[:MAX_NAMED])
-        more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
-        yield f"\n{verdict.cause}: {count} trial{'s' if count > 1 else ''}: {named}{more}"
+        verdict = failed.verdict
+        yield f"\n{verdict.cause}: {_named(failed.rows)}"
         first = failed.rows[0]
         if first.note and first.note != verdict.advice:
             yield f"  {first.note.splitlines()[0][:400]}"
         yield f"  {verdict.advice}"
         even_so = "" if verdict.retryable else " --even-so"
-        yield f"  next: python jobs/retry.py {sweep.folder} --cause {verdict.cause}{even_so}"
+        yield f"  next: python jobs/retry.py {shlex.quote(str(sweep.folder))} --cause {verdict.cause}{even_so}"
         if verdict.traceback:
             lines = verdict.traceback.splitlines()
             cut = ["..."] if len(lines) > MAX_TRACEBACK_LINES else []
             yield "\n".join(f"  | {line}" for line in [*cut, *lines[-MAX_TRACEBACK_LINES:]])
+
+
+def group_waits(rows: Sequence[Standing]) -> dict[Wait, list[Standing]]:
+    """The queued trials that do not start by themselves, by what they wait for."""
+    groups: dict[Wait, list[Standing]] = {}
+    for row in rows:
+        if row.wait and row.status == "queued":
+            groups.setdefault(row.wait, []).append(row)
+    return groups
+
+
+def wait_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
+    """What does not start by itself, each reason once, with what to do."""
+    for wait, waiting in group_waits(rows).items():
+        yield f"\n{wait.reason}: {_named(waiting)}"
+        yield f"  {wait.advice}"
+        folder = shlex.quote(str(sweep.folder))
+        if wait.is_held:
+            yield f"  next: python jobs/retry.py {folder} {'--failed' if wait.kind == 'failed_launch' else '--held'}"
+        elif wait.kind == "never":
+            ids = " ".join(row.trial.id for row in waiting)
+            yield f"  next: python jobs/cancel.py {folder}{f' {ids}' if len(waiting) <= MAX_NAMED else ''}"
+
+
+def _named(rows: Sequence[Standing]) -> str:
+    """`2 trials: 3f9a..., 77b0...`"""
+    count = len(rows)
+    named = ", ".join(row.trial.id for row in rows[:MAX_NAMED])
+    more = f" and {count - MAX_NAMED} more" if count > MAX_NAMED else ""
+    return f"{count} trial{'s' if count > 1 else ''}: {named}{more}"
 
 
 def to_document(sweep: Sweep, rows: Sequence[Standing], answer: Answer) -> dict[str, Any]:
@@ -176,6 +213,7 @@ def to_document(sweep: Sweep, rows: Sequence[Standing], answer: Answer) -> dict[
             }
             for failed in group_failures(rows)
         ],
+        "waits": [{**asdict(wait), "trials": [row.trial.id for row in of]} for wait, of in group_waits(rows).items()],
     }
 
 

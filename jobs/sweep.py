@@ -5,14 +5,16 @@ python jobs/sweep.py --cluster local --max-parallel 2 --set train.epochs=3 --axi
 python jobs/sweep.py --partition gpu --dry-run
 python jobs/sweep.py --sweep jobs/sweeps/search.yaml --cluster local
 
-Exit code 0; 3 if trials have failed (--cluster local and debug, which wait for them); 75 if Slurm takes no more jobs
-now, or does not answer, and trials are left: the same command again submits those.
+Exit code 0; 3 if trials have failed (--cluster local and debug, which wait for them); 4 if Slurm does not say how some
+jobs stand, which are left alone; 75 if Slurm takes no more jobs now, or does not answer, and trials are left: the same
+command again submits those.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -34,13 +36,13 @@ from jobs.intent import reconcile
 from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
 from jobs.search import next_round
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
-from jobs.standing import ENDED, LIVE, standings
+from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import trial_id, with_values
 from petseg.data.store import is_remote, read_manifest
 from petseg.run_folder import claim_folder
-from shards.command import OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import Manifest
 from slurm.executor import render_sbatch
 from slurm.profiles import profile_of
@@ -164,11 +166,10 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest:
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
     missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
-    done, live = (sum(row.status == "done" for row in rows), sum(row.status in LIVE for row in rows))
-    pruned = sum(row.status == "pruned" for row in rows)
-    ended = f"{done} done, {pruned} pruned" if pruned else f"{done} done"
     console = Console(soft_wrap=True)
-    console.print(f"{sweep.folder}: {len(rows)} trials, {ended}, {live} queued or running, {len(missing)} to submit")
+    console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
+    if doubt := unknown_line(rows):
+        console.print(doubt, markup=False, highlight=False)
     if missing and command.budget:
         cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, manifest)
         console.print(render_cost(cost))
@@ -178,7 +179,19 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest:
         save_launch(command.launch, sweep.folder)
         left = submit_trials(command.launch, sweep, missing)
     console.print(f"python jobs/status.py {sweep.folder}\npython jobs/report.py {sweep.folder}", highlight=False)
-    return tell_end(command.launch, sweep, [row.trial for row in rows], left)
+    code = tell_end(command.launch, sweep, [row.trial for row in rows], left)
+    return code or (NOT_KNOWN if doubt else OK)
+
+
+def count_text(rows: Sequence[Standing]) -> str:
+    """`4 done, 1 pruned, 3 queued or running, 2 unknown`; what is none is left out but for the first and the third."""
+    counts = Counter(row.status for row in rows)
+    parts = [f"{counts['done']} done"]
+    parts += [f"{counts['pruned']} pruned"] if counts["pruned"] else []
+    known = sum(counts[status] for status in LIVE if status != "unknown")
+    parts.append(f"{known} queued or running")
+    parts += [f"{counts['unknown']} unknown"] if counts["unknown"] else []
+    return ", ".join(parts)
 
 
 def chosen_trials(sweep: Sweep, chosen: dict[str, Cell]) -> list[Trial]:

@@ -12,6 +12,7 @@ from jobs.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, REFUSED, RE
 from jobs.log_files import Traceback, fatal_traceback, last_life, own_part, rank_logs, read_tail
 from jobs.trial import Submission, Trial
 from jobs.vitals import planned_epochs, read_last_row
+from jobs.waits import UNPLACEABLE_REASON
 from petseg.progress import duration
 from slurm.cluster import JobState
 
@@ -108,6 +109,8 @@ def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | No
     failed = evidence.said == "failed"
     told = [evidence.error, *(error for traceback in found for error in traceback.errors)]
     in_slurm = SLURM_STATES.get(evidence.job.state) if evidence.job else None
+    if evidence.job and evidence.job.reason == UNPLACEABLE_REASON:
+        in_slurm = "unplaceable"
     in_logs = _first(DAEMONS, [daemon_lines(text) for text in evidence.logs])
     only_peer = not failed or bool(PEER.search(evidence.error))
     rules: tuple[Callable[[], Cause | None], ...] = (

@@ -11,6 +11,8 @@ energy: what their nodes took while jobs ran, in kWh, where Slurm meters it.
 
 --json prints one document: format_version, sweep, folder, source (sacct, records), lower_bound, unit, asked_h, used_h,
 wasted_h, energy_kwh, notes, lines (label, job_id, trials, starts, state, asked_h, used_h, wasted_h, energy_kwh).
+
+Exit code 4 if squeue or sacct does not answer (not where accounting is off): the numbers are what is known without it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from rich.text import Text
 
 from jobs.trial import Sweep, find_sweep
 from jobs.usage_measure import Usage, measure
-from shards.command import OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command
 
 FORMAT_VERSION = 1
 
@@ -60,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(render(sweep, usage))
-        for note in usage.notes:
+        for note in (*usage.notes, *usage.doubts):
             console.print(note, markup=False, highlight=False, soft_wrap=True)
-    return OK
+    return NOT_KNOWN if usage.doubts else OK
 
 
 def render(sweep: Sweep, usage: Usage) -> Table:
@@ -94,7 +96,7 @@ def to_document(sweep: Sweep, usage: Usage) -> dict[str, Any]:
         "unit": usage.unit,
         **{name: usage.total(name) for name in ("asked_h", "used_h", "wasted_h")},
         "energy_kwh": usage.energy_kwh,
-        "notes": list(usage.notes),
+        "notes": [*usage.notes, *usage.doubts],
         "lines": [asdict(line) for line in usage.lines],
     }
 

@@ -9,11 +9,14 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from slurm.patience import one_line
+
 SACCT_TIMEOUT_S = 60.0
 FIELDS = (
     "JobID", "State", "ElapsedRaw", "Start", "TimelimitRaw", "AllocCPUS", "ReqCPUS", "AllocTRES", "ReqTRES",
     "ConsumedEnergyRaw",
 )  # fmt: skip
+ACCOUNTING_OFF = "Slurm accounting storage is disabled"
 MOST_J = 1e15  # more is one of Slurm's words for unknown, which are the largest numbers of 64 bits
 # as SLURM says it of a start that did its work, or may still do it
 GOOD_STATES = frozenset({"COMPLETED", "RUNNING", "PENDING", "SUSPENDED", "COMPLETING", "RESIZING"})
@@ -45,10 +48,18 @@ class Start:
         return self.state not in GOOD_STATES
 
 
-def ask_sacct(job_ids: Sequence[str]) -> list[Start]:
-    """Every start of these jobs; [] if accounting is off or does not know them."""
+@dataclass(frozen=True)
+class Accounts:
+    """Every start of some jobs, as far as accounting knows them."""
+
+    starts: tuple[Start, ...] = ()
+    silence: str = ""  # why sacct does not answer; empty if it does, or accounting is off
+
+
+def ask_sacct(job_ids: Sequence[str]) -> Accounts:
+    """Every start of these jobs; none if accounting is off or does not know them."""
     if not job_ids:
-        return []
+        return Accounts()
     arrays = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--format={','.join(FIELDS)}"]
     env = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
@@ -56,11 +67,14 @@ def ask_sacct(job_ids: Sequence[str]) -> list[Start]:
         done = subprocess.run(
             [*command, f"--jobs={arrays}"], capture_output=True, text=True, timeout=SACCT_TIMEOUT_S, check=True, env=env
         )
+    except subprocess.TimeoutExpired:
+        return Accounts(silence=f"no answer in {SACCT_TIMEOUT_S:.0f} s")
     except (OSError, subprocess.SubprocessError) as error:
-        logger.debug("sacct does not answer, accounting may be off: %s", getattr(error, "stderr", "") or error)
-        return []
+        said = one_line(getattr(error, "stderr", "") or "")
+        logger.debug("sacct does not answer, accounting may be off: %s", said or error)
+        return Accounts(silence="" if ACCOUNTING_OFF in said else said)
     wanted = set(job_ids)
-    return [start for start in parse_starts(done.stdout) if start.job_id in wanted]
+    return Accounts(tuple(start for start in parse_starts(done.stdout) if start.job_id in wanted))
 
 
 def parse_starts(text: str) -> list[Start]:

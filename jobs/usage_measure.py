@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jobs.standing import standings
+from jobs.standing import Standing, standings, unknown_line
 from jobs.trial import LAUNCH_NAME, SUBMISSIONS_NAME, Submission, Sweep, Trial
 from jobs.usage_accounts import Start, ask_sacct
 from petseg.lives import Life, read_lives
@@ -41,6 +41,7 @@ class Usage:
     unit: str
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    doubts: tuple[str, ...] = ()  # what Slurm did not say
 
     @property
     def energy_kwh(self) -> float | None:
@@ -55,11 +56,14 @@ def measure(sweep: Sweep) -> Usage:
     """By sacct if it knows the sweep's jobs, else by the trials' own words."""
     submissions = read_submissions(sweep)
     on_slurm = sorted({s.job_id for s in submissions if s.cluster == "slurm" and s.job_id})
-    starts = ask_sacct(on_slurm)
+    accounts = ask_sacct(on_slurm)
+    starts, rows = accounts.starts, standings(sweep)
     resources = read_resources(sweep)
+    doubts = [f"unknown: what accounting has (sacct: {accounts.silence})"] if accounts.silence else []
+    doubts += filter(None, [unknown_line(rows)])
     if not starts:
-        return by_records(sweep, submissions, resources)
-    usage = by_sacct(sweep, submissions, starts, resources)
+        return replace(by_records(sweep, rows, submissions, resources), doubts=tuple(doubts))
+    usage = replace(by_sacct(sweep, rows, submissions, starts, resources), doubts=tuple(doubts))
     elsewhere = {s.job_id for s in submissions if s.job_id} - {start.job_id for start in starts}
     if elsewhere:
         note = f"{len(elsewhere)} jobs are not in it, because accounting does not know them (run here, or forgotten)"
@@ -118,7 +122,11 @@ def kept_by_life(trial: Trial) -> list[Kept]:
 
 
 def by_sacct(
-    sweep: Sweep, submissions: Sequence[Submission], starts: Sequence[Start], resources: Resources | None
+    sweep: Sweep,
+    rows: Sequence[Standing],
+    submissions: Sequence[Submission],
+    starts: Sequence[Start],
+    resources: Resources | None,
 ) -> Usage:
     gpus = max((start.gpus or 0 for start in starts), default=0)
     notes = []
@@ -131,7 +139,7 @@ def by_sacct(
         trials_of.setdefault(submission.job_id, []).append(submission.trial)
     by_id = {trial.id: trial for trial in sweep.trials}
     kept = {identifier: kept_by_life(trial) for identifier, trial in by_id.items()}
-    hopeless = {row.trial.id for row in standings(sweep) if row.status == "failed"}
+    hopeless = {row.trial.id for row in rows if row.status == "failed"}
     lines = []
     for job_id in dict.fromkeys(start.job_id for start in starts):
         own = sorted((start for start in starts if start.job_id == job_id), key=lambda start: start.began)
@@ -176,7 +184,9 @@ def wasted_s(starts: Sequence[Start], kept: Sequence[Kept], failed: bool) -> lis
     ]
 
 
-def by_records(sweep: Sweep, submissions: Sequence[Submission], resources: Resources | None) -> Usage:
+def by_records(
+    sweep: Sweep, rows: Sequence[Standing], submissions: Sequence[Submission], resources: Resources | None
+) -> Usage:
     """Training seconds that are in the metrics, times what the last launch held for each job."""
     held = resources or Resources(gpus_per_node=0, cpus_per_task=1)
     on_slurm = any(submission.cluster == "slurm" for submission in submissions)
@@ -189,7 +199,7 @@ def by_records(sweep: Sweep, submissions: Sequence[Submission], resources: Resou
     units = gpus or held.processes * held.cpus_per_task
     together = Counter(submission.job_id for submission in sweep.submissions().values())
     lines = []
-    for row in standings(sweep):
+    for row in rows:
         own = [s for s in submissions if s.trial == row.trial.id and s.job_id]
         if not own:
             continue

@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from typing import Any, TextIO, TypeVar
 OK = 0
 WRONG_USE = 2  # a ValueError or OSError: the message names the value and the next step
 FAILED = 3  # not worth retrying: data, code, NaN
+NOT_KNOWN = 4  # Slurm does not say where jobs stand: ask again when it answers
 INTERRUPTED = 75  # saved, or not possible now: run me again
 CANCELLED = 130  # Ctrl-C, as a shell reports it
 EXAMPLE = ("python ", "accelerate ")  # what a line that can be typed begins with
@@ -46,6 +48,10 @@ class Interrupted(RuntimeError):
 
 class Unavailable(OSError):
     """An outside service that takes or answers nothing now: nothing is wrong, and the same command may do later."""
+
+
+class NotKnown(RuntimeError):
+    """What the command has to know first cannot be found out now, because Slurm does not answer."""
 
 
 class Failure(RuntimeError):
@@ -76,6 +82,8 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return _say(f"interrupted: {error}", INTERRUPTED, debug)
     except Unavailable as error:
         return _say(f"not now: {error}; run the same command again later", INTERRUPTED, debug)
+    except NotKnown as error:
+        return _say(f"not known: {error}", NOT_KNOWN, debug)
     except Failure as error:
         return _say(f"failed: {error}", FAILED, debug)
     except (ValueError, OSError) as error:
@@ -112,6 +120,11 @@ def parse(
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
         )
+
+
+def typed(script: str, *words: object) -> str:
+    """A command of ours as it can be typed, such as `python jobs/status.py 'runs/my lab'`."""
+    return shlex.join(["python", script, *map(str, words)])
 
 
 def _module_name() -> str | None:

@@ -18,7 +18,7 @@ BORDER_RULES = {
 }
 MAX_NAMED = 20
 PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule"}  # decide what a Dice means
-ORDER = ("done", "running", "stalled", "queued", "interrupted", "failed", "planned", "pruned")
+ORDER = ("done", "running", "stalled", "queued", "unknown", "interrupted", "failed", "planned", "pruned")
 
 Facts = list[tuple[str, str]]
 

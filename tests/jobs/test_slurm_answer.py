@@ -73,7 +73,7 @@ def test_a_real_slurm_and_then_none(slurm_daemons: None, sweep: Sweep, wait_for:
         rehearsal_daemons.end(cluster.root, "slurmctld")
         rows, answer = quick_standings(sweep)
         assert answer.source == "none"
-        assert [row.status for row in rows] == ["queued", "queued", "planned", "planned"]
+        assert [row.status for row in rows] == ["unknown", "unknown", "planned", "planned"]
 
 
 def submit_sleepers(sweep: Sweep, cluster: Cluster) -> None:

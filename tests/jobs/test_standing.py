@@ -39,12 +39,12 @@ def test_states_on_slurm(trial: Trial) -> None:
     row = standing(trial, *on_slurm(trial, "PENDING", "Priority"))
     assert (row.status, row.note) == ("queued", "Priority")
     assert standing(trial, *on_slurm(trial, "RUNNING")).status == "running"
-    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "queued"  # not knowing is not over
+    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"  # not knowing is not over
     assert standing(trial, *on_slurm(trial, "MISSING")).status == "interrupted"
     row = standing(trial, *on_slurm(trial, "FAILED"))
     assert (row.status, row.cause) == ("failed", "launch")
     trial.write_state(status="running", host="node1", job_id="12_0")
-    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "running"
+    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
     row = standing(trial, *on_slurm(trial, "NODE_FAIL"))
     assert (row.status, row.cause) == ("interrupted", "node_failure")
     assert "node1 failed" in row.note
@@ -62,15 +62,16 @@ def test_a_silent_trial_is_stalled_only_where_slurm_says_that_it_runs(trial: Tri
     for path in trial.folder.iterdir():
         os.utime(path, (long_ago, long_ago))
     assert standing(trial, *on_slurm(trial, "RUNNING")).status == "stalled"
-    row = standing(trial, *on_slurm(trial, "UNKNOWN"))
-    assert (row.status, row.note) == ("running", "Slurm cannot be asked")
+    row = standing(trial, *on_slurm(trial, "UNKNOWN", "no squeue on PATH"))
+    assert (row.status, row.silence) == ("unknown", "no squeue on PATH")
+    assert row.note == "Slurm does not answer; last sign of life 24 h 00 min ago"
 
 
 def test_a_requeued_trial_is_queued_and_not_interrupted(trial: Trial) -> None:
     trial.write_state(status="interrupted", error="saved", host="node1", job_id="12_0", restarts=2)
     row = standing(trial, *on_slurm(trial, "PENDING", "BeginTime"))
     assert (row.status, row.note, state_text(row)) == ("queued", "BeginTime", "queued: BeginTime, 2 restarts")
-    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "queued"
+    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
     row = standing(trial, *on_slurm(trial, "CANCELLED"))
     assert (row.status, row.cause) == ("interrupted", "cancelled")
     assert standing(trial, *on_slurm(trial, "PREEMPTED")).status == "queued"

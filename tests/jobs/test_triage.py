@@ -182,7 +182,7 @@ def test_causes(cause: str, said: str, error: str, state: JobState | None, log: 
 
 def test_every_cause_has_advice_and_a_case() -> None:
     assert RETRYABLE.keys() == ADVICE.keys()
-    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began"}
+    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began", "unplaceable"}
 
 
 def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
