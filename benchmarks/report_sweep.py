@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jobs.shard_sets import ShardSets
 from jobs.spec import Spec, expand
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
 from petseg.config_values import trial_id
@@ -53,7 +54,7 @@ def make_sweep(folder: Path, trials: int, pictures: int, epochs: int) -> Sweep:
     }
     spec = Spec("large", axes, {"data.shards": str(shards), "train.epochs": epochs})
     found = expand(spec)[:trials]
-    sweep = plan_sweep(spec, found, manifest, str(shards), folder)
+    sweep = plan_sweep(spec, found, ShardSets({str(shards): manifest}), folder)
     save_sweep(sweep)
     configs = {trial_id(cell.config, manifest.hash): cell.config for cell in found}
     draw = random.Random(0)  # noqa: S311

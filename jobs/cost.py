@@ -10,6 +10,7 @@ from statistics import mean
 
 from jobs.cost_memory import predict_gpu_memory
 from jobs.cost_pace import Pace, pace_by_probe, pace_by_records, probes_needed, read_records, steps_of_epoch
+from jobs.shard_sets import ShardSets
 from jobs.spec import Cell
 from jobs.trial import Sweep, Trial
 from jobs.vitals import read_last_row
@@ -84,7 +85,7 @@ class Estimate:
 def estimate(
     sweep: Sweep,
     cells: Mapping[str, Cell],
-    manifest: Manifest,
+    sets: ShardSets,
     resources: Resources,
     max_parallel: int,
     trials_per_job: int,
@@ -103,10 +104,12 @@ def estimate(
     trials = [trial for trial in sweep.trials if trial.id in cells and trial.result() is None]
     configs = {trial.id: with_values(cells[trial.id].config, load_overrides(trial.folder)) for trial in trials}
     share = max(1, resources.cpus_per_task // trials_at_once)
-    paces, notes = find_paces(configs, manifest, replace(resources, cpus_per_task=share), sweep, probe)
+    paces, notes = find_paces(configs, sets, replace(resources, cpus_per_task=share), sweep, probe)
     memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(paces[i])}, resources)
     notes += more
-    costs = tuple(_cost(t, configs[t.id], paces[t.id], manifest, resources, memory.get(t.id)) for t in trials)
+    costs = tuple(
+        _cost(t, configs[t.id], paces[t.id], sets.of(configs[t.id]), resources, memory.get(t.id)) for t in trials
+    )
     side_by_side = 1 if resources.gpus_per_node else trials_at_once
     if trials_at_once > 1:
         costs = tuple(_times_memory(cost, trials_at_once) for cost in costs)
@@ -127,7 +130,7 @@ def estimate(
 
 
 def find_paces(
-    configs: Mapping[str, RunConfig], manifest: Manifest, resources: Resources, sweep: Sweep, probe: bool
+    configs: Mapping[str, RunConfig], sets: ShardSets, resources: Resources, sweep: Sweep, probe: bool
 ) -> tuple[dict[str, Pace | str], list[str]]:
     """Trial -> its pace, or why it is not known; and notes for all."""
     records = read_records(sweep.folder.parent)
@@ -135,7 +138,7 @@ def find_paces(
     notes: list[str] = []
     for identifier, config in configs.items():
         try:
-            paces[identifier] = pace_by_records(config, manifest, resources, records)
+            paces[identifier] = pace_by_records(config, sets.of(config), resources, records)
         except LookupError as error:
             paces[identifier] = f"{error}, and no probe was made"
     unknown = {i: configs[i] for i, pace in paces.items() if isinstance(pace, str)}
@@ -148,12 +151,12 @@ def find_paces(
         notes.append(f"this machine is busy (load {load:.1f} on {cores} cores), which makes a probe on its CPU slower")
     for ids, config in probes_needed(unknown):
         try:
-            found = pace_by_probe(config, manifest, resources)
+            found = pace_by_probe(config, sets.of(config), resources)
         except LookupError as error:
             paces |= dict.fromkeys(ids, str(error))
             continue
         if resources.gpus_per_node and not found.on_gpu:
-            whole_s = found.trial_s(epochs_of(config.train, steps_of_epoch(config, manifest), found.epoch))
+            whole_s = found.trial_s(epochs_of(config.train, steps_of_epoch(config, sets.of(config)), found.epoch))
             note = f"{found.source}: {duration(whole_s)} a trial, no estimate for GPUs"
             paces |= dict.fromkeys(ids, note)
             notes.append("this machine has no GPU: run one trial first, whose records tell, or look from a GPU node")

@@ -226,12 +226,13 @@ def pace_of(found: Mapping[str, Any], config: RunConfig, manifest: Manifest, res
 
 
 def probes_needed(configs: Mapping[str, RunConfig]) -> Iterator[tuple[list[str], RunConfig]]:
-    """(ids of trials, the config to probe for them), one for each distinct model, batch, size and precision.
+    """(ids of trials, the config to probe for them), one for each distinct model, batch, size, precision and shard set.
 
     One that is augmented, if there is one: it costs more, and an estimate is to err on that side.
     """
-    groups: dict[Speed, list[str]] = {}
+    groups: dict[tuple[str, Speed], list[str]] = {}
     for identifier, config in configs.items():
-        groups.setdefault(speed_of(flatten(config_to_dict(config))), []).append(identifier)
+        key = config.data.shards, speed_of(flatten(config_to_dict(config)))
+        groups.setdefault(key, []).append(identifier)
     for ids in groups.values():
         yield ids, max((configs[i] for i in ids), key=lambda config: config.augment.policy != "none")

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.search_journal import ask, cells_of, open_study, peek_study, tell
+from jobs.shard_sets import ShardSets
 from jobs.spec import Cell, Spec
 from jobs.standing import standings
 from jobs.trial import plan_sweep
-from petseg.config_values import trial_id
-from shards.manifest import Manifest
 
 SETTLED = ("done", "pruned", "failed")  # a failed trial keeps no place: it may fail again for ever
 
@@ -34,16 +33,17 @@ class Round:
     new: list[Cell]
 
 
-def next_round(spec: Spec, manifest: Manifest, folder: Path, batch: int, record: bool = True) -> Round:
+def next_round(spec: Spec, sets: ShardSets, folder: Path, batch: int, record: bool = True) -> Round:
     """Note what has ended, and propose as many trials as there is room for among `batch` and until run_cap.
 
     record: write it down, for which the caller must hold the sweep's lock. Raises ValueError as open_study.
     """
+    manifest = sets.first[1]  # the only one: a search cannot choose data.shards
     opened = open_study if record else peek_study
     study = opened(folder, spec, manifest.hash)
     known = cells_of(study, spec)
-    sweep = plan_sweep(spec, known, manifest, known[0].config.data.shards if known else "", folder)
-    proposed = {trial_id(cell.config, manifest.hash) for cell in known}
+    sweep = plan_sweep(spec, known, sets, folder)
+    proposed = {sets.trial_id(cell.config) for cell in known}
     rows = {row.trial.id: row for row in standings(sweep) if row.trial.id in proposed}
     tell(study, spec, manifest.hash, rows)
     open_trials = sum(row.status not in SETTLED for row in rows.values())

@@ -8,7 +8,8 @@
         parameters:
           epochs: {value: 100}
 
-Names are fields of RunConfig, dotted or nested. `value` fixes a field, `values` makes an axis.
+Names are fields of RunConfig, dotted or nested. `value` fixes a field, `values` makes an axis. An axis is a field that
+changes the trial's identity, or data.shards, whose set does; names, paths, threads and tracking can only be fixed.
 
 Methods: grid (every combination), random (run_cap draws, jobs.search) and bayes (run_cap trials, each round of them
 proposed in the light of the finished ones, jobs.search). The last two take distributions (jobs.space) too, and
@@ -30,7 +31,7 @@ import yaml
 
 from jobs.space import FORMS, Distribution, categorical, parse_distribution, quantile
 from petseg.config import RunConfig
-from petseg.config_values import with_values
+from petseg.config_values import field_types, identity_names, with_values
 from petseg.pruning import Hyperband, parse_hyperband
 
 TOP_LEVEL = (
@@ -74,7 +75,9 @@ class Spec:
         else:
             space |= {name: categorical(name, values) for name, values in axes.items()}
         still = {name: value for name, value in self.fixed.items() if name not in axes} | dict(fixed)
-        return replace(self, axes=kept, space=space, fixed=still)
+        changed = replace(self, axes=kept, space=space, fixed=still)
+        check_axes(changed)
+        return changed
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,18 @@ def parse_spec(content: Any, default_name: str) -> Spec:
         early=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
     )
     check_method(spec)
+    check_axes(spec)
     return spec
+
+
+def check_axes(spec: Spec) -> None:
+    """Raises ValueError for an axis that changes no trial's identity: all its values would be one trial."""
+    for name in spec.names:
+        if name in field_types() and name not in identity_names() and name != "data.shards":
+            raise ValueError(
+                f"{name} cannot be an axis: it does not change a trial's numbers and is no part of its identity, so "
+                f"all its values would be the same trial. Fix it by `value:` in the file or by --set {name}=VALUE"
+            )
 
 
 def check_method(spec: Spec) -> None:
@@ -145,7 +159,7 @@ def check_method(spec: Spec) -> None:
 
 def check_comparable(spec: Spec) -> None:
     """Raises ValueError for a search that would choose between trials whose Dice is not the same measure."""
-    for name in ("data.image_size_px", "data.border"):
+    for name in ("data.image_size_px", "data.border", "data.shards"):
         if name in spec.space and (spec.early or spec.method == "bayes"):
             raise ValueError(
                 f"parameter {name} decides what a Dice means: a search cannot choose it, fix it by `value`"

@@ -35,15 +35,15 @@ from jobs.cost_table import render as render_cost
 from jobs.intent import reconcile
 from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
 from jobs.search import next_round
+from jobs.shard_sets import ShardSets, read_shard_sets
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
-from petseg.config_values import trial_id, with_values
-from petseg.data.store import is_remote, read_manifest
+from petseg.config_values import with_values
+from petseg.data.store import is_remote
 from petseg.run_folder import claim_folder
 from shards.command import NOT_KNOWN, OK, parse, run_command
-from shards.manifest import Manifest
 from slurm.executor import render_sbatch
 from slurm.profiles import profile_of
 from slurm.resources import Resources
@@ -111,27 +111,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     require_weights(spec)
     cells = expand(spec)
-    data = cells[0].config.data
-    manifest = read_manifest(data.shards, data.cache_dir, data.cache_gb)
+    sets = read_shard_sets(cells)
     folder = command.runs_dir / (command.name or spec.name)
     if spec.method == "bayes" and command.dry_run:
-        now = next_round(spec, manifest, folder, command.places, record=False)
+        now = next_round(spec, sets, folder, command.places, record=False)
         cells = [*now.known, *now.new]
-    sweep = plan_sweep(spec, cells, manifest, data.shards, folder)
-    chosen = {trial_id(cell.config, manifest.hash): cell for cell in cells}
+    sweep = plan_sweep(spec, cells, sets, folder)
+    chosen = sets.by_id(cells)
     if command.dry_run:
-        return show_plan(command, sweep, chosen, manifest)
+        return show_plan(command, sweep, chosen, sets)
     folder.mkdir(parents=True, exist_ok=True)
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
     with launcher_lock(folder):
         if spec.method == "bayes":
-            return run_search(command, spec, manifest, data.shards, folder)
-        return run_sweep(command, sweep, chosen, manifest)
+            return run_search(command, spec, sets, folder)
+        return run_sweep(command, sweep, chosen, sets)
 
 
-def run_search(command: Command, spec: Spec, manifest: Manifest, shards: str, folder: Path) -> int:
+def run_search(command: Command, spec: Spec, sets: ShardSets, folder: Path) -> int:
     """Propose trials and run them; again and again until run_cap, but on Slurm once, where they take their time.
 
     Ends early when all trials of a round have failed: what they have in common would fail the next ones too.
@@ -139,7 +138,7 @@ def run_search(command: Command, spec: Spec, manifest: Manifest, shards: str, fo
     codes: list[int] = []
     places = command.places
     while True:
-        now = next_round(spec, manifest, folder, places)
+        now = next_round(spec, sets, folder, places)
         cells = now.new if codes else [*now.known, *now.new]  # what failed in this search is tried again by the next
         if codes and not cells:
             return max(codes)
@@ -147,22 +146,22 @@ def run_search(command: Command, spec: Spec, manifest: Manifest, shards: str, fo
         Console(soft_wrap=True).print(
             f"search: {proposed} of {spec.run_cap} trials proposed, {len(now.new)} of them now"
         )
-        sweep = plan_sweep(spec, [*now.known, *now.new], manifest, shards, folder)
-        chosen = {trial_id(cell.config, manifest.hash): cell for cell in cells}
-        codes.append(run_sweep(command, sweep, chosen, manifest))
+        sweep = plan_sweep(spec, [*now.known, *now.new], sets, folder)
+        chosen = sets.by_id(cells)
+        codes.append(run_sweep(command, sweep, chosen, sets))
         failed = {row.trial.id for row in standings(sweep) if row.status == "failed"}
         if command.cluster == "slurm" or (chosen and failed.issuperset(chosen)):
             return max(codes)
 
 
-def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest: Manifest) -> int:
+def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: ShardSets) -> int:
     """Write the sweep's folder, and submit those of the chosen trials that have no result and no live job."""
     save_sweep(sweep)
     if sweep.early is None:
         for trial in chosen_trials(sweep, chosen):
             trial.go_on()
     for trial in chosen_trials(sweep, chosen):
-        claim_folder(with_absolute_paths(chosen[trial.id].config), sweep.manifest_hash, trial.folder)
+        claim_folder(with_absolute_paths(chosen[trial.id].config), sweep.hash_of(trial), trial.folder)
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
     missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
@@ -171,7 +170,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest:
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
     if missing and command.budget:
-        cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, manifest)
+        cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, sets)
         console.print(render_cost(cost))
         check_budget(cost, command.budget)
     left: list[Trial] = []
@@ -219,15 +218,15 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return with_values(config, {"data.shards": shards, WEIGHTS: weights})
 
 
-def reckon(command: Command, sweep: Sweep, cells: Mapping[str, Cell], manifest: Manifest) -> Estimate:
+def reckon(command: Command, sweep: Sweep, cells: Mapping[str, Cell], sets: ShardSets) -> Estimate:
     """What the trials of these cells will cost."""
     jobs = -(-len(cells) // command.trials_per_job)
     resources, max_parallel = command.launch.settle(jobs)
     several, at_once = command.trials_per_job, command.trials_at_once
-    return estimate(sweep, cells, manifest, resources, max_parallel, several, not command.no_probe, at_once)
+    return estimate(sweep, cells, sets, resources, max_parallel, several, not command.no_probe, at_once)
 
 
-def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest: Manifest) -> int:
+def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: ShardSets) -> int:
     """The trials, and the script that sbatch would get."""
     trials = chosen_trials(sweep, chosen)
     table = Table(title=f"{sweep.folder}: {len(trials)} trials", title_justify="left")
@@ -240,7 +239,7 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], manifest:
     console.print(table)
     missing = sum(trial.result() is None and trial.pruned() is None for trial in trials)
     if missing:
-        cost = reckon(command, sweep, chosen, manifest)
+        cost = reckon(command, sweep, chosen, sets)
         console.print(render_cost(cost))
         if command.budget:
             check_budget(cost, command.budget)

@@ -14,16 +14,16 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.spec import Cell, Spec
-from petseg.config_values import trial_id
 from petseg.pruning import Hyperband, parse_hyperband
 from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics
-from shards.manifest import Manifest, write_whole
+from shards.manifest import write_whole
 
 FORMAT_VERSION = 1
 SWEEP_NAME = "sweep.json"
@@ -51,6 +51,7 @@ class Trial:
     id: str
     axes: dict[str, Any]
     folder: Path
+    manifest_hash: str = ""  # of its shard set, where that is another than the sweep's first
 
     @property
     def label(self) -> str:
@@ -97,11 +98,21 @@ class Sweep:
     folder: Path
     name: str
     axes: dict[str, list[Any]]
-    manifest_hash: str
+    manifest_hash: str  # of its first shard set, and the only one unless data.shards is an axis
     shards: str
     trials: tuple[Trial, ...]
     early: Hyperband | None = None  # when its trials are stopped early
     method: str = "grid"  # that chose its trials
+    shard_sets: tuple[ShardSet, ...] = ()
+
+    def hash_of(self, trial: Trial) -> str:
+        """The manifest hash of the shard set that a trial is measured on."""
+        return trial.manifest_hash or self.manifest_hash
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The manifest hash of each of its shard sets."""
+        return tuple(dict.fromkeys([self.manifest_hash, *(one.hash for one in self.shard_sets)]))
 
     def submissions(self) -> dict[str, Submission]:
         """The last job of each trial."""
@@ -124,31 +135,61 @@ class Sweep:
             os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
 
 
-def plan_sweep(spec: Spec, cells: Sequence[Cell], manifest: Manifest, shards: str, folder: Path) -> Sweep:
+def plan_sweep(spec: Spec, cells: Sequence[Cell], sets: ShardSets, folder: Path) -> Sweep:
     """The sweep of these cells, joined with the trials that its folder already holds; writes nothing.
 
-    Raises ValueError if the folder holds a sweep on another shard set, or a grid beside a search.
+    Raises ValueError if the folder holds a sweep on another shard set (unless data.shards is an axis), or a grid
+    beside a search, and if cells that differ are the same trial.
     """
-    trials = {}
-    for cell in cells:
-        identifier = trial_id(cell.config, manifest.hash)
-        trials[identifier] = Trial(identifier, cell.axes, folder / "trials" / identifier)
+    shards, manifest = sets.first
+    trials = {
+        identifier: Trial(identifier, cell.axes, folder / "trials" / identifier, sets.of(cell.config).hash)
+        for identifier, cell in sets.by_id(cells).items()
+    }
     axes = {name: list(dict.fromkeys(cell.axes[name] for cell in cells)) for name in spec.names}
+    first, notes = manifest.hash, {one.hash: one for one in sets.notes}
     if (folder / SWEEP_NAME).exists():
         old = load_sweep(folder)
-        if old.manifest_hash != manifest.hash:
-            raise ValueError(
-                f"{folder} is a sweep on another shard set ({old.shards}, {old.manifest_hash[:10]}): give this one "
-                "another --name"
-            )
+        _require_same_sets(old, sets, spec)
         if (old.method == "grid") != (spec.method == "grid"):
             raise ValueError(
                 f"{folder} holds a sweep by method {old.method}, and a search is no grid's neighbour, whose cells are "
                 "compared: give this one another --name"
             )
-        trials = {trial.id: trial for trial in old.trials} | trials
+        kept = (replace(trial, manifest_hash=old.hash_of(trial)) for trial in old.trials)
+        trials = {trial.id: trial for trial in kept} | trials
         axes = {n: list(dict.fromkeys([*old.axes.get(n, []), *axes.get(n, [])])) for n in {**old.axes, **axes}}
-    return Sweep(folder, folder.name, axes, manifest.hash, shards, tuple(trials.values()), spec.early, spec.method)
+        notes = {one.hash: one for one in old.shard_sets} | notes
+        if old.manifest_hash != first:
+            first, shards = old.manifest_hash, old.shards
+    if len(notes) > 1:
+        trials = {i: _on_the_axis(trial, notes) for i, trial in trials.items()}
+        axes[SHARDS] = list(dict.fromkeys(trial.axes[SHARDS] for trial in trials.values()))
+    chosen = (replace(t, manifest_hash="") if t.manifest_hash == first else t for t in trials.values())
+    sets_noted = tuple(notes.values())
+    return Sweep(folder, folder.name, axes, first, shards, tuple(chosen), spec.early, spec.method, sets_noted)
+
+
+def _require_same_sets(old: Sweep, sets: ShardSets, spec: Spec) -> None:
+    """Raises ValueError for a set that a folder's sweep does not have, unless the sweep is told to vary it."""
+    for location, manifest in sets.manifests.items():
+        if manifest.hash in old.hashes:
+            continue
+        replaced = next((one for one in old.shard_sets if one.location == location), None)
+        if replaced or SHARDS not in spec.names:
+            known = replaced or ShardSet(old.manifest_hash, old.shards)
+            raise ValueError(
+                f"{old.folder} is a sweep on another shard set ({known.location}, {known.hash[:10]}): give this "
+                "one another --name"
+            )
+
+
+def _on_the_axis(trial: Trial, notes: Mapping[str, ShardSet]) -> Trial:
+    """With its shard set among its axes, which it lacks if it was planned when the sweep had only one."""
+    if SHARDS in trial.axes:
+        return trial
+    noted = notes.get(trial.manifest_hash)
+    return replace(trial, axes={**trial.axes, SHARDS: noted.location if noted else trial.manifest_hash})
 
 
 def save_sweep(sweep: Sweep) -> None:
@@ -159,31 +200,60 @@ def save_sweep(sweep: Sweep) -> None:
         "axes": sweep.axes,
         "manifest_hash": sweep.manifest_hash,
         "shards": sweep.shards,
-        "trials": [{"id": trial.id, "axes": trial.axes} for trial in sweep.trials],
+        "trials": [_trial_entry(trial) for trial in sweep.trials],
         "method": sweep.method,
         **({"early_terminate": sweep.early.to_dict()} if sweep.early else {}),
+        **({"shard_sets": [asdict(one) for one in sweep.shard_sets]} if sweep.shard_sets else {}),
     }
     write_whole(sweep.folder / SWEEP_NAME, json.dumps(content, indent=2) + "\n")
 
 
+def _trial_entry(trial: Trial) -> dict[str, Any]:
+    of_its_own = {"manifest_hash": trial.manifest_hash} if trial.manifest_hash else {}
+    return {"id": trial.id, "axes": trial.axes, **of_its_own}
+
+
 def load_sweep(folder: Path) -> Sweep:
-    """Read sweep.json; raises ValueError if there is none or its format is another."""
+    """Read sweep.json; raises ValueError if there is none, if it is damaged, or if its format is another."""
+    path = folder / SWEEP_NAME
     try:
-        content = json.loads((folder / SWEEP_NAME).read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
-    if content["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"{folder / SWEEP_NAME} has format {content['format_version']}, not {FORMAT_VERSION}")
-    trials = (Trial(entry["id"], entry["axes"], folder / "trials" / entry["id"]) for entry in content["trials"])
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{path} has format {version!r}, not {FORMAT_VERSION}: open it with the petseg that wrote it")
+    try:
+        return _sweep_of(folder, content)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(path, repr(error)) from None
+
+
+def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
+    """Raises KeyError, TypeError, AttributeError or ValueError for content that is none."""
+    noted = content.get("shard_sets") or [{"hash": content["manifest_hash"], "location": content["shards"]}]
     return Sweep(
         folder,
         content["name"],
-        content["axes"],
+        {name: list(values) for name, values in content["axes"].items()},
         content["manifest_hash"],
         content["shards"],
-        tuple(trials),
+        tuple(_trial_of(folder, **entry) for entry in content["trials"]),
         parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
         content.get("method", "grid"),
+        tuple(ShardSet(**one) for one in noted),
+    )
+
+
+def _trial_of(folder: Path, id: str, axes: dict[str, Any], manifest_hash: str = "") -> Trial:
+    return Trial(id, dict(axes), folder / "trials" / id, manifest_hash)
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({why}): delete it and run the same sweep again, which writes it anew and keeps the trials"
     )
 
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from shards.encoding import png_damage
-from shards.pictures import MAX_PIXELS
+from shards.encoding import MAX_PIXELS, png_damage
 
 
 def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import simplejpeg
 
+MAX_PIXELS = 25_000_000  # asked of the header before anything is decoded: a small file can claim to be huge
 JPEG_QUALITY = 95
 PNG_SIGNATURE, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2
 HEADER_BYTES = 13

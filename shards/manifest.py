@@ -27,6 +27,7 @@ from typing import Any
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+DROPPED = "duplicates_dropped"  # of Manifest.packer: keys of listed samples that are not in the set
 SPLITS = ("train", "val", "test")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 MEMBER_SUFFIXES = ("jpg", "png", "json")  # in this order within a sample

@@ -19,8 +19,10 @@ from typing import Any
 from shards import encoding, oxford, pictures, publish, resume, synthetic
 from shards import manifest as contract
 from shards.command import OK, parse, run_command
-from shards.manifest import SPLITS, Manifest
-from shards.plan import build_shards, plan_shards, workers_for
+from shards.duplicates import Hashes, find_duplicates
+from shards.duplicates_note import NearDuplicates, save_near_duplicates
+from shards.manifest import DROPPED, SPLITS, Manifest
+from shards.plan import build_shards, plan_shards, without_twins, workers_for
 from shards.pool import progress
 
 LOWEST = {"samples_per_shard": 1, "image_size_px": 0, "workers": 0, "seed": 0, "max_corrupt": 0}
@@ -55,6 +57,9 @@ class PackConfig:
     """Processes; 0 means one per core, and one alone for a handful of samples."""
     max_corrupt: int = 10
     """How many pictures may be damaged, so that they decode with a warning; more stop the pack, which names them."""
+    drop_duplicates: bool = False
+    """Leave out of train each picture that is nearly the same as one of val or test, and name it in the summary; all
+    pictures are read twice. Without it such pairs are only counted."""
     overwrite: bool = False
     """Replace a different shard set in --out."""
     resume: bool = False
@@ -82,6 +87,7 @@ class Outcome:
     manifest: Manifest
     oddities: dict[str, list[str]]
     was_there: bool
+    duplicates: NearDuplicates
 
 
 def pack(config: PackConfig) -> Outcome:
@@ -94,13 +100,16 @@ def pack(config: PackConfig) -> Outcome:
     with publish.staging_folder(config.out, resume=config.resume) as staging:
         existing = _existing_set(config)
         with _pet_folder(config, staging) as folder:
-            manifest, oddities = _write_shards(folder, config, staging)
+            manifest, oddities, hashes = _write_shards(folder, config, staging)
+        duplicates = find_duplicates(hashes, manifest.hash)
         if existing is not None and existing.hash == manifest.hash and publish.is_complete(config.out, existing):
-            return Outcome(existing, oddities, was_there=True)
+            save_near_duplicates(duplicates, config.out)  # which an earlier version did not note
+            return Outcome(existing, oddities, True, duplicates)
         if existing is not None and existing.hash != manifest.hash and not config.overwrite:
             raise ValueError(_different(config, "its samples differ"))
+        save_near_duplicates(duplicates, staging)
         contract.save_manifest(manifest, staging)
-        return Outcome(publish.publish(staging, config.out), oddities, was_there=False)
+        return Outcome(publish.publish(staging, config.out), oddities, False, duplicates)
 
 
 def _settings(config: PackConfig) -> dict[str, Any]:
@@ -127,6 +136,8 @@ def _existing_set(config: PackConfig) -> Manifest | None:
     for name, value in _settings(config).items():
         if existing.packer.get(name) != value and not config.overwrite:
             raise ValueError(_different(config, f"its {name} is {existing.packer.get(name)}, not {value}"))
+    if (DROPPED in existing.packer) != config.drop_duplicates and not config.overwrite:
+        raise ValueError(_different(config, f"it was packed with{'out' * config.drop_duplicates} --drop-duplicates"))
     return existing
 
 
@@ -153,13 +164,20 @@ def _pet_folder(config: PackConfig, staging: Path) -> Iterator[oxford.PetFolder]
         yield oxford.read_folder(config.source)
 
 
-def _write_shards(folder: oxford.PetFolder, config: PackConfig, staging: Path) -> tuple[Manifest, dict[str, list[str]]]:
-    """Write all shards and indices into `staging`; returns the manifest, not yet written, and the oddities' names."""
-    plan = plan_shards(folder.pets, seed=config.seed, samples_per_shard=config.samples_per_shard)
-    mine = resume.identity(_settings(config), _listing(folder, config))
+def _write_shards(
+    folder: oxford.PetFolder, config: PackConfig, staging: Path
+) -> tuple[Manifest, dict[str, list[str]], Hashes]:
+    """Write all shards and indices into `staging`.
+
+    Returns the manifest, which is not written yet, the oddities' names, and the hashes of the pictures.
+    """
+    pets, dropped = _chosen(folder, config)
+    plan = plan_shards(pets, seed=config.seed, samples_per_shard=config.samples_per_shard)
+    settings = _settings(config) | ({DROPPED: dropped} if config.drop_duplicates else {})
+    mine = resume.identity(settings, _listing(folder, config))
     finished = resume.take_over(staging, mine, plan) if config.resume else {}
     resume.save_identity(staging, mine)
-    num_samples = len(folder.pets)
+    num_samples = len(pets)
     with progress("packed", num_samples) as advance:
         built = list(
             build_shards(
@@ -173,17 +191,30 @@ def _write_shards(folder: oxford.PetFolder, config: PackConfig, staging: Path) -
             )
         )
     oddities: dict[str, list[str]] = defaultdict(list, {k: list(names) for k, names in folder.oddities.items()})
+    oddities["near_duplicate"] += dropped
     for kind, key in (oddity for one in built for oddity in one.oddities):
         oddities[kind].append(key)
     counts = {kind: len(oddities[kind]) for kind in pictures.ODDITIES if oddities.get(kind)}
-    keys = {split: [pet.key for pet in folder.pets if pet.split == split] for split in SPLITS}
+    keys = {split: [pet.key for pet in pets if pet.split == split] for split in SPLITS}
     manifest = Manifest(
         source=folder.source,
-        packer={**_settings(config), "oddities": counts},
+        packer={**settings, "oddities": counts},
         splits={split: contract.split_of_keys(keys[split]) for split in SPLITS if keys[split]},
         shards=tuple(one.shard for one in built),
     )
-    return contract.with_hash(manifest), oddities
+    hashes: dict[str, dict[str, str]] = {split: {} for split in manifest.splits}
+    for one in built:
+        hashes[one.shard.split].update(one.hashes)
+    return contract.with_hash(manifest), oddities, hashes
+
+
+def _chosen(folder: oxford.PetFolder, config: PackConfig) -> tuple[Sequence[oxford.Pet], list[str]]:
+    """The samples to pack, and the keys of those that are left out as duplicates."""
+    if not config.drop_duplicates:
+        return folder.pets, []
+    num_workers = config.num_workers(len(folder.pets))
+    with progress("compared", len(folder.pets)) as advance:
+        return without_twins(folder.pets, image_size_px=config.image_size_px, num_workers=num_workers, advance=advance)
 
 
 def _listing(folder: oxford.PetFolder, config: PackConfig) -> dict[str, Any]:
@@ -208,6 +239,8 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"{'it was there already, ' if outcome.was_there else ''}hash {manifest.hash[:10]}")
+    if outcome.duplicates.total:
+        console.print(f"{outcome.duplicates.summary}: `python -m shards.duplicates {out}` names them", soft_wrap=True)
     if not manifest.packer["oddities"]:
         return
     table = Table(title="oddities")

@@ -17,12 +17,12 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from shards.command import Failure
-from shards.encoding import encode_jpeg, encode_png, png_damage
+from shards.duplicates import picture_hash, pixels_hash
+from shards.encoding import MAX_PIXELS, encode_jpeg, encode_png, png_damage
 from shards.manifest import NotRegular, read_regular
 from shards.oxford import Pet
 from shards.suspects import why_suspect
 
-MAX_PIXELS = 25_000_000  # asked of the header before anything is decoded: a small file can claim to be huge
 FORMATS = ("JPEG", "PNG", "GIF")
 MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 TRIMAP_VALUES = (1, 3)  # lowest and highest
@@ -43,6 +43,7 @@ ODDITIES = {
     "unlisted_picture": "picture in no list: left out",
     "unlisted_trimap": "trimap in no list: left out",
     "apple_double": "._* file of a Mac: left out",
+    "near_duplicate": "picture nearly the same as one of val or test: left out of train",
     "mat_file": ".mat file: left out",
     "other_file": "file of another kind: left out",
 }
@@ -57,6 +58,7 @@ class Packed:
     png: bytes
     json: bytes
     oddities: tuple[str, ...]
+    hash: str  # of the picture (shards.duplicates)
     doubts: tuple[str, ...] = ()  # in words, with the file's name, why it is corrupt or suspect
 
 
@@ -90,15 +92,12 @@ def pack_pet(pet: Pet, image_size_px: int) -> Packed:
     height, width = picture.pixels.shape[:2]
     trimap, png, trimap_oddities = read_trimap(pet.trimap, (width, height), pet.picture)
     oddities = picture.oddities + trimap_oddities
+    jpg = packed_jpeg(picture, image_size_px)
     if image_size_px:
         size = (image_size_px, image_size_px)
-        # Pillow's bilinear widens its kernel when it shrinks: antialiased. Trimap values are names, never averaged.
-        squashed = Image.fromarray(picture.pixels).resize(size, Image.Resampling.BILINEAR)
-        jpg = encode_jpeg(np.asarray(squashed))
-        png = encode_png(np.asarray(trimap.resize(size, Image.Resampling.NEAREST)))
+        png = encode_png(np.asarray(trimap.resize(size, Image.Resampling.NEAREST)))  # values are names, never averaged
     else:
         size = (width, height)
-        jpg = picture.jpg or encode_jpeg(picture.pixels)
         png = png or encode_png(np.asarray(trimap))
     facts = {
         "key": pet.key,
@@ -113,7 +112,34 @@ def pack_pet(pet: Pet, image_size_px: int) -> Packed:
         "oddities": oddities,
     }
     doubts = (f"{pet.picture}: {picture.doubt}",) if picture.doubt else ()
-    return Packed(pet.key, jpg, png, json.dumps(facts).encode(), oddities, doubts)
+    return Packed(pet.key, jpg, png, json.dumps(facts).encode(), oddities, hash_of(picture, jpg), doubts)
+
+
+def hash_of(picture: Picture, jpg: bytes) -> str:
+    """The hash of a picture as readers of its shard decode it."""
+    return pixels_hash(picture.pixels) if jpg is picture.jpg else picture_hash(jpg)
+
+
+def hash_pets(pets: tuple[Pet, ...], image_size_px: int) -> list[str | None]:
+    """The hashes that the pictures of a chunk have once packed; None for one that cannot be."""
+    hashes: list[str | None] = []
+    for pet in pets:
+        try:
+            picture = read_picture(pet.picture)
+            jpg = packed_jpeg(picture, image_size_px)
+            hashes.append(hash_of(picture, jpg))
+        except (Failure, OSError):
+            hashes.append(None)  # packing names it
+    return hashes
+
+
+def packed_jpeg(picture: Picture, image_size_px: int) -> bytes:
+    """The bytes that stand for a picture in a shard: squashed to a square, or its own for 0, where they can be."""
+    if not image_size_px:
+        return picture.jpg or encode_jpeg(picture.pixels)
+    # Pillow's bilinear widens its kernel when it shrinks: antialiased.
+    size = (image_size_px, image_size_px)
+    return encode_jpeg(np.asarray(Image.fromarray(picture.pixels).resize(size, Image.Resampling.BILINEAR)))
 
 
 def read_picture(path: Path) -> Picture:

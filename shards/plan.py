@@ -15,6 +15,7 @@ from pathlib import Path
 from shards import pictures
 from shards.archive import ShardWriter
 from shards.command import Failure
+from shards.duplicates import twins_in_train
 from shards.manifest import SPLITS, Shard, shard_name
 from shards.oxford import Pet
 from shards.pictures import CORRUPT
@@ -43,10 +44,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Built:
-    """A shard that stands whole beside its index, and the oddities of its samples as (kind, key)."""
+    """A shard that stands whole beside its index, and what is known of its samples beyond their bytes."""
 
     shard: Shard
-    oddities: tuple[tuple[str, str], ...]
+    oddities: tuple[tuple[str, str], ...]  # (kind, key)
+    hashes: Mapping[str, str]  # of the pictures, by key
 
 
 def mixed_order(pets: Sequence[Pet], seed: int) -> list[Pet]:
@@ -102,15 +104,36 @@ def build_shards(
         raise TooManyCorrupt(_too_many(corrupt, max_corrupt))
 
 
+def without_twins(
+    pets: Sequence[Pet], *, image_size_px: int, num_workers: int, advance: Callable[[int], None]
+) -> tuple[list[Pet], list[str]]:
+    """The samples less those of train whose picture is nearly the same as one of val or test, whose keys come second.
+
+    All pictures are read for it, and once more when they are packed.
+    """
+    chunks = [tuple(pets[start : start + CHUNK]) for start in range(0, len(pets), CHUNK)]
+    hash_chunk = partial(pictures.hash_pets, image_size_px=image_size_px)
+    hashes: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    for chunk, found in zip(chunks, ordered_map(hash_chunk, chunks, num_workers=num_workers), strict=True):
+        for pet, value in zip(chunk, found, strict=True):
+            if value is not None:
+                hashes[pet.split][pet.key] = value
+        advance(len(chunk))
+    dropped = twins_in_train(hashes)
+    return [pet for pet in pets if pet.key not in set(dropped)], dropped
+
+
 def _build_shard(planned: Planned, samples: Iterator[pictures.Packed], folder: Path) -> Built:
     oddities: list[tuple[str, str]] = []
+    hashes: dict[str, str] = {}
     with ShardWriter(folder, planned.name, planned.split) as writer:
         for pet, sample in zip(planned.pets, samples, strict=False):  # they go on into the next shard
             assert sample.key == pet.key
             writer.add(sample.key, sample.jpg, sample.png, sample.json)
             oddities += [(kind, sample.key) for kind in sample.oddities]
+            hashes[sample.key] = sample.hash
     assert writer.shard is not None
-    return Built(writer.shard, tuple(oddities))
+    return Built(writer.shard, tuple(oddities), hashes)
 
 
 def _packed(

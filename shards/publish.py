@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from shards.duplicates_note import NEAR_DUPLICATES_NAME
 from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, index_name, load_manifest
 from shards.plan import TooManyCorrupt
 from shards.pool import WorkerLost
@@ -138,6 +139,8 @@ def publish(staging: Path, out: Path) -> Manifest:
     for name in names:
         if (staging / name).exists():
             (staging / name).replace(out / name)
+    if (staging / NEAR_DUPLICATES_NAME).exists():  # one of another set that stays is known by its manifest hash
+        (staging / NEAR_DUPLICATES_NAME).replace(out / NEAR_DUPLICATES_NAME)
     fsync_folder(out)
     (staging / MANIFEST_NAME).replace(out / MANIFEST_NAME)
     fsync_folder(out)

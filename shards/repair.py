@@ -18,6 +18,7 @@ from shards.command import Failure
 from shards.damage import samples_in_tar
 from shards.encoding import JPEG_QUALITY
 from shards.manifest import (
+    DROPPED,
     MANIFEST_NAME,
     SPLITS,
     Manifest,
@@ -200,8 +201,9 @@ def _plan_again(manifest: Manifest, source: Path) -> list[Planned]:
     packer = manifest.packer
     if packer.get("jpeg_quality") != JPEG_QUALITY:
         raise ValueError(f"the set has JPEG quality {packer.get('jpeg_quality')}, this petseg packs {JPEG_QUALITY}")
+    dropped = frozenset(packer.get(DROPPED, ()))
     try:
-        pets = read_folder(source).pets
+        pets = [pet for pet in read_folder(source).pets if pet.key not in dropped]
     except ValueError as error:
         raise ValueError(
             f"--repair {source} is neither pictures in the pet layout nor a copy of the shard set ({error})"

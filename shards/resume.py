@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.archive import END_OF_ARCHIVE, render_member
+from shards.duplicates import picture_hash
 from shards.manifest import (
     FORMAT_VERSION,
     Sample,
@@ -118,12 +119,15 @@ def _prove_bytes(planned: Planned, samples: list[Sample], index: bytes, data: me
         return "its index is not as it was written"
     rendered, offset = hashlib.sha256(), 0  # of the tar that its samples make, to compare with the one that is there
     oddities: list[tuple[str, str]] = []
+    hashes: dict[str, str] = {}
     for sample in samples:
         for name, member in sample.members():
             content = data[member.offset : member.offset + member.num_bytes]
             header, *rest = render_member(name, content)
             if member.offset != offset + len(header) or zlib.crc32(content) != member.crc32:
                 return f"{name} does not match its index"
+            if member == sample.jpg:
+                hashes[sample.key] = picture_hash(bytes(content))
             for piece in (header, *rest):
                 rendered.update(piece)
                 offset += len(piece)
@@ -141,4 +145,4 @@ def _prove_bytes(planned: Planned, samples: list[Sample], index: bytes, data: me
         sha256=sha256,
         index_sha256=hashlib.sha256(index).hexdigest(),
     )
-    return Built(shard, tuple(oddities))
+    return Built(shard, tuple(oddities), hashes)

@@ -7,32 +7,37 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from jobs.checks.setup import Finding, NotChecked, Setup, Status
 from petseg.config import RunConfig
 from petseg.config_values import trial_id
-from petseg.data.store import Store, is_remote
+from petseg.data.store import LocalStore, Store, folder_of
 from shards.command import Failure
+from shards.duplicates_note import load_near_duplicates
 from shards.manifest import Sample, split_of_keys
 
+STATUSES = ("ok", "warn", "FAIL")  # from harmless to worst
 NAMED = 3  # examples that a line gives
 VERIFY_TIMEOUT_S = 24 * 3600
 
 
 def check_shards(setup: Setup) -> Finding:
-    """The manifest can be read, and each shard and index is there, as large as it says."""
-    what, store = "shards", setup.store
-    manifest, remote = store.manifest, is_remote(setup.config.data.shards)
+    """Each manifest can be read, and each shard and index is there, as large as it says."""
+    return merged([_check_shards(store, setup.command.deep) for store in setup.stores])
+
+
+def _check_shards(store: Store, deep: bool) -> Finding:
+    what, manifest, remote = "shards", store.manifest, not isinstance(store, LocalStore)
     size = sum(shard.num_bytes for shard in manifest.shards) / 1e9
     shown = f"{len(manifest.shards)} shards, {size:.2f} GB, set {manifest.hash[:10]}"
     advice = f"python -m shards.verify {store.location}" + ("" if remote else " --repair ANOTHER-COPY")
-    problems = [] if remote else _tar_problems(store, _folder_of(store.location))
+    problems = [] if remote else _tar_problems(store, folder_of(store.location))
     problems += _index_problems(store)
     if problems:
         return Finding("FAIL", what, f"{listed(problems)} ({shown})", advice)
-    if setup.command.deep:
+    if deep:
         return _deep(store, remote, shown)
     read = "indices fetched, tars not (--deep fetches them)" if remote else "all there (--deep reads each byte)"
     return Finding("ok", what, f"{shown}: {read}")
@@ -40,7 +45,18 @@ def check_shards(setup: Setup) -> Finding:
 
 def check_splits(setup: Setup) -> Finding:
     """No key is in two splits or twice in one, and counts and XOR of the keys are the manifest's."""
-    what, store = "splits", setup.store
+    return merged([_check_splits(store, setup.config.train.test) for store in setup.stores])
+
+
+def merged(findings: Sequence[Finding]) -> Finding:
+    """One check of several shard sets as one finding: the worst status, and what was found of each."""
+    worst = max(findings, key=lambda finding: STATUSES.index(finding.status))
+    details = "; ".join(dict.fromkeys(finding.detail for finding in findings))
+    return replace(worst, detail=details)
+
+
+def _check_splits(store: Store, test: bool) -> Finding:
+    what = "splits"
     places: dict[str, list[str]] = defaultdict(list)
     pictures: dict[tuple[int, int], set[str]] = defaultdict(set)  # (bytes, CRC-32) -> splits
     problems = []
@@ -59,12 +75,30 @@ def check_splits(setup: Setup) -> Finding:
     counts = ", ".join(f"{split.num_samples} {name}" for name, split in store.manifest.splits.items())
     if missing := [name for name in ("train", "val") if name not in store.manifest.splits]:
         return Finding("FAIL", what, f"no split {' and '.join(missing)} (there are {counts})", "pack the set anew")
-    if "test" not in store.manifest.splits and setup.config.train.test:
+    if "test" not in store.manifest.splits and test:
         return Finding("warn", what, f"{counts}: no split test", "trials will be measured on val only")
     if shared := sum(len(splits) > 1 for splits in pictures.values()):
         detail = f"{counts}, no key twice, but {shared} pictures are in two splits under different names"
         return Finding("warn", what, detail, "look at them: what is tested should not be trained on")
-    return Finding("ok", what, f"{counts}; no key and no picture in two of them")
+    return _check_duplicates(store, f"{counts}; no key and no picture in two of them")
+
+
+def _check_duplicates(store: Store, shown: str) -> Finding:
+    """Whether near-identical pictures lie in two splits, by the note that packing leaves beside the set."""
+    what = "splits"
+    if not isinstance(store, LocalStore):
+        return Finding("ok", what, f"{shown}; near-identical ones are not looked for in a remote set")
+    look = f"python -m shards.duplicates {store.location}"
+    try:
+        found = load_near_duplicates(folder_of(store.location), store.manifest.hash)
+    except ValueError as error:
+        return Finding("warn", what, f"{shown}; {error}", look)
+    if found is None:
+        return Finding("warn", what, f"{shown}; nobody has looked for near-identical ones", look)
+    if not found.total:
+        return Finding("ok", what, f"{shown}; {found.summary}")
+    advice = f"{look} names them; `python -m shards.pack ... --drop-duplicates` keeps them out of train"
+    return Finding("warn", what, f"{shown}; {found.summary}", advice)
 
 
 def check_config(setup: Setup) -> Finding:
@@ -72,7 +106,7 @@ def check_config(setup: Setup) -> Finding:
     what, configs = "config", [cell.config for cell in setup.cells]
     world_size = setup.command.resources.processes
     shown = f"{len(configs)} cells, {world_size} process{'es' * (world_size > 1)} each"
-    doubts = [*_batch_doubts(configs, world_size), *_precision_doubts(configs), *_trial_doubts(configs)]
+    doubts = [*_batch_doubts(configs, world_size), *_precision_doubts(configs), *_trial_doubts(configs, setup)]
     doubts += _size_doubts(configs, setup)
     if not doubts:
         return Finding("ok", what, shown)
@@ -109,21 +143,30 @@ def _precision_doubts(configs: Sequence[RunConfig]) -> Iterator[Finding]:
         yield Finding("FAIL", "config", f"{torch.cuda.get_device_name()} cannot compute in bf16", advice)
 
 
-def _trial_doubts(configs: Sequence[RunConfig]) -> Iterator[Finding]:
-    if (identities := len({trial_id(config, "") for config in configs})) < len(configs):
+def _trial_doubts(configs: Sequence[RunConfig], setup: Setup) -> Iterator[Finding]:
+    hashes = dict.fromkeys((config.data.shards for config in configs), "")
+    if len(hashes) > 1:  # they decide then which cells are the same trial
+        try:
+            hashes = {config.data.shards: setup.store_of(config).manifest.hash for config in configs}
+        except NotChecked:
+            hashes = {location: location for location in hashes}
+    if (identities := len({trial_id(config, hashes[config.data.shards]) for config in configs})) < len(configs):
         problem = f"{len(configs)} cells are only {identities} trials"
         yield Finding("warn", "config", problem, "leave out the axis that changes no number")
 
 
 def _size_doubts(configs: Sequence[RunConfig], setup: Setup) -> Iterator[Finding]:
+    sizes: dict[int, int] = {}  # packed -> the largest wanted
     try:
-        packed = int(setup.store.manifest.packer.get("image_size_px", 0))
+        for config in configs:
+            packed = int(setup.store_of(config).manifest.packer.get("image_size_px", 0))
+            sizes[packed] = max(sizes.get(packed, 0), config.data.image_size_px)
     except NotChecked:
         return
-    largest = max(config.data.image_size_px for config in configs)
-    if 0 < packed < largest:
-        problem = f"pictures packed at {packed} px would be enlarged to data.image_size_px = {largest}"
-        yield Finding("warn", "config", problem, "pack them larger")
+    for packed, largest in sizes.items():
+        if 0 < packed < largest:
+            problem = f"pictures packed at {packed} px would be enlarged to data.image_size_px = {largest}"
+            yield Finding("warn", "config", problem, "pack them larger")
 
 
 def listed(problems: Sequence[str]) -> str:
@@ -159,16 +202,12 @@ def _deep(store: Store, remote: bool, shown: str) -> Finding:
         for shard in store.manifest.shards:
             os.close(store.open(shard.name))
         return Finding("ok", "shards", f"{shown}: each fetched, sha256 as in the manifest")
-    command = [sys.executable, "-m", "shards.verify", str(_folder_of(store.location))]
+    command = [sys.executable, "-m", "shards.verify", str(folder_of(store.location))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=VERIFY_TIMEOUT_S, check=False)
     if done.returncode:
         lines = (done.stdout + done.stderr).strip().splitlines()
         return Finding("FAIL", "shards", f"{lines[0].strip() if lines else 'damaged'} ({shown})", " ".join(command[1:]))
     return Finding("ok", "shards", f"{shown}: each byte read, each sample decoded")
-
-
-def _folder_of(location: str) -> Path:
-    return Path(unquote(urlsplit(location).path)) if location.startswith("file://") else Path(location)
 
 
 def _fingerprint(sample: Sample) -> tuple[int, int]:

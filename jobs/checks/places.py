@@ -75,9 +75,9 @@ def check_cache(setup: Setup) -> Finding:
             _write(Path(probe) / "probe", b"petseg")
     except (ValueError, OSError) as error:
         return Finding("FAIL", what, str(error), advice)
-    splits = setup.store.manifest.splits.values()
     size_px = max(cell.config.data.image_size_px for cell in setup.cells)
-    needed = decoded_bytes(sum(split.num_samples for split in splits), size_px)
+    samples = (split.num_samples for store in setup.stores for split in store.manifest.splits.values())
+    needed = decoded_bytes(sum(samples), size_px)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     room = room_here(folder, data.cache_gb, device)
     choice = choose_place(data.cache, needed, room)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -13,7 +13,7 @@ import tyro
 
 from jobs.checks.samples import write_small_set
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
-from petseg.config import RunConfig
+from petseg.config import DataConfig, RunConfig
 from petseg.config_values import with_values
 from petseg.data.store import Store, open_store
 from shards.command import Failure
@@ -105,8 +105,18 @@ class Setup:
 
     @cached_property
     def store(self) -> Store:
-        data = self.config.data
-        return self._once("shards", lambda: open_store(data.shards, data.cache_dir, data.cache_gb))
+        return self._once("shards", partial(_open, self.config.data))
+
+    @cached_property
+    def stores(self) -> tuple[Store, ...]:
+        """The shard sets of all cells, that of the first cell first."""
+        others = [config.data for config in self.distinct(lambda config: config.data.shards)[1:]]
+        return (self.store, *(self._once(data.shards, partial(_open, data)) for data in others))
+
+    def store_of(self, config: RunConfig) -> Store:
+        """The shard set that a cell's config names."""
+        names = [one.data.shards for one in self.distinct(lambda config: config.data.shards)]
+        return self.stores[names.index(config.data.shards)]
 
     @cached_property
     def small_set(self) -> Path:
@@ -159,8 +169,9 @@ class Setup:
         return with_values(config, cut | {name.replace("__", "."): value for name, value in values.items()})
 
     def close(self) -> None:
-        if "store" in vars(self):
-            self.store.close()
+        opened = vars(self).get("stores") or [vars(self)[name] for name in ("store",) if name in vars(self)]
+        for store in opened:
+            store.close()
 
     def _once(self, name: str, build: Callable[[], Found]) -> Found:
         if name not in self._failed:
@@ -171,6 +182,10 @@ class Setup:
                 if not isinstance(error, ValueError | OSError | Failure | NotChecked):  # a bug's message says little
                     self._failed[name] = f"{name}: {type(error).__name__}: {error}"
         raise NotChecked(self._failed[name])
+
+
+def _open(data: DataConfig) -> Store:
+    return open_store(data.shards, data.cache_dir, data.cache_gb)
 
 
 @contextmanager

@@ -76,7 +76,8 @@ def build_breeds(board: Board, sweep: Sweep, shards: str = "") -> Breeds | None:
     if not found:
         return None
     keys, dice = found[0][0], np.stack([row for _, row in found])
-    kinds, trouble = kinds_of(keys, ValSplit(cells[0].done[0], sweep.manifest_hash, shards))
+    first = cells[0].done[0]
+    kinds, trouble = kinds_of(keys, ValSplit(first, sweep.hash_of(first.standing.trial), shards))
     if not kinds:
         return Breeds(cells, (), (), 0, 0.0, trouble)
     breeds = gather_rows([breed for breed, _ in kinds], dice, dict(kinds))

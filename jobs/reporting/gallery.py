@@ -90,7 +90,8 @@ def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Ga
     if cell.masks:
         positions = sorted({i for _, row in chosen for i in row} | {i for i, _ in disputed})
         wanted = {i: cell.keys[i] for i in positions}
-        samples, trouble = load_samples(ValSplit(cell.record, sweep.manifest_hash, shards), wanted)
+        where = ValSplit(cell.record, sweep.hash_of(cell.record.standing.trial), shards)
+        samples, trouble = load_samples(where, wanted)
     rows = tuple((name, tuple(_shot(cell, i, samples.get(i)) for i in row)) for name, row in chosen)
     pictures = tuple(_disputed(cell, other, i, agreement, samples.get(i)) for i, agreement in disputed if other)
     return Gallery(cell, cell.record is finished[0][1], rows, other, pictures, trouble)

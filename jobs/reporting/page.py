@@ -68,7 +68,7 @@ def render_page(
     board = board or build_board(sweep, records)
     places = rank(board.groups)
     ranked = [place.group for place in places]
-    trials = [trial_row(record, sweep.manifest_hash) for record in records]
+    trials = [trial_row(record, sweep.hash_of(record.standing.trial)) for record in records]
     return load_template().render(
         sweep=sweep,
         live=live,

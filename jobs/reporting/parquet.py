@@ -26,7 +26,7 @@ def render_parquet(sweep: Sweep, board: Board) -> bytes:
     verdict = judge(board)
     notes = {
         "sweep": sweep.name,
-        "manifest_hash": sweep.manifest_hash,
+        "manifest_hash": ",".join(sweep.hashes),
         "verdict": json.dumps([verdict.lead, *verdict.points]),
     }
     table = pyarrow.table(columns).replace_schema_metadata(notes)

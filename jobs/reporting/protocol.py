@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jobs.reporting.records import SEED_AXIS, Record
+from jobs.shard_sets import ShardSet
 from jobs.trial import Sweep
-from petseg.data.store import read_manifest
-from shards.command import Failure
-from shards.manifest import Manifest
+from shards.duplicates_note import summarise_duplicates
+from shards.manifest import load_manifest
 
 BORDER_RULES = {
     "fg": "border counts as pet (fg)",
@@ -17,7 +18,8 @@ BORDER_RULES = {
     "ignore": "border left out of loss and metrics (ignore)",
 }
 MAX_NAMED = 20
-PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule"}  # decide what a Dice means
+# decide what a Dice means
+PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule", "data.shards": "shard set"}
 ORDER = ("done", "running", "stalled", "queued", "unknown", "interrupted", "failed", "planned", "pruned")
 
 Facts = list[tuple[str, str]]
@@ -31,16 +33,8 @@ def state_counts(records: Sequence[Record]) -> list[tuple[str, int]]:
 
 def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
     """What has to be known before one of the numbers is compared with another's."""
-    manifest, trouble = read_shards(sweep)
-    facts = []
-    if manifest:
-        facts.append(("Shard set", f"{manifest.source.name}: {manifest.source.attribution}"))
-        sizes = (f"{split.num_samples:,} {name}" for name, split in manifest.splits.items())
-        facts.append(("Splits", " / ".join(sizes)))
-    else:
-        facts.append(("Shard set", f"{sweep.shards} ({trouble})"))
-    facts += [
-        ("Manifest hash", sweep.manifest_hash),
+    return [
+        *shard_facts(sweep),
         ("Border", common(records, "data.border", BORDER_RULES)),
         ("Image size", f"{common(records, 'data.image_size_px')} px square, pictures squashed to it"),
         ("Averaging", "Dice and IoU of the pet class per picture, then the mean over pictures"),
@@ -50,18 +44,49 @@ def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
         ("Training", training(records)),
         ("Seeds", ", ".join(dict.fromkeys(str(r.seed) for r in records if r.seed is not None)) or "unknown"),
     ]
-    return facts
 
 
-def read_shards(sweep: Sweep) -> tuple[Manifest | None, str]:
-    """The sweep's manifest, if its folder can still be read and still holds that set; else why not."""
+def shard_facts(sweep: Sweep) -> Facts:
+    """What is known of each shard set of the sweep; several are told apart by their location."""
+    sets = [one if one.source else recalled(one) for one in noted_sets(sweep)]
+    facts = {
+        "Shard set": [f"{one.source}: {one.attribution}" if one.num_samples else one.source for one in sets],
+        "Splits": [" / ".join(f"{count:,} {name}" for name, count in one.num_samples.items()) for one in sets],
+        "Near-identical pictures": [duplicates(one) for one in sets],
+        "Manifest hash": [one.hash for one in sets],
+    }
+    places = [one.location for one in sets]
+    return [(name, _by_place(texts, places)) for name, texts in facts.items() if any(texts)]
+
+
+def duplicates(noted: ShardSet) -> str:
+    """How far test is another set of pictures than train; "" where the set itself is not known."""
+    if not noted.num_samples:
+        return ""
+    if noted.near_duplicates is None:
+        return f"not looked for: `python -m shards.duplicates {noted.location}` does"
+    return summarise_duplicates(noted.near_duplicates)
+
+
+def noted_sets(sweep: Sweep) -> tuple[ShardSet, ...]:
+    return sweep.shard_sets or (ShardSet(sweep.manifest_hash, sweep.shards),)
+
+
+def recalled(noted: ShardSet) -> ShardSet:
+    """The set of a sweep that noted its hash alone, from its folder; if that is not at hand, `source` says why."""
     try:
-        manifest = read_manifest(sweep.shards)
-    except (ValueError, OSError, Failure):
-        return None, "cannot be read here"
-    if manifest.hash != sweep.manifest_hash:
-        return None, "now holds another set"
-    return manifest, ""
+        manifest = load_manifest(noted.location)
+    except (ValueError, OSError):
+        return replace(noted, source=f"{noted.location} (cannot be read here)")
+    if manifest.hash != noted.hash:
+        return replace(noted, source=f"{noted.location} (now holds another set)")
+    return ShardSet.of(manifest, noted.location)
+
+
+def _by_place(texts: Sequence[str], places: Sequence[str]) -> str:
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"{place}: {text or 'unknown'}" for place, text in zip(places, texts, strict=True))
 
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:

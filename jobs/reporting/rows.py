@@ -144,6 +144,7 @@ def _json(sweep: Sweep, board: Board) -> str:
     content = {
         "sweep": sweep.name,
         "manifest_hash": sweep.manifest_hash,
+        "manifest_hashes": list(sweep.hashes),
         "verdict": [verdict.lead, *verdict.points],
         "val_pictures": board.val.num_pictures if board.val else None,
         "rows": rows_of(board),

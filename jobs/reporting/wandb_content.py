@@ -185,9 +185,10 @@ def commands(sweep: Sweep, board: Board) -> str:
             continue
         lines += [f"# {place.group.label}, {best.id}", reproduce(best) or "# its config.json cannot be read"]
         codes |= dict.fromkeys(life.code or "the working tree" for life in lives_of(best))
+    sets = f"the shard set{'s' * (len(sweep.hashes) > 1)} {', '.join(one[:10] for one in sweep.hashes)}"
     code = f" with the code {', '.join(codes)}" if codes else ""
     text = (
-        f"The best trial of each cell, on the shard set {sweep.manifest_hash[:10]}{code}; each trial's whole config is "
+        f"The best trial of each cell, on {sets}{code}; each trial's whole config is "
         f"in its run. This page is made and updated by `python jobs/report.py {sweep.name} --to wandb`, which replaces "
         "what is changed here by hand: copy it first."
     )

@@ -88,7 +88,7 @@ def read_manifest(location: str, cache_dir: str = "", cache_gb: float = 50.0) ->
     Makes no cache folder: `cache_dir` may be a disk that login nodes do not have.
     """
     if not is_remote(location):
-        return load_manifest(_folder_of(location))
+        return load_manifest(folder_of(location))
     with closing(open_place(location)) as place:
         manifest = fetch_manifest(place)
         checked_shards(place, manifest, cache_gb)
@@ -100,7 +100,7 @@ class LocalStore:
 
     def __init__(self, location: str) -> None:
         self.location = location
-        self._folder = _folder_of(location)
+        self._folder = folder_of(location)
         self.manifest = load_manifest(self._folder)
         self._shards = {shard.name: shard for shard in self.manifest.shards}
 
@@ -150,7 +150,8 @@ class LocalStore:
         pass
 
 
-def _folder_of(location: str) -> Path:
+def folder_of(location: str) -> Path:
+    """The folder of a local shard set; raises ValueError for a file:// address of another host."""
     if not location.startswith("file://"):
         return Path(location)
     parts = urlsplit(location)

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.checks.setup import Finding
 from jobs.doctor import main
+from jobs.shard_sets import ShardSets
 from petseg.config import RunConfig
 from petseg.config_values import with_values
 from shards.command import run_command
@@ -48,6 +49,12 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[WandbSer
 @pytest.fixture(scope="session")
 def manifest(pet_shards: Path) -> Manifest:
     return load_manifest(pet_shards)
+
+
+@pytest.fixture(scope="session")
+def sets(pet_shards: Path, manifest: Manifest) -> ShardSets:
+    """The drawn pets as the shard set of a sweep."""
+    return ShardSets({str(pet_shards): manifest})
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jobs.shard_sets import ShardSets
 from jobs.spec import Cell, Spec, expand
 from jobs.trial import Sweep, Trial, plan_sweep
 from petseg.config import RunConfig
@@ -20,7 +21,7 @@ GPU = Resources(gpus_per_node=2, cpus_per_task=4)
 def plan(shards: Path, folder: Path, axes: dict[str, list]) -> tuple[Sweep, dict[str, Cell]]:
     spec = Spec("lab", axes, {**SMALL, "data.shards": str(shards)})
     cells, manifest = expand(spec), load_manifest(shards)
-    sweep = plan_sweep(spec, cells, manifest, str(shards), folder)
+    sweep = plan_sweep(spec, cells, ShardSets({str(shards): manifest}), folder)
     return sweep, {trial_id(cell.config, manifest.hash): cell for cell in cells}
 
 

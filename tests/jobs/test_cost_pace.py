@@ -13,6 +13,7 @@ from jobs.cost import estimate
 from jobs.cost_budget import check_budget
 from jobs.cost_pace import pace_of, probes_needed, read_records
 from jobs.cost_table import render
+from jobs.shard_sets import ShardSets
 from jobs.trial import save_sweep
 from petseg.config import RunConfig
 from petseg.config_values import with_values
@@ -42,14 +43,16 @@ def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
     assert record.beside_epoch_s is None
 
 
-def test_a_probe_measures_each_kind_of_trial_once(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_a_probe_measures_each_kind_of_trial_once(
+    pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
+) -> None:
     axes = {"augment.policy": ["none", "elastic"], "train.seed": [0, 1]}
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)
     ((ids, config),) = probes_needed({identifier: cell.config for identifier, cell in cells.items()})
     assert (len(ids), config.augment.policy) == (4, "elastic")
 
     one_core = replace(CPU, cpus_per_task=1)
-    found = estimate(sweep, cells, manifest, one_core, max_parallel=1, trials_per_job=2, probe=True)
+    found = estimate(sweep, cells, sets, one_core, max_parallel=1, trials_per_job=2, probe=True)
     assert all(cost.seconds and cost.seconds > 0 for cost in found.trials)
     assert {cost.source for cost in found.trials} == {found.trials[0].source}
     assert "a probe of 3 steps on cpu, " in found.trials[0].source
@@ -59,19 +62,23 @@ def test_a_probe_measures_each_kind_of_trial_once(pet_shards: Path, manifest: Ma
 
 
 @pytest.mark.slow
-def test_a_probe_that_fails_leaves_a_note(manifest: Manifest, pet_shards: Path, tmp_path: Path) -> None:
+def test_a_probe_that_fails_leaves_a_note(
+    manifest: Manifest, sets: ShardSets, pet_shards: Path, tmp_path: Path
+) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
     gone = {i: replace(c, config=with_values(c.config, {"data.shards": "nowhere"})) for i, c in cells.items()}
-    found = estimate(sweep, gone, manifest, CPU, 1, 1, probe=True)
+    found = estimate(sweep, gone, sets, CPU, 1, 1, probe=True)
     assert "the probe failed: ValueError: no shard set in nowhere" in found.trials[0].source
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(visible_gpus()), reason="a machine with GPUs can tell what jobs with GPUs take")
-def test_a_probe_on_a_cpu_is_no_estimate_for_gpus(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_a_probe_on_a_cpu_is_no_estimate_for_gpus(
+    pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
+) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
     one_gpu = Resources(gpus_per_node=1, cpus_per_task=1)
-    found = estimate(sweep, cells, manifest, one_gpu, 1, 1, probe=True)
+    found = estimate(sweep, cells, sets, one_gpu, 1, 1, probe=True)
     console = Console(width=240)
     with console.capture() as capture:
         console.print(render(found))

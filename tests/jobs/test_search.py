@@ -13,6 +13,7 @@ from jobs.report import leaderboard
 from jobs.reporting.records import read_records
 from jobs.search import Round, next_round
 from jobs.search_journal import JOURNAL_NAME
+from jobs.shard_sets import ShardSets
 from jobs.spec import STARTUP, Cell, Spec, draws, expand, parse_spec
 from jobs.standing import standings
 from jobs.sweep import main
@@ -35,11 +36,15 @@ def search_of(shards: Path, **top: object) -> Spec:
     return parse_spec({"method": "bayes", "run_cap": 20, "parameters": parameters, **top}, "s")
 
 
+def sets_of(spec: Spec, manifest: Manifest) -> ShardSets:
+    return ShardSets({spec.fixed["data.shards"]: manifest})
+
+
 def propose(spec: Spec, manifest: Manifest, folder: Path, batch: int) -> Round:
     """A round, its trials in sweep.json."""
     folder.mkdir(exist_ok=True)
-    found = next_round(spec, manifest, folder, batch)
-    sweep = plan_sweep(spec, [*found.known, *found.new], manifest, spec.fixed["data.shards"], folder)
+    found = next_round(spec, sets_of(spec, manifest), folder, batch)
+    sweep = plan_sweep(spec, [*found.known, *found.new], sets_of(spec, manifest), folder)
     save_sweep(sweep)
     return found
 
@@ -120,28 +125,28 @@ def test_no_more_are_proposed_than_have_room(pet_shards: Path, manifest: Manifes
 def test_what_a_killed_launcher_left_is_cleared_away(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     """Half a line of a proposal that nobody saw is proposed again as it was; a whole one is kept, submitted or not."""
     spec, path = search_of(pet_shards), tmp_path / JOURNAL_NAME
-    first = next_round(spec, manifest, tmp_path, 3)
+    first = next_round(spec, sets_of(spec, manifest), tmp_path, 3)
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
     path.with_name(f"{JOURNAL_NAME}.lock").touch()
-    again = next_round(spec, manifest, tmp_path, 3)
+    again = next_round(spec, sets_of(spec, manifest), tmp_path, 3)
     assert (again.known, again.new) == (first.new[:2], first.new[2:])
-    assert next_round(spec, manifest, tmp_path, 3) == Round(first.new, [])
+    assert next_round(spec, sets_of(spec, manifest), tmp_path, 3) == Round(first.new, [])
     for cut in range(0, len(whole), 97):  # anywhere
         path.write_bytes(whole[:cut])
-        found = next_round(spec, manifest, tmp_path, 3)
+        found = next_round(spec, sets_of(spec, manifest), tmp_path, 3)
         assert [*found.known, *found.new] == first.new
 
 
 def test_a_look_ahead_writes_nothing(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     spec = search_of(pet_shards)
-    ahead = next_round(spec, manifest, tmp_path / "s", 4, record=False)
+    ahead = next_round(spec, sets_of(spec, manifest), tmp_path / "s", 4, record=False)
     assert not (tmp_path / "s").exists()
     assert propose(spec, manifest, tmp_path / "s", 4) == ahead
     for cell in ahead.new:
         finish(trial_of(cell, manifest, tmp_path / "s"), score(cell))
     before = (tmp_path / "s" / JOURNAL_NAME).read_bytes()
-    ahead = next_round(spec, manifest, tmp_path / "s", 4, record=False)
+    ahead = next_round(spec, sets_of(spec, manifest), tmp_path / "s", 4, record=False)
     assert (tmp_path / "s" / JOURNAL_NAME).read_bytes() == before
     assert propose(spec, manifest, tmp_path / "s", 4) == ahead
 
@@ -159,18 +164,18 @@ def test_another_search_in_the_same_folder_is_refused(pet_shards: Path, manifest
         search_of(pet_shards).changed({"train.seed": [0, 1]}, {}),
     ):
         with pytest.raises(ValueError, match="holds a search with other parameters, fixed values or shards"):
-            next_round(other, manifest, tmp_path, 2)
+            next_round(other, sets_of(other, manifest), tmp_path, 2)
         with pytest.raises(ValueError, match="give it another --name"):
-            next_round(other, manifest, tmp_path, 2, record=False)
+            next_round(other, sets_of(other, manifest), tmp_path, 2, record=False)
     same = search_of(pet_shards, seed=7).changed({}, {"train.log_every": 3})  # which makes no number
-    assert next_round(same, manifest, tmp_path, 2).new == []
+    assert next_round(same, sets_of(same, manifest), tmp_path, 2).new == []
 
 
 def test_a_grid_and_a_search_share_no_folder(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     propose(search_of(pet_shards), manifest, tmp_path, 2)
     grid = Spec("g", {"train.seed": [0]}, {"data.shards": str(pet_shards)})
     with pytest.raises(ValueError, match=r"holds a sweep by method bayes, .* give this one another --name"):
-        plan_sweep(grid, expand(grid), manifest, str(pet_shards), tmp_path)
+        plan_sweep(grid, expand(grid), ShardSets({str(pet_shards): manifest}), tmp_path)
 
 
 def test_without_optuna_the_way_out_is_named(

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import tyro
 
+from jobs.shard_sets import read_shard_sets
 from jobs.spec import expand, load_spec, parse_axes, parse_settings
 from jobs.standing import standings
 from jobs.sweep import Command, main
 from jobs.trial import Sweep, load_sweep, plan_sweep, save_sweep
-from petseg.data.store import read_manifest
 from shards.command import run_command
 
 REPOSITORY = Path(__file__).parents[2]
@@ -129,8 +129,7 @@ def sweep_of(flags: list[str]) -> Sweep:
     command = tyro.cli(Command, args=flags)
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     cells = expand(spec)
-    shards = cells[0].config.data.shards
-    return plan_sweep(spec, cells, read_manifest(shards), shards, command.runs_dir / "lab")
+    return plan_sweep(spec, cells, read_shard_sets(cells), command.runs_dir / "lab")
 
 
 def test_two_launchers_at_once_are_told_apart(

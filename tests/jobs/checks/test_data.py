@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from jobs.checks.setup import Finding
+from shards.duplicates_note import NEAR_DUPLICATES_NAME
 from shards.manifest import (
     Manifest,
     Sample,
@@ -120,7 +122,7 @@ def test_keys_that_are_not_the_manifests(ask: Doctor, copied: Path) -> None:
             "shared unevenly by 4 processes x 1 passes",
         ),
         (["--set", "train.mixed_precision=fp16"], "warn", "fp16 needs a GPU"),
-        (["--axis", "data.threads=1,2"], "warn", "36 cells are only 18 trials"),
+        (["--axis", "data.threads=1,2"], "FAIL", "data.threads cannot be an axis"),
         (["--set", "data.image_size_px=128"], "warn", "packed at 64 px would be enlarged to data.image_size_px = 128"),
     ],
 )
@@ -135,3 +137,19 @@ def test_a_gpu_without_bf16(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
     assert ask("config")["config"].detail.startswith("Old GPU cannot compute in bf16")
+
+
+def test_near_identical_pictures_in_two_splits(ask: Doctor, copied: Path) -> None:
+    note = copied / NEAR_DUPLICATES_NAME
+    content = json.loads(note.read_text())
+    assert ask("splits", shards=copied)["splits"].detail.endswith("no near-identical pictures lie across splits")
+    for altered, detail in (
+        (content | {"counts": {"train-test": 18, "val-test": 2}}, "20 near-identical pairs lie across splits"),
+        (content | {"manifest_hash": "of another set"}, "nobody has looked for near-identical ones"),
+        ([], "is damaged"),
+    ):
+        note.write_text(json.dumps(altered))
+        finding = ask("splits", shards=copied)["splits"]
+        assert finding.status == "warn"
+        assert detail in finding.detail
+        assert f"python -m shards.duplicates {copied}" in finding.advice

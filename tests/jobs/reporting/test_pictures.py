@@ -27,6 +27,7 @@ from jobs.reporting.pictures import read_dice
 from jobs.reporting.records import Record, rank, read_records
 from jobs.reporting.samples import ValSplit, load_facts, load_samples
 from jobs.reporting.verdict import Board, build_board
+from jobs.shard_sets import ShardSets
 from jobs.spec import Spec, expand
 from jobs.trial import Sweep, find_sweep, plan_sweep, save_sweep
 from petseg.config_values import trial_id
@@ -54,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     spec = Spec("lab", {"augment.policy": ["none", "elastic"], "train.seed": [0]}, fixed)
     manifest, cells = load_manifest(shards), expand(spec)
-    sweep = plan_sweep(spec, cells, manifest, str(shards), root / "runs" / "lab")
+    sweep = plan_sweep(spec, cells, ShardSets({str(shards): manifest}), root / "runs" / "lab")
     save_sweep(sweep)
     configs = {trial_id(cell.config, manifest.hash): cell.config for cell in cells}
     for trial in sweep.trials:

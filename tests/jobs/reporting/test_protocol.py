@@ -1,5 +1,7 @@
 """The protocol beside the numbers."""
 
+from dataclasses import replace
+
 import pytest
 
 from jobs.reporting.protocol import protocol
@@ -16,8 +18,10 @@ def test_protocol_says_what_the_numbers_mean(finished: Sweep, lab: Lab) -> None:
     assert facts["Border"] == "border counts as pet (fg)"
     assert facts["Image size"].startswith("256 px")
     assert "0.5500 val, 0.5600 test" in facts["All-pet guess"]
-    (lab.shards / "manifest.json").unlink()
-    facts = dict(protocol(finished, read_records(finished)))
+    (lab.shards / "manifest.json").unlink()  # what was noted at submission is known without the set
+    assert dict(protocol(finished, read_records(finished))) == facts
+    noted = replace(finished, shard_sets=())  # by an earlier version
+    facts = dict(protocol(noted, read_records(noted)))
     assert "cannot be read here" in facts["Shard set"]
     assert facts["Manifest hash"] == finished.manifest_hash
 
@@ -37,3 +41,14 @@ def test_protocol_says_how_long_the_trials_train(axes: dict[str, list], said: st
     for trial, epochs in zip(sweep.trials, (5, 3, 4), strict=False):
         finish(trial, 0.9, epochs)
     assert dict(protocol(sweep, read_records(sweep)))["Training"].startswith(said)
+
+
+def test_protocol_says_how_many_near_identical_pictures_lie_across_splits(finished: Sweep) -> None:
+    (noted,) = finished.shard_sets
+    for counts, said in (
+        (None, f"not looked for: `python -m shards.duplicates {noted.location}` does"),
+        ({"train-test": 0}, "no near-identical pictures lie across splits"),
+        ({"train-test": 18, "val-test": 2}, "20 near-identical pairs lie across splits (18 train-test, 2 val-test)"),
+    ):
+        sweep = replace(finished, shard_sets=(replace(noted, near_duplicates=counts),))
+        assert dict(protocol(sweep, read_records(sweep)))["Near-identical pictures"] == said

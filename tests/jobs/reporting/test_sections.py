@@ -20,6 +20,7 @@ from jobs.reporting.page import render_page
 from jobs.reporting.parquet import unify
 from jobs.reporting.records import Record, gather, read_records, varied
 from jobs.reporting.trials import trial_row
+from jobs.shard_sets import ShardSets
 from jobs.spec import Spec, expand
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
 from petseg.calibration import Calibration
@@ -42,7 +43,7 @@ def plan(tmp_path: Path, axes: dict[str, list[Any]]) -> Sweep:
     manifest = save_manifest(Manifest(Source("drawn", "by hand"), {}, splits, ()), tmp_path / "shards")
     spec = Spec("lab", axes, {"data.shards": str(tmp_path / "shards"), "train.epochs": 3})
     cells = expand(spec)
-    sweep = plan_sweep(spec, cells, manifest, str(tmp_path / "shards"), tmp_path / "runs" / "lab")
+    sweep = plan_sweep(spec, cells, ShardSets({str(tmp_path / "shards"): manifest}), tmp_path / "runs" / "lab")
     save_sweep(sweep)
     for cell, trial in zip(cells, sweep.trials, strict=True):
         assert trial.id == trial_id(cell.config, manifest.hash)

@@ -21,6 +21,7 @@ from jobs import report
 from jobs.reporting.page import render_page
 from jobs.reporting.records import read_records
 from jobs.reporting.serve import LivePage, ReportServer, fingerprint
+from jobs.shard_sets import ShardSets
 from jobs.spec import Spec, expand
 from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
 from petseg.config_values import trial_id
@@ -40,7 +41,9 @@ def sweep_in(tmp_path: Path) -> Sweep:
     )
     axes = {"model.arch": ["unet", "resnet34_unet"]}
     cells = expand(Spec("lab", axes, {"data.shards": str(tmp_path / "shards"), "train.epochs": 2}))
-    sweep = plan_sweep(Spec("lab", axes, {}), cells, manifest, str(tmp_path / "shards"), tmp_path / "runs" / "lab")
+    sweep = plan_sweep(
+        Spec("lab", axes, {}), cells, ShardSets({cells[0].config.data.shards: manifest}), tmp_path / "runs" / "lab"
+    )
     save_sweep(sweep)
     for cell in cells:
         folder = sweep.folder / "trials" / trial_id(cell.config, manifest.hash)

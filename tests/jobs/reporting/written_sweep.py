@@ -11,6 +11,7 @@ from PIL import Image
 
 from jobs.reporting.records import gather, rank, read_records, varied
 from jobs.reporting.verdict import Board, build_board
+from jobs.shard_sets import ShardSets
 from jobs.spec import Spec, expand
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config_values import trial_id
@@ -44,7 +45,7 @@ class Lab:
         )
         spec = Spec("lab", self.axes, {"data.shards": str(self.shards), "train.epochs": 2} | self.fixed)
         cells = expand(spec)
-        sweep = plan_sweep(spec, cells, manifest, str(self.shards), self.folder)
+        sweep = plan_sweep(spec, cells, ShardSets({str(self.shards): manifest}), self.folder)
         save_sweep(sweep)
         configs = {trial_id(cell.config, manifest.hash): cell.config for cell in cells}
         for trial in sweep.trials:

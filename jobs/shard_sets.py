@@ -1,0 +1,103 @@
+"""The shard sets of a sweep: the manifest that each cell's identity needs, and what the sweep's folder notes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.spec import Cell
+from petseg.config import RunConfig
+from petseg.config_values import trial_id
+from petseg.data.places import without_secrets
+from petseg.data.store import folder_of, is_remote, read_manifest
+from shards.duplicates_note import load_near_duplicates
+from shards.manifest import Manifest
+
+SHARDS = "data.shards"  # may be an axis although it is no part of the identity: the set's hash is
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """What sweep.json notes of a shard set, so that a report does not need the set itself."""
+
+    hash: str
+    location: str  # as data.shards names it, without passwords and queries
+    source: str = ""  # "" in a sweep.json of an earlier version, which noted the hash and the location only
+    attribution: str = ""
+    num_samples: dict[str, int] = field(default_factory=dict)  # by split
+    near_duplicates: dict[str, int] | None = None  # pairs by the two splits; None where nobody has looked
+
+    @classmethod
+    def of(cls, manifest: Manifest, location: str) -> ShardSet:
+        num_samples = {name: split.num_samples for name, split in manifest.splits.items()}
+        source, known = manifest.source, None
+        if not is_remote(location):
+            with suppress(ValueError, OSError):  # damaged: the doctor says so
+                known = load_near_duplicates(folder_of(location), manifest.hash)
+        counts = known.counts if known else None
+        return cls(manifest.hash, without_secrets(location), source.name, source.attribution, num_samples, counts)
+
+
+@dataclass(frozen=True)
+class ShardSets:
+    """The manifests of the sets that a sweep's cells train on, by `data.shards`, in the order of the cells."""
+
+    manifests: Mapping[str, Manifest]
+
+    def of(self, config: RunConfig) -> Manifest:
+        """The manifest of the set that a cell's config names."""
+        return self.manifests[config.data.shards]
+
+    @property
+    def first(self) -> tuple[str, Manifest]:
+        """(location, manifest) of the first cell's set."""
+        return next(iter(self.manifests.items()))
+
+    @property
+    def notes(self) -> tuple[ShardSet, ...]:
+        return tuple(ShardSet.of(manifest, location) for location, manifest in self.manifests.items())
+
+    def trial_id(self, config: RunConfig) -> str:
+        return trial_id(config, self.of(config).hash)
+
+    def by_id(self, cells: Iterable[Cell]) -> dict[str, Cell]:
+        """The cells by trial id; raises ValueError if cells with different axis values are the same trial."""
+        found: dict[str, Cell] = {}
+        for cell in cells:
+            identifier = self.trial_id(cell.config)
+            other = found.setdefault(identifier, cell)
+            if other.axes != cell.axes:
+                raise ValueError(
+                    f"{_differences(other.axes, cell.axes)} give the same trial ({identifier}), whose numbers would "
+                    "stand for both: leave one of them out"
+                )
+        return found
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """`model.weights = 'a.pt' and 'b.pt'`"""
+    names = [name for name in one if one[name] != other.get(name)]
+    return ", ".join(f"{name} = {one[name]!r} and {other.get(name)!r}" for name in names)
+
+
+def read_shard_sets(cells: Iterable[Cell]) -> ShardSets:
+    """Read the manifest of each set that the cells name.
+
+    Raises ValueError if two names hold the same set, and as `read_manifest`.
+    """
+    manifests: dict[str, Manifest] = {}
+    for data in (cell.config.data for cell in cells):
+        if data.shards in manifests:
+            continue
+        manifest = read_manifest(data.shards, data.cache_dir, data.cache_gb)
+        for location, other in manifests.items():
+            if other.hash == manifest.hash:
+                names = f"{without_secrets(location)} and {without_secrets(data.shards)}"
+                raise ValueError(
+                    f"{SHARDS}: {names} hold the same shard set ({manifest.hash[:10]}), so their cells would be the "
+                    "same trials: leave one of them out"
+                )
+        manifests[data.shards] = manifest
+    return ShardSets(manifests)
