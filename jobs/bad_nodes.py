@@ -1,4 +1,7 @@
-"""Nodes that failed again and again: where starts of a sweep ended by the node, as their logs and Slurm say."""
+"""Nodes that failed again and again: where starts of a sweep ended by the node, as their logs and Slurm say.
+
+A node that gave a job no GPU, as the job itself wrote down, is certain to do so again: once is enough.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.log_files import START_OF_LIFE, rank_logs, read_tail
+from jobs.node_faults import read_faults
 from jobs.standing import Standing
 from jobs.triage import Evidence, daemon_lines, judge
 from jobs.trial import Submission, Sweep
@@ -30,24 +34,31 @@ class BadNodes:
 
 
 def bad_nodes(sweep: Sweep, rows: Sequence[Standing]) -> BadNodes:
-    """The nodes on which two starts of the sweep or more ended by a failure of the node.
+    """The nodes on which two starts of the sweep or more ended by a failure of the node, or one without its GPUs.
 
     None of them if they are more than half of the cluster: then it is the network or the file system. Only nodes count
     whose name Slurm knows; without Slurm there are none.
     """
     failed = list(node_failures(sweep, rows))
-    if len(failed) < ENOUGH or not (nodes := node_names()):
+    lacking = {fault.node for fault in read_faults(sweep.folder)}
+    if (len(failed) < ENOUGH and not lacking) or not (nodes := node_names()):
         return BadNodes()
     counts = Counter(name for _, _, name in {(job, later, node_of(host, nodes)) for job, later, host in failed} if name)
     bad = {name: count for name, count in sorted(counts.items()) if count >= ENOUGH}
-    if 2 * len(bad) > len(nodes):
+    without_gpus = sorted({name for host in lacking if (name := node_of(host, nodes))})
+    names = tuple(dict.fromkeys([*bad, *without_gpus]))
+    if 2 * len(names) > len(nodes):
         why = "more than half of the nodes, which looks like the network or the file system: none is left out"
-        return BadNodes(said=(f"starts of this sweep ended by failures of {', '.join(bad)}, {why}",))
-    said = (
+        return BadNodes(said=(f"starts of this sweep ended by failures of {', '.join(names)}, {why}",))
+    said = [
         f"{name} is left out: {count} starts of this sweep ended there by a failure of the node (--no-exclude takes it)"
         for name, count in bad.items()
-    )
-    return BadNodes(tuple(bad), tuple(said))
+        if name not in without_gpus
+    ]
+    said += [
+        f"{name} is left out: a job of this sweep saw no GPU there (--no-exclude takes it)" for name in without_gpus
+    ]
+    return BadNodes(names, tuple(said))
 
 
 def node_failures(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[Failed]:

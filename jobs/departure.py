@@ -1,8 +1,9 @@
-"""How a job whose work is saved leaves its node: at once, and back into the queue where that is called for."""
+"""How a job leaves its node, when its work is saved or the node cannot do it: at once, and back into the queue."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -13,14 +14,17 @@ from typing import NoReturn
 import submitit
 
 from jobs.causes import Cause
+from jobs.node_faults import Fault, note_fault, read_faults
 from jobs.rendezvous import part
 from jobs.trial import Trial
+from petseg.gpus import NodeFault, node_name
 from shards.command import INTERRUPTED
 from slurm import ending
 from slurm.ending import Ending
 
 LOCAL_REQUEUE = 144  # submitit's local controller starts a job again that exits with it
 PATIENCE_S = 600.0  # for Slurm to say what becomes of the job, and then to end it; a new slurmctld takes over by then
+MOVES = 3  # nodes that a job tries
 
 logger = logging.getLogger(__name__)
 
@@ -75,3 +79,38 @@ def note_cause(folders: Sequence[str], job_id: str, why: Ending, requeue: bool) 
         state = trial.state()
         if state.get("job_id") == job_id and state.get("status") == "interrupted":
             trial.write_state(**state | {"cause": cause})
+
+
+def leave_to_another_node(environment: submitit.JobEnvironment, fault: NodeFault, folders: Sequence[str]) -> None:
+    """Note what the node lacks, and let Slurm start the job again on another; returns where it does not.
+
+    Any rank may do so: it alone may have met the fault, and the others wait for it in vain.
+    """
+    node, sweep_folder = node_name(os.environ), Path(folders[0]).parents[1]
+    if environment.name() != "slurm":
+        _end_trials(folders, environment.job_id, "failed", fault)
+        return
+    start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    note_fault(sweep_folder, Fault(environment.job_id, start, node, str(fault)))
+    tried = {noted.node for noted in read_faults(sweep_folder) if noted.job_id == environment.job_id}
+    refusal = f"it has tried {', '.join(sorted(tried))}" if len(tried) >= MOVES else ""
+    _end_trials(folders, environment.job_id, "failed" if refusal else "interrupted", fault)
+    if not refusal:
+        refusal = ending.requeue_elsewhere(environment.job_id, node)
+    if not refusal:
+        logger.error("%s; the job is back in the queue, without %s", fault, node)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(PATIENCE_S)
+        sys.exit(INTERRUPTED)
+    logger.error("the job is not started again on another node: %s", refusal)
+    _end_trials(folders, environment.job_id, "failed", fault)
+
+
+def _end_trials(folders: Sequence[str], job_id: str, status: str, fault: NodeFault) -> None:
+    """Write into the states of the trials that this job had begun why it stops."""
+    cause: Cause = "node_failure"
+    for folder in folders:
+        trial = Trial(Path(folder).name, {}, Path(folder))
+        state = trial.state()
+        if state.get("job_id") == job_id and state.get("status") in ("running", "interrupted"):
+            trial.write_state(**state | {"status": status, "cause": cause, "error": str(fault)})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import submitit
 
+from petseg.gpus import gpus_given
 from shards.manifest import write_whole
 
 POLL_S, TIMEOUT_S = 0.2, 300.0
@@ -32,7 +33,7 @@ def set_up_ranks(environment: submitit.JobEnvironment) -> None:
         LOCAL_RANK=str(environment.local_rank),
         LOCAL_WORLD_SIZE=str(environment.num_tasks // environment.num_nodes),
     )
-    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+    if not gpus_given(os.environ):
         os.environ["ACCELERATE_USE_CPU"] = "true"
 
 

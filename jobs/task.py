@@ -15,12 +15,13 @@ from typing import Any
 
 import submitit
 
-from jobs.departure import leave
+from jobs.departure import leave, leave_to_another_node
 from jobs.rendezvous import set_up_ranks
 from jobs.trial import Trial, load_sweep
 from jobs.workers import work_off
 from petseg import interrupt
 from petseg.config_values import config_from_dict
+from petseg.gpus import NodeFault
 from petseg.lives import read_lives
 from petseg.pruning import StoppedEarly
 from petseg.run_folder import load_config
@@ -56,6 +57,9 @@ class TrialTask:
                     raise failed[0]
         except Interrupted as stop:
             leave(environment, stop.requeue, folders)
+        except NodeFault as fault:
+            leave_to_another_node(environment, fault, folders)
+            raise
 
     def run_all(
         self, folders: Iterable[str], environment: submitit.JobEnvironment, slot: int = 0, last: str = ""
@@ -68,7 +72,7 @@ class TrialTask:
         for folder in folders:
             try:
                 self._run(Trial(Path(folder).name, {}, Path(folder)), environment, slot)
-            except Interrupted:
+            except (Interrupted, NodeFault):  # the node would fail the next one too
                 raise
             except Exception as error:
                 if self.world_size > 1 or folder == last:
@@ -102,6 +106,8 @@ class TrialTask:
             if first:
                 trial.write_state(status="interrupted", error=str(stop), **where)
             raise
+        except NodeFault:
+            raise  # what becomes of the trial is decided for the whole job
         except Exception as error:
             if first:
                 last_line = traceback.format_exception_only(error)[-1].strip()

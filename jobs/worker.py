@@ -8,8 +8,9 @@ import sys
 import submitit
 
 from jobs.task import TrialTask, set_up_logging
-from jobs.workers import REQUEUE, read_order, take
+from jobs.workers import NODE_FAULT, REQUEUE, read_order, take
 from petseg import interrupt
+from petseg.gpus import NodeFault
 from shards.command import FAILED, INTERRUPTED, OK, Interrupted
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ def main() -> int:
     except Interrupted as stop:
         logger.info("interrupted: %s", stop)
         return REQUEUE if stop.requeue else INTERRUPTED
+    except NodeFault as fault:
+        logger.error("%s", fault)
+        return NODE_FAULT
     return FAILED if failed else OK
 
 

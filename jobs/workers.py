@@ -23,9 +23,11 @@ from pathlib import Path
 import submitit
 
 from petseg import interrupt
+from petseg.gpus import NodeFault, place
 from shards.command import INTERRUPTED, OK, Interrupted
 
 REQUEUE = 76  # a worker's exit code: interrupted by a signal that asks for a requeue
+NODE_FAULT = 77  # and another: the node lacks what it was to give
 POLL_S = 0.1
 # a signal that came before the worker could note it: it had begun nothing
 UNREADY = {-signal.SIGTERM: INTERRUPTED, -interrupt.REQUEUE_SIGNAL: REQUEUE}
@@ -51,7 +53,8 @@ class WorkerFailed(Exception):
 def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int) -> None:
     """Train the trials of these folders, `at_once` at a time; returns when all have ended.
 
-    Raises Interrupted where one was interrupted, WorkerFailed where one failed or was killed.
+    Raises Interrupted where one was interrupted, NodeFault where the node fails all, WorkerFailed where one failed or
+    was killed.
     """
     environment = submitit.JobEnvironment()
     reader, writer = os.pipe()
@@ -68,6 +71,9 @@ def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int) -> 
     codes = await_all(workers)
     if REQUEUE in codes or INTERRUPTED in codes:
         raise Interrupted("workers were interrupted", REQUEUE in codes)
+    if NODE_FAULT in codes:
+        slots = ", ".join(str(slot) for slot, code in enumerate(codes, start=1) if code == NODE_FAULT)
+        raise NodeFault(f"{place(os.environ)} was given GPUs, and workers {slots} see none: see their logs")
     if bad := {slot: code for slot, code in enumerate(codes, start=1) if code != OK}:
         raise WorkerFailed("; ".join(f"worker {slot} {_how(code)}" for slot, code in bad.items()))
 

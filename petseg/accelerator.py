@@ -11,11 +11,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from petseg.config import RunConfig
+from petseg.gpus import require_gpus
 from petseg.host_memory import keep_freed_memory
 
 
 def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:
-    """The process group and the precision. Raises ValueError if they are not what was asked for."""
+    """The process group and the precision. Raises ValueError if they are not what was asked for.
+
+    Raises NodeFault, before the processes meet, where GPUs were given and this one sees none.
+    """
+    require_gpus()
     precision = config.train.mixed_precision
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launcher not in ("no", precision):

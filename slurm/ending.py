@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import re
+import signal
 import subprocess
 import time
 from datetime import datetime
@@ -117,3 +118,36 @@ def requeue(job_id: str) -> str:
     if done.returncode <= 0 or "pending execution" in done.stderr:  # it is in the queue, or the end has come already
         return ""
     return one_line(done.stderr) or f"scontrol ended with exit code {done.returncode}"
+
+
+def requeue_elsewhere(job_id: str, node: str) -> str:
+    """Put the running job of this process back into the queue, without `node`; returns why not, empty if it went well.
+
+    Only a waiting job's nodes can be changed, and the requeue ends this one: TERM is ignored from here on, by scontrol
+    too, so that there is KillWait's time for the change.
+    """
+    try:
+        left_out, wanted, partition = _ask("squeue", "--noheader", f"--jobs={job_id}", "--format=%x|%D|%P").split("|")
+        excluded = [*_hostnames("" if left_out == "(null)" else left_out), node]
+        others = set(_ask("sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N").split())
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return f"Slurm does not say which other nodes there are: {getattr(error, 'stderr', '') or error}".strip()
+    if len(others - set(excluded)) < int(wanted):
+        return f"partition {partition} has no other node to try"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if refusal := requeue(job_id):
+        return refusal
+    try:
+        _ask("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(dict.fromkeys(excluded))}")
+    except (OSError, subprocess.SubprocessError) as error:  # it is in the queue all the same
+        logger.warning("%s is not left out by job %s: %s", node, job_id, getattr(error, "stderr", "") or error)
+    return ""
+
+
+def _hostnames(nodes: str) -> list[str]:
+    return _ask("scontrol", "show", "hostnames", nodes).split() if nodes else []
+
+
+def _ask(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
+    return done.stdout.strip()

@@ -11,6 +11,7 @@ import pytest
 from jobs import retry
 from jobs.bad_nodes import BadNodes, bad_nodes, node_of, split_starts
 from jobs.launch import Launch, leave_out
+from jobs.node_faults import Fault, note_fault
 from jobs.retry import main
 from jobs.standing import standings
 from jobs.trial import Submission, Sweep, Trial, save_sweep
@@ -81,6 +82,14 @@ def test_two_failures_of_one_node_are_enough_and_one_is_not(build: Build) -> Non
     assert bad.said == (
         "node3 is left out: 2 starts of this sweep ended there by a failure of the node (--no-exclude takes it)",
     )
+
+
+def test_a_node_without_its_gpu_is_left_out_after_one_failure(build: Build) -> None:
+    sweep = build([[start("node4") + ECC]])
+    note_fault(sweep.folder, Fault("10_0", 0, "node3", "job 10_0 on node3 was given 1 GPU, and torch sees none"))
+    bad = found(sweep)
+    assert bad.names == ("node3",)
+    assert bad.said == ("node3 is left out: a job of this sweep saw no GPU there (--no-exclude takes it)",)
 
 
 def test_starts_of_one_job_and_jobs_of_one_trial_count(build: Build) -> None:

@@ -105,6 +105,7 @@ def test_a_sweep_on_a_real_slurm(
 ) -> None:
     """`python jobs/sweep.py --partition gpu`, as a script, and the same command again."""
     env = {**os.environ, "WANDB_API_KEY": "canary-0123456789", "OMP_NUM_THREADS": "1"}
+    env["ACCELERATE_USE_CPU"] = "true"  # its GPUs are make-believe
     command = [sys.executable, "jobs/sweep.py", "--partition", "gpu", *tiny_sweep]
     command += ["--cpus-per-task", "1", "--mem-gb", "2", "--timeout-min", "10", "--signal-delay-s", "60"]
 

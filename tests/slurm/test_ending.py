@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from slurm import ending
-from slurm.ending import Ending, ask_ending, await_ending, node_shuts_down, parse_ending, parse_limit_s, requeue
+from slurm.ending import (
+    Ending,
+    ask_ending,
+    await_ending,
+    node_shuts_down,
+    parse_ending,
+    parse_limit_s,
+    requeue,
+    requeue_elsewhere,
+)
 
 T = "2026-11-25T03:"
 
@@ -77,3 +87,31 @@ def test_a_machine_that_shuts_down(say) -> None:
     assert node_shuts_down()
     say("systemctl", "echo running")
     assert not node_shuts_down()
+
+
+def test_a_job_is_requeued_without_the_node_that_fails_it(say, tmp_path: Path) -> None:
+    """Nodes that the job left out before stay out; TERM, which the requeue brings, does not keep it from being said."""
+    before = signal.getsignal(signal.SIGTERM)
+    say("squeue", "echo 'node[4-5]|1|gpu'")
+    say("sinfo", "printf 'node%s\\n' 1 2 3 4 5")
+    say(
+        "scontrol",
+        f'echo "$@" >>{tmp_path}/said\n'
+        "case $1 in show) echo node4; echo node5;; requeue) kill -TERM $PPID;; update) kill -TERM $$;; esac",
+    )
+    try:
+        assert requeue_elsewhere("12_3", "node2") == ""
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[1:] == ["requeue 12_3", "update JobId=12_3 ExcNodeList=node4,node5,node2"]
+
+
+def test_where_no_other_node_is_left_nothing_is_requeued(say, tmp_path: Path) -> None:
+    say("squeue", "echo '(null)|2|gpu'")
+    say("sinfo", "printf 'node%s\\n' 1 2")
+    say("scontrol", f"touch {tmp_path}/called")
+    assert requeue_elsewhere("12_3", "node2") == "partition gpu has no other node to try"
+    assert not (tmp_path / "called").exists()
+    say("squeue", "exit 1")
+    assert "Slurm does not say which other nodes there are" in requeue_elsewhere("12_3", "node2")

@@ -1,0 +1,41 @@
+"""Nodes that could not give a job of a sweep what Slurm had promised it, as the job wrote it down.
+
+Such a node is certain to fail the next job too. One file for each start of a job, so that jobs which end at the same
+moment write no line into each other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shards.manifest import write_whole
+
+FOLDER = "node_faults"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One start of a job that ended by its node."""
+
+    job_id: str
+    start: int  # from 0: how often Slurm had started the job before
+    node: str  # Slurm's name of it
+    error: str
+
+
+def note_fault(sweep_folder: Path, fault: Fault) -> None:
+    folder = sweep_folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    write_whole(folder / f"{fault.job_id}-{fault.start}-{fault.node}.json", json.dumps(asdict(fault), indent=2) + "\n")
+
+
+def read_faults(sweep_folder: Path) -> list[Fault]:
+    """All of a sweep's; what cannot be read is left out, for it is only advice."""
+    found = []
+    for path in sorted((sweep_folder / FOLDER).glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found.append(Fault(**json.loads(path.read_text())))
+    return found
