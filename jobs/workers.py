@@ -22,8 +22,7 @@ from pathlib import Path
 
 import submitit
 
-from petseg import interrupt
-from petseg.gpus import NodeFault, place
+from petseg import gpus, interrupt
 from shards.command import INTERRUPTED, OK, Interrupted
 
 REQUEUE = 76  # a worker's exit code: interrupted by a signal that asks for a requeue
@@ -73,7 +72,7 @@ def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int) -> 
         raise Interrupted("workers were interrupted", REQUEUE in codes)
     if NODE_FAULT in codes:
         slots = ", ".join(str(slot) for slot, code in enumerate(codes, start=1) if code == NODE_FAULT)
-        raise NodeFault(f"{place(os.environ)} was given GPUs, and workers {slots} see none: see their logs")
+        raise gpus.NodeFault(f"{gpus.place(os.environ)} was given GPUs, and workers {slots} see none: see their logs")
     if bad := {slot: code for slot, code in enumerate(codes, start=1) if code != OK}:
         raise WorkerFailed("; ".join(f"worker {slot} {_how(code)}" for slot, code in bad.items()))
 

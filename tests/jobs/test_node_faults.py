@@ -72,6 +72,7 @@ def test_where_no_node_has_a_gpu_all_trials_of_the_job_fail_and_say_so(
     assert {fault.node for fault in read_faults(sweep.folder)} == set(on_cluster.nodes)
     rows = standings(sweep)
     assert [(row.status, row.cause) for row in rows] == [("failed", "node_failure")] * 2
+    assert all(f"on {on_cluster.nodes[-1]} was given GPUs, and workers 1" in row.note for row in rows)
     assert not any(trial.metrics() for trial in sweep.trials)
     bad = bad_nodes(sweep, rows)
     assert bad.names == ()
