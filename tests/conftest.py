@@ -75,14 +75,19 @@ def preempting_cluster(slurm_daemons: None) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def limiting_cluster(slurm_daemons: None) -> Iterator[Cluster]:
-    """A node and accounting whose limits are enforced; skips the test where accounting is not installed."""
+def accounting(slurm_daemons: None) -> None:
+    """Skip the test where slurmdbd and MariaDB are not installed; on CI that is a failure."""
     try:
         rehearsal_accounting.require_installed()
     except ValueError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def limiting_cluster(accounting: None) -> Iterator[Cluster]:
+    """A node and accounting whose limits are enforced."""
     conf = {"AccountingStorageEnforce": "limits"}
     with rehearse(nodes=1, cpus=4, gpus=0, accounting=True, conf=conf) as cluster:
         yield cluster

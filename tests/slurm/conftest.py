@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import rehearsal_accounting, rehearsal_daemons
+from slurm import rehearsal_daemons
 from slurm.rehearsal_cluster import Cluster
 
 
@@ -40,14 +40,3 @@ def call() -> Callable[..., str]:
         return done.stdout.strip()
 
     return run
-
-
-@pytest.fixture(scope="session")
-def accounting(slurm_daemons: None) -> None:
-    """Skip the test where slurmdbd and MariaDB are not installed; on CI that is a failure."""
-    try:
-        rehearsal_accounting.require_installed()
-    except ValueError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
