@@ -7,7 +7,7 @@ from typing import Literal
 
 Cause = Literal[
     "gpu_memory", "host_memory", "node_failure", "preempted", "timeout", "nan", "data", "disk_full",
-    "launch", "unplaceable", "code", "cancelled", "killed", "never_began", "unknown",
+    "launch", "unplaceable", "code", "cancelled", "stopped", "killed", "never_began", "unknown",
 ]  # fmt: skip
 RETRYABLE: dict[Cause, bool] = {
     "gpu_memory": True,
@@ -22,12 +22,15 @@ RETRYABLE: dict[Cause, bool] = {
     "unplaceable": False,
     "code": False,
     "cancelled": True,
+    "stopped": True,
     "killed": True,
     "never_began": True,
     "unknown": True,
 }
 # the trial itself is sound: the same again goes on where it stopped
-INTERRUPTIONS = frozenset({"node_failure", "preempted", "timeout", "cancelled", "killed", "never_began", "unknown"})
+INTERRUPTIONS = frozenset(
+    {"node_failure", "preempted", "timeout", "cancelled", "stopped", "killed", "never_began", "unknown"}
+)
 
 UNPLACEABLE = "no node has all that it asks for"
 WHAT_IS_ASKED = (
@@ -51,6 +54,7 @@ ADVICE: dict[Cause, str] = {
     "unplaceable": f"{UNPLACEABLE}, and Slurm ended it: run the sweep again with another {WHAT_IS_ASKED}",
     "code": "the code raised an error, and would again: mend it first",
     "cancelled": "somebody ended it: submit it again to go on",
+    "stopped": "it was stopped with the sweep on this machine (Ctrl-C): the same command goes on from what is saved",
     "killed": "it was killed without a word (by hand, by a power cut, or for its memory): see the node's log",
     "never_began": "its job ended before its turn came: see the job's log, and run the sweep again",
     "unknown": "nothing says why it ended: see its log",

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from jobs.intent import announce, reconcile
+from jobs.local_progress import LocalProgress, shown
+from jobs.processes import HERE
 from jobs.snapshot import take_snapshot
 from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
@@ -140,6 +142,8 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
     threads = max(1, resources.cpus_per_task // launch.trials_at_once)
 
     submitted: list[Submission] = []
+    under_way: dict[int, str] = {}  # jobs of this machine: index of the group -> job id
+    progress = LocalProgress(trials, max_parallel * launch.trials_at_once)
 
     def on_job(index: int, job: Any, state: str) -> None:
         for trial in groups[index]:
@@ -149,6 +153,12 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
             submitted.append(Submission(trial.id, job.job_id, launch.cluster, str(job.paths.stdout)))
             place = f"{index + 1} of {len(groups)}"
             logger.info("%s %s: %s as job %s (%s)", trial.id, trial.label, state, job.job_id, place)
+        if state == "ended":
+            under_way.pop(index)
+            progress.ended(groups[index])
+        elif state == "started":
+            under_way[index] = job.job_id
+            progress.started(groups[index])
         if state == "started" or index + 1 == len(groups) or len(submitted) >= NOTED_TOGETHER:
             note()
 
@@ -157,6 +167,9 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
         submitted.clear()
 
     snapshot = take_snapshot(sweep.folder / "code")
+    stack = ExitStack()
+    if launch.cluster == "local":
+        stack.enter_context(shown(progress))
     try:
         jobs = submit(
             TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once),
@@ -171,7 +184,12 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
             variables=snapshot.variables(),
             as_many_as_fit=True,
         )
+    except KeyboardInterrupt:
+        stack.close()
+        stopped = [(trial, job_id) for index, job_id in under_way.items() for trial in groups[index]]
+        raise KeyboardInterrupt(_tell_stop(trials, stopped)) from None
     finally:
+        stack.close()
         if submitted:  # the first of several arrays, if another did not fit or was refused
             note()
     return [trial for group in groups[len(jobs) :] for trial in group]
@@ -191,6 +209,22 @@ def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequen
         highlight=False,
     )
     return INTERRUPTED
+
+
+def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:
+    """Note in the trials whose processes were stopped with the launcher that this is why; returns what to say.
+
+    stopped: with the ids of their jobs, all of whose processes are gone
+    """
+    for trial, job_id in stopped:
+        if trial.result() is None and trial.pruned() is None:
+            state = trial.state()
+            own = state if state.get("job_id") == job_id else {"host": HERE, "job_id": job_id}
+            if own.get("status") != "failed":
+                error = own.get("error", "the sweep was stopped before it began")
+                trial.write_state(**own | {"status": "interrupted", "cause": "stopped", "error": error})
+    done = sum(trial.result() is not None for trial in trials)
+    return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
 
 
 def _describe(trial: Trial) -> str:

@@ -76,8 +76,8 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return main(args)
-    except KeyboardInterrupt:
-        return _say("interrupted", CANCELLED, debug)
+    except KeyboardInterrupt as error:
+        return _say(f"interrupted: {error}" if error.args else "interrupted", CANCELLED, debug)
     except Interrupted as error:
         return _say(f"interrupted: {error}", INTERRUPTED, debug)
     except Unavailable as error:

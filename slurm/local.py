@@ -6,6 +6,7 @@ submitit alone starts all jobs at once and shows GPU 0 to every one of them.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -28,6 +29,9 @@ MAX_REQUEUES = 1000
 POLL_S = 0.05
 SAVE_GRACE_S = 10.0  # from "save now" to "end now"
 KILL_GRACE_S = 5.0  # submitit's controller itself waits 1 s before it kills its processes
+CONTROLLERS_LOG = "controllers.log"
+
+logger = logging.getLogger(__name__)
 
 
 def run_local(
@@ -67,7 +71,9 @@ def run_local(
                 on_job(index, jobs[index], "ended")
             if running:
                 time.sleep(POLL_S)
-    except BaseException:
+    except BaseException as error:
+        if running and isinstance(error, KeyboardInterrupt):
+            logger.warning("stopping: what runs saves, for %g s at most; Ctrl-C again ends it at once", save_grace_s)
         cancel([job for job in jobs if not job.done()], save_grace_s)
         raise
     return list(jobs)
@@ -167,7 +173,9 @@ class _LocalExecutor(submitit.LocalExecutor):
             "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in parameters["visible_gpus"]),
         }
         controller = [sys.executable, "-m", "submitit.local._local", str(self.folder)]
-        process = subprocess.Popen(controller, env=env, start_new_session=True)
+        # its traceback when it is ended is for nobody's terminal; jobs have logs of their own
+        with (self.folder / CONTROLLERS_LOG).open("ab") as log:
+            process = subprocess.Popen(controller, env=env, start_new_session=True, stdout=log, stderr=log)
         # submitit names its files by the controller's pid: those of an earlier job with this pid would be read
         # as this one's function and result. The controller needs longer than this to start.
         for stale in self.folder.glob(f"{process.pid}_*"):

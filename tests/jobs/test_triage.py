@@ -182,7 +182,7 @@ def test_causes(cause: str, said: str, error: str, state: JobState | None, log: 
 
 def test_every_cause_has_advice_and_a_case() -> None:
     assert RETRYABLE.keys() == ADVICE.keys()
-    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began", "unplaceable"}
+    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began", "stopped", "unplaceable"}
 
 
 def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
@@ -199,6 +199,12 @@ def test_what_the_process_knew_holds_unless_it_only_met_an_error() -> None:
     evidence = Evidence(said="failed", cause="disk_full", error="RuntimeError: x", logs=(raised("RuntimeError: x"),))
     assert judge(evidence).cause == "disk_full"
     assert judge(replace(evidence, cause="code", error=CUDA_OOM)).cause == "gpu_memory"
+
+
+def test_what_was_stopped_with_its_sweep_was_ended_by_nobody() -> None:
+    verdict = judge(Evidence(said="interrupted", cause="stopped"))
+    assert (verdict.cause, verdict.retryable) == ("stopped", True)
+    assert "the same command goes on" in verdict.advice
 
 
 def test_what_interrupted_it_holds_unless_slurm_says_that_its_job_was_cancelled_later() -> None:

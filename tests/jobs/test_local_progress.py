@@ -1,0 +1,129 @@
+"""What a sweep on this machine shows while it runs, and what it leaves behind when it is stopped."""
+
+from __future__ import annotations
+
+import _thread
+import io
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs import local_progress
+from jobs.local_progress import LocalProgress, Look
+from jobs.standing import standings
+from jobs.sweep import main
+from jobs.trial import load_sweep
+from petseg.run_folder import write_metrics
+from shards.command import CANCELLED, run_command
+from tests.jobs.written_trials import beat, finish, sweep_of
+
+
+def test_each_trial_that_runs_is_shown_with_what_it_has_come_to(tmp_path: Path) -> None:
+    """One of six has ended, one is in its sixth of ten epochs, one has only begun."""
+    trials = sweep_of(tmp_path / "lab", 6).trials
+    progress = LocalProgress(trials, 2)
+    progress.started(trials[:1])
+    finish(trials[0])
+    trials[0].write_state(status="done", job_id="1")
+    progress.ended(trials[:1])
+    progress.started(trials[1:2])
+    progress.started(trials[2:3])
+    trials[1].write_state(status="running", job_id="2")
+    write_metrics([{"epoch": 5, "val/dice": 0.7123}], trials[1].folder)
+    beat(trials[1], 6, 50, time.time() + 1)  # 450 steps of 32 pictures are left, at 64 a second
+    known, new = progress.look()
+    assert (known.epoch, known.epochs, known.share, known.dice) == (5, 10, 0.55, 0.7123)
+    assert known.left_s == pytest.approx(225)
+    assert known.text == "unet seed=1: epoch 5/10, val Dice 0.7123, 4 min left"
+    assert new == Look(trials[2])
+    assert progress.summary([known, new]).startswith("1 of 6 trials have ended, 2 run, 3 wait; about ")
+
+
+def test_time_left_counts_the_trials_that_wait(tmp_path: Path) -> None:
+    """Two at a time; one has 30 s left, one 60 s, and each of three more takes 100 s: 30 + 100 + 100 > 60 + 100."""
+    trials = sweep_of(tmp_path / "lab", 6).trials
+    progress = LocalProgress(trials, 2, ran={trials[0].id: 100.0})
+    running = [Look(trials[1], left_s=30.0), Look(trials[2], left_s=60.0)]
+    assert progress.left_s(running) == pytest.approx(230)
+    unknown = LocalProgress(trials, 2)
+    assert unknown.left_s([Look(trials[0])]) is None
+    assert "is not known yet" in unknown.summary([Look(trials[0])])
+    by_pace = LocalProgress(trials[:3], 1)  # a quarter is done and 30 s are left: 40 s each
+    assert by_pace.left_s([Look(trials[0], share=0.25, left_s=30.0)]) == pytest.approx(110)
+
+
+def test_trials_that_share_a_job_are_counted_one_by_one(tmp_path: Path) -> None:
+    trials = sweep_of(tmp_path / "lab", 3).trials
+    progress = LocalProgress(trials, 1)
+    progress.started(trials)
+    assert [look.trial for look in progress.look()] == [trials[0]]
+    trials[0].write_state(status="done", job_id="1")
+    trials[1].write_state(status="running", job_id="1")
+    assert [look.trial for look in progress.look()] == [trials[1]]
+    assert progress.summary(progress.look()).startswith("1 of 3 trials have ended, 1 run, 1 wait")
+
+
+def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
+    trials = sweep_of(tmp_path / "lab", 3).trials
+    progress = LocalProgress(trials, 2)
+    screen = io.StringIO()
+    looks = [Look(trials[0], 3, 10, 0.35, 0.7123, 3600.0), Look(trials[1])]
+    Console(file=screen, width=80, force_terminal=True, color_system=None).print(progress.render(looks))
+    lines = screen.getvalue().splitlines()
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
+    assert "epoch 3/10" in lines[0]
+    assert "Dice 0.7123  60 min left" in lines[0]
+    assert "starting" in lines[1]
+
+
+def test_a_sweep_that_is_stopped_says_that_it_goes_on(
+    tiny_sweep: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C while the first of two trials trains and the second waits: lines until then, and no one is blamed."""
+    monkeypatch.setattr(local_progress, "LINE_EVERY_S", 0.2)
+    caplog.set_level(logging.INFO)
+
+    def interrupt_when_it_trains() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and "val Dice" not in caplog.text:
+            time.sleep(0.1)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt_when_it_trains, daemon=True).start()
+    flags = [*tiny_sweep, "--cluster", "local", "--set", "train.epochs=100000"]
+    assert run_command(main, flags) == CANCELLED
+    said = capsys.readouterr().err
+    assert "interrupted: 0 of 2 trials are done; the same command goes on with the others" in said
+    assert "0 of 2 trials have ended, 1 run, 1 wait; about" in caplog.text
+    assert "unet none seed=0: epoch" in caplog.text
+    assert "what runs saves" in caplog.text
+    first, second = standings(load_sweep(tmp_path / "runs" / "lab"))
+    assert (first.status, first.cause, second.status) == ("interrupted", "stopped", "planned")
+    assert "the same command goes on" in first.note
+    assert list((first.trial.folder / "checkpoints").glob("step-*"))
+
+
+def test_a_trial_that_is_stopped_before_it_begins_has_not_failed(
+    tiny_sweep: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    def interrupt_at_the_start() -> None:
+        while "started as job" not in caplog.text:
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt_at_the_start, daemon=True).start()
+    assert run_command(main, [*tiny_sweep, "--cluster", "local"]) == CANCELLED
+    first, second = standings(load_sweep(tmp_path / "runs" / "lab"))
+    assert (first.status, first.cause, second.status) == ("interrupted", "stopped", "planned")
+    assert "Traceback" not in capfd.readouterr().err
