@@ -40,14 +40,20 @@ class Look:
     share: float = 0.0  # of its steps
     dice: float | None = None  # of the last epoch
     left_s: float | None = None  # of training; None until its pace is known
+    is_saved: bool = False  # it was told to stop, and has
 
     @property
     def text(self) -> str:
         """`unet elastic seed=0: epoch 3/10, val Dice 0.7123, 2 min left`."""
         parts = [f"epoch {self.epoch}/{self.epochs or '?'}"]
         parts += [f"val Dice {self.dice:.4f}"] if self.dice is not None else []
-        parts.append(f"{duration(self.left_s)} left" if self.left_s is not None else "starting")
-        return f"{self.trial.label}: {', '.join(parts)}"
+        return f"{self.trial.label}: {', '.join([*parts, self.time])}"
+
+    @property
+    def time(self) -> str:
+        if self.left_s is not None:
+            return f"{duration(self.left_s)} left"
+        return "saved" if self.is_saved else "starting"
 
 
 @dataclass
@@ -79,7 +85,8 @@ class LocalProgress:
             elif said in ("done", "pruned", "failed"):
                 self.ran[trial.id] = float(state["time"]) - self.began[trial.id]
             elif len(running) < self.places:
-                running.append(Look(trial))  # its process imports what it needs, or it waits for its turn
+                # its process imports what it needs, or it waits for its turn
+                running.append(Look(trial, epochs=planned_epochs(trial.folder), is_saved=said == "interrupted"))
         return running[: self.places]
 
     def left_s(self, running: Sequence[Look]) -> float | None:
@@ -116,7 +123,7 @@ class LocalProgress:
                 ProgressBar(total=1.0, completed=look.share, width=BAR_WIDTH),
                 f"epoch {look.epoch}/{look.epochs or '?'}",
                 "" if look.dice is None else f"Dice {look.dice:.4f}",
-                "starting" if look.left_s is None else f"{duration(look.left_s)} left",
+                look.time,
             )
         return Group(table, Text(self.summary(running), style="bold"))
 

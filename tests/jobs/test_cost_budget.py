@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,33 @@ def test_the_budget_is_held_in_either_unit() -> None:
     check_budget(of([], gpus=0), "1gpuh")
 
 
-def test_many_trials_are_cut_short_and_the_axes_are_told() -> None:
-    console = Console(width=240)
+def test_each_cell_is_a_line_and_each_note_is_told_once() -> None:
+    """Fifty trials of 25 cells on two seeds, in 80 columns."""
+    found = of([60.0] * 50, gpus=1)
+    axes = [{"model.width": n // 2, "augment.policy": "elastic_crop", "train.seed": n % 2} for n in range(50)]
+    costs = [replace(cost, trial=replace(cost.trial, axes=axes[n])) for n, cost in enumerate(found.trials)]
+    costs[0] = replace(costs[0], epochs=3)
+    costs[49] = replace(costs[49], seconds=None, source="the probe failed")
+    console = Console(width=80, soft_wrap=True)
     with console.capture() as capture:
-        console.print(render(of([60.0] * 50, gpus=1)))
-    assert "50 trials to run: about 0.833 GPU hours, 50 min after the first start with 1 at a time" in capture.get()
-    assert "and 10 more trials" in capture.get()
-    assert "model.arch: unet 60 s, resnet34_unet 2 min a trial in the mean, 1.5 times between them" in capture.get()
+        console.print(render(replace(found, trials=tuple(costs), notes=("a note " * 20,)), most=20))
+    lines = capture.get().splitlines()
+    assert lines[0] == "50 trials to run: an unknown number of GPU hours, 50 min with 1 at a time"
+    assert max(map(len, lines)) <= 80
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
+    assert len(rows) == 20
+    assert rows[0] == ["width=0 elastic_crop", "2", "3-10", "60 s", "0.0333"]
+    text = " ".join(capture.get().split())
+    assert "and 5 more cells" in text
+    assert text.count("known by records of 1 trial") == 1
+    assert "- 1 trials: not known: the probe failed" in text
+    assert text.count("- a note") == 1
+    assert "model.arch: unet 60 s, resnet34_unet 2 min a trial in the mean, 1.5 times between them" in text
+
+
+def test_a_sweep_on_seeds_alone_is_one_cell() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(render(replace(of([60.0, 100.0], gpus=1), axes=(AxisCost("train.seed", {"0": 60, "1": 100}),))))
+    assert "│ unet │      2 │     10 │      80 s │    0.0444 │" in capture.get()
+    assert "train.seed" not in capture.get()

@@ -39,7 +39,9 @@ def test_each_trial_that_runs_is_shown_with_what_it_has_come_to(tmp_path: Path) 
     assert (known.epoch, known.epochs, known.share, known.dice) == (5, 10, 0.55, 0.7123)
     assert known.left_s == pytest.approx(225)
     assert known.text == "unet seed=1: epoch 5/10, val Dice 0.7123, 4 min left"
-    assert new == Look(trials[2])
+    assert new == Look(trials[2], epochs=10)
+    trials[2].write_state(status="interrupted", job_id="3")
+    assert progress.look()[1].time == "saved"
     assert progress.summary([known, new]).startswith("1 of 6 trials have ended, 2 run, 3 wait; about ")
 
 
