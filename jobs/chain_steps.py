@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ import submitit
 
 from jobs.departure import leave
 from petseg import interrupt
+from shards.command import INTERRUPTED, NOT_KNOWN
+
+NOT_NOW = (INTERRUPTED, NOT_KNOWN)  # of a launcher that asks to be run again
+AGAIN_S = 300
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +37,8 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
     """(working folder, steps); the callable that travels to the cluster. Raises RuntimeError if a step that must fails.
 
     Each is a process of its own, so that it has the exit codes and the log of a command typed by hand. A signal to the
-    job ends the step, and the job is requeued where that is called for: all steps can be done again.
+    job ends the step, and the job is requeued where that is called for: all steps can be done again. A step for which
+    Slurm has no room now, as a sweep that is larger than the site's limits, is done again until it has.
     """
     folder, steps = item
     in_job = "SUBMITIT_EXECUTOR" in os.environ
@@ -41,10 +47,21 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for step in steps:
         code = run_step(step, folder)
+        while code in NOT_NOW and step.must and in_job and not interrupt.requested():
+            logger.info("exit code %d: Slurm takes no more now, or does not answer; again in %d s", code, AGAIN_S)
+            code = run_step(step, folder) if paused(AGAIN_S) else code
         if code and step.must and in_job and interrupt.requested():
             leave(submitit.JobEnvironment(), interrupt.requeue_requested())
         if code and step.must:
             raise RuntimeError(f"python -m {step.module} ended with exit code {code}: see above")
+
+
+def paused(seconds: float) -> bool:
+    """Wait so long, or until the job is told to end; whether it was so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not interrupt.requested():
+        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+    return not interrupt.requested()
 
 
 def run_step(step: Step, folder: str) -> int:

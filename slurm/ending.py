@@ -15,10 +15,11 @@ import subprocess
 import time
 from datetime import datetime
 
-from slurm.cluster import one_line
+from slurm import patience
+from slurm.patience import one_line
 
 ASK_TIMEOUT_S = 15.0
-REQUEUE_TIMEOUT_S = 60.0
+REQUEUE_PATIENCE_S = 600.0  # a new slurmctld takes over by then
 POLL_S = 1.0
 RUNNING_STATES = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "CONFIGURING"})
 # single words all, and nothing that a user can choose
@@ -108,16 +109,16 @@ def requeue(job_id: str) -> str:
 
     What comes then is the job's end: TERM to all its processes, scontrol among them.
     """
-    command = ["scontrol", "requeue", job_id]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=REQUEUE_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"scontrol did not answer in {REQUEUE_TIMEOUT_S:.0f} s"
+        patience.call(["scontrol", "requeue", job_id], REQUEUE_PATIENCE_S)
+    except subprocess.CalledProcessError as error:
+        # it is in the queue (an earlier answer was lost), or the end has come already
+        if error.returncode < 0 or "pending execution" in error.stderr:
+            return ""
+        return one_line(error.stderr) or f"scontrol ended with exit code {error.returncode}"
     except OSError as error:
         return str(error)
-    if done.returncode <= 0 or "pending execution" in done.stderr:  # it is in the queue, or the end has come already
-        return ""
-    return one_line(done.stderr) or f"scontrol ended with exit code {done.returncode}"
+    return ""
 
 
 def requeue_elsewhere(job_id: str, node: str) -> str:
@@ -149,5 +150,4 @@ def _hostnames(nodes: str) -> list[str]:
 
 
 def _ask(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
-    return done.stdout.strip()
+    return patience.call(command, ASK_TIMEOUT_S).strip()

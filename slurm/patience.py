@@ -38,6 +38,7 @@ TRANSIENT = re.compile(
             "Slurm backup controller in standby mode",
             "Zero Bytes were transmitted or received",
             "Transport endpoint is not connected",
+            "Unexpected message received",  # of scontrol requeue, where slurmctld is away
             "Connection (refused|timed out|reset by peer)",
             "No route to host",
             "Network is unreachable",

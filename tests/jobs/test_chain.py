@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import chain_steps
 from jobs.chain import _out_of, _without, main, read_chain
 from jobs.chain_steps import Step, run_steps
 from jobs.standing import standings
@@ -66,6 +68,35 @@ def test_a_step_that_must_succeed_ends_the_job(tmp_path: Path) -> None:
     run_steps((str(tmp_path), [Step("shards.pack", bad, must=False)]))
     with pytest.raises(RuntimeError, match=r"python -m shards\.pack ended with exit code 2"):
         run_steps((str(tmp_path), [Step("shards.pack", bad)]))
+
+
+def test_a_step_that_slurm_has_no_room_for_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A launcher in a job ends with 75, then 4, then 0; told to end while it waits, the job leaves."""
+    (tmp_path / "launcher.py").write_text(
+        "import sys\n"
+        "with open('tries', 'a+') as file:\n"
+        "    file.write('x')\n"
+        "    file.seek(0)\n"
+        "    sys.exit({1: 75, 2: 4}.get(len(file.read()), 0))\n"
+    )
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setattr(chain_steps.interrupt, "install", lambda: None)
+    monkeypatch.setattr(chain_steps, "AGAIN_S", 0.01)
+    with caplog.at_level(logging.INFO):
+        run_steps((str(tmp_path), [Step("launcher", ())]))
+    assert (tmp_path / "tries").read_text() == "xxx"
+    assert "exit code 75: Slurm takes no more now, or does not answer; again in" in caplog.text
+
+    (tmp_path / "tries").write_text("")
+    monkeypatch.setattr(chain_steps, "AGAIN_S", 600)
+    monkeypatch.setattr(chain_steps.interrupt, "requested", lambda: (tmp_path / "tries").read_text() == "x")
+    monkeypatch.setattr(chain_steps, "leave", lambda environment, requeue: sys.exit(75))
+    monkeypatch.setattr(chain_steps.submitit, "JobEnvironment", lambda: None)
+    with pytest.raises(SystemExit):
+        run_steps((str(tmp_path), [Step("launcher", ())]))
+    assert (tmp_path / "tries").read_text() == "x"
 
 
 def test_on_this_machine_the_steps_follow_each_other(tiny_chain: tuple[list[str], list[str]], tmp_path: Path) -> None:

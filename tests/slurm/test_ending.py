@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import ending
+from slurm import ending, patience
 from slurm.ending import (
     Ending,
     ask_ending,
@@ -80,6 +80,22 @@ def test_what_scontrol_refuses(say) -> None:
     assert requeue("12_3") == ""
     say("scontrol", 'echo "Requested operation is presently disabled for job 12_3" >&2; exit 1')
     assert requeue("12_3") == "Requested operation is presently disabled for job 12_3"
+
+
+def test_a_requeue_is_tried_until_slurm_answers(say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PAUSES_S", (0.0,))
+    for words in ("Unexpected message received for job 12_3", "Socket timed out on send/recv operation"):
+        (tmp_path / "asked").unlink(missing_ok=True)
+        say(
+            "scontrol",
+            f"echo >>{tmp_path}/asked; [ $(wc -l <{tmp_path}/asked) = 3 ] || {{ echo {words} >&2; exit 1; }}",
+        )
+        assert requeue("12_3") == ""
+        assert len((tmp_path / "asked").read_text().splitlines()) == 3
+    monkeypatch.setattr(ending, "REQUEUE_PATIENCE_S", 5.0)
+    monkeypatch.setattr(patience, "PAUSES_S", (9.0,))
+    say("scontrol", "echo Socket timed out on send/recv operation >&2; exit 1")
+    assert requeue("12_3").startswith("scontrol: Socket timed out")
 
 
 def test_a_machine_that_shuts_down(say) -> None:
