@@ -30,6 +30,8 @@ import tyro
 from rich.console import Console
 
 from jobs.choose import choose_all
+from jobs.intent import cut_off_submissions, reconcile
+from jobs.launch import LauncherAtWork, launcher_lock
 from jobs.processes import HERE, as_pid, is_launcher, parent_of, works_for
 from jobs.slurm_answer import forget
 from jobs.standing import LIVE, Standing, standings, unknown_line
@@ -65,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     sweep = find_sweep(command.sweep, command.runs_dir)
     console = Console(width=None if sys.stdout.isatty() else 200)
+    adopt_cut_off(sweep)
     rows = live_rows(sweep, command.trials)
     if not rows:
         console.print("nothing to cancel: none of them is queued or running", highlight=False)
@@ -96,6 +99,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint += "; those of --cluster debug end with their launcher, by Ctrl-C"
         console.print(hint, highlight=False, soft_wrap=True)
     return OK
+
+
+def adopt_cut_off(sweep: Sweep) -> None:
+    """Find the jobs of a launcher that was killed while it submitted them, or see to it that they never begin."""
+    if not cut_off_submissions(sweep):
+        return
+    try:
+        with launcher_lock(sweep.folder):
+            reconcile(sweep)
+    except LauncherAtWork:
+        return  # which will write down the jobs itself
 
 
 def live_rows(sweep: Sweep, selections: Sequence[str]) -> list[Standing]:

@@ -98,14 +98,18 @@ def leave_out(launch: Launch, nodes: Sequence[str]) -> Launch:
     return replace(launch, resources=replace(launch.resources, exclude=",".join([*left_out, *nodes])))
 
 
+class LauncherAtWork(ValueError):
+    """Another launcher works on the sweep."""
+
+
 @contextmanager
 def launcher_lock(folder: Path) -> Iterator[None]:
-    """One launcher at a time; raises ValueError if another is at work."""
+    """One launcher at a time; raises LauncherAtWork if there is another."""
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise ValueError(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+        raise LauncherAtWork(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
 
 
 def resubmit(

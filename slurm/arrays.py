@@ -21,7 +21,7 @@ from slurm.environment import sbatch_environment
 from slurm.local import OnJob, require_folder
 from slurm.resources import Resources, to_submitit
 from slurm.room import Room, find_room, limit_in
-from slurm.submission import Refused, new_token, submit_array
+from slurm.submission import Refused, new_token, setup_lines, short, submit_array
 
 logger = logging.getLogger(__name__)
 
@@ -92,13 +92,22 @@ def _submit_what_fits(
         return Room(0, limit), []
 
 
-def render_sbatch(*, count: int, folder: Path, resources: Resources, name: str, max_parallel: int) -> str:
-    """The script that sbatch gets for `count` items, which must fit one array; submits nothing."""
+def render_sbatch(
+    *, count: int, folder: Path, resources: Resources, name: str, max_parallel: int, token: str = ""
+) -> str:
+    """The script that sbatch gets for `count` items, which must fit one array; submits nothing.
+
+    token: of a submission, by which its jobs are found, and find their work
+    """
     folder = folder.expanduser().absolute()
+    setup = None
+    if token:
+        resources = dataclasses.replace(resources, comment=" ".join(filter(None, [resources.comment, token])))
+        name, setup = f"{name}-{short(token)}", setup_lines(folder, token)
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     parameters: dict[str, Any] = to_submitit(resources, name=name, max_parallel=max_parallel)
     map_count = count if count > 1 else None  # submitit makes no array of a single item
-    text: str = _make_sbatch_string(command=command, folder=folder, map_count=map_count, **parameters)
+    text: str = _make_sbatch_string(command=command, folder=folder, map_count=map_count, setup=setup, **parameters)
     return text
 
 
@@ -108,9 +117,14 @@ def chunk_sizes(count: int, max_array_size: int) -> list[int]:
     return [max_array_size] * full + ([rest] if rest else [])
 
 
-def _script(count: int, asked: Resources, request: Request) -> str:
+def _script(count: int, asked: Resources, request: Request, token: str = "") -> str:
     return render_sbatch(
-        count=count, folder=request.folder, resources=asked, name=request.name, max_parallel=request.max_parallel
+        count=count,
+        folder=request.folder,
+        resources=asked,
+        name=request.name,
+        max_parallel=request.max_parallel,
+        token=token,
     )
 
 
@@ -119,12 +133,11 @@ def _submit_array(
 ) -> list[submitit.Job[Any]]:
     """One array, or a job of its own for a single item. Raises Refused with sbatch's complaint, and Unavailable."""
     token = request.announce(indices) if request.announce is not None else new_token()
-    asked = dataclasses.replace(asked, comment=" ".join(filter(None, [asked.comment, token])))
     return submit_array(
         function,
         items,
         folder=request.folder,
-        script=_script(len(items), asked, request),
+        script=_script(len(items), asked, request, token),
         token=token,
         environ=sbatch_environment(os.environ) | dict(request.variables),
         timeout_min=asked.timeout_min,

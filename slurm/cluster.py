@@ -69,21 +69,22 @@ def job_states(job_ids: Iterable[str], timeout_s: float | None = None) -> dict[s
     return {job_id: known.get(job_id, missing) for job_id in wanted}
 
 
-def jobs_by_comment(comments: Sequence[str], patience_s: float | None = None) -> dict[tuple[str, int], str]:
-    """(comment, place in the array; 0 without one) -> id of this user's jobs that carry one of these comments.
+def jobs_by_token(tokens: Sequence[str], patience_s: float | None = None) -> dict[tuple[str, int], str]:
+    """(token, place in the array; 0 without one) -> id of this user's jobs that carry one of these tokens.
 
-    A job's comment can hold other words beside. Raises Unavailable if squeue does not answer, and another OSError if it
-    cannot be asked at all.
+    In their name without its prefix, or in their comment, which a site may replace. Raises Unavailable if squeue does
+    not answer, and another OSError if it cannot be asked at all.
     """
-    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%k"]
+    command = ["squeue", "--me", "--noheader", "--array", "--states=all", "--format=%i|%j|%k"]
     try:
         lines = patience.call(command, patience_s).splitlines()
     except subprocess.CalledProcessError as error:
         raise OSError(f"squeue does not say which jobs there are: {one_line(error.stderr) or error}") from None
     found = {}
-    for job_id, _, comment in (line.partition("|") for line in lines):
-        for wanted in set(comments) & set(comment.split()):
-            found[wanted, int(job_id.partition("_")[2] or 0)] = job_id.strip()
+    for job_id, _, words in (line.partition("|") for line in lines):
+        for token in tokens:
+            if token.rpartition(":")[2] in words:
+                found[token, int(job_id.partition("_")[2] or 0)] = job_id.strip()
     return found
 
 

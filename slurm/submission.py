@@ -1,13 +1,18 @@
 """One job array handed to sbatch: with patience for what passes, and never twice.
 
-sbatch's answer can be lost after slurmctld has taken the array. The comment that the array carries has a token in it:
-before anything is tried again, squeue is asked for that token.
+sbatch's answer can be lost after slurmctld has taken the array, and so can the launcher itself. The array's name and
+its comment have a token in them: before anything is tried again, squeue is asked for that token. What the jobs are to
+do lies in files named by the token before sbatch is called, and a job that starts before its launcher has put them in
+their places, or after the launcher was killed, takes its own. An array that nobody knows, and whose work has been given
+to others, is revoked: should it still come, its jobs end at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import shlex
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +40,46 @@ def new_token() -> str:
     return f"{TOKEN_PREFIX}{uuid.uuid4().hex[:16]}"
 
 
+def short(token: str) -> str:
+    """A token without its prefix, as it stands in names of jobs and files."""
+    return token.removeprefix(TOKEN_PREFIX)
+
+
+def work_file(folder: Path, token: str, place: int) -> Path:
+    """What the job at this place of the array is to do, until it is put where submitit looks for it."""
+    return folder / f"{short(token)}_{place}.pkl"
+
+
+def revoked_file(folder: Path, token: str) -> Path:
+    return folder / f"{short(token)}.revoked"
+
+
+def setup_lines(folder: Path, token: str) -> list[str]:
+    """What the script does before its job begins: end it if it was revoked, or put its work in its place."""
+    revoked, work = revoked_file(folder, token), work_file(folder, token, 0)
+    place = "${SLURM_ARRAY_TASK_ID:-0}"
+    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    stem, target = shlex.quote(str(work).removesuffix("0.pkl")), shlex.quote(f"{folder}/")
+    return [
+        f"if [ -e {shlex.quote(str(revoked))} ]; then",
+        "    echo 'nothing to do: the launcher of this job was killed, and its work was given to other jobs'",
+        "    exit 0",
+        "fi",
+        f'mv {stem}"{place}.pkl" {target}"{job}_submitted.pkl" 2>/dev/null || true  # unless its launcher did so',
+    ]
+
+
+def revoke(folder: Path, token: str) -> None:
+    """Let no job with this token begin any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    revoked_file(folder, token).touch()
+
+
+def restore(folder: Path, token: str) -> None:
+    """Take that back."""
+    revoked_file(folder, token).unlink(missing_ok=True)
+
+
 def submit_array(
     function: Callable[[Any], Any],
     items: Sequence[Any],
@@ -53,22 +98,26 @@ def submit_array(
     """
     folder = folder.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    aside = [folder / f"{uuid.uuid4().hex}.pkl" for _ in items]
-    script_file = folder / f".submission_file_{uuid.uuid4().hex}.sh"
+    work = [work_file(folder, token, place) for place in range(len(items))]
+    script_file = folder / f".submission_file_{short(token)}.sh"
     try:
-        for item, path in zip(items, aside, strict=True):
+        for item, path in zip(items, work, strict=True):
             submission = DelayedSubmission(function, item)
             submission.set_timeout(timeout_min, MAX_REQUEUES)
             submission.dump(path)
         script_file.write_text(script)
         array = hand_over(script_file, environ, token)
-        ids = [f"{array}_{place}" for place in range(len(items))] if len(items) > 1 else [array]
-        for job_id, path in zip(ids, aside, strict=True):
-            path.rename(JobPaths(folder, job_id).submitted_pickle)
-        script_file.rename(JobPaths(folder, ids[0]).submission_file)
-    finally:
-        for path in (*aside, script_file):
+    except Refused:  # after anything else the jobs may still come, and need their work
+        for path in work:
             path.unlink(missing_ok=True)
+        raise
+    finally:
+        script_file.unlink(missing_ok=True)
+    ids = [f"{array}_{place}" for place in range(len(items))] if len(items) > 1 else [array]
+    for job_id, path in zip(ids, work, strict=True):
+        with contextlib.suppress(FileNotFoundError):  # the job has begun, and took it itself
+            path.rename(JobPaths(folder, job_id).submitted_pickle)
+    JobPaths(folder, ids[0]).submission_file.write_text(script)
     return [submitit.SlurmJob(folder=folder, job_id=job_id, tasks=list(range(num_tasks))) for job_id in ids]
 
 
@@ -96,7 +145,7 @@ def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
 def _taken(token: str, reply: patience.Reply) -> str:
     """The id of the jobs with this token, if there are any. Raises Unavailable where squeue does not answer."""
     try:
-        found = cluster.jobs_by_comment([token], ASK_S)
+        found = cluster.jobs_by_token([token], ASK_S)
     except OSError as error:
         raise Unavailable(f"sbatch: {reply.complaint}; whether it took the jobs is not known ({error})") from error
     job_id = next((job_id.partition("_")[0] for job_id in found.values()), "")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from slurm.arrays import chunk_sizes
 from slurm.executor import render_sbatch, sbatch_environment, submit
 from slurm.rehearsal import rehearse
 from slurm.resources import Resources
+from slurm.submission import short
 
 SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
 
@@ -153,10 +155,14 @@ def test_a_real_array(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [job.job_id for job in jobs] == [f"{array}_{index}" for index in range(3)]
     assert seen == [(0, "submitted"), (1, "submitted"), (2, "submitted")]
     assert os.environ["WANDB_API_KEY"] == "do-not-carry-me"
-    shown = render_sbatch(count=3, folder=tmp_path, resources=SMALL, name="squares", max_parallel=2)
     script = (tmp_path / f"{array}_submission.sh").read_text()
-    comment = next(line for line in script.splitlines(keepends=True) if line.startswith("#SBATCH --comment=petseg:"))
-    assert script.replace(comment, "") == shown
+    (token,) = re.findall(r"^#SBATCH --comment=(petseg:\w+)$", script, re.MULTILINE)
+    assert f"#SBATCH --job-name=squares-{short(token)}\n" in script
+    shown = render_sbatch(count=3, folder=tmp_path, resources=SMALL, name="squares", max_parallel=2, token=token)
+    assert script == shown
+    without = render_sbatch(count=3, folder=tmp_path, resources=SMALL, name="squares", max_parallel=2)
+    assert short(token) not in without
+    assert not list(tmp_path.glob(f"{short(token)}*"))  # each job's work is in its place
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".submission")]
 
     assert files_with(on_cluster.root, b"WANDB_MODE=offline")  # where slurmctld keeps the jobs' environment
