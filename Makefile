@@ -10,15 +10,21 @@ GPU_EPOCHS ?= 40
 # processes that share the slow tests, file by file; their torch has one thread each
 TEST_WORKERS ?= 2
 
-.PHONY: install demo test test-slow chaos check format bench bench-gpu clean
+.PHONY: install install-dev demo test test-slow chaos check format bench bench-gpu clean
 
 install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
 
-# the lock pins what was tested; --no-deps, so that nothing is resolved anew
+# the locks pin what was tested: requirements.lock what petseg runs on, requirements-dev.lock tests, checks and benchmarks too
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 $(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --requirement requirements.lock
+	$(PIP) --no-deps --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(PIP) --requirement requirements-dev.lock
 	touch $@
 
 # drawn pets -> shards -> a small sweep on this machine -> report.html
@@ -28,28 +34,28 @@ demo: install
 	$(BIN)/python jobs/report.py demo
 	@echo 'next, in this shell: . $(BIN)/activate'
 
-test: install
+test: install-dev
 	$(BIN)/python -m pytest -m "not slow"
 
 # several processes, a real Slurm, kills at every file operation: minutes
-test-slow: install
+test-slow: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses $(TEST_WORKERS) --dist loadfile
 
 # a longer storm over a sweep than the tests have, with another seed
-chaos: install
+chaos: install-dev
 	STORM_SECONDS=$${STORM_SECONDS:-600} STORM_SEED=$${STORM_SEED:-2} $(BIN)/python -m pytest -m slow tests/chaos --log-cli-level=INFO
 
-check: install
+check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install
+format: install-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # each is a module: `python -m benchmarks.NAME --help`
-bench: install
+bench: install-dev
 	$(BIN)/python -m benchmarks.pack --json benchmarks/pack.json
 	$(BIN)/python -m benchmarks.plan --json benchmarks/plan.json
 	$(BIN)/python -m benchmarks.loader --json benchmarks/loader.json
@@ -62,7 +68,7 @@ bench: install
 RECIPE := --data.shards $(SHARDS) --data.image-size-px 256 --train.epochs $(GPU_EPOCHS) --train.batch-size 32 --train.mixed-precision bf16 \
 	--train.loss ce_dice --train.start-size-px 128 --train.ema-decay 0.995 --augment.policy strong --augment.strong-p 0.7 --optim.name adamw \
 	--optim.lr 2e-3 --optim.weight-decay 0.01 --optim.schedule one_cycle --optim.grad-clip 1 --train.no-test
-bench-gpu: install
+bench-gpu: install-dev
 	$(BIN)/python -m benchmarks.step --image-size-px 256 --batch-size 32 --steps 20 --compiled --json benchmarks/step-gpu.json
 	$(BIN)/python -m benchmarks.time_to_dice --dice 0.9 0.93 --json benchmarks/dice-resnet34_unet.json -- $(RECIPE) --model.arch resnet34_unet
 	$(BIN)/python -m benchmarks.time_to_dice --dice 0.9 0.93 --json benchmarks/dice-unet.json -- $(RECIPE) --model.arch unet

@@ -107,7 +107,7 @@ def parse(
     import tyro  # not in processes that only raise a Failure
 
     for one in typing.get_args(command) if isinstance(command, types.UnionType) else (command,):
-        _join_help(one)
+        join_help(one)
     words = list(sys.argv[1:] if argv is None else argv)
     kinds: Any = command
     with _help_shows(description or ""):
@@ -202,7 +202,7 @@ def _wrap_example(line: str, width: int) -> list[str]:
     return [part.replace(TIED, " ") + " \\" * (part != lines[-1]) for part in lines]
 
 
-def _join_help(command: Any) -> None:
+def join_help(command: Any) -> None:
     """Give each field of a dataclass, and of those in it, its docstring as one line of help.
 
     tyro would keep the line breaks of the source, which are too far apart for the box that it draws.
@@ -215,7 +215,7 @@ def _join_help(command: Any) -> None:
     for base in reversed(command.__mro__[:-1]):
         documented |= {one.arg_name: one.description for one in docstring_parser.parse_from_object(base).params}
     for name, kind in typing.get_type_hints(command).items():
-        _join_help(kind)
+        join_help(kind)
         field = command.__dataclass_fields__.get(name)
         if field and (text := documented.get(name)) and "help" not in field.metadata:
             text = " ".join(text.split())

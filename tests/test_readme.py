@@ -1,23 +1,36 @@
-"""README's commands: each is understood, and the whole way from drawing to report is walked once."""
+"""The commands of README and docs/: each is understood, and the whole way from drawing to report is walked once."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import tyro
 
-from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sweep, usage
-from petseg import evaluate, train
-from shards import pack, show, verify
+from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sweep, sync, usage
+from petseg import evaluate, plan, train
+from petseg.augment import __main__ as augment_sheet
+from petseg.models import weights
+from shards import duplicates, pack, show, verify
+from slurm import rehearsal
 
 REPOSITORY = Path(__file__).parents[1]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+REHEARSAL = rehearsal.Start | rehearsal.Stop | rehearsal.Env | rehearsal.Break | rehearsal.Heal | rehearsal.Disturb
 COMMANDS = {
+    "shards.duplicates": duplicates.DuplicatesConfig,
+    "petseg.plan": plan.Command,
+    "petseg.augment": augment_sheet.Command,
+    "petseg.models.weights": weights.Command,
+    "jobs/sync.py": sync.Command,
+    "slurm.rehearsal": REHEARSAL,
     "shards.pack": pack.PackConfig,
     "shards.verify": verify.VerifyConfig,
     "shards.show": show.ShowConfig,
@@ -37,46 +50,92 @@ COMMANDS = {
 }
 
 
-def readme_lines() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (REPOSITORY / "README.md").read_text(), flags=re.DOTALL)
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line]
+PLACEHOLDERS = {"NAME": "name", "FLAGS": "--dry-run", "TRIAL": "0123"}
 
 
-def own_commands() -> list[tuple[str, list[str]]]:
-    """(our command, its arguments) of each line that has one."""
+def lines_of(page: Path) -> list[str]:
+    """The lines of a page's shell blocks, without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.strip()]
+
+
+def own_commands() -> list[tuple[str, str, list[str]]]:
+    """(page, our command, its arguments) of each line that has one."""
     found = []
-    for line in readme_lines():
-        words = shlex.split(line)
-        for place, word in enumerate(words):
-            if word in COMMANDS:
-                found.append((word, words[place + 1 :]))
+    for page in PAGES:
+        for line in lines_of(page):
+            words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line.partition(";")[0])]
+            for place, word in enumerate(words):
+                if word in COMMANDS and "slurm.rehearsal" not in words[:place]:
+                    found.append((page.name, word, words[place + 1 :]))
     return found
 
 
-def test_the_readme_shows_every_command() -> None:
-    assert {name for name, _ in own_commands()} == set(COMMANDS)
+def test_the_pages_show_every_command() -> None:
+    assert {name for _, name, _ in own_commands()} == set(COMMANDS)
 
 
-@pytest.mark.parametrize(("name", "arguments"), own_commands(), ids=lambda value: str(value))
-def test_each_command_line_is_understood(name: str, arguments: list[str]) -> None:
+@pytest.mark.parametrize(("page", "name", "arguments"), own_commands(), ids=lambda value: str(value))
+def test_each_command_line_is_understood(page: str, name: str, arguments: list[str]) -> None:
     if name == "jobs/chain.py":  # two commands in one line, taken apart by its own reader
         words = chain.read_chain(arguments)
         if words.pack_flags:
             tyro.cli(pack.PackConfig, args=words.pack_flags)
+    elif name == "slurm.rehearsal" and arguments[0] == "run":
+        assert arguments[1] == "--"
+    elif name == "slurm.rehearsal":
+        tyro.cli(REHEARSAL, args=arguments)
     else:
-        tyro.cli(COMMANDS[name], args=arguments, config=(tyro.conf.PositionalRequiredArgs,))
+        positional = (tyro.conf.PositionalRequiredArgs,) if name.startswith("shards.") else ()
+        tyro.cli(COMMANDS[name], args=arguments, config=positional)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    for link in filter(None, links):
+        assert (page.parent / link).exists(), link
+    for module in re.findall(r"`python -m ([a-z_.]+)", text):
+        assert find_spec(module), module
+    for script in re.findall(r"`python ([a-z_/]+\.py)", text):
+        assert (REPOSITORY / script).is_file(), script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_headings_lead_somewhere(page: Path) -> None:
+    for file, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", page.read_text()):
+        if "://" not in file:
+            target = page.parent / file if file else page
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, anchor
+
+
+def test_the_reference_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("reference", REPOSITORY / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    sys.modules["reference"] = reference  # dataclasses look their module up there
+    spec.loader.exec_module(reference)
+    assert reference.PAGE.read_text() == reference.render(), "run `python docs/reference.py`"
+
+
+def test_readme_is_short() -> None:
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 120
 
 
 def test_make_knows_what_the_readme_asks_of_it() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
-    for line in readme_lines():
+    for line in (line for page in PAGES for line in lines_of(page)):
         if line.startswith("make "):
             assert re.search(rf"^{line.split()[1]}:", makefile, flags=re.MULTILINE)
 
 
 def test_python_is_the_environments_from_the_first_command_on() -> None:
     """`make` installs into an environment that the shell which called it does not use."""
-    lines = readme_lines()
+    lines = lines_of(REPOSITORY / "README.md")
     first = next(i for i, line in enumerate(lines) if line.startswith("python "))
     assert lines[first - 1].endswith(". .venv/bin/activate")
     assert lines[0] == "make demo"
