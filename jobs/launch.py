@@ -181,10 +181,11 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
             cluster=launch.cluster,
             folder=sweep.folder / "logs",
             resources=resources,
-            name=f"petseg-{sweep.name}",
+            name=job_name(sweep),
             max_parallel=max_parallel,
             on_job=on_job,
             announce=partial(announce, sweep, groups),
+            withdraw=sweep.withdraw_intent,
             variables=snapshot.variables(),
             as_many_as_fit=True,
         )
@@ -197,6 +198,10 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
         if submitted:  # the first of several arrays, if another did not fit or was refused
             note()
     return [trial for group in groups[len(jobs) :] for trial in group]
+
+
+def job_name(sweep: Sweep) -> str:
+    return f"petseg-{sweep.name}"
 
 
 def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequence[Trial]) -> int:

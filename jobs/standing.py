@@ -55,10 +55,13 @@ class Standing:
         return self.verdict.cause if self.verdict else ""
 
 
-def standings(sweep: Sweep) -> list[Standing]:
-    """Where all trials stand, with one question to Slurm for all of them."""
+def standings(sweep: Sweep, patience_s: float | None = None) -> list[Standing]:
+    """Where all trials stand, with one question to Slurm for all of them.
+
+    patience_s: how long Slurm may take to answer; by default it is asked again while it is busy
+    """
     submissions = sweep.submissions()
-    return rows_of(sweep, submissions, job_states(_open_jobs(sweep, submissions)))
+    return rows_of(sweep, submissions, job_states(_open_jobs(sweep, submissions), patience_s))
 
 
 def unknown_line(rows: Sequence[Standing]) -> str:

@@ -30,6 +30,7 @@ SWEEP_NAME = "sweep.json"
 LAUNCH_NAME = "launch.json"
 SUBMISSIONS_NAME = "submissions.jsonl"
 STATE_NAME = "state.json"
+WITHDRAWN = "withdrawn"  # key of a line of submissions.jsonl, whose value is an intent
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,25 @@ class Sweep:
         found: list[Submission] = []
         with contextlib.suppress(FileNotFoundError):
             for line in (self.folder / SUBMISSIONS_NAME).read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    found.append(Submission(**json.loads(line)))
+                with contextlib.suppress(ValueError, TypeError):  # a line that a kill cut short
+                    row = json.loads(line)
+                    if WITHDRAWN in row:
+                        found = [one for one in found if one.job_id or one.intent != row[WITHDRAWN]]
+                    else:
+                        found.append(Submission(**row))
         return found
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
         """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""
+        self._note("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
+
+    def withdraw_intent(self, intent: str) -> None:
+        """Note that the jobs which were about to be submitted with this comment were refused: there are none."""
+        self._note(json.dumps({WITHDRAWN: intent}) + "\n")
+
+    def _note(self, lines: str) -> None:
         with (self.folder / SUBMISSIONS_NAME).open("a") as file:
-            file.write("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
 
