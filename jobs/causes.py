@@ -48,8 +48,8 @@ ADVICE: dict[Cause, str] = {
     "nan": "the loss became NaN or infinite, and would again: try a lower optim.lr, optim.grad_clip 1 or "
     "train.mixed_precision no; not_finite.json in its folder names the batches",
     "data": "the data are damaged or missing: `python -m shards.verify FOLDER` finds all damage",
-    "disk_full": "the disk or your quota is full: make room (`python jobs/clean.py {sweep} --dry-run`), then submit it "
-    "again; its checkpoints are whole",
+    "disk_full": "the disk or your quota is full: make room ({clean} shows what finished trials hold), "
+    "then submit it again; its checkpoints are whole",
     "launch": "it died before the trial began: see that the node has the environment, the code and the network",
     "unplaceable": f"{UNPLACEABLE}, and Slurm ended it: run the sweep again with another {WHAT_IS_ASKED}",
     "code": "the code raised an error, and would again: mend it first",

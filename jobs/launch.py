@@ -23,7 +23,7 @@ from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
 from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
 from petseg.run_folder import load_overrides, save_overrides
-from shards.command import FAILED, INTERRUPTED, OK
+from shards.command import FAILED, INTERRUPTED, OK, typed
 from shards.manifest import write_whole
 from slurm.executor import submit
 from slurm.local import visible_gpus
@@ -109,7 +109,8 @@ def launcher_lock(folder: Path) -> Iterator[None]:
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        raise LauncherAtWork(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+        look = typed("jobs/status.py", folder)
+        raise LauncherAtWork(f"another launcher is at work on {folder}: see `{look}`") from None
 
 
 def resubmit(

@@ -211,7 +211,7 @@ def require_weights(spec: Spec) -> None:
         if str(weights).endswith(WEIGHTS_SUFFIXES) and not Path(weights).is_file():
             raise ValueError(
                 f"{WEIGHTS} = {weights!r}: there is no such file in {Path.cwd()}: write its whole path, or make it by "
-                f"`python -m petseg.models.weights ENCODER --out {weights}`"
+                f"`{typed('-m', 'petseg.models.weights', 'ENCODER', '--out', weights)}`"
             )
 
 

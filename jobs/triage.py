@@ -14,7 +14,10 @@ from jobs.trial import Submission, Trial
 from jobs.vitals import planned_epochs, read_last_row
 from jobs.waits import UNPLACEABLE_REASON
 from petseg.progress import duration
+from shards.command import typed
 from slurm.cluster import JobState
+
+CLEAN_NOW = ("--older-than", "0m", "--checkpoints-only")  # what frees most, at once
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def judge(evidence: Evidence) -> Verdict:
         signature = f"{fatal.kind} at {fatal.frame}" if fatal.frame else fatal.error.partition("\n")[0][:120]
     return Verdict(
         cause=cause,
-        advice=advice.format(host=host, sweep=evidence.sweep),
+        advice=advice.format(host=host, clean=f"`{typed('jobs/clean.py', evidence.sweep, *CLEAN_NOW, '--dry-run')}`"),
         retryable=RETRYABLE[cause],
         signature=signature,
         traceback=fatal.text if fatal and cause in ("code", "launch", "unknown") else "",

@@ -7,7 +7,6 @@ python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 -
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from shards import encoding, oxford, pictures, publish, resume, synthetic
 from shards import manifest as contract
-from shards.command import OK, parse, run_command
+from shards.command import OK, parse, run_command, typed
 from shards.duplicates import Hashes, find_duplicates
 from shards.duplicates_note import NearDuplicates, save_near_duplicates
 from shards.manifest import DROPPED, SPLITS, Manifest
@@ -240,7 +239,9 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
     console.print(table)
     console.print(f"{'it was there already, ' if outcome.was_there else ''}hash {manifest.hash[:10]}")
     if outcome.duplicates.total:
-        console.print(f"{outcome.duplicates.summary}: `python -m shards.duplicates {out}` names them", soft_wrap=True)
+        console.print(
+            f"{outcome.duplicates.summary}: `{typed('-m', 'shards.duplicates', out)}` names them", soft_wrap=True
+        )
     if not manifest.packer["oddities"]:
         return
     table = Table(title="oddities")
@@ -252,8 +253,8 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
         table.add_row(f"[bold]{kind}[/bold]: {pictures.ODDITIES[kind]}", str(count), names)
     console.print(table)
     if suspects := outcome.oddities.get(pictures.SUSPECT):
-        keys = " ".join(suspects[:SHOWN_DAMAGED])
-        console.print(f"look at them: python -m shards.show {shlex.quote(str(out))} --keys {keys}", soft_wrap=True)
+        keys = suspects[:SHOWN_DAMAGED]
+        console.print(f"look at them: {typed('-m', 'shards.show', out, '--keys', *keys)}", soft_wrap=True)
 
 
 def main(argv: Sequence[str]) -> int:
