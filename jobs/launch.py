@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ from slurm.executor import submit
 from slurm.local import visible_gpus
 from slurm.resources import Resources
 
+NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOTED_TOGETHER = 1000  # submissions that one write notes
 
 logger = logging.getLogger(__name__)
@@ -105,12 +107,23 @@ class LauncherAtWork(ValueError):
 @contextmanager
 def launcher_lock(folder: Path) -> Iterator[None]:
     """One launcher at a time; raises LauncherAtWork if there is another."""
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         look = typed("jobs/status.py", folder)
         raise LauncherAtWork(f"another launcher is at work on {folder}: see `{look}`") from None
+    except OSError as error:
+        if error.errno not in NOT_MINE:
+            raise
+        raise ValueError(
+            f"{folder} cannot be written ({error.strerror}): only its owner submits and cancels its trials; give your "
+            "own sweep another --name or --runs-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def resubmit(
