@@ -23,6 +23,7 @@ from jobs.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.spec import Cell, Spec
 from petseg.pruning import Hyperband, parse_hyperband
 from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics
+from shards.command import typed
 from shards.manifest import write_whole
 
 FORMAT_VERSION = 1
@@ -30,6 +31,7 @@ SWEEP_NAME = "sweep.json"
 LAUNCH_NAME = "launch.json"
 SUBMISSIONS_NAME = "submissions.jsonl"
 STATE_NAME = "state.json"
+CHAIN_NOTES = "chain/jobs.jsonl"  # of jobs.chain, whose first jobs come before the sweep
 WITHDRAWN = "withdrawn"  # key of a line of submissions.jsonl, whose value is an intent
 
 
@@ -231,6 +233,9 @@ def load_sweep(folder: Path) -> Sweep:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
+        if (folder / CHAIN_NOTES).is_file():
+            look = typed("jobs/status.py", folder)
+            raise ValueError(f"no trials in {folder} yet: `{look}` says where its chain stands") from None
         raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
     except ValueError as error:
         raise _damaged(path, str(error)) from None

@@ -63,6 +63,8 @@ class PackConfig:
     """Replace a different shard set in --out."""
     resume: bool = False
     """Go on with a pack that was killed: shards that it had finished, and that are whole, are used again."""
+    check: bool = False
+    """Only see whether the pack could begin, by what lies in --source and --out, and write nothing."""
 
     def __post_init__(self) -> None:
         given = [self.source is not None, self.download, self.synthetic != 0]
@@ -109,6 +111,14 @@ def pack(config: PackConfig) -> Outcome:
         save_near_duplicates(duplicates, staging)
         contract.save_manifest(manifest, staging)
         return Outcome(publish.publish(staging, config.out), oddities, False, duplicates)
+
+
+def check(config: PackConfig) -> None:
+    """Raises what `pack` would raise before it packs anything, but for what only a download shows."""
+    if config.out.exists():
+        _existing_set(config)
+    if config.source is not None:
+        oxford.read_folder(config.source)
 
 
 def _settings(config: PackConfig) -> dict[str, Any]:
@@ -260,6 +270,9 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
 def main(argv: Sequence[str]) -> int:
 
     config = parse(PackConfig, argv, __doc__)
+    if config.check:
+        check(config)
+        return OK
     _print_summary(pack(config), config.out)
     return OK
 
