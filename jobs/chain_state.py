@@ -59,6 +59,10 @@ def write_end(folder: Path, job_id: str, module: str, code: int) -> None:
     write_whole(end_file(folder, job_id), json.dumps({"module": module, "code": code}) + "\n")
 
 
+def forget_end(folder: Path, job_id: str) -> None:
+    end_file(folder, job_id).unlink(missing_ok=True)
+
+
 def chain_jobs(folder: Path, timeout_s: float | None = None) -> list[ChainJob]:
     """The jobs of a sweep's last chain, in their order; none if it has no chain."""
     notes = _last_attempt(_read_notes(folder))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import submitit
 
-from jobs.chain_state import write_end
+from jobs.chain_state import forget_end, write_end
 from jobs.departure import leave
 from petseg import interrupt
 from shards.command import INTERRUPTED, NOT_KNOWN, OK
@@ -45,6 +45,8 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
     in_job = "SUBMITIT_EXECUTOR" in os.environ
     if in_job:
         interrupt.install()
+        environment = submitit.JobEnvironment()
+        forget_end(environment.paths.folder, environment.job_id)  # of an earlier start of the job
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for step in steps:
         code = run_step(step, folder)
