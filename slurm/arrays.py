@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import submitit
 from submitit.slurm.slurm import _make_sbatch_string
 
 from shards.command import Unavailable
-from slurm import cluster
+from slurm import cluster, patience
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.environment import sbatch_environment
 from slurm.local import OnJob, require_folder
@@ -59,13 +60,13 @@ def submit_arrays(
         for index, chunk in enumerate(planned):
             before = None if chunk.after is None else jobs[planned[chunk.after].places.start].job_id
             asked = _after(request.resources, before) if before else request.resources
-            alone = throttle_of_last(planned, index, request.max_parallel)
-            room, submitted = _submit_what_fits(function, items, chunk, alone, asked, request)
+            room, submitted = _submit_what_fits(function, items, chunk, asked, request)
             for job in submitted:
                 jobs.append(job)
                 report(len(jobs) - 1, job, "submitted")
             if room.limit:
                 logger.warning("sbatch takes %d of %d jobs now (%s)", len(jobs), len(items), room.limit)
+                _raise_throttle(jobs, planned[: index + bool(submitted)], request.max_parallel)
                 break
     except Refused as error:
         raise ValueError(_explain(str(error), len(jobs), len(items), request.resources)) from error
@@ -77,20 +78,15 @@ def submit_arrays(
 
 
 def _submit_what_fits(
-    function: Callable[[Any], Any], items: Sequence[Any], chunk: Chunk, alone: int, asked: Resources, request: Request
+    function: Callable[[Any], Any], items: Sequence[Any], chunk: Chunk, asked: Resources, request: Request
 ) -> tuple[Room, list[submitit.Job[Any]]]:
-    """The array of a chunk, or of as many of its jobs as there is room for.
-
-    alone: its throttle where it is the last one for which there is room
-    """
+    """The array of a chunk, or of as many of its jobs as there is room for."""
     room = Room(len(chunk.places))
     if request.as_many_as_fit:
         room = find_room(room.jobs, lambda count: _script(count, chunk.throttle, asked, request))
     if not room.jobs:
         return room, []
-    fitting = dataclasses.replace(
-        chunk, places=chunk.places[: room.jobs], throttle=alone if room.limit else chunk.throttle
-    )
+    fitting = dataclasses.replace(chunk, places=chunk.places[: room.jobs])
     try:
         return room, _submit_array(function, items, fitting, asked, request)
     except Refused as error:
@@ -98,6 +94,22 @@ def _submit_what_fits(
         if not (request.as_many_as_fit and limit):
             raise
         return Room(0, limit), []
+
+
+def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk], max_parallel: int) -> None:
+    """Give the last array the shares of the limit whose arrays Slurm has no room for now."""
+    if not submitted:
+        return
+    throttle = throttle_of_last(submitted, len(submitted) - 1, max_parallel)
+    if throttle <= submitted[-1].throttle:
+        return
+    array = jobs[-1].job_id.partition("_")[0]
+    command = ["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={throttle}"]
+    try:
+        patience.call(command, cluster.LOOK_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = cluster.one_line(getattr(error, "stderr", "") or str(error))
+        logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", said)
 
 
 def render_scripts(

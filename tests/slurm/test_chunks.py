@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm import cluster
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.executor import submit
 from slurm.rehearsal import rehearse
@@ -85,3 +88,20 @@ def test_three_arrays_run_six_jobs_at_a_time(
     (tmp_path / "go").touch()
     wait_for(lambda: all(job.paths.result_pickle.exists() for job in jobs))
     assert max(job.result() for job in jobs) == 6
+
+
+@pytest.mark.slurm
+def test_the_only_array_for_which_there_is_room_has_the_whole_limit(
+    set_limit: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three arrays with one job at a time each, there is room for the first alone."""
+    monkeypatch.setattr(cluster, "max_array_size", lambda: 4)
+    set_limit("user", getpass.getuser(), MaxSubmitJobs=3)
+    jobs = submit(
+        abs, list(range(10)), cluster="slurm", folder=tmp_path, resources=SMALL, name="t", max_parallel=3,
+        as_many_as_fit=True,
+    )  # fmt: skip
+    assert len(jobs) == 3
+    command = ["scontrol", "show", "job", jobs[0].job_id.partition("_")[0]]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    assert "ArrayTaskThrottle=3" in shown.split()
