@@ -37,7 +37,7 @@ from jobs.slurm_answer import forget
 from jobs.standing import LIVE, Standing, standings, unknown_line
 from jobs.status_table import render_table
 from jobs.trial import Sweep, find_sweep
-from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from slurm import patience
 from slurm.patience import one_line
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return NOT_KNOWN
     if ended < len(after):
-        hint = f"those that still run are saving: see `python jobs/status.py {sweep.folder}`"
+        hint = f"those that still run are saving: see `{typed('jobs/status.py', sweep.folder)}`"
         if local:
             hint += ", or end processes of this machine with --kill"
         if any(row.submission and row.submission.cluster == "debug" for row in after):

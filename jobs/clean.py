@@ -1,11 +1,13 @@
 """Free the space of finished trials: checkpoints but the best, wandb's folders, logs of jobs that were not the last.
 
 python jobs/clean.py lab --dry-run
-python jobs/clean.py lab --older-than 2d --checkpoints-only
+python jobs/clean.py lab --older-than 0m --checkpoints-only
+python jobs/clean.py lab --older-than 30d --best-too
 
-Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and the best weights; runs
-that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them. Exit code 4 if Slurm does not say
-which trials still run: those are left alone.
+Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and, without --best-too,
+the best weights; runs that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them. What is too
+young to go is counted, and so is what the best weights hold. Exit code 4 if Slurm does not say which trials still run:
+those are left alone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from rich.console import Console
 from jobs.standing import LIVE, Standing, standings, unknown_line
 from jobs.trial import SUBMISSIONS_NAME, Sweep, find_sweep
 from petseg.run_folder import CHECKPOINTS_NAME, RESULT_NAME
-from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _STEP = re.compile(r"step-(\d{8})(?:\.(\d+))?")
@@ -51,6 +53,9 @@ class Command:
     """Only what was finished so long ago: 30m, 12h, 14d."""
     checkpoints_only: bool = False
     """Leave wandb's folders and logs."""
+    best_too: bool = False
+    """Remove the best weights too: of a finished trial nothing can be evaluated, predicted or exported any more, and
+    the report shows its numbers without pictures of its masks."""
     dry_run: bool = False
     """Show what would go, and do nothing."""
     runs_dir: Path = Path("runs")
@@ -71,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     age_s = parse_age(command.older_than)
     sweep = find_sweep(command.sweep, command.runs_dir)
     rows = standings(sweep)
-    found = list(removable(sweep, rows, age_s, command.checkpoints_only))
+    found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for item in found:
         console.print(f"{size_text(item.num_bytes):>9}  {item.path}  ({item.what})")
@@ -79,8 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             remove(item.path)
     verb = "would be freed" if command.dry_run else "freed"
     console.print(f"{size_text(sum(item.num_bytes for item in found))} {verb}, {len(found)} files and folders")
+    for line in left_lines(command, sweep, rows, found):
+        console.print(line)
     if unsent := [path for row in rows if row.status == "done" for path in unsent_runs(row.trial.folder / "wandb")]:
-        console.print(f"{len(unsent)} offline wandb runs are kept: `python jobs/sync.py {command.sweep}` sends them")
+        console.print(f"{len(unsent)} offline wandb runs are kept: `{typed('jobs/sync.py', command.sweep)}` sends them")
     if doubt := unknown_line(rows):
         console.print(f"left alone: {doubt}")
     return NOT_KNOWN if doubt else OK
@@ -94,21 +101,45 @@ def parse_age(text: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def removable(sweep: Sweep, rows: Sequence[Standing], age_s: float, checkpoints_only: bool) -> Iterator[Removable]:
+def left_lines(command: Command, sweep: Sweep, rows: Sequence[Standing], found: Sequence[Removable]) -> Iterator[str]:
+    """What finished trials still hold, and the commands that free it."""
+    going = {item.path for item in found}
+    young = [item for item in removable(sweep, rows, 0.0, command.checkpoints_only, False) if item.path not in going]
+    flags = ["--checkpoints-only"] if command.checkpoints_only else []
+    if young:
+        again = typed("jobs/clean.py", command.sweep, "--older-than", "0m", *flags)
+        yield f"{_sum_text(young)} are younger than {command.older_than}, and stay: `{again}` frees them"
+    spare = {item.path for item in removable(sweep, rows, 0.0, True, False)}
+    best = [item for item in removable(sweep, rows, 0.0, True, True) if item.path not in spare | going]
+    if best:
+        again = typed("jobs/clean.py", command.sweep, "--older-than", "0m", *flags, "--best-too")
+        yield (
+            f"{_sum_text(best)} are the best weights of finished trials, and stay: `{again}` frees them, and then "
+            "nothing of those trials can be evaluated"
+        )
+
+
+def _sum_text(items: Sequence[Removable]) -> str:
+    return f"{size_text(sum(item.num_bytes for item in items))} in {len(items)} files and folders"
+
+
+def removable(
+    sweep: Sweep, rows: Sequence[Standing], age_s: float, checkpoints_only: bool, best_too: bool
+) -> Iterator[Removable]:
     """What can go; it lies within the sweep's folder, and no link is followed."""
     before = time.time() - age_s
     for row in rows:
         if row.status != "done" or not _is_older(row.trial.folder / RESULT_NAME, before):
             continue
-        yield from spare_checkpoints(row.trial.folder / CHECKPOINTS_NAME)
+        yield from spare_checkpoints(row.trial.folder / CHECKPOINTS_NAME, best_too)
         if not checkpoints_only:
             yield from sent_runs(row.trial.folder / "wandb")
     if not checkpoints_only:
         yield from old_logs(sweep, rows, before)
 
 
-def spare_checkpoints(folder: Path) -> Iterator[Removable]:
-    """All checkpoints of a finished run but the best one; none if it cannot be told which that is."""
+def spare_checkpoints(folder: Path, best_too: bool) -> Iterator[Removable]:
+    """All checkpoints of a finished run, or all but the best one; none if it cannot be told which that is."""
     steps = {
         path: (int(match[1]), int(match[2] or 0)) for path in _folders(folder) if (match := _STEP.fullmatch(path.name))
     }
@@ -123,7 +154,7 @@ def spare_checkpoints(folder: Path) -> Iterator[Removable]:
     if best is None or not (best / "model.safetensors").is_file():
         return
     for path in _folders(folder):
-        if path != best and (path in steps or _LEFTOVER.fullmatch(path.name)):
+        if (best_too or path != best) and (path in steps or _LEFTOVER.fullmatch(path.name)):
             yield Removable(path, "checkpoint", size_of(path))
 
 

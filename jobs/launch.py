@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -23,12 +24,13 @@ from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
 from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
 from petseg.run_folder import load_overrides, save_overrides
-from shards.command import FAILED, INTERRUPTED, OK
+from shards.command import FAILED, INTERRUPTED, OK, typed
 from shards.manifest import write_whole
 from slurm.executor import submit
 from slurm.local import visible_gpus
 from slurm.resources import Resources
 
+NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOTED_TOGETHER = 1000  # submissions that one write notes
 
 logger = logging.getLogger(__name__)
@@ -105,11 +107,23 @@ class LauncherAtWork(ValueError):
 @contextmanager
 def launcher_lock(folder: Path) -> Iterator[None]:
     """One launcher at a time; raises LauncherAtWork if there is another."""
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
-        raise LauncherAtWork(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+        look = typed("jobs/status.py", folder)
+        raise LauncherAtWork(f"another launcher is at work on {folder}: see `{look}`") from None
+    except OSError as error:
+        if error.errno not in NOT_MINE:
+            raise
+        raise ValueError(
+            f"{folder} cannot be written ({error.strerror}): only its owner submits and cancels its trials; give your "
+            "own sweep another --name or --runs-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def resubmit(
@@ -181,10 +195,11 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
             cluster=launch.cluster,
             folder=sweep.folder / "logs",
             resources=resources,
-            name=f"petseg-{sweep.name}",
+            name=job_name(sweep),
             max_parallel=max_parallel,
             on_job=on_job,
             announce=partial(announce, sweep, groups),
+            withdraw=sweep.withdraw_intent,
             variables=snapshot.variables(),
             as_many_as_fit=True,
         )
@@ -197,6 +212,10 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
         if submitted:  # the first of several arrays, if another did not fit or was refused
             note()
     return [trial for group in groups[len(jobs) :] for trial in group]
+
+
+def job_name(sweep: Sweep) -> str:
+    return f"petseg-{sweep.name}"
 
 
 def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequence[Trial]) -> int:

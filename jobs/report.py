@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.launch import NOT_MINE
 from jobs.reporting.page import render_page
 from jobs.reporting.parquet import render_parquet
 from jobs.reporting.protocol import floor_of, state_counts
@@ -99,13 +100,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if path is None:
         sys.stdout.write(str(content))
         return told(doubt)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
+    write(path, content, by_choice=command.out is not None)
     console = Console(width=None if sys.stdout.isatty() else 200)
     if page:
         console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return told(doubt)
+
+
+def write(path: Path, content: str | bytes, by_choice: bool) -> None:
+    """Raises ValueError if the sweep's folder may not be written, as that of another user."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        if by_choice or error.errno not in NOT_MINE:
+            raise
+        elsewhere = f"--out {path.name} writes it into this folder"
+        raise ValueError(f"{path} cannot be written ({error.strerror}): {elsewhere}") from None
 
 
 def told(doubt: str) -> int:

@@ -10,7 +10,9 @@ its Dice is the best of the epochs that it had), done or failed; below the table
 and each reason for which queued jobs do not start by themselves, with what to do. Where Slurm does not answer, trials
 whose jobs may still be there are unknown. --watch shows the first rows of the report's leaderboard too.
 
-Exit code 0; 3 if trials have failed and none is queued or running; 4 if some are unknown.
+Of a sweep that jobs/chain.py began it says below the table where the chain's own jobs stand, until all are done.
+
+Exit code 0; 3 if trials have failed and none is queued or running, or a job of the chain failed; 4 if some are unknown.
 
 --json prints one document with these fields:
   format_version, sweep, folder, time (seconds since 1970)
@@ -20,6 +22,7 @@ Exit code 0; 3 if trials have failed and none is queued or running; 4 if some ar
     steps_per_epoch, images_per_s, left_s (the last four are null unless it runs), val_dice, restarts, host, cluster,
     job_id, log
   failures: cause, signature, advice, retryable, traceback, trials (ids)
+  chain (its own jobs, since the last pack): step, job_id, dependency, log, state, why
   waits (what does not start by itself): kind (failed_launch, held, never, blocked), reason, advice, trials (ids)
 """
 
@@ -29,7 +32,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,11 +46,12 @@ import tyro
 from rich.console import Console, Group
 from rich.live import Live
 
-from jobs.slurm_answer import Answer
+from jobs.chain_state import BAD, ChainJob, chain_jobs, chain_lines, has_chain, to_rows
+from jobs.slurm_answer import TIMEOUT_S, Answer
 from jobs.standing import LIVE, Standing, quick_standings, standing, standings
 from jobs.status_leaders import Leaders
-from jobs.status_table import render, source_line, title_of, to_document
-from jobs.trial import Sweep, find_sweep
+from jobs.status_table import FORMAT_VERSION, render, source_line, title_of, to_document
+from jobs.trial import SWEEP_NAME, Sweep, find_sweep
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
 
 __all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
@@ -78,16 +82,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--every {command.every:g}: must be at least 1 second")
     if command.watch and command.json:
         raise ValueError("--json prints one document: leave --watch out")
+    if folder := chain_without_sweep(command):
+        return tell_chain(folder, command.json)
     sweep = find_sweep(command.sweep, command.runs_dir)
     if command.watch:
         return watch(sweep, command.every)
     rows, answer = quick_standings(sweep)
+    jobs = chain_jobs(sweep.folder, TIMEOUT_S)
     if command.json:
-        sys.stdout.write(json.dumps(to_document(sweep, rows, answer), indent=2) + "\n")
+        document = to_document(sweep, rows, answer) | {"chain": to_rows(jobs)}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(render(sweep, rows, answer, console.width))
-    return exit_code(rows)
+        tell_lines(chain_lines(jobs))
+    return max(exit_code(rows), chain_code(jobs))
+
+
+def chain_without_sweep(command: Command) -> Path | None:
+    """The folder that is meant, if it holds a chain that has submitted no trials yet."""
+    for folder in (Path(command.sweep), command.runs_dir / command.sweep):
+        if (folder / SWEEP_NAME).exists():
+            return None
+        if has_chain(folder):
+            return folder
+    return None
+
+
+def tell_chain(folder: Path, as_json: bool) -> int:
+    jobs = chain_jobs(folder, TIMEOUT_S)
+    if as_json:
+        document = {"format_version": FORMAT_VERSION, "sweep": folder.name, "folder": str(folder), "time": time.time()}
+        sys.stdout.write(json.dumps(document | {"trials": [], "chain": to_rows(jobs)}, indent=2) + "\n")
+    else:
+        tell_lines([f"{folder.name}: no trials yet", *chain_lines(jobs)])
+    return chain_code(jobs)
+
+
+def tell_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        Console(soft_wrap=True).print(line, markup=False, highlight=False)
+
+
+def chain_code(jobs: Sequence[ChainJob]) -> int:
+    """3 if a job of the chain has failed, or will never begin."""
+    return FAILED if any(job.status in BAD for job in jobs) else OK
 
 
 def exit_code(rows: Sequence[Standing]) -> int:

@@ -11,6 +11,7 @@ from jobs.standing import Standing
 from jobs.status_table import plain_table
 from jobs.trial import Sweep
 from petseg.run_folder import RESULT_NAME
+from shards.command import typed
 
 TOP = 5  # cells
 RESULTS = ("val Dice", "rank", "seeds", "from the best", "p", "finding")
@@ -83,5 +84,5 @@ def lead(sweep: Sweep, rows: Sequence[Standing]) -> Text:
     lines += [[row[name] for name in columns] for row in cells[:TOP]]
     text = Text("\n").append_text(Text(judge(board).lead)).append("\n").append_text(plain_table("", lines))
     if len(cells) > TOP:
-        text.append(f"\nand {len(cells) - TOP} more cells: python jobs/report.py {sweep.folder}")
+        text.append(f"\nand {len(cells) - TOP} more cells: {typed('jobs/report.py', sweep.folder)}")
     return text

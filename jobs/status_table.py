@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from jobs.triage import Verdict
 from jobs.trial import Sweep
 from jobs.waits import Wait
 from petseg.progress import duration
+from shards.command import typed
 
 FORMAT_VERSION = 1
 MAX_NAMED = 12  # trials listed of one failure
@@ -153,8 +153,8 @@ def failure_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
         if first.note and first.note != verdict.advice:
             yield f"  {first.note.splitlines()[0][:400]}"
         yield f"  {verdict.advice}"
-        even_so = "" if verdict.retryable else " --even-so"
-        yield f"  next: python jobs/retry.py {shlex.quote(str(sweep.folder))} --cause {verdict.cause}{even_so}"
+        even_so = () if verdict.retryable else ("--even-so",)
+        yield f"  next: {typed('jobs/retry.py', sweep.folder, '--cause', verdict.cause, *even_so)}"
         if verdict.traceback:
             lines = verdict.traceback.splitlines()
             cut = ["..."] if len(lines) > MAX_TRACEBACK_LINES else []
@@ -175,12 +175,12 @@ def wait_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
     for wait, waiting in group_waits(rows).items():
         yield f"\n{wait.reason}: {_named(waiting)}"
         yield f"  {wait.advice}"
-        folder = shlex.quote(str(sweep.folder))
         if wait.is_held:
-            yield f"  next: python jobs/retry.py {folder} {'--failed' if wait.kind == 'failed_launch' else '--held'}"
+            flag = "--failed" if wait.kind == "failed_launch" else "--held"
+            yield f"  next: {typed('jobs/retry.py', sweep.folder, flag)}"
         elif wait.kind == "never":
-            ids = " ".join(row.trial.id for row in waiting)
-            yield f"  next: python jobs/cancel.py {folder}{f' {ids}' if len(waiting) <= MAX_NAMED else ''}"
+            ids = [row.trial.id for row in waiting] if len(waiting) <= MAX_NAMED else []
+            yield f"  next: {typed('jobs/cancel.py', sweep.folder, *ids)}"
 
 
 def _named(rows: Sequence[Standing]) -> str:

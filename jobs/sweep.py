@@ -27,13 +27,14 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from jobs.cost import Estimate, estimate
 from jobs.cost_budget import check_budget, parse_budget
+from jobs.cost_table import label_of
 from jobs.cost_table import render as render_cost
+from jobs.dry_run import most_of, render_scripts_text, render_trials
 from jobs.intent import reconcile
-from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
+from jobs.launch import Launch, job_name, launcher_lock, save_launch, submit_trials, tell_end
 from jobs.search import next_round
 from jobs.shard_sets import ShardSets, read_shard_sets
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
@@ -43,12 +44,13 @@ from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
 from petseg.data.store import is_remote
 from petseg.run_folder import claim_folder
-from shards.command import NOT_KNOWN, OK, parse, run_command
-from slurm.executor import render_sbatch
+from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from slurm.executor import render_scripts
 from slurm.profiles import profile_of
 from slurm.resources import Resources
 
 SEARCH_JOBS = 8  # of a search on Slurm at a time
+SLURM_PATIENCE_S = 10.0  # of --dry-run, which submits nothing
 WEIGHTS = "model.weights"
 
 
@@ -66,13 +68,15 @@ class Command:
     name: str = ""
     """Name of the sweep's folder; by default the file's `name`."""
     dry_run: bool = False
-    """Show the trials, what they will cost and the sbatch text, and do nothing."""
+    """Show the trials, what they will cost and the scripts that sbatch would get, and do nothing."""
+    all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --dry-run: every trial, cell and script, not only the first ones of many."""
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """slurm submits and returns; local runs processes on this machine until all have ended; debug runs right here."""
     profile: str | None = None
     """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     max_parallel: int = 0
-    """Jobs at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
+    """Jobs at a time, over all arrays of a submission; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
     trials_per_job: int = 1
     """Trials that one job runs one after the other: imports, decoded caches and the wait in the queue are paid once."""
     trials_at_once: int = 1
@@ -92,6 +96,8 @@ class Command:
         for name, lowest in (("max_parallel", 0), ("trials_per_job", 1), ("trials_at_once", 1), ("batch", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
+        if self.all and not self.dry_run:
+            raise ValueError("--all is for --dry-run")
         if self.budget:
             parse_budget(self.budget)
         _ = self.launch  # which has rules of its own
@@ -164,7 +170,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
         claim_folder(with_absolute_paths(chosen[trial.id].config), sweep.hash_of(trial), trial.folder)
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
-    missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
+    missing = [row.trial for row in rows if would_run(row, sweep)]
     console = Console(soft_wrap=True)
     console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
     if doubt := unknown_line(rows):
@@ -177,7 +183,8 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     if missing:
         save_launch(command.launch, sweep.folder)
         left = submit_trials(command.launch, sweep, missing)
-    console.print(f"python jobs/status.py {sweep.folder}\npython jobs/report.py {sweep.folder}", highlight=False)
+    for script in ("jobs/status.py", "jobs/report.py"):
+        console.print(typed(script, sweep.folder), markup=False, highlight=False)
     code = tell_end(command.launch, sweep, [row.trial for row in rows], left)
     return code or (NOT_KNOWN if doubt else OK)
 
@@ -204,7 +211,7 @@ def require_weights(spec: Spec) -> None:
         if str(weights).endswith(WEIGHTS_SUFFIXES) and not Path(weights).is_file():
             raise ValueError(
                 f"{WEIGHTS} = {weights!r}: there is no such file in {Path.cwd()}: write its whole path, or make it by "
-                f"`python -m petseg.models.weights ENCODER --out {weights}`"
+                f"`{typed('-m', 'petseg.models.weights', 'ENCODER', '--out', weights)}`"
             )
 
 
@@ -227,34 +234,36 @@ def reckon(command: Command, sweep: Sweep, cells: Mapping[str, Cell], sets: Shar
 
 
 def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: ShardSets) -> int:
-    """The trials, and the script that sbatch would get."""
-    trials = chosen_trials(sweep, chosen)
-    table = Table(title=f"{sweep.folder}: {len(trials)} trials", title_justify="left")
-    for column in ("trial", *sweep.axes, "state"):
-        table.add_column(column)
-    for trial in trials:
-        state = "done" if trial.result() else "pruned" if trial.pruned() else "to run"
-        table.add_row(trial.id, *(str(trial.axes.get(name, "")) for name in sweep.axes), state)
+    """The trials, what they will cost, and the scripts that sbatch would get."""
+    rows = [row for row in standings(sweep, SLURM_PATIENCE_S) if row.trial.id in chosen]
+    missing = [row.trial for row in rows if would_run(row, sweep)]
     console = Console(soft_wrap=True)
-    console.print(table)
-    missing = sum(trial.result() is None and trial.pruned() is None for trial in trials)
+    console.print(*render_trials(sweep, rows, {trial.id for trial in missing}, command.all), sep="\n")
+    if doubt := unknown_line(rows):
+        console.print(doubt, markup=False, highlight=False)
     if missing:
-        cost = reckon(command, sweep, chosen, sets)
-        console.print(render_cost(cost))
+        cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, sets)
+        console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), command.all)))
         if command.budget:
             check_budget(cost, command.budget)
-    if command.cluster == "slurm" and missing:
-        jobs = -(-missing // command.trials_per_job)
+    if missing and command.cluster == "slurm":
+        jobs = -(-len(missing) // command.trials_per_job)
         resources, max_parallel = command.launch.settle(jobs)
-        text = render_sbatch(
+        scripts = render_scripts(
             count=jobs,
             folder=sweep.folder / "logs",
             resources=resources,
-            name=f"petseg-{sweep.name}",
+            name=job_name(sweep),
             max_parallel=max_parallel,
+            patience_s=SLURM_PATIENCE_S,
         )
-        console.print(text, markup=False, highlight=False)
-    return OK
+        console.print(render_scripts_text(scripts, command.all), markup=False, highlight=False)
+    return NOT_KNOWN if doubt else OK
+
+
+def would_run(row: Standing, sweep: Sweep) -> bool:
+    """Whether a trial has neither a result nor a live job; what was stopped early goes on once nothing stops it."""
+    return row.status not in (*ENDED, *LIVE) or (row.status == "pruned" and sweep.early is None)
 
 
 if __name__ == "__main__":

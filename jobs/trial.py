@@ -23,6 +23,7 @@ from jobs.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.spec import Cell, Spec
 from petseg.pruning import Hyperband, parse_hyperband
 from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics
+from shards.command import typed
 from shards.manifest import write_whole
 
 FORMAT_VERSION = 1
@@ -30,6 +31,8 @@ SWEEP_NAME = "sweep.json"
 LAUNCH_NAME = "launch.json"
 SUBMISSIONS_NAME = "submissions.jsonl"
 STATE_NAME = "state.json"
+CHAIN_NOTES = "chain/jobs.jsonl"  # of jobs.chain, whose first jobs come before the sweep
+WITHDRAWN = "withdrawn"  # key of a line of submissions.jsonl, whose value is an intent
 
 
 @dataclass(frozen=True)
@@ -123,14 +126,25 @@ class Sweep:
         found: list[Submission] = []
         with contextlib.suppress(FileNotFoundError):
             for line in (self.folder / SUBMISSIONS_NAME).read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    found.append(Submission(**json.loads(line)))
+                with contextlib.suppress(ValueError, TypeError):  # a line that a kill cut short
+                    row = json.loads(line)
+                    if WITHDRAWN in row:
+                        found = [one for one in found if one.job_id or one.intent != row[WITHDRAWN]]
+                    else:
+                        found.append(Submission(**row))
         return found
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
         """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""
+        self._note("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
+
+    def withdraw_intent(self, intent: str) -> None:
+        """Note that the jobs which were about to be submitted with this comment were refused: there are none."""
+        self._note(json.dumps({WITHDRAWN: intent}) + "\n")
+
+    def _note(self, lines: str) -> None:
         with (self.folder / SUBMISSIONS_NAME).open("a") as file:
-            file.write("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
 
@@ -219,6 +233,9 @@ def load_sweep(folder: Path) -> Sweep:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
+        if (folder / CHAIN_NOTES).is_file():
+            look = typed("jobs/status.py", folder)
+            raise ValueError(f"no trials in {folder} yet: `{look}` says where its chain stands") from None
         raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
     except ValueError as error:
         raise _damaged(path, str(error)) from None

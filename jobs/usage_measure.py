@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jobs.standing import Standing, standings, unknown_line
-from jobs.trial import LAUNCH_NAME, SUBMISSIONS_NAME, Submission, Sweep, Trial
+from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial
 from jobs.usage_accounts import Start, ask_sacct
 from petseg.lives import Life, read_lives
 from slurm.resources import Resources
@@ -54,7 +54,7 @@ class Usage:
 
 def measure(sweep: Sweep) -> Usage:
     """By sacct if it knows the sweep's jobs, else by the trials' own words."""
-    submissions = read_submissions(sweep)
+    submissions = sweep.all_submissions()
     on_slurm = sorted({s.job_id for s in submissions if s.cluster == "slurm" and s.job_id})
     accounts = ask_sacct(on_slurm)
     starts, rows = accounts.starts, standings(sweep)
@@ -69,21 +69,6 @@ def measure(sweep: Sweep) -> Usage:
         note = f"{len(elsewhere)} jobs are not in it, because accounting does not know them (run here, or forgotten)"
         return replace(usage, notes=(*usage.notes, note))
     return usage
-
-
-def read_submissions(sweep: Sweep) -> list[Submission]:
-    """All of them, not only the last of each trial."""
-    found = []
-    try:
-        lines = (sweep.folder / SUBMISSIONS_NAME).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            found.append(Submission(**json.loads(line)))
-        except (ValueError, TypeError):  # a line that a kill cut short
-            continue
-    return found
 
 
 def read_resources(sweep: Sweep) -> Resources | None:

@@ -21,7 +21,7 @@ from petseg.tracking_client import Begin, without_secrets
 from petseg.tracking_overlays import best_name, forget_after, is_due, save_overlays
 from petseg.tracking_process import Answer, WandbProcess
 from petseg.tracking_tensorboard import TensorBoard
-from shards.command import INTERRUPTED, Interrupted
+from shards.command import INTERRUPTED, Interrupted, typed
 
 if TYPE_CHECKING:
     from petseg.evaluate import Picture
@@ -112,7 +112,7 @@ class Tracker:
                 first_epoch=0 if config.wandb == "online" else resumed_epoch + 1,
                 watched_pid=os.getpid(),
             )
-            replay = f"python jobs/sync.py {folder.parents[1] if name.group else folder}"
+            replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
             self._wandb = Wandb(begin, config.wandb_wait_s, f"metrics.jsonl has everything, `{replay}` sends it later")
 
     def wants_pictures(self, epoch: int) -> bool:

@@ -16,6 +16,7 @@ from petseg.config import RunConfig
 from petseg.run_folder import evaluation_name, load_config
 from petseg.tracking import CONFIRM_SHARE, FINISH_SHARE, RunName, Wandb, describe, name_in_place
 from petseg.tracking_client import Begin
+from shards.command import typed
 
 START_S = 20.0  # more than at the end of a training, which the client's start goes beside
 ASKED = ("split", "weights", "tta", "boundary_ratio")  # of evaluate-SPLIT.json
@@ -40,7 +41,7 @@ def track_evaluation(
         finish_timeout_s=FINISH_SHARE * wait_s,
         confirm_s=CONFIRM_SHARE * wait_s,
     )
-    replay = f"python jobs/sync.py {folder.parents[1] if name.group else folder}"
+    replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
     remedy = f"{evaluation_name(content['split'])} has everything, `{replay}` sends it later"
     Wandb(begin, START_S + wait_s, remedy).finish(summary_of(content), "finished")
 

@@ -11,16 +11,13 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
 
 if __name__ == "__main__" and not (find_spec("petseg") and find_spec("tyro")):
     sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
     sys.exit(2)
 
-import tyro
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
@@ -28,8 +25,8 @@ from rich.table import Table
 
 from petseg import interrupt
 from petseg.config import RunConfig
-from petseg.config_values import config_to_dict, trial_id, with_values
-from petseg.data.store import open_store, read_manifest
+from petseg.config_values import config_to_dict, with_values
+from petseg.data.store import open_store
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
 from petseg.finish import finish, fixed_positions
@@ -48,6 +45,7 @@ from petseg.run_folder import (
     load_pruned,
     load_result,
 )
+from petseg.single_run import Command
 from petseg.tracking import RunName, Tracker, how_ended, single_name
 from shards.command import OK, parse, run_command
 
@@ -164,27 +162,11 @@ def settle_budget(run: Run, train_s: float, validation_s: float) -> None:
         run.fit_budget(run.steps_of(1), train_s, validation_s)
 
 
-@dataclass(frozen=True)
-class Command:
-    """Train one model on a shard set. The same command again goes on where it stopped."""
-
-    run: Annotated[RunConfig, tyro.conf.arg(name="")]
-    out: Path | None = None
-    """Folder of the run; by default runs/single/ARCH-POLICY-ID, where ID is a hash of the config and the shard set."""
-    world_size: int = 0
-    """Stop unless this many processes run together; 0 = any number."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     interrupt.install()
-    config = command.run
-    folder = command.out
-    if folder is None:
-        manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
-        identifier = trial_id(config, manifest.hash)
-        folder = Path("runs/single") / f"{config.model.arch}-{config.augment.policy}-{identifier}"
-    result = train(config, folder, world_size=command.world_size)
+    folder = command.folder()
+    result = train(command.run, folder, world_size=command.world_size)
     if PartialState().is_main_process:
         show_result(result, folder)
     return OK

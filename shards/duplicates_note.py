@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shards.command import typed
 from shards.manifest import FORMAT_VERSION, KEY_PATTERN, read_regular, write_whole
 
 NEAR_DUPLICATES_NAME = "near_duplicates.json"
@@ -78,6 +79,5 @@ def load_near_duplicates(folder: Path | str, manifest_hash: str) -> NearDuplicat
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error!r}): delete it, then `python -m shards.duplicates {folder}` writes it anew"
-        ) from None
+        again = typed("-m", "shards.duplicates", folder)
+        raise ValueError(f"{path} is damaged ({error!r}): delete it, then `{again}` writes it anew") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -54,3 +55,16 @@ def test_no_file_bears_the_name_of_another_module() -> None:
 def test_nothing_prints_or_edits_the_import_path() -> None:
     for path in FILES:
         assert "sys.path" not in path.read_text(), path
+
+
+def test_commands_that_are_shown_are_quoted() -> None:
+    """A command of ours with a name of the user's in it goes through shards.command.typed, or the filter `quoted`."""
+    command = r"python (?:-m )?(?:jobs|petseg|shards|slurm)[/.][\w./]+"
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                text = ast.unparse(node)
+                assert not re.search(command + r"[^`]*\{", text), f"{path}: {text}"
+    for path in REPOSITORY.glob("jobs/reporting/*.j2"):
+        for _, value in re.findall(rf"({command})[^<]*?\{{\{{(.*?)\}}\}}", path.read_text()):
+            assert "quoted" in value, f"{path}: {value}"

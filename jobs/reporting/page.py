@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def load_template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"quantity": quantity, "duration": duration, "signed": signed, "minus": minus, "p": p_cell}
-    environment.filters |= {"ranks": ranks_text}
+    environment.filters |= {"ranks": ranks_text, "quoted": shlex.quote}
     return environment.get_template("page.html.j2")
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from jobs.reporting.records import SEED_AXIS, Record
 from jobs.shard_sets import ShardSet
 from jobs.trial import Sweep
+from shards.command import typed
 from shards.duplicates_note import summarise_duplicates
 from shards.manifest import load_manifest
 
@@ -64,7 +65,7 @@ def duplicates(noted: ShardSet) -> str:
     if not noted.num_samples:
         return ""
     if noted.near_duplicates is None:
-        return f"not looked for: `python -m shards.duplicates {noted.location}` does"
+        return f"not looked for: `{typed('-m', 'shards.duplicates', noted.location)}` does"
     return summarise_duplicates(noted.near_duplicates)
 
 

@@ -18,6 +18,7 @@ from jobs.reporting.verdict import Board
 from jobs.reporting.verdict_words import judge, short
 from jobs.trial import Sweep
 from petseg.tracking_client import without_secrets
+from shards.command import typed
 
 CURVES = {
     "val/dice": "Dice on val",
@@ -189,7 +190,7 @@ def commands(sweep: Sweep, board: Board) -> str:
     code = f" with the code {', '.join(codes)}" if codes else ""
     text = (
         f"The best trial of each cell, on {sets}{code}; each trial's whole config is "
-        f"in its run. This page is made and updated by `python jobs/report.py {sweep.name} --to wandb`, which replaces "
-        "what is changed here by hand: copy it first."
+        f"in its run. This page is made and updated by `{typed('jobs/report.py', sweep.name, '--to', 'wandb')}`, which "
+        "replaces what is changed here by hand: copy it first."
     )
     return "\n".join([text, "", "```", *lines, "```"] if lines else [text])

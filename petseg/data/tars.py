@@ -21,7 +21,7 @@ from PIL import Image
 from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole_trimap
 from petseg.data.plan import Ids
 from petseg.data.store import Store
-from shards.command import Failure
+from shards.command import Failure, typed
 from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
 
 MAX_OPEN_SHARDS = 64
@@ -197,7 +197,7 @@ class _OpenShard:
                 if len(samples) != self._shard.num_samples:
                     raise ValueError(
                         f"its index lists {len(samples)} samples, the manifest {self._shard.num_samples}: check the "
-                        f"set with `python -m shards.verify {self._store.location}`"
+                        f"set with `{typed('-m', 'shards.verify', self._store.location)}`"
                     )
                 self._samples = samples
             return self._samples

@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from jobs import report
+from jobs import report, status
+from jobs.launch import launcher_lock
 from jobs.trial import Sweep
 from shards.command import OK, WRONG_USE, run_command
 from tests.jobs.reporting.written_sweep import (
@@ -76,3 +79,27 @@ def test_report_does_not_wait_for_torch(finished: Sweep) -> None:
     subprocess.run(command, check=True, timeout=120, cwd=REPOSITORY, capture_output=True)
     lazily = "import sys, jobs.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", lazily], check=True, timeout=120, cwd=REPOSITORY)
+
+
+@pytest.fixture
+def of_another_user(finished: Sweep, small_disk: Callable[[int], Path]) -> Path:
+    """The sweep where it may be read and not written: on a disk that is mounted so, since root may write any folder."""
+    disk = small_disk(50_000_000)
+    shutil.copytree(finished.folder, disk / "lab")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, timeout=30)
+    return disk / "lab"
+
+
+def test_the_sweep_of_another_user_is_reported_elsewhere(
+    of_another_user: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lab = str(of_another_user)
+    assert run_command(report.main, [lab]) == WRONG_USE
+    said = f"{lab}/report.html cannot be written (Read-only file system): --out report.html writes it into this folder"
+    assert said in capsys.readouterr().err
+    assert run_command(report.main, [lab, "--out", "report.html"]) == OK
+    assert (tmp_path / "report.html").exists()
+    assert run_command(status.main, [lab]) == OK
+    with pytest.raises(ValueError, match=r"only its owner submits"), launcher_lock(of_another_user):
+        pass
