@@ -21,7 +21,7 @@ from slurm.environment import sbatch_environment
 from slurm.local import OnJob, require_folder
 from slurm.resources import Resources, to_submitit
 from slurm.room import Room, find_room, limit_in
-from slurm.submission import Refused, new_token, setup_lines, short, submit_array
+from slurm.submission import Refused, last_lines, new_token, setup_lines, short, submit_array
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def render_sbatch(
     parameters: dict[str, Any] = to_submitit(resources, name=name, max_parallel=max_parallel)
     map_count = count if count > 1 else None  # submitit makes no array of a single item
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=map_count, setup=setup, **parameters)
-    return text
+    return "\n".join([text.rstrip("\n"), *last_lines(), ""])
 
 
 def chunk_sizes(count: int, max_array_size: int) -> list[int]:
