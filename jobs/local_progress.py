@@ -209,8 +209,9 @@ def _began(trial: Trial, state: Mapping[str, Any]) -> float:
     """When the trial's present life began, to the second or two that its imports take, by what its folder says."""
     if state.get("status") == "running":
         return float(state.get("time", 0.0))
-    lives = read_lives(trial.folder)
-    return lives[-1].time if lives else 0.0
+    with contextlib.suppress(OSError, ValueError, TypeError):  # damaged, or of another version
+        return max((life.time for life in read_lives(trial.folder)), default=0.0)
+    return 0.0
 
 
 @contextlib.contextmanager

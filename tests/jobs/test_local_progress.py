@@ -123,6 +123,19 @@ def test_a_trial_that_began_and_ended_between_two_looks_is_reported_as_both(
     assert progress.ran[trials[0].id] < 30
 
 
+def test_a_damaged_folder_does_not_end_the_launcher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    trials = sweep_of(tmp_path / "lab", 2).trials
+    progress = LocalProgress(trials, 1)
+    progress.started(trials, "9", "1 of 1")
+    (trials[0].folder / "lives.json").write_text('[{"number": 1}]')
+    (trials[0].folder / "result.json").write_text("{}")
+    trials[0].write_state(status="failed", error="TypeError: x", job_id="9")
+    progress.ended(trials)
+    assert "another version" in caplog.text
+    assert "seed=1: not begun" in caplog.text
+
+
 @pytest.mark.parametrize("cluster", ["local", "debug"])
 def test_a_launcher_reports_each_trial_of_a_job_while_that_goes_on(
     tiny_sweep: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, cluster: str
