@@ -164,19 +164,18 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
     progress = LocalProgress(trials, max_parallel * launch.trials_at_once)
 
     def on_job(index: int, job: Any, state: str) -> None:
-        for trial in groups[index]:
-            if state == "ended":
-                logger.info("%s %s: %s", trial.id, trial.label, _describe(trial))
-                continue
-            submitted.append(Submission(trial.id, job.job_id, launch.cluster, str(job.paths.stdout)))
-            place = f"{index + 1} of {len(groups)}"
-            logger.info("%s %s: %s as job %s (%s)", trial.id, trial.label, state, job.job_id, place)
+        group, place = groups[index], f"{index + 1} of {len(groups)}"
         if state == "ended":
             under_way.pop(index)
-            progress.ended(groups[index])
-        elif state == "started":
+            progress.ended(group)
+            return
+        submitted.extend(Submission(t.id, job.job_id, launch.cluster, str(job.paths.stdout)) for t in group)
+        if state == "started":
             under_way[index] = job.job_id
-            progress.started(groups[index])
+            progress.started(group, job.job_id, place)
+        else:
+            for trial in group:
+                logger.info("%s %s: submitted as job %s (%s)", trial.id, trial.label, job.job_id, place)
         if state == "started" or index + 1 == len(groups) or len(submitted) >= NOTED_TOGETHER:
             note()
 
@@ -186,8 +185,8 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
 
     snapshot = take_snapshot(sweep.folder / "code")
     stack = ExitStack()
-    if launch.cluster == "local":
-        stack.enter_context(shown(progress))
+    if launch.cluster != "slurm":
+        stack.enter_context(shown(progress, lines=launch.cluster == "local"))
     try:
         jobs = submit(
             TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once),
@@ -248,15 +247,6 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
                 trial.write_state(**own | {"status": "interrupted", "cause": "stopped", "error": error})
     done = sum(trial.result() is not None for trial in trials)
     return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
-
-
-def _describe(trial: Trial) -> str:
-    result, state = trial.result(), trial.state()
-    if result is not None:
-        return f"done, val Dice {result.metrics['val/dice']:.4f}"
-    if pruned := trial.pruned():
-        return f"pruned after epoch {pruned.epoch} of {pruned.epochs}, best val Dice {pruned.best:.4f}"
-    return f"{state.get('status', 'ended')} {state.get('error', '')}"
 
 
 def _tell_failures(rows: Sequence[Standing]) -> int:

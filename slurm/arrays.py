@@ -24,7 +24,7 @@ from slurm.local import OnJob, require_folder
 from slurm.refusals import advice_on
 from slurm.resources import Resources, to_submitit
 from slurm.room import Room, find_room, limit_in
-from slurm.submission import TOKEN_PREFIX, Refused, new_token, setup_lines, short, submit_array
+from slurm.submission import TOKEN_PREFIX, Refused, last_lines, new_token, setup_lines, short, submit_array
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def render_sbatch(
     parameters: dict[str, Any] = to_submitit(resources, name=name, max_parallel=max_parallel)
     map_count = count if count > 1 else None  # submitit makes no array of a single item
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=map_count, setup=setup, **parameters)
-    return text
+    return "\n".join([text.rstrip("\n"), *last_lines(), ""])
 
 
 def _script(count: int, throttle: int, asked: Resources, request: Request, token: str = "") -> str:
