@@ -185,7 +185,7 @@ class Wandb:
         folder: of the run whose tracking.json says what becomes of it, if it is to be written
         """
         self._wait_s, self._remedy, self._told, self._folder = wait_s, remedy, False, folder
-        self._offline, self._lock = begin.mode == "offline", threading.Lock()
+        self._id, self._offline, self._lock = begin.id, begin.mode == "offline", threading.Lock()
         self._note(TrackingNote("offline" if self._offline else "starting"))
         self._process = WandbProcess(on_answer=self._hear)
         self._process.send(begin=asdict(begin))
@@ -198,7 +198,10 @@ class Wandb:
         said = {**summary, "ended": ended}
         self._process.send(end={"summary": said, "exit_code": EXIT_CODES[ended], "artifacts": list(artifacts)})
         if self._process.wait_for("ended", self._wait_s) is None:
-            self._hear({"error": "TimeoutError", "text": f"not all is sent after {self._wait_s:g} s"})
+            begun = self._noted.url or self._offline
+            what = "not all is sent after" if begun else "wandb has not taken the run until"
+            since = "" if begun else " after its end"
+            self._hear({"error": "TimeoutError", "text": f"{what} {self._wait_s:g} s{since}"})
         self._process.close()
 
     def _hear(self, answer: Answer) -> None:
@@ -208,7 +211,8 @@ class Wandb:
                 return
             if "error" in answer:
                 self._told = True
-                reason = f"{answer['error']}: {' '.join(answer['text'].split())}"
+                text = " ".join(answer["text"].split()).replace(f"run {self._id}", "the run")  # alike for all trials
+                reason = f"{answer['error']}: {text}"
                 self._note(replace(self._noted, state="lost", reason=reason))
                 logger.warning("wandb is off for this run (%s); %s", reason, self._remedy)
             elif self._offline:

@@ -65,6 +65,12 @@ def test_what_is_missing_in_part_is_said_beside_the_project(sweep: Sweep) -> Non
     assert missing.startswith(f"wandb lacks 2 of 3 trials, or a part of it ({CUT_OFF}; UsageError: No API key): ")
 
 
+def test_one_trial_that_never_began_is_not_the_whole_sweep(sweep: Sweep) -> None:
+    rows = noted(sweep, "sent", "sent", "lost")
+    save_note(TrackingNote("lost", "no key"), sweep.trials[2].folder)
+    assert lines(sweep, rows)[1].startswith("wandb lacks 1 of 3 trials, or a part of it (no key): ")
+
+
 def test_one_that_began_has_not_sent_nothing(sweep: Sweep) -> None:
     assert lines(sweep, noted(sweep, "lost", "lost", "lost"))[1].startswith("wandb lacks 3 of 3 trials")
 
@@ -146,6 +152,7 @@ def test_a_sweep_that_wandb_did_not_take_says_so_once_and_is_sent_later(
         assert said.count("wandb has nothing of this sweep (") == 1
         assert KEY not in out + err + said
         assert ("No API key" in said) == (fault == "no key")
+        assert "; " not in said[said.index("nothing of this sweep") :]  # one reason for all trials
     server.fault = ""
     assert run_command(sync_main, [str(sweep.folder)]) == OK
     assert "2 trials: 2 sent, 0 already there" in capsys.readouterr().out

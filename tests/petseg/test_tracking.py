@@ -226,6 +226,26 @@ def test_a_refusal_on_the_way_is_said_while_the_training_runs(
     assert caplog.text.count(OFF) == 1
 
 
+def test_trials_that_wandb_refused_alike_give_the_same_reason(tmp_path: Path, server: WandbServer) -> None:
+    server.fault, server.message = "401", "user is not logged in"
+    for name in ("lab-1", "lab-2"):
+        (tmp_path / name).mkdir()
+        Tracker(tmp_path / name, online(), RunName(name), {}, resumed_epoch=0).finish({})
+    first, second = (read_note(tmp_path / name) for name in ("lab-1", "lab-2"))
+    assert first == second
+    assert first is not None
+    assert "user is not logged in" in first.reason
+
+
+def test_a_server_that_is_gone_is_said_to_have_not_taken_the_run(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    Tracker(tmp_path, online(wait_s=1), NAME, {}, resumed_epoch=0).finish({})
+    reason = "TimeoutError: wandb has not taken the run until 1 s after its end"
+    assert read_note(tmp_path) == TrackingNote("lost", reason)
+
+
 @pytest.mark.slow
 def test_a_server_that_dies_on_the_way(
     tmp_path: Path, server: WandbServer, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
