@@ -23,6 +23,7 @@ from jobs.snapshot import take_snapshot
 from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
 from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
+from jobs.wandb_standing import wandb_standing
 from petseg.run_folder import load_overrides, save_overrides
 from shards.command import FAILED, INTERRUPTED, OK, typed
 from shards.manifest import write_whole
@@ -146,7 +147,9 @@ def resubmit(
         for trial in left:
             if trial.id in before:  # or the next try would change it once more
                 save_overrides(before[trial.id], trial.folder)
-        return tell_end(launch, sweep, trials, left)
+        code = tell_end(launch, sweep, trials, left)
+        tell_wandb(launch, sweep)
+        return code
 
 
 def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
@@ -231,6 +234,13 @@ def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequen
         highlight=False,
     )
     return INTERRUPTED
+
+
+def tell_wandb(launch: Launch, sweep: Sweep) -> None:
+    """Say where wandb shows the sweep, or why it does not, after trials that this process has waited for."""
+    if launch.cluster != "slurm":
+        for line in wandb_standing(sweep.folder, standings(sweep)).lines():
+            Console(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:

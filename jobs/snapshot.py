@@ -10,11 +10,12 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from petseg.checkout import CODE_NAME, Checkout, running_code
 
 PACKAGES = ("jobs", "petseg", "shards", "slurm")
 SUFFIXES = {".py", ".yaml", ".j2", ".toml", ".sbatch"}
@@ -27,12 +28,13 @@ class Snapshot:
 
     folder: Path
     code: str  # first 12 hex digits of sha256 over all files and their names
+    checkout: Checkout = field(default_factory=Checkout)  # that it was taken from
 
     def variables(self) -> dict[str, str]:
         """The environment in which a job imports the copy, and neither what is installed nor its working folder."""
         rest = os.environ.get("PYTHONPATH")
         path = f"{self.folder}{os.pathsep}{rest}" if rest else str(self.folder)
-        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PETSEG_CODE": self.code}
+        return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", CODE_NAME: self.code, **self.checkout.variables()}
 
 
 def take_snapshot(folder: Path) -> Snapshot:
@@ -42,27 +44,19 @@ def take_snapshot(folder: Path) -> Snapshot:
     for name, path in sorted(files.items()):
         digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     code = digest.hexdigest()[:12]
-    target = folder.absolute() / code
+    target, checkout = folder.absolute() / code, running_code()
     if target.exists():
-        return Snapshot(target, code)
+        return Snapshot(target, code, checkout)
     aside = target.with_name(f".{code}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         for name, path in files.items():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, aside / name)
-        (aside / NOTE_NAME).write_text(json.dumps(asdict(_commit()) | {"code": code}, indent=2) + "\n")
+        (aside / NOTE_NAME).write_text(json.dumps(asdict(checkout) | {"code": code}, indent=2) + "\n")
         aside.replace(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Snapshot(target, code)
-
-
-@dataclass(frozen=True)
-class Commit:
-    """Where the code came from, for people; empty outside a git checkout."""
-
-    commit: str = ""
-    changed: bool = False  # files of the checkout differ from the commit
+    return Snapshot(target, code, checkout)
 
 
 def _files() -> Iterator[tuple[Path, Path]]:
@@ -75,17 +69,3 @@ def _files() -> Iterator[tuple[Path, Path]]:
         for path in sorted(root.rglob("*")):
             if path.suffix in SUFFIXES and "__pycache__" not in path.parts:
                 yield package / path.relative_to(root), path
-
-
-def _commit() -> Commit:
-    where = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, timeout=30, check=True
-        )
-        status = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return Commit()
-    return Commit(head.stdout.strip(), bool(status.stdout.strip()))

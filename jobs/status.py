@@ -24,6 +24,7 @@ Exit code 0; 3 if trials have failed and none is queued or running, or a job of 
   failures: cause, signature, advice, retryable, traceback, trials (ids)
   chain (its own jobs, since the last pack): step, job_id, dependency, log, state, why
   waits (what does not start by itself): kind (failed_launch, held, never, blocked), reason, advice, trials (ids)
+  wandb (as the trials have noted it): project_urls, sent, not_sent (ids), offline, reasons
 """
 
 from __future__ import annotations

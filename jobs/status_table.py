@@ -17,6 +17,7 @@ from jobs.standing import LIVE, STATES, Standing
 from jobs.triage import Verdict
 from jobs.trial import Sweep
 from jobs.waits import Wait
+from jobs.wandb_standing import wandb_standing
 from petseg.progress import duration
 from shards.command import typed
 
@@ -80,6 +81,7 @@ def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, width: int, m
     if len(shown) < len(rows):
         parts.append(Text(f"and {len(rows) - len(shown)} more trials"))
     parts += [Text(line) for line in (*failure_lines(sweep, rows), *wait_lines(sweep, rows))]
+    parts += [Text(line) for line in wandb_standing(sweep.folder, rows).lines()]
     if line := source_line(answer):
         parts.append(Text(line, style="dim"))
     return Group(*parts)
@@ -214,6 +216,7 @@ def to_document(sweep: Sweep, rows: Sequence[Standing], answer: Answer) -> dict[
             for failed in group_failures(rows)
         ],
         "waits": [{**asdict(wait), "trials": [row.trial.id for row in of]} for wait, of in group_waits(rows).items()],
+        "wandb": wandb_standing(sweep.folder, rows).to_dict(),
     }
 
 

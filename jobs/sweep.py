@@ -34,12 +34,12 @@ from jobs.cost_table import label_of
 from jobs.cost_table import render as render_cost
 from jobs.dry_run import most_of, render_scripts_text, render_trials
 from jobs.intent import reconcile
-from jobs.launch import Launch, job_name, launcher_lock, save_launch, submit_trials, tell_end
+from jobs.launch import Launch, job_name, launcher_lock, save_launch, submit_trials, tell_end, tell_wandb
 from jobs.search import next_round
 from jobs.shard_sets import ShardSets, read_shard_sets
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
-from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
+from jobs.trial import Sweep, Trial, load_sweep, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
 from petseg.data.store import is_remote
@@ -131,9 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
     with launcher_lock(folder):
-        if spec.method == "bayes":
-            return run_search(command, spec, sets, folder)
-        return run_sweep(command, sweep, chosen, sets)
+        search = spec.method == "bayes"
+        code = run_search(command, spec, sets, folder) if search else run_sweep(command, sweep, chosen, sets)
+        tell_wandb(command.launch, load_sweep(folder))
+        return code
 
 
 def run_search(command: Command, spec: Spec, sets: ShardSets, folder: Path) -> int:

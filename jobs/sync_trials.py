@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.standing import LIVE, Standing, standings
 from jobs.sync_page import Page, Place
-from jobs.sync_replay import Replay
+from jobs.sync_replay import Outcome, Replay
 from jobs.trial import load_sweep
 from petseg.config import RunConfig
 from petseg.config_values import config_from_dict
@@ -35,10 +35,13 @@ from petseg.tracking_artifacts import Which, find_artifacts
 from petseg.tracking_client import without_secrets
 from petseg.tracking_evaluation import describe_evaluation, load_evaluations
 from petseg.tracking_evaluation import summary_of as evaluation_summary
+from petseg.tracking_note import TrackingNote
+from petseg.tracking_note import save_note as save_tracking_note
 from petseg.tracking_overlays import OVERLAY_MASKS_NAME
 from shards.manifest import write_whole
 
 NOTE_NAME = "wandb-sync.json"
+PROJECT_URL = "project_url"  # in a note: where it lies, which does not tell whether all of it was sent
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,14 @@ class Plan:
 
     replays: tuple[Replay, ...]
     left_out: tuple[str, ...]  # why, a line each
-    sent_before: int
+    sent_before: tuple[Replay, ...]  # by their notes
+    project_urls: tuple[str, ...]  # of those
 
 
 def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
     """The runs of a sweep, or the one run of a folder, that have rows, do not run now and are not noted as sent."""
     replays: list[Replay] = []
-    left_out, sent_before = [], 0
+    left_out, sent_before, project_urls = [], [], []
     if (folder / CONFIG_NAME).exists():
         config = config_from_dict(load_config(folder)["config"])
         found = [(folder, name_in_place(folder, config), config, _end_alone(folder))]
@@ -76,17 +80,20 @@ def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
                 left_out.append(f"{row.trial.id} {row.trial.label} is {row.status}: sync again when it has ended")
             elif (row.trial.folder / CONFIG_NAME).exists():
                 config = config_from_dict(load_config(row.trial.folder)["config"])
-                name = trial_name(sweep.name, row.trial.id, config)
+                name = trial_name(sweep.name, row.trial.id, config, sweep.axes)
                 found.append((row.trial.folder, name, config, end_of(row)))
     for run_folder, name, config, ended in found:
         found_here = [build_replay(run_folder, name, config, ended, target)] if read_metrics(run_folder) else []
         found_here += [build_evaluation(run_folder, name, config, e, target) for e in load_evaluations(run_folder)]
         for replay in found_here:
-            if not again and read_note(replay.note_path) == replay.note:
-                sent_before += 1
+            note = dict(read_note(replay.note_path))
+            project_url = note.pop(PROJECT_URL, "")
+            if not again and note == replay.note:
+                sent_before.append(replay)
+                project_urls.append(str(project_url))
             else:
                 replays.append(replay)
-    return Plan(tuple(replays), tuple(left_out), sent_before)
+    return Plan(tuple(replays), tuple(left_out), tuple(sent_before), tuple(project_urls))
 
 
 def build_replay(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> Replay:
@@ -165,8 +172,12 @@ def read_note(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def mark_sent(replay: Replay) -> None:
+def mark_sent(replay: Replay, outcome: Outcome) -> None:
     """Note it, and mark what wandb kept offline as it does itself, so that jobs/clean.py can free it."""
-    write_whole(replay.note_path, json.dumps(replay.note, indent=2) + "\n")
-    for path in (replay.note_path.parent / "wandb").glob(f"offline-run-*/run-{replay.id}.wandb"):
+    folder = replay.note_path.parent
+    note = {**replay.note, PROJECT_URL: outcome.project_url}
+    write_whole(replay.note_path, json.dumps(note, indent=2) + "\n")
+    if not replay.is_evaluation:
+        save_tracking_note(TrackingNote("sent", url=outcome.url, project_url=outcome.project_url), folder)
+    for path in (folder / "wandb").glob(f"offline-run-*/run-{replay.id}.wandb"):
         path.with_name(f"{path.name}.synced").touch()

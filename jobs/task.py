@@ -123,9 +123,9 @@ class TrialTask:
 
         torch.set_num_threads(self.threads)
         config = config_from_dict(load_config(trial.folder)["config"])
-        name = trial_name(self.sweep, trial.id, config)
-        early = load_sweep(trial.folder.parents[1]).early
-        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
+        sweep = load_sweep(trial.folder.parents[1])
+        name = trial_name(self.sweep, trial.id, config, sweep.axes)
+        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, sweep.early)
 
 
 def set_up_logging(rank: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from petseg.breeds import kind_of
+from petseg.checkout import running_code
 from petseg.metrics import Scores
 from petseg.protocol import Measured, Protocol
 from petseg.run import Run
@@ -64,6 +65,7 @@ def as_json(run: Run, done: Evaluated) -> dict[str, Any]:
         "protocol": in_words(run, done),
         "manifest_hash": run.manifest.hash,
         "checkpoint": done.checkpoint,
+        "checkout": asdict(running_code()),
         "tta": done.protocol.tta,
         "boundary_ratio": done.protocol.boundary_ratio,
         "no_native": done.no_native,

@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from petseg.checkout import CODE_NAME, running_code
 from shards.command import Failure, Interrupted
 from shards.manifest import write_whole
 
@@ -38,6 +39,9 @@ class Life:
     first_step: int  # optimizer steps that were done before
     time: float  # seconds since 1970, for people
     world_size: int = 0  # processes; 0 = an earlier version did not say
+    commit: str = ""  # of git that the code came from, empty if it came from no checkout
+    changed: bool = False  # the checkout had changes beside the commit
+    remote: str = ""  # address of the checkout's origin
 
 
 def read_lives(folder: Path) -> list[Life]:
@@ -61,14 +65,18 @@ def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, wor
             f"{folder} was started {len(stuck)} times at step {first_step} and came no further (on {hosts}): see its "
             f"log, and delete {folder / LIVES_NAME} to try again"
         )
+    came_from = running_code()
     life = Life(
         number=lives[-1].number + 1 if lives else 1,
         host=socket.gethostname(),
         job_id=os.environ.get("SLURM_JOB_ID", ""),
-        code=os.environ.get("PETSEG_CODE", ""),
+        code=os.environ.get(CODE_NAME, ""),
         first_step=first_step,
         time=time.time(),
         world_size=world_size,
+        commit=came_from.commit,
+        changed=came_from.changed,
+        remote=came_from.remote,
     )
     rows = [asdict(row) for row in [*lives, life][-KEPT_LIVES:]]
     write_whole(folder / LIVES_NAME, json.dumps(rows, indent=2) + "\n")

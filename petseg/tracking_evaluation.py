@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from petseg.checkout import Checkout
 from petseg.config import RunConfig
 from petseg.run_folder import evaluation_name, load_config
 from petseg.tracking import CONFIRM_SHARE, FINISH_SHARE, RunName, Wandb, describe, name_in_place
@@ -52,10 +53,21 @@ def describe_evaluation(folder: Path, training: RunName, content: Mapping[str, A
     folder: of the run; training: its name; content: of evaluate-SPLIT.json
     """
     asked = {"native": not content["no_native"], **{name: content[name] for name in ASKED}}
-    name = replace(training, id=f"{training.wandb_id}-eval-{digest(asked, content['manifest_hash'])}", job_type="eval")
+    name = replace(
+        training,
+        id=f"{training.wandb_id}-eval-{digest(asked, content['manifest_hash'])}",
+        job_type="eval",
+        label=f"{training.label} eval {content['split']}",
+        program="petseg/evaluate.py",
+    )
     about = describe(folder, name, load_config(folder)["config"])
     facts = {"checkpoint": content["checkpoint"], "protocol": content["protocol"]}
     about["config"] |= {"train_run": training.wandb_id, "data_hash": content["manifest_hash"]}
+    code = Checkout(**content.get("checkout", {}))  # of the evaluation, which can be another than the training's
+    about["config"] |= {"git_commit": code.commit, "git_changed": code.changed}
+    for of_training in ("code_hash", "code_hashes", "git_commits"):
+        about["config"].pop(of_training, None)
+    about |= {"commit": code.commit, "remote": code.remote}
     about["config"] |= {f"eval.{key}": value for key, value in (asked | facts).items()}
     return about
 
