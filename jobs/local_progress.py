@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -21,6 +21,7 @@ from rich.text import Text
 from jobs.trial import Trial
 from jobs.vitals import planned, planned_epochs, read_heartbeat, read_last_row
 from petseg.progress import duration
+from shards.terminal import Terminal
 
 LOOK_EVERY_S = 1.0  # on a terminal
 LINE_EVERY_S = 30.0  # in a log file
@@ -145,7 +146,7 @@ def shown(progress: LocalProgress) -> Iterator[None]:
     stop = threading.Event()
     on_terminal = sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(Live(console=Console(stderr=True), auto_refresh=False)) if on_terminal else None
+        live = stack.enter_context(Live(console=Terminal(stderr=True), auto_refresh=False)) if on_terminal else None
         thread = threading.Thread(target=_show, args=(progress, stop, live), daemon=True)
         thread.start()
         try:

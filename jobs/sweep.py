@@ -26,7 +26,6 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from jobs.cost import Estimate, estimate
@@ -35,15 +34,17 @@ from jobs.cost_table import render as render_cost
 from jobs.intent import reconcile
 from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
 from jobs.search import next_round
-from jobs.shard_sets import ShardSets, read_shard_sets
-from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.shard_sets import ShardSets, read_shard_sets, require_known_sets, typed_locations
+from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings, require_name
 from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
+from petseg.consent import remember
 from petseg.data.store import is_remote
 from petseg.run_folder import claim_folder
 from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.terminal import Terminal
 from slurm.executor import render_sbatch
 from slurm.profiles import profile_of
 from slurm.resources import Resources
@@ -67,6 +68,9 @@ class Command:
     """Name of the sweep's folder; by default the file's `name`."""
     dry_run: bool = False
     """Show the trials, what they will cost and the sbatch text, and do nothing."""
+    allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --dry-run: fetch manifests from the addresses, or by the commands, that the sweep file names, although you
+    have never submitted them. A sweep that is submitted needs no leave."""
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """slurm submits and returns; local runs processes on this machine until all have ended; debug runs right here."""
     profile: str | None = None
@@ -92,6 +96,8 @@ class Command:
         for name, lowest in (("max_parallel", 0), ("trials_per_job", 1), ("trials_at_once", 1), ("batch", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
+        if self.name:
+            require_name(self.name, "--name")
         if self.budget:
             parse_budget(self.budget)
         _ = self.launch  # which has rules of its own
@@ -111,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     require_weights(spec)
     cells = expand(spec)
+    if command.dry_run and not command.allow_pipe:
+        require_known_sets(cells, typed_locations(spec, [*command.set, *command.axis]), command.sweep)
     sets = read_shard_sets(cells)
     folder = command.runs_dir / (command.name or spec.name)
     if spec.method == "bayes" and command.dry_run:
@@ -121,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.dry_run:
         return show_plan(command, sweep, chosen, sets)
     folder.mkdir(parents=True, exist_ok=True)
+    remember(sets.manifests)
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
@@ -143,7 +152,7 @@ def run_search(command: Command, spec: Spec, sets: ShardSets, folder: Path) -> i
         if codes and not cells:
             return max(codes)
         proposed = len(now.known) + len(now.new)
-        Console(soft_wrap=True).print(
+        Terminal(soft_wrap=True).print(
             f"search: {proposed} of {spec.run_cap} trials proposed, {len(now.new)} of them now"
         )
         sweep = plan_sweep(spec, [*now.known, *now.new], sets, folder)
@@ -165,7 +174,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
     missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
@@ -176,7 +185,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     left: list[Trial] = []
     if missing:
         save_launch(command.launch, sweep.folder)
-        left = submit_trials(command.launch, sweep, missing)
+        left = submit_trials(command.launch, sweep, missing, frozenset(sets.manifests))
     console.print(f"python jobs/status.py {sweep.folder}\npython jobs/report.py {sweep.folder}", highlight=False)
     code = tell_end(command.launch, sweep, [row.trial for row in rows], left)
     return code or (NOT_KNOWN if doubt else OK)
@@ -235,7 +244,7 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     for trial in trials:
         state = "done" if trial.result() else "pruned" if trial.pruned() else "to run"
         table.add_row(trial.id, *(str(trial.axes.get(name, "")) for name in sweep.axes), state)
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(table)
     missing = sum(trial.result() is None and trial.pruned() is None for trial in trials)
     if missing:

@@ -23,12 +23,12 @@ if __name__ == "__main__" and not (find_spec("petseg") and find_spec("tyro")):
 import tyro
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
-from rich.console import Console
 from rich.table import Table
 
 from petseg import interrupt
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, trial_id, with_values
+from petseg.consent import remember
 from petseg.data.store import open_store, read_manifest
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
@@ -50,6 +50,7 @@ from petseg.run_folder import (
 )
 from petseg.tracking import RunName, Tracker, how_ended, single_name
 from shards.command import OK, parse, run_command
+from shards.terminal import Terminal
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt.install()
     config = command.run
     folder = command.out
+    remember([config.data.shards])
     if folder is None:
         manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
         identifier = trial_id(config, manifest.hash)
@@ -191,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_result(result: Result, folder: Path) -> None:
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"{folder}\nbest weights: epoch {result.best_epoch} of {result.epochs}", highlight=False)
     table = Table()
     for column in ("split", "Dice", "IoU", "Dice, data set", "IoU, data set", "loss", "all-pet Dice"):

@@ -155,10 +155,10 @@ def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     follow: take the file that a symbolic link points to. Raises NotRegular, FileNotFoundError and other OSErrors.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    _require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
+    require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
     file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - Path.open takes no flags, and the caller closes it
     try:
-        _require_regular(path, os.fstat(file.fileno()))
+        require_regular(path, os.fstat(file.fileno()))
     except BaseException:
         file.close()
         raise
@@ -171,7 +171,8 @@ def read_regular(path: Path, *, follow: bool = True) -> bytes:
         return file.read()
 
 
-def _require_regular(path: Path, found: os.stat_result) -> None:
+def require_regular(path: Path, found: os.stat_result) -> None:
+    """Raises NotRegular that says what the path is, unless it is a regular file."""
     if not stat.S_ISREG(found.st_mode):
         kind = next((word for is_kind, word in _FILE_KINDS if is_kind(found.st_mode)), "no file")
         raise NotRegular(f"{path} is {kind}, not a regular file")
