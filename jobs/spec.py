@@ -114,7 +114,7 @@ def load_spec(path: Path) -> Spec:
         raise ValueError(f"no sweep file {path}: the default is jobs/sweeps/lab.yaml") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ValueError(f"{path} cannot be read as YAML: {why}") from None
+        raise ValueError(f"{path} is not YAML: {why}") from None
     try:
         return parse_spec(content, default_name=path.stem)
     except ValueError as error:

@@ -8,7 +8,6 @@ escapes that a terminal obeys. What is read here is a regular file of the folder
 from __future__ import annotations
 
 import errno
-import json
 import os
 import types
 import typing
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 
 from shards.command import printable
 from shards.manifest import NotRegular, open_regular, require_regular
+from shards.manifest import parse_json as json_value
 
 Kind = TypeVar("Kind")
 
@@ -40,9 +40,7 @@ def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
 def parse_json(content: bytes | str, name: Path | str) -> Any:
     """The value of a JSON text, whose strings are made printable; raises ValueError that names its file."""
     try:
-        return _printable(json.loads(content))
-    except RecursionError:
-        raise ValueError(f"{name} cannot be read: it is nested too deeply") from None
+        return _printable(json_value(content))
     except ValueError as error:  # of UnicodeDecodeError's kind too
         raise ValueError(f"{name} cannot be read as JSON: {error}") from None
 

@@ -195,6 +195,14 @@ def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
     return manifest
 
 
+def parse_json(content: bytes | str) -> Any:
+    """A JSON text's value; raises ValueError, for one whose nesting would end the parser's stack too."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def load_manifest(folder: Path | str) -> Manifest:
     """Read and check manifest.json.
 
@@ -203,12 +211,12 @@ def load_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        content = json.loads(read_regular(path, follow=False).decode())
+        content = parse_json(read_regular(path, follow=False).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no shard set in {folder}: pack one with `python -m shards.pack --out {folder}`") from None
     except NotRegular as error:
         raise ValueError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
@@ -274,7 +282,7 @@ def load_index(folder: Path | str, shard: str) -> list[Sample]:
     """Read the byte-offset index of one shard; raises ValueError that names the file if it is missing or damaged."""
     path = Path(folder) / index_name(shard)
     try:
-        return [_sample_of_row(*row) for row in json.loads(read_regular(path, follow=False))]
+        return [_sample_of_row(*row) for row in parse_json(read_regular(path, follow=False))]
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: pack the set again") from None
     except NotRegular as error:

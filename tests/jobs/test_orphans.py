@@ -95,6 +95,6 @@ def test_cancelling_a_sweep_ends_the_jobs_that_nobody_noted(
 ) -> None:
     sweep, token = kill_in_flight([*tiny_sweep, "--set", "train.epochs=400"], tmp_path)
     wait_for(lambda: len(states(token)) == 2)
-    assert run_command(cancel_main, [str(sweep.folder), "--yes", "--yes"]) == 0
+    assert run_command(cancel_main, [str(sweep.folder), "--yes"]) == 0
     wait_for(lambda: set(states(token)) == {"CANCELLED"})
     assert {row.status for row in standings(sweep)} == {"interrupted"}
