@@ -25,7 +25,7 @@ $(VENV)/.installed: requirements.lock setup.cfg pyproject.toml
 demo: install
 	$(BIN)/python -m shards.pack --synthetic $(DEMO_PETS) --image-size-px 64 --out data/demo
 	$(BIN)/python jobs/sweep.py --sweep jobs/sweeps/demo.yaml --cluster local --max-parallel 2
-	$(BIN)/python jobs/report.py demo
+	$(BIN)/python jobs/report.py demo --shards data/demo
 	@echo 'next, in this shell: . $(BIN)/activate'
 
 test: install

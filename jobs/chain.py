@@ -33,7 +33,6 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 
 from jobs import sweep as launcher
 from jobs.chain_state import FOLDER, Note, add_note
@@ -44,6 +43,7 @@ from jobs.standing import LIVE, standings
 from jobs.trial import load_sweep
 from petseg.data.store import is_remote
 from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.terminal import Terminal
 from slurm.executor import submit
 from slurm.profiles import profile_of
 from slurm.resources import Resources
@@ -89,7 +89,10 @@ class Chain:
 
     def report_steps(self) -> list[Step]:
         """The page, and for the log where each trial stands."""
-        report = Step("jobs.report", (str(self.folder),), accepts=(NOT_KNOWN,))  # the page is there, and says so
+        words = [str(self.folder)]
+        if not is_remote(shards := expand(self.spec)[0].config.data.shards):
+            words += ["--shards", shards]
+        report = Step("jobs.report", tuple(words), accepts=(NOT_KNOWN,))  # the page is there, and says so
         return [report, Step("jobs.status", (str(self.folder),), must=False)]
 
 
@@ -235,7 +238,7 @@ def submit_job(chain: Chain, name: str, steps: Sequence[Step], dependency: str |
     )
     add_note(chain.folder, Note(name, str(job.job_id), dependency or "", str(job.paths.stdout)))
     waits = f" ({dependency})" if dependency else ""
-    Console(soft_wrap=True).print(f"{name}: job {job.job_id}{waits}, log {job.paths.stdout}", highlight=False)
+    Terminal(soft_wrap=True).print(f"{name}: job {job.job_id}{waits}, log {job.paths.stdout}", highlight=False)
     return str(job.job_id)
 
 

@@ -12,7 +12,6 @@ those are left alone.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -29,12 +28,13 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 
 from jobs.standing import LIVE, Standing, standings, unknown_line
-from jobs.trial import SUBMISSIONS_NAME, Sweep, find_sweep
+from jobs.trial import Sweep, find_sweep
 from petseg.run_folder import CHECKPOINTS_NAME, RESULT_NAME
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from shards.files import read_json_object
+from shards.terminal import Terminal
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _STEP = re.compile(r"step-(\d{8})(?:\.(\d+))?")
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = find_sweep(command.sweep, command.runs_dir)
     rows = standings(sweep)
     found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True, highlight=False, markup=False)
     for item in found:
         console.print(f"{size_text(item.num_bytes):>9}  {item.path}  ({item.what})")
         if not command.dry_run:
@@ -147,7 +147,7 @@ def spare_checkpoints(folder: Path, best_too: bool) -> Iterator[Removable]:
     if newest is None:
         return
     try:
-        best_step = json.loads((newest / "state.json").read_text())["best"]["step"]
+        best_step = read_json_object(newest / "state.json")["best"]["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     best = max((path for path in steps if steps[path][0] == best_step), key=lambda path: steps[path], default=None)
@@ -179,8 +179,8 @@ def old_logs(sweep: Sweep, rows: Sequence[Standing], before: float) -> Iterator[
     last = {row.submission.job_id for row in rows if row.submission}
     live = {row.trial.id for row in rows if row.status in LIVE}
     given: dict[str, set[str]] = {}  # job -> its trials
-    for trial, job_id in _all_submissions(sweep):
-        given.setdefault(job_id, set()).add(trial)
+    for one in sweep.all_submissions():
+        given.setdefault(one.job_id, set()).add(one.trial)
     over = {job_id for job_id, trials in given.items() if job_id and job_id not in last and not trials & live}
     arrays = {job_id.partition("_")[0] for job_id in given if job_id not in over}
     for path in sorted((sweep.folder / "logs").glob("*")):
@@ -190,20 +190,6 @@ def old_logs(sweep: Sweep, rows: Sequence[Standing], before: float) -> Iterator[
         )
         if goes and path.is_file() and not path.is_symlink() and _is_older(path, before):
             yield Removable(path, "earlier job", path.stat().st_size)
-
-
-def _all_submissions(sweep: Sweep) -> Iterator[tuple[str, str]]:
-    """(trial, job) of every line of submissions.jsonl."""
-    try:
-        lines = (sweep.folder / SUBMISSIONS_NAME).read_text().splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            row = json.loads(line)
-            yield str(row["trial"]), str(row["job_id"])
-        except (ValueError, KeyError, TypeError):  # cut short by a kill
-            continue
 
 
 def _folders(folder: Path) -> list[Path]:

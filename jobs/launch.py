@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from jobs.intent import announce, reconcile
 from jobs.local_progress import LocalProgress, shown
@@ -24,9 +23,13 @@ from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
 from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
 from jobs.wandb_standing import wandb_standing
-from petseg.run_folder import load_overrides, save_overrides
+from petseg.consent import remember, require_known
+from petseg.data.store import is_remote
+from petseg.run_folder import CONFIG_NAME, load_config, load_overrides, save_overrides
 from shards.command import FAILED, INTERRUPTED, OK, typed
+from shards.files import build, read_json_object, require_own_folder
 from shards.manifest import write_whole
+from shards.terminal import Terminal
 from slurm.executor import submit
 from slurm.local import visible_gpus
 from slurm.resources import Resources
@@ -85,9 +88,9 @@ def save_launch(launch: Launch, folder: Path) -> None:
 def load_launch(folder: Path) -> Launch:
     """How the sweep was launched last; raises ValueError if it never was."""
     try:
-        content = json.loads((folder / LAUNCH_NAME).read_text())
-        return Launch(**content | {"resources": Resources(**content["resources"])})
-    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError) as error:
+        content = read_json_object(folder / LAUNCH_NAME)
+        return build(Launch, content | {"resources": build(Resources, content["resources"])})
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error!r}): run jobs/sweep.py again") from None
 
 
@@ -128,22 +131,32 @@ def launcher_lock(folder: Path) -> Iterator[None]:
 
 
 def resubmit(
-    folder: Path, trial_ids: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], exclude: Sequence[str] = ()
+    folder: Path,
+    trial_ids: Sequence[str],
+    overrides: Mapping[str, Mapping[str, Any]],
+    exclude: Sequence[str] = (),
+    allow_pipe: bool = False,
 ) -> int:
     """Submit trials of a sweep again as it was launched last, some with config fields changed so that they fit.
 
     exclude: nodes to leave out beside those that the launch left out, such as `node[3-4]`
+    allow_pipe: fetch shards as the trials' configs say, although the user has never named them
     Raises ValueError if the sweep was never launched, or without Slurm where nodes are to be left out, or if another
     launcher is at work.
     """
     sweep, launch = load_sweep(folder), leave_out(load_launch(folder), exclude)
     trials = [trial for trial in sweep.trials if trial.id in set(trial_ids)]
+    named = frozenset(remote_sets(trials))
+    if not allow_pipe:
+        for location in named:
+            require_known(location, f"{folder}, in its trials' {CONFIG_NAME},")
+    remember(named)
     with launcher_lock(folder):
         reconcile(sweep)
         before = {trial.id: load_overrides(trial.folder) for trial in trials if trial.id in overrides}
         for identifier, values in before.items():
             save_overrides({**values, **overrides[identifier]}, folder / "trials" / identifier)
-        left = submit_trials(launch, sweep, trials)
+        left = submit_trials(launch, sweep, trials, named)
         for trial in left:
             if trial.id in before:  # or the next try would change it once more
                 save_overrides(before[trial.id], trial.folder)
@@ -152,9 +165,18 @@ def resubmit(
         return code
 
 
-def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
+def remote_sets(trials: Iterable[Trial]) -> list[str]:
+    """The locations that the trials' configs name from which shards are fetched, or read by a command."""
+    named = {str(load_config(trial.folder)["config"].get("data", {}).get("shards", "")) for trial in trials}
+    return sorted(location for location in named if is_remote(location))
+
+
+def submit_trials(
+    launch: Launch, sweep: Sweep, trials: Sequence[Trial], named: frozenset[str] = frozenset()
+) -> list[Trial]:
     """Jobs of one or several trials each; all is noted in submissions.jsonl, the intent too.
 
+    named: shard sets that the user names; the jobs fetch from no other place than those and folders.
     Returns the trials that were not submitted, because Slurm takes no more jobs now, or does not answer.
     """
     size = launch.trials_per_job
@@ -186,13 +208,14 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
         sweep.add_submissions(submitted)
         submitted.clear()
 
+    require_own_folder(sweep.folder / "logs")
     snapshot = take_snapshot(sweep.folder / "code")
     stack = ExitStack()
     if launch.cluster != "slurm":
         stack.enter_context(shown(progress, lines=launch.cluster == "local"))
     try:
         jobs = submit(
-            TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once),
+            TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once, tuple(sorted(named))),
             [[str(trial.folder.absolute()) for trial in group] for group in groups],
             cluster=launch.cluster,
             folder=sweep.folder / "logs",
@@ -228,7 +251,7 @@ def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequen
     if not left:
         return OK
     several = "" if launch.trials_per_job > 1 else "; --trials-per-job puts several trials into each job"
-    Console(soft_wrap=True).print(
+    Terminal(soft_wrap=True).print(
         f"{len(left)} of {len(trials)} trials are left as planned: Slurm takes no more of your jobs now, for the "
         f"reason above. The same command again submits them later{several}",
         highlight=False,
@@ -240,7 +263,7 @@ def tell_wandb(launch: Launch, sweep: Sweep) -> None:
     """Say where wandb shows the sweep, or why it does not, after trials that this process has waited for."""
     if launch.cluster != "slurm":
         for line in wandb_standing(sweep.folder, standings(sweep)).lines():
-            Console(soft_wrap=True).print(line, markup=False, highlight=False)
+            Terminal(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:

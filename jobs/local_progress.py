@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -23,6 +23,7 @@ from jobs.trial import Trial
 from jobs.vitals import planned, planned_epochs, read_heartbeat, read_last_row
 from petseg.lives import read_lives
 from petseg.progress import duration
+from shards.terminal import Terminal
 
 LOOK_EVERY_S = 1.0
 LINE_EVERY_S = 30.0  # in a log file
@@ -223,7 +224,7 @@ def shown(progress: LocalProgress, lines: bool = True) -> Iterator[None]:
     stop = threading.Event()
     on_terminal = lines and sys.stderr.isatty()
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(Live(console=Console(stderr=True), auto_refresh=False)) if on_terminal else None
+        live = stack.enter_context(Live(console=Terminal(stderr=True), auto_refresh=False)) if on_terminal else None
         thread = threading.Thread(target=_show, args=(progress, stop, live, lines), daemon=True)
         thread.start()
         try:

@@ -23,7 +23,6 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +39,7 @@ from jobs.standing import unknown_line
 from jobs.trial import Sweep, find_sweep
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import write_whole
+from shards.terminal import Terminal
 
 REPORT_NAME, PARQUET_NAME = "report.html", "leaderboard.parquet"
 LEFT = ("finding",)
@@ -57,7 +57,8 @@ class Command:
     """html: the page. The others: the leaderboard alone, the same rows, with all digits in csv, json and parquet (which
     needs pyarrow)."""
     shards: str = ""
-    """Folder of the shard set whose pictures the page shows, if it is not where the trials read it."""
+    """Folder of the shard set whose pictures the page is to show: best, median and worst ones, and where two models
+    disagree. A report opens no shards that are not named here."""
     out: Path | None = None
     """Where to write; by default report.html or leaderboard.parquet in the sweep's folder, and to the terminal what is
     text."""
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(str(content))
         return told(doubt)
     write(path, content, by_choice=command.out is not None)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Terminal(width=None if sys.stdout.isatty() else 200)
     if page:
         console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
@@ -133,7 +134,7 @@ def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
     from jobs.reporting.wandb_send import send_report
 
     sent = send_report(sweep, records, compose(sweep, records, board))
-    Console(highlight=False, markup=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))
+    Terminal(highlight=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))
     return OK
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from jobs.spec import Cell
+from jobs.spec import Cell, Spec
 from petseg.config import RunConfig
 from petseg.config_values import trial_id
+from petseg.consent import require_known
 from petseg.data.places import without_secrets
 from petseg.data.store import folder_of, is_remote, read_manifest
 from shards.duplicates_note import load_near_duplicates
@@ -80,6 +82,24 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """`model.weights = 'a.pt' and 'b.pt'`"""
     names = [name for name in one if one[name] != other.get(name)]
     return ", ".join(f"{name} = {one[name]!r} and {other.get(name)!r}" for name in names)
+
+
+def typed_locations(spec: Spec, settings: Sequence[str]) -> set[str]:
+    """The shard sets that the words of --set and --axis name, rather than the sweep file."""
+    if not any(word.startswith(f"{SHARDS}=") for word in settings):
+        return set()
+    drawn = spec.space[SHARDS].values if SHARDS in spec.space else ()
+    return {str(one) for one in (spec.fixed.get(SHARDS), *spec.axes.get(SHARDS, ()), *drawn)}
+
+
+def require_known_sets(cells: Iterable[Cell], typed: Container[str], source: Path) -> None:
+    """Raises ValueError for a set that would be fetched, or read by a command, and is named by the sweep file alone.
+
+    For commands that only look: a sweep file can be a stranger's until its sweep is submitted.
+    """
+    for location in {cell.config.data.shards: None for cell in cells}:
+        if location not in typed:
+            require_known(location, str(source), f"name them by --set {SHARDS}=..., or ")
 
 
 def read_shard_sets(cells: Iterable[Cell]) -> ShardSets:

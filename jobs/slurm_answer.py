@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from shards.files import build, read_json
 from shards.manifest import write_whole
 from slurm.cluster import UNKNOWN, JobState, job_states
 
@@ -101,9 +101,9 @@ def _last_change(folder: Path) -> tuple[int, int] | None:
 
 def _read(folder: Path, wanted: Sequence[str], max_age_s: float) -> Answer | None:
     try:
-        content: dict[str, Any] = json.loads((folder / ANSWER_NAME).read_text())
+        content = read_json(folder / ANSWER_NAME)
         if abs(time.time() - content["time"]) > max_age_s:  # of the future: another machine's clock
             return None
-        return Answer({name: JobState(**content["states"][name]) for name in wanted}, content["time"])
+        return Answer({name: build(JobState, content["states"][name]) for name in wanted}, float(content["time"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from petseg.checkout import CODE_NAME, Checkout, running_code
+from shards.files import require_own_folder
 
 PACKAGES = ("jobs", "petseg", "shards", "slurm")
 SUFFIXES = {".py", ".yaml", ".j2", ".toml", ".sbatch"}
@@ -40,12 +41,11 @@ class Snapshot:
 def take_snapshot(folder: Path) -> Snapshot:
     """Copy the packages, with whatever is uncommitted in them, to `folder/HASH`, unless that copy is there."""
     files = {str(name): path for name, path in _files()}
-    digest = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    code = digest.hexdigest()[:12]
+    code = _hash_of(files)
     target, checkout = folder.absolute() / code, running_code()
-    if target.exists():
+    require_own_folder(folder)
+    if target.exists() or target.is_symlink():
+        _require_whole(target, code, files)
         return Snapshot(target, code, checkout)
     aside = target.with_name(f".{code}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -57,6 +57,23 @@ def take_snapshot(folder: Path) -> Snapshot:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Snapshot(target, code, checkout)
+
+
+def _hash_of(files: Mapping[str, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        content = path.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+def _require_whole(target: Path, code: str, files: Mapping[str, Path]) -> None:
+    """Raises ValueError unless a copy is what its name says, and nothing else: jobs run what is in it."""
+    found = {str(path.relative_to(target)): path for path in target.rglob("*") if not path.is_dir()}
+    ours = {name: path for name, path in found.items() if "__pycache__" not in Path(name).parts and name != NOTE_NAME}
+    linked = any(path.is_symlink() for path in (target, *target.rglob("*")))
+    if linked or set(ours) != set(files) or _hash_of(ours) != code:
+        raise ValueError(f"{target} is not the copy of the code that its name says: delete it")
 
 
 def _files() -> Iterator[tuple[Path, Path]]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,16 +34,32 @@ from jobs.space import FORMS, Distribution, categorical, parse_distribution, qua
 from petseg.config import RunConfig
 from petseg.config_values import field_types, identity_names, with_values
 from petseg.pruning import Hyperband, parse_hyperband
+from shards.manifest import read_regular
 
 TOP_LEVEL = (
     "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",
     "early_terminate",
 )  # fmt: skip
+NAME = re.compile(r"\w[\w.+ -]{0,99}")
 DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
 METHODS = ("grid", "random", "bayes")
 STARTUP = 10  # draws before a model of the results chooses, as optuna's TPE has it
+MAX_VALUES = 100_000  # of a sweep file
 MISSES_PER_CELL = 100  # so often in a row nothing new, per cell drawn before, and the space is taken as used up
 METRIC = {"name": "val/dice", "goal": "maximize"}  # what picks the best weights and ranks the cells
+
+
+def require_name(name: str, given_by: str) -> str:
+    """The name of a sweep, which is that of its folder, its jobs and its group in wandb; raises ValueError for others.
+
+    given_by: the flag or the field that says it
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{given_by} {name!r} cannot name a sweep, and so a folder: use letters, digits, `_`, `.`, `+`, `-` and "
+            "spaces, and begin with a letter or a digit"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -92,15 +109,34 @@ class Cell:
 def load_spec(path: Path) -> Spec:
     """Read a sweep file; raises ValueError that names the file and the fault."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse_yaml(read_regular(path).decode())
     except FileNotFoundError:
         raise ValueError(f"no sweep file {path}: the default is jobs/sweeps/lab.yaml") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML: {why}") from None
     try:
         return parse_spec(content, default_name=path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values; raises yaml.YAMLError, RecursionError, and ValueError for more values than any file spells out."""
+    content = yaml.safe_load(text)
+    _require_few(content)
+    return content
+
+
+def _require_few(content: Any) -> None:
+    """Nine lines of anchors and aliases (&a, *a) can stand for billions of values, or for a list that holds itself."""
+    left, count = [content], 0
+    while left:
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"it stands for more than {MAX_VALUES:,} values")
+        one = left.pop()
+        left.extend([*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list) else ())
 
 
 def parse_spec(content: Any, default_name: str) -> Spec:
@@ -122,7 +158,7 @@ def parse_spec(content: Any, default_name: str) -> Spec:
     if metric != METRIC:
         raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")
     spec = Spec(
-        name=str(content.get("name", default_name)),
+        name=require_name(str(content.get("name", default_name)), "name"),
         axes=_grid_axes(found) if method == "grid" else {},
         fixed=fixed,
         method=method,
@@ -257,8 +293,8 @@ def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
         if not (name and equals):
             raise ValueError(f"{flag} {setting}: write {flag} NAME=VALUE, such as {flag} train.epochs=3")
         try:
-            parsed[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parsed[name] = parse_yaml(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value") from None
     return parsed
 

@@ -161,7 +161,7 @@ def standing(
         "restarts": int(state.get("restarts", 0)),
     }
     if submission is None:
-        return Standing(trial, "planned", **common)
+        return Standing(trial, "planned", trouble, **common)
     if not submission.job_id:
         return Standing(trial, "planned", CUT_OFF, **common)
     row = read_last_row(trial.folder)

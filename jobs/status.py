@@ -54,6 +54,7 @@ from jobs.status_leaders import Leaders
 from jobs.status_table import FORMAT_VERSION, render, source_line, title_of, to_document
 from jobs.trial import SWEEP_NAME, Sweep, find_sweep
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
+from shards.terminal import Terminal
 
 __all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
 
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document = to_document(sweep, rows, answer) | {"chain": to_rows(jobs)}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        console = Console(width=None if sys.stdout.isatty() else 200)
+        console = Terminal(width=None if sys.stdout.isatty() else 200)
         console.print(render(sweep, rows, answer, console.width))
         tell_lines(chain_lines(jobs))
     return max(exit_code(rows), chain_code(jobs))
@@ -122,7 +123,7 @@ def tell_chain(folder: Path, as_json: bool) -> int:
 
 def tell_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        Console(soft_wrap=True).print(line, markup=False, highlight=False)
+        Terminal(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def chain_code(jobs: Sequence[ChainJob]) -> int:
@@ -143,7 +144,7 @@ def watch(sweep: Sweep, every_s: float) -> int:
     rows, answer = quick_standings(sweep)
     if not sys.stdout.isatty():
         return _watch_plainly(sweep, every_s)
-    console, leaders = Console(), Leaders()
+    console, leaders = Terminal(), Leaders()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while any(row.status in LIVE for row in rows):
             board = leaders.look(sweep, rows)
@@ -166,7 +167,7 @@ def _end(console: Console, sweep: Sweep, rows: Sequence[Standing], answer: Answe
 
 
 def _watch_plainly(sweep: Sweep, every_s: float) -> int:
-    console, said = Console(width=200), ""
+    console, said = Terminal(width=200), ""
     rows, answer = quick_standings(sweep)
     with contextlib.suppress(KeyboardInterrupt):
         while any(row.status in LIVE for row in rows):

@@ -26,7 +26,6 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 
 from jobs.cost import Estimate, estimate
 from jobs.cost_budget import check_budget, parse_budget
@@ -36,15 +35,17 @@ from jobs.dry_run import most_of, render_scripts_text, render_trials
 from jobs.intent import reconcile
 from jobs.launch import Launch, job_name, launcher_lock, save_launch, submit_trials, tell_end, tell_wandb
 from jobs.search import next_round
-from jobs.shard_sets import ShardSets, read_shard_sets
-from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.shard_sets import ShardSets, read_shard_sets, require_known_sets, typed_locations
+from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings, require_name
 from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
 from jobs.trial import Sweep, Trial, load_sweep, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
+from petseg.consent import remember
 from petseg.data.store import is_remote
 from petseg.run_folder import claim_folder
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from shards.terminal import Terminal
 from slurm.executor import render_scripts
 from slurm.profiles import profile_of
 from slurm.resources import Resources
@@ -71,6 +72,9 @@ class Command:
     """Show the trials, what they will cost and the scripts that sbatch would get, and do nothing."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --dry-run: every trial, cell and script, not only the first ones of many."""
+    allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --dry-run: fetch manifests from the addresses, or by the commands, that the sweep file names, although you
+    have never submitted them. A sweep that is submitted needs no leave."""
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """slurm submits and returns; local runs processes on this machine until all have ended; debug runs right here."""
     profile: str | None = None
@@ -98,6 +102,8 @@ class Command:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
         if self.all and not self.dry_run:
             raise ValueError("--all is for --dry-run")
+        if self.name:
+            require_name(self.name, "--name")
         if self.budget:
             parse_budget(self.budget)
         _ = self.launch  # which has rules of its own
@@ -117,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     require_weights(spec)
     cells = expand(spec)
+    if command.dry_run and not command.allow_pipe:
+        require_known_sets(cells, typed_locations(spec, [*command.set, *command.axis]), command.sweep)
     sets = read_shard_sets(cells)
     folder = command.runs_dir / (command.name or spec.name)
     if spec.method == "bayes" and command.dry_run:
@@ -127,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.dry_run:
         return show_plan(command, sweep, chosen, sets)
     folder.mkdir(parents=True, exist_ok=True)
+    remember(sets.manifests)
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
@@ -150,7 +159,7 @@ def run_search(command: Command, spec: Spec, sets: ShardSets, folder: Path) -> i
         if codes and not cells:
             return max(codes)
         proposed = len(now.known) + len(now.new)
-        Console(soft_wrap=True).print(
+        Terminal(soft_wrap=True).print(
             f"search: {proposed} of {spec.run_cap} trials proposed, {len(now.new)} of them now"
         )
         sweep = plan_sweep(spec, [*now.known, *now.new], sets, folder)
@@ -172,7 +181,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
     missing = [row.trial for row in rows if would_run(row, sweep)]
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
@@ -183,7 +192,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     left: list[Trial] = []
     if missing:
         save_launch(command.launch, sweep.folder)
-        left = submit_trials(command.launch, sweep, missing)
+        left = submit_trials(command.launch, sweep, missing, frozenset(sets.manifests))
     for script in ("jobs/status.py", "jobs/report.py"):
         console.print(typed(script, sweep.folder), markup=False, highlight=False)
     code = tell_end(command.launch, sweep, [row.trial for row in rows], left)
@@ -238,7 +247,7 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     """The trials, what they will cost, and the scripts that sbatch would get."""
     rows = [row for row in standings(sweep, SLURM_PATIENCE_S) if row.trial.id in chosen]
     missing = [row.trial for row in rows if would_run(row, sweep)]
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(*render_trials(sweep, rows, {trial.id for trial in missing}, command.all), sep="\n")
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)

@@ -41,6 +41,7 @@ from petseg.config_values import config_from_dict
 from petseg.run_folder import CONFIG_NAME, load_config
 from petseg.tracking_client import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
+from shards.terminal import Terminal
 
 LOCK_NAME = "wandb-sync.lock"
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = Limits(command.parallel, command.runs_per_s, command.timeout_s)
     folder = find_folder(command.sweep, command.runs_dir)
     url = require_wandb()
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     try:
         with FileLock(folder / LOCK_NAME, timeout=0):
             which = None if command.artifacts == "config" else command.artifacts

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.wandb_errand import is_refusal
@@ -23,6 +22,7 @@ from petseg.progress import duration
 from petseg.tracking import EXIT_CODES, End
 from petseg.tracking_client import Begin
 from petseg.tracking_process import Answer, WandbProcess
+from shards.terminal import Terminal
 
 GIVE_UP_AFTER = 3  # trials in a row that wandb did not take for a passing reason
 LOG_EVERY_S = 10.0
@@ -217,7 +217,7 @@ def progress_of(total: int) -> Iterator[Callable[[int], None]]:
     live, start = sys.stderr.isatty(), time.monotonic()
     last = start
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs  left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not live) as bar:
+    with Progress(*columns, console=Terminal(stderr=True), disable=not live) as bar:
         task = bar.add_task("sync", total=total)
 
         def advance(done: int) -> None:

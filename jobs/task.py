@@ -21,10 +21,12 @@ from jobs.trial import Trial, load_sweep
 from jobs.workers import work_off
 from petseg import interrupt
 from petseg.config_values import config_from_dict
+from petseg.data.places import without_secrets
+from petseg.data.store import is_remote
 from petseg.gpus import NodeFault
 from petseg.lives import read_lives
 from petseg.pruning import StoppedEarly
-from petseg.run_folder import load_config
+from petseg.run_folder import CONFIG_NAME, load_config
 from petseg.tracking import trial_name
 from shards.command import Interrupted
 
@@ -40,9 +42,16 @@ class TrialTask:
     done, and goes on with the others from their newest checkpoints.
     """
 
-    def __init__(self, sweep: str, world_size: int, threads: int, at_once: int = 1) -> None:
-        """threads: of each process. at_once: how many trials train side by side, each in a process of its own."""
+    def __init__(
+        self, sweep: str, world_size: int, threads: int, at_once: int = 1, named: tuple[str, ...] = ()
+    ) -> None:
+        """threads: of each process. at_once: how many trials train side by side, each in a process of its own.
+
+        named: the shard sets that the user named at submission. This comes from the launcher, with the job itself; a
+        trial's config.json, which could have been changed since, cannot have the job fetch or run anything else.
+        """
         self.sweep, self.world_size, self.threads, self.at_once = sweep, world_size, threads, at_once
+        self.named = named
 
     def __call__(self, folders: Sequence[str]) -> None:
         interrupt.install()  # before torch is imported and the ranks meet, which takes a while; submitit's are replaced
@@ -50,7 +59,7 @@ class TrialTask:
         set_up_logging(environment.global_rank)
         try:
             if self.at_once > 1:
-                work_off(self.sweep, folders, self.at_once, self.threads)
+                work_off(self.sweep, folders, self.at_once, self.threads, self.named)
             else:
                 set_up_ranks(environment)
                 if failed := self.run_all(folders, environment, last=folders[-1]):
@@ -123,6 +132,11 @@ class TrialTask:
 
         torch.set_num_threads(self.threads)
         config = config_from_dict(load_config(trial.folder)["config"])
+        if is_remote(config.data.shards) and config.data.shards not in self.named:
+            raise ValueError(
+                f"{trial.folder / CONFIG_NAME} names the shards {without_secrets(config.data.shards)}, which the sweep "
+                "was not submitted with: submit it again"
+            )
         sweep = load_sweep(trial.folder.parents[1])
         name = trial_name(self.sweep, trial.id, config, sweep.axes)
         train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, sweep.early)

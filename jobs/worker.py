@@ -24,7 +24,7 @@ def main() -> int:
     set_up_logging(order.slot)
     # as submitit begins each life of a job in its log, see jobs.log_files.START_OF_LIFE
     logger.info("Starting with %s as worker %d of %d", environment, order.slot, order.at_once)
-    task = TrialTask(order.sweep, 1, order.threads, order.at_once)
+    task = TrialTask(order.sweep, 1, order.threads, order.at_once, order.named)
     try:
         failed = task.run_all(take(order), environment, order.slot)
     except Interrupted as stop:

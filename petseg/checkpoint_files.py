@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from shards.command import Failure
+from shards.manifest import NotRegular, parse_json, read_regular
 
 FORMAT_VERSION = 3
 STATE_NAME = "state.json"
@@ -53,7 +54,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json. Raises FileNotFoundError, Failure if it is damaged, ValueError if it has another format."""
     path = folder / STATE_NAME
     try:
-        content = json.loads(_read(path))
+        content = parse_json(_read(path))
     except ValueError as error:
         raise damaged(path, str(error)) from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -83,7 +84,9 @@ def _read_whole(folder: Path, name: str, recorded: dict[str, int]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, follow=False)
+    except NotRegular as error:
+        raise damaged(path, str(error)) from None
     except OSError as error:
         if error.errno == errno.EIO:
             raise damaged(path, "the disk cannot read it") from None

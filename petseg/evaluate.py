@@ -16,11 +16,12 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from rich.console import Console
 
 from petseg.boundary import BOUNDARY_RATIO
 from petseg.checkpoint import Checkpoint, list_checkpoints, load_weights
+from petseg.config import DataConfig, RunConfig
 from petseg.config_values import config_from_dict, with_values
+from petseg.consent import remember, require_known
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
 from petseg.data.store import open_store
@@ -30,10 +31,12 @@ from petseg.native import why_not_native
 from petseg.overlay import Pixels, draw_overlay, draw_sheet, save_image
 from petseg.protocol import Protocol, calibrate, close_ledger, collect, forward, measure_protocol
 from petseg.run import Run, build_run
-from petseg.run_folder import CHECKPOINTS_NAME, load_config
+from petseg.run_folder import CHECKPOINTS_NAME, CONFIG_NAME, load_config
 from petseg.tracking_evaluation import track_evaluation
 from petseg.tta import Tta, predict_logits
 from shards.command import OK, parse, run_command
+from shards.files import require_own_folder
+from shards.terminal import Terminal
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +96,13 @@ class Command:
     """Folder of the run."""
     split: Literal["train", "val", "test"] = "test"
     shards: str = ""
-    """Folder of the shard set, if it is not where it was during training."""
+    """The shard set, if it is not where it was during training: a folder, or an address or command as data.shards."""
+    allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Fetch the shards from the address, or by the command, that the run's config.json names, although you have never
+    named it yourself: it could be a stranger's."""
+    cache_dir: str = ""
+    """Local folder of decoded samples and staged shards, as data.cache_dir; the one in the run's config.json is not
+    taken, for it could be a stranger's."""
     weights: Literal["best", "last"] = "best"
     """Which checkpoint: the best validation Dice, or the last epoch."""
     pictures: int = 4
@@ -119,9 +128,9 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     stored = load_config(command.run)
-    config = config_from_dict(stored["config"])
-    if command.shards:
-        config = with_values(config, {"data.shards": command.shards})
+    require_own_folder(command.run)
+    require_own_folder(command.run / "wandb")
+    config = config_to_measure(config_from_dict(stored["config"]), command)
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     manifest = store.manifest
     trained_on = stored["identity"]["manifest_hash"]
@@ -150,12 +159,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.split, command.weights, checkpoint.folder.name, protocol, no_native, measured, temperature
         )
         content = report(run, done)
-        Console().print(f"best, median and worst pictures: {sheet_path}", soft_wrap=True)
+        Terminal().print(f"best, median and worst pictures: {sheet_path}", soft_wrap=True)
         mode = config.tracking.wandb if command.wandb == "as_trained" else command.wandb
         if mode != "disabled":
             track_evaluation(command.run, config, content, mode)
     run.close()
     return OK
+
+
+def config_to_measure(trained: RunConfig, command: Command) -> RunConfig:
+    """The run's config with this machine's places: what a config.json names is no place to write to or to fetch from.
+
+    Raises ValueError for a shard set that would be fetched, which the user has not named.
+    """
+    if not (command.shards or command.allow_pipe):
+        remedy = "name them by --shards, or "
+        require_known(trained.data.shards, f"{command.run / CONFIG_NAME}", remedy)
+    shards = command.shards or trained.data.shards
+    remember([shards])
+    usual = DataConfig()
+    places = {"data.shards": shards, "data.cache_dir": command.cache_dir, "data.cache_gb": usual.cache_gb}
+    return with_values(trained, places)
 
 
 def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:

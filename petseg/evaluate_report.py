@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from petseg.breeds import kind_of
@@ -19,6 +18,7 @@ from petseg.protocol import Measured, Protocol
 from petseg.run import Run
 from petseg.run_folder import evaluation_name
 from shards.manifest import write_whole
+from shards.terminal import Terminal
 
 NUM_WORST = 20  # pictures
 NUM_LOWEST = 5  # breeds on the terminal; the file has all
@@ -43,7 +43,7 @@ def report(run: Run, done: Evaluated) -> dict[str, Any]:
     """Write evaluate-SPLIT.json, then print its tables; its content."""
     content = as_json(run, done)
     write_whole(run.folder / evaluation_name(done.split), json.dumps(content, indent=2) + "\n")
-    console = Console()
+    console = Terminal()
     for table in (scores_table(run, done, content), groups_table(content), worst_table(content)):
         console.print(table)
         console.print()

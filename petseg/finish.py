@@ -31,7 +31,7 @@ from petseg.run_folder import (
 from petseg.tracking import Tracker
 from petseg.utilization import peak_memory_mb
 from shards.command import Failure
-from shards.manifest import write_whole
+from shards.manifest import save_manifest, write_whole
 
 
 def finish(run: Run, tracker: Tracker | None) -> Result:
@@ -69,6 +69,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         save_per_image(run, measured)
         save_val_masks(run, measured["val"])
         save_calibration(run, measured, temperature)
+        save_manifest(run.store.manifest, run.folder)
         pictures = predict(run, "val", fixed_positions(len(run.splits["val"]), run.config.tracking.overlays))
         for picture in pictures:
             save_image(Image.fromarray(picture.overlay()), run.folder / OVERLAYS_NAME / f"{picture.key}.png")

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from petseg.checkout import CODE_NAME, running_code
 from shards.command import Failure, Interrupted
-from shards.manifest import write_whole
+from shards.files import build, read_json
+from shards.manifest import NotRegular, write_whole
 
 LIVES_NAME = "lives.json"
 HEARTBEAT_NAME = "heartbeat.json"
@@ -45,10 +46,17 @@ class Life:
 
 
 def read_lives(folder: Path) -> list[Life]:
-    """The lives of a run, oldest first."""
-    with contextlib.suppress(FileNotFoundError):
-        return [Life(**row) for row in json.loads((folder / LIVES_NAME).read_text())]
-    return []
+    """The lives of a run, oldest first; raises ValueError for a file that does not list them."""
+    path = folder / LIVES_NAME
+    try:
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise TypeError(f"a {type(rows).__name__} where a list is expected")
+        return [build(Life, row) for row in rows]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValueError, TypeError, NotRegular) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it") from None
 
 
 def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, world_size: int = 0) -> Life:

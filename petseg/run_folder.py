@@ -9,8 +9,10 @@ asked to go on), per_image.npz, val_masks.npz, calibration.json, overlays/, over
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
+import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +21,8 @@ from typing import Any
 
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, flatten, identity, trial_id
-from shards.manifest import write_whole
+from shards.files import build, open_to_append, parse_json, read_bounded, read_json_object
+from shards.manifest import NotRegular, write_whole
 
 CONFIG_NAME = "config.json"
 OVERRIDES_NAME = "overrides.json"
@@ -31,6 +34,10 @@ CALIBRATION_NAME = "calibration.json"
 VAL_MASKS_NAME = "val_masks.npz"
 OVERLAYS_NAME = "overlays"
 CHECKPOINTS_NAME = "checkpoints"
+MAX_METRICS_BYTES = 256 << 20  # a row has about 600
+OVERRIDABLE = "train."  # fields that a machine may force on a run begin so: none of them names a place
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
     """
     path = folder / CONFIG_NAME
-    stored = json.loads(path.read_text()) if path.exists() else None
+    stored = load_config(folder) if path.exists() or path.is_symlink() else None
     if stored and _weights_are_gone(config):
         same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
         if same:
@@ -114,11 +121,24 @@ def _weights_are_gone(config: RunConfig) -> bool:
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run."""
+    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run, or a damaged one.
+
+    The folder can be a stranger's: what the config names is neither fetched, executed nor written to without asking
+    petseg.consent.
+    """
+    path = folder / CONFIG_NAME
     try:
-        return json.loads((folder / CONFIG_NAME).read_text())
-    except FileNotFoundError:
+        content = read_json_object(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
+    content = {"trial_id": "", "identity": {}, "config": None} | content
+    kinds = {"trial_id": str, "identity": dict, "config": dict}
+    if odd := [name for name, kind in kinds.items() if not isinstance(content[name], kind)]:
+        raise ValueError(f"{path} is damaged, or of another version: its {odd[0]} is {content[odd[0]]!r:.80}")
+    content["identity"] = {"manifest_hash": ""} | content["identity"]
+    return content
 
 
 def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
@@ -127,10 +147,17 @@ def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_overrides(folder: Path) -> dict[str, Any]:
-    """The noted fields, {} if there are none."""
-    with contextlib.suppress(FileNotFoundError):
-        return json.loads((folder / OVERRIDES_NAME).read_text())
-    return {}
+    """The noted fields, {} if there are none; raises ValueError for any but those that are ever noted."""
+    path = folder / OVERRIDES_NAME
+    try:
+        found = read_json_object(path)
+    except FileNotFoundError:
+        return {}
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
+    if odd := [name for name in found if not name.startswith(OVERRIDABLE)]:
+        raise ValueError(f"{path} sets {odd[0]}, and may change nothing but fields of {OVERRIDABLE}: delete it")
+    return found
 
 
 def save_result(result: Result, folder: Path) -> None:
@@ -141,13 +168,16 @@ def load_result(folder: Path) -> Result | None:
     """result.json of a run, None while it is not finished; raises ValueError for one that another version wrote."""
     path = folder / RESULT_NAME
     try:
-        return Result(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        result = build(Result, read_json_object(path))
+        if not math.isfinite(result.metrics.get("val/dice", math.nan)):
+            raise ValueError("it has no val/dice")
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotRegular) as error:
         raise ValueError(
-            f"{path} was written by another version ({error}): delete it to measure the run again"
+            f"{path} is damaged, or of another version ({error}): delete it to measure the run again"
         ) from None
+    return result
 
 
 def save_pruned(pruned: Pruned, folder: Path) -> None:
@@ -158,21 +188,47 @@ def load_pruned(folder: Path) -> Pruned | None:
     """pruned.json of a run, None if it was not stopped early; raises ValueError for one that another version wrote."""
     path = folder / PRUNED_NAME
     try:
-        return Pruned(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        return build(Pruned, read_json_object(path))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version ({error}): delete it to go on with the run") from None
+    except (TypeError, ValueError, NotRegular) as error:
+        raise ValueError(
+            f"{path} is damaged, or of another version ({error}): delete it to go on with the run"
+        ) from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, oldest first; a last line that a kill cut short is left out."""
-    rows: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (folder / METRICS_NAME).read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
+    """The rows of metrics.jsonl, oldest first: epoch, step and numbers. What is none is left out: half a last line,
+    which a kill left, or what another program wrote, of which the log says so."""
+    path = folder / METRICS_NAME
+    try:
+        lines = read_bounded(path, MAX_METRICS_BYTES).splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValueError, NotRegular) as error:
+        warn_once(f"left out: {error}")
+        return []
+    rows = [row for line in lines if (row := parse_row(line, path))]
+    if len(rows) < len(lines) - 1:
+        warn_once(f"{path}: {len(lines) - len(rows)} of {len(lines)} lines are no rows of numbers, and are left out")
     return rows
+
+
+def parse_row(line: bytes, path: Path) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is no row of numbers."""
+    try:
+        row = parse_json(line, path)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+        return None
+    return row if all(type(v) is float or (type(v) is int and abs(v) < 2**63) for v in row.values()) else None
+
+
+@functools.lru_cache(maxsize=1000)
+def warn_once(message: str) -> None:
+    """For what is looked at again and again, as by `status --watch`."""
+    logger.warning("%s", message)
 
 
 def write_metrics(rows: list[Mapping[str, Any]], folder: Path) -> None:
@@ -187,7 +243,7 @@ def append_metrics(row: Mapping[str, Any], folder: Path) -> None:
     """
     path = folder / METRICS_NAME
     line = (json.dumps(row) + "\n").encode()
-    with path.open("ab", buffering=0) as file:
+    with open_to_append(path) as file:
         start = file.seek(0, os.SEEK_END)
         try:
             while line:

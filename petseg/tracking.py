@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from petseg.tracking_overlays import best_name, forget_after, is_due, save_overl
 from petseg.tracking_process import Answer, WandbProcess
 from petseg.tracking_tensorboard import TensorBoard
 from shards.command import INTERRUPTED, Interrupted, typed
+from shards.files import read_json_object
 
 if TYPE_CHECKING:
     from petseg.evaluate import Picture
@@ -89,7 +89,7 @@ def name_in_place(folder: Path, config: RunConfig) -> RunName:
     """The name of a run by where it lies: SWEEP/trials/ID is a trial of a sweep."""
     trial, parent = load_config(folder)["trial_id"], folder.resolve().parent
     try:
-        sweep = json.loads((parent.parent / "sweep.json").read_text())
+        sweep = read_json_object(parent.parent / "sweep.json")
     except FileNotFoundError:
         return single_name(trial, config)
     if parent.name != "trials":

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.manifest import write_whole
+from shards.manifest import open_regular, write_whole
 
 if TYPE_CHECKING:
     from petseg.evaluate import Picture
@@ -88,12 +88,12 @@ def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path, name: s
 
 def load_overlays(folder: Path, name: str = OVERLAY_MASKS_NAME) -> tuple[int, list[Overlay]]:
     """(epoch, pictures) as they were saved; raises FileNotFoundError if there are none."""
-    with np.load(folder / name, allow_pickle=False) as file:
+    with open_regular(folder / name, follow=False) as content, np.load(content, allow_pickle=False) as file:
         dice = file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)  # of an earlier version
         overlays = [
             Overlay(
                 str(key),
-                np.asarray(Image.open(io.BytesIO(file[f"{i}/jpeg"].tobytes())).convert("RGB")),
+                np.asarray(Image.open(io.BytesIO(file[f"{i}/jpeg"].tobytes()), formats=["JPEG"]).convert("RGB")),
                 file[f"{i}/truth"],
                 file[f"{i}/prediction"],
                 float(dice[i]),

@@ -20,12 +20,12 @@ if __name__ == "__main__" and not (find_spec("petseg") and find_spec("tyro")):
 
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
-from rich.console import Console
 from rich.table import Table
 
 from petseg import interrupt
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, with_values
+from petseg.consent import remember
 from petseg.data.store import open_store
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
@@ -48,6 +48,7 @@ from petseg.run_folder import (
 from petseg.single_run import Command
 from petseg.tracking import RunName, Tracker, how_ended, single_name
 from shards.command import OK, parse, run_command
+from shards.terminal import Terminal
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,7 @@ def settle_budget(run: Run, train_s: float, validation_s: float) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     interrupt.install()
+    remember([command.run.data.shards])
     folder = command.folder()
     result = train(command.run, folder, world_size=command.world_size)
     if PartialState().is_main_process:
@@ -173,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_result(result: Result, folder: Path) -> None:
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"{folder}\nbest weights: epoch {result.best_epoch} of {result.epochs}", highlight=False)
     table = Table()
     for column in ("split", "Dice", "IoU", "Dice, data set", "IoU, data set", "loss", "all-pet Dice"):

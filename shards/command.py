@@ -29,6 +29,12 @@ EXAMPLE = ("python ", "accelerate ")  # what a line that can be typed begins wit
 HELP_MARGIN = 2  # columns that the help text leaves free
 DESCRIPTION = "{description}"  # stands in tyro's help for a text of ours
 TIED = "\N{NO-BREAK SPACE}"
+# what a terminal obeys instead of showing it, and what hides or turns round the text beside it: control characters but
+# for tab and line feed, soft and zero-width ones, line separators, directions (Unicode TR 36), lone surrogates, tags
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 Parsed = TypeVar("Parsed")
 
@@ -58,6 +64,11 @@ class Failure(RuntimeError):
     """Work that went wrong for a reason that a second try would meet again (damaged data, NaN loss)."""
 
 
+def printable(text: str) -> str:
+    """The text with all that a terminal would obey or hide shown as an escape, such as \\x1b; lines stay lines."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run `main` with the arguments less `--debug`, and turn what it raises into a line and an exit code.
 
@@ -66,12 +77,9 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format=f"%(asctime)s{_rank()} %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[_CurrentStderr()],
-    )
+    handler = _CurrentStderr()
+    handler.setFormatter(_Printable(f"%(asctime)s{_rank()} %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for noisy in ("PIL", "matplotlib", "filelock", "urllib3", "git", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -222,6 +230,13 @@ def _join_help(command: Any) -> None:
             field.metadata = types.MappingProxyType({**field.metadata, "help": text})
 
 
+class _Printable(logging.Formatter):
+    """For a terminal: a message can hold the names and words of a stranger's files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _CurrentStderr(logging.StreamHandler[TextIO]):
     """Writes to what sys.stderr is at that moment: a progress bar stands in for it, and prints above itself."""
 
@@ -237,6 +252,6 @@ def _rank() -> str:
 
 def _say(line: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    sys.stderr.write(line + "\n")
+        sys.stderr.write(printable(traceback.format_exc()))
+    sys.stderr.write(printable(line) + "\n")
     return code

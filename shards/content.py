@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from shards.encoding import MAX_PIXELS, png_damage
+from shards.manifest import parse_json
 
 
 def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:
@@ -62,7 +62,7 @@ def _too_large(name: str, width: int, height: int) -> str:
 
 def _check_facts(key: str, facts: bytes) -> str:
     try:
-        found = json.loads(facts)["key"]
+        found = parse_json(facts)["key"]
     except (ValueError, KeyError, TypeError) as error:
         return f"{key}.json cannot be read ({error!r})"
     return "" if found == key else f"{key}.json is of {found!r}"

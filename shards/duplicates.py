@@ -175,11 +175,11 @@ def look(config: DuplicatesConfig) -> NearDuplicates:
 
 
 def main(argv: Sequence[str]) -> int:
-    from rich.console import Console
+    from shards.terminal import Terminal
 
     config = parse(DuplicatesConfig, argv, __doc__, positional=True)
     found = look(config)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     for pair in found.pairs[: max(0, config.show)]:
         console.print(f"{pair.split}/{pair.key}  {pair.other_split}/{pair.other}  {pair.distance} bits differ")
     more = found.total - min(found.total, max(0, config.show))

@@ -157,10 +157,10 @@ def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     follow: take the file that a symbolic link points to. Raises NotRegular, FileNotFoundError and other OSErrors.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    _require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
+    require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
     file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - Path.open takes no flags, and the caller closes it
     try:
-        _require_regular(path, os.fstat(file.fileno()))
+        require_regular(path, os.fstat(file.fileno()))
     except BaseException:
         file.close()
         raise
@@ -173,7 +173,8 @@ def read_regular(path: Path, *, follow: bool = True) -> bytes:
         return file.read()
 
 
-def _require_regular(path: Path, found: os.stat_result) -> None:
+def require_regular(path: Path, found: os.stat_result) -> None:
+    """Raises NotRegular that says what the path is, unless it is a regular file."""
     if not stat.S_ISREG(found.st_mode):
         kind = next((word for is_kind, word in _FILE_KINDS if is_kind(found.st_mode)), "no file")
         raise NotRegular(f"{path} is {kind}, not a regular file")
@@ -196,6 +197,14 @@ def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
     return manifest
 
 
+def parse_json(content: bytes | str) -> Any:
+    """A JSON text's value; raises ValueError, for one whose nesting would end the parser's stack too."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def load_manifest(folder: Path | str) -> Manifest:
     """Read and check manifest.json.
 
@@ -204,14 +213,14 @@ def load_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        content = json.loads(read_regular(path, follow=False).decode())
+        content = parse_json(read_regular(path, follow=False).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"no shard set in {folder}: pack one with `{typed('-m', 'shards.pack', '--out', folder)}`"
         ) from None
     except NotRegular as error:
         raise ValueError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
@@ -277,7 +286,7 @@ def load_index(folder: Path | str, shard: str) -> list[Sample]:
     """Read the byte-offset index of one shard; raises ValueError that names the file if it is missing or damaged."""
     path = Path(folder) / index_name(shard)
     try:
-        return [_sample_of_row(*row) for row in json.loads(read_regular(path, follow=False))]
+        return [_sample_of_row(*row) for row in parse_json(read_regular(path, follow=False))]
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: pack the set again") from None
     except NotRegular as error:

@@ -6,14 +6,13 @@ The layout is `images/KEY.jpg`, `annotations/trimaps/KEY.png` and `annotations/{
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.manifest import KEY_PATTERN, Source, read_regular
+from shards.manifest import KEY_PATTERN, Source, parse_json, read_regular
 
 OXFORD = Source(
     name="oxford-iiit-pet",
@@ -183,7 +182,7 @@ def _kind_of_extra(name: str, suffix: str, unlisted: str) -> str:
 def _read_source(root: Path) -> Source:
     path = root / "source.json"
     try:
-        content = json.loads(read_regular(path).decode("utf-8"))
+        content = parse_json(read_regular(path).decode("utf-8"))
         return Source(name=str(content["name"]), attribution=str(content["attribution"]))
     except FileNotFoundError:
         return OXFORD

@@ -234,8 +234,9 @@ def _listing(folder: oxford.PetFolder, config: PackConfig) -> dict[str, Any]:
 
 
 def _print_summary(outcome: Outcome, out: Path) -> None:
-    from rich.console import Console  # here, not above: each worker process imports this module
     from rich.table import Table
+
+    from shards.terminal import Terminal
 
     manifest = outcome.manifest
     table = Table(title=f"{manifest.source.name} in {out}")
@@ -245,7 +246,7 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
         shards = manifest.of_split(name)
         num_bytes = sum(shard.num_bytes for shard in shards)
         table.add_row(name, f"{split.num_samples:,}", str(len(shards)), f"{num_bytes / 1e6:,.1f}")
-    console = Console()
+    console = Terminal()
     console.print(table)
     console.print(f"{'it was there already, ' if outcome.was_there else ''}hash {manifest.hash[:10]}")
     if outcome.duplicates.total:
@@ -260,7 +261,7 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
     for kind, count in manifest.packer["oddities"].items():
         most = SHOWN_DAMAGED if kind in (pictures.CORRUPT, pictures.SUSPECT) else oxford.NAMED
         names = ", ".join(outcome.oddities[kind][:most]) + (", ..." if count > most else "")
-        table.add_row(f"[bold]{kind}[/bold]: {pictures.ODDITIES[kind]}", str(count), names)
+        table.add_row(f"{kind}: {pictures.ODDITIES[kind]}", str(count), names)
     console.print(table)
     if suspects := outcome.oddities.get(pictures.SUSPECT):
         keys = suspects[:SHOWN_DAMAGED]

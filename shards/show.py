@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from shards.command import OK, Failure, parse, run_command, typed
+from shards.command import OK, Failure, parse, printable, run_command, typed
 from shards.encoding import png_damage
 from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, open_regular, write_whole
 
@@ -138,7 +138,7 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: in
 def main(argv: Sequence[str]) -> int:
 
     config = parse(ShowConfig, argv, __doc__, positional=True)
-    sys.stdout.write(f"{config.out}: {show(config)} samples\n")
+    sys.stdout.write(printable(f"{config.out}: {show(config)} samples\n"))
     return OK
 
 

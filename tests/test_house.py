@@ -13,11 +13,12 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
 # who may import what of ours; shards.command is every command's error boundary
+OF_SHARDS = {"shards.manifest", "shards.files", "shards.terminal", "shards.command"}
 ALLOWED = {
     "shards": {"shards"},
-    "petseg": {"petseg", "shards.manifest", "shards.command"},
+    "petseg": {"petseg", *OF_SHARDS},
     "slurm": {"slurm", "shards.command"},
-    "jobs": {"jobs", "petseg", "slurm", "shards.manifest", "shards.duplicates_note", "shards.command"},
+    "jobs": {"jobs", "petseg", "slurm", "shards.duplicates_note", *OF_SHARDS},
 }
 FILES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
 
@@ -50,6 +51,14 @@ def test_no_file_bears_the_name_of_another_module() -> None:
     for folder in ("petseg", "jobs", "slurm", "shards"):
         names = {path.stem for path in (REPOSITORY / folder).glob("*.py")} - {"__init__"}
         assert names.isdisjoint(taken), names & taken
+
+
+def test_commands_write_by_the_terminal_that_obeys_no_foreign_text() -> None:
+    """rich's own Console would pass on the escapes, and take for markup the square brackets, of a stranger's files."""
+    for path in (path for path in FILES if path.relative_to(REPOSITORY).parts[0] != "slurm"):
+        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        named = {call.id for call in calls if isinstance(call, ast.Name)}
+        assert not named & {"Console", "print"}, path
 
 
 def test_nothing_prints_or_edits_the_import_path() -> None:

@@ -11,7 +11,6 @@ from jobs.shard_sets import ShardSet
 from jobs.trial import Sweep
 from shards.command import typed
 from shards.duplicates_note import summarise_duplicates
-from shards.manifest import load_manifest
 
 BORDER_RULES = {
     "fg": "border counts as pet (fg)",
@@ -49,7 +48,7 @@ def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
 
 def shard_facts(sweep: Sweep) -> Facts:
     """What is known of each shard set of the sweep; several are told apart by their location."""
-    sets = [one if one.source else recalled(one) for one in noted_sets(sweep)]
+    sets = [one if one.source else replace(one, source=one.location) for one in noted_sets(sweep)]
     facts = {
         "Shard set": [f"{one.source}: {one.attribution}" if one.num_samples else one.source for one in sets],
         "Splits": [" / ".join(f"{count:,} {name}" for name, count in one.num_samples.items()) for one in sets],
@@ -71,17 +70,6 @@ def duplicates(noted: ShardSet) -> str:
 
 def noted_sets(sweep: Sweep) -> tuple[ShardSet, ...]:
     return sweep.shard_sets or (ShardSet(sweep.manifest_hash, sweep.shards),)
-
-
-def recalled(noted: ShardSet) -> ShardSet:
-    """The set of a sweep that noted its hash alone, from its folder; if that is not at hand, `source` says why."""
-    try:
-        manifest = load_manifest(noted.location)
-    except (ValueError, OSError):
-        return replace(noted, source=f"{noted.location} (cannot be read here)")
-    if manifest.hash != noted.hash:
-        return replace(noted, source=f"{noted.location} (now holds another set)")
-    return ShardSet.of(manifest, noted.location)
 
 
 def _by_place(texts: Sequence[str], places: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ METRICS = (
     ("val/ece", "ECE", 4),
     ("val/loss", "val loss", 4),
 )
+FORMULA = ("=", "+", "-", "@")
+MARKDOWN = str.maketrans({"|": "&#124;", "[": "&#91;", "]": "&#93;", "`": "&#96;"})
 Row = dict[str, Any]
 
 
@@ -115,7 +118,7 @@ def render_rows(sweep: Sweep, board: Board, form: str) -> str:
 
 def _markdown(sweep: Sweep, board: Board) -> str:
     verdict = judge(board)
-    lines = [f"# {sweep.name}", "", verdict.lead, "", *(f"- {point}" for point in verdict.points), ""]
+    lines = [f"# {_plain(sweep.name)}", "", _plain(verdict.lead), "", *(f"- {_plain(p)}" for p in verdict.points), ""]
     return "\n".join(lines) + "\n" + table_markdown(board)
 
 
@@ -128,15 +131,25 @@ def table_markdown(board: Board) -> str:
 
 
 def _cells(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(text.replace('|', '&#124;') for text in texts)} |"
+    return f"| {' | '.join(_plain(text) for text in texts)} |"
+
+
+def _plain(text: str) -> str:
+    """A cell that is neither HTML nor a link, and stays one cell, whatever a name holds."""
+    return html.escape(" ".join(text.split()), quote=False).translate(MARKDOWN)
 
 
 def _csv(sweep: Sweep, board: Board) -> str:
     rows, file = rows_of(board), io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([[harmless(name) for name in row] for row in rows[:1]])
+    writer.writerows([[harmless(value) for value in row.values()] for row in rows])
     return file.getvalue()
+
+
+def harmless(value: Any) -> Any:
+    """A cell that a spreadsheet takes for text: one that begins like a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(FORMULA) else value
 
 
 def _json(sweep: Sweep, board: Board) -> str:

@@ -18,6 +18,7 @@ from jobs.trial import Sweep
 from jobs.wandb_errand import ask, is_refusal, require_workspaces
 from petseg.tracking_client import without_secrets
 from shards.command import Failure, Interrupted, typed
+from shards.files import read_json
 from shards.manifest import write_whole
 
 MARK_NAME = "wandb_report.json"
@@ -100,7 +101,7 @@ def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
 def read_mark(folder: Path) -> Mapping[str, str]:
     """Which report is the sweep's, {} if it has none; a file that cannot be read counts as none."""
     try:
-        found = json.loads((folder / MARK_NAME).read_text())
+        found = read_json(folder / MARK_NAME)
     except (OSError, ValueError):
         return {}
     return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}

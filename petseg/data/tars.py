@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 import time
@@ -22,7 +21,7 @@ from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole
 from petseg.data.plan import Ids
 from petseg.data.store import Store
 from shards.command import Failure, typed
-from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
+from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash, parse_json
 
 MAX_OPEN_SHARDS = 64
 RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before a read that failed for a passing reason is tried again
@@ -140,7 +139,7 @@ class TarReader:
         sample = self._retried(number, lambda shard: shard.samples()[row])
         if sample.json == NO_MEMBER:
             return {}
-        facts: dict[str, Any] = json.loads(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
+        facts: dict[str, Any] = parse_json(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
         return facts
 
     def close(self) -> None:

@@ -270,8 +270,8 @@ def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
 def test_a_timeouts_advice_counts_from_the_start_only_where_one_start_trained_it_all(tmp_path: Path) -> None:
     """A second start began where the first one had saved: its time is not that of the epochs it has."""
     trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
-    log = tmp_path / "lab" / "12_0_0_log.out"
-    log.parent.mkdir()
+    log = tmp_path / "lab" / "logs" / "12_0_0_log.out"
+    log.parent.mkdir(parents=True)
     log.write_text(START + EPOCH)
     submission = Submission(trial.id, "12_0", "slurm", str(log))
 

@@ -29,7 +29,7 @@ from petseg.tracking import (
 from petseg.tracking_artifacts import MAX_NAME, find_artifacts
 from petseg.train import train
 from shards.command import OK, Failure, Interrupted, run_command
-from shards.manifest import load_manifest
+from shards.manifest import load_manifest, save_manifest
 from tests.wandb_server import Fault, WandbServer
 
 HASH = "0" * 64
@@ -109,6 +109,7 @@ def test_artifacts_are_those_of_a_finished_run(tiny: Callable[..., RunConfig], t
     assert find_artifacts(tmp_path, "x", "all") == []
     for name in ("result.json", "per_image.npz"):
         (tmp_path / name).write_text("{}")
+    save_manifest(shards, tmp_path)  # as a finished run does
     assert find_artifacts(tmp_path, "x", "none") == []
     manifest, predictions = find_artifacts(tmp_path, "x" * MAX_NAME, "small")
     assert (manifest.name, manifest.type) == (f"shards-{shards.hash[:16]}", "dataset")
