@@ -31,7 +31,7 @@ from jobs.reporting.page import render_page
 from jobs.reporting.parquet import render_parquet
 from jobs.reporting.protocol import floor_of, state_counts
 from jobs.reporting.records import Record, read_records
-from jobs.reporting.rows import render_rows, shown
+from jobs.reporting.rows import INTERVALS_NOTE, render_rows, shown
 from jobs.reporting.serve import serve
 from jobs.reporting.verdict import Board, build_board
 from jobs.reporting.verdict_words import judge, short
@@ -145,6 +145,7 @@ def leaderboard(sweep: Sweep, records: Sequence[Record], board: Board | None = N
     floor = floor_of(records, "val")
     verdict = judge(board)
     caption = "\n".join([verdict.lead, *verdict.points])
+    caption += f"\n{INTERVALS_NOTE}" if board.val else ""
     caption += f"\nall-pet guess: {floor:.4f}" if floor is not None else ""
     table = Table(title=Text(f"{sweep.name}: {counts}"), title_justify="left", caption=Text(caption))
     table.caption_justify = "left"

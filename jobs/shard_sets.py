@@ -19,6 +19,8 @@ from shards.manifest import Manifest
 
 SHARDS = "data.shards"  # may be an axis although it is no part of the identity: the set's hash is
 
+SYNTHETIC = "synthetic"  # what the source's name of drawn pictures begins with
+
 
 @dataclass(frozen=True)
 class ShardSet:
@@ -30,6 +32,11 @@ class ShardSet:
     attribution: str = ""
     num_samples: dict[str, int] = field(default_factory=dict)  # by split
     near_duplicates: dict[str, int] | None = None  # pairs by the two splits; None where nobody has looked
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Drawn by `shards.pack --synthetic`, not photographed."""
+        return self.source.startswith(SYNTHETIC)
 
     @classmethod
     def of(cls, manifest: Manifest, location: str) -> ShardSet:

@@ -256,6 +256,12 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
         console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), command.all)))
         if command.budget:
             check_budget(cost, command.budget)
+    if sweep.method != "bayes":
+        from jobs.reporting.power_words import plan_text  # scipy's import takes a second
+
+        splits = [manifest.splits.get("val") for manifest in sets.manifests.values()]
+        pictures = min(split.num_samples for split in splits if split) if any(splits) else 0
+        console.print(plan_text(sweep, chosen, pictures), markup=False, highlight=False)
     if missing and command.cluster == "slurm":
         jobs = -(-len(missing) // command.trials_per_job)
         resources, max_parallel = command.launch.settle(jobs)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from jobs.reporting.protocol import protocol, state_counts, warnings
 from jobs.reporting.records import SEED_AXIS, Record, rank
-from jobs.reporting.rows import table_markdown
+from jobs.reporting.rows import INTERVALS_NOTE, table_markdown
 from jobs.reporting.trials import lives_of, reproduce
 from jobs.reporting.verdict import Board
 from jobs.reporting.verdict_words import judge, short
@@ -121,7 +121,7 @@ def compose(sweep: Sweep, records: Sequence[Record], board: Board) -> Content:
         Heading("Verdict"),
         Markdown(plain("\n".join([f"**{verdict.lead}**", "", *(f"- {point}" for point in verdict.points)]))),
         Heading("Leaderboard"),
-        Markdown(plain(f"{table_markdown(board)}\nMean over seeds, with 95 % intervals where pictures allow them.")),
+        Markdown(plain(f"{table_markdown(board)}\nMeans over seeds. {INTERVALS_NOTE if board.val else ''}".rstrip())),
         Heading("Curves"),
         *grids(sweep.name, axes, curves, whole=len(axes) == len(board.axes)),
         Heading("What matters"),

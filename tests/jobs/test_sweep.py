@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,26 @@ def test_dry_run_lists_the_trials_and_the_sbatch_text_and_does_nothing(
     for line in ("--array=0-1%2", "--partition=gpu", "--gpus-per-node=2", "--time=90", "--account=pets"):
         assert f"#SBATCH {line}" in out
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (
+            "0,1,2",
+            r"With 3 seeds and 3 val pictures a difference of about 0\.\d+ Dice between the two cells is shown in",
+        ),
+        ("0", r"With one seed no difference can be shown: how far another seed would move a cell is not known\."),
+    ],
+)
+def test_dry_run_says_what_the_planned_seeds_can_show(
+    seeds: str, said: str, tiny_sweep: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--axis", f"train.seed={seeds}", "--cluster", "local", "--dry-run", "--no-probe"]
+    assert run_command(main, [*tiny_sweep, *flags]) == 0
+    out = capsys.readouterr().out
+    assert re.search(said, out), out
+    assert ("by a reference on real pets" in out) == (seeds != "0")
 
 
 def test_a_sweep_beyond_the_budget_is_not_submitted(

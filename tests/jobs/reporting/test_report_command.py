@@ -54,12 +54,12 @@ def test_leaderboard_in_other_formats_has_the_same_rows(
         lines = [line for line in shown.splitlines() if line.startswith("|")]
         rows = [dict(zip(lines[0].split(" | "), line.split(" | "), strict=True)) for line in lines[2:]]
         assert [(row["model.arch"], row["augment.policy"]) for row in rows] == list(DICE)
-        assert [row["rank"] for row in rows] == ["1-2", "1-2", "3", "4"]
+        assert [row["rank"] for row in rows] == ["1-2", "1-2", "3-4", "3-4"]
         return
     rows = json.loads(shown)["rows"] if form == "json" else list(csv.DictReader(io.StringIO(shown)))
     assert [(row["model.arch"], row["augment.policy"]) for row in rows] == list(DICE)
     assert [float(row["val_dice"]) for row in rows] == pytest.approx([0.901, 0.900, 0.880, 0.860])
-    assert [int(row["rank_worst"]) for row in rows] == [2, 2, 3, 4]
+    assert [int(row["rank_worst"]) for row in rows] == [2, 2, 4, 4]
     assert [row["finding"] or None for row in rows] == [None, "no difference shown", "apart", "apart"]
     assert all(float(row["val_dice_low"]) < float(row["val_dice"]) < float(row["val_dice_high"]) for row in rows)
     assert rows[0]["interval_covers"] == "seeds and pictures"
