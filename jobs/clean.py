@@ -164,7 +164,7 @@ def old_logs(sweep: Sweep, rows: Sequence[Standing], before: float) -> Iterator[
 def _all_submissions(sweep: Sweep) -> Iterator[tuple[str, str]]:
     """(trial, job) of every line of submissions.jsonl."""
     try:
-        lines = (sweep.folder / SUBMISSIONS_NAME).read_text().splitlines()
+        lines = (sweep.folder / SUBMISSIONS_NAME).read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return
     for line in lines:

@@ -24,7 +24,7 @@ from jobs.task import TrialTask
 from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
 from petseg.run_folder import load_overrides, save_overrides
 from shards.command import FAILED, INTERRUPTED, OK
-from shards.manifest import write_whole
+from shards.manifest import read_object, write_whole
 from slurm.executor import submit
 from slurm.local import visible_gpus
 from slurm.resources import Resources
@@ -82,10 +82,10 @@ def save_launch(launch: Launch, folder: Path) -> None:
 def load_launch(folder: Path) -> Launch:
     """How the sweep was launched last; raises ValueError if it never was."""
     try:
-        content = json.loads((folder / LAUNCH_NAME).read_text())
+        content = read_object(folder / LAUNCH_NAME, "delete it")
         return Launch(**content | {"resources": Resources(**content["resources"])})
-    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error!r}): run jobs/sweep.py again") from None
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error}): run jobs/sweep.py again") from None
 
 
 def leave_out(launch: Launch, nodes: Sequence[str]) -> Launch:

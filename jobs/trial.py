@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,13 +24,16 @@ from jobs.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.spec import Cell, Spec
 from petseg.pruning import Hyperband, parse_hyperband
 from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics
-from shards.manifest import write_whole
+from shards.manifest import named, read_object, write_whole
 
 FORMAT_VERSION = 1
 SWEEP_NAME = "sweep.json"
 LAUNCH_NAME = "launch.json"
 SUBMISSIONS_NAME = "submissions.jsonl"
 STATE_NAME = "state.json"
+WRITTEN_ANEW = "delete it and run the same sweep again, which writes it anew and keeps the trials"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,14 @@ class Trial:
 
     def state(self) -> dict[str, Any]:
         """What it last said: status running, done, pruned, failed, interrupted; host, job_id, error. {} = not begun."""
-        with contextlib.suppress(FileNotFoundError):
-            return json.loads((self.folder / STATE_NAME).read_text())
-        return {}
+        path = self.folder / STATE_NAME
+        try:
+            return read_object(path, "delete it; until then the trial counts as not begun, unless it has a result")
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except ValueError as error:  # no reason to say nothing of the others
+            logger.warning("%s", error)
+            return {}
 
     def share(self) -> float:
         """Of its job's resources, while as many trials train there as may at once."""
@@ -122,17 +131,32 @@ class Sweep:
         """Every job that a trial was given, oldest first."""
         found: list[Submission] = []
         with contextlib.suppress(FileNotFoundError):
-            for line in (self.folder / SUBMISSIONS_NAME).read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
+            lines = (self.folder / SUBMISSIONS_NAME).read_text(errors="replace").splitlines()
+            for number, line in enumerate(lines, start=1):
+                try:
                     found.append(Submission(**json.loads(line)))
+                except (ValueError, TypeError) as error:
+                    if number < len(lines) or len(lines) == 1:  # else a kill may have cut the last one short
+                        name = self.folder / SUBMISSIONS_NAME
+                        logger.warning("%s:%d is damaged (%s), and left out", name, number, error)
         return found
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
         """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""
-        with (self.folder / SUBMISSIONS_NAME).open("a") as file:
-            file.write("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
-            file.flush()
-            os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
+        path = self.folder / SUBMISSIONS_NAME
+        lines = "".join(json.dumps(asdict(submission)) + "\n" for submission in submissions).encode()
+        with path.open("a+b", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if file.read(1) not in (b"", b"\n"):  # a line that a kill cut short must not take the next one along
+                lines = b"\n" + lines
+            try:
+                while lines:
+                    lines = lines[file.write(lines) :]
+                os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
+            except OSError as error:
+                file.truncate(end)
+                raise named(error, path) from None
 
 
 def plan_sweep(spec: Spec, cells: Sequence[Cell], sets: ShardSets, folder: Path) -> Sweep:
@@ -217,18 +241,16 @@ def load_sweep(folder: Path) -> Sweep:
     """Read sweep.json; raises ValueError if there is none, if it is damaged, or if its format is another."""
     path = folder / SWEEP_NAME
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
+        content = read_object(path, WRITTEN_ANEW)
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
-    except ValueError as error:
-        raise _damaged(path, str(error)) from None
-    version = content.get("format_version") if isinstance(content, dict) else None
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format {version!r}, not {FORMAT_VERSION}: open it with the petseg that wrote it")
     try:
         return _sweep_of(folder, content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(path, repr(error)) from None
+        raise ValueError(f"{path} is damaged ({error!r}): {WRITTEN_ANEW}") from None
 
 
 def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
@@ -249,12 +271,6 @@ def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
 
 def _trial_of(folder: Path, id: str, axes: dict[str, Any], manifest_hash: str = "") -> Trial:
     return Trial(id, dict(axes), folder / "trials" / id, manifest_hash)
-
-
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({why}): delete it and run the same sweep again, which writes it anew and keeps the trials"
-    )
 
 
 def find_sweep(name: str, runs_dir: Path) -> Sweep:

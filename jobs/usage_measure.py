@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jobs.standing import Standing, standings, unknown_line
-from jobs.trial import LAUNCH_NAME, SUBMISSIONS_NAME, Submission, Sweep, Trial
+from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial
 from jobs.usage_accounts import Start, ask_sacct
 from petseg.lives import Life, read_lives
 from slurm.resources import Resources
@@ -54,7 +54,7 @@ class Usage:
 
 def measure(sweep: Sweep) -> Usage:
     """By sacct if it knows the sweep's jobs, else by the trials' own words."""
-    submissions = read_submissions(sweep)
+    submissions = sweep.all_submissions()
     on_slurm = sorted({s.job_id for s in submissions if s.cluster == "slurm" and s.job_id})
     accounts = ask_sacct(on_slurm)
     starts, rows = accounts.starts, standings(sweep)
@@ -69,21 +69,6 @@ def measure(sweep: Sweep) -> Usage:
         note = f"{len(elsewhere)} jobs are not in it, because accounting does not know them (run here, or forgotten)"
         return replace(usage, notes=(*usage.notes, note))
     return usage
-
-
-def read_submissions(sweep: Sweep) -> list[Submission]:
-    """All of them, not only the last of each trial."""
-    found = []
-    try:
-        lines = (sweep.folder / SUBMISSIONS_NAME).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            found.append(Submission(**json.loads(line)))
-        except (ValueError, TypeError):  # a line that a kill cut short
-            continue
-    return found
 
 
 def read_resources(sweep: Sweep) -> Resources | None:
@@ -107,7 +92,7 @@ def kept_by_life(trial: Trial) -> list[Kept]:
 
     metrics.jsonl has each epoch once; what a life did after its last save, the next one did again.
     """
-    lives, rows = read_lives(trial.folder), trial.metrics()
+    lives, rows = read_lives(trial.folder), [row for row in trial.metrics() if "step" in row]
     found = []
     for number, life in enumerate(lives):
         first, end = life.first_step, lives[number + 1].first_step if life is not lives[-1] else float("inf")
@@ -115,7 +100,7 @@ def kept_by_life(trial: Trial) -> list[Kept]:
         for row in rows:
             steps = row["step"] - before
             shared = max(0, min(row["step"], end) - max(before, first))
-            seconds += row["perf/seconds"] * shared / steps if steps > 0 else 0.0
+            seconds += row.get("perf/seconds", 0.0) * shared / steps if steps > 0 else 0.0
             before = row["step"]
         found.append(Kept(life, seconds * trial.share()))
     return found
@@ -203,7 +188,7 @@ def by_records(
         own = [s for s in submissions if s.trial == row.trial.id and s.job_id]
         if not own:
             continue
-        seconds = sum(float(metrics["perf/seconds"]) for metrics in row.trial.metrics())
+        seconds = sum(float(metrics.get("perf/seconds", 0.0)) for metrics in row.trial.metrics())
         starts = len(read_lives(row.trial.folder))
         used_h = seconds * units * row.trial.share() / 3600
         # nothing limits a process of this machine

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards.command import Failure, Interrupted
-from shards.manifest import write_whole
+from shards.manifest import read_regular, write_whole
 
 LIVES_NAME = "lives.json"
 HEARTBEAT_NAME = "heartbeat.json"
@@ -41,10 +41,17 @@ class Life:
 
 
 def read_lives(folder: Path) -> list[Life]:
-    """The lives of a run, oldest first."""
-    with contextlib.suppress(FileNotFoundError):
-        return [Life(**row) for row in json.loads((folder / LIVES_NAME).read_text())]
-    return []
+    """The lives of a run, oldest first; raises ValueError that names a file that is damaged."""
+    path = folder / LIVES_NAME
+    try:
+        return [Life(**row) for row in json.loads(read_regular(path).decode())]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): see that no other process runs in {folder}, then delete the file and start "
+            "the run again"
+        ) from None
 
 
 def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, world_size: int = 0) -> Life:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def load_masks(folder: Path) -> Masks | None:
     try:
         with (folder / VAL_MASKS_NAME).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             masks = Masks(tuple(arrays["keys"].tolist()), int(arrays["width"]), arrays["bits"])
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     whole = masks.bits.dtype == np.uint8 and masks.bits.ndim == 3
     fits = whole and masks.bits.shape[0] == len(masks.keys) and masks.bits.shape[2] == -(-masks.width_px // 8)

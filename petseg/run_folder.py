@@ -14,11 +14,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, flatten, identity, trial_id
-from shards.manifest import write_whole
+from shards.manifest import named, read_object, write_whole
 
 CONFIG_NAME = "config.json"
 OVERRIDES_NAME = "overrides.json"
@@ -30,6 +30,8 @@ CALIBRATION_NAME = "calibration.json"
 VAL_MASKS_NAME = "val_masks.npz"
 OVERLAYS_NAME = "overlays"
 CHECKPOINTS_NAME = "checkpoints"
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
     """
     path = folder / CONFIG_NAME
-    stored = json.loads(path.read_text()) if path.exists() else None
+    stored = load_config(folder, identified=True) if path.exists() else None
     if stored and _weights_are_gone(config):
         same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
         if same:
@@ -112,12 +114,20 @@ def _weights_are_gone(config: RunConfig) -> bool:
     return config.model.weights not in ("none", "imagenet") and not Path(config.model.weights).exists()
 
 
-def load_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run."""
+def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
+    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run, or a damaged one.
+
+    identified: the first two are needed
+    """
+    path, advice = folder / CONFIG_NAME, f"put it back from a copy, or delete {folder} and start the run again"
     try:
-        return json.loads((folder / CONFIG_NAME).read_text())
-    except FileNotFoundError:
+        content = read_object(path, advice)
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
+    needed = {"config": dict, **({"trial_id": str, "identity": dict} if identified else {})}
+    if missing := [name for name, kind in needed.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{path} is damaged (it has no {missing[0]}): {advice}")
+    return content
 
 
 def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
@@ -127,8 +137,9 @@ def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
 
 def load_overrides(folder: Path) -> dict[str, Any]:
     """The noted fields, {} if there are none."""
+    path = folder / OVERRIDES_NAME
     with contextlib.suppress(FileNotFoundError):
-        return json.loads((folder / OVERRIDES_NAME).read_text())
+        return read_object(path, "delete it, and `python jobs/retry.py` notes again what the run needs")
     return {}
 
 
@@ -137,16 +148,9 @@ def save_result(result: Result, folder: Path) -> None:
 
 
 def load_result(folder: Path) -> Result | None:
-    """result.json of a run, None while it is not finished; raises ValueError for one that another version wrote."""
-    path = folder / RESULT_NAME
-    try:
-        return Result(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} was written by another version ({error}): delete it to measure the run again"
-        ) from None
+    """result.json of a run, None while it is not finished; raises ValueError for one that is damaged, or of another
+    version."""
+    return _load(Result, folder / RESULT_NAME, "delete it to measure the run again")
 
 
 def save_pruned(pruned: Pruned, folder: Path) -> None:
@@ -154,14 +158,31 @@ def save_pruned(pruned: Pruned, folder: Path) -> None:
 
 
 def load_pruned(folder: Path) -> Pruned | None:
-    """pruned.json of a run, None if it was not stopped early; raises ValueError for one that another version wrote."""
-    path = folder / PRUNED_NAME
+    """pruned.json of a run, None if it was not stopped early; raises ValueError for one that is damaged, or of another
+    version."""
+    return _load(Pruned, folder / PRUNED_NAME, "delete it to go on with the run")
+
+
+def _load(kind: type[Kind], path: Path, advice: str) -> Kind | None:
+    """What a file says as the dataclass that it was written from; None if there is no file."""
     try:
-        return Pruned(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        content = read_object(path, advice)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version ({error}): delete it to go on with the run") from None
+    try:
+        found = kind(**content)
+    except TypeError as error:
+        raise ValueError(f"{path} was written by another version ({error}): {advice}") from None
+    for name, hint in get_type_hints(kind).items():
+        if not _fits(getattr(found, name), hint):
+            raise ValueError(f"{path} is damaged ({name} is {getattr(found, name)!r}): {advice}")
+    return found
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(number, float) for number in value.values())
+    return isinstance(value, hint) or (type(value) is int and isinstance(0.0, hint))  # JSON has 1 for 1.0
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -169,8 +190,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError):
         for line in (folder / METRICS_NAME).read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
+            with contextlib.suppress(ValueError):
+                if isinstance(row := json.loads(line), dict) and "epoch" in row:
+                    rows.append(row)
     return rows
 
 
@@ -194,4 +216,4 @@ def append_metrics(row: Mapping[str, Any], folder: Path) -> None:
             os.fsync(file.fileno())
         except OSError as error:
             file.truncate(start)
-            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+            raise named(error, path) from None

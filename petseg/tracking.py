@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from petseg.tracking_overlays import best_name, forget_after, is_due, save_overl
 from petseg.tracking_process import Answer, WandbProcess
 from petseg.tracking_tensorboard import TensorBoard
 from shards.command import INTERRUPTED, Interrupted
+from shards.manifest import read_object
 
 if TYPE_CHECKING:
     from petseg.evaluate import Picture
@@ -66,10 +66,10 @@ def single_name(trial: str, config: RunConfig) -> RunName:
 
 def name_in_place(folder: Path, config: RunConfig) -> RunName:
     """The name of a run by where it lies: SWEEP/trials/ID is a trial of a sweep."""
-    trial, parent = load_config(folder)["trial_id"], folder.resolve().parent
+    trial, parent = load_config(folder, identified=True)["trial_id"], folder.resolve().parent
     try:
-        sweep = json.loads((parent.parent / "sweep.json").read_text())["name"]
-    except FileNotFoundError:
+        sweep = read_object(parent.parent / "sweep.json", "delete it and run the sweep again")["name"]
+    except (FileNotFoundError, KeyError):
         return single_name(trial, config)
     return trial_name(sweep, trial, config) if parent.name == "trials" else single_name(trial, config)
 

@@ -16,6 +16,7 @@ from petseg.config import RunConfig
 from petseg.run_folder import evaluation_name, load_config
 from petseg.tracking import CONFIRM_SHARE, FINISH_SHARE, RunName, Wandb, describe, name_in_place
 from petseg.tracking_client import Begin
+from shards.manifest import read_object
 
 START_S = 20.0  # more than at the end of a training, which the client's start goes beside
 ASKED = ("split", "weights", "tta", "boundary_ratio")  # of evaluate-SPLIT.json
@@ -63,7 +64,7 @@ def load_evaluations(folder: Path) -> list[dict[str, Any]]:
     """The content of each evaluate-SPLIT.json of a run; what is from a petseg that did not note its weights is not."""
     found = []
     for path in sorted(folder.glob(evaluation_name("*"))):
-        content = json.loads(path.read_text())
+        content = read_object(path, "delete it and evaluate again")
         if "weights" in content:
             found.append(content)
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from shards.manifest import Member, Sample, Shard, save_index
+from shards.manifest import Member, Sample, Shard, named, save_index
 
 BLOCK = tarfile.BLOCKSIZE
 END_OF_ARCHIVE = bytes(2 * BLOCK)
@@ -75,7 +75,10 @@ class ShardWriter:
 
     def _write(self, *pieces: bytes | memoryview) -> None:
         for piece in pieces:
-            self._file.write(piece)
+            try:
+                self._file.write(piece)
+            except OSError as error:
+                raise named(error, self._folder / self._name) from None
             self._sha256.update(piece)
             self._num_bytes += len(piece)
 

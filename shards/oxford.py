@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.manifest import KEY_PATTERN, Source, read_regular
+from shards.manifest import KEY_PATTERN, Source, read_text_file
 
 OXFORD = Source(
     name="oxford-iiit-pet",
@@ -122,7 +122,7 @@ def _read_lists(root: Path) -> Iterator[Pet]:
     for name in ("trainval", "test"):
         path = root / "annotations" / f"{name}.txt"
         try:
-            lines = read_regular(path).decode("utf-8").splitlines()
+            lines = read_text_file(path, "the list").splitlines()
         except FileNotFoundError:
             raise ValueError(f"{path} is missing: it says which pictures belong to which split") from None
         index = 0
@@ -183,7 +183,7 @@ def _kind_of_extra(name: str, suffix: str, unlisted: str) -> str:
 def _read_source(root: Path) -> Source:
     path = root / "source.json"
     try:
-        content = json.loads(read_regular(path).decode("utf-8"))
+        content = json.loads(read_text_file(path, "it"))
         return Source(name=str(content["name"]), attribution=str(content["attribution"]))
     except FileNotFoundError:
         return OXFORD

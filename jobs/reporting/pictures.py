@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.flo
     try:
         with (folder / PER_IMAGE_NAME).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             keys, counts = arrays[f"{split}/keys"], arrays[f"{split}/counts"].astype(float)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     total = 2 * counts[:, 0] + counts[:, 1] + counts[:, 2]
     return tuple(keys.tolist()), np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
