@@ -239,8 +239,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """The same error with the file's name, which write and fsync leave out."""
-    return type(error)(error.errno, error.strerror, str(path))
+    """The same error with the file's name, which write and fsync leave out; or the error that has one."""
+    return error if error.filename is not None else type(error)(error.errno, error.strerror, str(path))
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> Manifest:

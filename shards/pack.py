@@ -18,7 +18,7 @@ from typing import Any
 
 from shards import encoding, oxford, pictures, publish, resume, synthetic
 from shards import manifest as contract
-from shards.command import NO_ROOM, OK, parse, run_command
+from shards.command import OK, parse, run_command
 from shards.duplicates import Hashes, find_duplicates
 from shards.duplicates_note import NearDuplicates, save_near_duplicates
 from shards.manifest import DROPPED, SPLITS, Manifest
@@ -259,14 +259,7 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
 def main(argv: Sequence[str]) -> int:
 
     config = parse(PackConfig, argv, __doc__)
-    try:
-        outcome = pack(config)
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            what = f"{error.strerror} (the finished shards are kept, and --resume goes on behind them)"
-            raise OSError(error.errno, what, error.filename) from error
-        raise
-    _print_summary(outcome, config.out)
+    _print_summary(pack(config), config.out)
     return OK
 
 

@@ -103,7 +103,7 @@ def test_each_command_names_the_file_and_reports_no_bug(
             assert name in said, (command, said)
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json", "sweep.json", "lives.json", "overrides.json"])
+@pytest.mark.parametrize("name", ["config.json", "sweep.json", "lives.json", "overrides.json"])
 def test_what_a_command_cannot_do_without_is_wrong_use_with_a_next_step(
     finished: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
