@@ -53,10 +53,9 @@ class SplitData:
 def open_splits(config: RunConfig, store: Store, names: Sequence[str], device: torch.device) -> dict[str, SplitData]:
     """The splits of a shard set, decoded beforehand where `data.cache` says so or, with "auto", where there is room.
 
-    Raises ValueError if a split has no samples, and if a cache was asked for and has no room.
+    Raises ValueError if a cache was asked for and has no room.
     """
     data = config.data
-    store.manifest.require_samples(names, data.shards)
     tars = {name: TarReader(store, name, data.image_size_px) for name in names}
     folder = cache_folder(data.cache_dir)
     num_bytes = sum(decoded_bytes(len(reader), data.image_size_px) for reader in tars.values())

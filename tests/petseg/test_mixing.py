@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from petseg.data.mixing import Mixing, classes_of_keys, expected_classes, measure_mixing, mixing_of
 from petseg.data.plan import EpochOrder
 from petseg.data.store import LocalStore
+from petseg.train import train
+from shards.manifest import load_manifest, save_manifest
 
 
 def test_expected_classes_by_counting_all_batches() -> None:
@@ -63,3 +67,16 @@ def test_a_set_that_petseg_packed_is_mixed(pet_shards: Path) -> None:
     found = mixing_of(store, 1, 8, 0)
     assert found is None or not found.is_poor
     assert mixing_of(store, 2, 8, 0) is None
+
+
+def test_training_names_a_set_with_an_empty_split(pet_shards: Path, tmp_path: Path, tiny) -> None:
+    shards = Path(shutil.copytree(pet_shards, tmp_path / "set"))
+    manifest = load_manifest(shards)
+    config = tiny(data__shards=str(shards), train__epochs=1)
+    splits = {"train": manifest.splits["train"]}
+    of_train = tuple(shard for shard in manifest.shards if shard.split == "train")
+    save_manifest(replace(manifest, splits=splits, shards=of_train), shards)
+    with pytest.raises(
+        ValueError, match=r"has no samples in its split 'val' \(samples: 27 train\): choose another set"
+    ):
+        train(config, tmp_path / "run")
