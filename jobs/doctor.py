@@ -43,6 +43,7 @@ CHECKS = {
     "wandb": "jobs.checks.tracking:check_wandb",
     "shards": "jobs.checks.data:check_shards",
     "splits": "jobs.checks.data:check_splits",
+    "mixing": "jobs.checks.mixing:check_mixing",
     "folder": "jobs.checks.places:check_folder",
     "cache": "jobs.checks.places:check_cache",
     "transforms": "jobs.checks.transforms:check_transforms",

@@ -88,10 +88,10 @@ def save_launch(launch: Launch, folder: Path) -> None:
 def load_launch(folder: Path) -> Launch:
     """How the sweep was launched last; raises ValueError if it never was."""
     try:
-        content = read_json_object(folder / LAUNCH_NAME)
+        content = read_json_object(folder / LAUNCH_NAME, "delete it")
         return build(Launch, content | {"resources": build(Resources, content["resources"])})
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error!r}): run jobs/sweep.py again") from None
+        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error}): run jobs/sweep.py again") from None
 
 
 def leave_out(launch: Launch, nodes: Sequence[str]) -> Launch:

@@ -112,13 +112,15 @@ def require_known_sets(cells: Iterable[Cell], typed: Container[str], source: Pat
 def read_shard_sets(cells: Iterable[Cell]) -> ShardSets:
     """Read the manifest of each set that the cells name.
 
-    Raises ValueError if two names hold the same set, and as `read_manifest`.
+    Raises ValueError if two names hold the same set, if one has nothing to train or to validate on, and as
+    `read_manifest`.
     """
     manifests: dict[str, Manifest] = {}
     for data in (cell.config.data for cell in cells):
         if data.shards in manifests:
             continue
         manifest = read_manifest(data.shards, data.cache_dir, data.cache_gb)
+        manifest.require_samples(("train", "val"), without_secrets(data.shards))
         for location, other in manifests.items():
             if other.hash == manifest.hash:
                 names = f"{without_secrets(location)} and {without_secrets(data.shards)}"

@@ -34,7 +34,7 @@ from jobs.space import FORMS, Distribution, categorical, parse_distribution, qua
 from petseg.config import RunConfig
 from petseg.config_values import field_types, identity_names, with_values
 from petseg.pruning import Hyperband, parse_hyperband
-from shards.manifest import read_regular
+from shards.files import read_text_file
 
 TOP_LEVEL = (
     "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",
@@ -109,7 +109,7 @@ class Cell:
 def load_spec(path: Path) -> Spec:
     """Read a sweep file; raises ValueError that names the file and the fault."""
     try:
-        content = parse_yaml(read_regular(path).decode())
+        content = parse_yaml(read_text_file(path, "the sweep file"))
     except FileNotFoundError:
         raise ValueError(f"no sweep file {path}: the default is jobs/sweeps/lab.yaml") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

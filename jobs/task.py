@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,10 +26,11 @@ from petseg.data.places import without_secrets
 from petseg.data.store import is_remote
 from petseg.gpus import NodeFault
 from petseg.lives import read_lives
+from petseg.peers import LostPeer
 from petseg.pruning import StoppedEarly
 from petseg.run_folder import CONFIG_NAME, load_config
 from petseg.tracking import trial_name
-from shards.command import Interrupted
+from shards.command import INTERRUPTED, Interrupted
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
 
@@ -64,6 +66,9 @@ class TrialTask:
                 set_up_ranks(environment)
                 if failed := self.run_all(folders, environment, last=folders[-1]):
                     raise failed[0]
+        except LostPeer as lost:  # whether to try again is for whoever knows why: retry, and the sweep's next launch
+            logger.error("%s", lost)
+            sys.exit(INTERRUPTED)
         except Interrupted as stop:
             leave(environment, stop.requeue, folders)
         except NodeFault as fault:
@@ -111,6 +116,10 @@ class TrialTask:
         except StoppedEarly as early:
             logger.info("%s: %s", trial.id, early)
             ended = "pruned"
+        except LostPeer as lost:  # no signal ended the trial: the logs of all ranks say what did
+            if first:
+                trial.write_state(status="failed", error=f"LostPeer: {lost}", **where)
+            raise
         except Interrupted as stop:
             if first:
                 trial.write_state(status="interrupted", error=str(stop), **where)

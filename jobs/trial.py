@@ -10,7 +10,6 @@ runs/SWEEP/sweep.json                what the sweep is: axes, shard set, trials 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
@@ -45,6 +44,7 @@ STATE_TYPES: dict[str, type] = {
     "status": str, "host": str, "job_id": str, "pid": int, "restarts": int, "slot": int, "at_once": int, "error": str,
     "cause": str, "time": float,
 }  # fmt: skip
+WRITTEN_ANEW = "delete it and run the same sweep again, which writes it anew and keeps the trials"
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,13 @@ class Trial:
 
         A file that cannot be read counts as none, and a value that is not of its type is left out.
         """
+        advice = "delete it; until then the trial counts as not begun, unless it has a result"
         try:
-            found = read_json_object(self.folder / STATE_NAME)
+            found = read_json_object(self.folder / STATE_NAME, advice)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        except (ValueError, NotRegular) as error:
-            warn_once(f"left out: {error}")
+        except (ValueError, NotRegular) as error:  # no reason to say nothing of the others
+            warn_once(str(error))
             return {}
         return {name: value for name, value in found.items() if _is_said(name, value)}
 
@@ -177,14 +178,17 @@ class Sweep:
         except NotRegular as error:
             raise ValueError(str(error)) from None
         found: list[Submission] = []
-        for line in lines:
-            with contextlib.suppress(ValueError, TypeError):
+        for number, line in enumerate(lines, start=1):
+            try:
                 row = parse_json(line, path)
                 if isinstance(row, dict) and WITHDRAWN in row:
                     found = [one for one in found if one.job_id or one.intent != row[WITHDRAWN]]
                     continue
                 one = build(Submission, row)
                 found.append(replace(one, log=str(logs / Path(one.log).name)) if Path(one.log).name else one)
+            except (ValueError, TypeError) as error:
+                if number < len(lines) or len(lines) == 1:  # else a kill may have cut the last one short
+                    warn_once(f"{path}:{number} is damaged ({error}), and left out")
         return found
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
@@ -284,21 +288,21 @@ def load_sweep(folder: Path) -> Sweep:
     """
     path = folder / SWEEP_NAME
     try:
-        content = read_json_object(path)
+        content = read_json_object(path, WRITTEN_ANEW)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / CHAIN_NOTES).is_file():
             look = typed("jobs/status.py", folder)
             raise ValueError(f"no trials in {folder} yet: `{look}` says where its chain stands") from None
         raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
-    except (ValueError, NotRegular) as error:
-        raise _damaged(path, str(error)) from None
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format {version!r}, not {FORMAT_VERSION}: open it with the petseg that wrote it")
     try:
         return _sweep_of(folder, content)
     except (KeyError, TypeError, AttributeError, ValueError, NotRegular) as error:
-        raise _damaged(path, repr(error)) from None
+        raise ValueError(f"{path} is damaged ({error!r}): {WRITTEN_ANEW}") from None
 
 
 def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
@@ -337,12 +341,6 @@ def _value(value: Any) -> Any:
     if not isinstance(value, str | float | bool | None) and not (type(value) is int and abs(value) < 2**63):
         raise TypeError(f"{value!r:.80} is no value of an axis")
     return value
-
-
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({why}): delete it and run the same sweep again, which writes it anew and keeps the trials"
-    )
 
 
 def find_sweep(name: str, runs_dir: Path) -> Sweep:

@@ -92,7 +92,7 @@ def kept_by_life(trial: Trial) -> list[Kept]:
 
     metrics.jsonl has each epoch once; what a life did after its last save, the next one did again.
     """
-    lives, rows = trial.lives(), trial.metrics()
+    lives, rows = trial.lives(), [row for row in trial.metrics() if "step" in row]
     found = []
     for number, life in enumerate(lives):
         first, end = life.first_step, lives[number + 1].first_step if life is not lives[-1] else float("inf")

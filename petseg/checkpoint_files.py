@@ -65,6 +65,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         )
     if version is None or content.pop("crc32", None) != _crc32_of(content):
         raise damaged(path, "its content does not match its CRC-32")
+    files, best = content.get("files"), content.get("best")
+    if not isinstance(files, dict) or not isinstance(best, dict) or type(best.get("step")) is not int:
+        raise altered(path, "it does not say which files it has, or which step was best")
     return content
 
 
@@ -93,14 +96,27 @@ def _read(path: Path) -> bytes:
         raise
 
 
+def altered(path: Path, why: str) -> Failure:
+    """For what is not as petseg writes it, though its CRC-32 is right: somebody wrote both."""
+    return Failure(
+        f"{path} was altered after it was saved ({why}): delete {path.parent} to go on from the checkpoint before it"
+    )
+
+
 def damaged(path: Path, why: str) -> Failure:
     return Failure(f"{path} is damaged ({why}): training goes on from the checkpoint before it")
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """Read once, checked and copied: load_file would leave the file mapped while the optimizer holds its tensors, and
-    a file in use cannot be deleted on NFS."""
-    return load(_read_whole(folder, name, read_state(folder)["files"][name]))
+    a file in use cannot be deleted on NFS. Raises Failure that names the file if it is missing or damaged."""
+    recorded = read_state(folder)["files"].get(name)
+    if recorded is None:
+        raise altered(folder / STATE_NAME, f"it does not list {name}")
+    try:
+        return load(_read_whole(folder, name, recorded))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise altered(folder / name, f"its tensors cannot be read: {error!r}") from None
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from petseg.evaluate_report import Evaluated, report
 from petseg.metrics import PerImage, count_pixels, pet_mask
 from petseg.native import why_not_native
 from petseg.overlay import Pixels, draw_overlay, draw_sheet, save_image
+from petseg.peers import peers_may_go
 from petseg.protocol import Protocol, calibrate, close_ledger, collect, forward, measure_protocol
 from petseg.run import Run, build_run
 from petseg.run_folder import CHECKPOINTS_NAME, CONFIG_NAME, load_config
@@ -127,13 +128,13 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    stored = load_config(command.run)
+    stored = load_config(command.run, identified=True)
     require_own_folder(command.run)
     require_own_folder(command.run / "wandb")
     config = config_to_measure(config_from_dict(stored["config"]), command)
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     manifest = store.manifest
-    trained_on = stored["identity"]["manifest_hash"]
+    trained_on = stored["identity"].get("manifest_hash", "")
     if manifest.hash != trained_on:
         logger.warning(
             "%s is another shard set (%.10s) than the run saw (%.10s)",
@@ -147,11 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_weights(checkpoint.folder, run.bare_model)
     no_native = why_not_native(manifest) if command.native else "not asked for"
     protocol = Protocol(command.tta, native=not no_native, boundary_ratio=command.boundary_ratio)
-    measured = measure_protocol(run, command.split, protocol)
     temperature = None
-    if command.split == "val" or with_val:
-        on_val = calibrate(run, "val", command.tta) if with_val else measured.calibration
-        temperature = on_val.fit_temperature()
+    with peers_may_go():
+        measured = measure_protocol(run, command.split, protocol)
+        if command.split == "val" or with_val:
+            on_val = calibrate(run, "val", command.tta) if with_val else measured.calibration
+            temperature = on_val.fit_temperature()
     if run.accelerator.is_main_process:
         sheet_path = command.run / f"evaluate-{command.split}.png"
         save_image(draw_extremes(run, measured.per_image, command), sheet_path)

@@ -49,7 +49,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         metrics |= one.metrics(split, run.config.data.border, temperature)
     rows = read_metrics(run.folder)
     result = Result(
-        trial_id=load_config(run.folder)["trial_id"],
+        trial_id=load_config(run.folder, identified=True)["trial_id"],
         metrics=metrics,
         best_epoch=int(run.best["epoch"]),
         epochs=run.epoch,

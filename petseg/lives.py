@@ -46,7 +46,7 @@ class Life:
 
 
 def read_lives(folder: Path) -> list[Life]:
-    """The lives of a run, oldest first; raises ValueError for a file that does not list them."""
+    """The lives of a run, oldest first; raises ValueError that names a file that is damaged."""
     path = folder / LIVES_NAME
     try:
         rows = read_json(path)
@@ -56,7 +56,10 @@ def read_lives(folder: Path) -> list[Life]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (ValueError, TypeError, NotRegular) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it") from None
+        raise ValueError(
+            f"{path} is damaged ({error}): see that no other process runs in {folder}, then delete the file and start "
+            "the run again"
+        ) from None
 
 
 def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, world_size: int = 0) -> Life:

@@ -142,7 +142,7 @@ def judge(run: Run, rule: Hyperband) -> Pruned | None:
     if passed:
         return None
     return Pruned(
-        trial_id=load_config(run.folder)["trial_id"],
+        trial_id=load_config(run.folder, identified=True)["trial_id"],
         epoch=run.epoch,
         epochs=run.epochs,
         best_epoch=int(run.best["epoch"]),

@@ -18,6 +18,7 @@ from petseg.checkpoint import (
     newest_loadable,
     save_checkpoint,
 )
+from petseg.checkpoint_files import STATE_NAME, altered
 from petseg.data.ledger import Count
 from petseg.run import EpochSoFar, Run
 from petseg.run_folder import CHECKPOINTS_NAME
@@ -31,11 +32,10 @@ def resume(run: Run) -> bool:
     if newest is None:
         return False
     load_checkpoint(newest, run.bare_model, run.optimizer, run.ema)
-    if run.config.train.budget_min:
-        run.total_steps = newest.state["total_steps"]
-    run.epoch, run.best = newest.state["epoch"], newest.state["best"]
-    so_far = newest.state["so_far"]
-    run.so_far = EpochSoFar(**so_far | {"sums": tuple(map(tuple, so_far["sums"])), "count": Count(**so_far["count"])})
+    try:
+        restore_place(run, newest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise altered(newest.folder / STATE_NAME, repr(error)) from None
     if (buffers := load_rank_buffers(newest.folder)) is not None:  # of another number of ranks: their mean
         own = buffers[run.rank] if len(buffers) == run.world_size else buffers.mean(dim=0)
         nn.utils.vector_to_parameters(own.to(run.accelerator.device), run.float_buffers())
@@ -47,6 +47,15 @@ def resume(run: Run) -> bool:
             run.folder, run.epoch, run.epochs, run.so_far.steps,
         )  # fmt: skip
     return True
+
+
+def restore_place(run: Run, newest: Checkpoint) -> None:
+    """How far the run had come; raises KeyError, TypeError or AttributeError where the state does not say it."""
+    if run.config.train.budget_min:
+        run.total_steps = int(newest.state["total_steps"])
+    run.epoch, run.best = int(newest.state["epoch"]), newest.state["best"]
+    so_far = newest.state["so_far"]
+    run.so_far = EpochSoFar(**so_far | {"sums": tuple(map(tuple, so_far["sums"])), "count": Count(**so_far["count"])})
 
 
 def newest_of_all(run: Run) -> Checkpoint | None:

@@ -20,6 +20,7 @@ from petseg.config import RunConfig
 from petseg.data.inputs import build_target, normalise, to_image
 from petseg.data.ledger import Count
 from petseg.data.loader import Batch
+from petseg.data.places import without_secrets
 from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, steps_per_epoch, train_plan
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
@@ -227,10 +228,7 @@ def build_run(
     world_size: how many processes there must be, 0 = any.
     Raises ValueError for a split without samples, and for what the config asks for and this machine cannot do.
     """
-    for split in splits:
-        if split not in store.manifest.splits:
-            choices = ", ".join(store.manifest.splits)
-            raise ValueError(f"{config.data.shards} has no samples in split {split}: it has {choices}")
+    store.manifest.require_samples(splits, without_secrets(config.data.shards))
     accelerator = build_accelerator(config, world_size)
     # before the passes are settled: samples on the GPU leave them less memory
     opened = open_splits(config, store, splits, accelerator.device)

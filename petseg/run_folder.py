@@ -13,7 +13,6 @@ import functools
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, flatten, identity, trial_id
-from shards.files import build, open_to_append, parse_json, read_bounded, read_json_object
+from shards.files import append, parse_json, read_as, read_bounded, read_json_object
 from shards.manifest import NotRegular, write_whole
 
 CONFIG_NAME = "config.json"
@@ -90,7 +89,7 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
     """
     path = folder / CONFIG_NAME
-    stored = load_config(folder) if path.exists() or path.is_symlink() else None
+    stored = load_config(folder, identified=True) if path.exists() or path.is_symlink() else None
     if stored and _weights_are_gone(config):
         same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
         if same:
@@ -120,23 +119,24 @@ def _weights_are_gone(config: RunConfig) -> bool:
     return config.model.weights not in ("none", "imagenet") and not Path(config.model.weights).exists()
 
 
-def load_config(folder: Path) -> dict[str, Any]:
+def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
     """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run, or a damaged one.
 
     The folder can be a stranger's: what the config names is neither fetched, executed nor written to without asking
     petseg.consent.
+    identified: the first two are needed; otherwise they may be empty
     """
-    path = folder / CONFIG_NAME
+    path, advice = folder / CONFIG_NAME, f"put it back from a copy, or delete {folder} and start the run again"
     try:
-        content = read_json_object(path)
+        content = read_json_object(path, advice)
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
     except NotRegular as error:
         raise ValueError(str(error)) from None
-    content = {"trial_id": "", "identity": {}, "config": None} | content
-    kinds = {"trial_id": str, "identity": dict, "config": dict}
-    if odd := [name for name, kind in kinds.items() if not isinstance(content[name], kind)]:
-        raise ValueError(f"{path} is damaged, or of another version: its {odd[0]} is {content[odd[0]]!r:.80}")
+    content = ({} if identified else {"trial_id": "", "identity": {}}) | content
+    needed = {"trial_id": str, "identity": dict, "config": dict}
+    if odd := [name for name, kind in needed.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{path} is damaged (its {odd[0]} is {content.get(odd[0])!r:.80}): {advice}")
     content["identity"] = {"manifest_hash": ""} | content["identity"]
     return content
 
@@ -150,7 +150,7 @@ def load_overrides(folder: Path) -> dict[str, Any]:
     """The noted fields, {} if there are none; raises ValueError for any but those that are ever noted."""
     path = folder / OVERRIDES_NAME
     try:
-        found = read_json_object(path)
+        found = read_json_object(path, "delete it, and `python jobs/retry.py` notes again what the run needs")
     except FileNotFoundError:
         return {}
     except NotRegular as error:
@@ -166,17 +166,15 @@ def save_result(result: Result, folder: Path) -> None:
 
 def load_result(folder: Path) -> Result | None:
     """result.json of a run, None while it is not finished; raises ValueError for one that another version wrote."""
-    path = folder / RESULT_NAME
+    path, advice = folder / RESULT_NAME, "delete it to measure the run again"
     try:
-        result = build(Result, read_json_object(path))
-        if not math.isfinite(result.metrics.get("val/dice", math.nan)):
-            raise ValueError("it has no val/dice")
+        result = read_as(Result, path, advice)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (TypeError, ValueError, NotRegular) as error:
-        raise ValueError(
-            f"{path} is damaged, or of another version ({error}): delete it to measure the run again"
-        ) from None
+    except NotRegular as error:
+        raise ValueError(f"{error}: {advice}") from None
+    if not math.isfinite(result.metrics.get("val/dice", math.nan)):
+        raise ValueError(f"{path} is damaged (it has no val/dice): {advice}")
     return result
 
 
@@ -186,15 +184,13 @@ def save_pruned(pruned: Pruned, folder: Path) -> None:
 
 def load_pruned(folder: Path) -> Pruned | None:
     """pruned.json of a run, None if it was not stopped early; raises ValueError for one that another version wrote."""
-    path = folder / PRUNED_NAME
+    advice = "delete it to go on with the run"
     try:
-        return build(Pruned, read_json_object(path))
+        return read_as(Pruned, folder / PRUNED_NAME, advice)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (TypeError, ValueError, NotRegular) as error:
-        raise ValueError(
-            f"{path} is damaged, or of another version ({error}): delete it to go on with the run"
-        ) from None
+    except NotRegular as error:
+        raise ValueError(f"{error}: {advice}") from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -241,14 +237,4 @@ def append_metrics(row: Mapping[str, Any], folder: Path) -> None:
 
     Opened for each line: a handle kept for hours goes stale on NFS, and what a full disk refused stays in its buffer.
     """
-    path = folder / METRICS_NAME
-    line = (json.dumps(row) + "\n").encode()
-    with open_to_append(path) as file:
-        start = file.seek(0, os.SEEK_END)
-        try:
-            while line:
-                line = line[file.write(line) :]
-            os.fsync(file.fileno())
-        except OSError as error:
-            file.truncate(start)
-            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+    append(folder / METRICS_NAME, json.dumps(row) + "\n")

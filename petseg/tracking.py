@@ -87,10 +87,10 @@ def _in_a_label(value: Any) -> str:
 
 def name_in_place(folder: Path, config: RunConfig) -> RunName:
     """The name of a run by where it lies: SWEEP/trials/ID is a trial of a sweep."""
-    trial, parent = load_config(folder)["trial_id"], folder.resolve().parent
+    trial, parent = load_config(folder, identified=True)["trial_id"], folder.resolve().parent
     try:
-        sweep = read_json_object(parent.parent / "sweep.json")
-    except FileNotFoundError:
+        sweep = read_json_object(parent.parent / "sweep.json", "delete it and run the sweep again")
+    except (FileNotFoundError, KeyError):
         return single_name(trial, config)
     if parent.name != "trials":
         return single_name(trial, config)

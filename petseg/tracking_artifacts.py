@@ -35,7 +35,7 @@ def find_artifacts(folder: Path, run_id: str, which: Which) -> list[Artifact]:
         return []
     found = []
     if manifest := find_manifest(folder):
-        data_hash = load_config(folder)["identity"]["manifest_hash"]
+        data_hash = load_config(folder, identified=True)["identity"]["manifest_hash"]
         files = {MANIFEST_NAME: str(manifest)}
         found.append(Artifact(f"shards-{data_hash[:16]}", "dataset", files, {"data_hash": data_hash}))
     kept = {name: str(folder / name) for name in (PER_IMAGE_NAME, VAL_MASKS_NAME) if _is_own(folder / name)}

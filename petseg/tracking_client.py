@@ -98,7 +98,7 @@ class Sender:
         if step < self.next_step:
             return
         row = dict(content)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # damaged ones are none
             epoch, overlays = load_overlays(Path(self.begin.folder), pictures)
             if epoch == content["epoch"]:  # else they are of a life whose last epochs are run again
                 row[PICTURES] = [sheet(overlays)]

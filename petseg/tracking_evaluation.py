@@ -77,7 +77,7 @@ def load_evaluations(folder: Path) -> list[dict[str, Any]]:
     """The content of each evaluate-SPLIT.json of a run; what is from a petseg that did not note its weights is not."""
     found = []
     for path in sorted(folder.glob(evaluation_name("*"))):
-        content = read_json_object(path)
+        content = read_json_object(path, "delete it and evaluate again")
         if "weights" in content:
             found.append(content)
     return found

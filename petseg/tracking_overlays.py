@@ -8,6 +8,8 @@ that a replay shows what the run itself would have: at most 16 of at most 256 px
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +89,17 @@ def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path, name: s
 
 
 def load_overlays(folder: Path, name: str = OVERLAY_MASKS_NAME) -> tuple[int, list[Overlay]]:
-    """(epoch, pictures) as they were saved; raises FileNotFoundError if there are none."""
-    with open_regular(folder / name, follow=False) as content, np.load(content, allow_pickle=False) as file:
+    """(epoch, pictures) as they were saved; FileNotFoundError: there are none, ValueError: damaged ones."""
+    try:
+        return _load(folder / name)
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{folder / name} is damaged ({type(error).__name__}): delete it") from None
+
+
+def _load(path: Path) -> tuple[int, list[Overlay]]:
+    with open_regular(path, follow=False) as content, np.load(content, allow_pickle=False) as file:
         dice = file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)  # of an earlier version
         overlays = [
             Overlay(

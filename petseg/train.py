@@ -26,12 +26,15 @@ from petseg import interrupt
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, with_values
 from petseg.consent import remember
+from petseg.data.mixing import mixing_of
 from petseg.data.store import open_store
+from petseg.data.tars import UNREADABLE
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
 from petseg.finish import finish, fixed_positions
 from petseg.lives import begin_life
 from petseg.models.weights import load_pretrained
+from petseg.peers import peers_may_go
 from petseg.progress import TrainProgress
 from petseg.pruning import Hyperband, StoppedEarly, pass_rung
 from petseg.resume import resume, save_epoch
@@ -68,7 +71,8 @@ def train(
     max_without_progress: so many starts in a row may come no further than the ones before, 0 = any number
     early: when to stop it early, by the runs beside `folder`; without it a run that was stopped early goes on
     Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
-    Interrupted where a signal asked to stop, or where another process has taken the run over; StoppedEarly, on all
+    Interrupted where a signal asked to stop, or where another process has taken the run over, LostPeer where one of
+    its own is gone; StoppedEarly, on all
     ranks and at any later time, where `early` has stopped it.
     """
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
@@ -86,13 +90,17 @@ def train(
         config = with_values(config, overrides)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = build_run(config, store, folder, world_size, splits)
-    begin(run, max_without_progress)
-    name = name or single_name(load_config(folder)["trial_id"], config)
+    with peers_may_go():
+        begin(run, max_without_progress)
+    if run.accelerator.is_main_process:
+        warn_of_poor_mixing(run)
+    name = name or single_name(load_config(folder, identified=True)["trial_id"], config)
     main = run.accelerator.is_main_process
     tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
     try:
-        train_epochs(run, tracker, early)
-        return finish(run, tracker)
+        with peers_may_go():
+            train_epochs(run, tracker, early)
+            return finish(run, tracker)
     except StoppedEarly:
         raise
     except BaseException as error:
@@ -112,6 +120,14 @@ def begin(run: Run, max_without_progress: int) -> None:
     if run.accelerator.is_main_process:
         run.life = begin_life(run.folder, run.done_steps, max_without_progress, run.world_size)
         (run.folder / PRUNED_NAME).unlink(missing_ok=True)
+
+
+def warn_of_poor_mixing(run: Run) -> None:
+    data, train = run.config.data, run.config.train
+    with contextlib.suppress(*UNREADABLE):  # which is reported where the samples are read
+        mixing = mixing_of(run.store, data.shuffle_window_shards, train.batch_size, train.seed)
+        if mixing and mixing.is_poor:
+            logger.warning("%s", mixing)
 
 
 def train_epochs(run: Run, tracker: Tracker | None, early: Hyperband | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import io
 import logging
@@ -20,12 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
 
 OK = 0
-WRONG_USE = 2  # a ValueError or OSError: the message names the value and the next step
+WRONG_USE = 2  # a ValueError or OSError other than a full disk: the message names the value and the next step
 FAILED = 3  # not worth retrying: data, code, NaN
 NOT_KNOWN = 4  # Slurm does not say where jobs stand: ask again when it answers
-INTERRUPTED = 75  # saved, or not possible now: run me again
+INTERRUPTED = 75  # saved, or not possible now, as on a full disk: run me again
 CANCELLED = 130  # Ctrl-C, as a shell reports it
 EXAMPLE = ("python ", "accelerate ")  # what a line that can be typed begins with
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # on the disk, in a quota
 HELP_MARGIN = 2  # columns that the help text leaves free
 DESCRIPTION = "{description}"  # stands in tyro's help for a text of ours
 TIED = "\N{NO-BREAK SPACE}"
@@ -94,7 +96,11 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return _say(f"not known: {error}", NOT_KNOWN, debug)
     except Failure as error:
         return _say(f"failed: {error}", FAILED, debug)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            return _say(f"no room: {error}; make room, then run the same command again", INTERRUPTED, debug)
+        return _say(f"error: {error}", WRONG_USE, debug)
+    except ValueError as error:
         return _say(f"error: {error}", WRONG_USE, debug)
     except Exception as error:  # the last boundary: a bug of ours, shown as one
         return _say(f"bug: {type(error).__name__}: {error} (run again with --debug for the traceback)", FAILED, debug)

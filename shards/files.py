@@ -11,13 +11,13 @@ import errno
 import os
 import types
 import typing
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shards.command import printable
-from shards.manifest import NotRegular, open_regular, require_regular
+from shards.manifest import NotRegular, named, open_regular, read_regular, require_regular
 from shards.manifest import parse_json as json_value
 
 Kind = TypeVar("Kind")
@@ -42,7 +42,7 @@ def parse_json(content: bytes | str, name: Path | str) -> Any:
     try:
         return _printable(json_value(content))
     except ValueError as error:  # of UnicodeDecodeError's kind too
-        raise ValueError(f"{name} cannot be read as JSON: {error}") from None
+        raise ValueError(f"{name} is damaged ({error})") from None
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
@@ -50,12 +50,42 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     return parse_json(read_bounded(path, max_bytes), path)
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object; raises ValueError that names the file if it holds anything else, else as `read_json`."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, where an object ({{...}}) is expected")
+def read_json_object(path: Path, advice: str = "") -> dict[str, Any]:
+    """A JSON file's object; raises ValueError that names the file if it holds anything else, else as `read_json`.
+
+    advice: the next step, which follows such a message
+    """
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is damaged (it holds a {type(content).__name__}, not an object)")
+    except ValueError as error:
+        raise ValueError(f"{error}: {advice}" if advice else str(error)) from None
     return content
+
+
+def read_as(kind: type[Kind], path: Path, advice: str) -> Kind:
+    """The dataclass that a JSON file holds; raises ValueError as `read_json_object`, and for other fields or types."""
+    content = read_json_object(path, advice)
+    try:
+        return build(kind, content)
+    except TypeError as error:
+        known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+        needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
+        other = not needed <= content.keys() <= known
+        what = "was written by another version" if other else "is damaged"
+        raise ValueError(f"{path} {what} ({error}): {advice}") from None
+
+
+def read_text_file(path: Path, what: str) -> str:
+    """The text of a regular file, without the mark (BOM) that some editors put before it.
+
+    what: the file's kind, in words. Raises ValueError that names the file if it is not UTF-8, and as `read_regular`.
+    """
+    try:
+        return read_regular(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}): save {what} as UTF-8") from None
 
 
 def build(kind: type[Kind], content: Any) -> Kind:
@@ -99,14 +129,14 @@ def _printable(value: Any) -> Any:
 
 def open_to_append(path: Path) -> FileIO:
     """A file to add to, unbuffered, made if it is not there; raises NotRegular for a link, or anything but a file."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             require_regular(path, path.lstat())
         raise
-    file = FileIO(descriptor, "a")
+    file = FileIO(descriptor, "a+")
     try:
         require_regular(path, os.fstat(descriptor))
     except BaseException:
@@ -116,12 +146,22 @@ def open_to_append(path: Path) -> FileIO:
 
 
 def append(path: Path, text: str) -> None:
-    """Add a text to a file, on disk when this returns; raises as `open_to_append`."""
+    """Add whole lines to a file, on disk when this returns; raises as `open_to_append`, with the file's name.
+
+    A last line that a kill cut short is ended first, and what does not fit on the disk leaves no half a line.
+    """
     rest = text.encode()
     with open_to_append(path) as file:
-        while rest:
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
+        end = os.fstat(file.fileno()).st_size
+        if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
+            rest = b"\n" + rest
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            os.ftruncate(file.fileno(), end)
+            raise named(error, path) from None
 
 
 def require_own_folder(path: Path) -> None:

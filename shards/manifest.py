@@ -81,10 +81,26 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     hash: str = ""
 
+    @property
+    def counts(self) -> str:
+        """How many samples each split has, in words."""
+        return ", ".join(f"{split.num_samples:,} {name}" for name, split in self.splits.items()) or "none at all"
+
+    def require_samples(self, splits: Iterable[str], location: str) -> None:
+        """Raises ValueError that names the set, at `location`, and its first split without samples."""
+        for name in splits:
+            if name not in self.splits or not self.splits[name].num_samples:
+                raise ValueError(
+                    f"{location} has no samples in its split {name!r} (samples: {self.counts}): choose another set "
+                    "with data.shards, or make it anew with samples in that split: by `python -m shards.pack`, or for "
+                    "shards that were packed elsewhere by names that begin with their split and `python -m "
+                    "shards.verify --index`"
+                )
+
     def of_split(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split, in order of their names."""
         if split not in self.splits:
-            raise ValueError(f"the shard set has no split {split!r}; it has {', '.join(self.splits)}")
+            raise ValueError(f"the shard set has no split {split!r}; it has {self.counts}")
         return tuple(shard for shard in self.shards if shard.split == split)
 
 
@@ -181,13 +197,27 @@ def require_regular(path: Path, found: os.stat_result) -> None:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file so that it appears whole or not at all: aside, fsync, rename."""
+    """Write a file so that it appears whole or not at all: aside, fsync, rename.
+
+    Raises OSError that names the file; nothing stays aside then, which a full disk would have to hold.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # processes of two nodes can share a pid
-    with aside.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named(error, path) from None
+        raise
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The same error with the file's name, which write and fsync leave out; or the error that has one."""
+    return error if error.filename is not None else type(error)(error.errno, error.strerror, str(path))
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
@@ -259,6 +289,13 @@ def _problem_of(manifest: Manifest) -> str:
             return f"{part.name} is {value!r}"
     if odd := [name for name in manifest.splits if name not in SPLITS]:
         return f"a split is named {odd[0]!r}: they are {', '.join(SPLITS)}"
+    in_shards: Counter[str] = Counter()
+    for shard in manifest.shards:
+        in_shards[shard.split] += shard.num_samples
+    for name in sorted({*manifest.splits, *in_shards}):
+        samples = manifest.splits[name].num_samples if name in manifest.splits else 0
+        if samples != in_shards[name]:
+            return f"its split {name!r} has {samples} samples, and the shards of that split {in_shards[name]}"
     trimap: Any = manifest.source.trimap
     if not isinstance(trimap, dict) or set(trimap) != set(TRIMAP_NAMES) or {type(v) for v in trimap.values()} != {int}:
         return f"its trimap values are {trimap!r}"

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.manifest import KEY_PATTERN, Source, parse_json, read_regular
+from shards.files import read_text_file
+from shards.manifest import KEY_PATTERN, Source, parse_json
 
 OXFORD = Source(
     name="oxford-iiit-pet",
@@ -121,7 +122,7 @@ def _read_lists(root: Path) -> Iterator[Pet]:
     for name in ("trainval", "test"):
         path = root / "annotations" / f"{name}.txt"
         try:
-            lines = read_regular(path).decode("utf-8").splitlines()
+            lines = read_text_file(path, "the list").splitlines()
         except FileNotFoundError:
             raise ValueError(f"{path} is missing: it says which pictures belong to which split") from None
         index = 0
@@ -182,7 +183,7 @@ def _kind_of_extra(name: str, suffix: str, unlisted: str) -> str:
 def _read_source(root: Path) -> Source:
     path = root / "source.json"
     try:
-        content = parse_json(read_regular(path).decode("utf-8"))
+        content = parse_json(read_text_file(path, "it"))
         return Source(name=str(content["name"]), attribution=str(content["attribution"]))
     except FileNotFoundError:
         return OXFORD

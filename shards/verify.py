@@ -169,9 +169,13 @@ def main(argv: Sequence[str]) -> int:
 def _index(config: VerifyConfig, automatic: int) -> int:
     indexed = index_folder(config.folder, config.foreign(), num_workers=config.workers or automatic)
     sys.stdout.write(f"indexed: {_summary(indexed.manifest)}\n")
-    if indexed.left_out:
-        counts = printable(", ".join(f"{count} .{suffix}" for suffix, count in sorted(indexed.left_out.items())))
+    left_out = indexed.left_out
+    if left_out.members:
+        counts = ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.members.items()))
         sys.stdout.write(f"left out: {counts}\n")
+    if left_out.samples.count:
+        lines = "\n  ".join(left_out.samples.lines(config.show))
+        sys.stdout.write(f"left out, {left_out.samples.count:,} without picture and mask:\n  {lines}\n")
     return OK
 
 

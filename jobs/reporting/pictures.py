@@ -97,7 +97,9 @@ def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.flo
     try:
         with open_regular(folder / PER_IMAGE_NAME, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
             keys, counts = arrays[f"{split}/keys"], arrays[f"{split}/counts"].astype(float)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (
+        OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error,
+    ):  # fmt: skip
         return None
     if keys.ndim != 1 or not len(keys) or counts.shape != (len(keys), 3) or not (counts >= 0).all():
         return None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jobs.reporting.records import Record
 from petseg.data.decode import decode_trimap
@@ -96,7 +96,11 @@ def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
     """The trimap is the very one that the network was measured on; the picture is for eyes."""
     size = (reader.image_size_px, reader.image_size_px)
     jpg, png = reader.encoded(position)
-    with Image.open(io.BytesIO(jpg), formats=["JPEG"]) as image:
+    try:
+        image = Image.open(io.BytesIO(jpg), formats=["JPEG"])
+    except UnidentifiedImageError:  # its message shows the object that held the bytes
+        raise ValueError(f"{reader.key(position)}.jpg is no readable JPEG") from None
+    with image:
         image.draft("RGB", size)
         squashed = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
     trimap = np.empty(size, np.uint8)

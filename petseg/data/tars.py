@@ -20,7 +20,7 @@ from PIL import Image
 from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole_trimap
 from petseg.data.plan import Ids
 from petseg.data.store import Store
-from shards.command import Failure, typed
+from shards.command import NO_ROOM, Failure, typed
 from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash, parse_json
 
 MAX_OPEN_SHARDS = 64
@@ -109,6 +109,8 @@ class TarReader:
             decode_image(jpg, image)
             decode_trimap(png, trimap)
         except UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:  # to stage its shard: it is as good as ever
+                raise
             image[...], trimap[...] = 0, self._background
             return Lost(self.shards[number].name, key, offset, str(error))
         return key_hash(key)

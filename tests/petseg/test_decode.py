@@ -96,3 +96,9 @@ def test_a_trimap_in_colour_is_an_error() -> None:
     Image.new("RGB", (8, 8)).save(content, "PNG")
     with pytest.raises(ValueError, match="mode RGB, not 8-bit grey"):
         decode_trimap(content.getvalue(), np.zeros((8, 8), np.uint8))
+
+
+def test_an_error_shows_no_object_in_memory() -> None:
+    for decode in (lambda out: decode_trimap(b"none", out), lambda out: decode_image(b"none", out)):
+        with pytest.raises(ValueError, match=r"^[^<]*$"):
+            decode(np.empty((4, 4), np.uint8))

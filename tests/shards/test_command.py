@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 
 import pytest
 
@@ -45,3 +47,16 @@ def test_log_lines_go_to_what_stderr_is_now(capsys: pytest.CaptureFixture[str]) 
     finally:
         log.removeHandler(handler)
     assert "seen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, INTERRUPTED), (errno.EDQUOT, INTERRUPTED), (errno.EACCES, WRONG_USE)]
+)
+def test_a_full_disk_is_no_wrong_use(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(argv: object) -> int:
+        raise OSError(number, os.strerror(number), "shard.tar")
+
+    assert run_command(command, []) == code
+    said = capsys.readouterr().err
+    assert "shard.tar" in said
+    assert ("make room, then run the same command again" in said) == (code == INTERRUPTED)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards import publish
-from shards.command import FAILED, OK, WRONG_USE, Failure, run_command
+from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, Failure, run_command
 from shards.manifest import MANIFEST_NAME, load_index, load_manifest, save_manifest, split_of_keys
 from shards.oxford import read_folder
 from shards.pack import PackConfig, main, pack
@@ -243,6 +244,7 @@ def test_suspects_are_named_and_shown(odd, make, tmp_path: Path, capsys, caplog)
 
 SLOW_PACK = """
 import sys, time
+from collections.abc import Callable
 from pathlib import Path
 from shards.archive import ShardWriter
 from shards.pack import PackConfig, pack
@@ -333,3 +335,20 @@ def test_saving_a_manifest_twice_changes_nothing(shard_set: Path) -> None:
     before = files_of(shard_set)
     save_manifest(load_manifest(shard_set), shard_set)
     assert files_of(shard_set) == before
+
+
+def test_a_full_disk_is_no_wrong_use_and_with_room_the_pack_goes_on(
+    drawn: Path, packed: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str], caplog
+) -> None:
+    num_bytes = sum(shard.num_bytes for shard in load_manifest(packed).shards)
+    out = small_disk(num_bytes // 2) / "set"
+    argv = ["--out", str(out), "--source", str(drawn), "--samples-per-shard", "10", "--workers", "1"]
+    assert run_command(main, argv) == INTERRUPTED
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert ".tar'" in said
+    assert "make room, then run the same command again" in said
+    assert "add --resume to go on with them" in caplog.text
+    small_disk(10 * num_bytes)
+    assert run_command(main, [*argv, "--resume"]) == OK
+    assert load_manifest(out).hash == load_manifest(packed).hash
