@@ -12,9 +12,7 @@ import pytest
 from jobs import report
 from jobs.trial import Sweep
 from shards.command import OK, WRONG_USE, run_command
-from tests.jobs.reporting.written_sweep import (
-    DICE,
-)
+from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -76,3 +74,16 @@ def test_report_does_not_wait_for_torch(finished: Sweep) -> None:
     subprocess.run(command, check=True, timeout=120, cwd=REPOSITORY, capture_output=True)
     lazily = "import sys, jobs.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", lazily], check=True, timeout=120, cwd=REPOSITORY)
+
+
+@pytest.mark.parametrize(("seeds", "covers"), [([0], "pictures"), ([0, 1], "seeds and pictures")])
+def test_the_leaderboard_says_what_its_intervals_cover(
+    lab: Lab, capsys: pytest.CaptureFixture[str], seeds: list[int], covers: str
+) -> None:
+    """One seed says nothing of another training run."""
+    lab.axes["train.seed"] = seeds
+    for trial in (sweep := lab.plan()).trials:
+        finish(trial, DICE[place(trial)][trial.axes["train.seed"]])
+    assert run_command(report.main, [str(sweep.folder), "--format", "json"]) == OK
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["interval_covers"] for row in rows] == [covers] * 4
