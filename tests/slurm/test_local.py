@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,15 @@ from slurm.resources import Resources
 CPU = Resources(gpus_per_node=0, timeout_min=5)
 
 
-def test_no_more_than_the_limit_at_a_time(tmp_path: Path):
+@pytest.fixture
+def lax_umask() -> Iterator[None]:
+    """As on clusters where new files belong to a group that may write them."""
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+def test_no_more_than_the_limit_at_a_time(tmp_path: Path, lax_umask: None):
     running, started = tmp_path / "running", tmp_path / "started"
     running.mkdir()
     started.mkdir()
