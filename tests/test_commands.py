@@ -72,7 +72,7 @@ def test_help_of_a_field_is_one_flow_of_words(
     assert "--trials-at-once INT How many of them train side by side, sharing the job's GPU and its CPU cores:" in text
     lines = shown_help("jobs.sweep", "--help", monkeypatch, capsys).splitlines()
     start = next(i for i, line in enumerate(lines) if "--trials-at-once" in line)
-    assert all(len(line.strip("│ ")) > 45 for line in lines[start + 1 : start + 3])
+    assert [len(line.strip("│ ")) > 45 for line in lines[start + 1 : start + 3]] == [True, True]
 
 
 def test_help_text_breaks_prose_and_keeps_lists(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jobs import sync_replay
 from jobs.sync import main
 from jobs.sync_trials import NOTE_NAME, end_of
 from jobs.trial import Sweep, Trial, save_sweep
@@ -55,6 +57,16 @@ def add_row(folder: Path, epoch: int) -> None:
 
 def sync(sweep: Sweep, *flags: str) -> int:
     return run_command(main, [str(sweep.folder), "--parallel", "2", "--runs-per-s", "50", *flags])
+
+
+def test_runs_begin_at_the_pace_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, now = [], iter([100.0, 100.0, 100.1, 107.0, 107.0])
+    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
+    monkeypatch.setattr(sync_replay, "time", clock)
+    pace = sync_replay.Pace(per_s=2)
+    for _ in range(5):
+        pace.wait()
+    assert slept == pytest.approx([0.0, 0.5, 0.9, 0.0, 0.5])
 
 
 def snapshot(server: WandbServer) -> dict[str, object]:
@@ -234,8 +246,7 @@ def try_fault(
     assert not list(sweep.folder.rglob(NOTE_NAME))
     server.fault = ""
     assert sync(sweep) == OK
-    assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
-    assert len(server.runs) == len(sweep.trials)
+    assert [run.epochs for run in server.runs.values()] == [[1, 2, 3]] * len(sweep.trials)
     return code
 
 

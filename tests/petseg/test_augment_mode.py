@@ -23,6 +23,7 @@ from petseg.run import Run, build_run
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import OK, WRONG_USE, Interrupted, run_command
+from tests.petseg.tensors import assert_same_tensors
 
 Tiny = Callable[..., RunConfig]
 ADD = {"augment__policy": "strong", "augment__mode": "add", "augment__strong_p": 0.5}
@@ -100,7 +101,7 @@ def test_an_interrupted_run_with_copies_ends_with_the_same_numbers(
             train(config, tmp_path / "stopped")
     train(config, tmp_path / "stopped")
     ours, theirs = (load_file(newest(tmp_path / name) / "model.safetensors") for name in ("calm", "stopped"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_same_tensors(theirs, ours)
     rows = [
         [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(tmp_path / name)]
         for name in ("calm", "stopped")

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -51,6 +52,19 @@ def test_a_picture_is_decoded_into_its_place_or_squashed_as_in_packing() -> None
     decode_image(content, squashed)
     wanted = np.asarray(Image.fromarray(same).resize((32, 32), Image.Resampling.BILINEAR))
     assert np.abs(squashed.astype(int) - wanted).max() <= 1
+
+
+def test_one_thread_squashes_pictures_of_any_size() -> None:
+    """A thread has memory of its own for them, which a larger picture after a smaller one must not overrun."""
+
+    def squashed(side: int) -> np.ndarray:
+        out = np.zeros((16, 16, 3), np.uint8)
+        decode_image(encode_jpeg(np.full((side, 2 * side, 3), side, np.uint8)), out)
+        return out
+
+    with ThreadPoolExecutor(1) as pool:  # a new one, which has decoded nothing yet
+        found = list(pool.map(squashed, (32, 96, 48)))
+    assert [np.unique(out).tolist() for out in found] == [[32], [96], [48]]
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:

@@ -198,6 +198,8 @@ def test_copies_grow_a_batch() -> None:
     assert grown_batch(config_of(**add, augment__p=0.5), 32) == 32 + 25  # 16 + 3 * sqrt(8)
     assert grown_batch(config_of(**add, augment__p=1.0), 32) == 64
     assert grown_batch(config_of(augment__mode="add", augment__policy="strong"), 32) == 64
+    assert grown_batch(config_of(augment__mode="add", augment__p=1.0), 32) == 32  # nothing to copy
+    assert grown_batch(config_of(augment__policy="flip", augment__p=1.0), 32) == 32  # instead of the pictures
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,7 @@ def test_a_run_settles_the_same(steps: int, minutes: float, tiny: Callable[..., 
 )
 def test_the_plan_says_what_the_config_counts_in(train: TrainConfig, said: str) -> None:
     assert _whole(train, 100, TIME) == said
+
+
+def test_the_plan_of_a_set_without_a_train_split_says_so() -> None:
+    assert _whole(TrainConfig(), 0, EpochTime(0.0, 0.0)) == "the shard set has no split train"

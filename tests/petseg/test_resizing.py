@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,9 +43,10 @@ def test_sizes_grow_to_full_ones(start: int, full: int, total_steps: int, full_f
     config = config_of(32 * min(start, full), 32 * full, full_from)
     sizes = [size_px(config, step, total_steps) for step in range(total_steps)]
     assert sizes == sorted(sizes)
-    assert all(size % 32 == 0 for size in sizes)
+    assert {size % 32 for size in sizes} == {0}
     assert config.train.start_size_px <= sizes[0]
-    assert all(size == 32 * full for step, size in enumerate(sizes) if step >= full_from * total_steps)
+    at_full = sizes[math.ceil(full_from * total_steps) :]
+    assert at_full == [32 * full] * (total_steps - math.ceil(full_from * total_steps))
     assert 0 < relative_area(config, 0, total_steps, total_steps) <= 1
 
 

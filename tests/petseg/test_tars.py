@@ -195,6 +195,8 @@ def test_shards_that_stock_webdataset_wrote_are_read_once_they_have_an_index(pet
         for ours_array, theirs_array in zip(read(ours, position)[:2], read(theirs, position)[:2], strict=True):
             assert np.array_equal(ours_array, theirs_array)
         assert ours.key(position) == theirs.key(position)
+    assert ours.facts(3)["key"] == ours.key(3)
+    assert theirs.facts(3) == {}  # they have no KEY.json
     ours.close()
     theirs.close()
     gc.collect()

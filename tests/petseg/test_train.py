@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from petseg import epoch as epoch_module
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.plan import EpochOrder
@@ -50,6 +53,25 @@ def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Pa
     assert len(per_image["test/counts"]) == 30
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
     assert load_config(tmp_path)["config"]["model"]["width"] == 8
+
+
+def test_an_epochs_seconds_are_those_of_all_its_steps(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes a second, and all else no time."""
+    now, step = [0.0], epoch_module.train_step
+
+    def one_second(*args: Any) -> None:
+        now[0] += 1.0
+        step(*args)
+
+    monkeypatch.setattr(epoch_module, "train_step", one_second)
+    monkeypatch.setattr(epoch_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    train(tiny(train__log_every=2), tmp_path)
+    rows = read_metrics(tmp_path)
+    assert [row["perf/seconds"] for row in rows] == [4.0, 4.0]
+    assert [row["perf/images_per_s"] for row in rows] == [27 / 4, 27 / 4]
+    assert [row["perf/data_wait"] for row in rows] == [0.0, 0.0]
 
 
 def test_batchnorm_moves_in_every_epoch(tiny: Tiny, tmp_path: Path) -> None:

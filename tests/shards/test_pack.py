@@ -303,6 +303,25 @@ def test_killed_between_the_moves(packed: Path, drawn: Path, shard_set: Path, mo
     assert pack(again).was_there
 
 
+def test_the_shards_names_are_on_the_disk_before_the_manifest_has_its_own(
+    packed: Path, shard_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = shard_set / publish.STAGING
+    staging.mkdir()
+    for name, content in files_of(packed).items():
+        (staging / name).write_bytes(content)
+    at_each_sync, fsync_folder = [], publish.fsync_folder
+
+    def noted(folder: Path) -> None:
+        at_each_sync.append((folder.name, (shard_set / MANIFEST_NAME).exists(), len(list(shard_set.glob("*.tar")))))
+        fsync_folder(folder)
+
+    monkeypatch.setattr(publish, "fsync_folder", noted)
+    publish.publish(staging, shard_set)
+    shards = len(load_manifest(packed).shards)
+    assert at_each_sync == [(shard_set.name, False, shards), (shard_set.name, True, shards)]
+
+
 def stop_after(moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, left = Path.replace, [moves]
 

@@ -129,7 +129,9 @@ def test_page_shows_pictures_breeds_and_what_is_seen_on_them(sweep: Sweep) -> No
     assert num_shots == 8
     assert len(images) == 2 * num_shots + 3 * len(gallery.disputed)
     assert sum("% of the picture is missed pet" in alt for alt in images) == num_shots + 2 * len(gallery.disputed)
-    assert all(after <= before + 1 for before, after in pairwise(headings))
+    assert headings[0] == 1
+    assert len(headings) > 10
+    assert [pair for pair in pairwise(headings) if pair[1] > pair[0] + 1] == []
     assert len("".join(re.findall(r"data:image[^\"]+", text))) < 1_000_000
     for expected in ("Where two models disagree", "By breed", "All cats", "All dogs"):
         assert expected in text
@@ -142,7 +144,8 @@ def test_the_two_that_disagree_and_where(sweep: Sweep) -> None:
     assert gallery.other.record is not gallery.cell.record
     agreements = [one.agreement for one in gallery.disputed]
     assert agreements == sorted(agreements)
-    assert all(agreement < 1 for agreement in agreements)
+    assert agreements
+    assert max(agreements) < 1
     masks = gallery.cell.masks
     assert masks
     save_masks(masks.keys, masks.width_px, masks.bits, gallery.other.record.standing.trial.folder)
@@ -175,7 +178,9 @@ def test_without_shards_the_page_says_where_to_look(sweep: Sweep, made: Path, tm
     assert f"No pictures here: no shard set in {gone}" in text
     assert "python jobs/report.py lab --shards FOLDER" in text
     assert "data:image" not in text
-    assert all(shot.key in text.replace("<wbr>", "") for _, row in gallery_of(sweep).rows for shot in row)
+    keys = [shot.key for _, row in gallery_of(sweep).rows for shot in row]
+    assert len(keys) == 8
+    assert [key for key in keys if key not in text.replace("<wbr>", "")] == []
     assert "Not known here: the pictures&#39; keys name no breeds" in text  # eight pictures of eight breeds
     assert run_command(main, [str(sweep.folder), "--shards", str(made / "shards")]) == OK
     assert "data:image" in (sweep.folder / "report.html").read_text()

@@ -15,9 +15,7 @@ from jobs import report, status
 from jobs.launch import launcher_lock
 from jobs.trial import Sweep
 from shards.command import OK, WRONG_USE, run_command
-from tests.jobs.reporting.written_sweep import (
-    DICE,
-)
+from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -103,3 +101,16 @@ def test_the_sweep_of_another_user_is_reported_elsewhere(
     assert run_command(status.main, [lab]) == OK
     with pytest.raises(ValueError, match=r"only its owner submits"), launcher_lock(of_another_user):
         pass
+
+
+@pytest.mark.parametrize(("seeds", "covers"), [([0], "pictures"), ([0, 1], "seeds and pictures")])
+def test_the_leaderboard_says_what_its_intervals_cover(
+    lab: Lab, capsys: pytest.CaptureFixture[str], seeds: list[int], covers: str
+) -> None:
+    """One seed says nothing of another training run."""
+    lab.axes["train.seed"] = seeds
+    for trial in (sweep := lab.plan()).trials:
+        finish(trial, DICE[place(trial)][trial.axes["train.seed"]])
+    assert run_command(report.main, [str(sweep.folder), "--format", "json"]) == OK
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["interval_covers"] for row in rows] == [covers] * 4

@@ -27,6 +27,16 @@ def test_groups_without_the_same_pictures_are_not_compared(finished: Sweep, page
     assert "Not compared, because the pictures of their per_image.npz are missing or others: unet · none." in text
 
 
+def test_a_group_that_lacks_the_pictures_of_one_seed_is_not_compared(finished: Sweep) -> None:
+    """The other seeds alone would claim more than they know."""
+    (trial,) = (t for t in finished.trials if place(t) == ("unet", "none") and t.axes["train.seed"] == 1)
+    (trial.folder / "per_image.npz").unlink()
+    board = board_of(finished)
+    assert board.val
+    assert [group.place for group in board.val.left_out] == [("unet", "none")]
+    assert [group.place for group in board.val.groups] == list(DICE)[1:]
+
+
 def test_a_finer_axis_is_no_factor(lab: Lab) -> None:
     lab.axes = {
         "model.arch": ["unet", "resnet34_unet"],
@@ -197,3 +207,13 @@ def test_an_end_beside_0_and_a_p_beside_5_per_cent_say_which_side() -> None:
         "<0.001",
         "1.000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "finding"),
+    [(-0.03, 0.001, "open"), (-0.001, 0.03, "open"), (-0.002, 0.001, "same"), (-0.003, 0.001, "open")],
+)
+def test_the_same_is_said_only_where_both_ends_are_within_the_noise(low: float, high: float, finding: str) -> None:
+    """A group that is below the best has a negative difference, whose far end is the lower one."""
+    difference = Difference("fcn", "unet", (low + high) / 2, low, high, 0.3)
+    assert difference.finding == difference.turned.finding == finding
