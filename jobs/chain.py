@@ -41,6 +41,7 @@ from jobs.spec import Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import LIVE, standings
 from jobs.trial import load_sweep
 from petseg.data.store import is_remote
+from petseg.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from slurm.executor import submit
 from slurm.profiles import profile_of
@@ -187,6 +188,13 @@ def submit_from_pack(chain: Chain) -> None:
     """The pack, and a job that waits for it and runs the rest of the chain: from there the set's hash is known."""
     if chain.command.dry_run:
         raise ValueError("--dry-run shows trials, whose names are known after packing: pack first, or leave it out")
+    missing = missing_folders(chain.folder)
+    notes = chain.folder / FOLDER / NOTES_NAME
+    with removed_unless_begun(missing, lambda error: notes.exists() or not isinstance(error, ValueError)):
+        _submit_pack_and_rest(chain)
+
+
+def _submit_pack_and_rest(chain: Chain) -> None:
     resume = () if "--resume" in chain.pack_flags else ("--resume",)  # a job that is requeued goes on
     packing = [Step("shards.pack", (*chain.pack_flags, *resume))]
     pack = submit_job(chain, "pack", packing, chain.command.resources.dependency)

@@ -21,7 +21,7 @@ from jobs.processes import HERE
 from jobs.snapshot import take_snapshot
 from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
-from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
+from jobs.trial import LAUNCH_NAME, SWEEP_NAME, Submission, Sweep, Trial, load_sweep
 from petseg.run_folder import load_overrides, save_overrides
 from shards.command import FAILED, INTERRUPTED, OK
 from shards.manifest import write_whole
@@ -110,6 +110,15 @@ def launcher_lock(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise LauncherAtWork(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+
+
+def has_begun(folder: Path, error: BaseException) -> bool:
+    """Whether jobs of the sweep may be somewhere although its launcher ended with this error.
+
+    Without a job's id its submission may have been cut off, unless the error says that it was refused.
+    """
+    noted = load_sweep(folder).all_submissions() if (folder / SWEEP_NAME).exists() else []
+    return any(submission.job_id for submission in noted) or bool(noted and not isinstance(error, ValueError))
 
 
 def resubmit(

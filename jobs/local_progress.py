@@ -51,6 +51,8 @@ class Look:
 
     @property
     def time(self) -> str:
+        if self.share >= 1:
+            return "finishing"  # it measures test, and writes what it found
         if self.left_s is not None:
             return f"{duration(self.left_s)} left"
         return "saved" if self.is_saved else "starting"
@@ -91,12 +93,11 @@ class LocalProgress:
 
     def left_s(self, running: Sequence[Look]) -> float | None:
         """Until the last trial ends, if those that wait take as long as the others; None while no pace is known."""
-        known = [look.left_s for look in running if look.left_s is not None]
         took = [seconds for seconds in self.ran.values() if seconds > 0]
-        took = took or [look.left_s / (1 - look.share) for look in running if look.left_s and look.share < 1]
-        if not known and not took:
+        took = took or [seconds for look in running if (seconds := self._expected_s(look))]
+        if not took:
             return None
-        one_s = fmean(took) if took else fmean(known)
+        one_s = fmean(took)
         places = [one_s if look.left_s is None else look.left_s for look in running] or [0.0]
         heapq.heapify(places)
         for _ in range(len(self.trials) - len(self.ran) - len(running)):
@@ -105,6 +106,12 @@ class LocalProgress:
             else:
                 heapq.heapreplace(places, places[0] + one_s)
         return max(places)
+
+    def _expected_s(self, look: Look) -> float:
+        """How long a trial that runs takes in all; 0 if that cannot be told."""
+        if look.share < 1:
+            return (look.left_s or 0.0) / (1 - look.share)
+        return time.time() - self.began.get(look.trial.id, time.time())
 
     def summary(self, running: Sequence[Look]) -> str:
         """`3 of 12 trials have ended, 2 run, 7 wait; about 14 min left`."""

@@ -94,13 +94,18 @@ def load_spec(path: Path) -> Spec:
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"no sweep file {path}: the default is jobs/sweeps/lab.yaml") from None
+        raise ValueError(f"no sweep file {path.absolute()}: {_ready_sweeps()}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
         return parse_spec(content, default_name=path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _ready_sweeps() -> str:
+    names = ", ".join(path.name for path in sorted(DEFAULT_SWEEP.parent.glob("*.yaml")))
+    return f"{DEFAULT_SWEEP.parent} has {names}"
 
 
 def parse_spec(content: Any, default_name: str) -> Spec:

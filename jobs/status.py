@@ -43,11 +43,12 @@ import tyro
 from rich.console import Console, Group
 from rich.live import Live
 
+from jobs.single_runs import find_runs
 from jobs.slurm_answer import Answer
 from jobs.standing import LIVE, Standing, quick_standings, standing, standings
 from jobs.status_leaders import Leaders
 from jobs.status_table import render, source_line, title_of, to_document
-from jobs.trial import Sweep, find_sweep
+from jobs.trial import Sweep
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
 
 __all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
@@ -61,7 +62,7 @@ class Command:
     """Show where each trial of a sweep stands."""
 
     sweep: Annotated[str, tyro.conf.Positional] = "lab"
-    """Name of the sweep, or its folder."""
+    """Name of the sweep, or its folder; or a folder of single runs, such as runs/single."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
     watch: bool = False
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--every {command.every:g}: must be at least 1 second")
     if command.watch and command.json:
         raise ValueError("--json prints one document: leave --watch out")
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_runs(command.sweep, command.runs_dir)
     if command.watch:
         return watch(sweep, command.every)
     rows, answer = quick_standings(sweep)
@@ -110,7 +111,7 @@ def watch(sweep: Sweep, every_s: float) -> int:
             lines = max(3, console.height - LINES_BESIDE_TABLE - leaders.height)
             live.update(Group(render(sweep, rows, answer, console.width, lines), board), refresh=True)
             leaders.pause(every_s)
-            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)  # trials may have been added
+            sweep = find_runs(str(sweep.folder), sweep.folder.parent)  # trials may have been added
             rows, answer = quick_standings(sweep)
         live.update("", refresh=True)
     return _end(console, sweep, rows, answer, leaders)
@@ -136,7 +137,7 @@ def _watch_plainly(sweep: Sweep, every_s: float) -> int:
                 )
                 said = line
             time.sleep(every_s)
-            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)
+            sweep = find_runs(str(sweep.folder), sweep.folder.parent)
             rows, answer = quick_standings(sweep)
     return _end(console, sweep, rows, answer, Leaders())
 

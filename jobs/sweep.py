@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,8 +33,10 @@ from rich.table import Table
 from jobs.cost import Estimate, estimate
 from jobs.cost_budget import check_budget, parse_budget
 from jobs.cost_table import render as render_cost
+from jobs.earlier_trials import earlier_line
 from jobs.intent import reconcile
-from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
+from jobs.launch import Launch, has_begun, launcher_lock, save_launch, submit_trials, tell_end
+from jobs.preflight import require_possible
 from jobs.search import next_round
 from jobs.shard_sets import ShardSets, read_shard_sets
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
@@ -42,6 +45,7 @@ from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
 from petseg.data.store import is_remote
+from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder import claim_folder
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from slurm.executor import render_sbatch
@@ -116,15 +120,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if spec.method == "bayes" and command.dry_run:
         now = next_round(spec, sets, folder, command.places, record=False)
         cells = [*now.known, *now.new]
+    require_possible(command.launch, cells, sets)
     sweep = plan_sweep(spec, cells, sets, folder)
     chosen = sets.by_id(cells)
     if command.dry_run:
         return show_plan(command, sweep, chosen, sets)
+    missing = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
-    with launcher_lock(folder):
+    with launcher_lock(folder), removed_unless_begun(missing, partial(has_begun, folder)):
         if spec.method == "bayes":
             return run_search(command, spec, sets, folder)
         return run_sweep(command, sweep, chosen, sets)
@@ -167,6 +173,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
     console = Console(soft_wrap=True)
     console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
+    tell_earlier(sweep, chosen, console)
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
     if missing and command.budget:
@@ -180,6 +187,12 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     console.print(f"python jobs/status.py {sweep.folder}\npython jobs/report.py {sweep.folder}", highlight=False)
     code = tell_end(command.launch, sweep, [row.trial for row in rows], left)
     return code or (NOT_KNOWN if doubt else OK)
+
+
+def tell_earlier(sweep: Sweep, chosen: Mapping[str, Cell], console: Console) -> None:
+    """Say what the folder has of other settings, before anything is submitted."""
+    if line := earlier_line(sweep, chosen):
+        console.print(line, markup=False, highlight=False)
 
 
 def count_text(rows: Sequence[Standing]) -> str:
@@ -237,6 +250,7 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
         table.add_row(trial.id, *(str(trial.axes.get(name, "")) for name in sweep.axes), state)
     console = Console(soft_wrap=True)
     console.print(table)
+    tell_earlier(sweep, chosen, console)
     missing = sum(trial.result() is None and trial.pruned() is None for trial in trials)
     if missing:
         cost = reckon(command, sweep, chosen, sets)

@@ -219,7 +219,9 @@ def load_sweep(folder: Path) -> Sweep:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
+        raise ValueError(
+            f"no sweep in {folder.absolute()}: start one with `python jobs/sweep.py`{_neighbours(folder)}"
+        ) from None
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     version = content.get("format_version") if isinstance(content, dict) else None

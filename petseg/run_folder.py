@@ -117,7 +117,13 @@ def load_config(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / CONFIG_NAME).read_text())
     except FileNotFoundError:
-        raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
+        raise ValueError(f"no run in {folder.absolute()}: it has no {CONFIG_NAME}{_runs_in(folder)}") from None
+
+
+def _runs_in(folder: Path) -> str:
+    """What to name instead of a folder of runs: at most three of them."""
+    found = sorted(path.parent for pattern in ("*", "trials/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
+    return f"; name one of the runs in it, such as {', '.join(map(str, found[:3]))}" if found else ""
 
 
 def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:

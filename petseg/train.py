@@ -33,8 +33,9 @@ from petseg.data.store import open_store, read_manifest
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
 from petseg.finish import finish, fixed_positions
-from petseg.lives import begin_life
+from petseg.lives import LIVES_NAME, begin_life
 from petseg.models.weights import load_pretrained
+from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.progress import TrainProgress
 from petseg.pruning import Hyperband, StoppedEarly, pass_rung
 from petseg.resume import resume, save_epoch
@@ -184,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
         identifier = trial_id(config, manifest.hash)
         folder = Path("runs/single") / f"{config.model.arch}-{config.augment.policy}-{identifier}"
-    result = train(config, folder, world_size=command.world_size)
+    with removed_unless_begun(missing_folders(folder), lambda error: (folder / LIVES_NAME).exists()):
+        result = train(config, folder, world_size=command.world_size)
     if PartialState().is_main_process:
         show_result(result, folder)
     return OK

@@ -25,6 +25,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from shards.absent import describe_absence
+
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 DROPPED = "duplicates_dropped"  # of Manifest.packer: keys of listed samples that are not in the set
@@ -204,7 +206,7 @@ def load_manifest(folder: Path | str) -> Manifest:
     try:
         content = json.loads(read_regular(path, follow=False).decode())
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"no shard set in {folder}: pack one with `python -m shards.pack --out {folder}`") from None
+        raise ValueError(describe_absence(Path(folder), MANIFEST_NAME)) from None
     except NotRegular as error:
         raise ValueError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -167,6 +167,8 @@ def _explain(stderr: str, submitted: int, total: int) -> str:
         message += f"; partitions here: {', '.join(cluster.partitions()) or 'none'}"
     if "wckey" in stderr.lower():
         message += "; give one of your own by --wckey: `sacctmgr show wckey user=$USER` lists them"
+    if "configuration source" in stderr:
+        message += "; no Slurm is set up on this machine: go to a login node of the cluster, or add --cluster local"
     if submitted:
         message += f"; {submitted} of {total} jobs were submitted before, and run"
     return message

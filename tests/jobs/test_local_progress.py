@@ -58,6 +58,17 @@ def test_time_left_counts_the_trials_that_wait(tmp_path: Path) -> None:
     assert by_pace.left_s([Look(trials[0], share=0.25, left_s=30.0)]) == pytest.approx(110)
 
 
+def test_a_trial_that_has_trained_is_finishing_and_those_behind_it_take_as_long(tmp_path: Path) -> None:
+    """It measures test, which its training's time left does not count."""
+    trials = sweep_of(tmp_path / "lab", 3).trials
+    progress = LocalProgress(trials, 1, began={trials[0].id: time.time() - 100})
+    trained = Look(trials[0], epoch=10, epochs=10, share=1.0, dice=0.7, left_s=0.0)
+    assert trained.text == "unet seed=0: epoch 10/10, val Dice 0.7000, finishing"
+    left_s = progress.left_s([trained])
+    assert left_s is not None
+    assert left_s >= 200
+
+
 def test_trials_that_share_a_job_are_counted_one_by_one(tmp_path: Path) -> None:
     trials = sweep_of(tmp_path / "lab", 3).trials
     progress = LocalProgress(trials, 1)
