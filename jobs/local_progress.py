@@ -25,7 +25,8 @@ from petseg.progress import duration
 LOOK_EVERY_S = 1.0  # on a terminal
 LINE_EVERY_S = 30.0  # in a log file
 MAX_ROWS = 20
-BAR_WIDTH = 16
+BAR_WIDTH, MIN_BAR_WIDTH = 16, 6
+GAP = 2  # columns between two cells
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,12 @@ class Look:
         parts = [f"epoch {self.epoch}/{self.epochs or '?'}"]
         parts += [f"val Dice {self.dice:.4f}"] if self.dice is not None else []
         return f"{self.trial.label}: {', '.join([*parts, self.time])}"
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """`epoch 3/10`, `Dice 0.7123`, `2 min left`, each empty if it is not known."""
+        dice = "" if self.dice is None else f"Dice {self.dice:.4f}"
+        return f"epoch {self.epoch}/{self.epochs or '?'}", dice, self.time
 
     @property
     def time(self) -> str:
@@ -88,7 +95,7 @@ class LocalProgress:
                 self.ran[trial.id] = float(state["time"]) - self.began[trial.id]
             elif len(running) < self.places:
                 # its process imports what it needs, or it waits for its turn
-                running.append(Look(trial, epochs=planned_epochs(trial.folder), is_saved=said == "interrupted"))
+                running.append(_idle(trial, is_saved=said == "interrupted"))
         return running[: self.places]
 
     def left_s(self, running: Sequence[Look]) -> float | None:
@@ -120,19 +127,27 @@ class LocalProgress:
         about = "how long it takes is not known yet" if left_s is None else f"about {duration(left_s)} left"
         return f"{len(self.ran)} of {len(self.trials)} trials have ended, {len(running)} run, {waiting} wait; {about}"
 
-    def render(self, running: Sequence[Look]) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
+    def render(self, running: Sequence[Look], width: int) -> RenderableType:
+        """A line for each trial on a terminal of so many columns, in which only its name and the bar are cut short."""
+        table = Table.grid(padding=(0, GAP))
         for justify in ("left", "left", "right", "right", "right"):
-            table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-        for look in running[:MAX_ROWS]:
-            table.add_row(
-                Text(look.trial.label),
-                ProgressBar(total=1.0, completed=look.share, width=BAR_WIDTH),
-                f"epoch {look.epoch}/{look.epochs or '?'}",
-                "" if look.dice is None else f"Dice {look.dice:.4f}",
-                look.time,
-            )
+            table.add_column(justify=justify, no_wrap=True)
+        cells = [look.cells for look in running[:MAX_ROWS]]
+        left = width - sum(GAP + max(map(len, column)) for column in zip(*cells, strict=True))
+        longest = max((len(look.trial.label) for look in running), default=0)
+        bar = max(MIN_BAR_WIDTH, min(BAR_WIDTH, left - longest - GAP))
+        for look, texts in zip(running, cells, strict=False):
+            name = Text(look.trial.label)
+            name.truncate(max(MIN_BAR_WIDTH, left - bar - GAP), overflow="ellipsis")
+            table.add_row(name, ProgressBar(total=1.0, completed=look.share, width=bar), *texts)
         return Group(table, Text(self.summary(running), style="bold"))
+
+
+def _idle(trial: Trial, is_saved: bool) -> Look:
+    """A trial that does not train now: it has saved, or it has not begun in this launch."""
+    row, epochs = read_last_row(trial.folder), planned_epochs(trial.folder)
+    epoch = int(row.get("epoch", 0))
+    return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, row.get("val/dice"), is_saved=is_saved)
 
 
 def look_at(trial: Trial, began: float) -> Look:
@@ -173,7 +188,7 @@ def _show(progress: LocalProgress, stop: threading.Event, live: Live | None) -> 
             logger.debug("progress: %s", error)
             continue
         if live:
-            live.update(progress.render(running), refresh=True)
+            live.update(progress.render(running, live.console.width), refresh=True)
             continue
         lines = [progress.summary(running), *(look.text for look in running[:MAX_ROWS])]
         if lines != said:  # a log file needs no line that says what the last one said

@@ -95,7 +95,9 @@ def load_spec(path: Path) -> Spec:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"no sweep file {path.absolute()}: {_ready_sweeps()}") from None
-    except yaml.YAMLError as error:
+    except IsADirectoryError:
+        raise ValueError(f"{path.absolute()} is a folder, not a sweep file: {_ready_sweeps()}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
         return parse_spec(content, default_name=path.stem)
@@ -110,10 +112,10 @@ def _ready_sweeps() -> str:
 
 def parse_spec(content: Any, default_name: str) -> Spec:
     """The Spec of a parsed sweep file; raises ValueError for what is not understood, so that nothing is ignored."""
+    if isinstance(content, Mapping) and (unknown := sorted(map(str, set(content) - set(TOP_LEVEL)))):
+        raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
         raise ValueError("a sweep file needs `parameters:` with at least one field")
-    if unknown := sorted(set(content) - set(TOP_LEVEL)):
-        raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     method = content.get("method", "grid")
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not built in: choose one of {', '.join(METHODS)}")

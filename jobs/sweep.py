@@ -44,7 +44,7 @@ from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
 from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
-from petseg.data.store import is_remote
+from petseg.data.store import enlarged_line, is_remote
 from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder import claim_folder
 from shards.command import NOT_KNOWN, OK, parse, run_command
@@ -174,6 +174,7 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     console = Console(soft_wrap=True)
     console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
     tell_earlier(sweep, chosen, console)
+    tell_enlarged(chosen, sets, console)
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
     if missing and command.budget:
@@ -193,6 +194,14 @@ def tell_earlier(sweep: Sweep, chosen: Mapping[str, Cell], console: Console) -> 
     """Say what the folder has of other settings, before anything is submitted."""
     if line := earlier_line(sweep, chosen):
         console.print(line, markup=False, highlight=False)
+
+
+def tell_enlarged(chosen: Mapping[str, Cell], sets: ShardSets, console: Console) -> None:
+    """Say of each shard set whose pictures are smaller than the trials want them, before anything is submitted."""
+    data = [cell.config.data for cell in chosen.values()]
+    for line in dict.fromkeys(enlarged_line(sets.manifests[d.shards], d.shards, d.image_size_px) for d in data):
+        if line:
+            console.print(line, markup=False, highlight=False)
 
 
 def count_text(rows: Sequence[Standing]) -> str:
@@ -251,6 +260,7 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     console = Console(soft_wrap=True)
     console.print(table)
     tell_earlier(sweep, chosen, console)
+    tell_enlarged(chosen, sets, console)
     missing = sum(trial.result() is None and trial.pruned() is None for trial in trials)
     if missing:
         cost = reckon(command, sweep, chosen, sets)

@@ -29,7 +29,7 @@ from rich.table import Table
 from petseg import interrupt
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, trial_id, with_values
-from petseg.data.store import open_store, read_manifest
+from petseg.data.store import enlarged_line, open_store, read_manifest
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
 from petseg.finish import finish, fixed_positions
@@ -86,6 +86,8 @@ def train(
     if overrides := load_overrides(folder):
         logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
         config = with_values(config, overrides)
+    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
+        logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = build_run(config, store, folder, world_size, splits)
     begin(run, max_without_progress)

@@ -16,6 +16,10 @@ def describe_absence(folder: Path, manifest_name: str) -> str:
 
 
 def _next_step(folder: Path, manifest_name: str) -> str:
+    if folder.is_file():
+        return f"it is a file, and a shard set is a folder with a {manifest_name}, such as {folder.parent} perhaps"
+    if inside := _sets_in(folder, manifest_name):
+        return f"name a folder in it, {inside}"
     if pets := _pet_folder(folder):
         packs = typed(*PACK, "--source", pets, "--out", "SET")
         return f"it holds pictures in the Oxford-IIIT Pet layout, which `{packs}` packs"
@@ -26,10 +30,13 @@ def _next_step(folder: Path, manifest_name: str) -> str:
         f"`{typed(*PACK, '--download', '--out', folder)}` fetches and packs Oxford-IIIT Pet (0.8 GB), and without a "
         f"network `{typed(*PACK, '--synthetic', 400, '--out', folder)}` draws pets"
     )
-    inside = sorted(path.parent for path in folder.glob(f"*/{manifest_name}"))
-    if near := inside or sorted(path.parent for path in folder.parent.glob(f"*/{manifest_name}")):
-        advice += f"; there is one in {', '.join(str(path) for path in near[:NAMED])}"
-    return advice
+    near = _sets_in(folder.parent, manifest_name)
+    return f"{advice}; there is one in {near}" if near else advice
+
+
+def _sets_in(folder: Path, manifest_name: str) -> str:
+    """The first shard sets that lie in a folder, for people."""
+    return ", ".join(str(path.parent) for path in sorted(folder.glob(f"*/{manifest_name}"))[:NAMED])
 
 
 def _pet_folder(folder: Path) -> Path | None:

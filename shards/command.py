@@ -17,6 +17,7 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 OK = 0
@@ -87,10 +88,20 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return _say(f"not known: {error}", NOT_KNOWN, debug)
     except Failure as error:
         return _say(f"failed: {error}", FAILED, debug)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return _say(f"error: {_describe(error)}", WRONG_USE, debug)
+    except ValueError as error:
         return _say(f"error: {error}", WRONG_USE, debug)
     except Exception as error:  # the last boundary: a bug of ours, shown as one
         return _say(f"bug: {type(error).__name__}: {error} (run again with --debug for the traceback)", FAILED, debug)
+
+
+def _describe(error: OSError) -> str:
+    """`Permission denied: /home/me/runs/lab`: by its whole path, since a relative one may lie in the wrong folder."""
+    paths = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    if not (error.strerror and paths):
+        return str(error)
+    return f"{error.strerror}: {' -> '.join(str(Path(name).absolute()) for name in paths)}"
 
 
 def parse(

@@ -23,6 +23,7 @@ MODULES = [
     "petseg.augment.__main__", "petseg.evaluate", "petseg.models.weights", "petseg.plan", "shards.duplicates",
     "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal",
 ]  # fmt: skip
+BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]
 EXAMPLE = re.compile(r"^ *(?:python|accelerate) .*", flags=re.MULTILINE)
 
 
@@ -138,7 +139,9 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [[name.replace(".", "/") + ".py"] for name in SCRIPTS] + [["-m", "shards.pack"], ["-m", "petseg.evaluate"]]
+    "words",
+    [[name.replace(".", "/") + ".py"] for name in SCRIPTS]
+    + [["-m", name.removesuffix(".__main__")] for name in MODULES + BENCHMARKS],
 )
 def test_not_installed_is_one_line(bare_python: Path, words: list[str]) -> None:
     done = subprocess.run(

@@ -17,6 +17,7 @@ from jobs.standing import standings
 from jobs.sweep import Command, main
 from jobs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
 from shards.command import run_command
+from shards.pack import PackConfig, pack
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -136,6 +137,21 @@ def test_what_no_trial_could_do_is_refused_and_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pictures_that_would_be_enlarged_are_said_before_they_are_trained_on(
+    tiny_sweep: list[str], pet_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    larger = [*tiny_sweep, "--set", "data.image_size_px=96", "--dry-run", "--no-probe"]
+    assert run_command(main, larger) == 0
+    assert "enlarged" not in capsys.readouterr().out  # the set has original bytes
+    small = tmp_path / "small"
+    pack(PackConfig(out=small, synthetic=60, image_size_px=64, workers=1))
+    assert run_command(main, [*larger, "--set", f"data.shards={small}"]) == 0
+    said = f"pictures of {small} were packed at 64 px, and are enlarged to data.image_size_px = 96: choose 64, or"
+    assert capsys.readouterr().out.count(said) == 1
+    assert run_command(main, [*larger, "--set", f"data.shards={small}", "--set", "data.image_size_px=64"]) == 0
+    assert "enlarged" not in capsys.readouterr().out
+
+
 def test_what_sbatch_refuses_leaves_no_new_folder_and_each_old_one(
     tiny_sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +190,6 @@ def test_a_folder_stays_where_jobs_may_have_been_submitted(tmp_path: Path) -> No
 def test_another_shard_set_under_the_same_name_is_refused(
     tiny_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from shards.pack import PackConfig, pack
 
     other = tmp_path / "other"
     pack(PackConfig(out=other, synthetic=8, seed=9, image_size_px=64, workers=1))

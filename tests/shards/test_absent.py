@@ -44,8 +44,16 @@ def test_the_advised_commands_pack_a_set_there(tmp_path: Path, monkeypatch: pyte
 
 
 def test_sets_that_are_near_are_named(shard_set: Path) -> None:
-    assert advice_for(shard_set.parent)[0].endswith(f"; there is one in {shard_set}")
+    assert advice_for(shard_set.parent) == (f"no shard set in {shard_set.parent}: name a folder in it, {shard_set}", [])
     assert advice_for(shard_set.parent / "typo")[0].endswith(f"; there is one in {shard_set}")
+
+
+def test_a_file_is_no_set(shard_set: Path) -> None:
+    message, commands = advice_for(shard_set / MANIFEST_NAME)
+    assert message.endswith(
+        f"it is a file, and a shard set is a folder with a manifest.json, such as {shard_set} perhaps"
+    )
+    assert not commands
 
 
 def test_pictures_that_are_not_packed_are_known(drawn: Path, tmp_path: Path) -> None:
