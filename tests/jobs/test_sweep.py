@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from jobs.standing import standings
 from jobs.sweep import Command, main
 from jobs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
 from shards.command import run_command
+from shards.manifest import load_manifest, save_manifest
 from shards.pack import PackConfig, pack
 
 REPOSITORY = Path(__file__).parents[2]
@@ -135,6 +137,25 @@ def test_what_no_trial_could_do_is_refused_and_leaves_no_folder(
     assert run_command(main, [*tiny_sweep, "--cluster", "local", *flags]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_set_or_the_packages_lack_is_said_before_anything_is_written(
+    tiny_sweep: list[str], pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    assert run_command(main, [*tiny_sweep, "--cluster", "local", "--axis", "model.arch=unet,fpn"]) == 2
+    assert (
+        "model.arch = 'fpn' needs segmentation_models_pytorch: pip install 'petseg[encoders]'"
+        in capsys.readouterr().err
+    )
+    whole = load_manifest(pet_shards)
+    splits = {name: split for name, split in whole.splits.items() if name == "test"}
+    (other := tmp_path / "other").mkdir()
+    save_manifest(replace(whole, splits=splits, shards=whole.of_split("test")), other)
+    assert run_command(main, [*tiny_sweep, "--cluster", "local", "--set", f"data.shards={other}"]) == 2
+    assert f"{other} has no samples in split train and val: it has test" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [other]
 
 
 def test_pictures_that_would_be_enlarged_are_said_before_they_are_trained_on(
