@@ -104,7 +104,8 @@ def test_only_a_name_and_the_bar_are_cut_short_on_a_narrow_terminal(tmp_path: Pa
     Console(file=screen, width=width, force_terminal=True, color_system=None).print(table)
     line = screen.getvalue().splitlines()[0]
     assert len(line) <= width
-    assert line.startswith("resnet34_unet elastic_crop seed=0" if width > 60 else "resnet34_unet")
+    names = {60: "resnet3…", 80: "resnet34_unet elastic_crop …", 120: "resnet34_unet elastic_crop seed=0"}
+    assert line.startswith(names[width])
     assert line.endswith("epoch 15/100  Dice 0.5686  1 h 30 min left")
 
 

@@ -161,15 +161,15 @@ def test_what_the_set_or_the_packages_lack_is_said_before_anything_is_written(
 def test_pictures_that_would_be_enlarged_are_said_before_they_are_trained_on(
     tiny_sweep: list[str], pet_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    larger = [*tiny_sweep, "--set", "data.image_size_px=96", "--dry-run", "--no-probe"]
-    assert run_command(main, larger) == 0
-    assert "enlarged" not in capsys.readouterr().out  # the set has original bytes
-    small = tmp_path / "small"
-    pack(PackConfig(out=small, synthetic=60, image_size_px=64, workers=1))
-    assert run_command(main, [*larger, "--set", f"data.shards={small}"]) == 0
-    said = f"pictures of {small} were packed at 64 px, and are enlarged to data.image_size_px = 96: choose 64, or"
+    dry_run = [*tiny_sweep, "--dry-run", "--no-probe"]
+    assert run_command(main, dry_run) == 0
+    assert "enlarged" not in capsys.readouterr().out
+    assert run_command(main, [*dry_run, "--set", "data.image_size_px=96"]) == 0
+    said = f"pictures of {pet_shards} were packed at 64 px, and are enlarged to data.image_size_px = 96: choose 64, or"
     assert capsys.readouterr().out.count(said) == 1
-    assert run_command(main, [*larger, "--set", f"data.shards={small}", "--set", "data.image_size_px=64"]) == 0
+    original = tmp_path / "original"
+    pack(PackConfig(out=original, synthetic=60, workers=1))
+    assert run_command(main, [*dry_run, "--set", "data.image_size_px=96", "--set", f"data.shards={original}"]) == 0
     assert "enlarged" not in capsys.readouterr().out
 
 
