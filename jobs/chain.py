@@ -40,8 +40,9 @@ from jobs.chain_steps import Step, run_step, run_steps
 from jobs.snapshot import take_snapshot
 from jobs.spec import Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import LIVE, standings
-from jobs.trial import load_sweep
+from jobs.trial import CHAIN_NOTES, load_sweep
 from petseg.data.store import is_remote
+from petseg.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 from slurm.executor import submit
@@ -192,6 +193,13 @@ def submit_from_pack(chain: Chain) -> None:
     if chain.command.dry_run:
         raise ValueError("--dry-run shows trials, whose names are known after packing: pack first, or leave it out")
     require_pack(chain.pack_flags)
+    missing = missing_folders(chain.folder)
+    notes = chain.folder / CHAIN_NOTES
+    with removed_unless_begun(missing, lambda error: notes.exists() or not isinstance(error, ValueError)):
+        _submit_pack_and_rest(chain)
+
+
+def _submit_pack_and_rest(chain: Chain) -> None:
     resume = () if "--resume" in chain.pack_flags else ("--resume",)  # a job that is requeued goes on
     packing = [Step("shards.pack", (*chain.pack_flags, *resume))]
     pack = submit_job(chain, "pack", packing, chain.command.resources.dependency)

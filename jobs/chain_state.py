@@ -11,8 +11,9 @@ from typing import Any
 
 from jobs.job_ends import note_ends, read_ends, with_noted
 from jobs.log_files import RAISED, last_life, read_tail
-from jobs.trial import CHAIN_NOTES, SWEEP_NAME
+from jobs.trial import CHAIN_NOTES, JOB_ID, SWEEP_NAME
 from jobs.waits import wait_of
+from shards.files import append, build, parse_json, read_bounded, read_json_object
 from shards.manifest import write_whole
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
 
@@ -42,8 +43,7 @@ class ChainJob:
 
 
 def add_note(folder: Path, note: Note) -> None:
-    with (folder / CHAIN_NOTES).open("a") as file:
-        file.write(json.dumps(asdict(note)) + "\n")
+    append(folder / CHAIN_NOTES, json.dumps(asdict(note)) + "\n")
 
 
 def has_chain(folder: Path) -> bool:
@@ -102,12 +102,14 @@ def to_rows(jobs: Sequence[ChainJob]) -> list[dict[str, str]]:
 
 
 def _read_notes(folder: Path) -> list[Note]:
+    """The notes in order; the folder can be a stranger's, so logs are looked for in it alone."""
     found: list[Note] = []
-    if has_chain(folder):
-        for line in (folder / CHAIN_NOTES).read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that a kill cut short
-                row: Any = json.loads(line)
-                found.append(Note(*(str(row[name]) for name in ("step", "job_id", "dependency", "log"))))
+    path = folder / CHAIN_NOTES
+    for line in read_bounded(path).splitlines() if has_chain(folder) else ():
+        with contextlib.suppress(ValueError, TypeError):  # a line that a kill cut short
+            note = build(Note, parse_json(line, path))
+            if JOB_ID.fullmatch(note.job_id):
+                found.append(replace(note, log=str(path.parent / Path(note.log).name)))
     return found
 
 
@@ -120,8 +122,8 @@ def _last_attempt(notes: Sequence[Note]) -> list[Note]:
 
 def _read_end(folder: Path, note: Note) -> dict[str, Any]:
     """What the job itself wrote down; {} if it has not come to an end."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        return dict(json.loads(end_file(folder / FOLDER, note.job_id).read_text()))
+    with contextlib.suppress(OSError, ValueError):
+        return read_json_object(end_file(folder / FOLDER, note.job_id))
     return {}
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from shards.files import append, parse_json, read_bounded
 from slurm.cluster import FINISHED_STATES, MISSING, JobState
 
 ENDS_NAME = "job_ends.jsonl"
@@ -32,10 +33,10 @@ def read_ends(folder: Path) -> dict[str, JobEnd]:
     """Job id -> how it ended, by the last line of each job."""
     found: dict[str, JobEnd] = {}
     path = folder / ENDS_NAME
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in path.read_text().splitlines() if path.is_file() else ():
+    with contextlib.suppress(OSError, ValueError):
+        for line in read_bounded(path).splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that was cut short
-                row: Any = json.loads(line)
+                row: Any = parse_json(line, path)
                 state = JobState(**{field.name: str(row[field.name]) for field in fields(JobState)})
                 found[str(row["job_id"])] = JobEnd(state, float(row["time"]))
     return found
@@ -53,13 +54,7 @@ def note_ends(folder: Path, known: Mapping[str, JobEnd], states: Mapping[str, Jo
     )
     with contextlib.suppress(OSError):
         if folder.stat().st_uid == os.geteuid():
-            # no link is followed, and no pipe waited for: the folder may have come from somebody else
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            file = os.open(folder / ENDS_NAME, flags, 0o644)
-            try:
-                os.write(file, lines.encode())
-            finally:
-                os.close(file)
+            append(folder / ENDS_NAME, lines)
 
 
 def with_noted(

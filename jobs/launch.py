@@ -21,7 +21,7 @@ from jobs.processes import HERE
 from jobs.snapshot import take_snapshot
 from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
-from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
+from jobs.trial import LAUNCH_NAME, SWEEP_NAME, Submission, Sweep, Trial, load_sweep
 from jobs.wandb_standing import wandb_standing
 from petseg.consent import remember, require_known
 from petseg.data.store import is_remote
@@ -128,6 +128,15 @@ def launcher_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def has_begun(folder: Path, error: BaseException) -> bool:
+    """Whether jobs of the sweep may be somewhere although its launcher ended with this error.
+
+    Without a job's id its submission may have been cut off, unless the error says that it was refused.
+    """
+    noted = load_sweep(folder).all_submissions() if (folder / SWEEP_NAME).exists() else []
+    return any(submission.job_id for submission in noted) or bool(noted and not isinstance(error, ValueError))
 
 
 def resubmit(

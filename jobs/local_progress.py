@@ -29,7 +29,8 @@ LOOK_EVERY_S = 1.0
 LINE_EVERY_S = 30.0  # in a log file
 MAX_ROWS = 20
 ENDED_BY_ITSELF = ("done", "pruned", "failed")  # a trial's own last words; its job may go on with others
-BAR_WIDTH = 16
+BAR_WIDTH, MIN_BAR_WIDTH = 16, 6
+GAP = 2  # columns between two cells
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,15 @@ class Look:
         return f"{self.trial.label}: {', '.join([*parts, self.time])}"
 
     @property
+    def cells(self) -> tuple[str, str, str]:
+        """`epoch 3/10`, `Dice 0.7123`, `2 min left`, each empty if it is not known."""
+        dice = "" if self.dice is None else f"Dice {self.dice:.4f}"
+        return f"epoch {self.epoch}/{self.epochs or '?'}", dice, self.time
+
+    @property
     def time(self) -> str:
+        if self.share >= 1:
+            return "finishing"  # it measures test, and writes what it found
         if self.left_s is not None:
             return f"{duration(self.left_s)} left"
         return "saved" if self.is_saved else "starting"
@@ -117,7 +126,7 @@ class LocalProgress:
                     self._tell_end(trial)
                 elif len(running) < self.places:
                     # its process imports what it needs, or it waits for its turn
-                    running.append(Look(trial, epochs=planned_epochs(trial.folder), is_saved=said == "interrupted"))
+                    running.append(_idle(trial, is_saved=said == "interrupted"))
         return running[: self.places]
 
     def _notice(self, trial: Trial) -> str:
@@ -142,12 +151,11 @@ class LocalProgress:
 
     def left_s(self, running: Sequence[Look]) -> float | None:
         """Until the last trial ends, if those that wait take as long as the others; None while no pace is known."""
-        known = [look.left_s for look in running if look.left_s is not None]
         took = [seconds for seconds in self.ran.values() if seconds > 0]
-        took = took or [look.whole_s for look in running if look.whole_s > 0]
-        if not known and not took:
+        took = took or [seconds for look in running if (seconds := self._expected_s(look))]
+        if not took:
             return None
-        one_s = fmean(took) if took else fmean(known)
+        one_s = fmean(took)
         places = [one_s if look.left_s is None else look.left_s for look in running] or [0.0]
         heapq.heapify(places)
         for _ in range(len(self.trials) - len(self.ran) - len(running)):
@@ -157,6 +165,12 @@ class LocalProgress:
                 heapq.heapreplace(places, places[0] + one_s)
         return max(places)
 
+    def _expected_s(self, look: Look) -> float:
+        """How long a trial that runs takes in all; 0 if that cannot be told."""
+        if look.share < 1:
+            return look.whole_s
+        return max(look.whole_s, time.time() - self.began.get(look.trial.id, time.time()))
+
     def summary(self, running: Sequence[Look]) -> str:
         """`3 of 12 trials have ended, 2 run, 7 wait; about 14 min left`."""
         waiting = len(self.trials) - len(self.ran) - len(running)
@@ -164,19 +178,27 @@ class LocalProgress:
         about = "how long it takes is not known yet" if left_s is None else f"about {duration(left_s)} left"
         return f"{len(self.ran)} of {len(self.trials)} trials have ended, {len(running)} run, {waiting} wait; {about}"
 
-    def render(self, running: Sequence[Look]) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
+    def render(self, running: Sequence[Look], width: int) -> RenderableType:
+        """A line for each trial on a terminal of so many columns, in which only its name and the bar are cut short."""
+        table = Table.grid(padding=(0, GAP))
         for justify in ("left", "left", "right", "right", "right"):
-            table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-        for look in running[:MAX_ROWS]:
-            table.add_row(
-                Text(look.trial.label),
-                ProgressBar(total=1.0, completed=look.share, width=BAR_WIDTH),
-                f"epoch {look.epoch}/{look.epochs or '?'}",
-                "" if look.dice is None else f"Dice {look.dice:.4f}",
-                look.time,
-            )
+            table.add_column(justify=justify, no_wrap=True)
+        cells = [look.cells for look in running[:MAX_ROWS]]
+        left = width - sum(GAP + max(map(len, column)) for column in zip(*cells, strict=True))
+        longest = max((len(look.trial.label) for look in running), default=0)
+        bar = max(MIN_BAR_WIDTH, min(BAR_WIDTH, left - longest - GAP))
+        for look, texts in zip(running, cells, strict=False):
+            name = Text(look.trial.label)
+            name.truncate(max(MIN_BAR_WIDTH, left - bar - GAP), overflow="ellipsis")
+            table.add_row(name, ProgressBar(total=1.0, completed=look.share, width=bar), *texts)
         return Group(table, Text(self.summary(running), style="bold"))
+
+
+def _idle(trial: Trial, is_saved: bool) -> Look:
+    """A trial that does not train now: it has saved, or it has not begun in this launch."""
+    row, epochs = read_last_row(trial.folder), planned_epochs(trial.folder)
+    epoch = int(row.get("epoch", 0))
+    return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, row.get("val/dice"), is_saved=is_saved)
 
 
 def look_at(trial: Trial, began: float) -> Look:
@@ -246,7 +268,7 @@ def _show(progress: LocalProgress, stop: threading.Event, live: Live | None, lin
             logger.debug("progress: %s", error)
             continue
         if live:
-            live.update(progress.render(running), refresh=True)
+            live.update(progress.render(running, live.console.width), refresh=True)
         elif lines and time.monotonic() >= next_lines:
             next_lines += LINE_EVERY_S
             said = _say(progress, running, said)

@@ -5,6 +5,7 @@ python jobs/report.py lab --format csv --out lab.csv
 python jobs/report.py lab --format parquet
 python jobs/report.py lab --to wandb
 python jobs/report.py lab --serve
+python jobs/report.py runs/single
 
 Exit code 0; 4 if Slurm does not say where some trials stand, which the page then shows as unknown.
 """
@@ -35,8 +36,9 @@ from jobs.reporting.rows import INTERVALS_NOTE, render_rows, shown
 from jobs.reporting.serve import serve
 from jobs.reporting.verdict import Board, build_board
 from jobs.reporting.verdict_words import judge, short
+from jobs.single_runs import find_runs
 from jobs.standing import unknown_line
-from jobs.trial import Sweep, find_sweep
+from jobs.trial import Sweep
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import write_whole
 from shards.terminal import Terminal
@@ -50,7 +52,7 @@ class Command:
     """Write a sweep's report.html and show its leaderboard."""
 
     sweep: Annotated[str, tyro.conf.Positional] = "lab"
-    """Name of the sweep, or its folder."""
+    """Name of the sweep, or its folder; or a folder of single runs, such as runs/single, which are compared too."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
     format: Literal["html", "md", "csv", "json", "parquet"] = "html"
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--serve shows the page and writes no file: leave --format, --out and --to out")
     if command.port and not command.serve:
         raise ValueError(f"--port {command.port} is for --serve")
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_runs(command.sweep, command.runs_dir)
     if command.serve:
         serve(sweep, command.port, command.shards)
     records = read_records(sweep)

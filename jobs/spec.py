@@ -35,6 +35,7 @@ from petseg.config import RunConfig
 from petseg.config_values import field_types, identity_names, with_values
 from petseg.pruning import Hyperband, parse_hyperband
 from shards.files import read_text_file
+from shards.manifest import NotRegular
 
 TOP_LEVEL = (
     "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",
@@ -109,9 +110,14 @@ class Cell:
 def load_spec(path: Path) -> Spec:
     """Read a sweep file; raises ValueError that names the file and the fault."""
     try:
-        content = parse_yaml(read_text_file(path, "the sweep file"))
+        text = read_text_file(path, "the sweep file")
     except FileNotFoundError:
-        raise ValueError(f"no sweep file {path}: the default is jobs/sweeps/lab.yaml") from None
+        raise ValueError(f"no sweep file {path.absolute()}: {_ready_sweeps()}") from None
+    except (IsADirectoryError, NotRegular):
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"{path.absolute()} is {what}, not a sweep file: {_ready_sweeps()}") from None
+    try:
+        content = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise ValueError(f"{path} is not YAML: {why}") from None
@@ -119,6 +125,11 @@ def load_spec(path: Path) -> Spec:
         return parse_spec(content, default_name=path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _ready_sweeps() -> str:
+    names = ", ".join(path.name for path in sorted(DEFAULT_SWEEP.parent.glob("*.yaml")))
+    return f"{DEFAULT_SWEEP.parent} has {names}"
 
 
 def parse_yaml(text: str) -> Any:
@@ -141,10 +152,10 @@ def _require_few(content: Any) -> None:
 
 def parse_spec(content: Any, default_name: str) -> Spec:
     """The Spec of a parsed sweep file; raises ValueError for what is not understood, so that nothing is ignored."""
+    if isinstance(content, Mapping) and (unknown := sorted(map(str, set(content) - set(TOP_LEVEL)))):
+        raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
         raise ValueError("a sweep file needs `parameters:` with at least one field")
-    if unknown := sorted(set(content) - set(TOP_LEVEL)):
-        raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     method = content.get("method", "grid")
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not built in: choose one of {', '.join(METHODS)}")

@@ -161,7 +161,7 @@ def standing(
         "restarts": int(state.get("restarts", 0)),
     }
     if submission is None:
-        return Standing(trial, "planned", trouble, **common)
+        return _single(trial, common) if trial.lives() else Standing(trial, "planned", trouble, **common)
     if not submission.job_id:
         return Standing(trial, "planned", CUT_OFF, **common)
     row = read_last_row(trial.folder)
@@ -179,6 +179,23 @@ def standing(
     failed = state.get("status") == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
     note = trouble or _why_over(state, job, verdict)
     return Standing(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
+
+
+def _single(trial: Trial, common: dict[str, Any]) -> Standing:
+    """A run that no launcher has submitted: petseg/train.py was started by hand, and may run, wait, or be over."""
+    row, last = read_last_row(trial.folder), trial.lives()[-1]
+    common |= {
+        "host": last.host,
+        "restarts": last.number - 1,
+        "epoch": int(row.get("epoch", 0)),
+        "epochs": planned_epochs(trial.folder),
+        "dice": row.get("val/dice"),
+    }
+    beat, silent_s = _sign_of_life(trial, {"time": last.time})
+    if silent_s > patience_s(trial.folder, beat, row):
+        return Standing(trial, "interrupted", f"no sign of life for {duration(silent_s)}", **common)
+    left_s = beat.left_s(planned(trial.folder)) if beat else None
+    return Standing(trial, "running", beat=beat, left_s=left_s, **common)
 
 
 def _own_log(submission: Submission, state: Mapping[str, Any]) -> str:

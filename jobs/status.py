@@ -48,11 +48,12 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from jobs.chain_state import BAD, ChainJob, chain_jobs, chain_lines, has_chain, to_rows
+from jobs.single_runs import find_runs
 from jobs.slurm_answer import TIMEOUT_S, Answer
 from jobs.standing import LIVE, Standing, quick_standings, standing, standings
 from jobs.status_leaders import Leaders
 from jobs.status_table import FORMAT_VERSION, render, source_line, title_of, to_document
-from jobs.trial import SWEEP_NAME, Sweep, find_sweep
+from jobs.trial import SWEEP_NAME, Sweep
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 
@@ -67,7 +68,7 @@ class Command:
     """Show where each trial of a sweep stands."""
 
     sweep: Annotated[str, tyro.conf.Positional] = "lab"
-    """Name of the sweep, or its folder."""
+    """Name of the sweep, or its folder; or a folder of single runs, such as runs/single."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
     watch: bool = False
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--json prints one document: leave --watch out")
     if folder := chain_without_sweep(command):
         return tell_chain(folder, command.json)
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_runs(command.sweep, command.runs_dir)
     if command.watch:
         return watch(sweep, command.every)
     rows, answer = quick_standings(sweep)
@@ -151,7 +152,7 @@ def watch(sweep: Sweep, every_s: float) -> int:
             lines = max(3, console.height - LINES_BESIDE_TABLE - leaders.height)
             live.update(Group(render(sweep, rows, answer, console.width, lines), board), refresh=True)
             leaders.pause(every_s)
-            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)  # trials may have been added
+            sweep = find_runs(str(sweep.folder), sweep.folder.parent)  # trials may have been added
             rows, answer = quick_standings(sweep)
         live.update("", refresh=True)
     return _end(console, sweep, rows, answer, leaders)
@@ -177,7 +178,7 @@ def _watch_plainly(sweep: Sweep, every_s: float) -> int:
                 )
                 said = line
             time.sleep(every_s)
-            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)
+            sweep = find_runs(str(sweep.folder), sweep.folder.parent)
             rows, answer = quick_standings(sweep)
     return _end(console, sweep, rows, answer, Leaders())
 

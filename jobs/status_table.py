@@ -126,7 +126,7 @@ def state_text(row: Standing) -> str:
     if row.status == "failed":
         return f"failed: {row.cause}"
     if row.status == "interrupted":
-        return f"interrupted: {row.cause}"
+        return f"interrupted: {row.cause or row.note}"
     parts = [f"{row.status}: {row.note}" if row.note else row.status]
     if row.status == "running" and row.left_s is not None:
         parts.append(f"{duration(row.left_s)} left")

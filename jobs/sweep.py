@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,8 +33,19 @@ from jobs.cost_budget import check_budget, parse_budget
 from jobs.cost_table import label_of
 from jobs.cost_table import render as render_cost
 from jobs.dry_run import most_of, render_scripts_text, render_trials
+from jobs.earlier_trials import earlier_line
 from jobs.intent import reconcile
-from jobs.launch import Launch, job_name, launcher_lock, save_launch, submit_trials, tell_end, tell_wandb
+from jobs.launch import (
+    Launch,
+    has_begun,
+    job_name,
+    launcher_lock,
+    save_launch,
+    submit_trials,
+    tell_end,
+    tell_wandb,
+)  # fmt: skip
+from jobs.preflight import require_possible
 from jobs.search import next_round
 from jobs.shard_sets import ShardSets, read_shard_sets, require_known_sets, typed_locations
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings, require_name
@@ -42,7 +54,8 @@ from jobs.trial import Sweep, Trial, load_sweep, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
 from petseg.consent import remember
-from petseg.data.store import is_remote
+from petseg.data.store import enlarged_line, is_remote
+from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder import claim_folder
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.terminal import Terminal
@@ -130,16 +143,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if spec.method == "bayes" and command.dry_run:
         now = next_round(spec, sets, folder, command.places, record=False)
         cells = [*now.known, *now.new]
+    require_possible(command.launch, cells, sets)
     sweep = plan_sweep(spec, cells, sets, folder)
     chosen = sets.by_id(cells)
     if command.dry_run:
         return show_plan(command, sweep, chosen, sets)
+    missing = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remember(sets.manifests)
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
-    with launcher_lock(folder):
+    with launcher_lock(folder), removed_unless_begun(missing, partial(has_begun, folder)):
         search = spec.method == "bayes"
         code = run_search(command, spec, sets, folder) if search else run_sweep(command, sweep, chosen, sets)
         tell_wandb(command.launch, load_sweep(folder))
@@ -183,6 +198,8 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     missing = [row.trial for row in rows if would_run(row, sweep)]
     console = Terminal(soft_wrap=True)
     console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
+    tell_earlier(sweep, chosen, console)
+    tell_enlarged(chosen, sets, console)
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
     if missing and command.budget:
@@ -197,6 +214,20 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
         console.print(typed(script, sweep.folder), markup=False, highlight=False)
     code = tell_end(command.launch, sweep, [row.trial for row in rows], left)
     return code or (NOT_KNOWN if doubt else OK)
+
+
+def tell_earlier(sweep: Sweep, chosen: Mapping[str, Cell], console: Terminal) -> None:
+    """Say what the folder has of other settings, before anything is submitted."""
+    if line := earlier_line(sweep, chosen):
+        console.print(line, markup=False, highlight=False)
+
+
+def tell_enlarged(chosen: Mapping[str, Cell], sets: ShardSets, console: Terminal) -> None:
+    """Say of each shard set whose pictures are smaller than the trials want them, before anything is submitted."""
+    data = [cell.config.data for cell in chosen.values()]
+    for line in dict.fromkeys(enlarged_line(sets.manifests[d.shards], d.shards, d.image_size_px) for d in data):
+        if line:
+            console.print(line, markup=False, highlight=False)
 
 
 def count_text(rows: Sequence[Standing]) -> str:
@@ -251,6 +282,8 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     console.print(*render_trials(sweep, rows, {trial.id for trial in missing}, command.all), sep="\n")
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
+    tell_earlier(sweep, chosen, console)
+    tell_enlarged(chosen, sets, console)
     if missing:
         cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, sets)
         console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), command.all)))

@@ -293,7 +293,9 @@ def load_sweep(folder: Path) -> Sweep:
         if (folder / CHAIN_NOTES).is_file():
             look = typed("jobs/status.py", folder)
             raise ValueError(f"no trials in {folder} yet: `{look}` says where its chain stands") from None
-        raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
+        raise ValueError(
+            f"no sweep in {folder.absolute()}: start one with `python jobs/sweep.py`{_neighbours(folder)}"
+        ) from None
     except NotRegular as error:
         raise ValueError(str(error)) from None
     version = content.get("format_version")

@@ -130,7 +130,7 @@ def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
     try:
         content = read_json_object(path, advice)
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
+        raise ValueError(f"no run in {folder.absolute()}: it has no {CONFIG_NAME}{_runs_in(folder)}") from None
     except NotRegular as error:
         raise ValueError(str(error)) from None
     content = ({} if identified else {"trial_id": "", "identity": {}}) | content
@@ -139,6 +139,12 @@ def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged (its {odd[0]} is {content.get(odd[0])!r:.80}): {advice}")
     content["identity"] = {"manifest_hash": ""} | content["identity"]
     return content
+
+
+def _runs_in(folder: Path) -> str:
+    """What to name instead of a folder of runs: at most three of them."""
+    found = sorted(path.parent for pattern in ("*", "trials/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
+    return f"; name one of the runs in it, such as {', '.join(map(str, found[:3]))}" if found else ""
 
 
 def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:

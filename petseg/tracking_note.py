@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from shards.files import build, read_json_object
 from shards.manifest import write_whole
 
 TRACKING_NAME = "tracking.json"
@@ -49,6 +50,6 @@ def save_note(note: TrackingNote, folder: Path) -> None:
 def read_note(folder: Path) -> TrackingNote | None:
     """None if the run never asked for wandb, or its file cannot be read."""
     try:
-        return TrackingNote(**json.loads((folder / TRACKING_NAME).read_text()))
+        return build(TrackingNote, read_json_object(folder / TRACKING_NAME))
     except (OSError, ValueError, TypeError):
         return None

@@ -27,13 +27,14 @@ from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, with_values
 from petseg.consent import remember
 from petseg.data.mixing import mixing_of
-from petseg.data.store import open_store
+from petseg.data.store import enlarged_line, open_store
 from petseg.data.tars import UNREADABLE
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
 from petseg.finish import finish, fixed_positions
-from petseg.lives import begin_life
+from petseg.lives import LIVES_NAME, begin_life
 from petseg.models.weights import load_pretrained
+from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.peers import peers_may_go
 from petseg.progress import TrainProgress
 from petseg.pruning import Hyperband, StoppedEarly, pass_rung
@@ -88,6 +89,8 @@ def train(
     if overrides := load_overrides(folder):
         logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
         config = with_values(config, overrides)
+    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
+        logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = build_run(config, store, folder, world_size, splits)
     with peers_may_go():
@@ -184,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt.install()
     remember([command.run.data.shards])
     folder = command.folder()
-    result = train(command.run, folder, world_size=command.world_size)
+    with removed_unless_begun(missing_folders(folder), lambda error: (folder / LIVES_NAME).exists()):
+        result = train(command.run, folder, world_size=command.world_size)
     if PartialState().is_main_process:
         show_result(result, folder)
     return OK

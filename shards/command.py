@@ -18,6 +18,7 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 OK = 0
@@ -37,6 +38,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+UNWRAPPED = 10_000  # columns of a terminal on which tyro breaks no line
 
 Parsed = TypeVar("Parsed")
 
@@ -98,12 +100,21 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return _say(f"failed: {error}", FAILED, debug)
     except OSError as error:
         if error.errno in NO_ROOM:
-            return _say(f"no room: {error}; make room, then run the same command again", INTERRUPTED, debug)
-        return _say(f"error: {error}", WRONG_USE, debug)
+            again = "make room, then run the same command again"
+            return _say(f"no room: {_describe(error)}; {again}", INTERRUPTED, debug)
+        return _say(f"error: {_describe(error)}", WRONG_USE, debug)
     except ValueError as error:
         return _say(f"error: {error}", WRONG_USE, debug)
     except Exception as error:  # the last boundary: a bug of ours, shown as one
         return _say(f"bug: {type(error).__name__}: {error} (run again with --debug for the traceback)", FAILED, debug)
+
+
+def _describe(error: OSError) -> str:
+    """`Permission denied: /home/me/runs/lab`: by its whole path, since a relative one may lie in the wrong folder."""
+    paths = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    if not (error.strerror and paths):
+        return str(error)
+    return f"{error.strerror}: {' -> '.join(str(Path(name).absolute()) for name in paths)}"
 
 
 def parse(
@@ -117,6 +128,7 @@ def parse(
 
     `--help` shows `description` and all options with what they do; `-h` only their names and defaults.
     positional: fields without a default need no flag
+    Raises ValueError for words that are not understood, in one line.
     """
     import tyro  # not in processes that only raise a Failure
 
@@ -124,7 +136,8 @@ def parse(
         _join_help(one)
     words = list(sys.argv[1:] if argv is None else argv)
     kinds: Any = command
-    with _help_shows(description or ""):
+
+    def read() -> Parsed:
         return tyro.cli(
             kinds,
             prog=_module_name(),
@@ -134,6 +147,50 @@ def parse(
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
         )
+
+    said = io.StringIO()
+    with _help_shows(description or ""):
+        try:
+            with contextlib.redirect_stderr(said):
+                return read()
+        except SystemExit as ended:
+            if ended.code != WRONG_USE:
+                raise
+            said = io.StringIO()
+        finally:
+            sys.stderr.write(said.getvalue())
+    raise ValueError(_complaint(read))
+
+
+def _complaint(read: Callable[[], Any]) -> str:
+    """What tyro says of words that it does not understand, in one line instead of a box."""
+    box, columns = _Caught(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(UNWRAPPED)
+    try:
+        with contextlib.redirect_stdout(box), contextlib.redirect_stderr(box), contextlib.suppress(SystemExit):
+            read()
+    finally:
+        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
+    return _unboxed(box.getvalue())
+
+
+def _unboxed(box: str) -> str:
+    """The text of tyro's box of an error: what is wrong, the flags that come near, and where to read on."""
+    lines = [line.strip().strip("│").strip() for line in box.splitlines() if line.strip()[:1] not in "╭╰"]
+    problem, *rest = re.split(r"\n─+\n", "\n".join(lines))
+    what = " ".join(problem.split())
+    if found := re.match(r"Error parsing (?!-)\S+: ", what):
+        return what[found.end() :]  # of a rule of ours, which names the value; the dataclass's name says nothing
+    what = re.sub(r"^Error parsing (-\S+): invalid literal for int\(\).*: (.+)", r"\1 \2: must be a whole number", what)
+    what = re.sub(r"^Error parsing (-\S+): could not convert string to float: (.+)", r"\1 \2: must be a number", what)
+    near = re.findall(r"^--[\w.-]+", next((part for part in rest if part.startswith("Perhaps")), ""), re.MULTILINE)
+    meant = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    return f"{what[:1].lower()}{what[1:].rstrip('.')}{meant} (`{_typed_name()} --help` shows all options)"
+
+
+def _typed_name() -> str:
+    """How this process was started, such as `python jobs/sweep.py`."""
+    return _module_name() or typed(sys.argv[0])
 
 
 def typed(script: str, *words: object) -> str:
@@ -147,26 +204,26 @@ def _module_name() -> str | None:
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
-class _HelpText(io.StringIO):
-    """What tyro prints, drawn as for the terminal that gets it."""
+class _Caught(io.StringIO):
+    """What tyro prints, drawn as for a terminal that gets it, or as for a file that takes its box drawing."""
 
-    def __init__(self, terminal: TextIO) -> None:
+    def __init__(self, terminal: TextIO | None = None) -> None:
         super().__init__()
         self.terminal = terminal
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return self.terminal.encoding
+        return self.terminal.encoding if self.terminal else "utf-8"
 
     def isatty(self) -> bool:
-        return self.terminal.isatty()
+        return self.terminal.isatty() if self.terminal else False
 
 
 @contextlib.contextmanager
 def _help_shows(description: str) -> Iterator[None]:
     """Put the description into tyro's help, which would run its lines together."""
     terminal = sys.stdout
-    caught = _HelpText(terminal)
+    caught = _Caught(terminal)
     with contextlib.redirect_stdout(caught):
         try:
             yield

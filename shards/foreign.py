@@ -130,7 +130,7 @@ def _foreign_manifest(folder: Path) -> Manifest | None:
 
 def _tars(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
+        raise ValueError(f"{folder.absolute()} is not a folder: name the one with the .tar files")
     if compressed := sorted(path.name for pattern in COMPRESSED for path in folder.glob(pattern)):
         raise ValueError(
             f"{folder / compressed[0]} is compressed ({len(compressed)} such files): petseg reads by byte offset; "

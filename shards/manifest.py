@@ -25,7 +25,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from shards.command import typed
+from shards.absent import describe_absence
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -245,9 +245,7 @@ def load_manifest(folder: Path | str) -> Manifest:
     try:
         content = parse_json(read_regular(path, follow=False).decode())
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(
-            f"no shard set in {folder}: pack one with `{typed('-m', 'shards.pack', '--out', folder)}`"
-        ) from None
+        raise ValueError(describe_absence(Path(folder), MANIFEST_NAME)) from None
     except NotRegular as error:
         raise ValueError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
     except ValueError as error:

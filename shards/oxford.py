@@ -76,7 +76,9 @@ def read_folder(path: Path) -> PetFolder:
 def find_root(path: Path) -> Path:
     """`path`, or the one folder in it that has the layout (torchvision makes ROOT/oxford-iiit-pet)."""
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder: name one in the Oxford-IIIT Pet layout, or use --download")
+        raise ValueError(
+            f"{path.absolute()} is not a folder: name one in the Oxford-IIIT Pet layout, or use --download"
+        )
     marker = Path("annotations") / "trainval.txt"
     if (path / marker).is_file():
         return path

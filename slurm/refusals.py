@@ -11,6 +11,10 @@ from slurm.resources import Resources
 ASSOCIATIONS = "`sacctmgr show associations user=$USER` lists yours"
 # the first match counts: the complaint about an account names partitions too
 ADVICE: tuple[tuple[str, str], ...] = (
+    (
+        r"configuration source",
+        "no Slurm is set up on this machine: go to a login node of the cluster, or add --cluster local",
+    ),
     (r"invalid generic resource", "no node there has such GPUs: --gpus 0 runs on the CPU; {doctor}"),
     (r"invalid account|account/partition", f"give another --account (or --partition): {ASSOCIATIONS}"),
     (r"invalid qos", f"give another --qos: {ASSOCIATIONS}"),

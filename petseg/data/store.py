@@ -95,6 +95,17 @@ def read_manifest(location: str, cache_dir: str = "", cache_gb: float = 50.0) ->
     return manifest
 
 
+def enlarged_line(manifest: Manifest, location: str, image_size_px: int) -> str:
+    """What to say of a set whose pictures were packed smaller than a run wants them; empty if they were not."""
+    packed = int(manifest.packer.get("image_size_px", 0))  # 0 = original bytes
+    if not 0 < packed < image_size_px:
+        return ""
+    return (
+        f"pictures of {without_secrets(location)} were packed at {packed} px, and are enlarged to data.image_size_px = "
+        f"{image_size_px}: choose {packed}, or pack them larger"
+    )
+
+
 class LocalStore:
     """A shard set in a folder."""
 

@@ -7,6 +7,7 @@ import io
 import logging
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_time_left_counts_the_trials_that_wait(tmp_path: Path) -> None:
     assert "is not known yet" in unknown.summary([Look(trials[0])])
     by_pace = LocalProgress(trials[:3], 1)  # a quarter is done and 30 s are left: 40 s each
     assert by_pace.left_s([Look(trials[0], share=0.25, left_s=30.0)]) == pytest.approx(110)
+
+
+def test_a_trial_that_has_trained_is_finishing_and_those_behind_it_take_as_long(tmp_path: Path) -> None:
+    """It measures test, which its training's time left does not count."""
+    trials = sweep_of(tmp_path / "lab", 3).trials
+    progress = LocalProgress(trials, 1, began={trials[0].id: time.time() - 100})
+    trained = Look(trials[0], epoch=10, epochs=10, share=1.0, dice=0.7, left_s=0.0)
+    assert trained.text == "unet seed=0: epoch 10/10, val Dice 0.7000, finishing"
+    left_s = progress.left_s([trained])
+    assert left_s is not None
+    assert left_s >= 200
 
 
 def test_the_pace_is_that_of_a_whole_trial_also_at_its_end(tmp_path: Path) -> None:
@@ -154,13 +166,37 @@ def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     progress = LocalProgress(trials, 2)
     screen = io.StringIO()
     looks = [Look(trials[0], 3, 10, 0.35, 0.7123, 3600.0), Look(trials[1])]
-    Console(file=screen, width=80, force_terminal=True, color_system=None).print(progress.render(looks))
+    Console(file=screen, width=80, force_terminal=True, color_system=None).print(progress.render(looks, 80))
     lines = screen.getvalue().splitlines()
     assert len(lines) == 3
     assert max(map(len, lines)) <= 80
     assert "epoch 3/10" in lines[0]
     assert "Dice 0.7123  60 min left" in lines[0]
     assert "starting" in lines[1]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_only_a_name_and_the_bar_are_cut_short_on_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    (trial,) = sweep_of(tmp_path / "lab", 1).trials
+    trial = replace(trial, axes={"model.arch": "resnet34_unet", "augment.policy": "elastic_crop", "train.seed": 0})
+    screen = io.StringIO()
+    table = LocalProgress([trial], 1).render([Look(trial, 15, 100, 0.15, 0.5686, 5400.0)], width)
+    Console(file=screen, width=width, force_terminal=True, color_system=None).print(table)
+    line = screen.getvalue().splitlines()[0]
+    assert len(line) <= width
+    names = {60: "resnet3…", 80: "resnet34_unet elastic_crop …", 120: "resnet34_unet elastic_crop seed=0"}
+    assert line.startswith(names[width])
+    assert line.endswith("epoch 15/100  Dice 0.5686  1 h 30 min left")
+
+
+def test_a_trial_that_has_saved_shows_how_far_it_came(tmp_path: Path) -> None:
+    (trial,) = sweep_of(tmp_path / "lab", 1).trials
+    progress = LocalProgress([trial], 1)
+    progress.started([trial])
+    write_metrics([{"epoch": 4, "val/dice": 0.7}], trial.folder)
+    trial.write_state(status="interrupted", job_id="1")
+    (look,) = progress.look()
+    assert (look.epoch, look.share, look.dice, look.time) == (4, 0.4, 0.7, "saved")
 
 
 def test_a_sweep_that_is_stopped_says_that_it_goes_on(

@@ -21,6 +21,7 @@ from petseg.config import RunConfig
 from petseg.data.plan import EpochOrder
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
+from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder import load_config, load_result, read_metrics
 from petseg.train import main, train
 from shards.command import Failure, run_command
@@ -128,7 +129,7 @@ def test_the_command_line(tiny: Tiny, tmp_path: Path, pet_shards: Path, capsys: 
     assert run_command(main, [*flags, "--out", str(tmp_path)]) == 0
     assert "best weights: epoch 1 of 1" in capsys.readouterr().out
     assert run_command(main, ["--data.shards", str(tmp_path / "none")]) == 2
-    assert "pack one with `python -m shards.pack" in capsys.readouterr().err
+    assert ": `python -m shards.pack --download" in capsys.readouterr().err
     assert run_command(main, [*flags, "--out", str(tmp_path / "w"), "--world-size", "2"]) == 2
     assert "1 processes run together where 2 were asked for" in capsys.readouterr().err
 
@@ -166,3 +167,45 @@ def test_a_result_of_another_version_is_an_error_that_names_it(tmp_path: Path) -
     (tmp_path / "result.json").write_text('{"trial_id": "0123456789", "magic": 1}')
     with pytest.raises(ValueError, match=r"result\.json was written by another version"):
         load_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train.mixed-precision", "fp16"], "'fp16' needs a GPU"),
+        (["--world-size", "2"], "1 processes run together where 2 were asked for"),
+        (["--train.start-size-px", "32", "--model.arch", "dpt"], "does not work on pictures"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(
+    pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    flags: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = ["--data.shards", str(pet_shards), "--data.image-size-px", "64", "--data.cache", "none", *flags]
+    for out in ([], ["--out", "a/b/run"]):
+        assert run_command(main, [*words, *out]) == 2
+        assert message in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_was_made_for_it_goes_with_work_that_did_not_begin(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    folder = tmp_path / "kept" / "new" / "run"
+
+    def work(begun: bool) -> None:
+        with removed_unless_begun(missing_folders(folder), lambda error: begun):
+            (folder / "deep").mkdir(parents=True, exist_ok=True)
+            raise KeyboardInterrupt
+
+    def attempt(begun: bool) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            work(begun)
+
+    attempt(begun=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert list((tmp_path / "kept").iterdir()) == []
+    attempt(begun=True)
+    (folder / "deep").rmdir()
+    attempt(begun=False)  # it was there before
+    assert (folder / "deep").is_dir()

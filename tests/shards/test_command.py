@@ -1,6 +1,7 @@
 import errno
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from shards.command import CANCELLED, FAILED, INTERRUPTED, OK, WRONG_USE, Failur
     ("error", "code", "line"),
     [
         (ValueError("lr = 0: must be positive"), WRONG_USE, "error: lr = 0: must be positive\n"),
-        (FileNotFoundError(2, "No such file", "x"), WRONG_USE, "error: [Errno 2] No such file: 'x'\n"),
+        (FileNotFoundError(2, "No such file", "x"), WRONG_USE, f"error: No such file: {Path.cwd() / 'x'}\n"),
         (Failure("the loss is nan"), FAILED, "failed: the loss is nan\n"),
         (Interrupted("saved"), INTERRUPTED, "interrupted: saved\n"),
         (KeyboardInterrupt(), CANCELLED, "interrupted\n"),

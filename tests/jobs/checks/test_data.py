@@ -34,7 +34,7 @@ Doctor = Callable[..., dict[str, Finding]]
 
 def test_no_shard_set_is_said_once(ask: Doctor, tmp_path: Path) -> None:
     found = ask("shards,splits,cache,resume", shards=tmp_path / "none")
-    assert "pack one with `python -m shards.pack" in found["shards"].detail
+    assert ": `python -m shards.pack --download" in found["shards"].detail
     assert {found[name].detail for name in ("splits", "cache", "resume")} == {"not checked: see shards"}
     assert ask("splits", shards=tmp_path / "none")["splits"].detail.startswith("not checked: no shard set in")
 
