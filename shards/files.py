@@ -38,7 +38,10 @@ def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
 
 
 def parse_json(content: bytes | str, name: Path | str) -> Any:
-    """The value of a JSON text, whose strings are made printable; raises ValueError that names its file."""
+    """The value of a JSON text, whose strings are made printable; raises ValueError that names its file.
+
+    A number of more than 64 bits is refused: arithmetic on it fails later, in one place or another.
+    """
     try:
         return _printable(json_value(content))
     except ValueError as error:  # of UnicodeDecodeError's kind too
@@ -120,6 +123,8 @@ def _fits(value: Any, hint: Any) -> bool:
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
+    if type(value) is int and abs(value) >= 2**63:
+        raise ValueError("it holds a number of more than 64 bits")
     if isinstance(value, list):
         return [_printable(one) for one in value]
     if isinstance(value, dict):
