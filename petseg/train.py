@@ -39,7 +39,9 @@ from petseg.peers import peers_may_go
 from petseg.progress import TrainProgress
 from petseg.pruning import Hyperband, StoppedEarly, pass_rung
 from petseg.resume import resume, save_epoch
-from petseg.run import Run, build_run
+from petseg.run.parts import Parts, build_parts
+from petseg.run.run import Run, new_run
+from petseg.run.schedule import fit_budget
 from petseg.run_folder import (
     PRUNED_NAME,
     Result,
@@ -92,14 +94,15 @@ def train(
     if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
         logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
-    run = build_run(config, store, folder, world_size, splits)
+    run = new_run(build_parts(config, store, folder, world_size, splits))
     with peers_may_go():
-        begin(run, max_without_progress)
-    if run.accelerator.is_main_process:
-        warn_of_poor_mixing(run)
+        start_attempt(run, max_without_progress)
+    if run.parts.is_main:
+        warn_of_poor_mixing(run.parts)
     name = name or single_name(load_config(folder, identified=True)["trial_id"], config)
-    main = run.accelerator.is_main_process
-    tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
+    tracker = None
+    if run.parts.is_main:
+        tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.progress.epoch)
     try:
         with peers_may_go():
             train_epochs(run, tracker, early)
@@ -111,57 +114,63 @@ def train(
             tracker.finish({}, how_ended(error))
         raise
     finally:
-        run.close()
+        run.parts.close()
 
 
-def begin(run: Run, max_without_progress: int) -> None:
-    """A life of the run: from its newest checkpoint, or from fresh or pretrained weights."""
+def start_attempt(run: Run, max_without_progress: int) -> None:
+    """Begin from the newest checkpoint, or from fresh or pretrained weights, and take the right to write."""
+    parts = run.parts
     if not resume(run):
-        load_pretrained(run.config.model, run.bare_model)
-        if run.ema:
-            run.ema.load(run.bare_model.state_dict())
-    if run.accelerator.is_main_process:
-        run.life = begin_life(run.folder, run.done_steps, max_without_progress, run.world_size)
-        (run.folder / PRUNED_NAME).unlink(missing_ok=True)
+        load_pretrained(parts.config.model, parts.bare_model)
+        if parts.ema:
+            parts.ema.load(parts.bare_model.state_dict())
+    if parts.is_main:
+        run.attempt.life = begin_life(parts.folder, run.progress.done_steps, max_without_progress, parts.world_size)
+        (parts.folder / PRUNED_NAME).unlink(missing_ok=True)
 
 
-def warn_of_poor_mixing(run: Run) -> None:
-    data, train = run.config.data, run.config.train
+def warn_of_poor_mixing(parts: Parts) -> None:
+    data, train = parts.config.data, parts.config.train
     with contextlib.suppress(*UNREADABLE):  # which is reported where the samples are read
-        mixing = mixing_of(run.store, data.shuffle_window_shards, train.batch_size, train.seed)
+        mixing = mixing_of(parts.store, data.shuffle_window_shards, train.batch_size, train.seed)
         if mixing and mixing.is_poor:
             logger.warning("%s", mixing)
 
 
 def train_epochs(run: Run, tracker: Tracker | None, early: Hyperband | None) -> None:
-    """All that are left, each validated, logged and saved; raises as `train` says."""
-    main = run.accelerator.is_main_process
-    with TrainProgress(run.total_steps, run.steps_per_epoch, run.done_steps, main) as progress:
-        while run.epoch < run.epochs:
+    """All epochs that are left, each validated, logged and saved; raises as `train` says."""
+    progress = run.progress
+    with TrainProgress(progress.total_steps, progress.steps_per_epoch, progress.done_steps, run.parts.is_main) as bar:
+        while progress.epoch < progress.epochs:
             if early:
                 pass_rung(run, early, tracker)
-            epoch = run.epoch + 1
-            row, stop = train_epoch(run, epoch, progress)
-            steps = (epoch - 1) * run.steps_per_epoch + run.steps_of(epoch)
-            row = {"epoch": epoch, "step": steps} | row | validate(run)
+            epoch = progress.epoch + 1
+            row, stop = train_epoch(run, epoch, bar)
+            steps = progress.first_step(epoch) + progress.steps_of(epoch)
+            row = {"epoch": epoch, "step": steps} | row | validate(run.parts)
             if epoch == 1:
                 settle_budget(run, row["perf/seconds"], row["perf/validation_s"])
-            progress.epoch_done(row)
-            run.require_newest()
+            bar.epoch_done(row)
+            run.attempt.require_newest()
             if tracker:
                 tracker.log(row, pictures_of_best(run, row, tracker))
             save_epoch(run, row)
-            if stop and epoch < run.epochs:
+            if stop and epoch < progress.epochs:
                 raise interrupted(run, stop)
 
 
-def validate(run: Run) -> Row:
+def validate(parts: Parts) -> Row:
     """Measure val with the weights that are kept."""
     began = time.perf_counter()
-    run.sync_buffers()
-    with run.ema.in_place() if run.ema else contextlib.nullcontext():
-        row = measure(run, "val").summary("val")
+    parts.sync_buffers()
+    with kept_weights(parts):
+        row = measure(parts, "val").summary("val")
     return row | {"perf/validation_s": time.perf_counter() - began}
+
+
+def kept_weights(parts: Parts) -> contextlib.AbstractContextManager[None]:
+    """Within it, the model has the weights that are measured and kept: the averages, where there are any."""
+    return parts.ema.in_place() if parts.ema else contextlib.nullcontext()
 
 
 def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[Picture]:
@@ -169,17 +178,18 @@ def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[Picture]:
 
     No number of the training changes: the model is in its evaluation mode, and nothing is drawn by chance.
     """
-    if row["val/dice"] <= run.best["val/dice"] or not tracker.wants_pictures(int(row["epoch"])):
+    parts = run.parts
+    if row["val/dice"] <= run.progress.best.dice or not tracker.wants_pictures(int(row["epoch"])):
         return []
-    with run.ema.in_place() if run.ema else contextlib.nullcontext():
-        return predict(run, "val", fixed_positions(len(run.splits["val"]), run.config.tracking.overlays))
+    with kept_weights(parts):
+        return predict(parts, "val", fixed_positions(len(parts.splits["val"]), parts.config.tracking.overlays))
 
 
 def settle_budget(run: Run, train_s: float, validation_s: float) -> None:
     """With `train.budget_min`: the first epoch, its validation included, says how many steps the run has for good."""
-    if run.config.train.budget_min:
+    if run.parts.config.train.budget_min:
         train_s, validation_s = broadcast_object_list([train_s, validation_s])
-        run.fit_budget(run.steps_of(1), train_s, validation_s)
+        fit_budget(run.parts.config, run.progress, run.progress.steps_of(1), train_s, validation_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

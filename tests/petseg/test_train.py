@@ -109,15 +109,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batches(tiny: Tin
 def test_evaluation_does_not_depend_on_the_batch(tiny: Tiny, tmp_path: Path) -> None:
     """The lab averaged batches, so that a picture's weight hung on its neighbours."""
     from petseg.evaluate import measure
-    from petseg.run import build_run
+    from petseg.run.parts import build_parts
 
     tables = []
     for batch_size in (1, 7, 30):
         config = tiny(train__batch_size=batch_size)
-        run = build_run(config, open_store(config.data.shards), tmp_path, splits=["test"])
-        tables.append(measure(run, "test"))
-        assert not any(p.requires_grad and p.grad is not None for p in run.bare_model.parameters())
-        run.close()
+        parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
+        tables.append(measure(parts, "test"))
+        assert not any(p.requires_grad and p.grad is not None for p in parts.bare_model.parameters())
+        parts.close()
     for table in tables[1:]:
         np.testing.assert_allclose(table.loss, tables[0].loss, rtol=1e-4)
         np.testing.assert_allclose(table.dice, tables[0].dice, atol=0.02)
