@@ -39,7 +39,7 @@ TRIALS_NAME = "trials"
 MAX_SUBMISSIONS_BYTES = 256 << 20  # a line has about 300
 TRIAL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a folder's name
 INTENT = re.compile(r"[a-z]+:[0-9a-f]+")  # names files of logs
-JOB_ID = re.compile(r"((DEBUG_)?\d+(_\d+)?)?")  # an argument of squeue and scancel
+JOB_ID = re.compile(r"(\w[\w-]*)?", re.ASCII)  # an argument of squeue and scancel, and no option
 STATE_TYPES: dict[str, type] = {
     "status": str, "host": str, "job_id": str, "pid": int, "restarts": int, "slot": int, "at_once": int, "error": str,
     "cause": str, "time": float,
