@@ -41,7 +41,6 @@ def leave_at_once(code: int) -> NoReturn:
 
     The job gives up its node only when all of its workers have ended, and another job may be waiting for that node.
     """
-    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
