@@ -174,7 +174,7 @@ def test_each_cells_cost_is_that_of_its_set(pet_shards: Path, other_shards: Path
     for trial in sweep.trials[::2]:
         finish(trial, chosen[trial.id].config, sets.of(chosen[trial.id].config), epoch_s=60.0)
     costs = estimate(sweep, chosen, sets, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
-    assert [cost.source.startswith("records of 1 trial,") for cost in costs] == [True] * 4
+    assert [cost.source.startswith("records of 1 trial,") for cost in costs] == [True, True]
     assert costs[0].seconds > costs[1].seconds > 0  # type: ignore[operator]
 
 
