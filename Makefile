@@ -31,7 +31,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 demo: install
 	$(BIN)/python -m shards.pack --synthetic $(DEMO_PETS) --image-size-px 64 --out data/demo
 	$(BIN)/python jobs/sweep.py --sweep jobs/sweeps/demo.yaml --cluster local --max-parallel 2
-	$(BIN)/python jobs/report.py demo
+	$(BIN)/python jobs/report.py demo --shards data/demo
 	@echo 'next, in this shell: . $(BIN)/activate'
 
 test: install-dev

@@ -15,8 +15,10 @@ from petseg.checkpoint import save_checkpoint
 from petseg.config import RunConfig
 from petseg.config_values import with_values
 from petseg.data.store import open_store
-from petseg.epoch import take_step, train_step
-from petseg.run import Run, build_run
+from petseg.epoch import train_step
+from petseg.run.batches import take_step, train_batches
+from petseg.run.parts import Parts, build_parts
+from petseg.run.run import Run, new_run
 from shards.pack import PackConfig, pack
 
 TRAIN_SAMPLES = 3_312  # of Oxford-IIIT Pet
@@ -29,14 +31,14 @@ def measure_saves(scratch: Path, steps: int, limit_percent: float) -> Iterator[R
     shards = scratch / "shards"
     pack(PackConfig(out=shards, synthetic=NUM_PETS, image_size_px=128, samples_per_shard=64))
     config = with_values(RunConfig(), CONFIG | {"data.shards": str(shards), "data.cache_dir": str(scratch / "cache")})
-    run = build_run(config, open_store(str(shards)), scratch / "run", splits=["train"])
+    parts = build_parts(config, open_store(str(shards)), scratch / "run", splits=["train"])
     try:
-        step_times = time_steps(run, steps)
-        save_times = time_saves(run)
+        step_times = time_steps(new_run(parts), steps)
+        save_times = time_saves(parts)
     finally:
-        run.close()
+        parts.close()
     size_mb = sum(path.stat().st_size for path in newest(scratch).iterdir()) / 1e6
-    device = run.accelerator.device.type
+    device = parts.device.type
     yield Row.of(f"one step of 32 at 128 px, resnet34_unet, {device}", step_times, "s", None)
     yield Row.of(f"one save of it, {size_mb:.0f} MB", save_times, "s", None, "files synced, an old one deleted")
     yield share_row(step_times, save_times, config, limit_percent)
@@ -63,14 +65,15 @@ def share(step_s: float, save_s: float, config: RunConfig) -> tuple[int, float, 
 
 def time_steps(run: Run, count: int) -> list[float]:
     """Optimizer steps with augmentation and metrics as training does them; the first is not counted."""
-    run.model.train()
-    sums = torch.zeros(4, dtype=torch.float64, device=run.accelerator.device)
+    parts = run.parts
+    parts.model.train()
+    sums = torch.zeros(4, dtype=torch.float64, device=parts.device)
     seconds: list[float] = []
     epoch = 0
     while len(seconds) <= count:
         epoch += 1
-        batches = run.train_batches(epoch)
-        for step in range(run.steps_per_epoch):
+        batches = train_batches(parts, epoch)
+        for step in range(run.progress.steps_per_epoch):
             start = time.perf_counter()
             train_step(run, epoch, step, take_step(batches), sums)
             sums.tolist()  # waits for the device
@@ -80,13 +83,13 @@ def time_steps(run: Run, count: int) -> list[float]:
     return seconds[1:]
 
 
-def time_saves(run: Run) -> list[float]:
+def time_saves(parts: Parts) -> list[float]:
     """Saves in a row into one folder: from the third on each deletes an older one, as in training."""
     seconds = []
     for step in range(1, SAVE_RUNS + 3):
         state = {"epoch": step, "best": {"step": step, "epoch": step, "val/dice": 0.5}}
         start = time.perf_counter()
-        save_checkpoint(run.folder / "checkpoints", step, run.bare_model, run.optimizer, state)
+        save_checkpoint(parts.folder / "checkpoints", step, parts.bare_model, parts.optimizer, state)
         seconds.append(time.perf_counter() - start)
     return seconds[2:]
 

@@ -27,7 +27,6 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 
 from jobs.choose import choose_all
 from jobs.intent import cut_off_submissions, reconcile
@@ -37,7 +36,9 @@ from jobs.slurm_answer import forget
 from jobs.standing import LIVE, Standing, standings, unknown_line
 from jobs.status_table import render_table
 from jobs.trial import Sweep, find_sweep
-from shards.command import NOT_KNOWN, OK, parse, run_command
+from petseg.run_folder import PRUNED_NAME, RESULT_NAME
+from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from shards.terminal import Terminal
 from slurm import patience
 from slurm.patience import one_line
 
@@ -66,7 +67,7 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     sweep = find_sweep(command.sweep, command.runs_dir)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Terminal(width=None if sys.stdout.isatty() else 200)
     adopt_cut_off(sweep)
     rows = live_rows(sweep, command.trials)
     if not rows:
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(render_table(f"to cancel: {len(rows)}", rows, console.width))
     for line in beside(sweep, rows):
         console.print(line, markup=False, highlight=False)
-    if sys.stdin.isatty() and not command.yes and not confirmed(len(rows)):
+    if not command.yes and not confirmed(len(rows)):
         console.print("nothing was cancelled", highlight=False)
         return OK
     cancel_slurm(row for row in rows if row.submission and row.submission.cluster == "slurm")
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return NOT_KNOWN
     if ended < len(after):
-        hint = f"those that still run are saving: see `python jobs/status.py {sweep.folder}`"
+        hint = f"those that still run are saving: see `{typed('jobs/status.py', sweep.folder)}`"
         if local:
             hint += ", or end processes of this machine with --kill"
         if any(row.submission and row.submission.cluster == "debug" for row in after):
@@ -128,7 +129,7 @@ def beside(sweep: Sweep, rows: Sequence[Standing]) -> Iterable[str]:
         if trial.id in given
         and given[trial.id].job_id in jobs
         and trial.id not in chosen
-        and not (trial.result() or trial.pruned())
+        and not any((trial.folder / name).exists() for name in (RESULT_NAME, PRUNED_NAME))
     ]
     if others:
         named = ", ".join(trial.id for trial in others)
@@ -136,6 +137,9 @@ def beside(sweep: Sweep, rows: Sequence[Standing]) -> Iterable[str]:
 
 
 def confirmed(count: int) -> bool:
+    """What the user answers; raises ValueError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise ValueError(f"nothing was cancelled: nobody can be asked here, add --yes to cancel {count} trials")
     try:
         return input(f"cancel {count} trial{'s' if count > 1 else ''}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:

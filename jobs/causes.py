@@ -7,7 +7,7 @@ from typing import Literal
 
 Cause = Literal[
     "gpu_memory", "host_memory", "node_failure", "preempted", "timeout", "nan", "data", "disk_full",
-    "launch", "unplaceable", "code", "cancelled", "stopped", "killed", "never_began", "unknown",
+    "launch", "unseen_folder", "unplaceable", "code", "cancelled", "stopped", "killed", "never_began", "unknown",
 ]  # fmt: skip
 RETRYABLE: dict[Cause, bool] = {
     "gpu_memory": True,
@@ -19,6 +19,7 @@ RETRYABLE: dict[Cause, bool] = {
     "data": False,
     "disk_full": True,
     "launch": True,
+    "unseen_folder": False,
     "unplaceable": False,
     "code": False,
     "cancelled": True,
@@ -48,9 +49,11 @@ ADVICE: dict[Cause, str] = {
     "nan": "the loss became NaN or infinite, and would again: try a lower optim.lr, optim.grad_clip 1 or "
     "train.mixed_precision no; not_finite.json in its folder names the batches",
     "data": "the data are damaged or missing: `python -m shards.verify FOLDER` finds all damage",
-    "disk_full": "the disk or your quota is full: make room (`python jobs/clean.py {sweep} --dry-run`), then submit it "
-    "again; its checkpoints are whole",
+    "disk_full": "the disk or your quota is full: make room ({clean} shows what finished trials hold), "
+    "then submit it again; its checkpoints are whole",
     "launch": "it died before the trial began: see that the node has the environment, the code and the network",
+    "unseen_folder": "{host} could not even open the job's log in {folder}: nodes do not see that folder, or may not "
+    "write there. Run the sweep with --runs-dir on a file system that all nodes share",
     "unplaceable": f"{UNPLACEABLE}, and Slurm ended it: run the sweep again with another {WHAT_IS_ASKED}",
     "code": "the code raised an error, and would again: mend it first",
     "cancelled": "somebody ended it: submit it again to go on",

@@ -16,9 +16,10 @@ and the same command again goes on.
 
 from __future__ import annotations
 
-import json
 import logging
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,16 +33,18 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 
 from jobs import sweep as launcher
+from jobs.chain_state import FOLDER, Note, add_note
 from jobs.chain_steps import Step, run_step, run_steps
 from jobs.snapshot import take_snapshot
 from jobs.spec import Spec, expand, load_spec, parse_axes, parse_settings
 from jobs.standing import LIVE, standings
-from jobs.trial import load_sweep
+from jobs.trial import CHAIN_NOTES, load_sweep
 from petseg.data.store import is_remote
+from petseg.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.terminal import Terminal
 from slurm.executor import submit
 from slurm.profiles import profile_of
 from slurm.resources import Resources
@@ -49,7 +52,6 @@ from slurm.resources import Resources
 STEPS = ("pack", "train", "report")
 PACK_FLAG = "--pack"
 PACK_OUT = "data/shards"  # shards.pack's default
-FOLDER, NOTES_NAME = "chain", "jobs.jsonl"
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,10 @@ class Chain:
 
     def report_steps(self) -> list[Step]:
         """The page, and for the log where each trial stands."""
-        report = Step("jobs.report", (str(self.folder),), accepts=(NOT_KNOWN,))  # the page is there, and says so
+        words = [str(self.folder)]
+        if not is_remote(shards := expand(self.spec)[0].config.data.shards):
+            words += ["--shards", shards]
+        report = Step("jobs.report", tuple(words), accepts=(NOT_KNOWN,))  # the page is there, and says so
         return [report, Step("jobs.status", (str(self.folder),), must=False)]
 
 
@@ -187,6 +192,14 @@ def submit_from_pack(chain: Chain) -> None:
     """The pack, and a job that waits for it and runs the rest of the chain: from there the set's hash is known."""
     if chain.command.dry_run:
         raise ValueError("--dry-run shows trials, whose names are known after packing: pack first, or leave it out")
+    require_pack(chain.pack_flags)
+    missing = missing_folders(chain.folder)
+    notes = chain.folder / CHAIN_NOTES
+    with removed_unless_begun(missing, lambda error: notes.exists() or not isinstance(error, ValueError)):
+        _submit_pack_and_rest(chain)
+
+
+def _submit_pack_and_rest(chain: Chain) -> None:
     resume = () if "--resume" in chain.pack_flags else ("--resume",)  # a job that is requeued goes on
     packing = [Step("shards.pack", (*chain.pack_flags, *resume))]
     pack = submit_job(chain, "pack", packing, chain.command.resources.dependency)
@@ -198,6 +211,15 @@ def submit_from_pack(chain: Chain) -> None:
     if chain.command.side_partition:
         flags += ["--side-partition", chain.command.side_partition]
     submit_job(chain, "train", [Step("jobs.chain", tuple(flags))], f"afterok:{pack}")
+
+
+def require_pack(pack_flags: Sequence[str]) -> None:
+    """Raises ValueError, after the pack's own words, if it could not begin: else its job would wait only to fail."""
+    command = [sys.executable, "-m", "shards.pack", *pack_flags, "--check"]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        raise ValueError(f"the pack ({shlex.join(pack_flags)}) could not begin, as it says above: nothing is submitted")
 
 
 def keep_sweep_file(chain: Chain) -> Path:
@@ -222,11 +244,9 @@ def submit_job(chain: Chain, name: str, steps: Sequence[Step], dependency: str |
         max_parallel=1,
         variables=take_snapshot(chain.folder / "code").variables(),
     )
-    with (folder / NOTES_NAME).open("a") as file:
-        note = {"step": name, "job_id": job.job_id, "dependency": dependency or "", "log": str(job.paths.stdout)}
-        file.write(json.dumps(note) + "\n")
+    add_note(chain.folder, Note(name, str(job.job_id), dependency or "", str(job.paths.stdout)))
     waits = f" ({dependency})" if dependency else ""
-    Console(soft_wrap=True).print(f"{name}: job {job.job_id}{waits}, log {job.paths.stdout}", highlight=False)
+    Terminal(soft_wrap=True).print(f"{name}: job {job.job_id}{waits}, log {job.paths.stdout}", highlight=False)
     return str(job.job_id)
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import submitit
 
+from jobs.chain_state import forget_end, write_end
 from jobs.departure import leave
 from petseg import interrupt
-from shards.command import INTERRUPTED, NOT_KNOWN
+from shards.command import INTERRUPTED, NOT_KNOWN, OK
 
 NOT_NOW = (INTERRUPTED, NOT_KNOWN)  # of a launcher that asks to be run again
 AGAIN_S = 300
@@ -44,6 +45,8 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
     in_job = "SUBMITIT_EXECUTOR" in os.environ
     if in_job:
         interrupt.install()
+        environment = submitit.JobEnvironment()
+        forget_end(environment.paths.folder, environment.job_id)  # of an earlier start of the job
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for step in steps:
         code = run_step(step, folder)
@@ -52,8 +55,18 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
             code = run_step(step, folder) if paused(AGAIN_S) else code
         if code and step.must and in_job and interrupt.requested():
             leave(submitit.JobEnvironment(), interrupt.requeue_requested())
+        if code and step.must and in_job:
+            write_own_end(step.module, code)
         if code and step.must:
             raise RuntimeError(f"python -m {step.module} ended with exit code {code}: see above")
+    if in_job:
+        write_own_end(steps[-1].module, OK)
+
+
+def write_own_end(module: str, code: int) -> None:
+    """Write down in the job's folder how it ended: Slurm forgets."""
+    environment = submitit.JobEnvironment()
+    write_end(environment.paths.folder, environment.job_id, module, code)
 
 
 def paused(seconds: float) -> bool:

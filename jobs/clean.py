@@ -1,16 +1,17 @@
 """Free the space of finished trials: checkpoints but the best, wandb's folders, logs of jobs that were not the last.
 
 python jobs/clean.py lab --dry-run
-python jobs/clean.py lab --older-than 2d --checkpoints-only
+python jobs/clean.py lab --older-than 0m --checkpoints-only
+python jobs/clean.py lab --older-than 30d --best-too
 
-Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and the best weights; runs
-that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them. Exit code 4 if Slurm does not say
-which trials still run: those are left alone.
+Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and, without --best-too,
+the best weights; runs that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them. What is too
+young to go is counted, and so is what the best weights hold. Exit code 4 if Slurm does not say which trials still run:
+those are left alone.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -27,12 +28,13 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 
 from jobs.standing import LIVE, Standing, standings, unknown_line
-from jobs.trial import SUBMISSIONS_NAME, Sweep, find_sweep
+from jobs.trial import Sweep, find_sweep
 from petseg.run_folder import CHECKPOINTS_NAME, RESULT_NAME
-from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from shards.files import read_json_object
+from shards.terminal import Terminal
 
 SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _STEP = re.compile(r"step-(\d{8})(?:\.(\d+))?")
@@ -51,6 +53,9 @@ class Command:
     """Only what was finished so long ago: 30m, 12h, 14d."""
     checkpoints_only: bool = False
     """Leave wandb's folders and logs."""
+    best_too: bool = False
+    """Remove the best weights too: of a finished trial nothing can be evaluated, predicted or exported any more, and
+    the report shows its numbers without pictures of its masks."""
     dry_run: bool = False
     """Show what would go, and do nothing."""
     runs_dir: Path = Path("runs")
@@ -71,16 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     age_s = parse_age(command.older_than)
     sweep = find_sweep(command.sweep, command.runs_dir)
     rows = standings(sweep)
-    found = list(removable(sweep, rows, age_s, command.checkpoints_only))
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
+    console = Terminal(soft_wrap=True, highlight=False, markup=False)
     for item in found:
         console.print(f"{size_text(item.num_bytes):>9}  {item.path}  ({item.what})")
         if not command.dry_run:
             remove(item.path)
     verb = "would be freed" if command.dry_run else "freed"
     console.print(f"{size_text(sum(item.num_bytes for item in found))} {verb}, {len(found)} files and folders")
+    for line in left_lines(command, sweep, rows, found):
+        console.print(line)
     if unsent := [path for row in rows if row.status == "done" for path in unsent_runs(row.trial.folder / "wandb")]:
-        console.print(f"{len(unsent)} offline wandb runs are kept: `python jobs/sync.py {command.sweep}` sends them")
+        console.print(f"{len(unsent)} offline wandb runs are kept: `{typed('jobs/sync.py', command.sweep)}` sends them")
     if doubt := unknown_line(rows):
         console.print(f"left alone: {doubt}")
     return NOT_KNOWN if doubt else OK
@@ -94,21 +101,45 @@ def parse_age(text: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def removable(sweep: Sweep, rows: Sequence[Standing], age_s: float, checkpoints_only: bool) -> Iterator[Removable]:
+def left_lines(command: Command, sweep: Sweep, rows: Sequence[Standing], found: Sequence[Removable]) -> Iterator[str]:
+    """What finished trials still hold, and the commands that free it."""
+    going = {item.path for item in found}
+    young = [item for item in removable(sweep, rows, 0.0, command.checkpoints_only, False) if item.path not in going]
+    flags = ["--checkpoints-only"] if command.checkpoints_only else []
+    if young:
+        again = typed("jobs/clean.py", command.sweep, "--older-than", "0m", *flags)
+        yield f"{_sum_text(young)} are younger than {command.older_than}, and stay: `{again}` frees them"
+    spare = {item.path for item in removable(sweep, rows, 0.0, True, False)}
+    best = [item for item in removable(sweep, rows, 0.0, True, True) if item.path not in spare | going]
+    if best:
+        again = typed("jobs/clean.py", command.sweep, "--older-than", "0m", *flags, "--best-too")
+        yield (
+            f"{_sum_text(best)} are the best weights of finished trials, and stay: `{again}` frees them, and then "
+            "nothing of those trials can be evaluated"
+        )
+
+
+def _sum_text(items: Sequence[Removable]) -> str:
+    return f"{size_text(sum(item.num_bytes for item in items))} in {len(items)} files and folders"
+
+
+def removable(
+    sweep: Sweep, rows: Sequence[Standing], age_s: float, checkpoints_only: bool, best_too: bool
+) -> Iterator[Removable]:
     """What can go; it lies within the sweep's folder, and no link is followed."""
     before = time.time() - age_s
     for row in rows:
         if row.status != "done" or not _is_older(row.trial.folder / RESULT_NAME, before):
             continue
-        yield from spare_checkpoints(row.trial.folder / CHECKPOINTS_NAME)
+        yield from spare_checkpoints(row.trial.folder / CHECKPOINTS_NAME, best_too)
         if not checkpoints_only:
             yield from sent_runs(row.trial.folder / "wandb")
     if not checkpoints_only:
         yield from old_logs(sweep, rows, before)
 
 
-def spare_checkpoints(folder: Path) -> Iterator[Removable]:
-    """All checkpoints of a finished run but the best one; none if it cannot be told which that is."""
+def spare_checkpoints(folder: Path, best_too: bool) -> Iterator[Removable]:
+    """All checkpoints of a finished run, or all but the best one; none if it cannot be told which that is."""
     steps = {
         path: (int(match[1]), int(match[2] or 0)) for path in _folders(folder) if (match := _STEP.fullmatch(path.name))
     }
@@ -116,14 +147,14 @@ def spare_checkpoints(folder: Path) -> Iterator[Removable]:
     if newest is None:
         return
     try:
-        best_step = json.loads((newest / "state.json").read_text())["best"]["step"]
+        best_step = read_json_object(newest / "state.json")["best"]["step"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     best = max((path for path in steps if steps[path][0] == best_step), key=lambda path: steps[path], default=None)
     if best is None or not (best / "model.safetensors").is_file():
         return
     for path in _folders(folder):
-        if path != best and (path in steps or _LEFTOVER.fullmatch(path.name)):
+        if (best_too or path != best) and (path in steps or _LEFTOVER.fullmatch(path.name)):
             yield Removable(path, "checkpoint", size_of(path))
 
 
@@ -148,8 +179,8 @@ def old_logs(sweep: Sweep, rows: Sequence[Standing], before: float) -> Iterator[
     last = {row.submission.job_id for row in rows if row.submission}
     live = {row.trial.id for row in rows if row.status in LIVE}
     given: dict[str, set[str]] = {}  # job -> its trials
-    for trial, job_id in _all_submissions(sweep):
-        given.setdefault(job_id, set()).add(trial)
+    for one in sweep.all_submissions():
+        given.setdefault(one.job_id, set()).add(one.trial)
     over = {job_id for job_id, trials in given.items() if job_id and job_id not in last and not trials & live}
     arrays = {job_id.partition("_")[0] for job_id in given if job_id not in over}
     for path in sorted((sweep.folder / "logs").glob("*")):
@@ -159,20 +190,6 @@ def old_logs(sweep: Sweep, rows: Sequence[Standing], before: float) -> Iterator[
         )
         if goes and path.is_file() and not path.is_symlink() and _is_older(path, before):
             yield Removable(path, "earlier job", path.stat().st_size)
-
-
-def _all_submissions(sweep: Sweep) -> Iterator[tuple[str, str]]:
-    """(trial, job) of every line of submissions.jsonl."""
-    try:
-        lines = (sweep.folder / SUBMISSIONS_NAME).read_text().splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            row = json.loads(line)
-            yield str(row["trial"]), str(row["job_id"])
-        except (ValueError, KeyError, TypeError):  # cut short by a kill
-            continue
 
 
 def _folders(folder: Path) -> list[Path]:

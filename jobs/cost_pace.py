@@ -23,6 +23,7 @@ from petseg.data.plan import steps_per_epoch
 from petseg.length import EpochTime
 from petseg.lives import read_lives
 from petseg.run_folder import load_config
+from shards.files import build, read_json_object
 from shards.manifest import Manifest
 from slurm.executor import DISTRIBUTED_NAMES
 from slurm.local import visible_gpus
@@ -123,10 +124,10 @@ def _where(trial: Trial) -> tuple[int, int] | None:
     if result is not None:
         on_cpu = CPU_DEVICE.fullmatch(result.device)
         return result.world_size, int(on_cpu[1]) if on_cpu else 0
-    launch = json.loads((trial.folder.parents[1] / LAUNCH_NAME).read_text())
+    launch = read_json_object(trial.folder.parents[1] / LAUNCH_NAME)
     if launch["cluster"] != "slurm":
         return None  # with or without GPU, as the machine had one
-    resources = Resources(**launch["resources"])
+    resources = build(Resources, launch["resources"])
     return resources.processes, threads_of(resources)
 
 

@@ -25,8 +25,10 @@ from petseg.config import RunConfig
 from petseg.config_values import config_from_dict, with_values
 from petseg.data.loader import Batch
 from petseg.data.store import open_store
-from petseg.epoch import take_step, train_step
-from petseg.run import Run, build_run
+from petseg.epoch import train_step
+from petseg.run.batches import eval_inputs, take_step, train_batches
+from petseg.run.parts import Parts, build_parts
+from petseg.run.run import Run, new_run
 
 WARM_UP_STEPS = 2  # allocations, autotuning and lazy initialisation happen in these
 MEASURED_STEPS = 5
@@ -59,30 +61,30 @@ def probe(config: RunConfig, processes: int, threads: int, folder: Path) -> Prob
     # pictures, and an estimate is to err on the dear side
     small = with_values(share_of(config, processes), {"data.cache": "none", "train.start_size_px": 0})
     store = open_store(small.data.shards, small.data.cache_dir, small.data.cache_gb)
-    run = build_run(small, store, folder, world_size=1, splits=("train",))
+    parts = build_parts(small, store, folder, world_size=1, splits=("train",))
     start_s = time.perf_counter() - began
     try:
         began = time.perf_counter()
-        batches = endless(run)
+        batches = endless(parts)
         steps = [take_step(batches) for _ in range(WARM_UP_STEPS + MEASURED_STEPS)]
-        samples = sum(len(batch.plan.ids) for parts in steps for batch in parts)
+        samples = sum(len(batch.plan.ids) for micro_batches in steps for batch in micro_batches)
         load_s_per_sample = (time.perf_counter() - began) / samples
-        times = time_steps(run, steps)
+        times = time_steps(new_run(parts), steps)
         return Probe(
-            device=device_name(run),
-            on_gpu=run.accelerator.device.type == "cuda",
+            device=device_name(parts.device),
+            on_gpu=parts.device.type == "cuda",
             threads=threads,
             steps=len(times),
             step_s=median(times),
-            eval_s_per_sample=time_evaluation(run, steps[0][0]),
-            save_s=time_save(run, folder),
+            eval_s_per_sample=time_evaluation(parts, steps[0][0]),
+            save_s=time_save(parts, folder),
             load_s_per_sample=load_s_per_sample,
             start_s=start_s,
             gpu_memory_gib=torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else 0.0,
             host_memory_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
         )
     finally:
-        run.close()
+        parts.close()
 
 
 def share_of(config: RunConfig, processes: int) -> RunConfig:
@@ -92,21 +94,22 @@ def share_of(config: RunConfig, processes: int) -> RunConfig:
     return with_values(config, {"train.batch_size": share})
 
 
-def endless(run: Run) -> Iterator[Batch]:
+def endless(parts: Parts) -> Iterator[Batch]:
     """The batches of one epoch after the other: a small shard set has few steps in each."""
     for epoch in itertools.count(1):
-        yield from run.train_batches(epoch)
+        yield from train_batches(parts, epoch)
 
 
 def time_steps(run: Run, steps: list[list[Batch]]) -> list[float]:
     """Seconds of each measured step; of the full ones only, where there are some (an epoch's last is smaller)."""
-    run.model.train()
-    sums = torch.zeros(4, dtype=torch.float64, device=run.accelerator.device)
+    device = run.parts.device
+    run.parts.model.train()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
     times: list[tuple[int, float]] = []
-    for parts in steps:
-        began = now(run)
-        train_step(run, 1, 0, parts, sums)
-        times.append((sum(len(batch.plan.ids) for batch in parts), now(run) - began))
+    for micro_batches in steps:
+        began = now(device)
+        train_step(run, 1, 0, micro_batches, sums)
+        times.append((sum(len(batch.plan.ids) for batch in micro_batches), now(device) - began))
         if len(times) > 1 and sum(seconds for _, seconds in times) > PATIENCE_S:
             break
     times = times[min(WARM_UP_STEPS, len(times) - 1) :]
@@ -115,35 +118,34 @@ def time_steps(run: Run, steps: list[list[Batch]]) -> list[float]:
 
 
 @torch.no_grad()
-def time_evaluation(run: Run, batch: Batch) -> float:
+def time_evaluation(parts: Parts, batch: Batch) -> float:
     """Seconds per sample of a forward pass with its loss, the second time."""
-    run.bare_model.eval()
+    parts.bare_model.eval()
     seconds = 0.0
     for _ in range(2):
-        began = now(run)
-        image, target = run.inputs(batch)
-        with run.accelerator.autocast():
-            logits = run.bare_model(image)
-        run.loss(logits, target)
-        seconds = now(run) - began
+        began = now(parts.device)
+        image, target = eval_inputs(parts, batch)
+        with parts.accelerator.autocast():
+            logits = parts.bare_model(image)
+        parts.loss(logits, target)
+        seconds = now(parts.device) - began
     return seconds / len(batch.plan.ids)
 
 
-def time_save(run: Run, folder: Path) -> float:
+def time_save(parts: Parts, folder: Path) -> float:
     began = time.perf_counter()
-    save_checkpoint(folder / "checkpoints", 1, run.bare_model, run.optimizer, {"best": {"step": 0}}, ema=run.ema)
+    save_checkpoint(folder / "checkpoints", 1, parts.bare_model, parts.optimizer, {"best": {"step": 0}}, ema=parts.ema)
     return time.perf_counter() - began
 
 
-def now(run: Run) -> float:
+def now(device: torch.device) -> float:
     """The time when the device has done all that it was given."""
-    if run.accelerator.device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def device_name(run: Run) -> str:
-    device = run.accelerator.device
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 

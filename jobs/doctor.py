@@ -28,11 +28,11 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
     sys.exit(2)
 
-from rich.console import Console
 from rich.text import Text
 
 from jobs.checks.setup import Command, Finding, NotChecked, Setup
 from shards.command import FAILED, OK, parse, run_command
+from shards.terminal import Terminal
 from slurm.executor import DISTRIBUTED_NAMES
 from slurm.profiles import profile_of
 
@@ -43,6 +43,7 @@ CHECKS = {
     "wandb": "jobs.checks.tracking:check_wandb",
     "shards": "jobs.checks.data:check_shards",
     "splits": "jobs.checks.data:check_splits",
+    "mixing": "jobs.checks.mixing:check_mixing",
     "folder": "jobs.checks.places:check_folder",
     "cache": "jobs.checks.places:check_cache",
     "transforms": "jobs.checks.transforms:check_transforms",
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, args, __doc__, default=Command(resources=profile_of(args)))
     names = chosen(command)
     findings = []
-    console = Console(file=sys.stderr if command.json else sys.stdout, soft_wrap=True, highlight=False)
+    console = Terminal(file=sys.stderr if command.json else sys.stdout, soft_wrap=True, highlight=False)
     with alone(), tempfile.TemporaryDirectory(prefix="petseg-doctor-") as folder:
         setup = Setup(command, Path(folder), args)
         with console.status("") as status:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from jobs.intent import announce, reconcile
 from jobs.local_progress import LocalProgress, shown
@@ -21,14 +21,20 @@ from jobs.processes import HERE
 from jobs.snapshot import take_snapshot
 from jobs.standing import ENDED, Standing, standings
 from jobs.task import TrialTask
-from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial, load_sweep
-from petseg.run_folder import load_overrides, save_overrides
-from shards.command import FAILED, INTERRUPTED, OK
+from jobs.trial import LAUNCH_NAME, SWEEP_NAME, Submission, Sweep, Trial, load_sweep
+from jobs.wandb_standing import wandb_standing
+from petseg.consent import remember, require_known
+from petseg.data.store import is_remote
+from petseg.run_folder import CONFIG_NAME, load_config, load_overrides, save_overrides
+from shards.command import FAILED, INTERRUPTED, OK, typed
+from shards.files import build, read_json_object, require_own_folder
 from shards.manifest import write_whole
+from shards.terminal import Terminal
 from slurm.executor import submit
 from slurm.local import visible_gpus
 from slurm.resources import Resources
 
+NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOTED_TOGETHER = 1000  # submissions that one write notes
 
 logger = logging.getLogger(__name__)
@@ -82,10 +88,10 @@ def save_launch(launch: Launch, folder: Path) -> None:
 def load_launch(folder: Path) -> Launch:
     """How the sweep was launched last; raises ValueError if it never was."""
     try:
-        content = json.loads((folder / LAUNCH_NAME).read_text())
-        return Launch(**content | {"resources": Resources(**content["resources"])})
-    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error!r}): run jobs/sweep.py again") from None
+        content = read_json_object(folder / LAUNCH_NAME, "delete it")
+        return build(Launch, content | {"resources": build(Resources, content["resources"])})
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / LAUNCH_NAME} cannot be used ({error}): run jobs/sweep.py again") from None
 
 
 def leave_out(launch: Launch, nodes: Sequence[str]) -> Launch:
@@ -105,39 +111,81 @@ class LauncherAtWork(ValueError):
 @contextmanager
 def launcher_lock(folder: Path) -> Iterator[None]:
     """One launcher at a time; raises LauncherAtWork if there is another."""
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
-        raise LauncherAtWork(f"another launcher is at work on {folder}: see `python jobs/status.py {folder}`") from None
+        look = typed("jobs/status.py", folder)
+        raise LauncherAtWork(f"another launcher is at work on {folder}: see `{look}`") from None
+    except OSError as error:
+        if error.errno not in NOT_MINE:
+            raise
+        raise ValueError(
+            f"{folder} cannot be written ({error.strerror}): only its owner submits and cancels its trials; give your "
+            "own sweep another --name or --runs-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def has_begun(folder: Path, error: BaseException) -> bool:
+    """Whether jobs of the sweep may be somewhere although its launcher ended with this error.
+
+    Without a job's id its submission may have been cut off, unless the error says that it was refused.
+    """
+    noted = load_sweep(folder).all_submissions() if (folder / SWEEP_NAME).exists() else []
+    return any(submission.job_id for submission in noted) or bool(noted and not isinstance(error, ValueError))
 
 
 def resubmit(
-    folder: Path, trial_ids: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], exclude: Sequence[str] = ()
+    folder: Path,
+    trial_ids: Sequence[str],
+    overrides: Mapping[str, Mapping[str, Any]],
+    exclude: Sequence[str] = (),
+    allow_pipe: bool = False,
 ) -> int:
     """Submit trials of a sweep again as it was launched last, some with config fields changed so that they fit.
 
     exclude: nodes to leave out beside those that the launch left out, such as `node[3-4]`
+    allow_pipe: fetch shards as the trials' configs say, although the user has never named them
     Raises ValueError if the sweep was never launched, or without Slurm where nodes are to be left out, or if another
     launcher is at work.
     """
     sweep, launch = load_sweep(folder), leave_out(load_launch(folder), exclude)
     trials = [trial for trial in sweep.trials if trial.id in set(trial_ids)]
+    named = frozenset(remote_sets(trials))
+    if not allow_pipe:
+        for location in named:
+            require_known(location, f"{folder}, in its trials' {CONFIG_NAME},")
+    remember(named)
     with launcher_lock(folder):
         reconcile(sweep)
         before = {trial.id: load_overrides(trial.folder) for trial in trials if trial.id in overrides}
         for identifier, values in before.items():
             save_overrides({**values, **overrides[identifier]}, folder / "trials" / identifier)
-        left = submit_trials(launch, sweep, trials)
+        left = submit_trials(launch, sweep, trials, named)
         for trial in left:
             if trial.id in before:  # or the next try would change it once more
                 save_overrides(before[trial.id], trial.folder)
-        return tell_end(launch, sweep, trials, left)
+        code = tell_end(launch, sweep, trials, left)
+        tell_wandb(launch, sweep)
+        return code
 
 
-def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list[Trial]:
+def remote_sets(trials: Iterable[Trial]) -> list[str]:
+    """The locations that the trials' configs name from which shards are fetched, or read by a command."""
+    named = {str(load_config(trial.folder)["config"].get("data", {}).get("shards", "")) for trial in trials}
+    return sorted(location for location in named if is_remote(location))
+
+
+def submit_trials(
+    launch: Launch, sweep: Sweep, trials: Sequence[Trial], named: frozenset[str] = frozenset()
+) -> list[Trial]:
     """Jobs of one or several trials each; all is noted in submissions.jsonl, the intent too.
 
+    named: shard sets that the user names; the jobs fetch from no other place than those and folders.
     Returns the trials that were not submitted, because Slurm takes no more jobs now, or does not answer.
     """
     size = launch.trials_per_job
@@ -150,19 +198,18 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
     progress = LocalProgress(trials, max_parallel * launch.trials_at_once)
 
     def on_job(index: int, job: Any, state: str) -> None:
-        for trial in groups[index]:
-            if state == "ended":
-                logger.info("%s %s: %s", trial.id, trial.label, _describe(trial))
-                continue
-            submitted.append(Submission(trial.id, job.job_id, launch.cluster, str(job.paths.stdout)))
-            place = f"{index + 1} of {len(groups)}"
-            logger.info("%s %s: %s as job %s (%s)", trial.id, trial.label, state, job.job_id, place)
+        group, place = groups[index], f"{index + 1} of {len(groups)}"
         if state == "ended":
             under_way.pop(index)
-            progress.ended(groups[index])
-        elif state == "started":
+            progress.ended(group)
+            return
+        submitted.extend(Submission(t.id, job.job_id, launch.cluster, str(job.paths.stdout)) for t in group)
+        if state == "started":
             under_way[index] = job.job_id
-            progress.started(groups[index])
+            progress.started(group, job.job_id, place)
+        else:
+            for trial in group:
+                logger.info("%s %s: submitted as job %s (%s)", trial.id, trial.label, job.job_id, place)
         if state == "started" or index + 1 == len(groups) or len(submitted) >= NOTED_TOGETHER:
             note()
 
@@ -170,21 +217,23 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
         sweep.add_submissions(submitted)
         submitted.clear()
 
+    require_own_folder(sweep.folder / "logs")
     snapshot = take_snapshot(sweep.folder / "code")
     stack = ExitStack()
-    if launch.cluster == "local":
-        stack.enter_context(shown(progress))
+    if launch.cluster != "slurm":
+        stack.enter_context(shown(progress, lines=launch.cluster == "local"))
     try:
         jobs = submit(
-            TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once),
+            TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once, tuple(sorted(named))),
             [[str(trial.folder.absolute()) for trial in group] for group in groups],
             cluster=launch.cluster,
             folder=sweep.folder / "logs",
             resources=resources,
-            name=f"petseg-{sweep.name}",
+            name=job_name(sweep),
             max_parallel=max_parallel,
             on_job=on_job,
             announce=partial(announce, sweep, groups),
+            withdraw=sweep.withdraw_intent,
             variables=snapshot.variables(),
             as_many_as_fit=True,
         )
@@ -199,6 +248,10 @@ def submit_trials(launch: Launch, sweep: Sweep, trials: Sequence[Trial]) -> list
     return [trial for group in groups[len(jobs) :] for trial in group]
 
 
+def job_name(sweep: Sweep) -> str:
+    return f"petseg-{sweep.name}"
+
+
 def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequence[Trial]) -> int:
     """Say what is left to do of the trials after their submission, and which have failed; returns the exit code."""
     if launch.cluster != "slurm":
@@ -207,12 +260,19 @@ def tell_end(launch: Launch, sweep: Sweep, trials: Sequence[Trial], left: Sequen
     if not left:
         return OK
     several = "" if launch.trials_per_job > 1 else "; --trials-per-job puts several trials into each job"
-    Console(soft_wrap=True).print(
+    Terminal(soft_wrap=True).print(
         f"{len(left)} of {len(trials)} trials are left as planned: Slurm takes no more of your jobs now, for the "
         f"reason above. The same command again submits them later{several}",
         highlight=False,
     )
     return INTERRUPTED
+
+
+def tell_wandb(launch: Launch, sweep: Sweep) -> None:
+    """Say where wandb shows the sweep, or why it does not, after trials that this process has waited for."""
+    if launch.cluster != "slurm":
+        for line in wandb_standing(sweep.folder, standings(sweep)).lines():
+            Terminal(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:
@@ -229,15 +289,6 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
                 trial.write_state(**own | {"status": "interrupted", "cause": "stopped", "error": error})
     done = sum(trial.result() is not None for trial in trials)
     return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
-
-
-def _describe(trial: Trial) -> str:
-    result, state = trial.result(), trial.state()
-    if result is not None:
-        return f"done, val Dice {result.metrics['val/dice']:.4f}"
-    if pruned := trial.pruned():
-        return f"pruned after epoch {pruned.epoch} of {pruned.epochs}, best val Dice {pruned.best:.4f}"
-    return f"{state.get('status', 'ended')} {state.get('error', '')}"
 
 
 def _tell_failures(rows: Sequence[Standing]) -> int:

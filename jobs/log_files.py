@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jobs.trial import Submission, Trial
+from shards.command import printable
+from shards.manifest import open_regular
 
 TAIL_BYTES = 64 * 1024
 ROOMS = frozenset({"jobs", "petseg", "shards", "slurm"})
@@ -52,11 +54,9 @@ def rank_logs(trial: Trial, submission: Submission) -> list[Path]:
 
     Of a job that trains several trials at once, the log of the trial's own worker alone.
     """
-    first = Path(submission.log)
     if not submission.log:
         return []
-    if not first.exists():
-        first = trial.folder.parents[1] / "logs" / first.name
+    first = trial.folder.parents[1] / "logs" / Path(submission.log).name
     if f"{submission.job_id}_0_" not in first.name:
         return [first] if first.exists() else []
     if slot := slot_of(trial.state(), submission):
@@ -85,7 +85,7 @@ def _while_there(paths: Iterable[Path]) -> Iterator[Path]:
 def read_tail(path: Path, num_bytes: int = TAIL_BYTES) -> str:
     """The last lines of a file, whole ones, as text whatever its bytes are; empty if there is no file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, follow=False) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - num_bytes))
             content = file.read()
@@ -93,7 +93,7 @@ def read_tail(path: Path, num_bytes: int = TAIL_BYTES) -> str:
         return ""
     if size > num_bytes:
         content = content.partition(b"\n")[2]
-    return content.decode(errors="replace")
+    return printable(content.decode(errors="replace").replace("\r", "\n"))
 
 
 def last_life(text: str) -> str:

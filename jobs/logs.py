@@ -10,6 +10,7 @@ Slurm does not say whether there will be one.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sys
 import time
@@ -30,7 +31,8 @@ from jobs.log_files import rank_logs
 from jobs.slurm_answer import ask
 from jobs.standing import LIVE, Standing, standing
 from jobs.trial import Sweep, Trial, find_sweep
-from shards.command import OK, NotKnown, parse, run_command
+from shards.command import OK, NotKnown, parse, printable, run_command
+from shards.manifest import open_regular
 
 POLL_S = 0.5
 ASK_EVERY_S = 10.0  # Slurm, whether the trial is over; the trial's own word is looked at in each poll
@@ -109,7 +111,7 @@ def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: flo
             over = row.status not in LIVE
             word = f"{row.status}: {row.note}" if row.note else row.status
             if word != told and (row.status != "running" or told):
-                sys.stderr.write(f"{trial.id} {trial.label} is {word}\n")
+                sys.stderr.write(f"{trial.id} {trial.label} is {printable(word)}\n")
             told = word
         tail.show(find_logs(sweep, trial, rank))
         if over:
@@ -123,12 +125,13 @@ class Tail:
 
     lines: int  # to begin with; 0 = all
     _shown: dict[Path, int] = field(default_factory=dict)  # bytes
+    _decoders: dict[Path, codecs.IncrementalDecoder] = field(default_factory=dict)
     _last: Path | None = None
 
     def show(self, paths: Sequence[Path]) -> None:
         """Write what is new in each log, under a line with its name wherever another log's text came before."""
         for path in paths:
-            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            with contextlib.suppress(FileNotFoundError), open_regular(path, follow=False) as file:
                 size = file.seek(0, 2)
                 start = self._shown.get(path)
                 if start is None or start > size:  # new, or cut off and written anew
@@ -136,21 +139,26 @@ class Tail:
                 elif start == size:
                     continue
                 if (len(paths) > 1 or self._last) and path != self._last:
-                    sys.stdout.buffer.write(b"\n" * bool(self._last) + f"==> {path} <==\n".encode())
+                    sys.stdout.write("\n" * bool(self._last) + f"==> {printable(str(path))} <==\n")
                 self._last = path
                 self._shown[path] = start
                 file.seek(start)
                 while block := file.read(BLOCK_BYTES):
-                    sys.stdout.buffer.write(block)
+                    sys.stdout.write(self._text(path, block))
                     self._shown[path] += len(block)
                 sys.stdout.flush()
+
+    def _text(self, path: Path, block: bytes) -> str:
+        """What of a log goes to the terminal, which obeys none of it; a bar that is redrawn becomes lines."""
+        decoder = self._decoders.setdefault(path, codecs.getincrementaldecoder("utf-8")("replace"))
+        return printable(decoder.decode(block).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def start_of_last_lines(path: Path, lines: int) -> int:
     """Where the last lines of a file begin, in bytes; 0 = all of it."""
     if not lines:
         return 0
-    with path.open("rb") as file:
+    with open_regular(path, follow=False) as file:
         end = file.seek(0, 2)
         found, position = 0, end
         while position > 0:

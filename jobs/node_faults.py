@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shards.files import build, read_json, require_own_folder
 from shards.manifest import write_whole
 
 FOLDER = "node_faults"
@@ -28,6 +29,7 @@ class Fault:
 
 def note_fault(sweep_folder: Path, fault: Fault) -> None:
     folder = sweep_folder / FOLDER
+    require_own_folder(folder)
     folder.mkdir(exist_ok=True)
     write_whole(folder / f"{fault.job_id}-{fault.start}-{fault.node}.json", json.dumps(asdict(fault), indent=2) + "\n")
 
@@ -37,5 +39,5 @@ def read_faults(sweep_folder: Path) -> list[Fault]:
     found = []
     for path in sorted((sweep_folder / FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(Fault(**json.loads(path.read_text())))
+            found.append(build(Fault, read_json(path)))
     return found

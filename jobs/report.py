@@ -5,6 +5,7 @@ python jobs/report.py lab --format csv --out lab.csv
 python jobs/report.py lab --format parquet
 python jobs/report.py lab --to wandb
 python jobs/report.py lab --serve
+python jobs/report.py runs/single
 
 Exit code 0; 4 if Slurm does not say where some trials stand, which the page then shows as unknown.
 """
@@ -23,22 +24,24 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.launch import NOT_MINE
 from jobs.reporting.page import render_page
 from jobs.reporting.parquet import render_parquet
 from jobs.reporting.protocol import floor_of, state_counts
 from jobs.reporting.records import Record, read_records
-from jobs.reporting.rows import render_rows, shown
+from jobs.reporting.rows import INTERVALS_NOTE, render_rows, shown
 from jobs.reporting.serve import serve
 from jobs.reporting.verdict import Board, build_board
 from jobs.reporting.verdict_words import judge, short
+from jobs.single_runs import find_runs
 from jobs.standing import unknown_line
-from jobs.trial import Sweep, find_sweep
+from jobs.trial import Sweep
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import write_whole
+from shards.terminal import Terminal
 
 REPORT_NAME, PARQUET_NAME = "report.html", "leaderboard.parquet"
 LEFT = ("finding",)
@@ -49,14 +52,15 @@ class Command:
     """Write a sweep's report.html and show its leaderboard."""
 
     sweep: Annotated[str, tyro.conf.Positional] = "lab"
-    """Name of the sweep, or its folder."""
+    """Name of the sweep, or its folder; or a folder of single runs, such as runs/single, which are compared too."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
     format: Literal["html", "md", "csv", "json", "parquet"] = "html"
     """html: the page. The others: the leaderboard alone, the same rows, with all digits in csv, json and parquet (which
     needs pyarrow)."""
     shards: str = ""
-    """Folder of the shard set whose pictures the page shows, if it is not where the trials read it."""
+    """Folder of the shard set whose pictures the page is to show: best, median and worst ones, and where two models
+    disagree. A report opens no shards that are not named here."""
     out: Path | None = None
     """Where to write; by default report.html or leaderboard.parquet in the sweep's folder, and to the terminal what is
     text."""
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("--serve shows the page and writes no file: leave --format, --out and --to out")
     if command.port and not command.serve:
         raise ValueError(f"--port {command.port} is for --serve")
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_runs(command.sweep, command.runs_dir)
     if command.serve:
         serve(sweep, command.port, command.shards)
     records = read_records(sweep)
@@ -99,13 +103,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if path is None:
         sys.stdout.write(str(content))
         return told(doubt)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    write(path, content, by_choice=command.out is not None)
+    console = Terminal(width=None if sys.stdout.isatty() else 200)
     if page:
         console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return told(doubt)
+
+
+def write(path: Path, content: str | bytes, by_choice: bool) -> None:
+    """Raises ValueError if the sweep's folder may not be written, as that of another user."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        if by_choice or error.errno not in NOT_MINE:
+            raise
+        elsewhere = f"--out {path.name} writes it into this folder"
+        raise ValueError(f"{path} cannot be written ({error.strerror}): {elsewhere}") from None
 
 
 def told(doubt: str) -> int:
@@ -121,7 +136,7 @@ def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
     from jobs.reporting.wandb_send import send_report
 
     sent = send_report(sweep, records, compose(sweep, records, board))
-    Console(highlight=False, markup=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))
+    Terminal(highlight=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))
     return OK
 
 
@@ -132,6 +147,7 @@ def leaderboard(sweep: Sweep, records: Sequence[Record], board: Board | None = N
     floor = floor_of(records, "val")
     verdict = judge(board)
     caption = "\n".join([verdict.lead, *verdict.points])
+    caption += f"\n{INTERVALS_NOTE}" if board.val else ""
     caption += f"\nall-pet guess: {floor:.4f}" if floor is not None else ""
     table = Table(title=Text(f"{sweep.name}: {counts}"), title_justify="left", caption=Text(caption))
     table.caption_justify = "left"

@@ -42,6 +42,7 @@ from jobs.trial import Sweep, find_sweep
 from jobs.waits import release
 from petseg.run_folder import load_config, load_overrides
 from shards.command import NOT_KNOWN, OK, NotKnown, parse, run_command, typed
+from shards.terminal import Terminal
 
 ACCUMULATION = "train.accumulation_steps"
 
@@ -66,6 +67,9 @@ class Command:
     """Nodes not to use, such as `node[3-4]`, beside those that the sweep leaves out."""
     no_exclude: tyro.conf.FlagCreatePairsOff[bool] = False
     """Use the nodes too that failed again and again."""
+    allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Let the jobs fetch their shards from the addresses, or by the commands, that the trials' config.json name,
+    although you have never named them yourself: they could be a stranger's."""
     dry_run: bool = False
     """Show what would be submitted, and do nothing."""
     runs_dir: Path = Path("runs")
@@ -93,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(ended(rows, command), command.even_so)
     plan.released.extend(held(rows, command))
     require_some(plan, rows, command, sweep)
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Terminal(width=None if sys.stdout.isatty() else 200)
     show(plan, console)
     doubt = unknown_line(rows)
     if doubt:
@@ -111,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = OK
     if plan.chosen:
         exclude = [*([command.exclude] if command.exclude else []), *bad.names]
-        code = resubmit(sweep.folder, [row.trial.id for row in plan.chosen], plan.overrides, exclude)
+        code = resubmit(
+            sweep.folder, [row.trial.id for row in plan.chosen], plan.overrides, exclude, command.allow_pipe
+        )
     return code or (NOT_KNOWN if doubt else OK)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from jobs.spec import Cell
+from jobs.spec import Cell, Spec
 from petseg.config import RunConfig
 from petseg.config_values import trial_id
+from petseg.consent import require_known
 from petseg.data.places import without_secrets
 from petseg.data.store import folder_of, is_remote, read_manifest
 from shards.duplicates_note import load_near_duplicates
 from shards.manifest import Manifest
 
 SHARDS = "data.shards"  # may be an axis although it is no part of the identity: the set's hash is
+
+SYNTHETIC = "synthetic"  # what the source's name of drawn pictures begins with
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class ShardSet:
     attribution: str = ""
     num_samples: dict[str, int] = field(default_factory=dict)  # by split
     near_duplicates: dict[str, int] | None = None  # pairs by the two splits; None where nobody has looked
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Drawn by `shards.pack --synthetic`, not photographed."""
+        return self.source.startswith(SYNTHETIC)
 
     @classmethod
     def of(cls, manifest: Manifest, location: str) -> ShardSet:
@@ -82,16 +91,36 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {one[name]!r} and {other.get(name)!r}" for name in names)
 
 
+def typed_locations(spec: Spec, settings: Sequence[str]) -> set[str]:
+    """The shard sets that the words of --set and --axis name, rather than the sweep file."""
+    if not any(word.startswith(f"{SHARDS}=") for word in settings):
+        return set()
+    drawn = spec.space[SHARDS].values if SHARDS in spec.space else ()
+    return {str(one) for one in (spec.fixed.get(SHARDS), *spec.axes.get(SHARDS, ()), *drawn)}
+
+
+def require_known_sets(cells: Iterable[Cell], typed: Container[str], source: Path) -> None:
+    """Raises ValueError for a set that would be fetched, or read by a command, and is named by the sweep file alone.
+
+    For commands that only look: a sweep file can be a stranger's until its sweep is submitted.
+    """
+    for location in {cell.config.data.shards: None for cell in cells}:
+        if location not in typed:
+            require_known(location, str(source), f"name them by --set {SHARDS}=..., or ")
+
+
 def read_shard_sets(cells: Iterable[Cell]) -> ShardSets:
     """Read the manifest of each set that the cells name.
 
-    Raises ValueError if two names hold the same set, and as `read_manifest`.
+    Raises ValueError if two names hold the same set, if one has nothing to train or to validate on, and as
+    `read_manifest`.
     """
     manifests: dict[str, Manifest] = {}
     for data in (cell.config.data for cell in cells):
         if data.shards in manifests:
             continue
         manifest = read_manifest(data.shards, data.cache_dir, data.cache_gb)
+        manifest.require_samples(("train", "val"), without_secrets(data.shards))
         for location, other in manifests.items():
             if other.hash == manifest.hash:
                 names = f"{without_secrets(location)} and {without_secrets(data.shards)}"

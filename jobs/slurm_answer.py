@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from shards.files import build, read_json
 from shards.manifest import write_whole
 from slurm.cluster import UNKNOWN, JobState, job_states
 
@@ -62,29 +62,48 @@ def ask(
     if answer := _read(folder, wanted, max_age_s):
         return answer
     if not keep:
-        return Answer(job_states(wanted, timeout_s), time.time())
+        return _asked(wanted, timeout_s)
     with contextlib.suppress(Timeout, OSError), FileLock(folder / LOCK_NAME, timeout=timeout_s / 4):
         if answer := _read(folder, wanted, max_age_s):
             return answer
-        answer = Answer(job_states(wanted, timeout_s), time.time())
-        content = {"time": answer.time, "states": {name: asdict(state) for name, state in answer.states.items()}}
-        with contextlib.suppress(OSError):
-            write_whole(folder / ANSWER_NAME, json.dumps(content) + "\n")
+        before = _last_change(folder)
+        answer = _asked(wanted, timeout_s)
+        if _last_change(folder) == before:  # else the answer may be of the time before the change
+            _write(folder, answer)
         return answer
-    return Answer(job_states(wanted, timeout_s), time.time())
+    return _asked(wanted, timeout_s)
 
 
 def forget(folder: Path) -> None:
-    """Drop the answer, after something was done to the jobs."""
+    """Drop the answer, also one that another process waits for, after something was done to the jobs."""
+    _write(folder, Answer({}, time.time()))
+
+
+def _asked(wanted: Sequence[str], timeout_s: float) -> Answer:
+    now = time.time()  # not after: Slurm may take seconds to say how things stood before
+    return Answer(job_states(wanted, timeout_s), now)
+
+
+def _write(folder: Path, answer: Answer) -> None:
+    content = {"time": answer.time, "states": {name: asdict(state) for name, state in answer.states.items()}}
     with contextlib.suppress(OSError):
-        (folder / ANSWER_NAME).unlink(missing_ok=True)
+        write_whole(folder / ANSWER_NAME, json.dumps(content) + "\n")
+
+
+def _last_change(folder: Path) -> tuple[int, int] | None:
+    """What tells one answer in the folder from another; None if there is none."""
+    try:
+        found = (folder / ANSWER_NAME).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _read(folder: Path, wanted: Sequence[str], max_age_s: float) -> Answer | None:
     try:
-        content: dict[str, Any] = json.loads((folder / ANSWER_NAME).read_text())
+        content = read_json(folder / ANSWER_NAME)
         if abs(time.time() - content["time"]) > max_age_s:  # of the future: another machine's clock
             return None
-        return Answer({name: JobState(**content["states"][name]) for name in wanted}, content["time"])
+        return Answer({name: build(JobState, content["states"][name]) for name in wanted}, float(content["time"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,16 +34,33 @@ from jobs.space import FORMS, Distribution, categorical, parse_distribution, qua
 from petseg.config import RunConfig
 from petseg.config_values import field_types, identity_names, with_values
 from petseg.pruning import Hyperband, parse_hyperband
+from shards.files import read_text_file
+from shards.manifest import NotRegular
 
 TOP_LEVEL = (
     "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",
     "early_terminate",
 )  # fmt: skip
+NAME = re.compile(r"\w[\w.+ -]{0,99}")
 DEFAULT_SWEEP = Path(__file__).parent / "sweeps" / "lab.yaml"
 METHODS = ("grid", "random", "bayes")
 STARTUP = 10  # draws before a model of the results chooses, as optuna's TPE has it
+MAX_VALUES = 100_000  # of a sweep file
 MISSES_PER_CELL = 100  # so often in a row nothing new, per cell drawn before, and the space is taken as used up
 METRIC = {"name": "val/dice", "goal": "maximize"}  # what picks the best weights and ranks the cells
+
+
+def require_name(name: str, given_by: str) -> str:
+    """The name of a sweep, which is that of its folder, its jobs and its group in wandb; raises ValueError for others.
+
+    given_by: the flag or the field that says it
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{given_by} {name!r} cannot name a sweep, and so a folder: use letters, digits, `_`, `.`, `+`, `-` and "
+            "spaces, and begin with a letter or a digit"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -92,23 +110,52 @@ class Cell:
 def load_spec(path: Path) -> Spec:
     """Read a sweep file; raises ValueError that names the file and the fault."""
     try:
-        content = yaml.safe_load(path.read_text())
+        text = read_text_file(path, "the sweep file")
     except FileNotFoundError:
-        raise ValueError(f"no sweep file {path}: the default is jobs/sweeps/lab.yaml") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"no sweep file {path.absolute()}: {_ready_sweeps()}") from None
+    except (IsADirectoryError, NotRegular):
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"{path.absolute()} is {what}, not a sweep file: {_ready_sweeps()}") from None
+    try:
+        content = parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML: {why}") from None
     try:
         return parse_spec(content, default_name=path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _ready_sweeps() -> str:
+    names = ", ".join(path.name for path in sorted(DEFAULT_SWEEP.parent.glob("*.yaml")))
+    return f"{DEFAULT_SWEEP.parent} has {names}"
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values; raises yaml.YAMLError, RecursionError, and ValueError for more values than any file spells out."""
+    content = yaml.safe_load(text)
+    _require_few(content)
+    return content
+
+
+def _require_few(content: Any) -> None:
+    """Nine lines of anchors and aliases (&a, *a) can stand for billions of values, or for a list that holds itself."""
+    left, count = [content], 0
+    while left:
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"it stands for more than {MAX_VALUES:,} values")
+        one = left.pop()
+        left.extend([*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list) else ())
+
+
 def parse_spec(content: Any, default_name: str) -> Spec:
     """The Spec of a parsed sweep file; raises ValueError for what is not understood, so that nothing is ignored."""
+    if isinstance(content, Mapping) and (unknown := sorted(map(str, set(content) - set(TOP_LEVEL)))):
+        raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
         raise ValueError("a sweep file needs `parameters:` with at least one field")
-    if unknown := sorted(set(content) - set(TOP_LEVEL)):
-        raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     method = content.get("method", "grid")
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not built in: choose one of {', '.join(METHODS)}")
@@ -122,7 +169,7 @@ def parse_spec(content: Any, default_name: str) -> Spec:
     if metric != METRIC:
         raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")
     spec = Spec(
-        name=str(content.get("name", default_name)),
+        name=require_name(str(content.get("name", default_name)), "name"),
         axes=_grid_axes(found) if method == "grid" else {},
         fixed=fixed,
         method=method,
@@ -257,8 +304,8 @@ def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
         if not (name and equals):
             raise ValueError(f"{flag} {setting}: write {flag} NAME=VALUE, such as {flag} train.epochs=3")
         try:
-            parsed[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parsed[name] = parse_yaml(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value") from None
     return parsed
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.causes import INTERRUPTIONS
+from jobs.job_ends import forgotten_jobs, note_ends, read_ends, with_noted
 from jobs.log_files import log_of, slot_of
 from jobs.processes import HERE, as_pid, runs_trials
 from jobs.slurm_answer import Answer, ask
@@ -55,10 +56,13 @@ class Standing:
         return self.verdict.cause if self.verdict else ""
 
 
-def standings(sweep: Sweep) -> list[Standing]:
-    """Where all trials stand, with one question to Slurm for all of them."""
+def standings(sweep: Sweep, patience_s: float | None = None) -> list[Standing]:
+    """Where all trials stand, with one question to Slurm for all of them.
+
+    patience_s: how long Slurm may take to answer; by default it is asked again while it is busy
+    """
     submissions = sweep.submissions()
-    return rows_of(sweep, submissions, job_states(_open_jobs(sweep, submissions)))
+    return rows_of(sweep, submissions, job_states(_open_jobs(sweep, submissions), patience_s))
 
 
 def unknown_line(rows: Sequence[Standing]) -> str:
@@ -90,13 +94,34 @@ def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]
 
 
 def rows_of(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]) -> list[Standing]:
-    """Where all trials stand, by what Slurm says of their jobs."""
+    """Where all trials stand, by what Slurm says of their jobs; how jobs ended is written down, and looked up."""
+    jobs = _remembered(sweep, submissions, jobs)
     trials_of = Counter(submission.job_id for submission in submissions.values())
     rows = [
         standing(trial, (given := submissions.get(trial.id)), jobs, given is not None and trials_of[given.job_id] > 1)
         for trial in sweep.trials
     ]
     return _as_many_as_run(rows)
+
+
+def _remembered(
+    sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]
+) -> Mapping[str, JobState]:
+    known = read_ends(sweep.folder)
+    note_ends(sweep.folder, known, jobs)
+    forgotten = forgotten_jobs(jobs, known)
+    began: dict[str, float] = {}
+    for trial in sweep.trials if forgotten else ():
+        given = submissions.get(trial.id)
+        if given and given.job_id in forgotten:
+            began[given.job_id] = max(began.get(given.job_id, 0.0), _began(trial.state(), given.job_id))
+    return with_noted(jobs, known, began)
+
+
+def _began(state: Mapping[str, Any], job_id: str) -> float:
+    """When the job last began the trial; 0 if it did not, or has said since how it ended."""
+    running = state.get("job_id") == job_id and state.get("status") == "running"
+    return float(state.get("time", 0.0)) if running else 0.0
 
 
 def _as_many_as_run(rows: Sequence[Standing]) -> list[Standing]:
@@ -136,7 +161,7 @@ def standing(
         "restarts": int(state.get("restarts", 0)),
     }
     if submission is None:
-        return Standing(trial, "planned", **common)
+        return _single(trial, common) if trial.lives() else Standing(trial, "planned", trouble, **common)
     if not submission.job_id:
         return Standing(trial, "planned", CUT_OFF, **common)
     row = read_last_row(trial.folder)
@@ -154,6 +179,23 @@ def standing(
     failed = state.get("status") == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
     note = trouble or _why_over(state, job, verdict)
     return Standing(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
+
+
+def _single(trial: Trial, common: dict[str, Any]) -> Standing:
+    """A run that no launcher has submitted: petseg/train.py was started by hand, and may run, wait, or be over."""
+    row, last = read_last_row(trial.folder), trial.lives()[-1]
+    common |= {
+        "host": last.host,
+        "restarts": last.number - 1,
+        "epoch": int(row.get("epoch", 0)),
+        "epochs": planned_epochs(trial.folder),
+        "dice": row.get("val/dice"),
+    }
+    beat, silent_s = _sign_of_life(trial, {"time": last.time})
+    if silent_s > patience_s(trial.folder, beat, row):
+        return Standing(trial, "interrupted", f"no sign of life for {duration(silent_s)}", **common)
+    left_s = beat.left_s(planned(trial.folder)) if beat else None
+    return Standing(trial, "running", beat=beat, left_s=left_s, **common)
 
 
 def _own_log(submission: Submission, state: Mapping[str, Any]) -> str:

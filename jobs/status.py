@@ -10,7 +10,9 @@ its Dice is the best of the epochs that it had), done or failed; below the table
 and each reason for which queued jobs do not start by themselves, with what to do. Where Slurm does not answer, trials
 whose jobs may still be there are unknown. --watch shows the first rows of the report's leaderboard too.
 
-Exit code 0; 3 if trials have failed and none is queued or running; 4 if some are unknown.
+Of a sweep that jobs/chain.py began it says below the table where the chain's own jobs stand, until all are done.
+
+Exit code 0; 3 if trials have failed and none is queued or running, or a job of the chain failed; 4 if some are unknown.
 
 --json prints one document with these fields:
   format_version, sweep, folder, time (seconds since 1970)
@@ -20,7 +22,9 @@ Exit code 0; 3 if trials have failed and none is queued or running; 4 if some ar
     steps_per_epoch, images_per_s, left_s (the last four are null unless it runs), val_dice, restarts, host, cluster,
     job_id, log
   failures: cause, signature, advice, retryable, traceback, trials (ids)
+  chain (its own jobs, since the last pack): step, job_id, dependency, log, state, why
   waits (what does not start by itself): kind (failed_launch, held, never, blocked), reason, advice, trials (ids)
+  wandb (as the trials have noted it): project_urls, sent, not_sent (ids), offline, reasons
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,12 +47,15 @@ import tyro
 from rich.console import Console, Group
 from rich.live import Live
 
-from jobs.slurm_answer import Answer
+from jobs.chain_state import BAD, ChainJob, chain_jobs, chain_lines, has_chain, to_rows
+from jobs.single_runs import find_runs
+from jobs.slurm_answer import TIMEOUT_S, Answer
 from jobs.standing import LIVE, Standing, quick_standings, standing, standings
 from jobs.status_leaders import Leaders
-from jobs.status_table import render, source_line, title_of, to_document
-from jobs.trial import Sweep, find_sweep
+from jobs.status_table import FORMAT_VERSION, render, source_line, title_of, to_document
+from jobs.trial import SWEEP_NAME, Sweep
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
+from shards.terminal import Terminal
 
 __all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
 
@@ -61,7 +68,7 @@ class Command:
     """Show where each trial of a sweep stands."""
 
     sweep: Annotated[str, tyro.conf.Positional] = "lab"
-    """Name of the sweep, or its folder."""
+    """Name of the sweep, or its folder; or a folder of single runs, such as runs/single."""
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
     watch: bool = False
@@ -78,16 +85,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--every {command.every:g}: must be at least 1 second")
     if command.watch and command.json:
         raise ValueError("--json prints one document: leave --watch out")
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    if folder := chain_without_sweep(command):
+        return tell_chain(folder, command.json)
+    sweep = find_runs(command.sweep, command.runs_dir)
     if command.watch:
         return watch(sweep, command.every)
     rows, answer = quick_standings(sweep)
+    jobs = chain_jobs(sweep.folder, TIMEOUT_S)
     if command.json:
-        sys.stdout.write(json.dumps(to_document(sweep, rows, answer), indent=2) + "\n")
+        document = to_document(sweep, rows, answer) | {"chain": to_rows(jobs)}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        console = Console(width=None if sys.stdout.isatty() else 200)
+        console = Terminal(width=None if sys.stdout.isatty() else 200)
         console.print(render(sweep, rows, answer, console.width))
-    return exit_code(rows)
+        tell_lines(chain_lines(jobs))
+    return max(exit_code(rows), chain_code(jobs))
+
+
+def chain_without_sweep(command: Command) -> Path | None:
+    """The folder that is meant, if it holds a chain that has submitted no trials yet."""
+    for folder in (Path(command.sweep), command.runs_dir / command.sweep):
+        if (folder / SWEEP_NAME).exists():
+            return None
+        if has_chain(folder):
+            return folder
+    return None
+
+
+def tell_chain(folder: Path, as_json: bool) -> int:
+    jobs = chain_jobs(folder, TIMEOUT_S)
+    if as_json:
+        document = {"format_version": FORMAT_VERSION, "sweep": folder.name, "folder": str(folder), "time": time.time()}
+        sys.stdout.write(json.dumps(document | {"trials": [], "chain": to_rows(jobs)}, indent=2) + "\n")
+    else:
+        tell_lines([f"{folder.name}: no trials yet", *chain_lines(jobs)])
+    return chain_code(jobs)
+
+
+def tell_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        Terminal(soft_wrap=True).print(line, markup=False, highlight=False)
+
+
+def chain_code(jobs: Sequence[ChainJob]) -> int:
+    """3 if a job of the chain has failed, or will never begin."""
+    return FAILED if any(job.status in BAD for job in jobs) else OK
 
 
 def exit_code(rows: Sequence[Standing]) -> int:
@@ -103,14 +145,14 @@ def watch(sweep: Sweep, every_s: float) -> int:
     rows, answer = quick_standings(sweep)
     if not sys.stdout.isatty():
         return _watch_plainly(sweep, every_s)
-    console, leaders = Console(), Leaders()
+    console, leaders = Terminal(), Leaders()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while any(row.status in LIVE for row in rows):
             board = leaders.look(sweep, rows)
             lines = max(3, console.height - LINES_BESIDE_TABLE - leaders.height)
             live.update(Group(render(sweep, rows, answer, console.width, lines), board), refresh=True)
             leaders.pause(every_s)
-            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)  # trials may have been added
+            sweep = find_runs(str(sweep.folder), sweep.folder.parent)  # trials may have been added
             rows, answer = quick_standings(sweep)
         live.update("", refresh=True)
     return _end(console, sweep, rows, answer, leaders)
@@ -126,7 +168,7 @@ def _end(console: Console, sweep: Sweep, rows: Sequence[Standing], answer: Answe
 
 
 def _watch_plainly(sweep: Sweep, every_s: float) -> int:
-    console, said = Console(width=200), ""
+    console, said = Terminal(width=200), ""
     rows, answer = quick_standings(sweep)
     with contextlib.suppress(KeyboardInterrupt):
         while any(row.status in LIVE for row in rows):
@@ -136,7 +178,7 @@ def _watch_plainly(sweep: Sweep, every_s: float) -> int:
                 )
                 said = line
             time.sleep(every_s)
-            sweep = find_sweep(str(sweep.folder), sweep.folder.parent)
+            sweep = find_runs(str(sweep.folder), sweep.folder.parent)
             rows, answer = quick_standings(sweep)
     return _end(console, sweep, rows, answer, Leaders())
 

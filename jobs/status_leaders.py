@@ -11,8 +11,10 @@ from jobs.standing import Standing
 from jobs.status_table import plain_table
 from jobs.trial import Sweep
 from petseg.run_folder import RESULT_NAME
+from shards.command import typed
 
 TOP = 5  # cells
+INTERVALS = "[ ]: marginal 95 % of a mean, simultaneous 95 % of a difference, which excludes 0 exactly where p < 0.05"
 RESULTS = ("val Dice", "rank", "seeds", "from the best", "p", "finding")
 
 
@@ -73,7 +75,8 @@ def lead(sweep: Sweep, rows: Sequence[Standing]) -> Text:
     from jobs.reporting.records import read_record  # these take a second to import, for scipy's sake
     from jobs.reporting.rows import shown
     from jobs.reporting.verdict import build_board
-    from jobs.reporting.verdict_words import judge, short
+    from jobs.reporting.verdict_words import lead as said
+    from jobs.reporting.verdict_words import short
 
     board = build_board(sweep, [read_record(row, epochs=False) for row in rows])
     cells = [row for row in shown(board) if row["#"]]
@@ -81,7 +84,10 @@ def lead(sweep: Sweep, rows: Sequence[Standing]) -> Text:
     columns = ["#", *axes, *(name for name in RESULTS if any(row[name] for row in cells))]
     lines = [[short(name) if name in axes else name for name in columns]]
     lines += [[row[name] for name in columns] for row in cells[:TOP]]
-    text = Text("\n").append_text(Text(judge(board).lead)).append("\n").append_text(plain_table("", lines))
+    text = Text("\n").append_text(Text(said(board))).append("\n").append_text(plain_table("", lines))
+    if board.val:
+        text.append(f"\n{INTERVALS}")
     if len(cells) > TOP:
-        text.append(f"\nand {len(cells) - TOP} more cells: python jobs/report.py {sweep.folder}")
+        more = len(cells) - TOP
+        text.append(f"\nand {more} more cell{'s' * (more > 1)}: {typed('jobs/report.py', sweep.folder)}")
     return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,9 @@ from jobs.standing import LIVE, STATES, Standing
 from jobs.triage import Verdict
 from jobs.trial import Sweep
 from jobs.waits import Wait
+from jobs.wandb_standing import wandb_standing
 from petseg.progress import duration
+from shards.command import typed
 
 FORMAT_VERSION = 1
 MAX_NAMED = 12  # trials listed of one failure
@@ -80,6 +81,7 @@ def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, width: int, m
     if len(shown) < len(rows):
         parts.append(Text(f"and {len(rows) - len(shown)} more trials"))
     parts += [Text(line) for line in (*failure_lines(sweep, rows), *wait_lines(sweep, rows))]
+    parts += [Text(line) for line in wandb_standing(sweep.folder, rows).lines()]
     if line := source_line(answer):
         parts.append(Text(line, style="dim"))
     return Group(*parts)
@@ -124,7 +126,7 @@ def state_text(row: Standing) -> str:
     if row.status == "failed":
         return f"failed: {row.cause}"
     if row.status == "interrupted":
-        return f"interrupted: {row.cause}"
+        return f"interrupted: {row.cause or row.note}"
     parts = [f"{row.status}: {row.note}" if row.note else row.status]
     if row.status == "running" and row.left_s is not None:
         parts.append(f"{duration(row.left_s)} left")
@@ -153,8 +155,8 @@ def failure_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
         if first.note and first.note != verdict.advice:
             yield f"  {first.note.splitlines()[0][:400]}"
         yield f"  {verdict.advice}"
-        even_so = "" if verdict.retryable else " --even-so"
-        yield f"  next: python jobs/retry.py {shlex.quote(str(sweep.folder))} --cause {verdict.cause}{even_so}"
+        even_so = () if verdict.retryable else ("--even-so",)
+        yield f"  next: {typed('jobs/retry.py', sweep.folder, '--cause', verdict.cause, *even_so)}"
         if verdict.traceback:
             lines = verdict.traceback.splitlines()
             cut = ["..."] if len(lines) > MAX_TRACEBACK_LINES else []
@@ -175,12 +177,12 @@ def wait_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
     for wait, waiting in group_waits(rows).items():
         yield f"\n{wait.reason}: {_named(waiting)}"
         yield f"  {wait.advice}"
-        folder = shlex.quote(str(sweep.folder))
         if wait.is_held:
-            yield f"  next: python jobs/retry.py {folder} {'--failed' if wait.kind == 'failed_launch' else '--held'}"
+            flag = "--failed" if wait.kind == "failed_launch" else "--held"
+            yield f"  next: {typed('jobs/retry.py', sweep.folder, flag)}"
         elif wait.kind == "never":
-            ids = " ".join(row.trial.id for row in waiting)
-            yield f"  next: python jobs/cancel.py {folder}{f' {ids}' if len(waiting) <= MAX_NAMED else ''}"
+            ids = [row.trial.id for row in waiting] if len(waiting) <= MAX_NAMED else []
+            yield f"  next: {typed('jobs/cancel.py', sweep.folder, *ids)}"
 
 
 def _named(rows: Sequence[Standing]) -> str:
@@ -214,6 +216,7 @@ def to_document(sweep: Sweep, rows: Sequence[Standing], answer: Answer) -> dict[
             for failed in group_failures(rows)
         ],
         "waits": [{**asdict(wait), "trials": [row.trial.id for row in of]} for wait, of in group_waits(rows).items()],
+        "wandb": wandb_standing(sweep.folder, rows).to_dict(),
     }
 
 

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,29 +27,44 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from jobs.cost import Estimate, estimate
 from jobs.cost_budget import check_budget, parse_budget
+from jobs.cost_table import label_of
 from jobs.cost_table import render as render_cost
+from jobs.dry_run import most_of, render_scripts_text, render_trials
+from jobs.earlier_trials import earlier_line
 from jobs.intent import reconcile
-from jobs.launch import Launch, launcher_lock, save_launch, submit_trials, tell_end
+from jobs.launch import (
+    Launch,
+    has_begun,
+    job_name,
+    launcher_lock,
+    save_launch,
+    submit_trials,
+    tell_end,
+    tell_wandb,
+)  # fmt: skip
+from jobs.preflight import require_possible
 from jobs.search import next_round
-from jobs.shard_sets import ShardSets, read_shard_sets
-from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.shard_sets import ShardSets, read_shard_sets, require_known_sets, typed_locations
+from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings, require_name
 from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
-from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
+from jobs.trial import Sweep, Trial, load_sweep, plan_sweep, save_sweep
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config_values import with_values
-from petseg.data.store import is_remote
+from petseg.consent import remember
+from petseg.data.store import enlarged_line, is_remote
+from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder import claim_folder
-from shards.command import NOT_KNOWN, OK, parse, run_command
-from slurm.executor import render_sbatch
+from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from shards.terminal import Terminal
+from slurm.executor import render_scripts
 from slurm.profiles import profile_of
 from slurm.resources import Resources
 
 SEARCH_JOBS = 8  # of a search on Slurm at a time
+SLURM_PATIENCE_S = 10.0  # of --dry-run, which submits nothing
 WEIGHTS = "model.weights"
 
 
@@ -66,13 +82,18 @@ class Command:
     name: str = ""
     """Name of the sweep's folder; by default the file's `name`."""
     dry_run: bool = False
-    """Show the trials, what they will cost and the sbatch text, and do nothing."""
+    """Show the trials, what they will cost and the scripts that sbatch would get, and do nothing."""
+    all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --dry-run: every trial, cell and script, not only the first ones of many."""
+    allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --dry-run: fetch manifests from the addresses, or by the commands, that the sweep file names, although you
+    have never submitted them. A sweep that is submitted needs no leave."""
     cluster: Literal["slurm", "local", "debug"] = "slurm"
     """slurm submits and returns; local runs processes on this machine until all have ended; debug runs right here."""
     profile: str | None = None
     """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     max_parallel: int = 0
-    """Jobs at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
+    """Jobs at a time, over all arrays of a submission; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
     trials_per_job: int = 1
     """Trials that one job runs one after the other: imports, decoded caches and the wait in the queue are paid once."""
     trials_at_once: int = 1
@@ -92,6 +113,10 @@ class Command:
         for name, lowest in (("max_parallel", 0), ("trials_per_job", 1), ("trials_at_once", 1), ("batch", 0)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {lowest}")
+        if self.all and not self.dry_run:
+            raise ValueError("--all is for --dry-run")
+        if self.name:
+            require_name(self.name, "--name")
         if self.budget:
             parse_budget(self.budget)
         _ = self.launch  # which has rules of its own
@@ -111,23 +136,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = load_spec(command.sweep).changed(parse_axes(command.axis), parse_settings(command.set, "--set"))
     require_weights(spec)
     cells = expand(spec)
+    if command.dry_run and not command.allow_pipe:
+        require_known_sets(cells, typed_locations(spec, [*command.set, *command.axis]), command.sweep)
     sets = read_shard_sets(cells)
     folder = command.runs_dir / (command.name or spec.name)
     if spec.method == "bayes" and command.dry_run:
         now = next_round(spec, sets, folder, command.places, record=False)
         cells = [*now.known, *now.new]
+    require_possible(command.launch, cells, sets)
     sweep = plan_sweep(spec, cells, sets, folder)
     chosen = sets.by_id(cells)
     if command.dry_run:
         return show_plan(command, sweep, chosen, sets)
+    missing = missing_folders(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    remember(sets.manifests)
     if command.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
-    with launcher_lock(folder):
-        if spec.method == "bayes":
-            return run_search(command, spec, sets, folder)
-        return run_sweep(command, sweep, chosen, sets)
+    with launcher_lock(folder), removed_unless_begun(missing, partial(has_begun, folder)):
+        search = spec.method == "bayes"
+        code = run_search(command, spec, sets, folder) if search else run_sweep(command, sweep, chosen, sets)
+        tell_wandb(command.launch, load_sweep(folder))
+        return code
 
 
 def run_search(command: Command, spec: Spec, sets: ShardSets, folder: Path) -> int:
@@ -143,7 +174,7 @@ def run_search(command: Command, spec: Spec, sets: ShardSets, folder: Path) -> i
         if codes and not cells:
             return max(codes)
         proposed = len(now.known) + len(now.new)
-        Console(soft_wrap=True).print(
+        Terminal(soft_wrap=True).print(
             f"search: {proposed} of {spec.run_cap} trials proposed, {len(now.new)} of them now"
         )
         sweep = plan_sweep(spec, [*now.known, *now.new], sets, folder)
@@ -164,9 +195,11 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
         claim_folder(with_absolute_paths(chosen[trial.id].config), sweep.hash_of(trial), trial.folder)
     reconcile(sweep)
     rows = [row for row in standings(sweep) if row.trial.id in chosen]
-    missing = [row.trial for row in rows if row.status not in ENDED and row.status not in LIVE]
-    console = Console(soft_wrap=True)
+    missing = [row.trial for row in rows if would_run(row, sweep)]
+    console = Terminal(soft_wrap=True)
     console.print(f"{sweep.folder}: {len(rows)} trials, {count_text(rows)}, {len(missing)} to submit", highlight=False)
+    tell_earlier(sweep, chosen, console)
+    tell_enlarged(chosen, sets, console)
     if doubt := unknown_line(rows):
         console.print(doubt, markup=False, highlight=False)
     if missing and command.budget:
@@ -176,10 +209,25 @@ def run_sweep(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     left: list[Trial] = []
     if missing:
         save_launch(command.launch, sweep.folder)
-        left = submit_trials(command.launch, sweep, missing)
-    console.print(f"python jobs/status.py {sweep.folder}\npython jobs/report.py {sweep.folder}", highlight=False)
+        left = submit_trials(command.launch, sweep, missing, frozenset(sets.manifests))
+    for script in ("jobs/status.py", "jobs/report.py"):
+        console.print(typed(script, sweep.folder), markup=False, highlight=False)
     code = tell_end(command.launch, sweep, [row.trial for row in rows], left)
     return code or (NOT_KNOWN if doubt else OK)
+
+
+def tell_earlier(sweep: Sweep, chosen: Mapping[str, Cell], console: Terminal) -> None:
+    """Say what the folder has of other settings, before anything is submitted."""
+    if line := earlier_line(sweep, chosen):
+        console.print(line, markup=False, highlight=False)
+
+
+def tell_enlarged(chosen: Mapping[str, Cell], sets: ShardSets, console: Terminal) -> None:
+    """Say of each shard set whose pictures are smaller than the trials want them, before anything is submitted."""
+    data = [cell.config.data for cell in chosen.values()]
+    for line in dict.fromkeys(enlarged_line(sets.manifests[d.shards], d.shards, d.image_size_px) for d in data):
+        if line:
+            console.print(line, markup=False, highlight=False)
 
 
 def count_text(rows: Sequence[Standing]) -> str:
@@ -204,7 +252,7 @@ def require_weights(spec: Spec) -> None:
         if str(weights).endswith(WEIGHTS_SUFFIXES) and not Path(weights).is_file():
             raise ValueError(
                 f"{WEIGHTS} = {weights!r}: there is no such file in {Path.cwd()}: write its whole path, or make it by "
-                f"`python -m petseg.models.weights ENCODER --out {weights}`"
+                f"`{typed('-m', 'petseg.models.weights', 'ENCODER', '--out', weights)}`"
             )
 
 
@@ -227,34 +275,44 @@ def reckon(command: Command, sweep: Sweep, cells: Mapping[str, Cell], sets: Shar
 
 
 def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: ShardSets) -> int:
-    """The trials, and the script that sbatch would get."""
-    trials = chosen_trials(sweep, chosen)
-    table = Table(title=f"{sweep.folder}: {len(trials)} trials", title_justify="left")
-    for column in ("trial", *sweep.axes, "state"):
-        table.add_column(column)
-    for trial in trials:
-        state = "done" if trial.result() else "pruned" if trial.pruned() else "to run"
-        table.add_row(trial.id, *(str(trial.axes.get(name, "")) for name in sweep.axes), state)
-    console = Console(soft_wrap=True)
-    console.print(table)
-    missing = sum(trial.result() is None and trial.pruned() is None for trial in trials)
+    """The trials, what they will cost, and the scripts that sbatch would get."""
+    rows = [row for row in standings(sweep, SLURM_PATIENCE_S) if row.trial.id in chosen]
+    missing = [row.trial for row in rows if would_run(row, sweep)]
+    console = Terminal(soft_wrap=True)
+    console.print(*render_trials(sweep, rows, {trial.id for trial in missing}, command.all), sep="\n")
+    if doubt := unknown_line(rows):
+        console.print(doubt, markup=False, highlight=False)
+    tell_earlier(sweep, chosen, console)
+    tell_enlarged(chosen, sets, console)
     if missing:
-        cost = reckon(command, sweep, chosen, sets)
-        console.print(render_cost(cost))
+        cost = reckon(command, sweep, {trial.id: chosen[trial.id] for trial in missing}, sets)
+        console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), command.all)))
         if command.budget:
             check_budget(cost, command.budget)
-    if command.cluster == "slurm" and missing:
-        jobs = -(-missing // command.trials_per_job)
+    if sweep.method != "bayes":
+        from jobs.reporting.power_words import plan_text  # scipy's import takes a second
+
+        splits = [manifest.splits.get("val") for manifest in sets.manifests.values()]
+        pictures = min(split.num_samples for split in splits if split) if any(splits) else 0
+        console.print(plan_text(sweep, chosen, pictures), markup=False, highlight=False)
+    if missing and command.cluster == "slurm":
+        jobs = -(-len(missing) // command.trials_per_job)
         resources, max_parallel = command.launch.settle(jobs)
-        text = render_sbatch(
+        scripts = render_scripts(
             count=jobs,
             folder=sweep.folder / "logs",
             resources=resources,
-            name=f"petseg-{sweep.name}",
+            name=job_name(sweep),
             max_parallel=max_parallel,
+            patience_s=SLURM_PATIENCE_S,
         )
-        console.print(text, markup=False, highlight=False)
-    return OK
+        console.print(render_scripts_text(scripts, command.all), markup=False, highlight=False)
+    return NOT_KNOWN if doubt else OK
+
+
+def would_run(row: Standing, sweep: Sweep) -> bool:
+    """Whether a trial has neither a result nor a live job; what was stopped early goes on once nothing stops it."""
+    return row.status not in (*ENDED, *LIVE) or (row.status == "pruned" and sweep.early is None)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ trials for good; 75: some were not sent (time, limits, network): the same comman
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
@@ -32,15 +31,17 @@ import tyro
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from jobs.checks.tracking import KEY_NAME, base_url, has_netrc_key, unreachable
+from jobs.checks.tracking import unreachable
 from jobs.sync_page import Page, load_page, make_page
-from jobs.sync_replay import Limits, Outcome, Replay, replay_all
-from jobs.sync_trials import NOTE_NAME, Target, mark_sent, place_of, plan_replays, read_note
+from jobs.sync_replay import Limits, Outcome, replay_all
+from jobs.sync_trials import NOTE_NAME, Plan, Target, mark_sent, place_of, plan_replays, read_note
 from jobs.trial import find_sweep, load_sweep
+from jobs.wandb_login import find_login
 from petseg.config_values import config_from_dict
 from petseg.run_folder import CONFIG_NAME, load_config
 from petseg.tracking_client import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
+from shards.terminal import Terminal
 
 LOCK_NAME = "wandb-sync.lock"
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     limits = Limits(command.parallel, command.runs_per_s, command.timeout_s)
     folder = find_folder(command.sweep, command.runs_dir)
     url = require_wandb()
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     try:
         with FileLock(folder / LOCK_NAME, timeout=0):
             which = None if command.artifacts == "config" else command.artifacts
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcomes = replay_all(plan.replays, limits, mark_sent)
     except Timeout:
         raise ValueError(f"another jobs/sync.py is at work on {folder}: wait for it") from None
-    return tell(outcomes, plan.replays, plan.sent_before, url, console)
+    return tell(outcomes, plan, url, console)
 
 
 def find_folder(name: str, runs_dir: Path) -> Path:
@@ -120,26 +121,24 @@ def page_of(folder: Path, target: Target) -> Page:
 
 def require_wandb() -> str:
     """wandb's address; raises ValueError, without any key in it, if there is no key or nothing answers."""
-    url = base_url()
-    host = urlsplit(url).hostname or ""
-    shown = without_secrets(url)
-    if urlsplit(url).scheme not in ("http", "https") or not host:
-        raise ValueError(f"WANDB_BASE_URL = {shown} is no http(s) address: such as https://api.wandb.ai")
-    if not has_netrc_key(host) and not os.environ.get(KEY_NAME):
-        raise ValueError(f"no key for {host}, neither in ~/.netrc nor in {KEY_NAME}: type `wandb login`")
-    if problem := unreachable(url):
+    login = find_login()
+    if not login.has_credentials:
+        raise ValueError(f"{login.missing}: type `{login.advice}`")
+    if problem := unreachable(login.url):
+        shown = without_secrets(login.url)
         raise ValueError(f"{shown} does not answer ({problem}): try again from where there is a network")
-    return url
+    return login.url
 
 
-def tell(outcomes: Sequence[Outcome], replays: Sequence[Replay], sent_before: int, url: str, console: Console) -> int:
-    """Say what became of the runs, each different trouble once, and give the exit code."""
-    sent = [outcome for outcome in outcomes if outcome.ok]
-    rows = sum(outcome.rows for outcome in sent)
-    console.print(
-        f"{len(sent)} of {len(replays)} runs sent to {without_secrets(url)}, {rows} new rows; "
-        f"{sent_before} were there already"
-    )
+def tell(outcomes: Sequence[Outcome], plan: Plan, url: str, console: Console) -> int:
+    """Say what became of the runs and where they are, each different trouble once, and give the exit code."""
+    evaluations = {replay.id for replay in (*plan.replays, *plan.sent_before) if replay.is_evaluation}
+    trials = {replay.id for replay in (*plan.replays, *plan.sent_before)} - evaluations
+    counts = [count_text(kind, ids, outcomes, plan) for kind, ids in (("trial", trials), ("evaluation", evaluations))]
+    console.print("; ".join([*filter(None, counts), f"{sum(o.rows for o in outcomes if o.ok)} new rows"]))
+    places = dict.fromkeys([*plan.project_urls, *(outcome.project_url for outcome in outcomes)])
+    for place in [place for place in places if place] or [without_secrets(url)]:
+        console.print(f"wandb: {place}")
     troubles: dict[str, list[str]] = {}
     for outcome in outcomes:
         if not outcome.ok:
@@ -149,10 +148,22 @@ def tell(outcomes: Sequence[Outcome], replays: Sequence[Replay], sent_before: in
         sys.stderr.write(f"not sent: {', '.join(ids[:3])}{more}: {trouble}\n")
     if any(outcome.refused for outcome in outcomes):
         return FAILED
-    if len(sent) < len(replays):
+    if sum(outcome.ok for outcome in outcomes) < len(plan.replays):
         sys.stderr.write("the same command sends what is left\n")
         return INTERRUPTED
     return OK
+
+
+def count_text(kind: str, ids: AbstractSet[str], outcomes: Sequence[Outcome], plan: Plan) -> str:
+    """`6 trials: 0 sent, 6 already there`; of evaluations nothing if there are none."""
+    if not ids and kind != "trial":
+        return ""
+    ended = [outcome for outcome in outcomes if outcome.id in ids]
+    sent, done = sum(outcome.is_new for outcome in ended), sum(outcome.ok for outcome in ended)
+    noted = sum(replay.id in ids for replay in plan.sent_before)
+    missing = len(ids) - noted - done
+    parts = [f"{sent} sent", f"{noted + done - sent} already there", *([f"{missing} not sent"] if missing else [])]
+    return f"{len(ids)} {kind}{'' if len(ids) == 1 else 's'}: {', '.join(parts)}"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from jobs.trial import Sweep
 from jobs.wandb_errand import ask, is_refusal, require_workspaces
 from petseg.tracking_client import without_secrets
 from shards.command import Failure, Interrupted
+from shards.files import build, read_json
 from shards.manifest import write_whole
 
 NOTE_NAME = "wandb_sweep.json"
@@ -43,8 +44,8 @@ class Page:
 def load_page(folder: Path) -> Page | None:
     """The page of the sweep in this folder, None if it has none; a note that cannot be read counts as none."""
     try:
-        found = json.loads((folder / NOTE_NAME).read_text())
-        return Page(Place(**found["place"]), found["id"], found["url"])
+        found = read_json(folder / NOTE_NAME)
+        return Page(build(Place, found["place"]), str(found["id"]), str(found["url"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.wandb_errand import is_refusal
@@ -23,6 +22,7 @@ from petseg.progress import duration
 from petseg.tracking import EXIT_CODES, End
 from petseg.tracking_client import Begin
 from petseg.tracking_process import Answer, WandbProcess
+from shards.terminal import Terminal
 
 GIVE_UP_AFTER = 3  # trials in a row that wandb did not take for a passing reason
 LOG_EVERY_S = 10.0
@@ -44,6 +44,10 @@ class Replay:
     @property
     def id(self) -> str:
         return str(self.about["id"])
+
+    @property
+    def is_evaluation(self) -> bool:
+        return bool(self.about["job_type"] == "eval")
 
     @property
     def end(self) -> dict[str, Any]:
@@ -74,12 +78,20 @@ class Outcome:
 
     id: str
     rows: int = 0  # new ones
+    was_there: bool = False  # wandb had the run before
+    url: str = ""  # of the run
+    project_url: str = ""
     trouble: str = ""
     refused: bool = False  # for good: the same again would meet the same
 
     @property
     def ok(self) -> bool:
         return not self.trouble
+
+    @property
+    def is_new(self) -> bool:
+        """Whether wandb lacked something of the run."""
+        return self.ok and (self.rows > 0 or not self.was_there)
 
 
 class Pace:
@@ -96,7 +108,7 @@ class Pace:
         time.sleep(turn - now)
 
 
-def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay], None]) -> list[Outcome]:
+def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay, Outcome], None]) -> list[Outcome]:
     """Send runs and call `sent` for each that wandb has; the others are tried no more after three in a row failed."""
     left: queue.SimpleQueue[Replay] = queue.SimpleQueue()
     for replay in replays:
@@ -143,12 +155,12 @@ def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay
     return outcomes
 
 
-def _guarded(worker: Worker, replay: Replay, sent: Callable[[Replay], None]) -> Outcome:
+def _guarded(worker: Worker, replay: Replay, sent: Callable[[Replay, Outcome], None]) -> Outcome:
     """A run's outcome, whatever is wrong with its folder: the others go on."""
     try:
         outcome = worker.replay(replay)
         if outcome.ok:
-            sent(replay)
+            sent(replay, outcome)
     except Exception as error:
         return Outcome(replay.id, trouble=f"{type(error).__name__}: {error}", refused=True)
     return outcome
@@ -174,11 +186,12 @@ class Worker:
         )
         self._process.send(begin=asdict(begin))
         answer = self._process.wait_for("begun", deadline - time.monotonic())
-        if answer and "begun" in answer:
+        begun = answer or {}
+        if "begun" in begun:
             self._process.send(end=replay.end)
             answer = self._process.wait_for("ended", deadline - time.monotonic())
         if answer and "ended" in answer:
-            return Outcome(replay.id, rows=answer["ended"])
+            return Outcome(replay.id, answer["ended"], begun["resumed"], begun["url"], begun["project_url"])
         self.close()
         return _failed(replay, answer or {"error": "TimeoutError", "text": f"not sent within {self._timeout_s:g} s"})
 
@@ -204,7 +217,7 @@ def progress_of(total: int) -> Iterator[Callable[[int], None]]:
     live, start = sys.stderr.isatty(), time.monotonic()
     last = start
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("runs  left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not live) as bar:
+    with Progress(*columns, console=Terminal(stderr=True), disable=not live) as bar:
         task = bar.add_task("sync", total=total)
 
         def advance(done: int) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 
 from jobs.standing import LIVE, Standing, standings
 from jobs.sync_page import Page, Place
-from jobs.sync_replay import Replay
+from jobs.sync_replay import Outcome, Replay
 from jobs.trial import load_sweep
 from petseg.config import RunConfig
 from petseg.config_values import config_from_dict
 from petseg.lives import LIVES_NAME
 from petseg.run_folder import (
     CONFIG_NAME,
+    MAX_METRICS_BYTES,
     METRICS_NAME,
     OVERRIDES_NAME,
     PRUNED_NAME,
@@ -35,10 +36,14 @@ from petseg.tracking_artifacts import Which, find_artifacts
 from petseg.tracking_client import without_secrets
 from petseg.tracking_evaluation import describe_evaluation, load_evaluations
 from petseg.tracking_evaluation import summary_of as evaluation_summary
+from petseg.tracking_note import TrackingNote
+from petseg.tracking_note import save_note as save_tracking_note
 from petseg.tracking_overlays import OVERLAY_MASKS_NAME
+from shards.files import read_bounded, read_json, require_own_folder
 from shards.manifest import write_whole
 
 NOTE_NAME = "wandb-sync.json"
+PROJECT_URL = "project_url"  # in a note: where it lies, which does not tell whether all of it was sent
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,14 @@ class Plan:
 
     replays: tuple[Replay, ...]
     left_out: tuple[str, ...]  # why, a line each
-    sent_before: int
+    sent_before: tuple[Replay, ...]  # by their notes
+    project_urls: tuple[str, ...]  # of those
 
 
 def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
     """The runs of a sweep, or the one run of a folder, that have rows, do not run now and are not noted as sent."""
     replays: list[Replay] = []
-    left_out, sent_before = [], 0
+    left_out, sent_before, project_urls = [], [], []
     if (folder / CONFIG_NAME).exists():
         config = config_from_dict(load_config(folder)["config"])
         found = [(folder, name_in_place(folder, config), config, _end_alone(folder))]
@@ -75,18 +81,35 @@ def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
             if row.status in LIVE:
                 left_out.append(f"{row.trial.id} {row.trial.label} is {row.status}: sync again when it has ended")
             elif (row.trial.folder / CONFIG_NAME).exists():
-                config = config_from_dict(load_config(row.trial.folder)["config"])
-                name = trial_name(sweep.name, row.trial.id, config)
+                try:
+                    config = config_from_dict(load_config(row.trial.folder)["config"])
+                except ValueError as error:
+                    left_out.append(f"{row.trial.id} {row.trial.label}: {error}")
+                    continue
+                name = trial_name(sweep.name, row.trial.id, config, sweep.axes)
                 found.append((row.trial.folder, name, config, end_of(row)))
     for run_folder, name, config, ended in found:
-        found_here = [build_replay(run_folder, name, config, ended, target)] if read_metrics(run_folder) else []
-        found_here += [build_evaluation(run_folder, name, config, e, target) for e in load_evaluations(run_folder)]
+        try:
+            found_here = build_replays(run_folder, name, config, ended, target)
+        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:  # damaged: of one run of many
+            left_out.append(f"{run_folder}: {error!s:.500}" if str(error) else f"{run_folder} is damaged")
+            continue
         for replay in found_here:
-            if not again and read_note(replay.note_path) == replay.note:
-                sent_before += 1
+            note = dict(read_note(replay.note_path))
+            project_url = note.pop(PROJECT_URL, "")
+            if not again and note == replay.note:
+                sent_before.append(replay)
+                project_urls.append(str(project_url))
             else:
                 replays.append(replay)
-    return Plan(tuple(replays), tuple(left_out), sent_before)
+    return Plan(tuple(replays), tuple(left_out), tuple(sent_before), tuple(project_urls))
+
+
+def build_replays(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> list[Replay]:
+    """The run and its evaluations; raises ValueError and OSError for a folder that is damaged, or leads elsewhere."""
+    require_own_folder(folder / "wandb")  # which the client writes to
+    found = [build_replay(folder, name, config, ended, target)] if read_metrics(folder) else []
+    return found + [build_evaluation(folder, name, config, one, target) for one in load_evaluations(folder)]
 
 
 def build_replay(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> Replay:
@@ -152,21 +175,25 @@ def content_hash(folder: Path, ended: End) -> str:
     digest = hashlib.sha256(ended.encode())
     for name in (METRICS_NAME, RESULT_NAME, PRUNED_NAME, OVERLAY_MASKS_NAME, CONFIG_NAME, OVERRIDES_NAME, LIVES_NAME):
         path = folder / name
-        digest.update(f"\0{name}\0".encode() + (path.read_bytes() if path.exists() else b""))
+        digest.update(f"\0{name}\0".encode() + (read_bounded(path, MAX_METRICS_BYTES) if path.exists() else b""))
     return digest.hexdigest()
 
 
 def read_note(path: Path) -> Mapping[str, Any]:
     """What was sent of a run and where to, {} if nothing was; one that cannot be read counts as none."""
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def mark_sent(replay: Replay) -> None:
+def mark_sent(replay: Replay, outcome: Outcome) -> None:
     """Note it, and mark what wandb kept offline as it does itself, so that jobs/clean.py can free it."""
-    write_whole(replay.note_path, json.dumps(replay.note, indent=2) + "\n")
-    for path in (replay.note_path.parent / "wandb").glob(f"offline-run-*/run-{replay.id}.wandb"):
+    folder = replay.note_path.parent
+    note = {**replay.note, PROJECT_URL: outcome.project_url}
+    write_whole(replay.note_path, json.dumps(note, indent=2) + "\n")
+    if not replay.is_evaluation:
+        save_tracking_note(TrackingNote("sent", url=outcome.url, project_url=outcome.project_url), folder)
+    for path in (folder / "wandb").glob(f"offline-run-*/run-{replay.id}.wandb"):
         path.with_name(f"{path.name}.synced").touch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,12 +22,15 @@ from jobs.trial import Trial, load_sweep
 from jobs.workers import work_off
 from petseg import interrupt
 from petseg.config_values import config_from_dict
+from petseg.data.places import without_secrets
+from petseg.data.store import is_remote
 from petseg.gpus import NodeFault
 from petseg.lives import read_lives
+from petseg.peers import LostPeer
 from petseg.pruning import StoppedEarly
-from petseg.run_folder import load_config
+from petseg.run_folder import CONFIG_NAME, load_config
 from petseg.tracking import trial_name
-from shards.command import Interrupted
+from shards.command import INTERRUPTED, Interrupted
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
 
@@ -40,9 +44,16 @@ class TrialTask:
     done, and goes on with the others from their newest checkpoints.
     """
 
-    def __init__(self, sweep: str, world_size: int, threads: int, at_once: int = 1) -> None:
-        """threads: of each process. at_once: how many trials train side by side, each in a process of its own."""
+    def __init__(
+        self, sweep: str, world_size: int, threads: int, at_once: int = 1, named: tuple[str, ...] = ()
+    ) -> None:
+        """threads: of each process. at_once: how many trials train side by side, each in a process of its own.
+
+        named: the shard sets that the user named at submission. This comes from the launcher, with the job itself; a
+        trial's config.json, which could have been changed since, cannot have the job fetch or run anything else.
+        """
         self.sweep, self.world_size, self.threads, self.at_once = sweep, world_size, threads, at_once
+        self.named = named
 
     def __call__(self, folders: Sequence[str]) -> None:
         interrupt.install()  # before torch is imported and the ranks meet, which takes a while; submitit's are replaced
@@ -50,11 +61,14 @@ class TrialTask:
         set_up_logging(environment.global_rank)
         try:
             if self.at_once > 1:
-                work_off(self.sweep, folders, self.at_once, self.threads)
+                work_off(self.sweep, folders, self.at_once, self.threads, self.named)
             else:
                 set_up_ranks(environment)
                 if failed := self.run_all(folders, environment, last=folders[-1]):
                     raise failed[0]
+        except LostPeer as lost:  # whether to try again is for whoever knows why: retry, and the sweep's next launch
+            logger.error("%s", lost)
+            sys.exit(INTERRUPTED)
         except Interrupted as stop:
             leave(environment, stop.requeue, folders)
         except NodeFault as fault:
@@ -102,6 +116,10 @@ class TrialTask:
         except StoppedEarly as early:
             logger.info("%s: %s", trial.id, early)
             ended = "pruned"
+        except LostPeer as lost:  # no signal ended the trial: the logs of all ranks say what did
+            if first:
+                trial.write_state(status="failed", error=f"LostPeer: {lost}", **where)
+            raise
         except Interrupted as stop:
             if first:
                 trial.write_state(status="interrupted", error=str(stop), **where)
@@ -123,9 +141,14 @@ class TrialTask:
 
         torch.set_num_threads(self.threads)
         config = config_from_dict(load_config(trial.folder)["config"])
-        name = trial_name(self.sweep, trial.id, config)
-        early = load_sweep(trial.folder.parents[1]).early
-        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
+        if is_remote(config.data.shards) and config.data.shards not in self.named:
+            raise ValueError(
+                f"{trial.folder / CONFIG_NAME} names the shards {without_secrets(config.data.shards)}, which the sweep "
+                "was not submitted with: submit it again"
+            )
+        sweep = load_sweep(trial.folder.parents[1])
+        name = trial_name(self.sweep, trial.id, config, sweep.axes)
+        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, sweep.early)
 
 
 def set_up_logging(rank: int) -> None:

@@ -14,7 +14,10 @@ from jobs.trial import Submission, Trial
 from jobs.vitals import planned_epochs, read_last_row
 from jobs.waits import UNPLACEABLE_REASON
 from petseg.progress import duration
+from shards.command import typed
 from slurm.cluster import JobState
+
+CLEAN_NOW = ("--older-than", "0m", "--checkpoints-only")  # what frees most, at once
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Evidence:
     epochs: int = 0
     epoch_s: float | None = None  # one epoch's training
     used_s: float | None = None  # from the trial's start to the end of its log
+    log_is_missing: bool = False  # of a job on Slurm, which opens it before anything else
     waited: bool = False  # for its turn in a job of several trials, which never came
     sweep: str = "SWEEP"
 
@@ -79,6 +83,7 @@ def gather(
         epochs=planned_epochs(trial.folder),
         epoch_s=row.get("perf/seconds"),
         used_s=used_s if running and paths and used_s > 0 and not state.get("restarts") else None,
+        log_is_missing=submission.cluster == "slurm" and not rank_logs(trial, submission),
         waited=shared and not state,
         sweep=str(trial.folder.parents[1]),
     )
@@ -98,7 +103,11 @@ def judge(evidence: Evidence) -> Verdict:
         signature = f"{fatal.kind} at {fatal.frame}" if fatal.frame else fatal.error.partition("\n")[0][:120]
     return Verdict(
         cause=cause,
-        advice=advice.format(host=host, sweep=evidence.sweep),
+        advice=advice.format(
+            host=host,
+            folder=evidence.sweep,
+            clean=f"`{typed('jobs/clean.py', evidence.sweep, *CLEAN_NOW, '--dry-run')}`",
+        ),
         retryable=RETRYABLE[cause],
         signature=signature,
         traceback=fatal.text if fatal and cause in ("code", "launch", "unknown") else "",
@@ -125,6 +134,7 @@ def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | No
         lambda: "cancelled" if evidence.said == "interrupted" else None,
         lambda: _of_exception(evidence, fatal),
         lambda: "killed" if _killed(evidence) else None,
+        lambda: "unseen_folder" if _folder_is_unseen(evidence) else None,
         lambda: "never_began" if evidence.waited else None,
         lambda: "launch" if not evidence.said and (in_logs == "launch" or _ended_badly(evidence)) else None,
     )
@@ -160,6 +170,12 @@ def _killed(evidence: Evidence) -> bool:
     exit_code = evidence.job.exit_code if evidence.job else ""
     by_signal = exit_code.endswith(":9") or exit_code.startswith("137:")
     return by_signal or (evidence.said == "running" and (evidence.job is None or evidence.job.state == "FAILED"))
+
+
+def _folder_is_unseen(evidence: Evidence) -> bool:
+    """Slurm ends a job at once whose log it cannot open on the node."""
+    failed = evidence.job is not None and evidence.job.state == "FAILED"
+    return failed and not evidence.said and evidence.log_is_missing
 
 
 def _ended_badly(evidence: Evidence) -> bool:

@@ -10,9 +10,9 @@ runs/SWEEP/sweep.json                what the sweep is: axes, shard set, trials 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
+import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,15 +21,30 @@ from typing import Any
 
 from jobs.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.spec import Cell, Spec
+from petseg.lives import Life, read_lives
 from petseg.pruning import Hyperband, parse_hyperband
-from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics
-from shards.manifest import write_whole
+from petseg.run_folder import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics, warn_once
+from shards.command import typed
+from shards.files import append, build, parse_json, read_bounded, read_json_object, require_own_folder
+from shards.manifest import NotRegular, write_whole
 
 FORMAT_VERSION = 1
 SWEEP_NAME = "sweep.json"
 LAUNCH_NAME = "launch.json"
 SUBMISSIONS_NAME = "submissions.jsonl"
 STATE_NAME = "state.json"
+CHAIN_NOTES = "chain/jobs.jsonl"  # of jobs.chain, whose first jobs come before the sweep
+WITHDRAWN = "withdrawn"  # key of a line of submissions.jsonl, whose value is an intent
+TRIALS_NAME = "trials"
+MAX_SUBMISSIONS_BYTES = 256 << 20  # a line has about 300
+TRIAL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a folder's name
+INTENT = re.compile(r"[a-z]+:[0-9a-f]+")  # names files of logs
+JOB_ID = re.compile(r"(\w[\w-]*)?", re.ASCII)  # an argument of squeue and scancel, and no option
+STATE_TYPES: dict[str, type] = {
+    "status": str, "host": str, "job_id": str, "pid": int, "restarts": int, "slot": int, "at_once": int, "error": str,
+    "cause": str, "time": float,
+}  # fmt: skip
+WRITTEN_ANEW = "delete it and run the same sweep again, which writes it anew and keeps the trials"
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,12 @@ class Submission:
     log: str
     intent: str = ""  # the comment of its Slurm array
     place: int = 0  # in that array
+
+    def __post_init__(self) -> None:
+        if not (TRIAL_ID.fullmatch(self.trial) and JOB_ID.fullmatch(self.job_id) and self.place >= 0):
+            raise ValueError(f"a submission of trial {self.trial!r} as job {self.job_id!r} at {self.place}")
+        if self.intent and not INTENT.fullmatch(self.intent):
+            raise ValueError(f"a submission with intent {self.intent!r}")
 
 
 @dataclass(frozen=True)
@@ -76,19 +97,45 @@ class Trial:
         """Its rows of metrics.jsonl, one per epoch."""
         return read_metrics(self.folder)
 
+    def lives(self) -> list[Life]:
+        """Its starts, oldest first; none where lives.json is damaged, which the log says."""
+        try:
+            return read_lives(self.folder)
+        except (ValueError, OSError) as error:
+            warn_once(f"left out: {error}")
+            return []
+
     def state(self) -> dict[str, Any]:
-        """What it last said: status running, done, pruned, failed, interrupted; host, job_id, error. {} = not begun."""
-        with contextlib.suppress(FileNotFoundError):
-            return json.loads((self.folder / STATE_NAME).read_text())
-        return {}
+        """What it last said: status running, done, pruned, failed, interrupted; host, job_id, error. {} = not begun.
+
+        A file that cannot be read counts as none, and a value that is not of its type is left out.
+        """
+        advice = "delete it; until then the trial counts as not begun, unless it has a result"
+        try:
+            found = read_json_object(self.folder / STATE_NAME, advice)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (ValueError, NotRegular) as error:  # no reason to say nothing of the others
+            warn_once(str(error))
+            return {}
+        return {name: value for name, value in found.items() if _is_said(name, value)}
 
     def share(self) -> float:
         """Of its job's resources, while as many trials train there as may at once."""
-        return 1 / int(self.state().get("at_once", 1))
+        return 1 / max(1, self.state().get("at_once", 1))
 
     def write_state(self, **state: Any) -> None:
+        require_own_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / STATE_NAME, json.dumps({**state, "time": time.time()}, indent=2) + "\n")
+
+
+def _is_said(name: str, value: Any) -> bool:
+    """Whether a value is one that a state can have."""
+    kind = STATE_TYPES.get(name, str)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value) and abs(value) < 2**53
+    return isinstance(value, str) if kind is str else type(value) is int and 0 <= value < 2**31
 
 
 @dataclass(frozen=True)
@@ -119,20 +166,41 @@ class Sweep:
         return {submission.trial: submission for submission in self.all_submissions()}
 
     def all_submissions(self) -> list[Submission]:
-        """Every job that a trial was given, oldest first."""
+        """Every job that a trial was given, oldest first; what is none is left out, as half a line after a kill.
+
+        A job's log is the file of that name in the sweep's own folder of logs, wherever a line says that it is.
+        """
+        path, logs = self.folder / SUBMISSIONS_NAME, self.folder.absolute() / "logs"
+        try:
+            lines = read_bounded(path, MAX_SUBMISSIONS_BYTES).splitlines()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except NotRegular as error:
+            raise ValueError(str(error)) from None
         found: list[Submission] = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self.folder / SUBMISSIONS_NAME).read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    found.append(Submission(**json.loads(line)))
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = parse_json(line, path)
+                if isinstance(row, dict) and WITHDRAWN in row:
+                    found = [one for one in found if one.job_id or one.intent != row[WITHDRAWN]]
+                    continue
+                one = build(Submission, row)
+                found.append(replace(one, log=str(logs / Path(one.log).name)) if Path(one.log).name else one)
+            except (ValueError, TypeError) as error:
+                if number < len(lines) or len(lines) == 1:  # else a kill may have cut the last one short
+                    warn_once(f"{path}:{number} is damaged ({error}), and left out")
         return found
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
         """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""
-        with (self.folder / SUBMISSIONS_NAME).open("a") as file:
-            file.write("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
-            file.flush()
-            os.fsync(file.fileno())  # a launcher that is killed, or its machine, must not forget it
+        self._note("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
+
+    def withdraw_intent(self, intent: str) -> None:
+        """Note that the jobs which were about to be submitted with this comment were refused: there are none."""
+        self._note(json.dumps({WITHDRAWN: intent}) + "\n")
+
+    def _note(self, lines: str) -> None:
+        append(self.folder / SUBMISSIONS_NAME, lines)  # a killed launcher, or its machine, must not forget it
 
 
 def plan_sweep(spec: Spec, cells: Sequence[Cell], sets: ShardSets, folder: Path) -> Sweep:
@@ -143,7 +211,7 @@ def plan_sweep(spec: Spec, cells: Sequence[Cell], sets: ShardSets, folder: Path)
     """
     shards, manifest = sets.first
     trials = {
-        identifier: Trial(identifier, cell.axes, folder / "trials" / identifier, sets.of(cell.config).hash)
+        identifier: Trial(identifier, cell.axes, folder / TRIALS_NAME / identifier, sets.of(cell.config).hash)
         for identifier, cell in sets.by_id(cells).items()
     }
     axes = {name: list(dict.fromkeys(cell.axes[name] for cell in cells)) for name in spec.names}
@@ -214,47 +282,67 @@ def _trial_entry(trial: Trial) -> dict[str, Any]:
 
 
 def load_sweep(folder: Path) -> Sweep:
-    """Read sweep.json; raises ValueError if there is none, if it is damaged, or if its format is another."""
+    """Read sweep.json; raises ValueError if there is none, if it is damaged, or if its format is another.
+
+    The folder can be a stranger's: a trial is a folder of its own in `trials`, and nothing else.
+    """
     path = folder / SWEEP_NAME
     try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"no sweep in {folder}: start one with `python jobs/sweep.py`{_neighbours(folder)}") from None
-    except ValueError as error:
-        raise _damaged(path, str(error)) from None
-    version = content.get("format_version") if isinstance(content, dict) else None
+        content = read_json_object(path, WRITTEN_ANEW)
+    except (FileNotFoundError, NotADirectoryError):
+        if (folder / CHAIN_NOTES).is_file():
+            look = typed("jobs/status.py", folder)
+            raise ValueError(f"no trials in {folder} yet: `{look}` says where its chain stands") from None
+        raise ValueError(
+            f"no sweep in {folder.absolute()}: start one with `python jobs/sweep.py`{_neighbours(folder)}"
+        ) from None
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
+    version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"{path} has format {version!r}, not {FORMAT_VERSION}: open it with the petseg that wrote it")
     try:
         return _sweep_of(folder, content)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(path, repr(error)) from None
+    except (KeyError, TypeError, AttributeError, ValueError, NotRegular) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): {WRITTEN_ANEW}") from None
 
 
 def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
     """Raises KeyError, TypeError, AttributeError or ValueError for content that is none."""
+    require_own_folder(folder / TRIALS_NAME)
     noted = content.get("shard_sets") or [{"hash": content["manifest_hash"], "location": content["shards"]}]
     return Sweep(
         folder,
-        content["name"],
-        {name: list(values) for name, values in content["axes"].items()},
-        content["manifest_hash"],
-        content["shards"],
+        _text(content["name"]),
+        {name: [_value(one) for one in values] for name, values in content["axes"].items()},
+        _text(content["manifest_hash"]),
+        _text(content["shards"]),
         tuple(_trial_of(folder, **entry) for entry in content["trials"]),
         parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
-        content.get("method", "grid"),
-        tuple(ShardSet(**one) for one in noted),
+        _text(content.get("method", "grid")),
+        tuple(build(ShardSet, one) for one in noted),
     )
 
 
 def _trial_of(folder: Path, id: str, axes: dict[str, Any], manifest_hash: str = "") -> Trial:
-    return Trial(id, dict(axes), folder / "trials" / id, manifest_hash)
+    if not TRIAL_ID.fullmatch(id):
+        raise ValueError(f"a trial has the id {id!r}: it must match {TRIAL_ID.pattern}")
+    place = folder / TRIALS_NAME / id
+    require_own_folder(place)
+    return Trial(id, {name: _value(one) for name, one in axes.items()}, place, _text(manifest_hash))
 
 
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({why}): delete it and run the same sweep again, which writes it anew and keeps the trials"
-    )
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
+
+
+def _value(value: Any) -> Any:
+    """A value of an axis, by which trials are told apart and sorted."""
+    if not isinstance(value, str | float | bool | None) and not (type(value) is int and abs(value) < 2**63):
+        raise TypeError(f"{value!r:.80} is no value of an axis")
+    return value
 
 
 def find_sweep(name: str, runs_dir: Path) -> Sweep:

@@ -30,13 +30,13 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.exit(2)
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from jobs.trial import Sweep, find_sweep
 from jobs.usage_measure import Usage, measure
 from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.terminal import Terminal
 
 FORMAT_VERSION = 1
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.json:
         sys.stdout.write(json.dumps(to_document(sweep, usage), indent=2) + "\n")
     else:
-        console = Console(width=None if sys.stdout.isatty() else 200)
+        console = Terminal(width=None if sys.stdout.isatty() else 200)
         console.print(render(sweep, usage))
         for note in (*usage.notes, *usage.doubts):
             console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jobs.standing import Standing, standings, unknown_line
-from jobs.trial import LAUNCH_NAME, SUBMISSIONS_NAME, Submission, Sweep, Trial
+from jobs.trial import LAUNCH_NAME, Submission, Sweep, Trial
 from jobs.usage_accounts import Start, ask_sacct
-from petseg.lives import Life, read_lives
+from petseg.lives import Life
+from shards.files import build, read_json_object
 from slurm.resources import Resources
 
 GPU_HOURS, CORE_HOURS = "GPU hours", "CPU core hours"
@@ -54,7 +54,7 @@ class Usage:
 
 def measure(sweep: Sweep) -> Usage:
     """By sacct if it knows the sweep's jobs, else by the trials' own words."""
-    submissions = read_submissions(sweep)
+    submissions = sweep.all_submissions()
     on_slurm = sorted({s.job_id for s in submissions if s.cluster == "slurm" and s.job_id})
     accounts = ask_sacct(on_slurm)
     starts, rows = accounts.starts, standings(sweep)
@@ -71,25 +71,10 @@ def measure(sweep: Sweep) -> Usage:
     return usage
 
 
-def read_submissions(sweep: Sweep) -> list[Submission]:
-    """All of them, not only the last of each trial."""
-    found = []
-    try:
-        lines = (sweep.folder / SUBMISSIONS_NAME).read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            found.append(Submission(**json.loads(line)))
-        except (ValueError, TypeError):  # a line that a kill cut short
-            continue
-    return found
-
-
 def read_resources(sweep: Sweep) -> Resources | None:
     """What the last launch asked for; None if that is not known."""
     try:
-        return Resources(**json.loads((sweep.folder / LAUNCH_NAME).read_text())["resources"])
+        return build(Resources, read_json_object(sweep.folder / LAUNCH_NAME)["resources"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -107,16 +92,16 @@ def kept_by_life(trial: Trial) -> list[Kept]:
 
     metrics.jsonl has each epoch once; what a life did after its last save, the next one did again.
     """
-    lives, rows = read_lives(trial.folder), trial.metrics()
+    lives, rows = trial.lives(), [row for row in trial.metrics() if "step" in row]
     found = []
     for number, life in enumerate(lives):
         first, end = life.first_step, lives[number + 1].first_step if life is not lives[-1] else float("inf")
         seconds, before = 0.0, 0
         for row in rows:
-            steps = row["step"] - before
-            shared = max(0, min(row["step"], end) - max(before, first))
-            seconds += row["perf/seconds"] * shared / steps if steps > 0 else 0.0
-            before = row["step"]
+            step = row.get("step", before)
+            shared = max(0, min(step, end) - max(before, first))
+            seconds += row.get("perf/seconds", 0.0) * shared / (step - before) if step > before else 0.0
+            before = step
         found.append(Kept(life, seconds * trial.share()))
     return found
 
@@ -203,8 +188,8 @@ def by_records(
         own = [s for s in submissions if s.trial == row.trial.id and s.job_id]
         if not own:
             continue
-        seconds = sum(float(metrics["perf/seconds"]) for metrics in row.trial.metrics())
-        starts = len(read_lives(row.trial.folder))
+        seconds = sum(float(metrics.get("perf/seconds", 0.0)) for metrics in row.trial.metrics())
+        starts = len(row.trial.lives())
         used_h = seconds * units * row.trial.share() / 3600
         # nothing limits a process of this machine
         asked_h = held.timeout_min / 60 * units * max(1, starts) / together[own[-1].job_id] if on_slurm else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from petseg.run_folder import METRICS_NAME, load_config
+from petseg.run_folder import METRICS_NAME, load_config, parse_row
+from shards.files import build, read_json
+from shards.manifest import open_regular
 
 HEARTBEAT_NAME = "heartbeat.json"
 TAIL_BYTES = 4096  # a row of metrics.jsonl has about 600
@@ -65,7 +66,7 @@ def planned(folder: Path) -> Planned:
         steps, minutes = int(train.get("budget_steps", 0)), float(train.get("budget_min", 0.0))
         epochs = 0 if steps or minutes else int(train["epochs"])
         return Planned(epochs, int(train["batch_size"]), steps, 60 * minutes)
-    except (ValueError, KeyError, OSError):
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
         return Planned()
 
 
@@ -80,7 +81,7 @@ def planned_epochs(folder: Path) -> int:
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:
     try:
-        return Heartbeat(**json.loads((folder / HEARTBEAT_NAME).read_text()))
+        return build(Heartbeat, read_json(folder / HEARTBEAT_NAME))
     except (OSError, ValueError, TypeError):  # absent, or of another version
         return None
 
@@ -88,16 +89,15 @@ def read_heartbeat(folder: Path) -> Heartbeat | None:
 def read_last_row(folder: Path) -> dict[str, Any]:
     """The last whole row of metrics.jsonl; {} if there is none."""
     try:
-        with (folder / METRICS_NAME).open("rb") as file:
+        with open_regular(folder / METRICS_NAME, follow=False) as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - TAIL_BYTES))
             lines = file.read().split(b"\n")
     except OSError:
         return {}
     for line in reversed(lines):
-        with contextlib.suppress(ValueError):  # cut short by a kill, or by where the tail begins
-            if isinstance(row := json.loads(line), dict):
-                return row
+        if row := parse_row(line, folder / METRICS_NAME):  # others are cut short by a kill, or by where the tail begins
+            return row
     return {}
 
 

@@ -37,9 +37,15 @@ def is_refusal(kind: str, text: str) -> bool:
     return bool(REFUSALS.search(text)) or (kind in REFUSAL_TYPES and UNVERIFIED not in text)
 
 
-def ask(module: str, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-    """What the module answers; it is ended after that time. Errors are answers too, nothing is raised for them."""
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+def ask(
+    module: str, request: Mapping[str, Any], timeout_s: float, environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What the module answers; it is ended after that time. Errors are answers too, nothing is raised for them.
+
+    environ: the module's environment, by default this process's
+    """
+    given = os.environ if environ is None else environ
+    environment = {name: value for name, value in given.items() if name != "WANDB_SERVICE"}
     try:
         done = subprocess.run(
             [sys.executable, "-m", module],

@@ -43,13 +43,14 @@ class Order:
     at_once: int
     places: int  # a file descriptor: the numbers of the trials that nobody has taken
     folders: tuple[str, ...]
+    named: tuple[str, ...] = ()  # shard sets, as jobs.task.TrialTask has them
 
 
 class WorkerFailed(Exception):
     """Some workers ended badly; the others have gone on to the end."""
 
 
-def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int) -> None:
+def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int, named: tuple[str, ...] = ()) -> None:
     """Train the trials of these folders, `at_once` at a time; returns when all have ended.
 
     Raises Interrupted where one was interrupted, NodeFault where the node fails all, WorkerFailed where one failed or
@@ -64,7 +65,8 @@ def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int) -> 
     os.close(writer)
     count = min(at_once, len(folders))
     workers = [
-        start(Order(sweep, threads, slot, count, reader, tuple(folders)), environment) for slot in range(1, count + 1)
+        start(Order(sweep, threads, slot, count, reader, tuple(folders), named), environment)
+        for slot in range(1, count + 1)
     ]
     os.close(reader)
     codes = await_all(workers)
@@ -119,7 +121,7 @@ def read_order() -> Order:
     """Of this worker, by its input; from then on TERM comes to it when that ends."""
     content = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, name="job", daemon=True).start()
-    return Order(**content | {"folders": tuple(content["folders"])})
+    return Order(**content | {name: tuple(content[name]) for name in ("folders", "named")})
 
 
 def _end_with_input() -> None:

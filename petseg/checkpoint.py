@@ -32,6 +32,7 @@ from torch import nn
 from petseg.checkpoint_files import (
     FORMAT_VERSION,
     STATE_NAME,
+    altered,
     damaged,
     fsync,
     load_tensors,
@@ -157,7 +158,23 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
     Raises Failure that names the file if it is missing or damaged.
     """
-    model.load_state_dict(load_tensors(folder, "model.safetensors"))
+    _load_into(model, folder, "model.safetensors")
+
+
+def _load_into(model: nn.Module, folder: Path, name: str) -> None:
+    """Load tensors whose names, shapes and types are the model's; raises Failure that names the file if they are not.
+
+    torch itself would turn whole numbers into weights without a word.
+    """
+    tensors = load_tensors(folder, name)
+    wanted = model.state_dict()
+    for key, tensor in tensors.items():
+        if key in wanted and tensor.dtype != wanted[key].dtype:
+            raise altered(folder / name, f"{key} has the type {tensor.dtype}, the model {wanted[key].dtype}")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:  # names and shapes
+        raise altered(folder / name, " ".join(str(error).split())) from None
 
 
 def load_checkpoint(
@@ -168,14 +185,20 @@ def load_checkpoint(
     Raises Failure that names the file if one is missing or damaged.
     """
     averaged = TRAINING_NAME in checkpoint.state["files"]
-    model.load_state_dict(load_tensors(checkpoint.folder, TRAINING_NAME if averaged else "model.safetensors"))
+    _load_into(model, checkpoint.folder, TRAINING_NAME if averaged else "model.safetensors")
     if ema is not None:
-        ema.load(load_tensors(checkpoint.folder, "model.safetensors"))
+        try:
+            ema.load(load_tensors(checkpoint.folder, "model.safetensors"))
+        except RuntimeError as error:  # shapes
+            raise altered(checkpoint.folder / "model.safetensors", str(error)) from None
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in load_tensors(checkpoint.folder, "optimizer.safetensors").items():
         number, _, fieldname = name.partition(".")
-        state.setdefault(int(number), {})[fieldname] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": checkpoint.state["optimizer_groups"]})
+        state.setdefault(int(number) if number.isdecimal() else -1, {})[fieldname] = tensor
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": checkpoint.state["optimizer_groups"]})
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise altered(checkpoint.folder / STATE_NAME, f"it is of another optimizer: {error!r}") from None
     for (
         parameter,
         fields,

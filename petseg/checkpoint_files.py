@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
 from shards.command import Failure
+from shards.manifest import NotRegular, parse_json, read_regular
 
 FORMAT_VERSION = 3
 STATE_NAME = "state.json"
@@ -53,7 +54,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json. Raises FileNotFoundError, Failure if it is damaged, ValueError if it has another format."""
     path = folder / STATE_NAME
     try:
-        content = json.loads(_read(path))
+        content = parse_json(_read(path))
     except ValueError as error:
         raise damaged(path, str(error)) from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -64,6 +65,9 @@ def read_state(folder: Path) -> dict[str, Any]:
         )
     if version is None or content.pop("crc32", None) != _crc32_of(content):
         raise damaged(path, "its content does not match its CRC-32")
+    files, best = content.get("files"), content.get("best")
+    if not isinstance(files, dict) or not isinstance(best, dict) or type(best.get("step")) is not int:
+        raise altered(path, "it does not say which files it has, or which step was best")
     return content
 
 
@@ -83,11 +87,20 @@ def _read_whole(folder: Path, name: str, recorded: dict[str, int]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, follow=False)
+    except NotRegular as error:
+        raise damaged(path, str(error)) from None
     except OSError as error:
         if error.errno == errno.EIO:
             raise damaged(path, "the disk cannot read it") from None
         raise
+
+
+def altered(path: Path, why: str) -> Failure:
+    """For what is not as petseg writes it, though its CRC-32 is right: somebody wrote both."""
+    return Failure(
+        f"{path} was altered after it was saved ({why}): delete {path.parent} to go on from the checkpoint before it"
+    )
 
 
 def damaged(path: Path, why: str) -> Failure:
@@ -96,8 +109,14 @@ def damaged(path: Path, why: str) -> Failure:
 
 def load_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     """Read once, checked and copied: load_file would leave the file mapped while the optimizer holds its tensors, and
-    a file in use cannot be deleted on NFS."""
-    return load(_read_whole(folder, name, read_state(folder)["files"][name]))
+    a file in use cannot be deleted on NFS. Raises Failure that names the file if it is missing or damaged."""
+    recorded = read_state(folder)["files"].get(name)
+    if recorded is None:
+        raise altered(folder / STATE_NAME, f"it does not list {name}")
+    try:
+        return load(_read_whole(folder, name, recorded))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise altered(folder / name, f"its tensors cannot be read: {error!r}") from None
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Literal
 from petseg.config_marks import BY_CONTENT, FREE, LATER
 
 SIZE_MULTIPLE_PX = 32
+OWN_ARCHITECTURES = ("unet", "resnet34_unet")  # the others are decoders of segmentation-models-pytorch
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -136,7 +137,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(self.width >= 2 and self.width % 2 == 0, "model.width", self.width, "must be even and at least 2")
-        own = self.arch in ("unet", "resnet34_unet")
+        own = self.arch in OWN_ARCHITECTURES
         rule = f"model.arch = {self.arch} has its own, from scratch: leave it out, or choose another architecture"
         _require(not (own and self.encoder), "model.encoder", self.encoder, rule)
         _require(not own or self.weights == "none", "model.weights", self.weights, rule)

@@ -17,7 +17,9 @@ def _by_content(weights: str) -> str:
     try:
         found = Path(weights).stat()
     except OSError as error:
-        raise ValueError(f"model.weights = {weights!r}: {error.strerror} (none, imagenet, or a file)") from None
+        raise ValueError(
+            f"model.weights = {weights!r}: {error.strerror} (none, imagenet, or a file; this is {Path.cwd()})"
+        ) from None
     return f"sha256:{_file_sha256(weights, found.st_size, found.st_mtime_ns)}"
 
 

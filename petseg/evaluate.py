@@ -16,11 +16,12 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from rich.console import Console
 
 from petseg.boundary import BOUNDARY_RATIO
 from petseg.checkpoint import Checkpoint, list_checkpoints, load_weights
+from petseg.config import DataConfig, RunConfig
 from petseg.config_values import config_from_dict, with_values
+from petseg.consent import remember, require_known
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
 from petseg.data.store import open_store
@@ -28,32 +29,36 @@ from petseg.evaluate_report import Evaluated, report
 from petseg.metrics import PerImage, count_pixels, pet_mask
 from petseg.native import why_not_native
 from petseg.overlay import Pixels, draw_overlay, draw_sheet, save_image
+from petseg.peers import peers_may_go
 from petseg.protocol import Protocol, calibrate, close_ledger, collect, forward, measure_protocol
-from petseg.run import Run, build_run
-from petseg.run_folder import CHECKPOINTS_NAME, load_config
+from petseg.run.batches import batches_at, eval_inputs
+from petseg.run.parts import Parts, build_parts
+from petseg.run_folder import CHECKPOINTS_NAME, CONFIG_NAME, load_config
 from petseg.tracking_evaluation import track_evaluation
 from petseg.tta import Tta, predict_logits
 from shards.command import OK, parse, run_command
+from shards.files import require_own_folder
+from shards.terminal import Terminal
 
 logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def measure(run: Run, split: str) -> PerImage:
+def measure(parts: Parts, split: str) -> PerImage:
     """Loss and pixel counts of each picture of a split, the same on every rank; each picture is seen exactly once.
 
     Ranks work alone and meet once at the end, so an uneven share cannot hang. Raises Failure, on all ranks, if a
     picture cannot be read or is missing from what the ranks bring together.
     """
-    rows = [torch.zeros((0, 5), dtype=torch.float64, device=run.accelerator.device)]
+    rows = [torch.zeros((0, 5), dtype=torch.float64, device=parts.device)]
     ledger = Ledger()
-    for batch, logits, target in forward(run, split, "none", ledger):
-        columns = [torch.from_numpy(batch.plan.ids).to(logits.device), run.loss(logits, target)]
+    for batch, logits, target in forward(parts, split, "none", ledger):
+        columns = [torch.from_numpy(batch.plan.ids).to(logits.device), parts.loss(logits, target)]
         counts = count_pixels(logits, target)
         rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
-    close_ledger(run, split, ledger)
-    table = collect(run, split, torch.cat(rows))
-    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=run.config.data.image_size_px**2)
+    close_ledger(parts, split, ledger)
+    table = collect(parts, split, torch.cat(rows))
+    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
 
 
 @dataclass(frozen=True)
@@ -70,16 +75,16 @@ class Picture:
 
 
 @torch.no_grad()
-def predict(run: Run, split: str, positions: Sequence[int], tta: Tta = "none") -> list[Picture]:
+def predict(parts: Parts, split: str, positions: Sequence[int], tta: Tta = "none") -> list[Picture]:
     """The model's masks of some pictures of a split."""
-    run.bare_model.eval()
+    parts.bare_model.eval()
     pictures = []
-    for position, batch in zip(positions, run.batches_of(split, positions), strict=True):
-        image, target = run.inputs(batch)
-        with run.accelerator.autocast():
-            prediction = pet_mask(predict_logits(run.bare_model, image, tta))
+    for position, batch in zip(positions, batches_at(parts, split, positions), strict=True):
+        image, target = eval_inputs(parts, batch)
+        with parts.accelerator.autocast():
+            prediction = pet_mask(predict_logits(parts.bare_model, image, tta))
         truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
-        key, pixels = run.splits[split].key(position), batch.image[0].cpu().numpy()
+        key, pixels = parts.splits[split].key(position), batch.image[0].cpu().numpy()
         pictures.append(Picture(key, pixels, truth, predicted))
     return pictures
 
@@ -93,7 +98,13 @@ class Command:
     """Folder of the run."""
     split: Literal["train", "val", "test"] = "test"
     shards: str = ""
-    """Folder of the shard set, if it is not where it was during training."""
+    """The shard set, if it is not where it was during training: a folder, or an address or command as data.shards."""
+    allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Fetch the shards from the address, or by the command, that the run's config.json names, although you have never
+    named it yourself: it could be a stranger's."""
+    cache_dir: str = ""
+    """Local folder of decoded samples and staged shards, as data.cache_dir; the one in the run's config.json is not
+    taken, for it could be a stranger's."""
     weights: Literal["best", "last"] = "best"
     """Which checkpoint: the best validation Dice, or the last epoch."""
     pictures: int = 4
@@ -118,13 +129,13 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    stored = load_config(command.run)
-    config = config_from_dict(stored["config"])
-    if command.shards:
-        config = with_values(config, {"data.shards": command.shards})
+    stored = load_config(command.run, identified=True)
+    require_own_folder(command.run)
+    require_own_folder(command.run / "wandb")
+    config = config_to_measure(config_from_dict(stored["config"]), command)
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     manifest = store.manifest
-    trained_on = stored["identity"]["manifest_hash"]
+    trained_on = stored["identity"].get("manifest_hash", "")
     if manifest.hash != trained_on:
         logger.warning(
             "%s is another shard set (%.10s) than the run saw (%.10s)",
@@ -133,29 +144,45 @@ def main(argv: Sequence[str] | None = None) -> int:
             trained_on,
         )
     with_val = command.split != "val" and "val" in manifest.splits
-    run = build_run(config, store, command.run, splits=(command.split, "val") if with_val else (command.split,))
+    parts = build_parts(config, store, command.run, splits=(command.split, "val") if with_val else (command.split,))
     checkpoint = choose_checkpoint(command.run, command.weights)
-    load_weights(checkpoint.folder, run.bare_model)
+    load_weights(checkpoint.folder, parts.bare_model)
     no_native = why_not_native(manifest) if command.native else "not asked for"
     protocol = Protocol(command.tta, native=not no_native, boundary_ratio=command.boundary_ratio)
-    measured = measure_protocol(run, command.split, protocol)
     temperature = None
-    if command.split == "val" or with_val:
-        on_val = calibrate(run, "val", command.tta) if with_val else measured.calibration
-        temperature = on_val.fit_temperature()
-    if run.accelerator.is_main_process:
+    with peers_may_go():
+        measured = measure_protocol(parts, command.split, protocol)
+        if command.split == "val" or with_val:
+            on_val = calibrate(parts, "val", command.tta) if with_val else measured.calibration
+            temperature = on_val.fit_temperature()
+    if parts.is_main:
         sheet_path = command.run / f"evaluate-{command.split}.png"
-        save_image(draw_extremes(run, measured.per_image, command), sheet_path)
+        save_image(draw_extremes(parts, measured.per_image, command), sheet_path)
         done = Evaluated(
             command.split, command.weights, checkpoint.folder.name, protocol, no_native, measured, temperature
         )
-        content = report(run, done)
-        Console().print(f"best, median and worst pictures: {sheet_path}", soft_wrap=True)
+        content = report(parts, done)
+        Terminal().print(f"best, median and worst pictures: {sheet_path}", soft_wrap=True)
         mode = config.tracking.wandb if command.wandb == "as_trained" else command.wandb
         if mode != "disabled":
             track_evaluation(command.run, config, content, mode)
-    run.close()
+    parts.close()
     return OK
+
+
+def config_to_measure(trained: RunConfig, command: Command) -> RunConfig:
+    """The run's config with this machine's places: what a config.json names is no place to write to or to fetch from.
+
+    Raises ValueError for a shard set that would be fetched, which the user has not named.
+    """
+    if not (command.shards or command.allow_pipe):
+        remedy = "name them by --shards, or "
+        require_known(trained.data.shards, f"{command.run / CONFIG_NAME}", remedy)
+    shards = command.shards or trained.data.shards
+    remember([shards])
+    usual = DataConfig()
+    places = {"data.shards": shards, "data.cache_dir": command.cache_dir, "data.cache_gb": usual.cache_gb}
+    return with_values(trained, places)
 
 
 def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
@@ -168,13 +195,13 @@ def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
     return next(c for c in checkpoints if c.step == best_step)
 
 
-def draw_extremes(run: Run, per_image: PerImage, command: Command) -> Image.Image:
+def draw_extremes(parts: Parts, per_image: PerImage, command: Command) -> Image.Image:
     """A sheet with rows of the best, the median and the worst pictures by Dice."""
     order = np.argsort(-per_image.dice, kind="stable")
     count = min(command.pictures, len(order))
     middle = (len(order) - count) // 2
     chosen = np.concatenate([order[:count], order[middle : middle + count], order[len(order) - count :]])
-    pictures = predict(run, command.split, [int(i) for i in chosen], command.tta)
+    pictures = predict(parts, command.split, [int(i) for i in chosen], command.tta)
     captions = (f"{picture.key} {per_image.dice[i]:.3f}" for picture, i in zip(pictures, chosen, strict=True))
     return draw_sheet([(c, p.overlay()) for c, p in zip(captions, pictures, strict=True)], columns=count)
 

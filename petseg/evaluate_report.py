@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from petseg.breeds import kind_of
+from petseg.checkout import running_code
 from petseg.metrics import Scores
 from petseg.protocol import Measured, Protocol
-from petseg.run import Run
+from petseg.run.parts import Parts
 from petseg.run_folder import evaluation_name
 from shards.manifest import write_whole
+from shards.terminal import Terminal
 
 NUM_WORST = 20  # pictures
 NUM_LOWEST = 5  # breeds on the terminal; the file has all
@@ -38,12 +39,12 @@ class Evaluated:
     temperature: float | None  # fitted on val, None without a val split
 
 
-def report(run: Run, done: Evaluated) -> dict[str, Any]:
+def report(parts: Parts, done: Evaluated) -> dict[str, Any]:
     """Write evaluate-SPLIT.json, then print its tables; its content."""
-    content = as_json(run, done)
-    write_whole(run.folder / evaluation_name(done.split), json.dumps(content, indent=2) + "\n")
-    console = Console()
-    for table in (scores_table(run, done, content), groups_table(content), worst_table(content)):
+    content = as_json(parts, done)
+    write_whole(parts.folder / evaluation_name(done.split), json.dumps(content, indent=2) + "\n")
+    console = Terminal()
+    for table in (scores_table(parts, done, content), groups_table(content), worst_table(content)):
         console.print(table)
         console.print()
     console.print(calibration_line(done, content["metrics"]), soft_wrap=True, highlight=False)
@@ -52,23 +53,24 @@ def report(run: Run, done: Evaluated) -> dict[str, Any]:
     return content
 
 
-def as_json(run: Run, done: Evaluated) -> dict[str, Any]:
+def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
     """What evaluate-SPLIT.json holds; pictures are judged by the config's border rule at the network's size."""
-    data, scores = run.splits[done.split], done.measured.network[run.config.data.border]
+    data, scores = parts.splits[done.split], done.measured.network[parts.config.data.border]
     keys = [data.key(i) for i in range(len(data))]
     kinds = [kind_of(key, data.tars.facts(i)) for i, key in enumerate(keys)]
     calibration, temperature = done.measured.calibration, done.temperature
     return {
         "split": done.split,
         "weights": done.weights,
-        "protocol": in_words(run, done),
-        "manifest_hash": run.manifest.hash,
+        "protocol": in_words(parts, done),
+        "manifest_hash": parts.manifest.hash,
         "checkpoint": done.checkpoint,
+        "checkout": asdict(running_code()),
         "tta": done.protocol.tta,
         "boundary_ratio": done.protocol.boundary_ratio,
         "no_native": done.no_native,
         "temperature_fitted_on": None if temperature is None else "val",
-        "metrics": done.measured.metrics(done.split, run.config.data.border, temperature),
+        "metrics": done.measured.metrics(done.split, parts.config.data.border, temperature),
         "species": groups([species for _, species in kinds], scores),
         "breeds": groups([breed for breed, _ in kinds], scores),
         "worst": worst(keys, scores),
@@ -80,10 +82,10 @@ def as_json(run: Run, done: Evaluated) -> dict[str, Any]:
     }
 
 
-def in_words(run: Run, done: Evaluated) -> str:
-    config = run.config.data
+def in_words(parts: Parts, done: Evaluated) -> str:
+    config = parts.config.data
     tta = "" if done.protocol.tta == "none" else f", TTA {done.protocol.tta}"
-    return f"border={config.border}, {config.image_size_px} px, {len(run.splits[done.split])} pictures{tta}"
+    return f"border={config.border}, {config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}"
 
 
 def groups(names: Sequence[str], scores: Scores) -> dict[str, Group]:
@@ -109,18 +111,18 @@ def worst(keys: Sequence[str], scores: Scores) -> list[dict[str, Any]]:
     ]
 
 
-def scores_table(run: Run, done: Evaluated, content: Mapping[str, Any]) -> Table:
+def scores_table(parts: Parts, done: Evaluated, content: Mapping[str, Any]) -> Table:
     title = f"{done.split}: {content['protocol']}"
     columns = ("size", "border", "Dice", "Dice, set", "IoU", "IoU, set", "boundary IoU", "HD95 px")
     table = _table(columns, title)
     for size, scores in (
-        (f"{run.config.data.image_size_px} px", done.measured.network),
+        (f"{parts.config.data.image_size_px} px", done.measured.network),
         ("native", done.measured.native),
     ):
         for border, one in scores.items():
             means = one.means()
             shares = (means[name] for name in ("dice", "dice_dataset", "iou", "iou_dataset", "boundary_iou"))
-            own = "bold" if border == run.config.data.border else ""
+            own = "bold" if border == parts.config.data.border else ""
             table.add_row(size, border, *map(_share, shares), f"{means['hd95_px']:.2f}", style=own)
     all_pet = content["metrics"][f"{done.split}/all_pet_dice"]
     table.caption, table.caption_justify = f"Dice of calling every pixel pet: {all_pet:.4f}", "left"

@@ -16,8 +16,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from petseg.checkout import CODE_NAME, running_code
 from shards.command import Failure, Interrupted
-from shards.manifest import write_whole
+from shards.files import build, read_json
+from shards.manifest import NotRegular, write_whole
 
 LIVES_NAME = "lives.json"
 HEARTBEAT_NAME = "heartbeat.json"
@@ -38,13 +40,26 @@ class Life:
     first_step: int  # optimizer steps that were done before
     time: float  # seconds since 1970, for people
     world_size: int = 0  # processes; 0 = an earlier version did not say
+    commit: str = ""  # of git that the code came from, empty if it came from no checkout
+    changed: bool = False  # the checkout had changes beside the commit
+    remote: str = ""  # address of the checkout's origin
 
 
 def read_lives(folder: Path) -> list[Life]:
-    """The lives of a run, oldest first."""
-    with contextlib.suppress(FileNotFoundError):
-        return [Life(**row) for row in json.loads((folder / LIVES_NAME).read_text())]
-    return []
+    """The lives of a run, oldest first; raises ValueError that names a file that is damaged."""
+    path = folder / LIVES_NAME
+    try:
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise TypeError(f"a {type(rows).__name__} where a list is expected")
+        return [build(Life, row) for row in rows]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValueError, TypeError, NotRegular) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): see that no other process runs in {folder}, then delete the file and start "
+            "the run again"
+        ) from None
 
 
 def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, world_size: int = 0) -> Life:
@@ -61,14 +76,18 @@ def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, wor
             f"{folder} was started {len(stuck)} times at step {first_step} and came no further (on {hosts}): see its "
             f"log, and delete {folder / LIVES_NAME} to try again"
         )
+    came_from = running_code()
     life = Life(
         number=lives[-1].number + 1 if lives else 1,
         host=socket.gethostname(),
         job_id=os.environ.get("SLURM_JOB_ID", ""),
-        code=os.environ.get("PETSEG_CODE", ""),
+        code=os.environ.get(CODE_NAME, ""),
         first_step=first_step,
         time=time.time(),
         world_size=world_size,
+        commit=came_from.commit,
+        changed=came_from.changed,
+        remote=came_from.remote,
     )
     rows = [asdict(row) for row in [*lives, life][-KEPT_LIVES:]]
     write_whole(folder / LIVES_NAME, json.dumps(rows, indent=2) + "\n")

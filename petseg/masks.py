@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petseg.run_folder import VAL_MASKS_NAME
-from shards.manifest import write_whole
+from shards.command import printable
+from shards.manifest import open_regular, write_whole
 
 Bits = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -62,9 +64,10 @@ def save_masks(keys: Sequence[str], width_px: int, bits: Bits, folder: Path) -> 
 def load_masks(folder: Path) -> Masks | None:
     """The masks in a run's folder; None if it kept none, as those of earlier versions, or if the file is damaged."""
     try:
-        with (folder / VAL_MASKS_NAME).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            masks = Masks(tuple(arrays["keys"].tolist()), int(arrays["width"]), arrays["bits"])
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+        with open_regular(folder / VAL_MASKS_NAME, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
+            keys = tuple(printable(str(key)) for key in arrays["keys"].tolist())
+            masks = Masks(keys, int(arrays["width"]), arrays["bits"])
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     whole = masks.bits.dtype == np.uint8 and masks.bits.ndim == 3
     fits = whole and masks.bits.shape[0] == len(masks.keys) and masks.bits.shape[2] == -(-masks.width_px // 8)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from shards.manifest import write_whole
 
 PREDICTION_RGB = (0, 158, 115)  # Okabe and Ito's palette, told apart by colour-blind readers
 MISSED_RGB = (230, 159, 0)
@@ -55,6 +58,6 @@ def draw_sheet(pictures: Sequence[tuple[str, Pixels]], columns: int, size_px: in
 def save_image(image: Image.Image, path: Path) -> None:
     """Write a picture so that it appears whole; the format follows the name's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp{path.suffix}")
-    image.save(aside)
-    aside.replace(path)
+    content = io.BytesIO()
+    image.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_whole(path, content.getvalue())

@@ -13,7 +13,6 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from petseg.config import RunConfig, TrainConfig
@@ -29,6 +28,7 @@ from petseg.progress import duration
 from petseg.resizing import relative_area
 from petseg.utilization import flops_per_image, model_flops_utilization
 from shards.command import OK, parse, run_command
+from shards.terminal import Terminal
 
 MOST_SAMPLES = 4096  # of a pass, where a search for the largest ends
 AREA_STEPS = 1000  # over which the mean area of progressive resizing is taken
@@ -71,7 +71,7 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    Console(width=None if sys.stdout.isatty() else 160).print(render(make_plan(command)), highlight=False)
+    Terminal(width=None if sys.stdout.isatty() else 160).print(render(make_plan(command)), highlight=False)
     return OK
 
 

@@ -7,8 +7,9 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from shards.terminal import Terminal
 
 LOG_EVERY_S = 30.0
 
@@ -31,7 +32,7 @@ class TrainProgress:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Terminal(stderr=True),
             disable=not self.live,
         )
         self.task = self.bar.add_task(

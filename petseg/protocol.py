@@ -22,7 +22,8 @@ from petseg.data.tars import Lost
 from petseg.masks import Bits, pack
 from petseg.metrics import PerImage, Scores, count_masks, pet_mask, prefixed
 from petseg.native import to_native
-from petseg.run import Run
+from petseg.run.batches import eval_batches, eval_inputs
+from petseg.run.parts import Parts
 from petseg.tta import Tta, predict_logits
 from shards.command import Failure
 
@@ -75,67 +76,67 @@ def by_rule(scores: Mapping[str, Scores]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def measure_protocol(run: Run, split: str, protocol: Protocol) -> Measured:
+def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     """Measure each picture of a split once, the same on every rank. Raises as `petseg.evaluate.measure`.
 
     What is kept of a picture is a row of numbers and perhaps its mask, and of all pixels two histograms.
     """
-    ledger, calibration = Ledger(), Calibration(run.accelerator.device)
+    ledger, calibration = Ledger(), Calibration(parts.device)
     width = 2 + COLUMNS * len(BORDERS) * (1 + protocol.native)
     rows, masks = [torch.zeros((0, width), dtype=torch.float64)], []
-    with ThreadPoolExecutor(run.config.data.threads, thread_name_prefix="measure") as pool:
-        for batch, logits, target in forward(run, split, protocol.tta, ledger):
+    with ThreadPoolExecutor(parts.config.data.threads, thread_name_prefix="measure") as pool:
+        for batch, logits, target in forward(parts, split, protocol.tta, ledger):
             calibration.add(logits, target)
-            columns = [torch.from_numpy(batch.plan.ids)[:, None], run.loss(logits, target).cpu()[:, None]]
+            columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, target).cpu()[:, None]]
             predicted = pet_mask(logits)
             pairs = zip(predicted.split(CHUNK), batch.trimap.to(logits.device).split(CHUNK), strict=True)
-            columns.append(torch.cat([score(run, *pair, protocol, pool) for pair in pairs]))
+            columns.append(torch.cat([score(parts, *pair, protocol, pool) for pair in pairs]))
             if protocol.native:
-                columns.append(score_native(run, split, batch, logits, protocol, pool, ledger))
+                columns.append(score_native(parts, split, batch, logits, protocol, pool, ledger))
             if protocol.masks:
                 masks.append(torch.from_numpy(pack(predicted.cpu().numpy())))
             rows.append(torch.cat([column.double() for column in columns], dim=1))
-    close_ledger(run, split, ledger)
-    calibration.reduce(run.accelerator)
+    close_ledger(parts, split, ledger)
+    calibration.reduce(parts.accelerator)
     own = torch.cat(rows)
-    table = collect(run, split, own.to(run.accelerator.device))
-    bits = collect_masks(run, own[:, 0].long(), masks) if protocol.masks else None
+    table = collect(parts, split, own.to(parts.device))
+    bits = collect_masks(parts, own[:, 0].long(), masks) if protocol.masks else None
     half = 2 + COLUMNS * len(BORDERS)
     network, native = scores_of(table[:, 2:half]), scores_of(table[:, half:])
-    counts = network[run.config.data.border].counts
-    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=run.config.data.image_size_px**2)
+    counts = network[parts.config.data.border].counts
+    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
     return Measured(per_image, network, native, calibration, bits)
 
 
 @torch.no_grad()
-def calibrate(run: Run, split: str, tta: Tta) -> Calibration:
+def calibrate(parts: Parts, split: str, tta: Tta) -> Calibration:
     """Only the calibration of a split, the same on every rank; raises as `measure_protocol`."""
-    ledger, calibration = Ledger(), Calibration(run.accelerator.device)
-    for _, logits, target in forward(run, split, tta, ledger):
+    ledger, calibration = Ledger(), Calibration(parts.device)
+    for _, logits, target in forward(parts, split, tta, ledger):
         calibration.add(logits, target)
-    close_ledger(run, split, ledger)
-    calibration.reduce(run.accelerator)
+    close_ledger(parts, split, ledger)
+    calibration.reduce(parts.accelerator)
     return calibration
 
 
-def forward(run: Run, split: str, tta: Tta, ledger: Ledger) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+def forward(parts: Parts, split: str, tta: Tta, ledger: Ledger) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """This rank's batches of a split with logits (B, 2, H, W) and target (B, H, W), entered in the ledger."""
-    run.bare_model.eval()
-    for batch in run.eval_batches(split):
+    parts.bare_model.eval()
+    for batch in eval_batches(parts, split):
         ledger.add(batch)
-        image, target = run.inputs(batch)
-        with run.accelerator.autocast():
-            logits = predict_logits(run.bare_model, image, tta)
+        image, target = eval_inputs(parts, batch)
+        with parts.accelerator.autocast():
+            logits = predict_logits(parts.bare_model, image, tta)
         yield batch, logits, target
 
 
 def score(
-    run: Run, prediction: torch.Tensor, trimap: torch.Tensor, protocol: Protocol, pool: ThreadPoolExecutor
+    parts: Parts, prediction: torch.Tensor, trimap: torch.Tensor, protocol: Protocol, pool: ThreadPoolExecutor
 ) -> torch.Tensor:
     """(B, H, W) bool prediction, (B, H, W) uint8 trimap -> (B, COLUMNS * len(BORDERS)) float64, on the CPU."""
     columns = []
     for border in BORDERS:
-        target = build_target(trimap, border, run.manifest.source.trimap)
+        target = build_target(trimap, border, parts.manifest.source.trimap)
         predicted, truth = prediction & (target != IGNORE_INDEX), target == 1
         distances = list(pool.map(hd95_px, predicted.cpu().numpy(), truth.cpu().numpy()))
         columns.append(count_masks(predicted, truth).double().cpu())
@@ -145,7 +146,7 @@ def score(
 
 
 def score_native(
-    run: Run,
+    parts: Parts,
     split: str,
     batch: Batch,
     logits: torch.Tensor,
@@ -155,7 +156,7 @@ def score_native(
 ) -> torch.Tensor:
     """The columns of `score` for the pictures of a batch as they came in; a trimap that is lost is in the ledger."""
     rows = [torch.zeros((0, COLUMNS * len(BORDERS)), dtype=torch.float64)]
-    trimaps = pool.map(run.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
+    trimaps = pool.map(parts.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
     for picture, trimap in zip(logits, trimaps, strict=True):
         if isinstance(trimap, Lost):
             ledger.lost.append(trimap)
@@ -163,7 +164,7 @@ def score_native(
             rows.append(rows[0].new_zeros(1, rows[0].shape[1]))
             continue
         prediction = pet_mask(to_native(picture, (trimap.shape[0], trimap.shape[1])))
-        rows.append(score(run, prediction, torch.from_numpy(trimap)[None].to(logits.device), protocol, pool))
+        rows.append(score(parts, prediction, torch.from_numpy(trimap)[None].to(logits.device), protocol, pool))
     return torch.cat(rows)
 
 
@@ -175,24 +176,24 @@ def scores_of(columns: NDArray[np.float64]) -> dict[str, Scores]:
     return {border: Scores(part[:, :3].astype(np.int64), part[:, 3], part[:, 4]) for border, part in by_border}
 
 
-def close_ledger(run: Run, split: str, ledger: Ledger) -> None:
+def close_ledger(parts: Parts, split: str, ledger: Ledger) -> None:
     """Raises Failure, on all ranks, if a picture could not be read, or was not seen exactly once."""
-    count = ledger.gather(run.accelerator)
+    count = ledger.gather(parts.accelerator)
     if count.lost:
         raise ledger.failure(split, budget=0)
-    count.check(run.manifest.splits[split], split)
+    count.check(parts.manifest.splits[split], split)
 
 
-def collect(run: Run, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
+def collect(parts: Parts, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
     """Bring together (n, columns) rows of all ranks, in the order of the split; each begins with position and loss.
 
     Raises Failure, on all ranks, if a loss is not finite.
     """
-    padded = run.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
-    table: NDArray[np.float64] = run.accelerator.gather(padded).cpu().numpy()
+    padded = parts.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
+    table: NDArray[np.float64] = parts.accelerator.gather(padded).cpu().numpy()
     table = table[table[:, 0] >= 0]
     table = table[np.argsort(table[:, 0], kind="stable")]
-    assert np.array_equal(table[:, 0], np.arange(run.manifest.splits[split].num_samples))  # the ledger has proven it
+    assert np.array_equal(table[:, 0], np.arange(parts.manifest.splits[split].num_samples))  # the ledger has proven it
     if broken := int((~np.isfinite(table[:, 1])).sum()):
         raise Failure(
             f"the loss is not finite on {broken} pictures of {split}: the weights have diverged; "
@@ -201,15 +202,15 @@ def collect(run: Run, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
     return table
 
 
-def collect_masks(run: Run, positions: torch.Tensor, masks: Sequence[torch.Tensor]) -> Bits:
+def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.Tensor]) -> Bits:
     """Bring together the packed masks (n, H, ceil(W / 8)) of all ranks' pictures, in the order of the split.
 
     A bit per pixel: of 368 pictures of 256 px each rank holds 3 MB for a moment.
     """
-    side_px, device = run.config.data.image_size_px, run.accelerator.device
+    side_px, device = parts.config.data.image_size_px, parts.device
     bits = torch.cat([torch.zeros((0, side_px, -(-side_px // 8)), dtype=torch.uint8), *masks])
     columns = [
-        run.accelerator.gather(run.accelerator.pad_across_processes(column.to(device), dim=0, pad_index=pad)).cpu()
+        parts.accelerator.gather(parts.accelerator.pad_across_processes(column.to(device), dim=0, pad_index=pad)).cpu()
         for column, pad in ((positions, -1), (bits, 0))
     ]
     order, gathered = columns[0].numpy(), columns[1].numpy()

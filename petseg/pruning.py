@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from petseg.run_folder import Pruned, load_config, read_metrics, save_pruned
 
 if TYPE_CHECKING:
-    from petseg.run import Run
+    from petseg.run.progress import Progress
+    from petseg.run.run import Run
     from petseg.tracking import Tracker
 
 KEYS = ("type", "min_iter", "max_iter", "eta", "s", "strict")
@@ -112,41 +113,42 @@ def pass_rung(run: Run, rule: Hyperband, tracker: Tracker | None) -> None:
 
     Its checkpoints stay, so that it can go on. A run that was interrupted within the epoch after a rung passed it.
     """
-    if run.epoch not in rule.rungs(run.epochs) or run.so_far.steps:
+    parts, progress = run.parts, run.progress
+    if progress.epoch not in rule.rungs(progress.epochs) or progress.partial.steps:
         return
     from accelerate.utils import broadcast_object_list  # torch is not needed to read a sweep file
 
-    (pruned,) = broadcast_object_list([judge(run, rule) if run.accelerator.is_main_process else None])
+    (pruned,) = broadcast_object_list([judge(parts.folder, progress, rule) if parts.is_main else None])
     if pruned is None:
         return
     if tracker:
-        run.require_newest()
-        save_pruned(pruned, run.folder)
+        run.attempt.require_newest()
+        save_pruned(pruned, parts.folder)
         said = {"pruned_epoch": pruned.epoch, "best_epoch": pruned.best_epoch, "val/dice": pruned.best}
         tracker.finish(said, "pruned")
-    run.accelerator.wait_for_everyone()
+    parts.accelerator.wait_for_everyone()
     raise StoppedEarly(pruned)
 
 
-def judge(run: Run, rule: Hyperband) -> Pruned | None:
+def judge(folder: Path, progress: Progress, rule: Hyperband) -> Pruned | None:
     """The decision at a rung, from the files of all runs beside this one."""
-    rows = read_metrics(run.folder)
-    own = value_at(rows, run.epoch, rule.strict)
+    rows = read_metrics(folder)
+    own = value_at(rows, progress.epoch, rule.strict)
     if own is None:
         return None
-    at_rung = [row["val/dice"] for row in rows if row["epoch"] == run.epoch]
-    values = at_rung + list(values_beside(run.folder, run.epoch))
+    at_rung = [row["val/dice"] for row in rows if row["epoch"] == progress.epoch]
+    values = at_rung + list(values_beside(folder, progress.epoch))
     passed, threshold = is_best(own, values, rule.eta)
-    place = f"{run.folder.name}: val Dice {own:.4f} at the rung of epoch {run.epoch}, threshold {threshold:.4f}"
+    place = f"{folder.name}: val Dice {own:.4f} at the rung of epoch {progress.epoch}, threshold {threshold:.4f}"
     logger.info("%s of %d runs: %s", place, len(values), "goes on" if passed else "stopped early")
     if passed:
         return None
     return Pruned(
-        trial_id=load_config(run.folder)["trial_id"],
-        epoch=run.epoch,
-        epochs=run.epochs,
-        best_epoch=int(run.best["epoch"]),
-        best=float(run.best["val/dice"]),
+        trial_id=load_config(folder, identified=True)["trial_id"],
+        epoch=progress.epoch,
+        epochs=progress.epochs,
+        best_epoch=progress.best.epoch,
+        best=progress.best.dice,
         value=own,
         threshold=threshold,
         compared_with=len(values) - 1,

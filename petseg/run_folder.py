@@ -3,14 +3,16 @@
 config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
 epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, for good unless it is
 asked to go on), per_image.npz, val_masks.npz, calibration.json, overlays/, overlay_masks.npz and best_overlays/
-(petseg.tracking_overlays), checkpoints/, wandb/, lives.json and heartbeat.json (petseg.lives).
+(petseg.tracking_overlays), checkpoints/, wandb/ and tracking.json (petseg.tracking_note), lives.json and heartbeat.json
+(petseg.lives).
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
-import os
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +20,8 @@ from typing import Any
 
 from petseg.config import RunConfig
 from petseg.config_values import config_to_dict, flatten, identity, trial_id
-from shards.manifest import write_whole
+from shards.files import append, parse_json, read_as, read_bounded, read_json_object
+from shards.manifest import NotRegular, write_whole
 
 CONFIG_NAME = "config.json"
 OVERRIDES_NAME = "overrides.json"
@@ -30,6 +33,10 @@ CALIBRATION_NAME = "calibration.json"
 VAL_MASKS_NAME = "val_masks.npz"
 OVERLAYS_NAME = "overlays"
 CHECKPOINTS_NAME = "checkpoints"
+MAX_METRICS_BYTES = 256 << 20  # a row has about 600
+OVERRIDABLE = "train."  # fields that a machine may force on a run begin so: none of them names a place
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
     """
     path = folder / CONFIG_NAME
-    stored = json.loads(path.read_text()) if path.exists() else None
+    stored = load_config(folder, identified=True) if path.exists() or path.is_symlink() else None
     if stored and _weights_are_gone(config):
         same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
         if same:
@@ -112,12 +119,32 @@ def _weights_are_gone(config: RunConfig) -> bool:
     return config.model.weights not in ("none", "imagenet") and not Path(config.model.weights).exists()
 
 
-def load_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run."""
+def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
+    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run, or a damaged one.
+
+    The folder can be a stranger's: what the config names is neither fetched, executed nor written to without asking
+    petseg.consent.
+    identified: the first two are needed; otherwise they may be empty
+    """
+    path, advice = folder / CONFIG_NAME, f"put it back from a copy, or delete {folder} and start the run again"
     try:
-        return json.loads((folder / CONFIG_NAME).read_text())
-    except FileNotFoundError:
-        raise ValueError(f"no run in {folder}: it has no {CONFIG_NAME}") from None
+        content = read_json_object(path, advice)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"no run in {folder.absolute()}: it has no {CONFIG_NAME}{_runs_in(folder)}") from None
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
+    content = ({} if identified else {"trial_id": "", "identity": {}}) | content
+    needed = {"trial_id": str, "identity": dict, "config": dict}
+    if odd := [name for name, kind in needed.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{path} is damaged (its {odd[0]} is {content.get(odd[0])!r:.80}): {advice}")
+    content["identity"] = {"manifest_hash": ""} | content["identity"]
+    return content
+
+
+def _runs_in(folder: Path) -> str:
+    """What to name instead of a folder of runs: at most three of them."""
+    found = sorted(path.parent for pattern in ("*", "trials/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
+    return f"; name one of the runs in it, such as {', '.join(map(str, found[:3]))}" if found else ""
 
 
 def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
@@ -126,10 +153,17 @@ def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
 
 
 def load_overrides(folder: Path) -> dict[str, Any]:
-    """The noted fields, {} if there are none."""
-    with contextlib.suppress(FileNotFoundError):
-        return json.loads((folder / OVERRIDES_NAME).read_text())
-    return {}
+    """The noted fields, {} if there are none; raises ValueError for any but those that are ever noted."""
+    path = folder / OVERRIDES_NAME
+    try:
+        found = read_json_object(path, "delete it, and `python jobs/retry.py` notes again what the run needs")
+    except FileNotFoundError:
+        return {}
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
+    if odd := [name for name in found if not name.startswith(OVERRIDABLE)]:
+        raise ValueError(f"{path} sets {odd[0]}, and may change nothing but fields of {OVERRIDABLE}: delete it")
+    return found
 
 
 def save_result(result: Result, folder: Path) -> None:
@@ -138,15 +172,16 @@ def save_result(result: Result, folder: Path) -> None:
 
 def load_result(folder: Path) -> Result | None:
     """result.json of a run, None while it is not finished; raises ValueError for one that another version wrote."""
-    path = folder / RESULT_NAME
+    path, advice = folder / RESULT_NAME, "delete it to measure the run again"
     try:
-        return Result(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        result = read_as(Result, path, advice)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} was written by another version ({error}): delete it to measure the run again"
-        ) from None
+    except NotRegular as error:
+        raise ValueError(f"{error}: {advice}") from None
+    if not math.isfinite(result.metrics.get("val/dice", math.nan)):
+        raise ValueError(f"{path} is damaged (it has no val/dice): {advice}")
+    return result
 
 
 def save_pruned(pruned: Pruned, folder: Path) -> None:
@@ -155,23 +190,47 @@ def save_pruned(pruned: Pruned, folder: Path) -> None:
 
 def load_pruned(folder: Path) -> Pruned | None:
     """pruned.json of a run, None if it was not stopped early; raises ValueError for one that another version wrote."""
-    path = folder / PRUNED_NAME
+    advice = "delete it to go on with the run"
     try:
-        return Pruned(**json.loads(path.read_text()))
-    except FileNotFoundError:
+        return read_as(Pruned, folder / PRUNED_NAME, advice)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version ({error}): delete it to go on with the run") from None
+    except NotRegular as error:
+        raise ValueError(f"{error}: {advice}") from None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, oldest first; a last line that a kill cut short is left out."""
-    rows: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (folder / METRICS_NAME).read_text(errors="replace").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                rows.append(json.loads(line))
+    """The rows of metrics.jsonl, oldest first: epoch, step and numbers. What is none is left out: half a last line,
+    which a kill left, or what another program wrote, of which the log says so."""
+    path = folder / METRICS_NAME
+    try:
+        lines = read_bounded(path, MAX_METRICS_BYTES).splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValueError, NotRegular) as error:
+        warn_once(f"left out: {error}")
+        return []
+    rows = [row for line in lines if (row := parse_row(line, path))]
+    if len(rows) < len(lines) - 1:
+        warn_once(f"{path}: {len(lines) - len(rows)} of {len(lines)} lines are no rows of numbers, and are left out")
     return rows
+
+
+def parse_row(line: bytes, path: Path) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is no row of numbers."""
+    try:
+        row = parse_json(line, path)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+        return None
+    return row if all(type(v) is float or (type(v) is int and abs(v) < 2**63) for v in row.values()) else None
+
+
+@functools.lru_cache(maxsize=1000)
+def warn_once(message: str) -> None:
+    """For what is looked at again and again, as by `status --watch`."""
+    logger.warning("%s", message)
 
 
 def write_metrics(rows: list[Mapping[str, Any]], folder: Path) -> None:
@@ -184,14 +243,4 @@ def append_metrics(row: Mapping[str, Any], folder: Path) -> None:
 
     Opened for each line: a handle kept for hours goes stale on NFS, and what a full disk refused stays in its buffer.
     """
-    path = folder / METRICS_NAME
-    line = (json.dumps(row) + "\n").encode()
-    with path.open("ab", buffering=0) as file:
-        start = file.seek(0, os.SEEK_END)
-        try:
-            while line:
-                line = line[file.write(line) :]
-            os.fsync(file.fileno())
-        except OSError as error:
-            file.truncate(start)
-            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
+    append(folder / METRICS_NAME, json.dumps(row) + "\n")

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from petseg.config import RunConfig, TrackingConfig
-from petseg.config_values import flatten
-from petseg.lives import read_lives
+from petseg.config_values import config_to_dict, flatten
+from petseg.lives import Life, read_lives
 from petseg.run_folder import append_metrics, load_config, load_overrides, read_metrics, write_metrics
 from petseg.tracking_artifacts import find_artifacts
 from petseg.tracking_client import Begin, without_secrets
+from petseg.tracking_note import TrackingNote, save_note
 from petseg.tracking_overlays import best_name, forget_after, is_due, save_overlays
 from petseg.tracking_process import Answer, WandbProcess
 from petseg.tracking_tensorboard import TensorBoard
-from shards.command import INTERRUPTED, Interrupted
+from shards.command import INTERRUPTED, Interrupted, typed
+from shards.files import read_json_object
 
 if TYPE_CHECKING:
     from petseg.evaluate import Picture
@@ -46,6 +48,8 @@ class RunName:
     group: str = ""
     job_type: Literal["train", "eval"] = "train"
     tags: tuple[str, ...] = ()
+    label: str = ""  # what people read in place of the id, such as `unet elastic seed 0`
+    program: str = "petseg/train.py"  # that was started
 
     @property
     def wandb_id(self) -> str:
@@ -53,25 +57,44 @@ class RunName:
         return re.sub(r"[^A-Za-z0-9_.-]", "-", self.id)[-MAX_ID:]
 
 
-def trial_name(sweep: str, trial: str, config: RunConfig) -> RunName:
-    """How wandb shows a trial: one run for ever, grouped with its sweep."""
+def trial_name(sweep: str, trial: str, config: RunConfig, axes: Iterable[str] = ()) -> RunName:
+    """How wandb shows a trial: one run for ever, grouped with its sweep.
+
+    axes: the fields that the sweep varies
+    """
     tags = (config.model.arch, config.augment.policy, f"seed{config.train.seed}")
-    return RunName(id=f"{sweep}-{trial}", group=sweep, tags=tags)
+    return RunName(f"{sweep}-{trial}", sweep, tags=tags, label=label_of(config, axes), program="jobs/sweep.py")
 
 
 def single_name(trial: str, config: RunConfig) -> RunName:
-    """The same for a run without a sweep."""
-    return RunName(id=trial, tags=(config.model.arch, config.augment.policy))
+    """How wandb shows a run without a sweep."""
+    return RunName(id=trial, tags=(config.model.arch, config.augment.policy), label=label_of(config))
+
+
+def label_of(config: RunConfig, axes: Iterable[str] = ()) -> str:
+    """`unet elastic width 16 seed 0`: architecture and augmentation, what else the sweep varies, and the seed."""
+    values = flatten(config_to_dict(config))
+    varied = [name for name in axes if name in values and name not in ("model.arch", "augment.policy", "train.seed")]
+    more = [f"{name.rpartition('.')[2]} {_in_a_label(values[name])}" for name in varied]
+    return " ".join([config.model.arch, config.augment.policy, *more, f"seed {config.train.seed}"])[:MAX_ID]
+
+
+def _in_a_label(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return without_secrets(value).rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
 
 
 def name_in_place(folder: Path, config: RunConfig) -> RunName:
     """The name of a run by where it lies: SWEEP/trials/ID is a trial of a sweep."""
-    trial, parent = load_config(folder)["trial_id"], folder.resolve().parent
+    trial, parent = load_config(folder, identified=True)["trial_id"], folder.resolve().parent
     try:
-        sweep = json.loads((parent.parent / "sweep.json").read_text())["name"]
-    except FileNotFoundError:
+        sweep = read_json_object(parent.parent / "sweep.json", "delete it and run the sweep again")
+    except (FileNotFoundError, KeyError):
         return single_name(trial, config)
-    return trial_name(sweep, trial, config) if parent.name == "trials" else single_name(trial, config)
+    if parent.name != "trials":
+        return single_name(trial, config)
+    return trial_name(sweep["name"], trial, config, sweep.get("axes", {}))
 
 
 def how_ended(error: BaseException) -> End:
@@ -112,8 +135,9 @@ class Tracker:
                 first_epoch=0 if config.wandb == "online" else resumed_epoch + 1,
                 watched_pid=os.getpid(),
             )
-            replay = f"python jobs/sync.py {folder.parents[1] if name.group else folder}"
-            self._wandb = Wandb(begin, config.wandb_wait_s, f"metrics.jsonl has everything, `{replay}` sends it later")
+            replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
+            remedy = f"metrics.jsonl has everything, `{replay}` sends it later"
+            self._wandb = Wandb(begin, config.wandb_wait_s, remedy, folder)
 
     def wants_pictures(self, epoch: int) -> bool:
         """Whether an epoch, the best so far, is to be logged with pictures: few of a run are."""
@@ -155,10 +179,15 @@ class Tracker:
 class Wandb:
     """A run's wandb client. The first thing that goes wrong (no network, no key, a limit) is logged, once."""
 
-    def __init__(self, begin: Begin, wait_s: float, remedy: str) -> None:
-        """wait_s: longest wait at the end; remedy: what is to be done, in words, where wandb has not got everything."""
-        self._wait_s, self._remedy, self._told = wait_s, remedy, False
-        self._process = WandbProcess(on_error=self._tell)
+    def __init__(self, begin: Begin, wait_s: float, remedy: str, folder: Path | None = None) -> None:
+        """wait_s: longest wait at the end; remedy: what is to be done, in words, where wandb has not got everything.
+
+        folder: of the run whose tracking.json says what becomes of it, if it is to be written
+        """
+        self._wait_s, self._remedy, self._told, self._folder = wait_s, remedy, False, folder
+        self._id, self._offline, self._lock = begin.id, begin.mode == "offline", threading.Lock()
+        self._note(TrackingNote("offline" if self._offline else "starting"))
+        self._process = WandbProcess(on_answer=self._hear)
         self._process.send(begin=asdict(begin))
 
     def look(self) -> None:
@@ -169,29 +198,53 @@ class Wandb:
         said = {**summary, "ended": ended}
         self._process.send(end={"summary": said, "exit_code": EXIT_CODES[ended], "artifacts": list(artifacts)})
         if self._process.wait_for("ended", self._wait_s) is None:
-            self._tell({"error": "TimeoutError", "text": f"not all is sent after {self._wait_s:g} s"})
+            begun = self._noted.url or self._offline
+            what = "not all is sent after" if begun else "wandb has not taken the run until"
+            since = "" if begun else " after its end"
+            self._hear({"error": "TimeoutError", "text": f"{what} {self._wait_s:g} s{since}"})
         self._process.close()
 
-    def _tell(self, answer: Answer) -> None:
-        if self._told:
-            return
-        self._told = True
-        logger.warning(
-            "wandb is off for this run (%s: %s); %s", answer["error"], " ".join(answer["text"].split()), self._remedy
-        )  # fmt: skip
+    def _hear(self, answer: Answer) -> None:
+        """From the thread that reads the client's answers, and at the end: what was lost once stays lost."""
+        with self._lock:
+            if self._told:
+                return
+            if "error" in answer:
+                self._told = True
+                text = " ".join(answer["text"].split()).replace(f"run {self._id}", "the run")  # alike for all trials
+                reason = f"{answer['error']}: {text}"
+                self._note(replace(self._noted, state="lost", reason=reason))
+                logger.warning("wandb is off for this run (%s); %s", reason, self._remedy)
+            elif self._offline:
+                return
+            elif "begun" in answer:
+                self._note(TrackingNote("sending", url=answer["url"], project_url=answer["project_url"]))
+            elif "ended" in answer:
+                self._note(replace(self._noted, state="sent"))
+                logger.info("wandb: %s", self._noted.url)
+
+    def _note(self, note: TrackingNote) -> None:
+        self._noted = note
+        if self._folder:
+            save_note(note, self._folder)
 
 
 def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict[str, Any]:
     """What wandb is told of a run, besides its rows: fields of Begin."""
     resolved = flatten(run_config) | load_overrides(folder)
     config: dict[str, Any] = {n: without_secrets(v) if isinstance(v, str) else v for n, v in resolved.items()}
-    config |= {"sweep": name.group, **facts_of_lives(folder)}
+    lives = read_lives(folder)
+    config |= {"sweep": name.group, **facts_of_lives(lives)}
     with contextlib.suppress(ValueError):
         stored = load_config(folder)
         config |= {"data_hash": stored["identity"]["manifest_hash"], "trial_id": stored["trial_id"]}
     return {
         "folder": str(folder),
         "id": name.wandb_id,
+        "name": name.label,
+        "program": name.program,
+        "commit": str(config["git_commit"]),
+        "remote": lives[-1].remote if lives else "",
         "group": name.group,
         "job_type": name.job_type,
         "tags": list(name.tags),
@@ -199,20 +252,22 @@ def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict
     }
 
 
-def facts_of_lives(folder: Path) -> dict[str, Any]:
+def facts_of_lives(lives: Sequence[Life]) -> dict[str, Any]:
     """Where the newest life of a run is, its code and number of processes; those of each life where they changed."""
-    lives = read_lives(folder)
     if not lives:
-        return {"host": "", "job_id": "", "restarts": 0, "code_hash": "", "world_size": 0}
+        nowhere = {"host": "", "job_id": "", "restarts": 0, "world_size": 0}
+        return nowhere | {"code_hash": "", "git_commit": "", "git_changed": False}
     newest = lives[-1]
     facts: dict[str, Any] = {
         "host": newest.host,
         "job_id": newest.job_id,
         "restarts": newest.number - 1,
         "code_hash": newest.code,
+        "git_commit": newest.commit,
+        "git_changed": newest.changed,
         "world_size": newest.world_size,
     }
-    for field, name in (("world_size", "world_sizes"), ("code", "code_hashes")):
+    for field, name in (("world_size", "world_sizes"), ("code", "code_hashes"), ("commit", "git_commits")):
         each = [getattr(life, field) for life in lives]
         if len(set(each)) > 1:
             facts[name] = each

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from petseg.config_values import config_from_dict
 from petseg.run_folder import CHECKPOINTS_NAME, CONFIG_NAME, PER_IMAGE_NAME, RESULT_NAME, VAL_MASKS_NAME, load_config
 from shards.manifest import MANIFEST_NAME, load_manifest
 
@@ -36,10 +35,10 @@ def find_artifacts(folder: Path, run_id: str, which: Which) -> list[Artifact]:
         return []
     found = []
     if manifest := find_manifest(folder):
-        data_hash = load_config(folder)["identity"]["manifest_hash"]
+        data_hash = load_config(folder, identified=True)["identity"]["manifest_hash"]
         files = {MANIFEST_NAME: str(manifest)}
         found.append(Artifact(f"shards-{data_hash[:16]}", "dataset", files, {"data_hash": data_hash}))
-    kept = {name: str(folder / name) for name in (PER_IMAGE_NAME, VAL_MASKS_NAME) if (folder / name).exists()}
+    kept = {name: str(folder / name) for name in (PER_IMAGE_NAME, VAL_MASKS_NAME) if _is_own(folder / name)}
     if kept:
         found.append(Artifact(_name("predictions", run_id), "predictions", kept))
     if which == "all" and (weights := find_best_weights(folder)):
@@ -49,19 +48,17 @@ def find_artifacts(folder: Path, run_id: str, which: Which) -> list[Artifact]:
 
 
 def find_manifest(folder: Path) -> Path | None:
-    """The manifest that a run was trained on, where it lies on this machine; without any traffic."""
-    from petseg.data.local_cache import cache_folder
-
-    stored = load_config(folder)
-    data, wanted = config_from_dict(stored["config"]).data, stored["identity"]["manifest_hash"]
-    places = [Path(data.shards)]
-    with contextlib.suppress(ValueError):  # a cache that is not to be trusted
-        places.append(cache_folder(data.cache_dir) / "shards" / wanted[:16])
-    for place in places:
-        with contextlib.suppress(ValueError, OSError):
-            if load_manifest(place).hash == wanted:
-                return place / MANIFEST_NAME
+    """The manifest that a run was trained on, as it was copied into its folder; the shard set itself is not opened."""
+    wanted = load_config(folder)["identity"]["manifest_hash"]
+    with contextlib.suppress(ValueError, OSError):
+        if load_manifest(folder).hash == wanted:
+            return folder / MANIFEST_NAME
     return None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is a file of the folder; a link could name any other, which would be uploaded."""
+    return path.is_file() and not path.is_symlink()
 
 
 def find_best_weights(folder: Path) -> Path | None:
@@ -69,7 +66,8 @@ def find_best_weights(folder: Path) -> Path | None:
 
     checkpoints = list_checkpoints(folder / CHECKPOINTS_NAME)
     best = [c for c in checkpoints if c.step == checkpoints[-1].state["best"]["step"]]
-    return best[0].folder / "model.safetensors" if best else None
+    own = [c.folder / "model.safetensors" for c in best if not c.folder.is_symlink()]
+    return own[0] if own and _is_own(own[0]) else None
 
 
 def _name(kind: str, run_id: str) -> str:

@@ -6,7 +6,12 @@ one that goes on later adds, and what jobs/sync.py replays are the same rows: ea
 wandb tells at the start which step of a run was its last.
 
 A line on stdin is {"begin": {...}}, {"rows": {}} or {"end": {...}}; each begin is answered by a line
-{"begun": first step} and each end by {"ended": rows sent}, anything that goes wrong by {"error": type, "text": ...}.
+{"begun": first step, "url": ..., "project_url": ..., "resumed": bool} and each end by {"ended": rows sent}, anything
+that goes wrong by {"error": type, "text": ...}.
+
+A run uploads few files: config.yaml, requirements.txt, wandb-metadata.json and wandb-summary.json, and three for each
+set of pictures, of which there are at most 2 + log2(epochs): a sheet and its two masks. What the process printed is in
+the run's log, and is not sent; what the machine did (GPU, memory) goes along with the rows.
 """
 
 from __future__ import annotations
@@ -23,16 +28,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from petseg.run_folder import read_metrics
 from petseg.tracking_arrival import LossListener, confirm
 from petseg.tracking_artifacts import Artifact, build
-from petseg.tracking_overlays import OVERLAY_MASKS_NAME, Overlay, best_name, load_overlays
+from petseg.tracking_overlays import IGNORED, OVERLAY_MASKS_NAME, Overlay, Pixels, best_name, load_overlays
 from shards.command import INTERRUPTED
 
 CLASSES = {0: "background", 1: "pet", 255: "ignored"}
+PICTURES = "val/overlays"
 ARTIFACT_ANSWER_S = 5
+SHEET_COLUMNS = 4
 PREFIXES = ("train/*", "val/*", "test/*", "perf/*")
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
+_CREDENTIALS = re.compile(r"//[^/\s]+@")
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,10 @@ class Begin:
     wandb_dir: str  # where the client keeps its own files
     init_timeout_s: float
     finish_timeout_s: float
+    name: str = ""  # that is shown; empty = the id
+    program: str = "petseg/train.py"  # that was started
+    commit: str = ""  # of git that the code came from; empty = it is not known
+    remote: str = ""  # address of the git repository
     first_epoch: int = 0  # rows before it are not sent, whatever wandb has
     watched_pid: int = 0  # the process whose load is recorded; 0 = this is a replay
     host: str = ""  # of a replayed run
@@ -85,12 +98,10 @@ class Sender:
         if step < self.next_step:
             return
         row = dict(content)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # damaged ones are none
             epoch, overlays = load_overlays(Path(self.begin.folder), pictures)
             if epoch == content["epoch"]:  # else they are of a life whose last epochs are run again
-                row["val/pictures"] = _table(epoch, overlays)
-                if pictures == OVERLAY_MASKS_NAME:
-                    row["val/overlays"] = _images(overlays)
+                row[PICTURES] = [sheet(overlays)]
         if len(row) > 1:
             self.run.log(row, step=step, commit=True)
             self.next_step, self.sent = step + 1, self.sent + 1
@@ -142,12 +153,13 @@ def open_run(begin: Begin) -> Any:
     wandb.termsetup(wandb.Settings(silent=True), logging.getLogger("wandb"))  # LossListener's
     where: dict[str, Any] = {"x_stats_pid": begin.watched_pid}
     if not begin.watched_pid:  # what this machine is and does says nothing about the run
-        where = {"host": begin.host or None, "x_disable_stats": True, "x_disable_meta": True}
+        where = {"host": begin.host or None}
+        where |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
     run = wandb.init(
         project=begin.project,
         entity=begin.entity or None,
         id=begin.id,
-        name=begin.id,
+        name=begin.name or begin.id,
         group=begin.group or None,
         job_type=begin.job_type,
         tags=list(begin.tags),
@@ -159,7 +171,10 @@ def open_run(begin: Begin) -> Any:
             silent=True,
             console="off",
             save_code=False,
-            disable_git=True,
+            disable_git=True,  # it would look at the copy of the code, or at wherever this process was started
+            program=begin.program,
+            git_commit=begin.commit or None,
+            git_remote_url=begin.remote or None,
             init_timeout=begin.init_timeout_s,
             finish_timeout=begin.finish_timeout_s,
             finish_timeout_raises=True,
@@ -175,30 +190,32 @@ def open_run(begin: Begin) -> Any:
     return run
 
 
-def _table(epoch: int, overlays: Sequence[Overlay]) -> Any:
+def sheet(overlays: Sequence[Overlay]) -> Any:
+    """The pictures side by side as one image, with masks to switch on and off over all of them.
+
+    Each picture with two masks of its own would be three uploads.
+    """
     import wandb
 
-    table = wandb.Table(columns=["epoch", "key", "dice", "picture"])
-    for overlay, image in zip(overlays, _images(overlays), strict=True):
-        table.add_data(epoch, overlay.key, overlay.dice, image)
-    return table
+    masks = {"prediction": [o.prediction for o in overlays], "truth": [o.truth for o in overlays]}
+    return wandb.Image(
+        tile([overlay.image for overlay in overlays], 0),
+        caption=", ".join(f"{overlay.key} {overlay.dice:.3f}" for overlay in overlays),
+        file_type="jpg",
+        masks={name: {"mask_data": tile(tiles, IGNORED), "class_labels": CLASSES} for name, tiles in masks.items()},
+    )
 
 
-def _images(overlays: Sequence[Overlay]) -> list[Any]:
-    import wandb
-
-    return [
-        wandb.Image(
-            overlay.image,
-            caption=f"{overlay.key} Dice {overlay.dice:.3f}",
-            file_type="jpg",
-            masks={
-                "prediction": {"mask_data": overlay.prediction, "class_labels": CLASSES},
-                "truth": {"mask_data": overlay.truth, "class_labels": CLASSES},
-            },
-        )
-        for overlay in overlays
-    ]
+def tile(pictures: Sequence[Pixels], filler: int) -> Pixels:
+    """Pictures (H, W) or (H, W, 3) in rows of SHEET_COLUMNS, each in a cell as large as the largest of them."""
+    columns = min(SHEET_COLUMNS, len(pictures))
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    shape = (-(-len(pictures) // columns) * height, columns * width, *pictures[0].shape[2:])
+    whole = np.full(shape, filler, np.uint8)
+    for number, picture in enumerate(pictures):
+        top, left = number // columns * height, number % columns * width
+        whole[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return whole
 
 
 def without_secrets(text: str) -> str:
@@ -206,6 +223,14 @@ def without_secrets(text: str) -> str:
     if key := os.environ.get("WANDB_API_KEY"):
         text = text.replace(key, "***")
     return _CREDENTIALS.sub("//***@", text)
+
+
+def whereabouts(run: Any, begin: Begin) -> dict[str, Any]:
+    """Where people find the run, and whether wandb had it before."""
+    if begin.mode != "online":  # the client would warn that there is no address
+        return {"url": "", "project_url": "", "resumed": False}
+    addresses = {"url": run.url or "", "project_url": run.project_url or ""}
+    return {name: without_secrets(address) for name, address in addresses.items()} | {"resumed": run.resumed}
 
 
 def serve(commands: TextIO, answers: int) -> None:
@@ -228,7 +253,7 @@ def serve(commands: TextIO, answers: int) -> None:
             if verb == "begin":
                 begin = Begin(**content)
                 sender = Sender(begin, open_run(begin))
-                answer(begun=sender.next_step)
+                answer(begun=sender.next_step, **whereabouts(sender.run, begin))
             elif sender and verb == "rows":
                 sender.send_rows()
             elif sender and verb == "end":

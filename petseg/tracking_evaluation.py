@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from petseg.checkout import Checkout
 from petseg.config import RunConfig
 from petseg.run_folder import evaluation_name, load_config
 from petseg.tracking import CONFIRM_SHARE, FINISH_SHARE, RunName, Wandb, describe, name_in_place
 from petseg.tracking_client import Begin
+from shards.command import typed
+from shards.files import read_json_object
 
 START_S = 20.0  # more than at the end of a training, which the client's start goes beside
 ASKED = ("split", "weights", "tta", "boundary_ratio")  # of evaluate-SPLIT.json
@@ -40,7 +43,7 @@ def track_evaluation(
         finish_timeout_s=FINISH_SHARE * wait_s,
         confirm_s=CONFIRM_SHARE * wait_s,
     )
-    replay = f"python jobs/sync.py {folder.parents[1] if name.group else folder}"
+    replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
     remedy = f"{evaluation_name(content['split'])} has everything, `{replay}` sends it later"
     Wandb(begin, START_S + wait_s, remedy).finish(summary_of(content), "finished")
 
@@ -51,10 +54,21 @@ def describe_evaluation(folder: Path, training: RunName, content: Mapping[str, A
     folder: of the run; training: its name; content: of evaluate-SPLIT.json
     """
     asked = {"native": not content["no_native"], **{name: content[name] for name in ASKED}}
-    name = replace(training, id=f"{training.wandb_id}-eval-{digest(asked, content['manifest_hash'])}", job_type="eval")
+    name = replace(
+        training,
+        id=f"{training.wandb_id}-eval-{digest(asked, content['manifest_hash'])}",
+        job_type="eval",
+        label=f"{training.label} eval {content['split']}",
+        program="petseg/evaluate.py",
+    )
     about = describe(folder, name, load_config(folder)["config"])
     facts = {"checkpoint": content["checkpoint"], "protocol": content["protocol"]}
     about["config"] |= {"train_run": training.wandb_id, "data_hash": content["manifest_hash"]}
+    code = Checkout(**content.get("checkout", {}))  # of the evaluation, which can be another than the training's
+    about["config"] |= {"git_commit": code.commit, "git_changed": code.changed}
+    for of_training in ("code_hash", "code_hashes", "git_commits"):
+        about["config"].pop(of_training, None)
+    about |= {"commit": code.commit, "remote": code.remote}
     about["config"] |= {f"eval.{key}": value for key, value in (asked | facts).items()}
     return about
 
@@ -63,7 +77,7 @@ def load_evaluations(folder: Path) -> list[dict[str, Any]]:
     """The content of each evaluate-SPLIT.json of a run; what is from a petseg that did not note its weights is not."""
     found = []
     for path in sorted(folder.glob(evaluation_name("*"))):
-        content = json.loads(path.read_text())
+        content = read_json_object(path, "delete it and evaluate again")
         if "weights" in content:
             found.append(content)
     return found

@@ -8,6 +8,8 @@ that a replay shows what the run itself would have: at most 16 of at most 256 px
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.manifest import write_whole
+from shards.manifest import open_regular, write_whole
 
 if TYPE_CHECKING:
     from petseg.evaluate import Picture
@@ -87,13 +89,22 @@ def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path, name: s
 
 
 def load_overlays(folder: Path, name: str = OVERLAY_MASKS_NAME) -> tuple[int, list[Overlay]]:
-    """(epoch, pictures) as they were saved; raises FileNotFoundError if there are none."""
-    with np.load(folder / name, allow_pickle=False) as file:
+    """(epoch, pictures) as they were saved; FileNotFoundError: there are none, ValueError: damaged ones."""
+    try:
+        return _load(folder / name)
+    except FileNotFoundError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{folder / name} is damaged ({type(error).__name__}): delete it") from None
+
+
+def _load(path: Path) -> tuple[int, list[Overlay]]:
+    with open_regular(path, follow=False) as content, np.load(content, allow_pickle=False) as file:
         dice = file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)  # of an earlier version
         overlays = [
             Overlay(
                 str(key),
-                np.asarray(Image.open(io.BytesIO(file[f"{i}/jpeg"].tobytes())).convert("RGB")),
+                np.asarray(Image.open(io.BytesIO(file[f"{i}/jpeg"].tobytes()), formats=["JPEG"]).convert("RGB")),
                 file[f"{i}/truth"],
                 file[f"{i}/prediction"],
                 float(dice[i]),

@@ -19,8 +19,8 @@ Answer = dict[str, Any]
 class WandbProcess:
     """A process with wandb's client. No method waits for it, but `wait_for`, which says how long."""
 
-    def __init__(self, on_error: Callable[[Answer], None] | None = None) -> None:
-        """on_error: called from a thread, with "error" and "text", for each error that comes up."""
+    def __init__(self, on_answer: Callable[[Answer], None] | None = None) -> None:
+        """on_answer: called from a thread for each answer, and for each error, which has "error" and "text"."""
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # a client's own
         self._process = subprocess.Popen(
             [sys.executable, "-m", "petseg.tracking_client"],
@@ -34,7 +34,7 @@ class WandbProcess:
         self._input = self._process.stdin.fileno()
         os.set_blocking(self._input, False)
         self._answers: queue.Queue[Answer] = queue.Queue()
-        self._on_error, self._closing = on_error, False
+        self._on_answer, self._closing = on_answer, False
         self._reader = threading.Thread(target=self._read, name="wandb", daemon=True)
         self._reader.start()
 
@@ -77,6 +77,6 @@ class WandbProcess:
             self._take({"error": "RuntimeError", "text": "its client has ended"})
 
     def _take(self, answer: Answer) -> None:
-        if "error" in answer and self._on_error:
-            self._on_error(answer)
+        if self._on_answer:
+            self._on_answer(answer)
         self._answers.put(answer)

@@ -11,34 +11,37 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
 
 if __name__ == "__main__" and not (find_spec("petseg") and find_spec("tyro")):
     sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
     sys.exit(2)
 
-import tyro
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
-from rich.console import Console
 from rich.table import Table
 
 from petseg import interrupt
 from petseg.config import RunConfig
-from petseg.config_values import config_to_dict, trial_id, with_values
-from petseg.data.store import open_store, read_manifest
+from petseg.config_values import config_to_dict, with_values
+from petseg.consent import remember
+from petseg.data.mixing import mixing_of
+from petseg.data.store import enlarged_line, open_store
+from petseg.data.tars import UNREADABLE
 from petseg.epoch import Row, interrupted, train_epoch
 from petseg.evaluate import Picture, measure, predict
 from petseg.finish import finish, fixed_positions
-from petseg.lives import begin_life
+from petseg.lives import LIVES_NAME, begin_life
 from petseg.models.weights import load_pretrained
+from petseg.new_folder import missing_folders, removed_unless_begun
+from petseg.peers import peers_may_go
 from petseg.progress import TrainProgress
 from petseg.pruning import Hyperband, StoppedEarly, pass_rung
 from petseg.resume import resume, save_epoch
-from petseg.run import Run, build_run
+from petseg.run.parts import Parts, build_parts
+from petseg.run.run import Run, new_run
+from petseg.run.schedule import fit_budget
 from petseg.run_folder import (
     PRUNED_NAME,
     Result,
@@ -48,8 +51,10 @@ from petseg.run_folder import (
     load_pruned,
     load_result,
 )
+from petseg.single_run import Command
 from petseg.tracking import RunName, Tracker, how_ended, single_name
 from shards.command import OK, parse, run_command
+from shards.terminal import Terminal
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +74,8 @@ def train(
     max_without_progress: so many starts in a row may come no further than the ones before, 0 = any number
     early: when to stop it early, by the runs beside `folder`; without it a run that was stopped early goes on
     Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
-    Interrupted where a signal asked to stop, or where another process has taken the run over; StoppedEarly, on all
+    Interrupted where a signal asked to stop, or where another process has taken the run over, LostPeer where one of
+    its own is gone; StoppedEarly, on all
     ranks and at any later time, where `early` has stopped it.
     """
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
@@ -85,15 +91,22 @@ def train(
     if overrides := load_overrides(folder):
         logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
         config = with_values(config, overrides)
+    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
+        logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
-    run = build_run(config, store, folder, world_size, splits)
-    begin(run, max_without_progress)
-    name = name or single_name(load_config(folder)["trial_id"], config)
-    main = run.accelerator.is_main_process
-    tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.epoch) if main else None
+    run = new_run(build_parts(config, store, folder, world_size, splits))
+    with peers_may_go():
+        start_attempt(run, max_without_progress)
+    if run.parts.is_main:
+        warn_of_poor_mixing(run.parts)
+    name = name or single_name(load_config(folder, identified=True)["trial_id"], config)
+    tracker = None
+    if run.parts.is_main:
+        tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.progress.epoch)
     try:
-        train_epochs(run, tracker, early)
-        return finish(run, tracker)
+        with peers_may_go():
+            train_epochs(run, tracker, early)
+            return finish(run, tracker)
     except StoppedEarly:
         raise
     except BaseException as error:
@@ -101,49 +114,63 @@ def train(
             tracker.finish({}, how_ended(error))
         raise
     finally:
-        run.close()
+        run.parts.close()
 
 
-def begin(run: Run, max_without_progress: int) -> None:
-    """A life of the run: from its newest checkpoint, or from fresh or pretrained weights."""
+def start_attempt(run: Run, max_without_progress: int) -> None:
+    """Begin from the newest checkpoint, or from fresh or pretrained weights, and take the right to write."""
+    parts = run.parts
     if not resume(run):
-        load_pretrained(run.config.model, run.bare_model)
-        if run.ema:
-            run.ema.load(run.bare_model.state_dict())
-    if run.accelerator.is_main_process:
-        run.life = begin_life(run.folder, run.done_steps, max_without_progress, run.world_size)
-        (run.folder / PRUNED_NAME).unlink(missing_ok=True)
+        load_pretrained(parts.config.model, parts.bare_model)
+        if parts.ema:
+            parts.ema.load(parts.bare_model.state_dict())
+    if parts.is_main:
+        run.attempt.life = begin_life(parts.folder, run.progress.done_steps, max_without_progress, parts.world_size)
+        (parts.folder / PRUNED_NAME).unlink(missing_ok=True)
+
+
+def warn_of_poor_mixing(parts: Parts) -> None:
+    data, train = parts.config.data, parts.config.train
+    with contextlib.suppress(*UNREADABLE):  # which is reported where the samples are read
+        mixing = mixing_of(parts.store, data.shuffle_window_shards, train.batch_size, train.seed)
+        if mixing and mixing.is_poor:
+            logger.warning("%s", mixing)
 
 
 def train_epochs(run: Run, tracker: Tracker | None, early: Hyperband | None) -> None:
-    """All that are left, each validated, logged and saved; raises as `train` says."""
-    main = run.accelerator.is_main_process
-    with TrainProgress(run.total_steps, run.steps_per_epoch, run.done_steps, main) as progress:
-        while run.epoch < run.epochs:
+    """All epochs that are left, each validated, logged and saved; raises as `train` says."""
+    progress = run.progress
+    with TrainProgress(progress.total_steps, progress.steps_per_epoch, progress.done_steps, run.parts.is_main) as bar:
+        while progress.epoch < progress.epochs:
             if early:
                 pass_rung(run, early, tracker)
-            epoch = run.epoch + 1
-            row, stop = train_epoch(run, epoch, progress)
-            steps = (epoch - 1) * run.steps_per_epoch + run.steps_of(epoch)
-            row = {"epoch": epoch, "step": steps} | row | validate(run)
+            epoch = progress.epoch + 1
+            row, stop = train_epoch(run, epoch, bar)
+            steps = progress.first_step(epoch) + progress.steps_of(epoch)
+            row = {"epoch": epoch, "step": steps} | row | validate(run.parts)
             if epoch == 1:
                 settle_budget(run, row["perf/seconds"], row["perf/validation_s"])
-            progress.epoch_done(row)
-            run.require_newest()
+            bar.epoch_done(row)
+            run.attempt.require_newest()
             if tracker:
                 tracker.log(row, pictures_of_best(run, row, tracker))
             save_epoch(run, row)
-            if stop and epoch < run.epochs:
+            if stop and epoch < progress.epochs:
                 raise interrupted(run, stop)
 
 
-def validate(run: Run) -> Row:
+def validate(parts: Parts) -> Row:
     """Measure val with the weights that are kept."""
     began = time.perf_counter()
-    run.sync_buffers()
-    with run.ema.in_place() if run.ema else contextlib.nullcontext():
-        row = measure(run, "val").summary("val")
+    parts.sync_buffers()
+    with kept_weights(parts):
+        row = measure(parts, "val").summary("val")
     return row | {"perf/validation_s": time.perf_counter() - began}
+
+
+def kept_weights(parts: Parts) -> contextlib.AbstractContextManager[None]:
+    """Within it, the model has the weights that are measured and kept: the averages, where there are any."""
+    return parts.ema.in_place() if parts.ema else contextlib.nullcontext()
 
 
 def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[Picture]:
@@ -151,47 +178,34 @@ def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[Picture]:
 
     No number of the training changes: the model is in its evaluation mode, and nothing is drawn by chance.
     """
-    if row["val/dice"] <= run.best["val/dice"] or not tracker.wants_pictures(int(row["epoch"])):
+    parts = run.parts
+    if row["val/dice"] <= run.progress.best.dice or not tracker.wants_pictures(int(row["epoch"])):
         return []
-    with run.ema.in_place() if run.ema else contextlib.nullcontext():
-        return predict(run, "val", fixed_positions(len(run.splits["val"]), run.config.tracking.overlays))
+    with kept_weights(parts):
+        return predict(parts, "val", fixed_positions(len(parts.splits["val"]), parts.config.tracking.overlays))
 
 
 def settle_budget(run: Run, train_s: float, validation_s: float) -> None:
     """With `train.budget_min`: the first epoch, its validation included, says how many steps the run has for good."""
-    if run.config.train.budget_min:
+    if run.parts.config.train.budget_min:
         train_s, validation_s = broadcast_object_list([train_s, validation_s])
-        run.fit_budget(run.steps_of(1), train_s, validation_s)
-
-
-@dataclass(frozen=True)
-class Command:
-    """Train one model on a shard set. The same command again goes on where it stopped."""
-
-    run: Annotated[RunConfig, tyro.conf.arg(name="")]
-    out: Path | None = None
-    """Folder of the run; by default runs/single/ARCH-POLICY-ID, where ID is a hash of the config and the shard set."""
-    world_size: int = 0
-    """Stop unless this many processes run together; 0 = any number."""
+        fit_budget(run.parts.config, run.progress, run.progress.steps_of(1), train_s, validation_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     interrupt.install()
-    config = command.run
-    folder = command.out
-    if folder is None:
-        manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
-        identifier = trial_id(config, manifest.hash)
-        folder = Path("runs/single") / f"{config.model.arch}-{config.augment.policy}-{identifier}"
-    result = train(config, folder, world_size=command.world_size)
+    remember([command.run.data.shards])
+    folder = command.folder()
+    with removed_unless_begun(missing_folders(folder), lambda error: (folder / LIVES_NAME).exists()):
+        result = train(command.run, folder, world_size=command.world_size)
     if PartialState().is_main_process:
         show_result(result, folder)
     return OK
 
 
 def show_result(result: Result, folder: Path) -> None:
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     console.print(f"{folder}\nbest weights: epoch {result.best_epoch} of {result.epochs}", highlight=False)
     table = Table()
     for column in ("split", "Dice", "IoU", "Dice, data set", "IoU, data set", "loss", "all-pet Dice"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from shards.manifest import Member, Sample, Shard, save_index
+from shards.manifest import Member, Sample, Shard, named, save_index
 
 BLOCK = tarfile.BLOCKSIZE
 END_OF_ARCHIVE = bytes(2 * BLOCK)
@@ -82,12 +82,18 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file:
-            if error is not None:
-                return
-            self._write(END_OF_ARCHIVE)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        try:
+            with self._file:
+                if error is None:
+                    self._write(END_OF_ARCHIVE)
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+        except OSError as failure:  # what stands in the buffer may not fit: closing the file says so once more
+            raise named(failure, self._folder / self._name) from None
+        if isinstance(error, OSError):
+            raise named(error, self._folder / self._name) from None
+        if error is not None:
+            return
         index_sha256 = save_index(self._samples, self._folder, self._name)
         self.shard = Shard(
             name=self._name,

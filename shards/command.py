@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import io
 import logging
@@ -17,18 +18,27 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 OK = 0
-WRONG_USE = 2  # a ValueError or OSError: the message names the value and the next step
+WRONG_USE = 2  # a ValueError or OSError other than a full disk: the message names the value and the next step
 FAILED = 3  # not worth retrying: data, code, NaN
 NOT_KNOWN = 4  # Slurm does not say where jobs stand: ask again when it answers
-INTERRUPTED = 75  # saved, or not possible now: run me again
+INTERRUPTED = 75  # saved, or not possible now, as on a full disk: run me again
 CANCELLED = 130  # Ctrl-C, as a shell reports it
 EXAMPLE = ("python ", "accelerate ")  # what a line that can be typed begins with
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # on the disk, in a quota
 HELP_MARGIN = 2  # columns that the help text leaves free
 DESCRIPTION = "{description}"  # stands in tyro's help for a text of ours
 TIED = "\N{NO-BREAK SPACE}"
+# what a terminal obeys instead of showing it, and what hides or turns round the text beside it: control characters but
+# for tab and line feed, soft and zero-width ones, line separators, directions (Unicode TR 36), lone surrogates, tags
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+UNWRAPPED = 10_000  # columns of a terminal on which tyro breaks no line
 
 Parsed = TypeVar("Parsed")
 
@@ -58,6 +68,11 @@ class Failure(RuntimeError):
     """Work that went wrong for a reason that a second try would meet again (damaged data, NaN loss)."""
 
 
+def printable(text: str) -> str:
+    """The text with all that a terminal would obey or hide shown as an escape, such as \\x1b; lines stay lines."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run `main` with the arguments less `--debug`, and turn what it raises into a line and an exit code.
 
@@ -66,12 +81,9 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format=f"%(asctime)s{_rank()} %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[_CurrentStderr()],
-    )
+    handler = _CurrentStderr()
+    handler.setFormatter(_Printable(f"%(asctime)s{_rank()} %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for noisy in ("PIL", "matplotlib", "filelock", "urllib3", "git", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -86,10 +98,23 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
         return _say(f"not known: {error}", NOT_KNOWN, debug)
     except Failure as error:
         return _say(f"failed: {error}", FAILED, debug)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            again = "make room, then run the same command again"
+            return _say(f"no room: {_describe(error)}; {again}", INTERRUPTED, debug)
+        return _say(f"error: {_describe(error)}", WRONG_USE, debug)
+    except ValueError as error:
         return _say(f"error: {error}", WRONG_USE, debug)
     except Exception as error:  # the last boundary: a bug of ours, shown as one
         return _say(f"bug: {type(error).__name__}: {error} (run again with --debug for the traceback)", FAILED, debug)
+
+
+def _describe(error: OSError) -> str:
+    """`Permission denied: /home/me/runs/lab`: by its whole path, since a relative one may lie in the wrong folder."""
+    paths = [name for name in (error.filename, error.filename2) if isinstance(name, str | os.PathLike)]
+    if not (error.strerror and paths):
+        return str(error)
+    return f"{error.strerror}: {' -> '.join(str(Path(name).absolute()) for name in paths)}"
 
 
 def parse(
@@ -103,6 +128,7 @@ def parse(
 
     `--help` shows `description` and all options with what they do; `-h` only their names and defaults.
     positional: fields without a default need no flag
+    Raises ValueError for words that are not understood, in one line.
     """
     import tyro  # not in processes that only raise a Failure
 
@@ -110,7 +136,8 @@ def parse(
         join_help(one)
     words = list(sys.argv[1:] if argv is None else argv)
     kinds: Any = command
-    with _help_shows(description or ""):
+
+    def read() -> Parsed:
         return tyro.cli(
             kinds,
             prog=_module_name(),
@@ -120,6 +147,50 @@ def parse(
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
         )
+
+    said = io.StringIO()
+    with _help_shows(description or ""):
+        try:
+            with contextlib.redirect_stderr(said):
+                return read()
+        except SystemExit as ended:
+            if ended.code != WRONG_USE:
+                raise
+            said = io.StringIO()
+        finally:
+            sys.stderr.write(said.getvalue())
+    raise ValueError(_complaint(read))
+
+
+def _complaint(read: Callable[[], Any]) -> str:
+    """What tyro says of words that it does not understand, in one line instead of a box."""
+    box, columns = _Caught(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(UNWRAPPED)
+    try:
+        with contextlib.redirect_stdout(box), contextlib.redirect_stderr(box), contextlib.suppress(SystemExit):
+            read()
+    finally:
+        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
+    return _unboxed(box.getvalue())
+
+
+def _unboxed(box: str) -> str:
+    """The text of tyro's box of an error: what is wrong, the flags that come near, and where to read on."""
+    lines = [line.strip().strip("│").strip() for line in box.splitlines() if line.strip()[:1] not in "╭╰"]
+    problem, *rest = re.split(r"\n─+\n", "\n".join(lines))
+    what = " ".join(problem.split())
+    if found := re.match(r"Error parsing (?!-)\S+: ", what):
+        return what[found.end() :]  # of a rule of ours, which names the value; the dataclass's name says nothing
+    what = re.sub(r"^Error parsing (-\S+): invalid literal for int\(\).*: (.+)", r"\1 \2: must be a whole number", what)
+    what = re.sub(r"^Error parsing (-\S+): could not convert string to float: (.+)", r"\1 \2: must be a number", what)
+    near = re.findall(r"^--[\w.-]+", next((part for part in rest if part.startswith("Perhaps")), ""), re.MULTILINE)
+    meant = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    return f"{what[:1].lower()}{what[1:].rstrip('.')}{meant} (`{_typed_name()} --help` shows all options)"
+
+
+def _typed_name() -> str:
+    """How this process was started, such as `python jobs/sweep.py`."""
+    return _module_name() or typed(sys.argv[0])
 
 
 def typed(script: str, *words: object) -> str:
@@ -133,26 +204,26 @@ def _module_name() -> str | None:
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
 
 
-class _HelpText(io.StringIO):
-    """What tyro prints, drawn as for the terminal that gets it."""
+class _Caught(io.StringIO):
+    """What tyro prints, drawn as for a terminal that gets it, or as for a file that takes its box drawing."""
 
-    def __init__(self, terminal: TextIO) -> None:
+    def __init__(self, terminal: TextIO | None = None) -> None:
         super().__init__()
         self.terminal = terminal
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return self.terminal.encoding
+        return self.terminal.encoding if self.terminal else "utf-8"
 
     def isatty(self) -> bool:
-        return self.terminal.isatty()
+        return self.terminal.isatty() if self.terminal else False
 
 
 @contextlib.contextmanager
 def _help_shows(description: str) -> Iterator[None]:
     """Put the description into tyro's help, which would run its lines together."""
     terminal = sys.stdout
-    caught = _HelpText(terminal)
+    caught = _Caught(terminal)
     with contextlib.redirect_stdout(caught):
         try:
             yield
@@ -222,6 +293,13 @@ def join_help(command: Any) -> None:
             field.metadata = types.MappingProxyType({**field.metadata, "help": text})
 
 
+class _Printable(logging.Formatter):
+    """For a terminal: a message can hold the names and words of a stranger's files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _CurrentStderr(logging.StreamHandler[TextIO]):
     """Writes to what sys.stderr is at that moment: a progress bar stands in for it, and prints above itself."""
 
@@ -237,6 +315,6 @@ def _rank() -> str:
 
 def _say(line: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
-    sys.stderr.write(line + "\n")
+        sys.stderr.write(printable(traceback.format_exc()))
+    sys.stderr.write(printable(line) + "\n")
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Mapping
 
@@ -11,6 +10,8 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from shards.encoding import MAX_PIXELS, png_damage
+from shards.manifest import parse_json
+from shards.orientation import exif_orientation, without_app1
 
 
 def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:
@@ -25,9 +26,27 @@ def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap:
         height, width = simplejpeg.decode_jpeg(jpg, "RGB", strict=True).shape[:2]
     except ValueError as error:
         return f"{key}.jpg cannot be decoded ({error})"
+    if (orientation := _orientation(jpg)) > 1:
+        return (
+            f"{key}.jpg has the EXIF orientation {orientation}: some readers turn it, and petseg does not, so nobody "
+            "can tell which way its mask lies; save the picture without EXIF, turned as its mask is"
+        )
     if problem := _check_mask(f"{key}.png", png, (width, height), trimap):
         return problem
     return "" if facts is None else _check_facts(key, facts)
+
+
+def _orientation(jpg: bytes) -> int:
+    """By which readers may turn a picture; 0 or 1 if none does."""
+    if without_app1(jpg) == jpg:
+        return 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(jpg), formats=("JPEG",)) as image:
+                return exif_orientation(image)
+        except Exception:  # Pillow cannot read what libjpeg just has
+            return 0
 
 
 def _check_mask(name: str, png: bytes, size: tuple[int, int], trimap: Mapping[str, int]) -> str:
@@ -62,7 +81,7 @@ def _too_large(name: str, width: int, height: int) -> str:
 
 def _check_facts(key: str, facts: bytes) -> str:
     try:
-        found = json.loads(facts)["key"]
+        found = parse_json(facts)["key"]
     except (ValueError, KeyError, TypeError) as error:
         return f"{key}.json cannot be read ({error!r})"
     return "" if found == key else f"{key}.json is of {found!r}"

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shards.command import OK, parse, run_command
 from shards.duplicates_note import MAX_PAIRS_NAMED, NearDuplicates, Pair, load_near_duplicates, save_near_duplicates
@@ -61,7 +61,11 @@ def picture_hash(data: bytes) -> str:
     """The hash of an encoded picture. Raises ValueError or OSError if it cannot be decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large pictures, which are refused here
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")) as image:
+        try:
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"))
+        except UnidentifiedImageError:  # its message shows the object that held the bytes
+            raise ValueError("it is no picture that can be read") from None
+        with image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width} x {image.height} is more than {MAX_PIXELS / 1e6:.0f} megapixels")
             with suppress(ValueError):  # no JPEG, or one that libjpeg-turbo cannot make RGB
@@ -175,11 +179,11 @@ def look(config: DuplicatesConfig) -> NearDuplicates:
 
 
 def main(argv: Sequence[str]) -> int:
-    from rich.console import Console
+    from shards.terminal import Terminal
 
     config = parse(DuplicatesConfig, argv, __doc__, positional=True)
     found = look(config)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     for pair in found.pairs[: max(0, config.show)]:
         console.print(f"{pair.split}/{pair.key}  {pair.other_split}/{pair.other}  {pair.distance} bits differ")
     more = found.total - min(found.total, max(0, config.show))

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.manifest import FORMAT_VERSION, KEY_PATTERN, read_regular, write_whole
+from shards.command import typed
+from shards.manifest import FORMAT_VERSION, KEY_PATTERN, parse_json, read_regular, write_whole
 
 NEAR_DUPLICATES_NAME = "near_duplicates.json"
 MAX_PAIRS_NAMED = 1_000
@@ -65,7 +66,7 @@ def load_near_duplicates(folder: Path | str, manifest_hash: str) -> NearDuplicat
     """The note beside a set; None if there is none, or one of another set. Raises ValueError if it is damaged."""
     path = Path(folder) / NEAR_DUPLICATES_NAME
     try:
-        content = json.loads(read_regular(path))
+        content = parse_json(read_regular(path))
         if content.pop("format_version") != FORMAT_VERSION or content["manifest_hash"] != manifest_hash:
             return None
         pairs = tuple(Pair(**pair) for pair in content["pairs"])
@@ -78,6 +79,5 @@ def load_near_duplicates(folder: Path | str, manifest_hash: str) -> NearDuplicat
     except FileNotFoundError:
         return None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error!r}): delete it, then `python -m shards.duplicates {folder}` writes it anew"
-        ) from None
+        again = typed("-m", "shards.duplicates", folder)
+        raise ValueError(f"{path} is damaged ({error!r}): delete it, then `{again}` writes it anew") from None

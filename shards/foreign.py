@@ -1,13 +1,13 @@
 """Index webdataset shards that somebody else made: petseg then reads them in place. The tars are not changed.
 
 Each sample needs a JPEG and a mask (8-bit grey PNG) that stand together in one tar; its name up to the first dot, less
-the folders, becomes its key. What webdataset would drop or cut in halves without a word is an error here.
+the folders, becomes its key. What webdataset would drop or cut in halves without a word is an error here, and so is a
+tar without a sample. Files that belong to no picture and no mask are left out and named.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,9 +29,9 @@ from shards.manifest import (
     save_manifest,
     split_of_keys,
 )
-from shards.plan import first_lines
+from shards.plan import MAX_NAMED_PROBLEMS
 from shards.pool import ordered_map, progress
-from shards.tarscan import Scanned, scan_tar
+from shards.tarscan import LeftOut, Named, Scanned, scan_tar
 
 SOURCE_NAME = "foreign"
 ATTRIBUTION = "packed elsewhere, indexed by `python -m shards.verify --index`: ask whoever packed it"
@@ -75,10 +75,10 @@ class ForeignConfig:
 
 @dataclass(frozen=True)
 class Indexed:
-    """The set that is in place now, and how many members were left out, by suffix."""
+    """The set that is in place now, and what of its tars is not in it."""
 
     manifest: Manifest
-    left_out: Counter[str]
+    left_out: LeftOut
 
 
 def index_folder(folder: Path, config: ForeignConfig, *, num_workers: int = 1) -> Indexed:
@@ -96,9 +96,9 @@ def index_folder(folder: Path, config: ForeignConfig, *, num_workers: int = 1) -
         for one in ordered_map(partial(scan_tar, layout=config.layout()), paths, num_workers=num_workers):
             scanned.append(one)
             advance(1)
-    if problems := [problem for one in scanned for problem in one.problems] + _keys_twice(scanned):
-        lines = "\n  ".join(first_lines(problems))
-        raise Failure(f"{folder} cannot be indexed, {len(problems)} problems:\n  {lines}")
+    if (problems := sum((one.problems for one in scanned), _keys_twice(scanned))).count:
+        lines = "\n  ".join(problems.lines(MAX_NAMED_PROBLEMS))
+        raise Failure(f"{folder} cannot be indexed, {problems.count:,} problems:\n  {lines}")
     (folder / MANIFEST_NAME).unlink(missing_ok=True)  # there is never one without its indices
     shards = tuple(_save_index(one, splits[one.name], folder) for one in scanned)
     for shard in old.shards if old else ():
@@ -111,7 +111,7 @@ def index_folder(folder: Path, config: ForeignConfig, *, num_workers: int = 1) -
         splits={split: split_of_keys(keys[split]) for split in SPLITS if keys[split]},
         shards=shards,
     )
-    return Indexed(save_manifest(manifest, folder), sum((one.left_out for one in scanned), Counter()))
+    return Indexed(save_manifest(manifest, folder), sum((one.left_out for one in scanned), LeftOut()))
 
 
 def _foreign_manifest(folder: Path) -> Manifest | None:
@@ -130,7 +130,7 @@ def _foreign_manifest(folder: Path) -> Manifest | None:
 
 def _tars(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
+        raise ValueError(f"{folder.absolute()} is not a folder: name the one with the .tar files")
     if compressed := sorted(path.name for pattern in COMPRESSED for path in folder.glob(pattern)):
         raise ValueError(
             f"{folder / compressed[0]} is compressed ({len(compressed)} such files): petseg reads by byte offset; "
@@ -155,15 +155,15 @@ def _split_of_name(path: Path) -> str:
     return SPLIT_WORDS[word[0]]
 
 
-def _keys_twice(scanned: Sequence[Scanned]) -> list[str]:
+def _keys_twice(scanned: Sequence[Scanned]) -> Named:
     """Samples of one key, in one shard or in two: petseg's keys are without the folders of webdataset's."""
     seen: dict[str, str] = {}
-    problems = []
+    problems = Named()
     for one in scanned:
         for sample, prefix in zip(one.samples, one.prefixes, strict=True):
             place = f"{prefix} in {one.name}"
             if sample.key in seen:
-                problems.append(f"key {sample.key} is there twice: {seen[sample.key]} and {place}")
+                problems.add(f"key {sample.key} is there twice: {seen[sample.key]} and {place}")
             seen.setdefault(sample.key, place)
     return problems
 

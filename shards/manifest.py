@@ -25,6 +25,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from shards.absent import describe_absence
+
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 DROPPED = "duplicates_dropped"  # of Manifest.packer: keys of listed samples that are not in the set
@@ -79,10 +81,26 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     hash: str = ""
 
+    @property
+    def counts(self) -> str:
+        """How many samples each split has, in words."""
+        return ", ".join(f"{split.num_samples:,} {name}" for name, split in self.splits.items()) or "none at all"
+
+    def require_samples(self, splits: Iterable[str], location: str) -> None:
+        """Raises ValueError that names the set, at `location`, and its first split without samples."""
+        for name in splits:
+            if name not in self.splits or not self.splits[name].num_samples:
+                raise ValueError(
+                    f"{location} has no samples in its split {name!r} (samples: {self.counts}): choose another set "
+                    "with data.shards, or make it anew with samples in that split: by `python -m shards.pack`, or for "
+                    "shards that were packed elsewhere by names that begin with their split and `python -m "
+                    "shards.verify --index`"
+                )
+
     def of_split(self, split: str) -> tuple[Shard, ...]:
         """The shards of one split, in order of their names."""
         if split not in self.splits:
-            raise ValueError(f"the shard set has no split {split!r}; it has {', '.join(self.splits)}")
+            raise ValueError(f"the shard set has no split {split!r}; it has {self.counts}")
         return tuple(shard for shard in self.shards if shard.split == split)
 
 
@@ -155,10 +173,10 @@ def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     follow: take the file that a symbolic link points to. Raises NotRegular, FileNotFoundError and other OSErrors.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    _require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
+    require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
     file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - Path.open takes no flags, and the caller closes it
     try:
-        _require_regular(path, os.fstat(file.fileno()))
+        require_regular(path, os.fstat(file.fileno()))
     except BaseException:
         file.close()
         raise
@@ -171,20 +189,35 @@ def read_regular(path: Path, *, follow: bool = True) -> bytes:
         return file.read()
 
 
-def _require_regular(path: Path, found: os.stat_result) -> None:
+def require_regular(path: Path, found: os.stat_result) -> None:
+    """Raises NotRegular that says what the path is, unless it is a regular file."""
     if not stat.S_ISREG(found.st_mode):
         kind = next((word for is_kind, word in _FILE_KINDS if is_kind(found.st_mode)), "no file")
         raise NotRegular(f"{path} is {kind}, not a regular file")
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file so that it appears whole or not at all: aside, fsync, rename."""
+    """Write a file so that it appears whole or not at all: aside, fsync, rename.
+
+    Raises OSError that names the file; nothing stays aside then, which a full disk would have to hold.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # processes of two nodes can share a pid
-    with aside.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named(error, path) from None
+        raise
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The same error with the file's name, which write and fsync leave out; or the error that has one."""
+    return error if error.filename is not None else type(error)(error.errno, error.strerror, str(path))
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
@@ -192,6 +225,14 @@ def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
     manifest = with_hash(manifest)
     write_whole(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=2) + "\n")
     return manifest
+
+
+def parse_json(content: bytes | str) -> Any:
+    """A JSON text's value; raises ValueError, for one whose nesting would end the parser's stack too."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def load_manifest(folder: Path | str) -> Manifest:
@@ -202,12 +243,12 @@ def load_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        content = json.loads(read_regular(path, follow=False).decode())
+        content = parse_json(read_regular(path, follow=False).decode())
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"no shard set in {folder}: pack one with `python -m shards.pack --out {folder}`") from None
+        raise ValueError(describe_absence(Path(folder), MANIFEST_NAME)) from None
     except NotRegular as error:
         raise ValueError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
@@ -246,6 +287,13 @@ def _problem_of(manifest: Manifest) -> str:
             return f"{part.name} is {value!r}"
     if odd := [name for name in manifest.splits if name not in SPLITS]:
         return f"a split is named {odd[0]!r}: they are {', '.join(SPLITS)}"
+    in_shards: Counter[str] = Counter()
+    for shard in manifest.shards:
+        in_shards[shard.split] += shard.num_samples
+    for name in sorted({*manifest.splits, *in_shards}):
+        samples = manifest.splits[name].num_samples if name in manifest.splits else 0
+        if samples != in_shards[name]:
+            return f"its split {name!r} has {samples} samples, and the shards of that split {in_shards[name]}"
     trimap: Any = manifest.source.trimap
     if not isinstance(trimap, dict) or set(trimap) != set(TRIMAP_NAMES) or {type(v) for v in trimap.values()} != {int}:
         return f"its trimap values are {trimap!r}"
@@ -273,7 +321,7 @@ def load_index(folder: Path | str, shard: str) -> list[Sample]:
     """Read the byte-offset index of one shard; raises ValueError that names the file if it is missing or damaged."""
     path = Path(folder) / index_name(shard)
     try:
-        return [_sample_of_row(*row) for row in json.loads(read_regular(path, follow=False))]
+        return [_sample_of_row(*row) for row in parse_json(read_regular(path, follow=False))]
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: pack the set again") from None
     except NotRegular as error:

@@ -6,14 +6,14 @@ The layout is `images/KEY.jpg`, `annotations/trimaps/KEY.png` and `annotations/{
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.manifest import KEY_PATTERN, Source, read_regular
+from shards.files import read_text_file
+from shards.manifest import KEY_PATTERN, Source, parse_json
 
 OXFORD = Source(
     name="oxford-iiit-pet",
@@ -76,7 +76,9 @@ def read_folder(path: Path) -> PetFolder:
 def find_root(path: Path) -> Path:
     """`path`, or the one folder in it that has the layout (torchvision makes ROOT/oxford-iiit-pet)."""
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder: name one in the Oxford-IIIT Pet layout, or use --download")
+        raise ValueError(
+            f"{path.absolute()} is not a folder: name one in the Oxford-IIIT Pet layout, or use --download"
+        )
     marker = Path("annotations") / "trainval.txt"
     if (path / marker).is_file():
         return path
@@ -122,7 +124,7 @@ def _read_lists(root: Path) -> Iterator[Pet]:
     for name in ("trainval", "test"):
         path = root / "annotations" / f"{name}.txt"
         try:
-            lines = read_regular(path).decode("utf-8").splitlines()
+            lines = read_text_file(path, "the list").splitlines()
         except FileNotFoundError:
             raise ValueError(f"{path} is missing: it says which pictures belong to which split") from None
         index = 0
@@ -183,7 +185,7 @@ def _kind_of_extra(name: str, suffix: str, unlisted: str) -> str:
 def _read_source(root: Path) -> Source:
     path = root / "source.json"
     try:
-        content = json.loads(read_regular(path).decode("utf-8"))
+        content = parse_json(read_text_file(path, "it"))
         return Source(name=str(content["name"]), attribution=str(content["attribution"]))
     except FileNotFoundError:
         return OXFORD

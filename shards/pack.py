@@ -7,7 +7,6 @@ python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 -
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from shards import encoding, oxford, pictures, publish, resume, synthetic
 from shards import manifest as contract
-from shards.command import OK, parse, run_command
+from shards.command import OK, parse, run_command, typed
 from shards.duplicates import Hashes, find_duplicates
 from shards.duplicates_note import NearDuplicates, save_near_duplicates
 from shards.manifest import DROPPED, SPLITS, Manifest
@@ -64,6 +63,8 @@ class PackConfig:
     """Replace a different shard set in --out."""
     resume: bool = False
     """Go on with a pack that was killed: shards that it had finished, and that are whole, are used again."""
+    check: bool = False
+    """Only see whether the pack could begin, by what lies in --source and --out, and write nothing."""
 
     def __post_init__(self) -> None:
         given = [self.source is not None, self.download, self.synthetic != 0]
@@ -110,6 +111,14 @@ def pack(config: PackConfig) -> Outcome:
         save_near_duplicates(duplicates, staging)
         contract.save_manifest(manifest, staging)
         return Outcome(publish.publish(staging, config.out), oddities, False, duplicates)
+
+
+def check(config: PackConfig) -> None:
+    """Raises what `pack` would raise before it packs anything, but for what only a download shows."""
+    if config.out.exists():
+        _existing_set(config)
+    if config.source is not None:
+        oxford.read_folder(config.source)
 
 
 def _settings(config: PackConfig) -> dict[str, Any]:
@@ -225,8 +234,9 @@ def _listing(folder: oxford.PetFolder, config: PackConfig) -> dict[str, Any]:
 
 
 def _print_summary(outcome: Outcome, out: Path) -> None:
-    from rich.console import Console  # here, not above: each worker process imports this module
     from rich.table import Table
+
+    from shards.terminal import Terminal
 
     manifest = outcome.manifest
     table = Table(title=f"{manifest.source.name} in {out}")
@@ -236,11 +246,13 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
         shards = manifest.of_split(name)
         num_bytes = sum(shard.num_bytes for shard in shards)
         table.add_row(name, f"{split.num_samples:,}", str(len(shards)), f"{num_bytes / 1e6:,.1f}")
-    console = Console()
+    console = Terminal()
     console.print(table)
     console.print(f"{'it was there already, ' if outcome.was_there else ''}hash {manifest.hash[:10]}")
     if outcome.duplicates.total:
-        console.print(f"{outcome.duplicates.summary}: `python -m shards.duplicates {out}` names them", soft_wrap=True)
+        console.print(
+            f"{outcome.duplicates.summary}: `{typed('-m', 'shards.duplicates', out)}` names them", soft_wrap=True
+        )
     if not manifest.packer["oddities"]:
         return
     table = Table(title="oddities")
@@ -249,16 +261,19 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
     for kind, count in manifest.packer["oddities"].items():
         most = SHOWN_DAMAGED if kind in (pictures.CORRUPT, pictures.SUSPECT) else oxford.NAMED
         names = ", ".join(outcome.oddities[kind][:most]) + (", ..." if count > most else "")
-        table.add_row(f"[bold]{kind}[/bold]: {pictures.ODDITIES[kind]}", str(count), names)
+        table.add_row(f"{kind}: {pictures.ODDITIES[kind]}", str(count), names)
     console.print(table)
     if suspects := outcome.oddities.get(pictures.SUSPECT):
-        keys = " ".join(suspects[:SHOWN_DAMAGED])
-        console.print(f"look at them: python -m shards.show {shlex.quote(str(out))} --keys {keys}", soft_wrap=True)
+        keys = suspects[:SHOWN_DAMAGED]
+        console.print(f"look at them: {typed('-m', 'shards.show', out, '--keys', *keys)}", soft_wrap=True)
 
 
 def main(argv: Sequence[str]) -> int:
 
     config = parse(PackConfig, argv, __doc__)
+    if config.check:
+        check(config)
+        return OK
     _print_summary(pack(config), config.out)
     return OK
 

@@ -20,6 +20,7 @@ from shards.command import Failure
 from shards.duplicates import picture_hash, pixels_hash
 from shards.encoding import MAX_PIXELS, encode_jpeg, encode_png, png_damage
 from shards.manifest import NotRegular, read_regular
+from shards.orientation import exif_orientation, without_app1
 from shards.oxford import Pet
 from shards.suspects import why_suspect
 
@@ -27,8 +28,6 @@ FORMATS = ("JPEG", "PNG", "GIF")
 MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 TRIMAP_VALUES = (1, 3)  # lowest and highest
 BACKGROUND = 2
-ORIENTATION = 0x0112  # EXIF tag
-APP1, START_OF_SCAN = b"\xe1", b"\xda"  # JPEG markers behind their 0xff
 
 CORRUPT, SUSPECT = "corrupt_jpeg", "suspect_picture"
 ODDITIES = {
@@ -158,7 +157,7 @@ def read_picture(path: Path) -> Picture:
             oddities.append("not_jpeg")
         if image.mode != "RGB":
             oddities.append("not_rgb")
-        orientation = _exif_orientation(image)
+        orientation = exif_orientation(image)
         # Pixels are never turned: the trimaps were drawn over the raw pixel array. But readers differ (cv2 turns,
         # Pillow does not), so a picture that some would turn away from its trimap loses the tag.
         if orientation != 1:
@@ -238,29 +237,6 @@ def _decode_leniently(path: Path, image: Image.Image) -> np.ndarray:
         return np.asarray(whole.convert("RGB"))
     except Exception as error:  # so do damaged pictures
         raise Failure(f"{path}: cannot be decoded ({error}); fetch it again") from None
-
-
-def _exif_orientation(image: Image.Image) -> int:
-    """1 to 8, 1 if there is none, 0 if it is unreadable or not one of these."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            Image.Exif().load(image.info.get("exif", b""))  # afresh: Image.open may have parsed, and warned, already
-        value = image.getexif().get(ORIENTATION, 1)  # this one knows XMP, too
-    except Exception:  # damaged EXIF makes its parsers raise anything: struct.error, SyntaxError, KeyError, warnings
-        return 0
-    return value if isinstance(value, int) and 1 <= value <= 8 else 0
-
-
-def without_app1(jpg: bytes) -> bytes:
-    """The same JPEG without its APP1 segments (EXIF and XMP, both can hold an orientation)."""
-    kept, offset = [jpg[:2]], 2
-    while jpg[offset : offset + 1] == b"\xff" and jpg[offset + 1 : offset + 2] != START_OF_SCAN:
-        end = offset + 2 + int.from_bytes(jpg[offset + 2 : offset + 4], "big")
-        if jpg[offset + 1 : offset + 2] != APP1:
-            kept.append(jpg[offset:end])
-        offset = end
-    return b"".join([*kept, jpg[offset:]])
 
 
 def read_trimap(path: Path, size: tuple[int, int], picture: Path) -> tuple[Image.Image, bytes | None, tuple[str, ...]]:

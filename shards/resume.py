@@ -22,6 +22,7 @@ from shards.manifest import (
     index_name,
     load_index,
     open_regular,
+    parse_json,
     read_regular,
     render_index,
     write_whole,
@@ -87,7 +88,7 @@ def save_identity(staging: Path, mine: dict[str, Any]) -> None:
 def _why_not_same(staging: Path, mine: dict[str, Any]) -> str:
     """In words what differs from the pack that is staged, "" if nothing does."""
     try:
-        theirs = json.loads(read_regular(staging / RESUME_NAME, follow=False))
+        theirs = parse_json(read_regular(staging / RESUME_NAME, follow=False))
     except (OSError, ValueError):
         return f"no readable {RESUME_NAME}"
     if not isinstance(theirs, dict):
@@ -131,7 +132,7 @@ def _prove_bytes(planned: Planned, samples: list[Sample], index: bytes, data: me
             for piece in (header, *rest):
                 rendered.update(piece)
                 offset += len(piece)
-        facts = json.loads(bytes(content))  # of the last member, KEY.json
+        facts = parse_json(bytes(content))  # of the last member, KEY.json
         oddities += [(kind, sample.key) for kind in facts["oddities"]]
     rendered.update(END_OF_ARCHIVE)
     sha256 = hashlib.sha256(data).hexdigest()

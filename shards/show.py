@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from shards.command import OK, Failure, parse, run_command
+from shards.command import OK, Failure, parse, printable, run_command, typed
 from shards.encoding import png_damage
 from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, open_regular, write_whole
 
@@ -108,7 +108,7 @@ def _tile(config: ShowConfig, shard: str, sample: Sample, meaning: Mapping[str, 
 
 def _read_image(path: Path, key: str, member: Member, kind: str) -> Image.Image:
     """Decode one member; raises Failure if its bytes are not those of the index, or not of this kind."""
-    where, advice = f"{path} at byte {member.offset}, {key}", f"see `python -m shards.verify {path.parent}`"
+    where, advice = f"{path} at byte {member.offset}, {key}", f"see `{typed('-m', 'shards.verify', path.parent)}`"
     try:
         with open_regular(path, follow=False) as file:
             data = os.pread(file.fileno(), member.num_bytes, member.offset)
@@ -138,7 +138,7 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: in
 def main(argv: Sequence[str]) -> int:
 
     config = parse(ShowConfig, argv, __doc__, positional=True)
-    sys.stdout.write(f"{config.out}: {show(config)} samples\n")
+    sys.stdout.write(printable(f"{config.out}: {show(config)} samples\n"))
     return OK
 
 

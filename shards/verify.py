@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from shards.command import OK, parse, run_command
+from shards.command import OK, parse, printable, run_command
 from shards.damage import Finding, Report, check_shard
 from shards.foreign import ForeignConfig, index_folder
 from shards.layout import layout_of
@@ -131,8 +131,9 @@ def _check_strays(folder: Path, manifest: Manifest) -> list[Finding]:
 
 
 def _print_findings(findings: list[Finding], show: int) -> None:
-    from rich.console import Console  # here, not above: each worker process imports this module
     from rich.table import Table
+
+    from shards.terminal import Terminal
 
     table = Table(title=f"{len(findings)} findings")
     for column in ("file", "sample", "byte", "what is wrong"):
@@ -144,7 +145,7 @@ def _print_findings(findings: list[Finding], show: int) -> None:
             table.add_row(shard, finding.key, place, finding.problem)
         if len(of_shard) > show:
             table.add_row(shard, "", "", f"and {len(of_shard) - show} more")
-    Console().print(table)
+    Terminal().print(table)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -161,16 +162,20 @@ def main(argv: Sequence[str]) -> int:
     else:
         sys.stdout.write(f"whole: {_summary(load_manifest(config.folder))}\n")
     if config.repair:
-        sys.stdout.write(f"rebuilt: {', '.join(repaired) or 'nothing, all shards were whole'}\n")
+        sys.stdout.write(f"rebuilt: {', '.join(map(printable, repaired)) or 'nothing, all shards were whole'}\n")
     return DAMAGED if findings else OK
 
 
 def _index(config: VerifyConfig, automatic: int) -> int:
     indexed = index_folder(config.folder, config.foreign(), num_workers=config.workers or automatic)
     sys.stdout.write(f"indexed: {_summary(indexed.manifest)}\n")
-    if indexed.left_out:
-        counts = ", ".join(f"{count} .{suffix}" for suffix, count in sorted(indexed.left_out.items()))
+    left_out = indexed.left_out
+    if left_out.members:
+        counts = ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.members.items()))
         sys.stdout.write(f"left out: {counts}\n")
+    if left_out.samples.count:
+        lines = "\n  ".join(left_out.samples.lines(config.show))
+        sys.stdout.write(f"left out, {left_out.samples.count:,} without picture and mask:\n  {lines}\n")
     return OK
 
 

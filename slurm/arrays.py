@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ import submitit
 from submitit.slurm.slurm import _make_sbatch_string
 
 from shards.command import Unavailable
-from slurm import cluster
+from slurm import cluster, patience
+from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.environment import sbatch_environment
 from slurm.local import OnJob, require_folder
+from slurm.refusals import advice_on
 from slurm.resources import Resources, to_submitit
 from slurm.room import Room, find_room, limit_in
-from slurm.submission import Refused, new_token, setup_lines, short, submit_array
+from slurm.submission import TOKEN_PREFIX, Refused, last_lines, new_token, setup_lines, short, submit_array
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class Request:
     name: str
     max_parallel: int
     announce: Callable[[range], str] | None
+    withdraw: Callable[[str], None] | None
     variables: Mapping[str, str]
     as_many_as_fit: bool  # rather than to fail where the site's limit on submitted jobs leaves no room for all
 
@@ -52,20 +56,20 @@ def submit_arrays(
     require_folder(request.folder)
     jobs: list[submitit.Job[Any]] = []
     try:
-        for size in chunk_sizes(len(items), cluster.max_array_size()):
-            throttled = jobs and request.max_parallel < len(items)
-            asked = _after(request.resources, jobs[-1]) if throttled else request.resources
-            room, submitted = _submit_what_fits(
-                function, items[len(jobs) : len(jobs) + size], len(jobs), asked, request
-            )
+        planned = plan_chunks(len(items), cluster.max_array_size(), request.max_parallel)
+        for index, chunk in enumerate(planned):
+            before = None if chunk.after is None else jobs[planned[chunk.after].places.start].job_id
+            asked = _after(request.resources, before) if before else request.resources
+            room, submitted = _submit_what_fits(function, items, chunk, asked, request)
             for job in submitted:
                 jobs.append(job)
                 report(len(jobs) - 1, job, "submitted")
             if room.limit:
                 logger.warning("sbatch takes %d of %d jobs now (%s)", len(jobs), len(items), room.limit)
+                _raise_throttle(jobs, planned[: index + bool(submitted)], request.max_parallel)
                 break
     except Refused as error:
-        raise ValueError(_explain(str(error), len(jobs), len(items))) from error
+        raise ValueError(_explain(str(error), len(jobs), len(items), request.resources)) from error
     except Unavailable as error:
         if not request.as_many_as_fit:
             raise
@@ -74,22 +78,60 @@ def submit_arrays(
 
 
 def _submit_what_fits(
-    function: Callable[[Any], Any], items: Sequence[Any], start: int, asked: Resources, request: Request
+    function: Callable[[Any], Any], items: Sequence[Any], chunk: Chunk, asked: Resources, request: Request
 ) -> tuple[Room, list[submitit.Job[Any]]]:
-    """One array of the items, or of as many as there is room for; `start` is the first one's place among all items."""
-    room = Room(len(items))
+    """The array of a chunk, or of as many of its jobs as there is room for."""
+    room = Room(len(chunk.places))
     if request.as_many_as_fit:
-        room = find_room(len(items), lambda count: _script(count, asked, request))
+        room = find_room(room.jobs, lambda count: _script(count, chunk.throttle, asked, request))
     if not room.jobs:
         return room, []
-    indices = range(start, start + room.jobs)
+    fitting = dataclasses.replace(chunk, places=chunk.places[: room.jobs])
     try:
-        return room, _submit_array(function, items[: room.jobs], indices, asked, request)
+        return room, _submit_array(function, items, fitting, asked, request)
     except Refused as error:
         limit = limit_in(str(error))  # filled up since sbatch was asked
         if not (request.as_many_as_fit and limit):
             raise
         return Room(0, limit), []
+
+
+def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk], max_parallel: int) -> None:
+    """Give the last array the shares of the limit whose arrays Slurm has no room for now."""
+    if not submitted:
+        return
+    throttle = throttle_of_last(submitted, len(submitted) - 1, max_parallel)
+    if throttle <= submitted[-1].throttle:
+        return
+    array = jobs[-1].job_id.partition("_")[0]
+    command = ["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={throttle}"]
+    try:
+        patience.call(command, cluster.LOOK_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = cluster.one_line(getattr(error, "stderr", "") or str(error))
+        logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", said)
+
+
+def render_scripts(
+    *, count: int, folder: Path, resources: Resources, name: str, max_parallel: int, patience_s: float | None = None
+) -> list[str]:
+    """The scripts that sbatch gets for `count` items, one for each array; submits nothing.
+
+    What is known only at submission stands for itself: TOKEN, and ARRAY1 for the id that the first array will have.
+    Raises Unavailable if Slurm does not say, within `patience_s`, how large an array may be.
+    """
+    planned = plan_chunks(count, cluster.max_array_size(patience_s), max_parallel)
+    return [
+        render_sbatch(
+            count=len(chunk.places),
+            folder=folder,
+            resources=resources if chunk.after is None else _after(resources, f"ARRAY{chunk.after + 1}"),
+            name=name,
+            max_parallel=chunk.throttle,
+            token=f"{TOKEN_PREFIX}TOKEN",
+        )
+        for chunk in planned
+    ]
 
 
 def render_sbatch(
@@ -108,49 +150,46 @@ def render_sbatch(
     parameters: dict[str, Any] = to_submitit(resources, name=name, max_parallel=max_parallel)
     map_count = count if count > 1 else None  # submitit makes no array of a single item
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=map_count, setup=setup, **parameters)
-    return text
+    return "\n".join([text.rstrip("\n"), *last_lines(), ""])
 
 
-def chunk_sizes(count: int, max_array_size: int) -> list[int]:
-    """Sizes of the job arrays for `count` items: Slurm refuses one larger than the site's MaxArraySize."""
-    full, rest = divmod(count, max_array_size)
-    return [max_array_size] * full + ([rest] if rest else [])
-
-
-def _script(count: int, asked: Resources, request: Request, token: str = "") -> str:
+def _script(count: int, throttle: int, asked: Resources, request: Request, token: str = "") -> str:
     return render_sbatch(
         count=count,
         folder=request.folder,
         resources=asked,
         name=request.name,
-        max_parallel=request.max_parallel,
+        max_parallel=throttle,
         token=token,
     )
 
 
 def _submit_array(
-    function: Callable[[Any], Any], items: Sequence[Any], indices: range, asked: Resources, request: Request
+    function: Callable[[Any], Any], items: Sequence[Any], chunk: Chunk, asked: Resources, request: Request
 ) -> list[submitit.Job[Any]]:
     """One array, or a job of its own for a single item. Raises Refused with sbatch's complaint, and Unavailable."""
-    token = request.announce(indices) if request.announce is not None else new_token()
-    return submit_array(
-        function,
-        items,
-        folder=request.folder,
-        script=_script(len(items), asked, request, token),
-        token=token,
-        environ=sbatch_environment(os.environ) | dict(request.variables),
-        timeout_min=asked.timeout_min,
-        num_tasks=asked.processes,
-    )
+    places = chunk.places
+    token = request.announce(places) if request.announce is not None else new_token()
+    try:
+        return submit_array(
+            function,
+            items[places.start : places.stop],
+            folder=request.folder,
+            script=_script(len(places), chunk.throttle, asked, request, token),
+            token=token,
+            environ=sbatch_environment(os.environ) | dict(request.variables),
+            timeout_min=asked.timeout_min,
+            num_tasks=asked.processes,
+        )
+    except Refused:
+        if request.withdraw is not None:
+            request.withdraw(token)
+        raise
 
 
-def _after(resources: Resources, job: submitit.Job[Any]) -> Resources:
-    """The same resources, asked for when the job's whole array has ended.
-
-    Arrays are throttled one by one: side by side, two of them would run twice `max_parallel` jobs.
-    """
-    previous = f"afterany:{job.job_id.partition('_')[0]}"
+def _after(resources: Resources, job_id: str) -> Resources:
+    """The same resources, asked for when the whole array of the job has ended."""
+    previous = f"afterany:{job_id.partition('_')[0]}"
     if resources.dependency and "?" in resources.dependency:
         raise ValueError(
             f"dependency={resources.dependency!r}: its ? cannot be joined with the wait for the first array; "
@@ -160,13 +199,11 @@ def _after(resources: Resources, job: submitit.Job[Any]) -> Resources:
     return dataclasses.replace(resources, dependency=joined)
 
 
-def _explain(stderr: str, submitted: int, total: int) -> str:
+def _explain(stderr: str, submitted: int, total: int, resources: Resources) -> str:
     """sbatch's own message in one line, with what helps to mend it."""
     message = f"sbatch refused the job: {cluster.one_line(stderr)}"
-    if "partition" in stderr.lower():
-        message += f"; partitions here: {', '.join(cluster.partitions()) or 'none'}"
-    if "wckey" in stderr.lower():
-        message += "; give one of your own by --wckey: `sacctmgr show wckey user=$USER` lists them"
+    if advice := advice_on(stderr, resources):
+        message += f"; {advice}"
     if submitted:
         message += f"; {submitted} of {total} jobs were submitted before, and run"
     return message

@@ -104,13 +104,13 @@ def node_names() -> dict[str, str]:
         return {}
 
 
-def max_array_size() -> int:
+def max_array_size(patience_s: float | None = None) -> int:
     """How many tasks one job array may have; Slurm's default if it cannot be asked.
 
     Raises Unavailable if it does not answer now: with a wrong guess sbatch would refuse the array.
     """
     try:
-        return parse_max_array_size(patience.call(["scontrol", "show", "config"]))
+        return parse_max_array_size(patience.call(["scontrol", "show", "config"], patience_s))
     except (FileNotFoundError, PermissionError, subprocess.CalledProcessError):
         return SLURM_DEFAULT_MAX_ARRAY_SIZE
 

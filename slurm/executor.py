@@ -15,12 +15,18 @@ from typing import Any, Literal
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-from slurm.arrays import Request, render_sbatch, submit_arrays
+from slurm.arrays import Request, render_sbatch, render_scripts, submit_arrays
 from slurm.environment import DISTRIBUTED_NAMES, environment, sbatch_environment
 from slurm.local import OnJob, require_folder, run_local
 from slurm.resources import Resources
 
-__all__ = ["DISTRIBUTED_NAMES", "render_sbatch", "sbatch_environment", "submit"]  # where callers look for them
+__all__ = [
+    "DISTRIBUTED_NAMES",
+    "render_sbatch",
+    "render_scripts",
+    "sbatch_environment",
+    "submit",
+]  # where callers look for them
 
 Cluster = Literal["slurm", "local", "debug"]
 
@@ -36,6 +42,7 @@ def submit(
     max_parallel: int,
     on_job: OnJob | None = None,
     announce: Callable[[range], str] | None = None,
+    withdraw: Callable[[str], None] | None = None,
     variables: Mapping[str, str] | None = None,
     as_many_as_fit: bool = False,
 ) -> list[submitit.Job[Any]]:
@@ -45,7 +52,8 @@ def submit(
     have ended. debug: in this process, one after the other; an exception travels on at once.
     `on_job(index, job, state)` is called with state `submitted` (slurm), or `started` and `ended`.
     `announce(indices)` is called before each array is handed to sbatch, and gives the comment that Slurm keeps with it,
-    by which the jobs can be found if this process is killed before it learns their ids.
+    by which the jobs can be found if this process is killed before it learns their ids. `withdraw(comment)` is called
+    if sbatch refuses that array: then no job has it.
     `variables` are added to the environment of the jobs (not to debug's).
     `as_many_as_fit`: where the site's limit on submitted jobs leaves no room for all, submit the first ones and return
     their jobs, which may be none, instead of raising.
@@ -57,7 +65,7 @@ def submit(
         return []
     report: OnJob = on_job or (lambda index, job, state: None)
     if cluster == "slurm":
-        request = Request(folder, resources, name, max_parallel, announce, variables or {}, as_many_as_fit)
+        request = Request(folder, resources, name, max_parallel, announce, withdraw, variables or {}, as_many_as_fit)
         return submit_arrays(function, items, request, report)
     if cluster == "local":
         return run_local(

@@ -88,10 +88,12 @@ def _all_profiles() -> dict[str, tuple[Path, Mapping[str, object]]]:
 
 def _load_file(path: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors put a mark (BOM) before the text
     except FileNotFoundError:
         return {}
-    except ValueError as error:  # not TOML, or not UTF-8
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8") from None
+    except ValueError as error:  # not TOML
         raise ValueError(f"{path}: {error}") from error
 
 

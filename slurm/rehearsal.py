@@ -44,7 +44,7 @@ from typing import Any
 
 import tyro
 
-from shards.command import parse
+from shards.command import parse, typed
 from slurm import rehearsal_client, rehearsal_cluster
 from slurm.rehearsal_answers import FOLDER as ANSWERS_FOLDER
 from slurm.rehearsal_answers import Answer, parse_answers, set_answers
@@ -220,7 +220,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rehearsal_cluster.stop(verb.root)
     elif isinstance(verb, Break):
         rehearsal_cluster.break_node(verb.root, verb.node, tell=not verb.silent)
-        logger.info("%s is broken; next: python -m slurm.rehearsal heal %s --root %s", verb.node, verb.node, verb.root)
+        logger.info(
+            "%s is broken; next: %s", verb.node, typed("-m", "slurm.rehearsal", "heal", verb.node, "--root", verb.root)
+        )
     elif isinstance(verb, Heal):
         rehearsal_cluster.heal_node(verb.root, verb.node)
         logger.info("%s is back", verb.node)
@@ -233,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_env(root: Path) -> None:
     if not rehearsal_cluster.is_running(root):
-        raise ValueError(f"no cluster runs in {root}: python -m slurm.rehearsal start --root {root}")
+        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
     for name, value in rehearsal_client.cluster_variables(root).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     # commands that are disturbed stand there; the rest of PATH is the shell's own
@@ -242,7 +244,9 @@ def _print_env(root: Path) -> None:
 
 def _disturb(verb: Disturb) -> None:
     if not rehearsal_cluster.is_running(verb.root):
-        raise ValueError(f"no cluster runs in {verb.root}: python -m slurm.rehearsal start --root {verb.root}")
+        raise ValueError(
+            f"no cluster runs in {verb.root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', verb.root)}"
+        )
     set_answers(verb.root, verb.answers)
     disturbed = ", ".join(answer.command for answer in verb.answers)
     logger.info(
@@ -257,7 +261,7 @@ def _run(options: Run, command: Sequence[str]) -> int:
         if options.changes_something:
             raise ValueError(
                 f"a cluster runs in {options.root}, and is configured as it is: choose another --root, or "
-                f"python -m slurm.rehearsal stop --root {options.root}"
+                f"{typed('-m', 'slurm.rehearsal', 'stop', '--root', options.root)}"
             )
         return subprocess.run(command, env=rehearsal_cluster.client_env(options.root), check=False).returncode
     with rehearse(**options.how()) as cluster:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.command import typed
 from slurm import rehearsal_client as client
 from slurm import rehearsal_daemons as daemons
 from slurm.cluster import one_line
@@ -160,7 +161,7 @@ def _prepare(plan: Plan) -> None:
     """Write the folder: configuration, munge key, device files. Raises ValueError if it is in use."""
     root = plan.root
     if is_running(root):
-        raise ValueError(f"a cluster runs in {root} already: python -m slurm.rehearsal stop --root {root}")
+        raise ValueError(f"a cluster runs in {root} already: {typed('-m', 'slurm.rehearsal', 'stop', '--root', root)}")
     root.mkdir(parents=True, exist_ok=True)
     if root.stat().st_uid != os.geteuid():
         raise ValueError(f"{root} belongs to another user: choose a folder with --root")

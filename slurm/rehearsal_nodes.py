@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from shards.command import typed
 from slurm import rehearsal_client as client
 from slurm import rehearsal_daemons as daemons
 
@@ -73,7 +74,7 @@ def break_node(root: Path, node: str, *, tell: bool = True) -> None:
     root = root.absolute()
     namespaces = _require_node(root, node)
     if not is_whole(root, node):
-        raise ValueError(f"{node} is broken already: python -m slurm.rehearsal heal {node} --root {root}")
+        raise ValueError(f"{node} is broken already: {typed('-m', 'slurm.rehearsal', 'heal', node, '--root', root)}")
     if node == CONTROLLER:
         daemons.end(root, CONTROLLER)
         return
@@ -90,7 +91,7 @@ def heal_node(root: Path, node: str) -> None:
     root = root.absolute()
     namespaces = _require_node(root, node)
     if is_whole(root, node):
-        raise ValueError(f"{node} is whole already: python -m slurm.rehearsal break {node} --root {root}")
+        raise ValueError(f"{node} is whole already: {typed('-m', 'slurm.rehearsal', 'break', node, '--root', root)}")
     if node == CONTROLLER:
         spawn_controller(root)
         daemons.await_ready(root, CONTROLLER, lambda: bool(client.ask(root, ["sinfo", "-h"])), HEAL_TIMEOUT_S)
@@ -118,7 +119,7 @@ def _record(node: str) -> str:
 def _require_node(root: Path, node: str) -> bool:
     """Whether the cluster's nodes have namespaces; ValueError if the cluster does not run or has no such node."""
     if not is_running(root):
-        raise ValueError(f"no cluster runs in {root}: python -m slurm.rehearsal start --root {root}")
+        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
     state = json.loads((root / STATE_FILE).read_text())
     if node not in (*state["nodes"], CONTROLLER):
         choices = ", ".join([*state["nodes"], CONTROLLER])

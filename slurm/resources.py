@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
+
+MB_PER_GB = 1024  # Slurm's GB
+LONGEST_MIN = 366 * 24 * 60  # a much longer time overflows in Slurm, and is no limit
+LONGEST_SIGNAL_DELAY_S = 65535  # sbatch's
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,11 @@ class Resources:
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus_per_task", "timeout_min"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.timeout_min <= LONGEST_MIN, "timeout_min", self.timeout_min, f"at most {LONGEST_MIN}, a year")
         _require(self.gpus_per_node >= 0, "gpus", self.gpus_per_node, "0 (no GPU) or more")
-        _require(self.mem_gb > 0, "mem_gb", self.mem_gb, "more than 0")
+        # sbatch takes 0, and so what is rounded to it, for all the memory of the node
+        enough = math.isfinite(self.mem_gb) and self.mem_gb * MB_PER_GB >= 1
+        _require(enough, "mem_gb", self.mem_gb, "at least 0.001, one MB")
         _require(self.nice >= 0, "nice", self.nice, "0 or more (only administrators raise a priority)")
         if self.tasks_per_node is not None:
             _require(self.tasks_per_node >= 1, "tasks_per_node", self.tasks_per_node, "at least 1")
@@ -67,6 +75,12 @@ class Resources:
             "signal_delay_s",
             self.signal_delay_s,
             f"from 0 to less than the time limit ({limit_s} s)",
+        )
+        _require(
+            self.signal_delay_s <= LONGEST_SIGNAL_DELAY_S,
+            "signal_delay_s",
+            self.signal_delay_s,
+            f"at most {LONGEST_SIGNAL_DELAY_S}",
         )
         for name in ("partition", "account", "qos", "wckey", "constraint", "exclude", "dependency", "comment"):
             value = getattr(self, name)
@@ -124,7 +138,7 @@ def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[s
 
 def render_mem(mem_gb: float) -> str:
     """sbatch takes whole numbers only: 1.5 -> 1536MB."""
-    return f"{int(mem_gb)}GB" if mem_gb == int(mem_gb) else f"{int(mem_gb * 1024)}MB"
+    return f"{int(mem_gb)}GB" if mem_gb == int(mem_gb) else f"{int(mem_gb * MB_PER_GB)}MB"
 
 
 def _require(condition: object, name: str, value: object, allowed: str) -> None:

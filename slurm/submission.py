@@ -27,6 +27,8 @@ from slurm.local import MAX_REQUEUES
 
 TOKEN_PREFIX = "petseg:"  # noqa: S105 - no secret, but a name for an array of jobs
 JOB_ID = re.compile(r"^(\d+)(;\S*)?$", re.MULTILINE)  # sbatch --parsable: JOB or JOB;CLUSTER
+# by the number of its array: the bare number of an array's last task means all of them
+JOB_IN_SCRIPT = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 ASK_S = 20.0  # how long squeue is asked whether an array was taken
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def setup_lines(folder: Path, token: str) -> list[str]:
     """What the script does before its job begins: end it if it was revoked, or put its work in its place."""
     revoked, work = revoked_file(folder, token), work_file(folder, token, 0)
     place = "${SLURM_ARRAY_TASK_ID:-0}"
-    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    job = JOB_IN_SCRIPT
     stem, target = shlex.quote(str(work).removesuffix("0.pkl")), shlex.quote(f"{folder}/")
     return [
         f"if [ -e {shlex.quote(str(revoked))} ]; then",
@@ -66,6 +68,26 @@ def setup_lines(folder: Path, token: str) -> list[str]:
         "    exit 0",
         "fi",
         f'mv {stem}"{place}.pkl" {target}"{job}_submitted.pkl" 2>/dev/null || true  # unless its launcher did so',
+    ]
+
+
+def last_lines() -> list[str]:
+    """What the script does after its job has ended: put it back into the queue if preemption ended it unprepared.
+
+    TERM ends a Python that still imports. In a partition with a grace time Slurm counts that as the job's own failure,
+    and does not start it again. A job that is cancelled is not RUNNING any more, and is left alone.
+    """
+    ask = f'squeue --noheader --states=RUNNING --jobs="{JOB_IN_SCRIPT}" --Format=PreemptTime:40'
+    return [
+        "code=$?",
+        f'if [ "$code" -gt 128 ] && {ask} | grep -q "^[0-9]"; then  # killed by a signal, and preempted',
+        "    echo 'preempted before it could listen to signals: back into the queue'",
+        "    for pause in 1 2 4 8 16; do  # slurmctld may be busy",
+        f'        scontrol requeue "{JOB_IN_SCRIPT}" && sleep 600  # which the requeue ends',
+        '        sleep "$pause"',
+        "    done",
+        "fi",
+        'exit "$code"',
     ]
 
 

@@ -28,6 +28,12 @@ patience.PATIENCE_S = 3.0
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user is asked once and for all is noted elsewhere than in the home of whoever runs the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture(scope="session")
 def pet_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 drawn pets at 64 px: 27 train, 3 val, 30 test; leave them as they are."""

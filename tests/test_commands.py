@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.command import help_text, parse
+from shards.command import WRONG_USE, help_text, parse, run_command
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = ["petseg.train"] + [
@@ -23,6 +23,7 @@ MODULES = [
     "petseg.augment.__main__", "petseg.evaluate", "petseg.models.weights", "petseg.plan", "shards.duplicates",
     "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal",
 ]  # fmt: skip
+BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]
 EXAMPLE = re.compile(r"^ *(?:python|accelerate) .*", flags=re.MULTILINE)
 
 
@@ -72,7 +73,7 @@ def test_help_of_a_field_is_one_flow_of_words(
     assert "--trials-at-once INT How many of them train side by side, sharing the job's GPU and its CPU cores:" in text
     lines = shown_help("jobs.sweep", "--help", monkeypatch, capsys).splitlines()
     start = next(i for i, line in enumerate(lines) if "--trials-at-once" in line)
-    assert all(len(line.strip("│ ")) > 45 for line in lines[start + 1 : start + 3])
+    assert [len(line.strip("│ ")) > 45 for line in lines[start + 1 : start + 3]] == [True, True]
 
 
 def test_help_text_breaks_prose_and_keeps_lists(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +102,34 @@ def test_parse_reads_what_is_typed() -> None:
     assert (command.name, command.resources.gpus_per_node) == ("x", 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("jobs.sweep", "--nme x", "unrecognized options: --nme, x; did you mean --name? ("),
+        ("jobs.sweep", "--max-parallel -1", "--max-parallel -1: must be at least 0"),
+        ("jobs.sweep", "--max-parallel few", "--max-parallel 'few': must be a whole number ("),
+        ("jobs.sweep", "--cluster sge", "invalid choice 'sge' for argument '--cluster'. Expected one of ('slurm', "),
+        ("petseg.train", "--optim.lr fast", "--optim.lr 'fast': must be a number ("),
+        ("petseg.train", "--data.image-size-px 100", "data.image_size_px = 100: must be a multiple of 32"),
+        ("petseg.train", "--train.batch-size 0", "train.batch_size = 0: must be at least 1"),
+        ("petseg.train", "--model.arch net", "invalid choice 'net' for argument '--model.arch'. Expected one of ("),
+        ("petseg.evaluate", "", "missing from "),
+        ("shards.pack", "", "name exactly one of --source DIR, --download, --synthetic N (0 given)"),
+        ("shards.pack", "--synthetic", "missing value for argument '--synthetic'"),
+    ],
+)  # fmt: skip
+def test_words_that_are_not_understood_give_one_line(
+    name: str, words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")  # which breaks none
+    assert run_command(import_module(name).main, words.split()) == WRONG_USE
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(f"error: {said}")
+    assert err.count("\n") == 1
+    assert os.environ["COLUMNS"] == "60"
+
+
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python that has nothing installed."""
@@ -110,7 +139,9 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "words", [[name.replace(".", "/") + ".py"] for name in SCRIPTS] + [["-m", "shards.pack"], ["-m", "petseg.evaluate"]]
+    "words",
+    [[name.replace(".", "/") + ".py"] for name in SCRIPTS]
+    + [["-m", name.removesuffix(".__main__")] for name in MODULES + BENCHMARKS],
 )
 def test_not_installed_is_one_line(bare_python: Path, words: list[str]) -> None:
     done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
 # who may import what of ours; shards.command is every command's error boundary
+OF_SHARDS = {"shards.manifest", "shards.files", "shards.terminal", "shards.command"}
 ALLOWED = {
     "shards": {"shards"},
-    "petseg": {"petseg", "shards.manifest", "shards.command"},
+    "petseg": {"petseg", *OF_SHARDS},
     "slurm": {"slurm", "shards.command"},
-    "jobs": {"jobs", "petseg", "slurm", "shards.manifest", "shards.duplicates_note", "shards.command"},
+    "jobs": {"jobs", "petseg", "slurm", "shards.duplicates_note", *OF_SHARDS},
 }
 FILES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
 
@@ -51,6 +53,27 @@ def test_no_file_bears_the_name_of_another_module() -> None:
         assert names.isdisjoint(taken), names & taken
 
 
+def test_commands_write_by_the_terminal_that_obeys_no_foreign_text() -> None:
+    """rich's own Console would pass on the escapes, and take for markup the square brackets, of a stranger's files."""
+    for path in (path for path in FILES if path.relative_to(REPOSITORY).parts[0] != "slurm"):
+        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+        named = {call.id for call in calls if isinstance(call, ast.Name)}
+        assert not named & {"Console", "print"}, path
+
+
 def test_nothing_prints_or_edits_the_import_path() -> None:
     for path in FILES:
         assert "sys.path" not in path.read_text(), path
+
+
+def test_commands_that_are_shown_are_quoted() -> None:
+    """A command of ours with a name of the user's in it goes through shards.command.typed, or the filter `quoted`."""
+    command = r"python (?:-m )?(?:jobs|petseg|shards|slurm)[/.][\w./]+"
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                text = ast.unparse(node)
+                assert not re.search(command + r"[^`]*\{", text), f"{path}: {text}"
+    for path in REPOSITORY.glob("jobs/reporting/*.j2"):
+        for _, value in re.findall(rf"({command})[^<]*?\{{\{{(.*?)\}}\}}", path.read_text()):
+            assert "quoted" in value, f"{path}: {value}"

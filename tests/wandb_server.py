@@ -63,6 +63,7 @@ class WandbServer(ThreadingHTTPServer):
         self.views: dict[str, dict[str, Any]] = {}  # reports by id: what was sent of each last
         self.fault: Fault = ""
         self.fault_at = ""  # in the path or the name of the operation; "" = everywhere
+        self.message = ""  # of a fault that is an HTTP status, as wandb's own servers say why
         self.released = threading.Event()  # ends what hangs
         self.requests = 0
         self.most_at_once = 0  # runs that were open together
@@ -135,7 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "wrong json":
             self.reply_bytes(b"<html>proxy</html>", 200)
         elif fault != "reset":
-            self.reply_bytes(b'{"error": "no"}', int(fault))
+            message = self.server.message
+            body = {"errors": [{"message": message}]} if message else {"error": "no"}
+            self.reply_bytes(json.dumps(body).encode(), int(fault))
         self.close_connection = True
         return True
 

@@ -86,7 +86,8 @@ def check_all_reduce(setup: Setup) -> Finding:
     )  # fmt: skip
     problem = "" if cluster == "local" else await_job(jobs[0].job_id, folder, 60 * setup.command.wait_min)
     if not (folder / RESULT_NAME).exists():
-        advice = f"its log: {jobs[0].paths.stdout}"
+        log = jobs[0].paths.stdout
+        advice = f"its log: {log}" if log.exists() else f"the nodes do not see {folder}: give another --runs-dir"
         return Finding("FAIL", what, problem or f"{asked.processes} processes did not come to an end", advice)
     row = json.loads((folder / RESULT_NAME).read_text())
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from jobs.checks.setup import Finding, NotChecked, Setup, Status
 from petseg.config import RunConfig
 from petseg.config_values import trial_id
 from petseg.data.store import LocalStore, Store, folder_of
-from shards.command import Failure
+from shards.command import Failure, typed
 from shards.duplicates_note import load_near_duplicates
 from shards.manifest import Sample, split_of_keys
 
@@ -32,7 +32,7 @@ def _check_shards(store: Store, deep: bool) -> Finding:
     what, manifest, remote = "shards", store.manifest, not isinstance(store, LocalStore)
     size = sum(shard.num_bytes for shard in manifest.shards) / 1e9
     shown = f"{len(manifest.shards)} shards, {size:.2f} GB, set {manifest.hash[:10]}"
-    advice = f"python -m shards.verify {store.location}" + ("" if remote else " --repair ANOTHER-COPY")
+    advice = typed("-m", "shards.verify", store.location, *([] if remote else ["--repair", "ANOTHER-COPY"]))
     problems = [] if remote else _tar_problems(store, folder_of(store.location))
     problems += _index_problems(store)
     if problems:
@@ -88,7 +88,7 @@ def _check_duplicates(store: Store, shown: str) -> Finding:
     what = "splits"
     if not isinstance(store, LocalStore):
         return Finding("ok", what, f"{shown}; near-identical ones are not looked for in a remote set")
-    look = f"python -m shards.duplicates {store.location}"
+    look = typed("-m", "shards.duplicates", store.location)
     try:
         found = load_near_duplicates(folder_of(store.location), store.manifest.hash)
     except ValueError as error:

@@ -17,11 +17,10 @@ from slurm import patience
 from slurm.cluster import partitions
 from slurm.executor import render_sbatch, sbatch_environment
 from slurm.patience import one_line
-from slurm.resources import Resources
+from slurm.resources import MB_PER_GB, Resources
 from slurm.room import limit_in
 
 CLIENT_TIMEOUT_S = 30.0
-MB_PER_GB = 1024  # Slurm's GB
 NO_LIMIT = ("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)")
 # Slurm's words for nodes that take jobs, now or when others end; a mark follows: * does not answer, $ is maintained
 USABLE_STATES = ("idle", "mixed", "allocated", "completing", "planned", "reserved")

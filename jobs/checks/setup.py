@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from jobs.checks.samples import write_small_set
+from jobs.shard_sets import require_known_sets, typed_locations
 from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
 from petseg.config import DataConfig, RunConfig
 from petseg.config_values import with_values
@@ -60,6 +61,9 @@ class Command:
     """Where the sweep is to run: through sbatch, or on this machine."""
     axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A further axis, or another one's values, as NAME=VALUE,VALUE; can be repeated."""
+    allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Fetch shards from the addresses, or by the commands, that the sweep file names, although you have never submitted
+    them: it could be a stranger's."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A fixed value for all trials, as NAME=VALUE; can be repeated."""
     only: str = ""
@@ -105,13 +109,13 @@ class Setup:
 
     @cached_property
     def store(self) -> Store:
-        return self._once("shards", partial(_open, self.config.data))
+        return self._once("shards", partial(self._open, self.config.data))
 
     @cached_property
     def stores(self) -> tuple[Store, ...]:
         """The shard sets of all cells, that of the first cell first."""
         others = [config.data for config in self.distinct(lambda config: config.data.shards)[1:]]
-        return (self.store, *(self._once(data.shards, partial(_open, data)) for data in others))
+        return (self.store, *(self._once(data.shards, partial(self._open, data)) for data in others))
 
     def store_of(self, config: RunConfig) -> Store:
         """The shard set that a cell's config names."""
@@ -173,6 +177,12 @@ class Setup:
         for store in opened:
             store.close()
 
+    def _open(self, data: DataConfig) -> Store:
+        command = self.command
+        if not command.allow_pipe:
+            require_known_sets(self.cells, typed_locations(self.spec, [*command.set, *command.axis]), command.sweep)
+        return open_store(data.shards, data.cache_dir, data.cache_gb)
+
     def _once(self, name: str, build: Callable[[], Found]) -> Found:
         if name not in self._failed:
             try:
@@ -182,10 +192,6 @@ class Setup:
                 if not isinstance(error, ValueError | OSError | Failure | NotChecked):  # a bug's message says little
                     self._failed[name] = f"{name}: {type(error).__name__}: {error}"
         raise NotChecked(self._failed[name])
-
-
-def _open(data: DataConfig) -> Store:
-    return open_store(data.shards, data.cache_dir, data.cache_gb)
 
 
 @contextmanager

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import configparser
-import netrc
 import os
 import urllib.error
 import urllib.request
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from jobs.checks.setup import Finding, Setup
+from jobs.wandb_login import find_login
+from petseg.tracking_client import without_secrets
+from slurm.environment import sbatch_environment
 
-DEFAULT_URL = "https://api.wandb.ai"
 TIMEOUT_S = 5.0
-KEY_NAME = "WANDB_API_KEY"
 TRAINS_ON = "training goes on without wandb in any case"
 
 
@@ -23,47 +20,23 @@ def check_wandb(setup: Setup) -> Finding:
     what, mode = "wandb", setup.config.tracking.wandb
     if mode != "online":
         return Finding("ok", what, f"tracking.wandb = {mode}: nothing is sent")
-    url = base_url()
-    host = urlsplit(url).hostname or ""
-    if urlsplit(url).scheme not in ("http", "https") or not host:
-        return Finding("FAIL", what, f"WANDB_BASE_URL = {url} is no http(s) address", f"such as {DEFAULT_URL}")
-    in_netrc, in_environment = has_netrc_key(host), bool(os.environ.get(KEY_NAME))
-    if not in_netrc and not in_environment:
-        return Finding("FAIL", what, f"no key for {host}, neither in ~/.netrc nor in {KEY_NAME}", "wandb login")
-    if problem := unreachable(url):
+    try:
+        here = find_login()
+        on_nodes = find_login(sbatch_environment(os.environ)) if setup.command.cluster == "slurm" else here
+    except ValueError as error:
+        return Finding("FAIL", what, str(error), TRAINS_ON)
+    url = without_secrets(here.url)
+    if not here.has_credentials:
+        return Finding("FAIL", what, here.missing, here.advice)
+    if problem := unreachable(here.url):
         advice = f"set --set tracking.wandb=offline and `python jobs/sync.py SWEEP` later; {TRAINS_ON}"
         return Finding("FAIL", what, f"{url} does not answer: {problem}", advice)
-    if in_environment and not in_netrc and setup.command.cluster == "slurm":
-        detail = f"{url} answers; the key is in {KEY_NAME} only, and keys in the environment are not passed to jobs"
-        return Finding("warn", what, detail, "`wandb login` writes it to ~/.netrc, which the nodes must see")
-    where = "~/.netrc" if in_netrc else KEY_NAME
-    return Finding("ok", what, f"{url} answers from this host, a key is in {where} (not tried)")
-
-
-def base_url() -> str:
-    """$WANDB_BASE_URL, or what `wandb login --host` kept, or wandb's own cloud."""
-    if url := os.environ.get("WANDB_BASE_URL"):
-        return url.rstrip("/")
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
-    settings = configparser.ConfigParser(interpolation=None)
-    try:
-        settings.read(folder / "settings")
-        return settings.get("default", "base_url", fallback=DEFAULT_URL).rstrip("/")
-    except configparser.Error:
-        return DEFAULT_URL
-
-
-def has_netrc_key(host: str) -> bool:
-    """Whether ~/.netrc ($NETRC) has a password for the host."""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        found = netrc.netrc(path).authenticators(host)
-    except FileNotFoundError:
-        return False
-    except (OSError, netrc.NetrcParseError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not in netrc's form"  # may quote the key
-        raise ValueError(f"{path} cannot be read: {reason}") from None
-    return bool(found and found[2])
+    if not on_nodes.has_credentials:
+        detail = (
+            f"{url} answers; the key is in the environment only, and keys in the environment are not passed to jobs"
+        )
+        return Finding("warn", what, detail, f"`{on_nodes.advice}` writes it to ~/.netrc, which the nodes must see")
+    return Finding("ok", what, f"{url} answers from this host, and wandb's client finds a key for it (not tried)")
 
 
 def unreachable(url: str) -> str:

@@ -21,7 +21,8 @@ from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.metrics import count_pixels, dice_of
-from petseg.run import Run, build_run
+from petseg.run.batches import eval_inputs, train_batches
+from petseg.run.parts import Parts, build_parts
 from petseg.run_folder import CHECKPOINTS_NAME, read_metrics
 from petseg.train import train
 from shards.command import Interrupted
@@ -80,33 +81,33 @@ def fit_one_batch(setup: Setup, config: RunConfig, rate: float) -> Fit:
         config, model__width=min(config.model.width, FIT_WIDTH), train__batch_size=FIT_BATCH,
         train__accumulation_steps=1, augment__policy="none", optim__lr=rate,
     )  # fmt: skip
-    run = build_run(small, open_store(small.data.shards), setup.folder, splits=("train",))
+    parts = build_parts(small, open_store(small.data.shards), setup.folder, splits=("train",))
     try:
-        batch = next(run.train_batches(1))
+        batch = next(train_batches(parts, 1))
         if batch.lost:
             raise ValueError(f"{batch.lost[0]}: see the check of the shards, with --deep")
         with one_thread():
-            return _fit(run, *run.inputs(batch))
+            return _fit(parts, *eval_inputs(parts, batch))
     finally:
-        run.close()
+        parts.close()
 
 
-def _fit(run: Run, image: torch.Tensor, target: torch.Tensor) -> Fit:
-    run.model.train()
+def _fit(parts: Parts, image: torch.Tensor, target: torch.Tensor) -> Fit:
+    parts.model.train()
     losses, dices = [], []
     for _ in range(FIT_STEPS):
-        logits = run.model(image)  # (B, 2, H, W)
-        loss = run.loss(logits, target).mean()
+        logits = parts.model(image)  # (B, 2, H, W)
+        loss = parts.loss(logits, target).mean()
         losses.append(loss.item())
         dices.append(dice_of(count_pixels(logits.detach(), target)).mean().item())
         fit = Fit(len(losses) - 1, (losses[0], losses[-1]), (dices[0], dices[-1]))
         if fit.learnt or not math.isfinite(losses[-1]):
             break
-        run.accelerator.backward(loss)
-        if run.config.optim.grad_clip:
-            run.accelerator.clip_grad_norm_(run.model.parameters(), run.config.optim.grad_clip)
-        run.optimizer.step()
-        run.optimizer.zero_grad()
+        parts.accelerator.backward(loss)
+        if parts.config.optim.grad_clip:
+            parts.accelerator.clip_grad_norm_(parts.model.parameters(), parts.config.optim.grad_clip)
+        parts.optimizer.step()
+        parts.optimizer.zero_grad()
     return fit
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from jobs.reporting.records import Group
 from petseg.run_folder import CALIBRATION_NAME
+from shards.files import read_json
 
 MAX_CELLS = 6
 WIDTH, HEIGHT, MARGIN_LEFT, MARGIN_BELOW, MARGIN = 220.0, 190.0, 34.0, 26.0, 8.0
@@ -89,7 +89,7 @@ def calibrate_cells(groups: Sequence[Group], split: str = "val") -> CalibrationS
 def read_curves(folder: Path, split: str) -> dict[str, list[dict[str, float]]] | None:
     """Bins by kind (as-is, scaled) from calibration.json; None if the run kept none, as those of earlier versions."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads((folder / CALIBRATION_NAME).read_text())["splits"][split]
+        kept: Any = read_json(folder / CALIBRATION_NAME)["splits"][split]
         named = {"as-is": kept["as_is"], "scaled": kept["scaled"]}
         curves = {
             kind: [{str(key): float(value) for key, value in row.items()} for row in bins]

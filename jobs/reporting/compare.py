@@ -3,39 +3,49 @@
 A cell is trained with S seeds, and each of its runs is measured on the same N pictures, which all cells share. Its mean
 moves with two things: other pictures, which move all cells alike, so that differences are taken picture by picture; and
 another training run, which moves one cell by itself, on all pictures at once. A test that only shuffles or redraws
-pictures takes that second part for a finding. So the variance of a contrast sum_c w_c mean_c is put together from both,
-as for readers x cases in medical imaging (Obuchowski and Rockette 1995; Hillis 2007, Stat Med 26:596, whose
-denominator this is, here with the runs of each cell their own):
+pictures takes that second part for a finding. So the error of a contrast sum_c w_c mean_c is put together from both, as
+for readers x cases in medical imaging (Obuchowski and Rockette 1995; Hillis 2007, Stat Med 26:596):
 
-    V = V_runs + max(V_pictures - V_both, 0)
-    V_pictures = variance over pictures of sum_c w_c (mean of the picture in cell c) / N
-    V_runs     = sum_c w_c^2 s_c^2 / S_c      with s_c^2 the variance of the runs' means
-    V_both     = sum_c w_c^2 e_c^2 / (S_c N)  with e_c^2 the mean square of run x picture, which the other two both hold
+    runs      normal, of variance sum_c w_c^2 v_c / S_c, with v_c drawn from what the seeds leave open (spreads.py)
+    pictures  Student's t with N - 1 degrees of freedom, of variance w' (K / N - diag(e_c^2 / (S_c N))) w, with K the
+              covariance over pictures of the cells' means of each picture, and e_c^2 the mean square of run x picture,
+              which v_c holds too
 
-and Student's t with Satterthwaite's degrees of freedom. Two or three seeds tell little of their own spread, so s_c^2 is
-pooled over all cells of the sweep, except where a contrast's own cells spread more: then theirs counts. Seeds are not
-paired between cells: the same number starts other weights in another architecture, only S - 1 degrees of freedom would
-be left, and if runs of one seed do move together the interval is only too wide.
+The errors of all contrasts of a family are drawn together, since they share cells and pictures. Each is measured in
+units of its own 98 % quantile, so that a contrast with a wild cell does not widen the others'; the largest of the
+family gives one critical value for all. A contrast's p value is the share of draws whose largest error is at least as
+large as what was seen, and its interval reaches to the critical value: it excludes 0 exactly where p < 0.05, and all
+intervals of the family hold together in 95 % of sweeps (a single-step method; Westfall and Young 1993). Draws have a
+fixed seed and an order of cells that does not depend on how they are listed: the same numbers give the same answer.
 
-Why not a bootstrap of seeds and pictures: three redrawn seeds have sqrt(2/3) of the spread of three seeds, and no t.
-tests/jobs/reporting/test_compare.py draws sweeps of a known truth: the bootstrap's 95 % intervals of a difference, with
-three seeds, held it in 90 % of them and in 74 % where runs differ more, these in 96 and 97 %. What these do not reach:
-two cells of two seeds each (93 %; a difference found in 6.6 % of sweeps that have none), and two cells whose runs both
-spread three times as widely as all others' (89 % with two seeds, 93 % with three). And one wild cell widens them all.
+Seeds are not paired between cells: the same number starts other weights in another architecture, only S - 1 degrees of
+freedom would be left, and if runs of one seed do move together the intervals are only too wide. Why not a bootstrap of
+seeds and pictures: three redrawn seeds have sqrt(2/3) of the spread of three seeds, and no t.
+
+benchmarks/verdict.py compares this with other ways on drawn sweeps of a known truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from jobs.reporting.spreads import draw_variances
+
 Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
+BALANCE = 0.98  # quantile of its own errors that a contrast is measured by
+# draws by the number of cells: one less than a multiple of 20, so that a p value of 0.05 is one of those that can occur
+DRAWS = ((12, 19_999), (60, 7_999), (150, 1_999), (np.inf, 999))
+MEASURED = 4_000_000, 999  # errors that quantiles are taken of: so many of a family, at least so many of a contrast
+CHUNK = 1_000_000  # errors of contrasts held at a time
+JITTER = 1e-12  # of the variances, so that pictures on which cells agree do not break the factorisation
 
 
 @dataclass(frozen=True)
@@ -50,44 +60,26 @@ class Cells:
     both: Floats  # (C,) mean square of run x picture; 0 for a single run
 
     @property
-    def freedom(self) -> int:
-        """Degrees of freedom of the pooled variance between runs."""
-        return int((self.seeds - 1).sum())
+    def is_single(self) -> NDArray[np.bool_]:
+        """(C,) cells of a single run: other pictures are accounted for, other runs are not."""
+        return self.seeds == 1
 
-    @property
-    def pooled(self) -> float:
-        """Variance between runs of one cell, over all cells; 0 where all have a single run."""
-        return float(((self.seeds - 1) * self.run_variance).sum() / max(self.freedom, 1))
+    @cached_property
+    def errors(self) -> Floats:
+        """(C, draws) errors of the means, drawn together; 0 for a cell of a single run."""
+        draws = next(count for most, count in DRAWS if len(self.mean) <= most)
+        return draw_errors(self, draws, np.random.default_rng(0))
 
 
 @dataclass(frozen=True)
-class Estimates:
+class Intervals:
     """Contrasts of cells, arrays of one shape."""
 
     value: Floats
-    error: Floats  # standard error
-    freedom: Floats  # of Student's t
-    pictures_only: NDArray[np.bool_]  # a cell has a single run: other pictures are accounted for, other runs are not
-
-    @cached_property
-    def reach(self) -> Floats:
-        """From the value to either end of its CONFIDENCE interval."""
-        return self.error * special.stdtrit(self.freedom, 0.5 + CONFIDENCE / 2)
-
-    @cached_property
-    def low(self) -> Floats:
-        return self.value - self.reach
-
-    @cached_property
-    def high(self) -> Floats:
-        return self.value + self.reach
-
-    @cached_property
-    def p(self) -> Floats:
-        """Two-sided, against 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(self.value == 0, 0.0, np.abs(self.value) / self.error)
-        return 2 * special.stdtr(self.freedom, -t)
+    low: Floats
+    high: Floats
+    p: Floats  # two-sided, against 0, after all looks of the family; NaN: no test
+    pictures_only: NDArray[np.bool_]  # a cell has a single run: the interval is for other pictures alone
 
 
 def summarise(dice: Sequence[Floats]) -> Cells:
@@ -111,82 +103,138 @@ def summarise(dice: Sequence[Floats]) -> Cells:
     return Cells(by_picture.mean(axis=1), seeds, num_pictures, covariance, run_variance, both)
 
 
-def contrasts(cells: Cells, weights: Floats) -> Estimates:
-    """sum_c w_c mean_c for each row of (K, C) weights: arrays of shape (K,)."""
-    squares = weights**2
-    return _estimates(
-        cells,
-        value=weights @ cells.mean,
-        pictures=((weights @ cells.covariance) * weights).sum(axis=1),
-        terms=[squares**power @ term for power, term in _terms(cells)],
+def draw_errors(cells: Cells, draws: int, rng: np.random.Generator) -> Floats:
+    """(C, draws) errors of the means of the cells with two runs or more; 0 for the others."""
+    several = np.flatnonzero(~cells.is_single)
+    keys = (np.diag(cells.covariance), cells.both, cells.seeds, cells.run_variance, cells.mean)
+    several = several[np.lexsort([key[several] for key in keys])]
+    errors = np.zeros((len(cells.mean), draws))
+    if not len(several):
+        return errors
+    seeds = cells.seeds[several]
+    variances = draw_variances(cells.run_variance[several], (seeds - 1).astype(np.float64), draws, rng)
+    runs = np.sqrt(variances / seeds) * rng.standard_normal(variances.shape)
+    freedom = cells.num_pictures - 1
+    stretch = np.sqrt(freedom / (2 * rng.standard_gamma(freedom / 2, draws)))
+    over_pictures = cells.covariance / cells.num_pictures - np.diag(cells.both / (cells.seeds * cells.num_pictures))
+    pictures = _root(over_pictures[np.ix_(several, several)]) @ rng.standard_normal((len(several), draws))
+    errors[several] = runs.T + stretch * pictures
+    return errors
+
+
+def _root(covariance: Floats) -> Floats:
+    """L with L L' the nearest matrix that is a covariance: a difference of two estimates may be none."""
+    values, vectors = np.linalg.eigh(covariance)
+    nearest = (vectors * np.maximum(values, 0)) @ vectors.T
+    size = np.trace(nearest)
+    return np.linalg.cholesky(nearest + JITTER * size * np.eye(len(nearest))) if size > 0 else nearest
+
+
+def means(cells: Cells) -> Intervals:
+    """Each cell's mean with its own interval: (C,) arrays; nothing is tested."""
+    reach = np.quantile(np.abs(cells.errors), CONFIDENCE, axis=1)
+    alone = _reach_over_pictures(cells, np.diag(cells.covariance))
+    reach = np.where(cells.is_single, alone, reach)
+    untested = np.full(reach.shape, np.nan)
+    return Intervals(cells.mean, cells.mean - reach, cells.mean + reach, untested, cells.is_single)
+
+
+def contrasts(cells: Cells, weights: Floats) -> Intervals:
+    """sum_c w_c mean_c for each row of (K, C) weights, all of them one family: arrays of shape (K,)."""
+    variance = ((weights @ cells.covariance) * weights).sum(axis=1)
+    pictures_only = (weights != 0) @ cells.is_single
+    errors = cells.errors
+    return _family(
+        cells, weights @ cells.mean, variance, pictures_only, errors.shape[1], lambda at: weights[at] @ errors
     )
 
 
-def pairs(cells: Cells) -> Estimates:
-    """Row minus column for all pairs of cells: arrays of shape (C, C)."""
-    variance = np.diag(cells.covariance)
-    return _estimates(
+def pairs(cells: Cells, errors: Floats | None = None) -> Intervals:
+    """Row minus column for all pairs of cells, all of them one family: arrays of shape (C, C).
+
+    errors: (C, draws) of the means, instead of the cells' own.
+    """
+    errors = cells.errors if errors is None else errors
+    one, other = np.triu_indices(len(cells.mean), 1)
+    own = np.diag(cells.covariance)
+    found = _family(
         cells,
-        value=cells.mean[:, None] - cells.mean,
-        pictures=variance[:, None] + variance - 2 * cells.covariance,
-        terms=[term[:, None] + term for _, term in _terms(cells)],
+        value=cells.mean[one] - cells.mean[other],
+        variance=own[one] + own[other] - 2 * cells.covariance[one, other],
+        pictures_only=cells.is_single[one] | cells.is_single[other],
+        draws=errors.shape[1],
+        errors_of=lambda at: errors[one[at]] - errors[other[at]],
+    )
+
+    def square(above: NDArray[Any], below: NDArray[Any], diagonal: float) -> NDArray[Any]:
+        whole = np.full((len(cells.mean),) * 2, diagonal, dtype=above.dtype)
+        whole[one, other], whole[other, one] = above, below
+        return whole
+
+    return Intervals(
+        square(found.value, -found.value, 0.0),
+        square(found.low, -found.high, 0.0),
+        square(found.high, -found.low, 0.0),
+        square(found.p, found.p, np.nan),
+        square(found.pictures_only, found.pictures_only, False) | np.diag(cells.is_single),
     )
 
 
-def _terms(cells: Cells) -> list[tuple[int, Floats]]:
-    """What a contrast adds up over its cells, and the power of w_c^2 it is weighed with: V_runs of their own, its
-    square by degrees of freedom, 1 / S_c, V_both, and whether there is one run alone."""
-    own = cells.run_variance / cells.seeds
-    return [
-        (1, own),
-        (2, own**2 / np.maximum(cells.seeds - 1, 1)),
-        (1, 1 / cells.seeds),
-        (1, cells.both / (cells.seeds * cells.num_pictures)),
-        (1, (cells.seeds == 1).astype(float)),
-    ]
+def _family(
+    cells: Cells,
+    value: Floats,
+    variance: Floats,
+    pictures_only: NDArray[np.bool_],
+    draws: int,
+    errors_of: Callable[[NDArray[np.int64]], Floats],
+) -> Intervals:
+    """(K,) contrasts; variance: over pictures; errors_of: (k, draws) of some of them.
 
-
-def _estimates(cells: Cells, value: Floats, pictures: Floats, terms: Sequence[Floats]) -> Estimates:
-    own, own_square, per_seed, both, alone = terms
-    pictures = np.maximum(pictures, 0) / cells.num_pictures
-    pictures_only = alone > 0
-    pooled = cells.pooled * per_seed
-    excess = np.maximum(own - pooled, 0)
-    runs = np.where(pictures_only, 0, pooled + excess)
-    variance = runs + np.maximum(pictures - np.where(pictures_only, 0, both), 0)
+    Those that hold a cell of a single run are not tested, and have Student's interval over pictures.
+    """
+    reach, p = _reach_over_pictures(cells, variance), np.full(value.shape, np.nan)
+    tested = np.flatnonzero(~pictures_only)
+    units, largest = [], np.zeros(draws)
+    measured = min(draws, max(MEASURED[1], MEASURED[0] // max(1, len(tested))))
+    at = round(BALANCE * measured)
+    step = max(1, CHUNK // draws)
+    for start in range(0, len(tested), step):
+        sizes = np.abs(errors_of(tested[start : start + step]))
+        unit = np.partition(sizes[:, :measured], at, axis=1)[:, at]
+        units.append(unit)
+        sizes /= np.where(unit > 0, unit, 1.0)[:, None]
+        np.maximum(largest, sizes.max(axis=0), out=largest)
+    if not units:
+        return Intervals(value, value - reach, value + reach, p, pictures_only)
+    unit, largest = np.concatenate(units), np.sort(largest)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # pooled with its degrees of freedom, and what its own cells spread beyond it with theirs
-        square = pooled**2 / max(cells.freedom, 1) + np.where(excess > 0, (excess / own) ** 2 * own_square, 0)
-        square = np.where(pictures_only, 0, square) + pictures**2 / (cells.num_pictures - 1)
-        freedom = np.where(variance > 0, variance**2 / square, 1.0)
-    return Estimates(value, np.sqrt(variance), np.maximum(freedom, 1.0), pictures_only)
+        seen = np.where(value[tested] == 0, 0.0, np.abs(value[tested]) / unit)
+    p[tested] = (1 + draws - np.searchsorted(largest, seen)) / (draws + 1)
+    reach[tested] = unit * largest[1 - round((1 - CONFIDENCE) * (draws + 1))]
+    return Intervals(value, *_ends(value, reach, p), p, pictures_only)
 
 
-def holm(p: Floats) -> Floats:
-    """(M,) p values as they stand after M looks: below 0.05 all of them together are wrong at most once in twenty
-    families (Holm 1979). NaN is no look, and stays."""
-    adjusted = np.full(p.shape, np.nan)
-    order = np.argsort(p)[: int(np.isfinite(p).sum())]  # NaN sorts last
-    steps = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
+def _ends(value: Floats, reach: Floats, p: Floats) -> tuple[Floats, Floats]:
+    """Low and high: 0 lies between them exactly where p says that nothing is shown, however they are rounded."""
+    low, high, least = value - reach, value + reach, np.finfo(float).tiny
+    shown, open_ = p < 1 - CONFIDENCE, p >= 1 - CONFIDENCE
+    low = np.where(shown & (value > 0), np.maximum(low, least), np.where(open_, np.minimum(low, 0.0), low))
+    high = np.where(shown & (value < 0), np.minimum(high, -least), np.where(open_, np.maximum(high, 0.0), high))
+    return low, high
 
 
-def holm_pairs(estimates: Estimates) -> Floats:
-    """(C, C) p values of `pairs` after as many looks as there are pairs; NaN on the diagonal and where a difference
-    is known of pictures alone, which no p value should make a finding of."""
-    above = np.triu_indices(len(estimates.value), 1)
-    p = np.where(estimates.pictures_only, np.nan, estimates.p)[above]
-    adjusted = np.full(estimates.value.shape, np.nan)
-    adjusted[above] = holm(p)
-    adjusted.T[above] = adjusted[above]
-    return adjusted
+def _reach_over_pictures(cells: Cells, variance: Floats) -> Floats:
+    """From the value to either end of Student's interval for other pictures; variance: over pictures."""
+    error = np.sqrt(np.maximum(variance, 0) / cells.num_pictures)
+    return error * special.stdtrit(cells.num_pictures - 1, 0.5 + CONFIDENCE / 2)
 
 
-def rank_ranges(estimates: Estimates, adjusted: Floats, level: float = 1 - CONFIDENCE) -> NDArray[np.int64]:
-    """(C, 2) best and worst rank that each cell may have, 1 the highest: a place is lost for each cell shown to be
-    better and gained for each shown to be worse. All hold together with 1 - level, since all pairs do (Klein, Wright
-    and Wieczorek 2020, J R Stat Soc A 183:589, who take them from joint intervals)."""
-    shown = np.nan_to_num(adjusted, nan=1.0) < level
-    better, worse = shown & (estimates.value < 0), shown & (estimates.value > 0)
+def rank_ranges(found: Intervals) -> NDArray[np.int64]:
+    """(C, 2) best and worst rank that each cell may have, 1 the highest, from all `pairs`.
+
+    A place is lost for each cell shown to be better and gained for each shown to be worse. All ranges hold together, as
+    the intervals do (Klein, Wright and Wieczorek 2020, J R Stat Soc A 183:589).
+    """
+    shown = found.p < 1 - CONFIDENCE
+    better, worse = shown & (found.value < 0), shown & (found.value > 0)
     return np.stack([1 + better.sum(axis=1), len(shown) - worse.sum(axis=1)], axis=1)

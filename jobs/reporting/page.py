@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,10 @@ from jobs.reporting.pictures import lay_out
 from jobs.reporting.plots import CURVES, collect, draw
 from jobs.reporting.protocol import floor_of, protocol, state_counts, warnings
 from jobs.reporting.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
-from jobs.reporting.rows import metrics_of, p_cell
+from jobs.reporting.rows import INTERVALS_NOTE, metrics_of, p_cell
 from jobs.reporting.trials import trial_row
 from jobs.reporting.verdict import Board, Difference, build_board
-from jobs.reporting.verdict_words import FINDINGS, judge, minus, ranks_text
+from jobs.reporting.verdict_words import FINDINGS, bounds, judge, minus, ranks_text
 from jobs.trial import Sweep
 from petseg.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 
@@ -82,6 +83,8 @@ def render_page(
         verdict=judge(board),
         findings=FINDINGS,
         noise=NOISE_DICE,
+        intervals=INTERVALS_NOTE,
+        bounds_text=bounds,
         heats=heats_of(board),
         colours=OVERLAY_COLOURS,
         sheet=lay_out(ranked),
@@ -109,7 +112,7 @@ def load_template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"quantity": quantity, "duration": duration, "signed": signed, "minus": minus, "p": p_cell}
-    environment.filters |= {"ranks": ranks_text}
+    environment.filters |= {"ranks": ranks_text, "quoted": shlex.quote}
     return environment.get_template("page.html.j2")
 
 

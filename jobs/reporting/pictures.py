@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from jobs.reporting.drawing import SIZE_PX, webp_uri
 from jobs.reporting.records import Group, Record
 from petseg.run_folder import OVERLAYS_NAME, PER_IMAGE_NAME
+from shards.command import printable
+from shards.manifest import open_regular
 
+MAX_PIXELS = 4096 * 4096
 MAX_ROWS, MAX_COLUMNS = 24, 8  # of 6-9 kB each: below 2.5 MB as base64
 
 
@@ -53,7 +57,7 @@ def lay_out(groups: Sequence[Group]) -> Sheet:
 
 
 def _keys(record: Record) -> list[str]:
-    return [path.stem for path in _folder(record).glob("[!.]*.png")]
+    return [printable(path.stem) for path in _folder(record).glob("[!.]*.png")]
 
 
 def _folder(record: Record) -> Path:
@@ -63,7 +67,7 @@ def _folder(record: Record) -> Path:
 def _picture(record: Record, key: str, dice: float | None) -> Picture | None:
     try:
         return Picture(data_uri(_folder(record) / f"{key}.png"), dice)
-    except OSError:  # missing, or not a picture
+    except (OSError, ValueError, SyntaxError):  # missing, or not a picture
         return None
 
 
@@ -71,7 +75,9 @@ def data_uri(path: Path) -> str:
     """A picture, at most SIZE_PX on a side, as a data: URI."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with open_regular(path, follow=False) as file, Image.open(file, formats=["PNG"]) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise OSError(f"{path} has {image.width} x {image.height} pixels")
         small = image.convert("RGB")
     small.thumbnail((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
     return webp_uri(np.asarray(small))
@@ -89,9 +95,14 @@ def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.flo
     2 tp / (2 tp + fp + fn), 1 where truth and prediction are empty.
     """
     try:
-        with (folder / PER_IMAGE_NAME).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_regular(folder / PER_IMAGE_NAME, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
             keys, counts = arrays[f"{split}/keys"], arrays[f"{split}/counts"].astype(float)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (
+        OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error,
+    ):  # fmt: skip
+        return None
+    if keys.ndim != 1 or not len(keys) or counts.shape != (len(keys), 3) or not (counts >= 0).all():
         return None
     total = 2 * counts[:, 0] + counts[:, 1] + counts[:, 2]
-    return tuple(keys.tolist()), np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
+    named = tuple(printable(str(key)) for key in keys.tolist())
+    return named, np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)

@@ -9,8 +9,8 @@ from dataclasses import replace
 from jobs.reporting.records import SEED_AXIS, Record
 from jobs.shard_sets import ShardSet
 from jobs.trial import Sweep
+from shards.command import typed
 from shards.duplicates_note import summarise_duplicates
-from shards.manifest import load_manifest
 
 BORDER_RULES = {
     "fg": "border counts as pet (fg)",
@@ -48,7 +48,7 @@ def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
 
 def shard_facts(sweep: Sweep) -> Facts:
     """What is known of each shard set of the sweep; several are told apart by their location."""
-    sets = [one if one.source else recalled(one) for one in noted_sets(sweep)]
+    sets = [one if one.source else replace(one, source=one.location) for one in noted_sets(sweep)]
     facts = {
         "Shard set": [f"{one.source}: {one.attribution}" if one.num_samples else one.source for one in sets],
         "Splits": [" / ".join(f"{count:,} {name}" for name, count in one.num_samples.items()) for one in sets],
@@ -64,23 +64,12 @@ def duplicates(noted: ShardSet) -> str:
     if not noted.num_samples:
         return ""
     if noted.near_duplicates is None:
-        return f"not looked for: `python -m shards.duplicates {noted.location}` does"
+        return f"not looked for: `{typed('-m', 'shards.duplicates', noted.location)}` does"
     return summarise_duplicates(noted.near_duplicates)
 
 
 def noted_sets(sweep: Sweep) -> tuple[ShardSet, ...]:
     return sweep.shard_sets or (ShardSet(sweep.manifest_hash, sweep.shards),)
-
-
-def recalled(noted: ShardSet) -> ShardSet:
-    """The set of a sweep that noted its hash alone, from its folder; if that is not at hand, `source` says why."""
-    try:
-        manifest = load_manifest(noted.location)
-    except (ValueError, OSError):
-        return replace(noted, source=f"{noted.location} (cannot be read here)")
-    if manifest.hash != noted.hash:
-        return replace(noted, source=f"{noted.location} (now holds another set)")
-    return ShardSet.of(manifest, noted.location)
 
 
 def _by_place(texts: Sequence[str], places: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.standing import Standing, standings
 from jobs.trial import Sweep
 from petseg.config_values import flatten
-from petseg.run_folder import Result, load_config
+from petseg.run_folder import Result, load_config, warn_once
 
 SEED_AXIS = "train.seed"
 NOISE_DICE = 0.003  # reruns of one config differ by about this much: a smaller difference says nothing
@@ -130,7 +130,12 @@ def read_record(standing: Standing, epochs: bool = True) -> Record:
     identity.pop("manifest_hash", None)
     rows = [row for row in (trial.metrics() if epochs else ()) if isinstance(row, dict)]
     by_epoch = {int(row["epoch"]): row for row in rows if "epoch" in row}
-    return Record(standing, identity | trial.axes, config, trial.result(), [row for _, row in sorted(by_epoch.items())])
+    try:
+        result = trial.result()
+    except ValueError as error:  # of one trial of many
+        warn_once(f"left out: {error}")
+        result = None
+    return Record(standing, identity | trial.axes, config, result, [row for _, row in sorted(by_epoch.items())])
 
 
 def spread_of(values: Sequence[float]) -> Spread | None:

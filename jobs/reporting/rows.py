@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from jobs.reporting.records import Place, rank
 from jobs.reporting.verdict import Board
-from jobs.reporting.verdict_words import FINDINGS, judge
+from jobs.reporting.verdict_words import FINDINGS, end, judge, p_number
 from jobs.trial import Sweep
 
 # measured of the best weights; a column that no trial has is left out: (key, title, decimals)
@@ -21,6 +22,14 @@ METRICS = (
     ("val/hd95_px", "HD95, px", 2),
     ("val/ece", "ECE", 4),
     ("val/loss", "val loss", 4),
+)
+FORMULA = ("=", "+", "-", "@")
+MARKDOWN = str.maketrans({"|": "&#124;", "[": "&#91;", "]": "&#93;", "`": "&#96;"})
+MARGINAL, SIMULTANEOUS = "marginal 95 %", "simultaneous 95 %"
+INTERVALS_NOTE = (
+    "Intervals: a mean's is marginal and holds by itself in 95 % of sweeps; those of differences are simultaneous and "
+    "hold together for all pairs of cells in 95 % of sweeps; they exclude 0 exactly where p, adjusted for all pairs, "
+    "is less than 0.05. A cell with one seed has no p, and marginal intervals for other pictures alone."
 )
 Row = dict[str, Any]
 
@@ -50,12 +59,14 @@ def _row(board: Board, place: Place, metrics: Sequence[str]) -> Row:
         "val_dice_high": mean.high if mean else None,
         "val_dice_sd": val.sd if val else None,
         "interval_covers": ("pictures" if mean.pictures_only else "seeds and pictures") if mean else None,
+        "interval_kind": MARGINAL if mean else None,
         "rank_best": mean.ranks[0] if mean else None,
         "rank_worst": mean.ranks[1] if mean else None,
         "from_best": difference.value if difference else None,
         "from_best_low": difference.low if difference else None,
         "from_best_high": difference.high if difference else None,
-        "p_holm": difference.p if difference else None,
+        "p_adjusted": difference.p if difference else None,
+        "from_best_kind": (SIMULTANEOUS if difference.p is not None else MARGINAL) if difference else None,
         "finding": FINDINGS[difference.finding] if difference else None,
         "seeds": len(group.done),
         "trials": len(group.records),
@@ -80,20 +91,20 @@ def _shown(row: Row, axes: Sequence[str], metrics: Sequence[tuple[str, str, int]
         "val Dice": ranged(row, "val_dice"),
         "rank": span(row["rank_best"], row["rank_worst"]),
         "seeds": f"{row['seeds']}/{row['trials']}",
-        "from the best": ranged(row, "from_best", "+.4f"),
-        "p": p_cell(row["p_holm"]),
+        "from the best": ranged(row, "from_best", "+"),
+        "p": p_cell(row["p_adjusted"]),
         "finding": row["finding"] or "",
         "test Dice": ranged(row, "test_dice"),
         **{title: number(row[key.replace("/", "_")], f".{digits}f") for key, title, digits in metrics},
     }
 
 
-def ranged(row: Mapping[str, Any], name: str, form: str = ".4f") -> str:
-    """0.9010 [0.8970, 0.9050]"""
+def ranged(row: Mapping[str, Any], name: str, sign: str = "") -> str:
+    """0.9010 [0.8970, 0.9050]; sign "+": +0.0010 [-0.0030, +0.0050]"""
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if value is None:
         return ""
-    return number(value, form) + (f" [{number(low, form)}, {number(high, form)}]" if low is not None else "")
+    return number(value, f"{sign}.4f") + (f" [{end(low, sign)}, {end(high, sign)}]" if low is not None else "")
 
 
 def span(low: int | None, high: int | None) -> str:
@@ -101,7 +112,7 @@ def span(low: int | None, high: int | None) -> str:
 
 
 def p_cell(value: float | None) -> str:
-    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "" if value is None else p_number(value)
 
 
 def number(value: float | None, form: str = ".4f") -> str:
@@ -115,8 +126,9 @@ def render_rows(sweep: Sweep, board: Board, form: str) -> str:
 
 def _markdown(sweep: Sweep, board: Board) -> str:
     verdict = judge(board)
-    lines = [f"# {sweep.name}", "", verdict.lead, "", *(f"- {point}" for point in verdict.points), ""]
-    return "\n".join(lines) + "\n" + table_markdown(board)
+    lines = [f"# {_plain(sweep.name)}", "", _plain(verdict.lead), "", *(f"- {_plain(p)}" for p in verdict.points), ""]
+    note = f"\n{INTERVALS_NOTE}\n" if board.val else ""
+    return "\n".join(lines) + "\n" + table_markdown(board) + note
 
 
 def table_markdown(board: Board) -> str:
@@ -128,15 +140,25 @@ def table_markdown(board: Board) -> str:
 
 
 def _cells(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(text.replace('|', '&#124;') for text in texts)} |"
+    return f"| {' | '.join(_plain(text) for text in texts)} |"
+
+
+def _plain(text: str) -> str:
+    """A cell that is neither HTML nor a link, and stays one cell, whatever a name holds."""
+    return html.escape(" ".join(text.split()), quote=False).translate(MARKDOWN)
 
 
 def _csv(sweep: Sweep, board: Board) -> str:
     rows, file = rows_of(board), io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([[harmless(name) for name in row] for row in rows[:1]])
+    writer.writerows([[harmless(value) for value in row.values()] for row in rows])
     return file.getvalue()
+
+
+def harmless(value: Any) -> Any:
+    """A cell that a spreadsheet takes for text: one that begins like a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(FORMULA) else value
 
 
 def _json(sweep: Sweep, board: Board) -> str:
@@ -146,6 +168,7 @@ def _json(sweep: Sweep, board: Board) -> str:
         "manifest_hash": sweep.manifest_hash,
         "manifest_hashes": list(sweep.hashes),
         "verdict": [verdict.lead, *verdict.points],
+        "intervals": INTERVALS_NOTE,
         "val_pictures": board.val.num_pictures if board.val else None,
         "rows": rows_of(board),
     }

@@ -1,4 +1,7 @@
-"""The val pictures of a sweep's shard set, where it is still at hand: without torch, and nothing is fetched."""
+"""The val pictures of a sweep's shard set, out of a folder that the user names: without torch, and nothing is fetched.
+
+Where the trials read their shards is in their configs, and those could be a stranger's: a report opens no such place.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jobs.reporting.records import Record
 from petseg.data.decode import decode_trimap
+from petseg.data.places import without_secrets
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Found = TypeVar("Found")
+
+MAX_SIDE_PX = 4096
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class ValSplit:
 
     record: Record
     manifest_hash: str
-    shards: str = ""  # a folder to look in instead of where the trial read them
+    shards: str = ""  # the folder to look in; "" = nowhere
 
 
 @dataclass(frozen=True)
@@ -71,15 +77,18 @@ def _read(
 def _open(where: ValSplit) -> TarReader:
     """Raises ValueError, OSError or Failure if the set is not at hand."""
     try:
-        data = (where.record.config or {})["data"]
-        location, side_px = where.shards or str(data["shards"]), int(data["image_size_px"])
-    except (KeyError, TypeError):
+        side_px = int((where.record.config or {})["data"]["image_size_px"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError(f"trial {where.record.id} has no readable config.json") from None
-    if is_remote(location):
-        raise ValueError(f"the shards lie at {location}, from where a report fetches nothing")
-    store = LocalStore(location)
+    if not 0 < side_px <= MAX_SIDE_PX:
+        raise ValueError(f"trial {where.record.id} has pictures of {side_px} px, which are not drawn")
+    if not where.shards:
+        raise ValueError("a report opens no shards by itself: name their folder by --shards")
+    if is_remote(where.shards):
+        raise ValueError(f"the shards lie at {without_secrets(where.shards)}, from where a report fetches nothing")
+    store = LocalStore(where.shards)
     if store.manifest.hash != where.manifest_hash:
-        raise ValueError(f"{location} holds another shard set than the sweep's")
+        raise ValueError(f"{where.shards} holds another shard set than the sweep's")
     return TarReader(store, "val", side_px)
 
 
@@ -87,7 +96,11 @@ def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
     """The trimap is the very one that the network was measured on; the picture is for eyes."""
     size = (reader.image_size_px, reader.image_size_px)
     jpg, png = reader.encoded(position)
-    with Image.open(io.BytesIO(jpg), formats=["JPEG"]) as image:
+    try:
+        image = Image.open(io.BytesIO(jpg), formats=["JPEG"])
+    except UnidentifiedImageError:  # its message shows the object that held the bytes
+        raise ValueError(f"{reader.key(position)}.jpg is no readable JPEG") from None
+    with image:
         image.draft("RGB", size)
         squashed = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
     trimap = np.empty(size, np.uint8)

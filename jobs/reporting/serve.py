@@ -23,8 +23,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from jobs.reporting.page import render_page
 from jobs.reporting.records import read_records
+from jobs.single_runs import find_runs
 from jobs.standing import quick_standings
-from jobs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep, find_sweep
+from jobs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep
 from jobs.vitals import HEARTBEAT_NAME
 
 LOOPBACK = "127.0.0.1"
@@ -82,7 +83,7 @@ class LivePage:
         self._next_look = time.monotonic() + max(self._look_every_s, REST * (time.monotonic() - began))
 
     def _refresh(self) -> None:
-        sweep = find_sweep(str(self._folder), self._folder.parent)  # trials may have been added
+        sweep = find_runs(str(self._folder), self._folder.parent)  # trials may have been added
         if time.monotonic() >= self._next_ask:
             self._statuses = tuple(row.status for row in quick_standings(sweep)[0])
             self._next_ask = time.monotonic() + ASK_EVERY_S
@@ -106,8 +107,8 @@ def fingerprint(folder: Path) -> str:
     """
     files = [(folder / name).stat() for name in (SWEEP_NAME, SUBMISSIONS_NAME) if (folder / name).exists()]
     digest = hashlib.sha256(repr([(file.st_size, file.st_mtime_ns) for file in files]).encode())
-    trials = folder / "trials"
-    for trial in sorted(trials.iterdir()) if trials.exists() else ():
+    trials = folder / "trials" if (folder / SWEEP_NAME).exists() else folder  # of single runs
+    for trial in sorted(path for path in trials.iterdir() if path.is_dir()) if trials.exists() else ():
         with os.scandir(trial) as entries:
             found = [
                 (entry.name, (stat := entry.stat()).st_size, stat.st_mtime_ns)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobs.reporting.records import Record
 from jobs.reporting.reproduce import train_command
-from petseg.lives import Life, read_lives
+from petseg.lives import Life
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ def trial_row(record: Record, manifest_hash: str) -> TrialRow:
 
 
 def lives_of(record: Record) -> tuple[Life, ...]:
-    try:
-        return tuple(read_lives(record.standing.trial.folder))
-    except (OSError, ValueError, TypeError):  # cut short, or of another version
-        return ()
+    return tuple(record.standing.trial.lives())
 
 
 def facts_of(record: Record, lives: tuple[Life, ...], manifest_hash: str) -> tuple[tuple[str, str], ...]:

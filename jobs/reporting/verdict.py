@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from jobs.reporting.compare import Cells, Estimates, contrasts, holm, holm_pairs, pairs, rank_ranges, summarise
+from jobs.reporting.compare import Cells, Intervals, contrasts, means, pairs, rank_ranges, summarise
 from jobs.reporting.pictures import read_dice
+from jobs.reporting.power import Noise, noise_of
 from jobs.reporting.records import NOISE_DICE, Group, Record, axis_text, gather, varied
+from jobs.shard_sets import ShardSet
 from jobs.trial import Sweep
 
 LEVEL = 0.05
@@ -23,7 +25,7 @@ SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Mean:
-    """A group's mean Dice with its 95 % interval, as much of it as lies within [0, 1]: Student's t knows no bounds."""
+    """A group's mean Dice with its own 95 % interval, as much of it as lies within [0, 1]."""
 
     value: float
     low: float
@@ -34,7 +36,8 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """One minus the other, with its own 95 % interval and its p value after as many looks as were taken."""
+    """One minus the other, with its interval and p value after all looks of its family: the interval, which holds
+    together with the family's others in 95 % of sweeps, excludes 0 exactly where p < LEVEL."""
 
     name: str
     other: str
@@ -70,8 +73,7 @@ class Comparison:
     num_pictures: int
     cells: Cells
     means: dict[tuple[Any, ...], Mean]  # by place
-    estimates: Estimates  # of row minus column
-    adjusted: Any  # (C, C) float64 p values after Holm, NaN where there is none
+    differences: Intervals  # row minus column
     left_out: tuple[Group, ...]  # finished, but without the same per_image.npz as the others
 
     def mean(self, group: Group) -> Mean | None:
@@ -82,14 +84,19 @@ class Comparison:
         return {group.place: i for i, group in enumerate(self.groups)}
 
     def difference(self, i: int, j: int) -> Difference:
-        one = self.estimates
-        value, low, high = (float(array[i, j]) for array in (one.value, one.low, one.high))
-        return Difference(self.groups[i].label, self.groups[j].label, value, low, high, _known(self.adjusted[i, j]))
+        one = self.differences
+        value, low, high, p = (float(array[i, j]) for array in (one.value, one.low, one.high, one.p))
+        return Difference(self.groups[i].label, self.groups[j].label, value, low, high, _known(p))
 
     def from_best(self, group: Group) -> Difference | None:
         """The group minus the best; None for the best, and for a group that is not compared."""
         i = self.positions.get(group.place, 0)
         return self.difference(i, 0) if i else None
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """How much runs and pictures move these groups' means; None if that is not known."""
+        return noise_of(self.cells)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class Board:
     by_split: dict[str, Comparison]
     main: list[Effects]
     interaction: Effects | None
+    sets: tuple[ShardSet, ...] = ()  # what the sweep noted of its data at submission
 
     @property
     def val(self) -> Comparison | None:
@@ -123,7 +131,7 @@ def build_board(sweep: Sweep, records: Sequence[Record]) -> Board:
     groups = gather(axes, records)
     found = {split: one for split in SPLITS if (one := compare(groups, split))}
     main, interaction = effects(axes, groups, found["val"]) if "val" in found else ([], None)
-    return Board(axes, groups, found, main, interaction)
+    return Board(axes, groups, found, main, interaction, sweep.shard_sets)
 
 
 def compare(groups: Sequence[Group], split: str) -> Comparison | None:
@@ -142,18 +150,16 @@ def compare(groups: Sequence[Group], split: str) -> Comparison | None:
     same = [(g, entry[1]) for g in finished if (entry := measured[g.place]) and entry[0] == common]
     same.sort(key=lambda pair: -pair[1].mean(axis=1).mean())
     cells = summarise([dice for _, dice in same])
-    estimates = pairs(cells)
-    adjusted = holm_pairs(estimates)
-    alone = contrasts(cells, np.eye(len(same)))
-    columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(estimates, adjusted))
-    means = {
+    found, alone = pairs(cells), means(cells)
+    columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(found))
+    by_place = {
         group.place: Mean(
             float(value), max(0.0, float(low)), min(1.0, float(high)), bool(only), (int(ranks[0]), int(ranks[1]))
         )
         for (group, _), value, low, high, only, ranks in zip(same, *columns, strict=True)
     }
-    left_out = tuple(group for group in finished if group.place not in means)
-    return Comparison(tuple(g for g, _ in same), len(common), cells, means, estimates, adjusted, left_out)
+    left_out = tuple(group for group in finished if group.place not in by_place)
+    return Comparison(tuple(g for g, _ in same), len(common), cells, by_place, found, left_out)
 
 
 def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any] | None:
@@ -211,8 +217,7 @@ def _differences(cells: Cells, names: Sequence[tuple[str, str]], rows: Sequence[
     if not rows:
         return []
     found = contrasts(cells, np.array(rows))
-    p = holm(np.where(found.pictures_only, np.nan, found.p))
-    numbers = zip(found.value, found.low, found.high, p, strict=True)
+    numbers = zip(found.value, found.low, found.high, found.p, strict=True)
     return [
         Difference(name, other, float(value), float(low), float(high), _known(one))
         for (name, other), (value, low, high, one) in zip(names, numbers, strict=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.reporting.power_words import power_points
 from jobs.reporting.records import NOISE_DICE, Group
-from jobs.reporting.verdict import Board, Comparison, Difference, Effects, Mean
+from jobs.reporting.verdict import LEVEL, Board, Comparison, Difference, Effects, Mean
 
 MAX_POINTS = 6  # of a kind
 MAX_NAMED = 4
+ROUNDING = 1e-18  # a variance that is none
 FINDINGS = {
     "apart": "apart",
     "same": f"same within {NOISE_DICE}",
@@ -28,30 +30,91 @@ def judge(board: Board) -> Verdict:
     """A sentence, and the differences behind it."""
     val = board.val
     if val is None:
-        return Verdict("Nothing can be compared yet: no finished trial has Dice of single pictures.")
+        return Verdict(lead(board))
     points = [*_main(board), *_cells(val, brief=bool(board.main)), *_interaction(board.interaction), *_test(board, val)]
+    points += [*power_points(val), *_identical(val)]
     if val.left_out:
         points.append(
             f"Not compared, because the pictures of their per_image.npz are missing or others: {_names(val.left_out)}."
         )
-    return Verdict(_lead(val), tuple(points))
+    return Verdict(lead(board), tuple(points))
 
 
-def _lead(val: Comparison) -> str:
+def lead(board: Board) -> str:
+    """The verdict's first sentence, and on what data it stands if they are drawn."""
+    val = board.val
+    if val is not None:
+        said = _best(board, val) if len(val.groups) > 1 else _alone(board, val)
+        return f"{said}{_drawn(board)}"
+    if not any(group.done for group in board.groups):
+        return "Nothing can be compared yet: no trial has finished."
+    return "Nothing can be compared: no finished cell has the Dice of two val pictures or more, in each of its trials."
+
+
+def _alone(board: Board, val: Comparison) -> str:
+    (only,) = val.groups
+    measured = f"{only.label} has a mean val Dice of {interval(val.means[only.place])} ({basis(val)})"
+    if val.left_out:
+        return f"{measured}. No other cell was measured on the same pictures, so it is compared with none."
+    if len(board.groups) > 1:
+        return f"{measured}. It is the only cell with a result so far, so it is compared with none."
+    return f"{measured}. The sweep has no other cell to compare it with."
+
+
+def _best(board: Board, val: Comparison) -> str:
     best, others = val.groups[0], val.groups[1:]
-    mean = f"{best.label} has the highest mean val Dice, {interval(val.means[best.place])} ({basis(val)})"
-    if not others:
-        return f"{mean}: the only one so far."
-    found = [val.difference(0, j).finding for j in range(1, len(val.groups))]
+    differences = [val.difference(0, j) for j in range(1, len(val.groups))]
+    mean = f"{_highest(board, val)}, {interval(val.means[best.place])} ({basis(val)})"
+    found = [difference.finding for difference in differences]
     if all(finding == "unknown" for finding in found):
-        return f"{mean}, but with one seed each it is not known whether it is better: another seed may turn it round."
+        return f"{mean}, {_unknown(val)}"
     beaten = found.count("apart")
     if beaten == len(others):
-        return f"{mean}, and is shown to be better than {'the other' if beaten == 1 else f'all {beaten} others'}."
-    rest = [group for group, finding in zip(others, found, strict=True) if finding != "apart"]
+        return f"{mean}, and is shown to be better than {others[0].label if beaten == 1 else f'all {beaten} others'}."
+    equal = [group for group, difference in zip(others, differences, strict=True) if difference.value == 0]
+    rest = [group for group, finding in zip(others, found, strict=True) if finding != "apart" and group not in equal]
+    if equal:
+        mean += f"; so {_have(equal)} {_names(equal)}"
     if not beaten:
-        return f"No winner: {mean}, but is not shown to be better than {_names(rest)}."
-    return f"{mean}. It is shown to be better than {beaten} of {len(others)} others, but not than {_names(rest)}."
+        return f"No winner: {mean}{f', but is not shown to be better than {_names(rest)}' if rest else ''}."
+    unbeaten = f", but not than {_names(rest)}" if rest else ""
+    return f"{mean}. It is shown to be better than {beaten} of {len(others)} others{unbeaten}."
+
+
+def _highest(board: Board, val: Comparison) -> str:
+    """`unet has the highest mean val Dice`, as far as that can be said."""
+    best = val.groups[0]
+    of_best = best.spread("val/dice")
+    higher = [
+        one for group in val.left_out if (one := group.spread("val/dice")) and of_best and one.mean > of_best.mean
+    ]
+    among = "Of the cells measured on the same pictures " if higher else ""
+    open_ = any(record.result is None for group in board.groups for record in group.records)
+    return f"{among}{best.label} has the highest mean val Dice{' so far' if open_ else ''}"
+
+
+def _unknown(val: Comparison) -> str:
+    """Whether the best is better than any other, where no pair of them has two seeds each."""
+    others = val.groups[1:]
+    if val.cells.is_single.all():
+        return "but with one seed each it is not known whether it is better: another seed may turn it round."
+    if val.cells.is_single[0]:
+        return "but with one seed of it it is not known whether it is better: another seed may turn it round."
+    return f"but {_names(others)} {_have(others)} one seed, so it is not known whether it is better."
+
+
+def _have(groups: Sequence[Group]) -> str:
+    return "has" if len(groups) == 1 else "have"
+
+
+def _drawn(board: Board) -> str:
+    """A sentence for synthetic data, whose numbers say nothing of real pictures; "" for others, and where a sweep of an
+    earlier version noted no source."""
+    drawn = sum(one.is_synthetic for one in board.sets)
+    if not drawn:
+        return ""
+    where = "Measured" if drawn == len(board.sets) else f"Measured in part ({drawn} of {len(board.sets)} shard sets)"
+    return f" {where} on drawn pictures: it says nothing about real ones."
 
 
 def _main(board: Board) -> list[str]:
@@ -91,11 +154,23 @@ def _test(board: Board, val: Comparison) -> list[str]:
     return [f"{measured}: its val mean was picked as the highest, and says a little too much."]
 
 
+def _identical(val: Comparison) -> list[str]:
+    """Cells whose runs gave the same numbers, which other seeds do not."""
+    cells = val.cells
+    alike = ~cells.is_single & (cells.run_variance < ROUNDING) & (cells.both < ROUNDING)
+    groups = [group for group, same in zip(val.groups, alike, strict=True) if same]
+    if not groups:
+        return []
+    alike_words = "have the same Dice on every picture, as if they had one seed"
+    return [f"The runs of {_names(groups)} {alike_words}: look whether the seed does anything before you believe this."]
+
+
 def _sorted(differences: Sequence[Difference]) -> list[str]:
     upright = [difference.upright for difference in differences]
     upright.sort(key=lambda d: ("apart", "same", "open", "unknown").index(d.finding))
-    more = [f"and {len(upright) - MAX_POINTS} more pairs."] if len(upright) > MAX_POINTS else []
-    return [f"{sentence(difference)}." for difference in upright[:MAX_POINTS]] + more
+    listed = len(upright) if len(upright) <= MAX_POINTS + 1 else MAX_POINTS
+    more = [f"and {len(upright) - listed} more pairs."] if len(upright) > listed else []
+    return [f"{sentence(difference)}." for difference in upright[:listed]] + more
 
 
 def sentence(difference: Difference) -> str:
@@ -113,7 +188,7 @@ def sentence(difference: Difference) -> str:
 
 def numbers(difference: Difference) -> str:
     p = f", {p_text(difference.p)}" if difference.p is not None else ""
-    return f"{minus(difference.value)} [{minus(difference.low)}, {minus(difference.high)}]{p}"
+    return f"{minus(difference.value)} {bounds(difference.low, difference.high)}{p}"
 
 
 def interval(mean: Mean) -> str:
@@ -133,7 +208,26 @@ def ranks_text(mean: Mean) -> str:
 
 
 def p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 1 else "p = 1"
+    number = p_number(p)
+    return "p = 1" if p >= 1 else f"p < {number[1:]}" if number.startswith("<") else f"p = {number}"
+
+
+def p_number(p: float) -> str:
+    """`<0.001` or `0.012`; with more digits where it would look like LEVEL and is less."""
+    if p < 0.001:
+        return "<0.001"
+    return f"{p:.5f}" if p < LEVEL <= round(p, 3) else f"{p:.3f}"
+
+
+def bounds(low: float, high: float) -> str:
+    """`[-0.0010, 0.0020]`, with a true minus sign."""
+    return f"[{end(low)}, {end(high)}]".replace("-", "\N{MINUS SIGN}")
+
+
+def end(value: float, sign: str = "") -> str:
+    """An end of an interval; beside 0 with the digits that tell on which side of it."""
+    texts = [format(value, f"{sign}z.{digits}f") for digits in (4, 5, 6)]
+    return next((text for text in texts if float(text) != 0), texts[0])
 
 
 def minus(value: float) -> str:

@@ -180,7 +180,7 @@ def importance(panel: Mapping[str, Any], layout: Any) -> Any:
 
 
 def pictures(panel: Mapping[str, Any], layout: Any) -> Any:
-    return workspaces().MediaBrowser(title=panel["title"], media_keys=[panel["metric"]], num_columns=4, layout=layout)
+    return workspaces().MediaBrowser(title=panel["title"], media_keys=[panel["metric"]], num_columns=2, layout=layout)
 
 
 PANELS: dict[str, Callable[[Mapping[str, Any], Any], Any]] = {

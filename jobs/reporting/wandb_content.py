@@ -12,12 +12,13 @@ from typing import Literal
 
 from jobs.reporting.protocol import protocol, state_counts, warnings
 from jobs.reporting.records import SEED_AXIS, Record, rank
-from jobs.reporting.rows import table_markdown
+from jobs.reporting.rows import INTERVALS_NOTE, table_markdown
 from jobs.reporting.trials import lives_of, reproduce
 from jobs.reporting.verdict import Board
 from jobs.reporting.verdict_words import judge, short
 from jobs.trial import Sweep
 from petseg.tracking_client import without_secrets
+from shards.command import typed
 
 CURVES = {
     "val/dice": "Dice on val",
@@ -120,7 +121,7 @@ def compose(sweep: Sweep, records: Sequence[Record], board: Board) -> Content:
         Heading("Verdict"),
         Markdown(plain("\n".join([f"**{verdict.lead}**", "", *(f"- {point}" for point in verdict.points)]))),
         Heading("Leaderboard"),
-        Markdown(plain(f"{table_markdown(board)}\nMean over seeds, with 95 % intervals where pictures allow them.")),
+        Markdown(plain(f"{table_markdown(board)}\nMeans over seeds. {INTERVALS_NOTE if board.val else ''}".rstrip())),
         Heading("Curves"),
         *grids(sweep.name, axes, curves, whole=len(axes) == len(board.axes)),
         Heading("What matters"),
@@ -189,7 +190,7 @@ def commands(sweep: Sweep, board: Board) -> str:
     code = f" with the code {', '.join(codes)}" if codes else ""
     text = (
         f"The best trial of each cell, on {sets}{code}; each trial's whole config is "
-        f"in its run. This page is made and updated by `python jobs/report.py {sweep.name} --to wandb`, which replaces "
-        "what is changed here by hand: copy it first."
+        f"in its run. This page is made and updated by `{typed('jobs/report.py', sweep.name, '--to', 'wandb')}`, which "
+        "replaces what is changed here by hand: copy it first."
     )
     return "\n".join([text, "", "```", *lines, "```"] if lines else [text])

@@ -17,7 +17,8 @@ from jobs.sync_trials import NOTE_NAME, read_note
 from jobs.trial import Sweep
 from jobs.wandb_errand import ask, is_refusal, require_workspaces
 from petseg.tracking_client import without_secrets
-from shards.command import Failure, Interrupted
+from shards.command import Failure, Interrupted, typed
+from shards.files import read_json
 from shards.manifest import write_whole
 
 MARK_NAME = "wandb_report.json"
@@ -86,13 +87,13 @@ def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
     if not found:
         raise ValueError(
             f"no trial of {sweep.name} has been sent to {without_secrets(url)} (tracking.wandb is not online): type "
-            f"`python jobs/sync.py {sweep.name}` first"
+            f"`{typed('jobs/sync.py', sweep.name)}` first"
         )
     if len(found) > 1:
         listed = ", ".join(f"{count} in {place.entity or 'your own'}/{place.project}" for place, count in found.items())
         raise ValueError(
             f"the trials of {sweep.name} are in several projects of wandb ({listed}), and a report shows one: bring "
-            f"them together with `python jobs/sync.py {sweep.name} --project PROJECT --entity ENTITY`"
+            f"them together with `{typed('jobs/sync.py', sweep.name, '--project', 'PROJECT', '--entity', 'ENTITY')}`"
         )
     return next(iter(found))
 
@@ -100,7 +101,7 @@ def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
 def read_mark(folder: Path) -> Mapping[str, str]:
     """Which report is the sweep's, {} if it has none; a file that cannot be read counts as none."""
     try:
-        found = json.loads((folder / MARK_NAME).read_text())
+        found = read_json(folder / MARK_NAME)
     except (OSError, ValueError):
         return {}
     return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
@@ -120,7 +121,7 @@ def runs_told(sweep: Sweep, records: Sequence[Record], runs: int) -> tuple[str, 
     """What keeps the panels from showing what the text says."""
     begun = sum(bool(record.rows) for record in records)
     if runs < begun:
-        return (f"wandb has {runs} of {begun} trials: `python jobs/sync.py {sweep.name}` sends the others",)
+        return (f"wandb has {runs} of {begun} trials: `{typed('jobs/sync.py', sweep.name)}` sends the others",)
     if runs > len(records):
         more = f"wandb has {runs} runs of the group {sweep.name}, and the sweep {len(records)} trials"
         return (f"{more}: the panels show another sweep of that name too",)
@@ -131,7 +132,7 @@ def trouble(sweep: Sweep, answer: Mapping[str, str]) -> Exception:
     """What to raise for an error that the client met."""
     text = " ".join(answer["text"].split()) or "no reason given"
     if answer["error"] == NothingToShow.__name__:
-        return ValueError(f"{text}: type `python jobs/sync.py {sweep.name}` first")
+        return ValueError(f"{text}: type `{typed('jobs/sync.py', sweep.name)}` first")
     if is_refusal(answer["error"], text):
         return Failure(f"wandb refuses the report ({answer['error']}: {text})")
     return Interrupted(f"wandb did not take the report ({answer['error']}: {text}): the same command tries again")

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import ArrayLike
 
 from petseg.augment.appearance import add_noise, blur, hide, recolor
-from petseg.augment.draws import Change
+from petseg.augment.draws import Change, draw
 from petseg.augment.warp import affine_grid, displacement, warp
-from petseg.config import AugmentConfig
+from petseg.config import AugmentConfig, RunConfig
+from petseg.data.plan import Ids
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # pictures (B, 3, H, W) float in 0-255, trimaps (B, H, W) uint8
 
@@ -24,6 +25,16 @@ def apply(changes: Sequence[Change], image: torch.Tensor, trimap: torch.Tensor, 
     rows = _rows(changes, image.device)
     moved, labels = _changed(changes, image.index_select(0, rows), trimap.index_select(0, rows), config)
     return _put(image, rows, moved), _put(trimap, rows, labels)
+
+
+def augment_batch(
+    config: RunConfig, ids: Ids, epoch: int, image: torch.Tensor, trimap: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The batch as an epoch (from 1) trains on it; ids and weight (B,). With `augment.mode` add, copies join it."""
+    changes = draw(config.augment, ids, config.train.seed, epoch, config.data.image_size_px)
+    if config.augment.mode == "add":
+        return with_copies(changes, image, trimap, weight, config.augment)
+    return *apply(changes, image, trimap, config.augment), weight
 
 
 def with_copies(

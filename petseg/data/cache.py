@@ -28,6 +28,7 @@ from petseg.data.loader import Batch
 from petseg.data.local_cache import cache_folder, make_room, touch
 from petseg.data.plan import Ids, MicroBatch
 from petseg.data.tars import Loaded, Lost, TarReader
+from shards.manifest import named
 
 LAYOUT_VERSION = 1  # raised when decoding gives other pixels than before
 CHUNK = 64  # samples that a thread decodes at a time
@@ -162,7 +163,7 @@ def _build(path: Path, tars: TarReader, folder: Path, cache_gb: float) -> bool:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         with aside.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)  # a full disk is an error here, not a SIGBUS later
+            _allocate(file.fileno(), num_bytes, path)
         lost = _decode_all(aside, tars)
         if lost:
             logger.warning("%s is not cached: %d samples cannot be read, such as %s", tars.split, len(lost), lost[0])
@@ -173,6 +174,14 @@ def _build(path: Path, tars: TarReader, folder: Path, cache_gb: float) -> bool:
     finally:
         aside.unlink(missing_ok=True)
     return True
+
+
+def _allocate(file: int, num_bytes: int, path: Path) -> None:
+    """Take the room on the disk now: a full one is an error here, which names the file, and not a SIGBUS later."""
+    try:
+        os.posix_fallocate(file, 0, num_bytes)
+    except OSError as error:
+        raise named(error, path) from None
 
 
 def _decode_all(path: Path, tars: TarReader) -> list[Lost]:

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 Buffer = bytes | memoryview
@@ -68,7 +68,10 @@ def decode_whole_trimap(content: Buffer) -> Pixels:
 
 
 def _open_trimap(content: Buffer) -> Image.Image:
-    trimap = Image.open(io.BytesIO(content), formats=["PNG"])
+    try:
+        trimap = Image.open(io.BytesIO(content), formats=["PNG"])
+    except UnidentifiedImageError:  # its message shows the object that held the bytes
+        raise ValueError("the trimap is no readable PNG") from None
     _refuse_bomb(*trimap.size)
     if trimap.mode != "L":
         raise ValueError(f"the trimap has mode {trimap.mode}, not 8-bit grey")

@@ -6,6 +6,7 @@ is its last use. Names that end in `.lock` are locks and stay; `.part` and `.tmp
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -62,11 +63,13 @@ def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
 
     Two that ask at the same moment and write only later can go over the limit by what they write; the next call
     puts it right. A file that another process has open or mapped stays readable for it (Linux). Raises ValueError if
-    there is no room even so.
+    the limit is too low for it, OSError (ENOSPC) if there is no room now.
     """
     limit = int(limit_gb * GB)
     if num_bytes > limit:
-        raise _no_room(folder, num_bytes, f"data.cache_gb = {limit_gb:g} allows {_size(limit)}", "raise data.cache_gb")
+        raise ValueError(
+            _no_room(folder, num_bytes, f"data.cache_gb = {limit_gb:g} allows {_size(limit)}", "raise data.cache_gb")
+        )
     with FileLock(folder / ROOM_LOCK):
         entries, asides = _look(folder)
         used = sum(entry.num_bytes for entry in entries) + sum(aside.num_bytes for aside in asides)
@@ -80,9 +83,10 @@ def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
         free = shutil.disk_usage(folder).free
     if used + num_bytes > limit:
         being_written = f"others are writing {_size(used)} and data.cache_gb = {limit_gb:g} allows {_size(limit)}"
-        raise _no_room(folder, num_bytes, being_written, "raise data.cache_gb")
+        raise OSError(errno.ENOSPC, _no_room(folder, num_bytes, being_written, "raise data.cache_gb"))
     if free < num_bytes:
-        raise _no_room(folder, num_bytes, f"its disk has {_size(free)} free", "choose another with data.cache_dir")
+        why, advice = f"its disk has {_size(free)} free", "choose another with data.cache_dir"
+        raise OSError(errno.ENOSPC, _no_room(folder, num_bytes, why, advice))
 
 
 def touch(path: Path) -> None:
@@ -124,8 +128,8 @@ def _files(folder: Path) -> Iterator[_Entry]:
                     yield _Entry(found.st_mtime_ns, found.st_size, path)
 
 
-def _no_room(folder: Path, num_bytes: int, why: str, advice: str) -> ValueError:
-    return ValueError(f"no room for {_size(num_bytes)} in the cache folder {folder}: {why}; {advice}")
+def _no_room(folder: Path, num_bytes: int, why: str, advice: str) -> str:
+    return f"no room for {_size(num_bytes)} in the cache folder {folder}: {why}; {advice}"
 
 
 def _size(num_bytes: int) -> str:

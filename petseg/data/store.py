@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from petseg.data.local_cache import cache_folder
 from petseg.data.places import PACKAGES, PIPE, open_place, without_secrets
 from petseg.data.remote_store import RemoteStore, checked_shards, fetch_manifest
-from shards.command import Failure
+from shards.command import Failure, typed
 from shards.manifest import (
     Manifest,
     NotRegular,
@@ -95,6 +95,17 @@ def read_manifest(location: str, cache_dir: str = "", cache_gb: float = 50.0) ->
     return manifest
 
 
+def enlarged_line(manifest: Manifest, location: str, image_size_px: int) -> str:
+    """What to say of a set whose pictures were packed smaller than a run wants them; empty if they were not."""
+    packed = int(manifest.packer.get("image_size_px", 0))  # 0 = original bytes
+    if not 0 < packed < image_size_px:
+        return ""
+    return (
+        f"pictures of {without_secrets(location)} were packed at {packed} px, and are enlarged to data.image_size_px = "
+        f"{image_size_px}: choose {packed}, or pack them larger"
+    )
+
+
 class LocalStore:
     """A shard set in a folder."""
 
@@ -116,7 +127,7 @@ class LocalStore:
         if actual != expected:
             raise Failure(
                 f"{path} is altered (sha256 {actual}, the manifest says {expected}): find all damage with "
-                f"`python -m shards.verify {self._folder}`"
+                f"`{typed('-m', 'shards.verify', self._folder)}`"
             )
         return load_index(self._folder, shard)
 
@@ -127,13 +138,13 @@ class LocalStore:
                 return os.dup(file.fileno())
         except FileNotFoundError:
             raise ValueError(
-                f"{path} is missing: find all damage with `python -m shards.verify {self._folder}`"
+                f"{path} is missing: find all damage with `{typed('-m', 'shards.verify', self._folder)}`"
             ) from None
         except NotRegular as error:
             raise self._refused(error) from None
 
     def _refused(self, error: NotRegular) -> ValueError:
-        return ValueError(f"{error}: find all damage with `python -m shards.verify {self._folder}`")
+        return ValueError(f"{error}: find all damage with `{typed('-m', 'shards.verify', self._folder)}`")
 
     def prefetch(self, shards: Sequence[str]) -> None:
         """Have the kernel read ahead: cold reads in random order took half as long (ext4, 56 MB, 0.17 s to 0.09 s)."""

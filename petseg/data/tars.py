@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 import time
@@ -21,8 +20,8 @@ from PIL import Image
 from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole_trimap
 from petseg.data.plan import Ids
 from petseg.data.store import Store
-from shards.command import Failure
-from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
+from shards.command import NO_ROOM, Failure, typed
+from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash, parse_json
 
 MAX_OPEN_SHARDS = 64
 RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before a read that failed for a passing reason is tried again
@@ -110,6 +109,8 @@ class TarReader:
             decode_image(jpg, image)
             decode_trimap(png, trimap)
         except UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:  # to stage its shard: it is as good as ever
+                raise
             image[...], trimap[...] = 0, self._background
             return Lost(self.shards[number].name, key, offset, str(error))
         return key_hash(key)
@@ -140,7 +141,7 @@ class TarReader:
         sample = self._retried(number, lambda shard: shard.samples()[row])
         if sample.json == NO_MEMBER:
             return {}
-        facts: dict[str, Any] = json.loads(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
+        facts: dict[str, Any] = parse_json(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
         return facts
 
     def close(self) -> None:
@@ -197,7 +198,7 @@ class _OpenShard:
                 if len(samples) != self._shard.num_samples:
                     raise ValueError(
                         f"its index lists {len(samples)} samples, the manifest {self._shard.num_samples}: check the "
-                        f"set with `python -m shards.verify {self._store.location}`"
+                        f"set with `{typed('-m', 'shards.verify', self._store.location)}`"
                     )
                 self._samples = samples
             return self._samples

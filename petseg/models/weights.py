@@ -26,7 +26,7 @@ from torch import nn
 from petseg.config import ModelConfig
 from petseg.models.encoders import encoder_name, import_smp
 from petseg.models.weight_names import match, some
-from shards.command import OK, parse, run_command
+from shards.command import OK, parse, run_command, typed
 from shards.manifest import write_whole
 
 PICKLES_SAFE_SINCE = (2, 10)  # torch.load(weights_only=True): CVE-2025-32434 until 2.6, CVE-2026-24747 until 2.10
@@ -158,10 +158,11 @@ def fetch(encoder: str, repository: str, filename: str, revision: str | None) ->
         hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S)
         return Path(hub.hf_hub_download(repository, filename, revision=revision))
     except Exception as error:  # of the client's HTTP library, which differs between its versions
+        fetch = typed("-m", "petseg.models.weights", encoder, "--out", "FILE.safetensors")
         raise ValueError(
             f"model.weights = imagenet: {url} cannot be fetched ({_first_line(error)}), and {cache_folder()} "
-            f"does not have it. Where there is a network, run `python -m petseg.models.weights {encoder} --out "
-            "FILE.safetensors` and give --model.weights FILE.safetensors, or fill that folder (HF_HOME) there"
+            f"does not have it. Where there is a network, run `{fetch}` "
+            "and give --model.weights FILE.safetensors, or fill that folder (HF_HOME) there"
         ) from None
 
 

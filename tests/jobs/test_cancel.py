@@ -96,7 +96,7 @@ def test_a_sweep_of_this_machine_ends_with_its_launcher(
         assert is_launcher(launcher.pid)
         assert works_for(first, sweep.folder / "logs")
         assert not works_for(first, tmp_path)
-        assert run_command(main, [str(sweep.folder)]) == 0
+        assert run_command(main, [str(sweep.folder), "--yes"]) == 0
         assert launcher.wait(timeout=60) == 130
     out = capsys.readouterr().out
     assert "to cancel: 2" in out
@@ -104,7 +104,7 @@ def test_a_sweep_of_this_machine_ends_with_its_launcher(
     assert not runs_trials(first)
     assert not runs_trials(second)
     assert len(sweep.submissions()) == 2  # the third was not started
-    assert run_command(main, [str(sweep.folder)]) == 0
+    assert run_command(main, [str(sweep.folder), "--yes"]) == 0
     assert "nothing to cancel" in capsys.readouterr().out
 
 
@@ -115,15 +115,15 @@ def test_one_trial_of_this_machine_and_by_force(
         first, second = controllers(sweep)
         wait_for(lambda: list((sweep.folder / "logs").glob(f"{first}_0_log.out")))
         # submitit's own handler lets TERM pass, so that this one has to be killed
-        assert run_command(main, [str(sweep.folder), "seed=0", "--grace-s", "0"]) == 0
+        assert run_command(main, [str(sweep.folder), "--yes", "seed=0", "--grace-s", "0"]) == 0
         assert runs_trials(first)
         assert "ended: 0 of 1" in (out := capsys.readouterr().out)
         assert "end processes of this machine with --kill" in out
-        assert run_command(main, [str(sweep.folder), "seed=0", "--kill"]) == 0
+        assert run_command(main, [str(sweep.folder), "--yes", "seed=0", "--kill"]) == 0
         assert "ended: 1 of 1" in capsys.readouterr().out
         assert not runs_trials(first)
         assert runs_trials(second)
-        assert run_command(main, [str(sweep.folder), "--kill"]) == 0
+        assert run_command(main, [str(sweep.folder), "--yes", "--kill"]) == 0
         launcher.wait(timeout=60)
 
 
@@ -134,7 +134,7 @@ def test_no_process_but_ours_is_ended(sweep: Sweep, capsys: pytest.CaptureFixtur
         trial = sweep.trials[0]
         sweep.add_submissions([Submission(trial.id, str(process.pid), "local", "")])
         trial.write_state(status="running", host=socket.gethostname(), job_id=str(process.pid), pid=process.pid)
-        assert run_command(main, [str(sweep.folder), "--kill", "--grace-s", "0"]) == 0
+        assert run_command(main, [str(sweep.folder), "--yes", "--kill", "--grace-s", "0"]) == 0
         assert process.poll() is None
         process.kill()
     assert "ended: 0 of 1" in capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_no_process_but_ours_is_ended(sweep: Sweep, capsys: pytest.CaptureFixtur
 def test_trials_of_another_machine_are_cancelled_there(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.add_submissions([Submission(sweep.trials[0].id, "4242", "local", "")])
     sweep.trials[0].write_state(status="running", host="elsewhere", job_id="4242", pid=4243)
-    assert run_command(main, [str(sweep.folder)]) == 2
+    assert run_command(main, [str(sweep.folder), "--yes"]) == 2
     assert "runs on elsewhere: cancel it there" in capsys.readouterr().err
 
 
@@ -163,10 +163,10 @@ def test_jobs_of_a_real_slurm(
     for number, trial in enumerate(sweep.trials):
         sweep.add_submissions([Submission(trial.id, f"{job}_{number}", "slurm", "")])
     wait_for(lambda: standings(sweep)[0].status == "running")
-    assert run_command(main, [str(sweep.folder), "seed=2"]) == 0
+    assert run_command(main, [str(sweep.folder), "--yes", "seed=2"]) == 0
     assert "ended: 1 of 1" in capsys.readouterr().out
     assert [row.status for row in standings(sweep)] == ["running", "queued", "interrupted"]
-    assert run_command(main, [str(sweep.folder)]) == 0
+    assert run_command(main, [str(sweep.folder), "--yes"]) == 0
     assert "to cancel: 2" in capsys.readouterr().out
     wait_for(lambda: {row.status for row in standings(sweep)} == {"interrupted"})
     first, *waiting = standings(sweep)
@@ -186,6 +186,6 @@ def test_a_silent_slurm_is_said(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(patience, "PATIENCE_S", 1)
-    assert run_command(main, [str(sweep.folder)]) == 75
+    assert run_command(main, [str(sweep.folder), "--yes"]) == 75
     said = "not now: scancel: Unable to contact slurm controller (tried for 1 s); run the same command again later\n"
     assert capsys.readouterr().err == said

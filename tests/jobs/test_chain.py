@@ -81,22 +81,24 @@ def test_a_step_that_slurm_has_no_room_for_is_done_again(
         "    file.seek(0)\n"
         "    sys.exit({1: 75, 2: 4}.get(len(file.read()), 0))\n"
     )
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    for name, value in (("SUBMITIT_EXECUTOR", "slurm"), ("SUBMITIT_FOLDER", str(tmp_path)), ("SLURM_JOB_ID", "7")):
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(chain_steps.interrupt, "install", lambda: None)
     monkeypatch.setattr(chain_steps, "AGAIN_S", 0.01)
     with caplog.at_level(logging.INFO):
         run_steps((str(tmp_path), [Step("launcher", ())]))
     assert (tmp_path / "tries").read_text() == "xxx"
     assert "exit code 75: Slurm takes no more now, or does not answer; again in" in caplog.text
+    assert json.loads((tmp_path / "7_end.json").read_text()) == {"module": "launcher", "code": 0}
 
     (tmp_path / "tries").write_text("")
     monkeypatch.setattr(chain_steps, "AGAIN_S", 600)
     monkeypatch.setattr(chain_steps.interrupt, "requested", lambda: (tmp_path / "tries").read_text() == "x")
     monkeypatch.setattr(chain_steps, "leave", lambda environment, requeue: sys.exit(75))
-    monkeypatch.setattr(chain_steps.submitit, "JobEnvironment", lambda: None)
     with pytest.raises(SystemExit):
         run_steps((str(tmp_path), [Step("launcher", ())]))
     assert (tmp_path / "tries").read_text() == "x"
+    assert not (tmp_path / "7_end.json").exists()  # that of the start before is no longer true
 
 
 def test_on_this_machine_the_steps_follow_each_other(tiny_chain: tuple[list[str], list[str]], tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def test_checkpoints_only_and_dry_run(sweep: Sweep, capsys: pytest.CaptureFixtur
     assert "would be freed" in capsys.readouterr().out
     assert names(sweep.folder) == before
     assert run_command(main, [str(sweep.folder), "--checkpoints-only"]) == 0
-    assert all("/checkpoints/" in name for name in before - names(sweep.folder))
+    removed = before - names(sweep.folder)
+    assert removed
+    assert {name for name in removed if "/checkpoints/" not in name} == set()
     assert "3.6 kB freed, 4 files and folders" in capsys.readouterr().out
 
 
@@ -155,3 +157,37 @@ def test_ages_and_sizes() -> None:
         "2.5 MB",
         "10000.0 GB",
     ]
+
+
+def test_what_stays_is_counted_with_the_command_that_frees_it(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    """The young trial has 3.6 kB of spare checkpoints; the best weights of both finished ones hold 2.0 kB."""
+    young, best = sweep.trials[1], "checkpoints/step-00000100/model.safetensors"
+    assert run_command(main, [str(sweep.folder), "--dry-run", "--checkpoints-only"]) == 0
+    out = capsys.readouterr().out
+    flags = "--older-than 0m --checkpoints-only"
+    assert "3.6 kB would be freed" in out
+    assert (
+        f"3.6 kB in 4 files and folders are younger than 14d, and stay: `python jobs/clean.py {sweep.folder} {flags}`"
+        in out
+    )
+    assert "2.0 kB in 2 files and folders are the best weights of finished trials, and stay: " in out
+    assert f"`python jobs/clean.py {sweep.folder} {flags} --best-too` frees them" in out
+
+    assert run_command(main, [str(sweep.folder), *flags.split()]) == 0
+    assert "younger than" not in capsys.readouterr().out
+    assert {name for name in names(young.folder) if name.startswith("checkpoints")} == {
+        best,
+        "checkpoints/step-00000100/state.json",
+    }
+    assert run_command(main, [str(sweep.folder), *flags.split(), "--best-too"]) == 0
+    out = capsys.readouterr().out
+    assert "2.0 kB freed" in out
+    assert "and stay:" not in out
+    assert not any("checkpoints" in name for trial in sweep.trials[:2] for name in names(trial.folder))
+    assert best in names(sweep.trials[2].folder)  # which runs
+
+
+def test_a_sweep_with_spaces_in_its_name_is_quoted(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sweep.folder.rename(sweep.folder.with_name("my lab"))
+    assert run_command(main, [str(folder), "--dry-run"]) == 0
+    assert f"`python jobs/clean.py '{folder}' --older-than 0m` frees them" in capsys.readouterr().out

@@ -77,3 +77,12 @@ def test_a_sweep_on_seeds_alone_is_one_cell() -> None:
         console.print(render(replace(of([60.0, 100.0], gpus=1), axes=(AxisCost("train.seed", {"0": 60, "1": 100}),))))
     assert "│ unet │      2 │     10 │      80 s │    0.0444 │" in capture.get()
     assert "train.seed" not in capture.get()
+
+
+def test_a_cell_of_which_one_trial_is_not_known_has_no_sum() -> None:
+    found = of([60.0, 100.0], gpus=1)
+    one, other = found.trials
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(render(replace(found, trials=(one, replace(other, seconds=None, source="the probe failed")))))
+    assert "│ unet │      2 │     10 │         ? │         ? │" in capture.get()

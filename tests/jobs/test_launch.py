@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jobs import launch as launch_module
 from jobs import snapshot
 from jobs.launch import Launch
 from jobs.snapshot import take_snapshot
+from petseg.checkout import Checkout
 from slurm.resources import Resources
 
 
@@ -60,6 +62,19 @@ def test_a_copy_is_taken_once(package: Path, tmp_path: Path) -> None:
     first = take_snapshot(tmp_path / "code")
     assert take_snapshot(tmp_path / "code") == first
     assert [path.name for path in (tmp_path / "code").iterdir()] == [first.code]
+
+
+def test_jobs_are_told_the_commit_as_at_their_submission(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another commit can have the same code; a copy that is there already says which it was first taken from."""
+    told = []
+    for checkout in (Checkout("1111"), Checkout("2222", changed=True, remote="https://host/petseg")):
+        monkeypatch.setattr(snapshot, "running_code", lambda checkout=checkout: checkout)
+        taken = take_snapshot(tmp_path / "code")
+        told.append([taken.variables()[f"PETSEG_{name}"] for name in ("CODE", "COMMIT", "CHANGED", "REMOTE")])
+    assert told == [[taken.code, "1111", "", ""], [taken.code, "2222", "1", "https://host/petseg"]]
+    assert json.loads((taken.folder / "snapshot.json").read_text())["commit"] == "1111"
 
 
 def test_an_edit_of_the_same_size_is_another_copy(package: Path, tmp_path: Path) -> None:

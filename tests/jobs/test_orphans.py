@@ -66,7 +66,7 @@ def test_an_array_that_nobody_noted_does_its_work_and_is_adopted(
     wait_until(lambda: all(trial.result() for trial in sweep.trials))
     assert run_command(main, [*tiny_sweep, *ON_SLURM]) == 0
     assert "2 done, 0 queued or running, 0 to submit" in capsys.readouterr().out
-    assert all(submission.job_id for submission in sweep.submissions().values())
+    assert [bool(submission.job_id) for submission in sweep.submissions().values()] == [True, True]
 
 
 @pytest.mark.slurm
@@ -80,7 +80,7 @@ def test_an_array_that_comes_after_its_trials_were_submitted_again_ends_at_once(
     assert "2 to submit" in capsys.readouterr().out
     wait_until(lambda: states(token) == ["COMPLETED"] * 2)
     wait_until(lambda: all(trial.result() for trial in sweep.trials))
-    assert all(len(read_lives(trial.folder)) == 1 for trial in sweep.trials)
+    assert [len(read_lives(trial.folder)) for trial in sweep.trials] == [1, 1]
     given = {Path(submission.log) for submission in sweep.submissions().values()}
     orphans = [path.read_text() for path in (sweep.folder / "logs").glob("*_log.out") if path not in given]
     assert len(orphans) == 2

@@ -82,6 +82,60 @@ def test_a_preempted_trial_makes_room_at_once_and_comes_back(
 
 @pytest.mark.slurm
 @pytest.mark.slow
+def test_trials_at_once_of_a_preempted_job_make_room_at_once_and_come_back(
+    tiny_sweep: list[str], tmp_path: Path, slurm: Callable[..., str], wait_for: Callable
+) -> None:
+    """The job leaves when the last of its workers has."""
+    slurm("scontrol", "update", "partition=low", "gracetime=300", "preemptmode=requeue")
+    flags = [*tiny_sweep, *PREEMPTIBLE, "--axis", "train.seed=0,1", "--set", "train.epochs=25"]
+    assert run_command(main, [*flags, "--trials-per-job", "2", "--trials-at-once", "2"]) == 0
+    sweep = load_sweep(tmp_path / "runs" / "lab")
+    (job_id,) = {submission.job_id for submission in sweep.submissions().values()}
+    wait_for(lambda: all(len(trial.metrics()) >= 2 for trial in sweep.trials))
+    urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for(lambda: [trial.state().get("cause") for trial in sweep.trials] == ["preempted"] * 2)
+    (preempted,) = times(slurm, job_id, "PreemptTime")
+    wait_for(lambda: state_of(slurm, urgent) != "PENDING")
+    (started,) = times(slurm, urgent, "StartTime")
+    assert (started - preempted).total_seconds() < 20
+    wait_for(lambda: all(len(read_lives(trial.folder)) == 2 for trial in sweep.trials))
+    wait_for(lambda: all(trial.result() for trial in sweep.trials))
+
+
+SLOW_START = """
+import os, pathlib, sys, time
+if any("submitit" in word for word in sys.orig_argv) and "SLURM_RESTART_COUNT" not in os.environ:
+    (pathlib.Path(__file__).parent / "starts").touch()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_trial_that_is_preempted_while_python_starts_comes_back(
+    tiny_sweep: list[str], tmp_path: Path, slurm: Callable[..., str], wait_for: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """TERM ends a Python that does not listen yet, and Slurm would count that as the job's own failure."""
+    slurm("scontrol", "update", "partition=low", "gracetime=300", "preemptmode=requeue")
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_command(main, [*tiny_sweep, *PREEMPTIBLE]) == 0
+    sweep = load_sweep(tmp_path / "runs" / "lab")
+    (trial,) = sweep.trials
+    job_id = sweep.submissions()[trial.id].job_id
+    wait_for((tmp_path / "starts").exists)
+    urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    wait_for(lambda: state_of(slurm, urgent) not in ("", "PENDING"))
+    preempted, started = *times(slurm, job_id, "PreemptTime"), *times(slurm, urgent, "StartTime")
+    assert (started - preempted).total_seconds() < 20
+    wait_for(lambda: trial.result())
+    assert len(read_lives(trial.folder)) == 1
+    assert "preempted before it could listen" in Path(sweep.submissions()[trial.id].log).read_text()
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
 def test_a_cancelled_trial_leaves_at_once_and_does_not_come_back(
     tiny_sweep: list[str], tmp_path: Path, slurm: Callable[..., str], wait_for: Callable
 ) -> None:

@@ -99,7 +99,7 @@ def test_a_launcher_killed_after_sbatch_submits_nothing_twice(
     assert "4 trials" in (out := capsys.readouterr().out)
     assert "0 to submit" in out
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
-    assert all(len(read_lives(trial.folder)) == 1 for trial in sweep.trials)
+    assert [len(read_lives(trial.folder)) for trial in sweep.trials] == [1] * 4
 
 
 @pytest.mark.slurm

@@ -50,7 +50,10 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What reaches the launcher."""
     calls: list[Any] = []
 
-    def resubmit(folder: Path, trial_ids: list[str], overrides: dict[str, dict[str, Any]], exclude: list[str]) -> int:
+    def resubmit(
+        folder: Path, trial_ids: list[str], overrides: dict[str, dict[str, Any]], exclude: list[str], allow_pipe: bool
+    ) -> int:
+        assert not allow_pipe
         calls.append((folder, trial_ids, overrides, exclude))
         return 0
 

@@ -133,6 +133,7 @@ def test_a_distribution_that_is_not_understood_is_named(entry: dict, message: st
         ({"type": "hyperband", "max_iter": 2, "s": 1}, "leaves no rung at eta = 3"),
         ({"type": "hyperband", "min_iter": 1, "eta": 1}, "eta = 1: must be a number of at least 1.1"),
         ({"type": "hyperband", "min_iter": 0.5}, "min_iter = 0.5: must be a whole number"),
+        ({"type": "hyperband", "min_iter": True}, "min_iter = True: must be a whole number"),
         ({"type": "hyperband", "min_iter": 1, "strict": "no"}, "strict = 'no': must be true or false"),
         ({"type": "hyperband", "patience": 1}, "'patience' is not understood: use type, min_iter"),
         ("hyperband", "write `early_terminate: {type: hyperband, min_iter: 3}`"),

@@ -27,6 +27,8 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def test_no_sweep_is_one_line_that_names_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(main, ["lab", "--runs-dir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith("start one with `python jobs/sweep.py`\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "sweep.json").write_text("{}")
     assert run_command(main, ["lab", "--runs-dir", str(tmp_path)]) == 2

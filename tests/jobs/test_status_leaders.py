@@ -67,7 +67,7 @@ def test_the_rows_are_those_of_the_report(sweep: Sweep) -> None:
         [row["#"], row["model.width"], row["val Dice"], row["seeds"]] for row in report[:TOP]
     ]
     assert rows[header + 1] == ["1", "128", "0.6050", "2/2"]
-    assert " ".join(rows[-1]) == f"and 1 more cells: python jobs/report.py {sweep.folder}"  # one has no result
+    assert " ".join(rows[-1]) == f"and 1 more cell: python jobs/report.py {sweep.folder}"  # one has no result
 
 
 def test_nothing_is_shown_before_the_first_result(sweep: Sweep) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tyro
 
+from jobs.launch import has_begun
 from jobs.shard_sets import read_shard_sets
 from jobs.spec import expand, load_spec, parse_axes, parse_settings
 from jobs.standing import standings
 from jobs.sweep import Command, main
-from jobs.trial import Sweep, load_sweep, plan_sweep, save_sweep
+from jobs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
 from shards.command import run_command
+from shards.manifest import load_manifest, save_manifest
+from shards.pack import PackConfig, pack
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -70,6 +76,26 @@ def test_dry_run_lists_the_trials_and_the_sbatch_text_and_does_nothing(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (
+            "0,1,2",
+            r"With 3 seeds and 3 val pictures a difference of about 0\.\d+ Dice between the two cells is shown in",
+        ),
+        ("0", r"With one seed no difference can be shown: how far another seed would move a cell is not known\."),
+    ],
+)
+def test_dry_run_says_what_the_planned_seeds_can_show(
+    seeds: str, said: str, tiny_sweep: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--axis", f"train.seed={seeds}", "--cluster", "local", "--dry-run", "--no-probe"]
+    assert run_command(main, [*tiny_sweep, *flags]) == 0
+    out = capsys.readouterr().out
+    assert re.search(said, out), out
+    assert ("by a reference on real pets" in out) == (seeds != "0")
+
+
 def test_a_sweep_beyond_the_budget_is_not_submitted(
     tiny_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,18 +106,21 @@ def test_a_sweep_beyond_the_budget_is_not_submitted(
     captured = capsys.readouterr()
     assert "over the budget of 0.1" in captured.err
     assert "core" in captured.out
-    assert not load_sweep(tmp_path / "runs" / "lab").submissions()
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--set", "data.shards=nowhere"], "no shard set in nowhere: pack one with `python -m shards.pack"),
+        (
+            ["--set", "data.shards=nowhere"],
+            f"no shard set in {Path.cwd() / 'nowhere'}: `python -m shards.pack --download",
+        ),
         (["--axis", "model.arc=unet"], "there is no config field 'model.arc'; near it: model.arch"),
         (["--set", "train.epochs=many"], "train.epochs = 'many': must be of type int"),
         (["--axis", "model.arch=vgg"], "model.arch = 'vgg': choose one of unet, resnet34_unet"),
         (["--set", "train.epochs"], "write --set NAME=VALUE"),
-        (["--sweep", "none.yaml"], "no sweep file none.yaml"),
+        (["--sweep", "none.yaml"], f"no sweep file {Path.cwd() / 'none.yaml'}: "),
         (["--nodes", "0"], "nodes=0: must be at least 1"),
     ],
 )
@@ -111,12 +140,98 @@ def test_no_sbatch_says_what_to_do(
     assert run_command(main, [*tiny_sweep, "--partition", "gpu"]) == 2
     assert "no sbatch on PATH" in (error := capsys.readouterr().err)
     assert "--cluster local" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "train.mixed_precision=fp16"], "fp16' needs a GPU, and these trials have none"),
+        (["--set", "train.mixed_precision=fp16", "--dry-run"], "fp16' needs a GPU, and these trials have none"),
+        (["--nodes", "2"], "nodes=2: this machine is one node"),
+        (["--cluster", "slurm", "--nodes", "16", "--gpus", "2"], "train.batch_size = 16 is the batch of all 32"),
+    ],
+)
+def test_what_no_trial_could_do_is_refused_and_leaves_no_folder(
+    tiny_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert run_command(main, [*tiny_sweep, "--cluster", "local", *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_set_or_the_packages_lack_is_said_before_anything_is_written(
+    tiny_sweep: list[str], pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    assert run_command(main, [*tiny_sweep, "--cluster", "local", "--axis", "model.arch=unet,fpn"]) == 2
+    assert (
+        "model.arch = 'fpn' needs segmentation_models_pytorch: pip install 'petseg[encoders]'"
+        in capsys.readouterr().err
+    )
+    whole = load_manifest(pet_shards)
+    splits = {name: split for name, split in whole.splits.items() if name == "test"}
+    (other := tmp_path / "other").mkdir()
+    save_manifest(replace(whole, splits=splits, shards=whole.of_split("test")), other)
+    assert run_command(main, [*tiny_sweep, "--cluster", "local", "--set", f"data.shards={other}"]) == 2
+    assert f"{other} has no samples in split train and val: it has test" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_pictures_that_would_be_enlarged_are_said_before_they_are_trained_on(
+    tiny_sweep: list[str], pet_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry_run = [*tiny_sweep, "--dry-run", "--no-probe"]
+    assert run_command(main, dry_run) == 0
+    assert "enlarged" not in capsys.readouterr().out
+    assert run_command(main, [*dry_run, "--set", "data.image_size_px=96"]) == 0
+    said = f"pictures of {pet_shards} were packed at 64 px, and are enlarged to data.image_size_px = 96: choose 64, or"
+    assert capsys.readouterr().out.count(said) == 1
+    original = tmp_path / "original"
+    pack(PackConfig(out=original, synthetic=60, workers=1))
+    assert run_command(main, [*dry_run, "--set", "data.image_size_px=96", "--set", f"data.shards={original}"]) == 0
+    assert "enlarged" not in capsys.readouterr().out
+
+
+def test_what_sbatch_refuses_leaves_no_new_folder_and_each_old_one(
+    tiny_sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("sbatch", "srun", "squeue", "scontrol"):
+        (commands / name).write_text(f"#!/bin/sh\necho '{name}: error: invalid partition specified: gpu' >&2\nexit 1\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    slurm = [*tiny_sweep, "--partition", "gpu"]
+    assert run_command(main, slurm) == 2
+    assert "sbatch refused the job: invalid partition" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    assert run_command(main, [*tiny_sweep, "--cluster", "debug"]) == 0
+    assert run_command(main, [*slurm, "--axis", "train.seed=1"]) == 2
+    assert [trial.result() is not None for trial in load_sweep(tmp_path / "runs" / "lab").trials] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_folder_stays_where_jobs_may_have_been_submitted(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "lab", {}, "", "", ())
+    save_sweep(sweep)
+    assert not has_begun(tmp_path, KeyboardInterrupt())
+    sweep.add_submissions([Submission("a", "", "slurm", "", "token")])
+    assert has_begun(tmp_path, KeyboardInterrupt())  # in the middle of sbatch
+    assert has_begun(tmp_path, OSError())
+    assert not has_begun(tmp_path, ValueError("refused"))
+    sweep.add_submissions([Submission("b", "7", "slurm", "")])
+    assert has_begun(tmp_path, ValueError("the second array was refused"))
 
 
 def test_another_shard_set_under_the_same_name_is_refused(
     tiny_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from shards.pack import PackConfig, pack
 
     other = tmp_path / "other"
     pack(PackConfig(out=other, synthetic=8, seed=9, image_size_px=64, workers=1))

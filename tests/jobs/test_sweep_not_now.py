@@ -19,6 +19,7 @@ from slurm import patience, rehearsal_client
 from slurm.rehearsal import rehearse
 from slurm.rehearsal_answers import Answer
 from slurm.rehearsal_cluster import Cluster
+from slurm.submission import work_file
 
 SMALL = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "10"]
 
@@ -79,10 +80,13 @@ def queued() -> list[str]:
 
 def assert_each_once(tmp_path: Path, count: int = 2) -> None:
     """Every trial has a job, Slurm has those jobs and no others, and each finds what it is to run."""
-    ids = sorted(submission.job_id for submission in sweep_of(tmp_path).submissions().values())
-    assert len(ids) == count
-    assert queued() == ids
-    assert all((tmp_path / "runs" / "lab" / "logs" / f"{job_id}_submitted.pkl").is_file() for job_id in ids)
+    submissions = sweep_of(tmp_path).submissions().values()
+    assert len(submissions) == count
+    assert queued() == sorted(submission.job_id for submission in submissions)
+    logs = tmp_path / "runs" / "lab" / "logs"
+    for submission in submissions:
+        adopted = submission.intent and work_file(logs, submission.intent, submission.place).is_file()
+        assert adopted or (logs / f"{submission.job_id}_submitted.pkl").is_file(), submission
 
 
 def test_an_sbatch_that_fails_twice(

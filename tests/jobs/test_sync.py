@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jobs import sync_replay
 from jobs.sync import main
 from jobs.sync_trials import NOTE_NAME, end_of
 from jobs.trial import Sweep, Trial, save_sweep
@@ -23,6 +25,7 @@ from petseg.evaluate import Picture
 from petseg.lives import begin_life
 from petseg.run_folder import Result, append_metrics, claim_folder, save_result
 from petseg.tracking import EXIT_CODES, End, RunName, Tracker
+from petseg.tracking_note import read_note as read_tracking_note
 from petseg.tracking_overlays import save_overlays
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.wandb_server import KEY, Fault, WandbServer
@@ -56,6 +59,16 @@ def sync(sweep: Sweep, *flags: str) -> int:
     return run_command(main, [str(sweep.folder), "--parallel", "2", "--runs-per-s", "50", *flags])
 
 
+def test_runs_begin_at_the_pace_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, now = [], iter([100.0, 100.0, 100.1, 107.0, 107.0])
+    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
+    monkeypatch.setattr(sync_replay, "time", clock)
+    pace = sync_replay.Pace(per_s=2)
+    for _ in range(5):
+        pace.wait()
+    assert slept == pytest.approx([0.0, 0.5, 0.9, 0.0, 0.5])
+
+
 def snapshot(server: WandbServer) -> dict[str, object]:
     """What somebody who looks at wandb sees, without the client's own notes."""
     return {
@@ -80,7 +93,9 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
     assert sync(sweep, "--project", "pets") == OK
-    assert "3 of 3 runs sent" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "3 trials: 3 sent, 0 already there; 10 new rows\nwandb: " in out
+    assert f"wandb: {server.url}/lab-team/pets\n" in out
     assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
     for run in server.runs.values():
         assert run.epochs == [1, 2, 3]
@@ -89,6 +104,11 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
         assert (run.config["sweep"], run.config["data_hash"], run.config["restarts"]) == ("lab", HASH, 0)
         assert (run.summary["val/dice"], run.summary["parameters"]) == (0.3, 31)
         assert run.summary["best_dice"] == pytest.approx(0.3)
+    assert [run.upserts[0]["displayName"] for _, run in sorted(server.runs.items())] == [
+        f"unet none seed {trial.axes['train.seed']}" for trial in sorted(sweep.trials, key=lambda trial: trial.id)
+    ]
+    assert {run.upserts[0]["program"] for run in server.runs.values()} == {"jobs/sweep.py"}
+    assert all(read_tracking_note(trial.folder).state == "sent" for trial in sweep.trials)
     pictured = server.runs[f"lab-{sweep.trials[0].id}"]
     assert len(pictured.rows[3]["val/overlays"]["filenames"]) == 1
     assert offline.with_name(f"{offline.name}.synced").exists()
@@ -96,12 +116,14 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
     assert server.most_at_once <= 2
     first, asked = snapshot(server), server.requests
     assert sync(sweep, "--project", "pets") == OK  # by the notes
-    assert "3 were there already" in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        f"3 trials: 0 sent, 3 already there; 0 new rows\nwandb: {server.url}/lab-team/pets\n"
+    )
     assert server.requests == asked
     for trial in sweep.trials:
         (trial.folder / NOTE_NAME).unlink()
     assert sync(sweep, "--project", "pets") == OK  # by what wandb has
-    assert "0 new rows" in capsys.readouterr().out
+    assert "3 trials: 0 sent, 3 already there; 0 new rows\n" in capsys.readouterr().out
     assert snapshot(server) == first
     assert KEY not in "".join(path.read_text() for path in sweep.folder.rglob("*.json"))
 
@@ -123,7 +145,7 @@ def test_a_trial_that_got_further_is_sent_from_there(
     (trial.folder / "metrics.jsonl").write_text("".join(metrics))
     (trial.folder / "later").rename(trial.folder / "result.json")
     assert sync(sweep) == OK
-    assert "1 new rows" in capsys.readouterr().out
+    assert "1 trial: 1 sent, 0 already there; 1 new rows" in capsys.readouterr().out
     assert run.epochs == [1, 2, 3]
     assert run.exit_codes == [1, 0]
     assert len(server.runs) == 1
@@ -153,7 +175,7 @@ def test_what_runs_is_left_alone(
     assert not server.runs
     out = capsys.readouterr().out
     assert out.count("is running: sync again when it has ended") == 2
-    assert "0 of 0 runs sent" in out
+    assert "0 trials: 0 sent, 0 already there" in out
 
 
 @pytest.mark.parametrize(
@@ -192,6 +214,26 @@ def test_no_key_no_network_no_sweep(
     assert not server.runs
 
 
+def test_a_key_in_netrc_is_for_a_host_and_its_port(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = build_sweep(tmp_path / "runs" / "lab", 1)
+    monkeypatch.delenv("WANDB_API_KEY")
+    port = server.server_address[1]
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
+    assert sync(sweep) == WRONG_USE
+    err = capsys.readouterr().err
+    assert f"no key for 127.0.0.1:{port}" in err
+    assert f"lacks the port, {port}" in err
+    assert f"type `wandb login --host {server.url}`" in err
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1:{port}\n  login user\n  password {KEY}\n")
+    assert sync(sweep) == OK
+    (run,) = server.runs.values()
+    assert run.epochs == [1, 2, 3]
+    out, err = capsys.readouterr()
+    assert KEY not in out + err
+
+
 def try_fault(
     server: WandbServer, sweep: Sweep, fault: Fault, where: str, capsys: pytest.CaptureFixture[str], timeout_s: float
 ) -> int:
@@ -204,8 +246,7 @@ def try_fault(
     assert not list(sweep.folder.rglob(NOTE_NAME))
     server.fault = ""
     assert sync(sweep) == OK
-    assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
-    assert len(server.runs) == len(sweep.trials)
+    assert [run.epochs for run in server.runs.values()] == [[1, 2, 3]] * len(sweep.trials)
     return code
 
 
@@ -236,7 +277,7 @@ def test_a_dead_server_is_not_asked_for_every_trial(
     server.fault = "wrong json"
     server.fault_at = "UpsertBucket"
     assert sync(sweep) == INTERRUPTED
-    assert "0 of 12 runs sent" in capsys.readouterr().out
+    assert "12 trials: 0 sent, 0 already there, 12 not sent" in capsys.readouterr().out
     assert server.requests < 12 * 3
 
 
@@ -245,10 +286,15 @@ def test_a_refusal_is_told_from_a_passing_trouble(
 ) -> None:
     sweep = build_sweep(tmp_path / "runs" / "lab", 1)
     monkeypatch.setenv("WANDB_API_KEY", "too short")
-    assert sync(sweep) == FAILED
+    assert sync(sweep) == WRONG_USE
     err = capsys.readouterr().err
-    assert "not sent:" in err
+    assert "no key for 127.0.0.1" in err
+    assert "API key" in err  # what is wrong with it, in the client's words
     assert "too short" not in err
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    server.fault, server.fault_at, server.message = "403", "UpsertBucket", "permission denied"
+    assert sync(sweep) == FAILED
+    assert "not sent:" in capsys.readouterr().err
 
 
 @pytest.mark.slow

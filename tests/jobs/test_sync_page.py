@@ -48,8 +48,8 @@ def test_made_once_and_joined_by_all_runs(
     assert sync(sweep, *page_flags) == OK
     out = capsys.readouterr().out
     assert f"the sweep's page: {server.url}/lab-team/pets/sweeps/sweep1\n" in out
-    assert "2 of 2 runs sent" in out
-    assert ", 0 new rows" in out
+    assert "2 trials: 0 sent, 2 already there" in out
+    assert "; 0 new rows" in out
     assert list(server.sweeps) == ["other", "sweep1"]
     assert sweeps_of(server, sweep) == ["sweep1", "sweep1"]
 
@@ -57,7 +57,7 @@ def test_made_once_and_joined_by_all_runs(
     assert (made["project"], made["displayName"]) == ("pets", "lab")
     assert yaml.safe_load(made["config"]) == config_of(sweep)
     assert json.loads(made["priorRuns"]) == {"$or": [{"name": f"lab-{trial.id}"} for trial in sweep.trials]}
-    assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
+    assert [run.epochs for run in server.runs.values()] == [[1, 2, 3]] * 2
     assert KEY not in "".join(path.read_text() for path in sweep.folder.rglob("*.json"))
 
     asked = server.requests
@@ -65,7 +65,7 @@ def test_made_once_and_joined_by_all_runs(
     assert server.requests == asked
     (sweep.folder / NOTE_NAME).unlink()
     assert sync(sweep, *page_flags) == OK
-    assert "2 were there already" in capsys.readouterr().out
+    assert "2 trials: 0 sent, 2 already there" in capsys.readouterr().out
     assert list(server.sweeps) == ["other", "sweep1"]
 
 

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from jobs import task
 from jobs.task import TrialTask
+from jobs.triage import Evidence, judge
 from jobs.trial import Sweep, Trial
 from petseg import interrupt
-from shards.command import Interrupted
+from petseg.peers import LostPeer
+from shards.command import INTERRUPTED, Interrupted
 from tests.jobs.written_trials import sweep_of
 
 
@@ -61,3 +64,25 @@ def test_a_signal_before_a_trial_leaves_the_rest_untouched(
         run_all(sweep, world_size=1)
     assert len(trained) == 2
     assert [trial.state()["status"] for trial in sweep.trials] == ["failed", "done", "interrupted"]
+
+
+def test_a_rank_whose_peer_is_gone_ends_with_75_and_the_logs_of_all_say_why(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(task: TrialTask, trial: Trial) -> None:
+        raise LostPeer("another process of the run is gone (Connection closed by peer): see its log")
+
+    monkeypatch.setattr(TrialTask, "_train", train)
+    monkeypatch.setattr(interrupt, "install", lambda: None)
+    monkeypatch.setattr(task, "set_up_ranks", lambda environment: None)
+    environment = SimpleNamespace(global_rank=0, job_id="12_0", name=lambda: "slurm")
+    monkeypatch.setattr(task.submitit, "JobEnvironment", lambda: environment)
+    with pytest.raises(SystemExit) as end:
+        TrialTask("lab", 2, 1)([str(trial.folder) for trial in sweep.trials])
+    assert end.value.code == INTERRUPTED
+    state = sweep.trials[0].state()
+    assert state["status"] == "failed"
+    seen = {"said": "failed", "error": state["error"]}
+    assert judge(Evidence(**seen, logs=("",))).retryable
+    told = 'Traceback (most recent call last):\n  File "x.py", line 1\ntorch.OutOfMemoryError: CUDA out of memory'
+    assert judge(Evidence(**seen, logs=("", told))).cause == "gpu_memory"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from jobs.processes import parent_of
 from jobs.status import standings
 from jobs.sweep import main
 from jobs.trial import Sweep, Trial
+from jobs.workers import Order
 from petseg.lives import read_lives
 from shards.command import run_command
 from slurm.rehearsal_cluster import Cluster
@@ -160,6 +163,42 @@ def test_a_job_of_two_at_once_that_is_requeued(
     calm = sweep_of(tmp_path, "calm")
     wait_for(lambda: all(trial.result() for trial in calm.trials))
     assert [numbers(trial) for trial in sweep.trials] == [numbers(trial) for trial in calm.trials]
+
+
+INTERRUPTED_WORKER = """
+import atexit, sys
+from jobs import worker
+from shards.command import Interrupted
+
+def run_all(task, folders, environment, slot):
+    print("a last word")
+    raise Interrupted("saved", REQUEUE)
+
+atexit.register(print, "torn down")
+worker.TrialTask.run_all = run_all
+sys.exit(worker.main())
+"""
+
+
+@pytest.mark.parametrize(("requeue", "code"), [(False, 75), (True, 76)])
+def test_a_worker_whose_trial_is_saved_leaves_without_a_teardown(requeue: bool, code: int) -> None:
+    script = INTERRUPTED_WORKER.replace("REQUEUE", str(requeue))
+    environ = {
+        **os.environ,
+        "SUBMITIT_EXECUTOR": "local",
+        "SUBMITIT_LOCAL_JOB_ID": "9",
+        "SUBMITIT_LOCAL_GLOBALRANK": "0",
+    }
+    environ |= {"SUBMITIT_LOCAL_LOCALRANK": "0", "SUBMITIT_LOCAL_NTASKS": "1"}
+    environ.pop("PYTHONUNBUFFERED", None)
+    order = json.dumps(asdict(Order("lab", 1, 1, 2, 0, ())))
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=order + "\n", env=environ, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "interrupted: saved" in done.stderr
+    assert done.stdout == "a last word\n"  # and not `torn down`
 
 
 def test_what_cannot_be_shared() -> None:

@@ -182,7 +182,7 @@ def test_causes(cause: str, said: str, error: str, state: JobState | None, log: 
 
 def test_every_cause_has_advice_and_a_case() -> None:
     assert RETRYABLE.keys() == ADVICE.keys()
-    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began", "stopped", "unplaceable"}
+    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began", "stopped", "unplaceable", "unseen_folder"}
 
 
 def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
@@ -193,6 +193,25 @@ def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() ->
     assert judge(replace(evidence, job=None)).cause == "never_began"  # a local job
     assert judge(replace(evidence, job=job("NODE_FAIL"))).cause == "node_failure"
     assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
+
+
+def test_a_job_that_could_not_open_its_log_did_not_see_the_folder(tmp_path: Path) -> None:
+    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
+    log = tmp_path / "lab" / "logs" / "12_0_0_log.out"
+    submission = Submission(trial.id, "12_0", "slurm", str(log))
+    for shared in (False, True):
+        verdict = diagnose(trial, submission, job("FAILED"), shared)
+        assert (verdict.cause, verdict.retryable) == ("unseen_folder", False)
+        assert f"in {tmp_path / 'lab'}: nodes do not see that folder" in verdict.advice
+    assert diagnose(trial, submission, job("CANCELLED")).cause == "cancelled"
+    assert diagnose(trial, submission, job("MISSING")).cause == "unknown"
+    assert diagnose(trial, replace(submission, cluster="local"), None).cause == "unknown"
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+    assert diagnose(trial, submission, job("FAILED")).cause == "launch"
+    log.unlink()
+    trial.write_state(status="running", host="node1", job_id="12_0")
+    assert diagnose(trial, submission, job("FAILED", "0:9", "sacct")).cause == "killed"
 
 
 def test_what_the_process_knew_holds_unless_it_only_met_an_error() -> None:
@@ -251,8 +270,8 @@ def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
 def test_a_timeouts_advice_counts_from_the_start_only_where_one_start_trained_it_all(tmp_path: Path) -> None:
     """A second start began where the first one had saved: its time is not that of the epochs it has."""
     trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
-    log = tmp_path / "lab" / "12_0_0_log.out"
-    log.parent.mkdir()
+    log = tmp_path / "lab" / "logs" / "12_0_0_log.out"
+    log.parent.mkdir(parents=True)
     log.write_text(START + EPOCH)
     submission = Submission(trial.id, "12_0", "slurm", str(log))
 

@@ -94,7 +94,7 @@ def test_a_trial_without_a_sign_of_life_is_stalled(trial: Trial, silent_s: float
 
 def test_the_last_row_is_found_before_one_that_was_cut_short(tmp_path: Path) -> None:
     assert read_last_row(tmp_path) == {}
-    write_metrics([{"epoch": e, "x": "y" * 700} for e in range(50)], tmp_path)
+    write_metrics([{"epoch": e, **{f"x{i}": 0.5 for i in range(80)}} for e in range(50)], tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 50, "x')
     assert read_last_row(tmp_path)["epoch"] == 49

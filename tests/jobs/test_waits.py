@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.launch import Launch, submit_trials
 from jobs.retry import main as retry_main
 from jobs.slurm_answer import forget
 from jobs.standing import Standing, standing, standings
@@ -19,7 +20,8 @@ from jobs.waits import wait_of
 from shards.command import run_command
 from slurm.cluster import JobState
 from slurm.rehearsal import rehearse
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal_cluster import Cluster, can_unshare
+from slurm.resources import Resources
 from tests.jobs.written_trials import on_slurm, sweep_of
 
 
@@ -168,3 +170,25 @@ def test_jobs_that_never_start_are_shown_with_what_to_do(
     assert f"next: python jobs/cancel.py '{sweep.folder}' {third}" in out
     assert run_command(retry_main, [str(sweep.folder), third]) == 2
     assert "PartitionTimeLimit: its partition allows less time" in capsys.readouterr().err
+
+
+@pytest.mark.slurm
+def test_a_folder_that_the_node_does_not_see(
+    slurm_daemons: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable
+) -> None:
+    """The node has an empty disk where the sweep lies, as it would have its own /tmp."""
+    if not can_unshare():
+        pytest.skip("nodes with a file system of their own need root")
+    sweep = sweep_of(tmp_path / "here" / "runs" / "lab", 1)
+    with rehearse(nodes=1, cpus=1, gpus=0) as cluster:
+        for name, value in cluster.env.items():
+            monkeypatch.setenv(name, value)
+        pid = (cluster.root / "run" / "node.node1.pid").read_text().split()[0]
+        command = ["nsenter", "--target", pid, "--mount", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "here")]
+        subprocess.run(command, check=True, timeout=30)
+        launch = Launch("slurm", Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5), 0, 1)
+        submit_trials(launch, sweep, sweep.trials)
+        wait_for(lambda: standings(sweep)[0].status == "failed")
+        (row,) = standings(sweep)
+    assert row.cause == "unseen_folder"
+    assert "--runs-dir on a file system that all nodes share" in row.note

@@ -16,7 +16,9 @@ from petseg.config_values import with_values
 from petseg.data.ledger import Count
 from petseg.data.store import open_store
 from petseg.resume import resume, save_within
-from petseg.run import EpochSoFar, Run, build_run
+from petseg.run.parts import Parts, build_parts
+from petseg.run.progress import PartialEpoch
+from petseg.run.run import Run, new_run
 
 WORLD_SIZE = 2
 
@@ -30,31 +32,32 @@ def built(shards: str, folder: Path) -> Run:
         "data.cache": "none",
     }
     config = with_values(RunConfig(), values | {"train.batch_size": 8, "train.ema_decay": 0.9})
-    return build_run(config, open_store(shards), folder, world_size=WORLD_SIZE, splits=["train"])
+    return new_run(build_parts(config, open_store(shards), folder, world_size=WORLD_SIZE, splits=["train"]))
 
 
-def set_statistics(run: Run, value: float) -> None:
+def set_statistics(parts: Parts, value: float) -> None:
     with torch.no_grad():
-        for number, buffer in enumerate(run.float_buffers()):
+        for number, buffer in enumerate(parts.float_buffers()):
             buffer.fill_(value + number)
 
 
-def statistics(run: Run) -> list[float]:
-    return [buffer.flatten()[0].item() for buffer in run.float_buffers()]
+def statistics(parts: Parts) -> list[float]:
+    return [buffer.flatten()[0].item() for buffer in parts.float_buffers()]
 
 
 def main() -> None:
     folder = Path(sys.argv[2])
     run = built(sys.argv[1], folder)
-    set_statistics(run, 10.0 + 20.0 * run.rank)
-    save_within(run, EpochSoFar(1, ((0.0,) * 4, (0.0,) * 4), Count(), 1.0, 0.0))
-    run.sync_buffers()
-    averaged = statistics(run)
-    set_statistics(run, 0.0)
+    parts = run.parts
+    set_statistics(parts, 10.0 + 20.0 * parts.rank)
+    save_within(run, PartialEpoch(1, ((0.0,) * 4, (0.0,) * 4), Count(), 1.0, 0.0))
+    parts.sync_buffers()
+    averaged = statistics(parts)
+    set_statistics(parts, 0.0)
     assert resume(run)
-    seen = {"averaged": averaged, "restored": statistics(run)}
-    (folder.parent / f"{run.rank}.json").write_text(json.dumps(seen))
-    run.close()
+    seen = {"averaged": averaged, "restored": statistics(parts)}
+    (folder.parent / f"{parts.rank}.json").write_text(json.dumps(seen))
+    parts.close()
 
 
 if __name__ == "__main__":

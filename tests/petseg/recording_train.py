@@ -15,22 +15,23 @@ from pathlib import Path
 
 import torch
 
-from petseg import epoch, run, train
+from petseg import epoch, train
 from petseg.data.loader import Batch
-from petseg.run import Run
+from petseg.run import parts as parts_module
+from petseg.run.run import Run
 from shards.command import run_command
 
 FOLDER = Path(os.environ["RECORD_TO"])
 train_step = epoch.train_step
 
 
-def recorded_step(run: Run, epoch: int, step: int, parts: Sequence[Batch], sums: torch.Tensor) -> None:
-    train_step(run, epoch, step, parts, sums)
-    hashes = [int(h) for part in parts if not part.plan.filler for h in part.hashes]
-    row = {"world": run.world_size, "epoch": epoch, "step": step, "hashes": hashes}
-    with (FOLDER / f"{run.world_size}-{run.rank}.jsonl").open("a") as file:
+def recorded_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
+    train_step(run, epoch, step, micro_batches, sums)
+    hashes = [int(h) for batch in micro_batches if not batch.plan.filler for h in batch.hashes]
+    row = {"world": run.parts.world_size, "epoch": epoch, "step": step, "hashes": hashes}
+    with (FOLDER / f"{run.parts.world_size}-{run.parts.rank}.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    if os.environ.get("STOP", "").split(":")[1:] == [str(run.rank), str(epoch), str(step)]:
+    if os.environ.get("STOP", "").split(":")[1:] == [str(run.parts.rank), str(epoch), str(step)]:
         os.kill(os.getpid(), signal.Signals[os.environ["STOP"].partition(":")[0]])
 
 
@@ -39,5 +40,5 @@ if __name__ == "__main__":
     if "NO_NORMS" in os.environ:
         from tests.petseg.normless import build_normless  # needs the repository on PYTHONPATH
 
-        run.build_model = build_normless
+        parts_module.build_model = build_normless
     sys.exit(run_command(train.main))

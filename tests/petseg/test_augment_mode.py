@@ -13,35 +13,40 @@ from safetensors.torch import load_file
 
 from petseg import interrupt
 from petseg.augment import __main__ as sheet
-from petseg.augment import draw
+from petseg.augment import augment_batch, draw
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.plan import train_plan
 from petseg.data.store import open_store
-from petseg.epoch import take_step, train_step
-from petseg.run import Run, build_run
+from petseg.epoch import train_step
+from petseg.run.batches import batches_at, epoch_order, eval_inputs, take_step, to_device, to_inputs, train_batches
+from petseg.run.parts import Parts, build_parts
+from petseg.run.run import new_run
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import OK, WRONG_USE, Interrupted, run_command
+from tests.petseg.tensors import assert_same_tensors
 
 Tiny = Callable[..., RunConfig]
 ADD = {"augment__policy": "strong", "augment__mode": "add", "augment__strong_p": 0.5}
 
 
 @pytest.fixture
-def run(tiny: Tiny, pet_shards: Path, tmp_path: Path) -> Iterator[Run]:
-    run = build_run(tiny(**ADD), open_store(str(pet_shards)), tmp_path, splits=["train"])
-    yield run
-    run.close()
+def parts(tiny: Tiny, pet_shards: Path, tmp_path: Path) -> Iterator[Parts]:
+    parts = build_parts(tiny(**ADD), open_store(str(pet_shards)), tmp_path, splits=["train"])
+    yield parts
+    parts.close()
 
 
-def weights_of_step(run: Run, accumulation_steps: int, world_size: int, step: int) -> Counter[bytes]:
+def weights_of_step(parts: Parts, accumulation_steps: int, world_size: int, step: int) -> Counter[bytes]:
     """What each distinct picture of a step weighs, over all ranks and passes; fillers weigh nothing."""
     weights: Counter[bytes] = Counter()
     for rank in range(world_size):
-        plan = train_plan(run.order(1), 8, accumulation_steps, rank, world_size)
-        for batch in run.splits["train"].batches(part for part in plan if part.step == step):
-            image, target, weight = run.train_inputs(batch, epoch=1)
+        plan = train_plan(epoch_order(parts, 1), 8, accumulation_steps, rank, world_size)
+        for batch in parts.splits["train"].batches(part for part in plan if part.step == step):
+            image, trimap = to_device(parts, batch)
+            image, trimap, weight = augment_batch(parts.config, batch.plan.ids, 1, image, trimap, batch.weight)
+            image, target = to_inputs(parts, image, trimap)
             assert len(image) == len(target) == len(weight)
             for i in range(len(image)):
                 pixels = image[i].contiguous().numpy().tobytes() + target[i].numpy().tobytes()
@@ -50,20 +55,20 @@ def weights_of_step(run: Run, accumulation_steps: int, world_size: int, step: in
 
 
 @pytest.mark.parametrize("step", [0, 3])  # of 8 samples, of 3
-def test_pictures_and_weights_are_the_same_on_any_number_of_processes(run: Run, step: int) -> None:
-    alone = weights_of_step(run, 1, 1, step)
+def test_pictures_and_weights_are_the_same_on_any_number_of_processes(parts: Parts, step: int) -> None:
+    alone = weights_of_step(parts, 1, 1, step)
     samples = 8 if step < 3 else 3
     assert len(alone) > samples
     assert set(alone.values()) == {0.5, 1.0}
     assert sum(alone.values()) == samples
     for world_size, accumulation_steps in itertools.product((1, 2, 3, 5), (1, 2)):
-        found = weights_of_step(run, accumulation_steps, world_size, step)
+        found = weights_of_step(parts, accumulation_steps, world_size, step)
         assert +found == alone, (world_size, accumulation_steps)
 
 
-def test_an_epochs_sums_count_each_picture_once(run: Run) -> None:
-    batches, sums = run.train_batches(1), torch.zeros(4, dtype=torch.float64)
-    for step in range(run.steps_per_epoch):
+def test_an_epochs_sums_count_each_picture_once(parts: Parts) -> None:
+    run, batches, sums = new_run(parts), train_batches(parts, 1), torch.zeros(4, dtype=torch.float64)
+    for step in range(run.progress.steps_per_epoch):
         train_step(run, 1, step, take_step(batches), sums)
     assert sums[0] == 27
 
@@ -81,11 +86,11 @@ def test_both_modes_have_the_same_steps_and_draws(tiny: Tiny, tmp_path: Path) ->
     assert rows["replace"]["train/loss"] != rows["add"]["train/loss"]
 
 
-def test_evaluation_sees_pictures_as_they_are(run: Run) -> None:
-    (batch,) = run.batches_of("train", [3])
-    image, target = run.inputs(batch)
+def test_evaluation_sees_pictures_as_they_are(parts: Parts) -> None:
+    (batch,) = batches_at(parts, "train", [3])
+    image, target = eval_inputs(parts, batch)
     assert len(image) == len(target) == 1
-    assert torch.equal(image, run.inputs(batch)[0])
+    assert torch.equal(image, eval_inputs(parts, batch)[0])
 
 
 def test_an_interrupted_run_with_copies_ends_with_the_same_numbers(
@@ -100,7 +105,7 @@ def test_an_interrupted_run_with_copies_ends_with_the_same_numbers(
             train(config, tmp_path / "stopped")
     train(config, tmp_path / "stopped")
     ours, theirs = (load_file(newest(tmp_path / name) / "model.safetensors") for name in ("calm", "stopped"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_same_tensors(theirs, ours)
     rows = [
         [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(tmp_path / name)]
         for name in ("calm", "stopped")
@@ -120,6 +125,5 @@ def test_the_sheet(pet_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run_command(sheet.main, [*flags, "--policy", "strong", "--out", str(out)]) == OK
     with Image.open(out) as image:
         assert image.size == (4 * 64, 2 * (64 + 16))
-    with pytest.raises(SystemExit, match=str(WRONG_USE)):
-        run_command(sheet.main, [*flags, "--pictures", "0"])
+    assert run_command(sheet.main, [*flags, "--pictures", "0"]) == WRONG_USE
     assert "--pictures = 0: must be at least 1" in capsys.readouterr().err

@@ -4,11 +4,14 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from petseg.config import RunConfig
 from petseg.config_values import with_values
@@ -89,6 +92,26 @@ def test_processes_that_start_together_build_one_file(pet_shards: Path, tmp_path
     tars, _ = open_cache(pet_shards, tmp_path)
     assert files[0].stat().st_ino == made.st_ino
     tars.close()
+
+
+def test_waiting_for_another_process_is_said(
+    pet_shards: Path, tmp_path: Path, wait_for: Callable[[Callable[[], object]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    tars, _ = open_cache(pet_shards, tmp_path)
+    (path,) = (p for p in (tmp_path / "decoded").iterdir() if p.suffix != ".lock")
+    path.unlink()
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(1) as pool, FileLock(path.with_name(f"{path.name}.lock")) as lock:
+        try:
+            opened = pool.submit(open_cache, pet_shards, tmp_path)
+            wait_for(lambda: f"another process is decoding into {path}: waiting for it" in caplog.text)
+            assert not path.exists()
+        finally:
+            lock.release()
+        again, node = opened.result()
+    assert node is not None
+    for reader in (tars, again):
+        reader.close()
 
 
 def test_a_damaged_split_is_not_cached(pet_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from petseg.checkpoint import (
+    Checkpoint,
     list_checkpoints,
     load_checkpoint,
     load_rank_buffers,
@@ -19,6 +23,7 @@ from petseg.checkpoint import (
     newest_loadable,
     save_checkpoint,
 )
+from petseg.checkpoint_files import read_state, write_state, write_tensors
 from shards.command import Failure
 from tests.petseg.small_checkpoints import build, save, steps_in
 
@@ -116,3 +121,61 @@ def test_one_whose_best_is_damaged_is_not_gone_on_from(tmp_path: Path, caplog: p
     assert newest_loadable(tmp_path, set_aside=True) is None
     save(tmp_path, 1, best=1)
     assert steps_in(tmp_path) == [1]
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Other tensors with the size and the CRC-32 that go with them: a CRC is no seal."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    state = json.loads((folder / "state.json").read_text())
+    state.pop("crc32")
+    state["files"]["model.safetensors"] = write_tensors(tensors, folder / "model.safetensors")
+    write_state(state, folder / "state.json")
+
+
+def other_type(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(iter(tensors))
+    tensors[name] = tensors[name].to(torch.int32)
+
+
+def other_shape(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
+    tensors[name] = tensors[name][:1].clone()
+
+
+def other_name(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["evil"] = tensors.pop(next(iter(tensors)))
+
+
+@pytest.mark.parametrize("change", [other_type, other_shape, other_name])
+def test_tensors_that_are_not_the_models_are_named(tmp_path: Path, change: Callable) -> None:
+    save(tmp_path, 1, 1)
+    (folder,) = tmp_path.iterdir()
+    rewrite(folder, change)
+    with pytest.raises(Failure, match=rf"{folder}/model\.safetensors was altered after it was saved"):
+        load_weights(folder, build(0)[0])
+
+
+def test_a_type_that_safetensors_does_not_know(tmp_path: Path) -> None:
+    save(tmp_path, 1, 1)
+    (folder,) = tmp_path.iterdir()
+    content = (folder / "model.safetensors").read_bytes().replace(b'"F32"', b'"F99"', 1)
+    (folder / "model.safetensors").write_bytes(content)
+    state = json.loads((folder / "state.json").read_text())
+    state.pop("crc32")
+    state["files"]["model.safetensors"]["crc32"] = zlib.crc32(content)
+    write_state(state, folder / "state.json")
+    with pytest.raises(Failure, match=r"model\.safetensors was altered .*its tensors cannot be read"):
+        load_weights(folder, build(0)[0])
+
+
+@pytest.mark.parametrize("gone", ["files", "best", "optimizer_groups"])
+def test_a_state_that_lacks_a_part_is_named(tmp_path: Path, gone: str) -> None:
+    save(tmp_path, 1, 1)
+    (folder,) = tmp_path.iterdir()
+    state = json.loads((folder / "state.json").read_text())
+    for name in ("crc32", gone):
+        state.pop(name)
+    write_state(state | ({"optimizer_groups": []} if gone == "optimizer_groups" else {}), folder / "state.json")
+    with pytest.raises(Failure, match=rf"{folder}/state\.json was altered"):
+        load_checkpoint(Checkpoint(folder, 1, read_state(folder)), *build(0))

@@ -68,3 +68,11 @@ def test_a_row_that_does_not_fit_leaves_no_half_a_line(tmp_path: Path, file_size
     file_size_limit(1 << 20)
     append_metrics({"epoch": 2}, tmp_path)
     assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, synced: list[str]) -> None:
+    save(tmp_path / "checkpoints", 1, best=1)
+    *inside, aside, folder, parent = synced
+    assert sorted(inside) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert aside.startswith(".step-00000001")
+    assert [folder, parent] == ["checkpoints", tmp_path.name]

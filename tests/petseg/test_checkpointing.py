@@ -19,6 +19,7 @@ from petseg.models import build_model
 from petseg.models.checkpointing import checkpoint_stages
 from petseg.run_folder import read_metrics
 from petseg.train import train
+from tests.petseg.tensors import assert_same_tensors
 
 Tiny = Callable[..., RunConfig]
 MOBILE = "tu-mobilenetv3_small_050"
@@ -66,7 +67,7 @@ def test_gradients_and_statistics_are_the_same_to_the_bit(arch: str, encoder: st
         assert kept_bytes(again, image) < 0.5 * kept_bytes(plain, image)
     assert list(plain.state_dict()) == list(again.state_dict())
     ours, theirs = again.state_dict(), plain.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_same_tensors(ours, theirs)
     counts = [int(value) for name, value in ours.items() if name.endswith("num_batches_tracked")]
     assert set(counts) <= {2}
     for p, q in zip(again.parameters(), plain.parameters(), strict=True):
@@ -123,7 +124,7 @@ def test_a_run_ends_with_the_same_numbers(tiny: Tiny, tmp_path: Path) -> None:
     (metrics, rows, weights), (metrics_again, rows_again, weights_again) = ends
     assert metrics == metrics_again
     assert rows == rows_again
-    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+    assert_same_tensors(weights_again, weights)
 
 
 DDP = """

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -53,6 +54,19 @@ def test_a_picture_is_decoded_into_its_place_or_squashed_as_in_packing() -> None
     assert np.abs(squashed.astype(int) - wanted).max() <= 1
 
 
+def test_one_thread_squashes_pictures_of_any_size() -> None:
+    """A thread has memory of its own for them, which a larger picture after a smaller one must not overrun."""
+
+    def squashed(side: int) -> np.ndarray:
+        out = np.zeros((16, 16, 3), np.uint8)
+        decode_image(encode_jpeg(np.full((side, 2 * side, 3), side, np.uint8)), out)
+        return out
+
+    with ThreadPoolExecutor(1) as pool:  # a new one, which has decoded nothing yet
+        found = list(pool.map(squashed, (32, 96, 48)))
+    assert [np.unique(out).tolist() for out in found] == [[32], [96], [48]]
+
+
 def test_a_bomb_is_refused_by_its_header() -> None:
     jpg = bytearray(encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
     at = jpg.index(b"\xff\xc0") + 5  # SOF0: length, precision, then height and width
@@ -96,3 +110,9 @@ def test_a_trimap_in_colour_is_an_error() -> None:
     Image.new("RGB", (8, 8)).save(content, "PNG")
     with pytest.raises(ValueError, match="mode RGB, not 8-bit grey"):
         decode_trimap(content.getvalue(), np.zeros((8, 8), np.uint8))
+
+
+def test_an_error_shows_no_object_in_memory() -> None:
+    for decode in (lambda out: decode_trimap(b"none", out), lambda out: decode_image(b"none", out)):
+        with pytest.raises(ValueError, match=r"^[^<]*$"):
+            decode(np.empty((4, 4), np.uint8))

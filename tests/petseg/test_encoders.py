@@ -14,6 +14,7 @@ from petseg.config import ModelConfig, RunConfig
 from petseg.config_values import with_values
 from petseg.models import build_model, count_parameters, encoder_parameters
 from petseg.models.encoders import DECODERS, PooledBatchNorm2d, encoder_name
+from tests.petseg.tensors import assert_same_tensors
 
 MOBILE = "tu-mobilenetv3_small_050"
 LITE = "tu-tf_efficientnet_lite0"
@@ -69,7 +70,7 @@ def test_the_lab_models_have_their_encoders_parameters_too() -> None:
 
 def test_weights_follow_from_the_seed() -> None:
     first, again = (torch.manual_seed(seed) and model_of("fpn").state_dict() for seed in (3, 3))
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert_same_tensors(again, first)
 
 
 def test_a_model_can_be_counted_without_memory() -> None:

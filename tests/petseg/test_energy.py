@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from petseg import run
 from petseg.config import RunConfig
 from petseg.energy import EnergyMeter, open_meter
+from petseg.run import run
 from petseg.run_folder import read_metrics
 from petseg.train import train
 

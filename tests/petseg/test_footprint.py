@@ -17,13 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from petseg.config import ModelConfig, RunConfig
 from petseg.config_values import with_values
 from petseg.data.store import open_store
-from petseg.epoch import take_step, train_step
+from petseg.epoch import train_step
 from petseg.footprint import Footprint, footprint, grown_batch, largest_batch, measure_footprint
 from petseg.hardware import GPUS, find_gpu
 from petseg.models import build_model
 from petseg.op_counter import Op, OpCounter, roofline_s
 from petseg.plan import main
-from petseg.run import build_run
+from petseg.run.batches import take_step, train_batches
+from petseg.run.parts import build_parts
+from petseg.run.run import new_run
 from petseg.utilization import flops_per_image, mfu_row, model_flops_utilization
 from shards.command import run_command
 
@@ -102,20 +104,21 @@ CASES = [
 def test_a_real_step_takes_what_is_predicted(tiny: Tiny, changes: dict[str, Any], tmp_path: Path) -> None:
     """The step of petseg.epoch itself, on real pictures; its tensors are counted from the weights on."""
     config = tiny(**{"model__width": 8} | changes)
-    run = build_run(config, open_store(config.data.shards), tmp_path, splits=("train",))
-    run.model.train()
-    batches = run.train_batches(1)
+    run = new_run(build_parts(config, open_store(config.data.shards), tmp_path, splits=("train",)))
+    parts = run.parts
+    parts.model.train()
+    batches = train_batches(parts, 1)
     sums = torch.zeros(4, dtype=torch.float64)
     train_step(run, 1, 0, take_step(batches), sums)  # which makes the optimizer's state
-    states = [v for s in run.optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
-    kept = [*run.bare_model.parameters(), *run.bare_model.buffers(), *states]
-    kept += run.ema.tensors.values() if run.ema else []
-    parts = take_step(batches)
+    states = [v for s in parts.optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
+    kept = [*parts.bare_model.parameters(), *parts.bare_model.buffers(), *states]
+    kept += parts.ema.tensors.values() if parts.ema else []
+    micro_batches = take_step(batches)
     with OpCounter(kept) as counter:
-        train_step(run, 1, 1, parts, sums)
-    run.close()
+        train_step(run, 1, 1, micro_batches, sums)
+    parts.close()
     # 15 % is what is promised; the counter is exact, and so is the prediction but for metrics and the like
-    predicted = footprint(config, len(parts[0].plan.ids), "cpu").peak_bytes
+    predicted = footprint(config, len(micro_batches[0].plan.ids), "cpu").peak_bytes
     assert predicted == pytest.approx(counter.peak_bytes, rel=0.05)
 
 
@@ -198,6 +201,8 @@ def test_copies_grow_a_batch() -> None:
     assert grown_batch(config_of(**add, augment__p=0.5), 32) == 32 + 25  # 16 + 3 * sqrt(8)
     assert grown_batch(config_of(**add, augment__p=1.0), 32) == 64
     assert grown_batch(config_of(augment__mode="add", augment__policy="strong"), 32) == 64
+    assert grown_batch(config_of(augment__mode="add", augment__p=1.0), 32) == 32  # nothing to copy
+    assert grown_batch(config_of(augment__policy="flip", augment__p=1.0), 32) == 32  # instead of the pictures
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from petseg import run
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.store import open_store
-from petseg.run import build_run
+from petseg.run import parts
+from petseg.run.batches import batches_at, eval_inputs
+from petseg.run.parts import build_parts
 from petseg.train import train
 from tests.petseg.normless import build_normless
 from tests.petseg.test_processes import launch
@@ -25,7 +26,7 @@ TRAIN, RATE = 27, 0.2  # pictures of the train split
 @pytest.fixture
 def step(tiny: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConfig]:
     """Configs of one step of plain SGD over the whole train split, or of several; of models without BatchNorm."""
-    monkeypatch.setattr(run, "build_model", build_normless)
+    monkeypatch.setattr(parts, "build_model", build_normless)
     plain = {"optim__name": "sgd", "optim__momentum": 0.0, "optim__lr": RATE, "train__epochs": 1}
     return lambda **changes: tiny(**{"train__batch_size": 30, **plain, **changes})
 
@@ -44,10 +45,10 @@ def by_hand(config: RunConfig, folder: Path, views: Sequence[Callable[[torch.Ten
 
     views: of each picture and its mask, which count alike
     """
-    built = build_run(config, open_store(config.data.shards), folder, splits=["train"])
+    built = build_parts(config, open_store(config.data.shards), folder, splits=["train"])
     model = built.bare_model.double()
-    for batch in built.batches_of("train", range(TRAIN)):
-        image, target = built.inputs(batch)
+    for batch in batches_at(built, "train", range(TRAIN)):
+        image, target = eval_inputs(built, batch)
         for view in views:
             (built.loss(model(view(image.double())), view(target)).sum() / (TRAIN * len(views))).backward()
     built.close()

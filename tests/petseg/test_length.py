@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,8 @@ from petseg.config import RunConfig, TrainConfig
 from petseg.data.store import open_store
 from petseg.length import EpochTime, epochs_of
 from petseg.plan import _whole
-from petseg.run import build_run
+from petseg.run.progress import start_progress
+from petseg.run.schedule import fit_budget
 
 TIME = EpochTime(train_s=50.0, beside_s=10.0)
 
@@ -32,14 +32,13 @@ def test_epochs_by_hand(train: TrainConfig, epochs: float, seconds: float) -> No
 
 
 @pytest.mark.parametrize(("steps", "minutes"), [(5, 0.0), (0, 2.0), (0, 0.5), (0, 0.0)])
-def test_a_run_settles_the_same(steps: int, minutes: float, tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_run_settles_the_same(steps: int, minutes: float, tiny: Callable[..., RunConfig]) -> None:
     config = tiny(train__budget_steps=steps, train__budget_min=minutes)
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
-    run = build_run(config, store, tmp_path, splits=("train",))
-    run.fit_budget(1, TIME.train_s / run.steps_per_epoch)
+    run = start_progress(config, store.manifest.splits["train"].num_samples)
+    fit_budget(config, run, 1, TIME.train_s / run.steps_per_epoch)
     if run.total_steps >= run.steps_per_epoch:  # the first epoch was a whole one, and has had its validation
-        run.fit_budget(run.steps_per_epoch, TIME.train_s + TIME.beside_s)
-    run.close()
+        fit_budget(config, run, run.steps_per_epoch, TIME.train_s + TIME.beside_s)
     assert run.total_steps == int(epochs_of(config.train, run.steps_per_epoch, TIME) * run.steps_per_epoch)
 
 
@@ -53,3 +52,7 @@ def test_a_run_settles_the_same(steps: int, minutes: float, tiny: Callable[..., 
 )
 def test_the_plan_says_what_the_config_counts_in(train: TrainConfig, said: str) -> None:
     assert _whole(train, 100, TIME) == said
+
+
+def test_the_plan_of_a_set_without_a_train_split_says_so() -> None:
+    assert _whole(TrainConfig(), 0, EpochTime(0.0, 0.0)) == "the shard set has no split train"

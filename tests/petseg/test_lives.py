@@ -12,7 +12,9 @@ from petseg import train as train_module
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.lives import Heartbeat, begin_life, read_lives, require_newest
-from petseg.run import EpochSoFar, Run
+from petseg.run.parts import Parts
+from petseg.run.progress import PartialEpoch
+from petseg.run.run import Run
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import Failure, Interrupted
@@ -58,12 +60,13 @@ def test_a_run_that_was_taken_over_writes_nothing_more(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Split brain: the job was requeued, and its old copy on a node without network goes on."""
-    validate = train_module.validate
+    validate, calls = train_module.validate, []
 
-    def taken_over(run: Run) -> dict[str, float]:
-        if run.epoch == 1:
-            begin_life(tmp_path, run.done_steps)
-        return validate(run)
+    def taken_over(parts: Parts) -> dict[str, float]:
+        calls.append(parts)
+        if len(calls) == 2:
+            begin_life(tmp_path, 4)
+        return validate(parts)
 
     monkeypatch.setattr(train_module, "validate", taken_over)
     with pytest.raises(Interrupted, match="goes on in another process"):
@@ -77,10 +80,10 @@ def test_a_run_that_was_taken_over_saves_nothing_within_an_epoch(
 ) -> None:
     save_within = epoch_module.save_within
 
-    def taken_over(run: Run, so_far: EpochSoFar) -> None:
-        if so_far.steps == 2:
-            begin_life(tmp_path, run.done_steps)
-        save_within(run, so_far)
+    def taken_over(run: Run, partial: PartialEpoch) -> None:
+        if partial.steps == 2:
+            begin_life(tmp_path, run.progress.done_steps)
+        save_within(run, partial)
 
     monkeypatch.setattr(epoch_module, "save_within", taken_over)
     with pytest.raises(Interrupted, match="goes on in another process"):
@@ -94,9 +97,9 @@ def test_a_run_saves_by_the_clock_and_says_how_far_it_is(
     saved = []
     save_within = epoch_module.save_within
 
-    def noted(run: Run, so_far: object) -> None:
-        save_within(run, so_far)  # type: ignore[arg-type]
-        saved.append(run.so_far.steps)
+    def noted(run: Run, partial: PartialEpoch) -> None:
+        save_within(run, partial)
+        saved.append(run.progress.partial.steps)
 
     monkeypatch.setattr(epoch_module, "save_within", noted)
     monkeypatch.setattr(lives_module, "HEARTBEAT_EVERY_S", 0.0)

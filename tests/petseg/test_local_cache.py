@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -101,7 +102,7 @@ def test_locks_stay_asides_count_and_those_of_the_dead_go(tmp_path: Path) -> Non
     dead = put(tmp_path / ".b.tar.2.part", 6000, age_s=2 * 24 * 3600)
     make_room(tmp_path, 4000, 10 * KB)
     assert [path.exists() for path in (lock, writing, dead)] == [True, True, False]
-    with pytest.raises(ValueError, match=r"others are writing 6e-06 GB .* raise data\.cache_gb"):
+    with pytest.raises(OSError, match=r"others are writing 6e-06 GB .* raise data\.cache_gb"):
         make_room(tmp_path, 5000, 10 * KB)
 
 
@@ -113,8 +114,9 @@ def test_what_can_never_fit_evicts_nothing(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_space_names_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"GB free; choose another with data\.cache_dir"):
+    with pytest.raises(OSError, match=r"GB free; choose another with data\.cache_dir") as error:
         make_room(tmp_path, 10**17, 10**9)
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_an_evicted_file_stays_readable_where_it_is_open(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.evaluate import choose_checkpoint, predict
 from petseg.masks import Masks, load_masks, pack, save_masks, unpack
-from petseg.run import build_run
+from petseg.run.parts import build_parts
 from petseg.run_folder import VAL_MASKS_NAME
 from petseg.train import train
 
@@ -89,10 +89,10 @@ def test_they_are_the_best_weights_predictions_in_the_order_of_the_split(
         called = arrays["val/counts"][:, :2].sum(axis=1)  # true and false positives: border=fg counts all pixels
     assert [int(masks.of(i).sum()) for i in range(len(masks.keys))] == called.tolist()
 
-    run = build_run(config, open_store(config.data.shards), tmp_path, splits=["val"])
-    load_weights(choose_checkpoint(tmp_path, "best").folder, run.bare_model)
-    for i, picture in enumerate(predict(run, "val", range(len(masks.keys)))):
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["val"])
+    load_weights(choose_checkpoint(tmp_path, "best").folder, parts.bare_model)
+    for i, picture in enumerate(predict(parts, "val", range(len(masks.keys)))):
         assert picture.key == masks.keys[i]
         assert re.fullmatch(r"[A-Za-z_]+_\d+", picture.key)
         assert np.array_equal(picture.prediction == 1, masks.of(i))
-    run.close()
+    parts.close()

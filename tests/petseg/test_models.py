@@ -54,6 +54,19 @@ def test_every_parameter_gets_a_gradient(arch: str) -> None:
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.parametrize(("arch", "count"), [("unet", 18), ("resnet34_unet", 49)])
+def test_every_batchnorm_is_as_torch_builds_it(arch: str, count: int) -> None:
+    norms = [
+        module
+        for module in build_model(ModelConfig(arch=arch, width=4)).modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    assert len(norms) == count
+    assert {(norm.momentum, norm.eps, norm.affine, norm.track_running_stats) for norm in norms} == {
+        (0.1, 1e-5, True, True)
+    }
+
+
 def test_reflecting_at_the_border_is_torchs_reflect_padding() -> None:
     ours = ReflectConv2d(3, 4, 3)
     theirs = torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", bias=False)

@@ -75,17 +75,17 @@ def test_the_clock_stands_until_the_model_itself_is_called(monkeypatch: pytest.M
 
 SLOW_RANK = """\
 import sys, time
-from petseg import run, train
+from petseg import epoch, train
 from shards.command import run_command
 
-inputs = run.Run.train_inputs
+to_device = epoch.to_device
 
-def slow(self, batch, epoch):
-    if self.rank == {rank}:
+def slow(parts, batch):
+    if parts.rank == {rank}:
         time.sleep(0.7)
-    return inputs(self, batch, epoch)
+    return to_device(parts, batch)
 
-run.Run.train_inputs = slow
+epoch.to_device = slow
 sys.exit(run_command(train.main))
 """
 

@@ -42,7 +42,7 @@ def test_what_is_usable_fits_and_no_more() -> None:
 def test_the_largest_pass_that_fits_is_taken(tiny: Tiny) -> None:
     config = tiny(train__accumulation_steps=0, train__batch_size=24)
     assert fewest_passes(config, "cpu", 2**40, world_size=1) == 1
-    for samples, wanted in ((12, 2), (7, 4)):
+    for samples, wanted in ((12, 2), (7, 4), (4, 6)):
         assert fewest_passes(config, "cpu", memory_for(config, samples), world_size=1) == wanted
     assert fewest_passes(config, "cpu", memory_for(config, 4), world_size=3) == 2
     assert fewest_passes(config, "cpu", RESERVE_BYTES, world_size=1) is None

@@ -24,7 +24,8 @@ from petseg.data.store import open_store
 from petseg.evaluate import measure, predict
 from petseg.native import why_not_native
 from petseg.protocol import BORDERS, Protocol, calibrate, measure_protocol
-from petseg.run import Run, build_run
+from petseg.run.batches import batches_at, eval_inputs
+from petseg.run.parts import Parts, build_parts
 from petseg.train import train
 from shards.command import Failure
 from shards.manifest import load_index, load_manifest
@@ -43,12 +44,12 @@ def whole_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def whole_run(whole_shards: Path, tiny: Tiny, tmp_path: Path) -> Iterator[Run]:
+def whole_parts(whole_shards: Path, tiny: Tiny, tmp_path: Path) -> Iterator[Parts]:
     """Fresh weights on the pets at their own sizes."""
     config = tiny(data__shards=str(whole_shards), data__cache_dir=str(tmp_path / "cache"))
-    run = build_run(config, open_store(config.data.shards), tmp_path, splits=["test", "val"])
-    yield run
-    run.close()
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test", "val"])
+    yield parts
+    parts.close()
 
 
 def trimaps_of(folder: Path) -> dict[str, np.ndarray]:
@@ -82,14 +83,14 @@ def by_hand(prediction: np.ndarray, trimap: np.ndarray, border: str) -> tuple[li
     return counts, iou, hd95
 
 
-def test_both_sizes_and_all_border_rules_by_hand(whole_run: Run, whole_shards: Path) -> None:
-    measured = measure_protocol(whole_run, "test", Protocol(native=True))
+def test_both_sizes_and_all_border_rules_by_hand(whole_parts: Parts, whole_shards: Path) -> None:
+    measured = measure_protocol(whole_parts, "test", Protocol(native=True))
     trimaps = trimaps_of(whole_shards)
-    data = whole_run.splits["test"]
+    data = whole_parts.splits["test"]
     assert len({trimap.shape for trimap in trimaps.values()}) > 1
-    for position, batch in enumerate(whole_run.batches_of("test", range(len(data)))):
+    for position, batch in enumerate(batches_at(whole_parts, "test", range(len(data)))):
         with torch.no_grad():
-            logits = whole_run.bare_model(whole_run.inputs(batch)[0])
+            logits = whole_parts.bare_model(eval_inputs(whole_parts, batch)[0])
         trimap = trimaps[data.key(position)]
         for scores, seen in ((measured.network, batch.trimap[0].numpy()), (measured.native, trimap)):
             sized = F.interpolate(logits, size=seen.shape, mode="bilinear") if seen is trimap else logits
@@ -107,8 +108,8 @@ def test_both_sizes_and_all_border_rules_by_hand(whole_run: Run, whole_shards: P
 @pytest.mark.parametrize("border", BORDERS)
 def test_the_configs_border_is_what_validation_measures(tiny: Tiny, tmp_path: Path, border: str) -> None:
     config = tiny(data__border=border)
-    run = build_run(config, open_store(config.data.shards), tmp_path, splits=["test"])
-    quick, measured = measure(run, "test"), measure_protocol(run, "test", Protocol())
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
+    quick, measured = measure(parts, "test"), measure_protocol(parts, "test", Protocol())
     assert np.array_equal(quick.counts, measured.network[border].counts)
     assert np.array_equal(quick.loss, measured.per_image.loss)
     metrics = measured.metrics("test", border, temperature=2.0)
@@ -116,24 +117,24 @@ def test_the_configs_border_is_what_validation_measures(tiny: Tiny, tmp_path: Pa
     for name in ("dice", "iou", "dice_dataset", "boundary_iou", "hd95_px"):
         assert metrics[f"test/{name}"] == metrics[f"test/border_{border}/{name}"]
     assert metrics["test/temperature"] == 2.0
-    again = calibrate(run, "test", "none")
+    again = calibrate(parts, "test", "none")
     assert again.reliability().ece == pytest.approx(metrics["test/ece"], abs=1e-9)
     assert "test/ece_scaled" not in measured.metrics("test", border, temperature=None)
-    run.close()
+    parts.close()
 
 
-def test_views_are_averaged_and_drawn(whole_run: Run) -> None:
-    plain, views = (measure_protocol(whole_run, "test", Protocol(tta=tta)) for tta in ("none", "flips_scales"))
+def test_views_are_averaged_and_drawn(whole_parts: Parts) -> None:
+    plain, views = (measure_protocol(whole_parts, "test", Protocol(tta=tta)) for tta in ("none", "flips_scales"))
     assert not np.array_equal(plain.per_image.counts, views.per_image.counts)
-    drawn = predict(whole_run, "test", [0], tta="flips_scales")[0]
+    drawn = predict(whole_parts, "test", [0], tta="flips_scales")[0]
     found = ((drawn.prediction == 1) & (drawn.truth == 1)).sum()
     assert abs(int(found) - int(views.per_image.counts[0, 0])) <= 4
 
 
-def test_weights_that_are_not_finite_are_said(whole_run: Run) -> None:
+def test_weights_that_are_not_finite_are_said(whole_parts: Parts) -> None:
     with torch.no_grad():
-        next(whole_run.bare_model.parameters()).fill_(float("nan"))
-    for work in (lambda: measure(whole_run, "val"), lambda: measure_protocol(whole_run, "val", Protocol())):
+        next(whole_parts.bare_model.parameters()).fill_(float("nan"))
+    for work in (lambda: measure(whole_parts, "val"), lambda: measure_protocol(whole_parts, "val", Protocol())):
         with pytest.raises(Failure, match="not finite on 2 pictures of val"):
             work()
 
@@ -146,7 +147,7 @@ def test_a_squashed_set_has_no_native_size(pet_shards: Path, whole_shards: Path)
 def test_a_trimap_that_is_lost_after_it_was_cached_is_named(whole_shards: Path, tiny: Tiny, tmp_path: Path) -> None:
     shards = Path(shutil.copytree(whole_shards, tmp_path / "shards"))
     config = tiny(data__shards=str(shards), data__cache="node", data__cache_dir=str(tmp_path / "cache"))
-    run = build_run(config, open_store(config.data.shards), tmp_path, splits=["test"])
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
     shard = load_manifest(shards).of_split("test")[0]
     sample = load_index(shards, shard.name)[1]
     with (shards / shard.name).open("r+b") as file:
@@ -154,10 +155,10 @@ def test_a_trimap_that_is_lost_after_it_was_cached_is_named(whole_shards: Path, 
         byte = file.read(1)
         file.seek(sample.png.offset + 60)
         file.write(bytes([byte[0] ^ 1]))
-    measure_protocol(run, "test", Protocol())  # the cache has it
+    measure_protocol(parts, "test", Protocol())  # the cache has it
     with pytest.raises(Failure, match=rf"1 samples of split test cannot be read.*\n.*{sample.key} at byte"):
-        measure_protocol(run, "test", Protocol(native=True))
-    run.close()
+        measure_protocol(parts, "test", Protocol(native=True))
+    parts.close()
 
 
 def evaluate(processes: int, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

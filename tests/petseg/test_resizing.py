@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,14 @@ from hypothesis import strategies as st
 from petseg.config import RunConfig
 from petseg.config_values import trial_id, with_values
 from petseg.data.store import open_store
+from petseg.epoch import train_step
 from petseg.models import build_model
 from petseg.resizing import relative_area, require_sizes, shrink, size_px
-from petseg.run import build_run
+from petseg.run.batches import take_step, train_batches
+from petseg.run.parts import build_parts
+from petseg.run.progress import start_progress
+from petseg.run.run import new_run
+from petseg.run.schedule import fit_budget, relative_area_of
 from petseg.run_folder import read_metrics
 from petseg.train import train
 
@@ -42,9 +49,10 @@ def test_sizes_grow_to_full_ones(start: int, full: int, total_steps: int, full_f
     config = config_of(32 * min(start, full), 32 * full, full_from)
     sizes = [size_px(config, step, total_steps) for step in range(total_steps)]
     assert sizes == sorted(sizes)
-    assert all(size % 32 == 0 for size in sizes)
+    assert {size % 32 for size in sizes} == {0}
     assert config.train.start_size_px <= sizes[0]
-    assert all(size == 32 * full for step, size in enumerate(sizes) if step >= full_from * total_steps)
+    at_full = sizes[math.ceil(full_from * total_steps) :]
+    assert at_full == [32 * full] * (total_steps - math.ceil(full_from * total_steps))
     assert 0 < relative_area(config, 0, total_steps, total_steps) <= 1
 
 
@@ -71,18 +79,26 @@ def test_shrunk_pictures_are_averaged_and_labels_stay_labels() -> None:
 
 def test_pictures_and_targets_come_in_the_size_of_the_step(tiny: Tiny, tmp_path: Path, pet_shards: Path) -> None:
     config = tiny(train__start_size_px=32, augment__policy="strong", augment__mode="add")
-    run = build_run(config, open_store(str(pet_shards)), tmp_path, splits=["train"])
-    sides = []
+    parts = build_parts(config, open_store(str(pet_shards)), tmp_path, splits=["train"])
+    run, seen, targets = new_run(parts), [], []
+    parts.bare_model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        targets.append(target)
+        return parts.loss(logits, target)
+
+    assert parts.bare_model.training
+    run = dataclasses.replace(run, parts=dataclasses.replace(parts, loss=loss))
     for epoch in (1, 2):
-        for batch in run.train_batches(epoch):
-            image, target, _ = run.train_inputs(batch, epoch)
-            assert image.shape[-2:] == target.shape[-2:]
-            assert image.is_contiguous(memory_format=torch.channels_last)
-            sides.append(image.shape[-1])
-    assert sides == [32] * 4 + [64] * 4
-    assert run.bare_model.training
-    assert (run.relative_area(1), run.relative_area(2)) == (0.25, 1.0)
-    run.close()
+        batches = train_batches(parts, epoch)
+        for step in range(4):
+            train_step(run, epoch, step, take_step(batches), torch.zeros(4, dtype=torch.float64))
+    assert [image.shape[-1] for image in seen] == [32] * 4 + [64] * 4
+    assert [image.shape[-2:] for image in seen] == [target.shape[-2:] for target in targets]
+    assert [image.is_contiguous(memory_format=torch.channels_last) for image in seen] == [True] * 8
+    areas = [relative_area_of(config, run.progress, epoch) for epoch in (1, 2)]
+    assert areas == [0.25, 1.0]
+    parts.close()
 
 
 def test_it_trains_goes_on_and_is_another_run(tiny: Tiny, tmp_path: Path) -> None:
@@ -93,15 +109,14 @@ def test_it_trains_goes_on_and_is_another_run(tiny: Tiny, tmp_path: Path) -> Non
     assert trial_id(config, "0") != trial_id(tiny(), "0") == trial_id(tiny(train__full_size_from=0.5), "0")
 
 
-def test_a_budget_of_minutes_counts_small_pictures_by_their_area(tiny: Tiny, tmp_path: Path, pet_shards: Path) -> None:
+def test_a_budget_of_minutes_counts_small_pictures_by_their_area(tiny: Tiny, pet_shards: Path) -> None:
     """4 steps of a quarter of the area in 1 s: a full step takes 1 s, a mean one 0.625 s."""
     config = tiny(train__start_size_px=32, train__budget_min=10.0)
-    run = build_run(config, open_store(str(pet_shards)), tmp_path, splits=["train"])
-    run.fit_budget(4, 1.0)
-    assert run.total_steps == 960
-    run.fit_budget(4, 1.0, validation_s=1.5)  # with each epoch of 4 steps
-    assert run.total_steps == 600
-    run.close()
+    progress = start_progress(config, open_store(str(pet_shards)).manifest.splits["train"].num_samples)
+    fit_budget(config, progress, 4, 1.0)
+    assert progress.total_steps == 960
+    fit_budget(config, progress, 4, 1.0, validation_s=1.5)  # with each epoch of 4 steps
+    assert progress.total_steps == 600
 
 
 def test_what_cannot_be_is_refused(tiny: Tiny) -> None:

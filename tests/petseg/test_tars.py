@@ -17,7 +17,7 @@ from PIL import Image
 from petseg.data import tars as tars_module
 from petseg.data.loader import PREFETCH_BATCHES, load_batches
 from petseg.data.plan import MicroBatch, eval_plan
-from petseg.data.store import Store, open_store
+from petseg.data.store import LocalStore, Store, open_store
 from petseg.data.tars import Loaded, TarReader
 from shards import verify
 from shards.command import OK, run_command
@@ -195,6 +195,8 @@ def test_shards_that_stock_webdataset_wrote_are_read_once_they_have_an_index(pet
         for ours_array, theirs_array in zip(read(ours, position)[:2], read(theirs, position)[:2], strict=True):
             assert np.array_equal(ours_array, theirs_array)
         assert ours.key(position) == theirs.key(position)
+    assert ours.facts(3)["key"] == ours.key(3)
+    assert theirs.facts(3) == {}  # they have no KEY.json
     ours.close()
     theirs.close()
     gc.collect()
@@ -258,3 +260,17 @@ def test_shards_of_a_run_of_positions(pet_shards: Path) -> None:
     assert list(reader.shards_of(first, first + 1)) == [1]
     assert list(reader.shards_of(0, first)) == [0]
     assert list(reader.shards_of(5, 5)) == []
+
+
+def test_a_disk_without_room_to_stage_a_shard_loses_no_sample(
+    pet_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shard is as good as ever: the run stops with the word to make room, and not for lost samples."""
+
+    def full(store: LocalStore, shard: str) -> int:
+        raise OSError(errno.ENOSPC, f"no room for {shard}")
+
+    monkeypatch.setattr(LocalStore, "open", full)
+    reader = TarReader(LocalStore(str(pet_shards)), "train", 64)
+    with pytest.raises(OSError, match="no room for train-"):
+        reader.load(np.arange(1), np.empty((1, 64, 64, 3), np.uint8), np.empty((1, 64, 64), np.uint8))

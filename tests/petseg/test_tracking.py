@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -22,13 +23,14 @@ from petseg.config import RunConfig, TrackingConfig
 from petseg.evaluate import Picture
 from petseg.run_folder import load_config, read_metrics
 from petseg.tracking import RunName, Tracker
-from petseg.tracking_client import best_and_last, without_secrets
+from petseg.tracking_client import best_and_last, sheet, tile, without_secrets
+from petseg.tracking_note import TrackingNote, read_note
 from petseg.tracking_overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
 from petseg.train import train
 from shards.command import Interrupted
 from tests.wandb_server import KEY, Fault, SentRun, WandbServer
 
-NAME = RunName("lab-0123456789", group="lab", tags=("unet", "none"))
+NAME = RunName("lab-0123456789", "lab", tags=("unet", "none"), label="unet none seed 0", program="jobs/sweep.py")
 OFF = "wandb is off for this run"
 
 
@@ -68,14 +70,21 @@ def test_an_online_run_has_every_epoch_its_config_and_its_summary(
     assert run.epochs == [1, 2]
     assert [sent["val/dice"] for sent in run.rows[:2]] == pytest.approx([row["val/dice"] for row in rows])
     assert [sent["_step"] for sent in run.rows] == [1, 2, 3]
-    assert run.rows[0]["val/pictures"]["nrows"] == 2
+    assert len(run.rows[0]["val/overlays"]["filenames"]) == 1  # a sheet of both pictures
     assert (run.config["world_size"], run.config["trial_id"]) == (1, load_config(folder)["trial_id"])
     assert run.config["train.accumulation_steps"] >= 1  # as it was settled, not as it was asked for
     assert run.summary["ended"] == "finished"
     pictures = run.rows[2]
-    assert (pictures["epoch"], len(pictures["val/overlays"]["filenames"])) == (2, 2)
-    assert len([name for name in run.files if name.endswith(".jpg")]) == 2
+    assert (pictures["epoch"], len(pictures["val/overlays"]["filenames"])) == (2, 1)
+    sets = len([row for row in run.rows if "val/overlays" in row])
+    assert 1 <= sets <= 2 + math.log2(2)
+    assert len(run.files) <= 4 + 3 * sets, sorted(run.files)
+    assert not server.artifacts
+    assert read_note(folder) == TrackingNote(
+        "sent", url=f"{server.url}/lab-team/petseg/runs/lab-0123456789", project_url=f"{server.url}/lab-team/petseg"
+    )
     first = run.upserts[0]
+    assert (first["displayName"], first["program"]) == ("unet none seed 0", "jobs/sweep.py")
     assert (first["groupName"], first["jobType"], first["project"]) == ("lab", "train", "petseg")
     assert first["tags"] == ["unet", "none"]
     assert (run.config["model.width"], run.config["sweep"], run.config["restarts"]) == (4, "lab", 0)
@@ -163,6 +172,7 @@ def test_an_offline_run_holds_every_epoch_and_the_config(
     expected = [r["val/dice"] for r in read_metrics(tmp_path / "a" / "b" / "c")]
     assert [row["val/dice"] for row in logged] == pytest.approx(expected)
     assert any("val/overlays" in key for row in history for key in row)
+    assert read_note(tmp_path / "a" / "b" / "c") == TrackingNote("offline")
     (run,) = (r["run"] for r in records if r["type"] == "run")
     assert run["run_id"] == "lab-0123456789"
     assert run["run_group"] == "lab"
@@ -173,7 +183,7 @@ def test_an_offline_run_holds_every_epoch_and_the_config(
 QUICK_FAULTS: list[tuple[Fault, str]] = [("wrong json", "UpsertBucket"), ("hang", "")]
 ALL_FAULTS: list[tuple[Fault, str]] = [
     (fault, where)
-    for fault in ("429", "500", "403", "hang", "reset", "wrong json")
+    for fault in ("401", "429", "500", "403", "hang", "reset", "wrong json")
     for where in ("", "UpsertBucket", "RunResumeStatus", "file_stream")
 ]
 
@@ -195,6 +205,10 @@ def test_a_server_that_misbehaves_does_not_hold_up_the_training(
     assert f"`python jobs/sync.py {tmp_path}`" in caplog.text
     assert KEY not in caplog.text
     assert len(read_metrics(tmp_path)) == 2
+    note = read_note(tmp_path)
+    assert note is not None
+    assert (note.state, bool(note.reason)) == ("lost", True)
+    assert KEY not in str(note)
 
 
 def test_a_refusal_on_the_way_is_said_while_the_training_runs(
@@ -210,6 +224,26 @@ def test_a_refusal_on_the_way_is_said_while_the_training_runs(
     tracker.log(row(2))
     tracker.finish({})
     assert caplog.text.count(OFF) == 1
+
+
+def test_trials_that_wandb_refused_alike_give_the_same_reason(tmp_path: Path, server: WandbServer) -> None:
+    server.fault, server.message = "401", "user is not logged in"
+    for name in ("lab-1", "lab-2"):
+        (tmp_path / name).mkdir()
+        Tracker(tmp_path / name, online(), RunName(name), {}, resumed_epoch=0).finish({})
+    first, second = (read_note(tmp_path / name) for name in ("lab-1", "lab-2"))
+    assert first == second
+    assert first is not None
+    assert "user is not logged in" in first.reason
+
+
+def test_a_server_that_is_gone_is_said_to_have_not_taken_the_run(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    Tracker(tmp_path, online(wait_s=1), NAME, {}, resumed_epoch=0).finish({})
+    reason = "TimeoutError: wandb has not taken the run until 1 s after its end"
+    assert read_note(tmp_path) == TrackingNote("lost", reason)
 
 
 @pytest.mark.slow
@@ -287,6 +321,35 @@ def test_pictures_are_kept_small_and_their_masks_whole(tmp_path: Path) -> None:
     assert load_overlays(tmp_path)[0] == 8
 
 
+def test_pictures_and_masks_of_a_sheet_lie_in_the_same_cells() -> None:
+    sizes = [(2, 3), (3, 2), (3, 3), (1, 1), (2, 2)]
+    photos = [np.full((*size, 3), 10 + i, np.uint8) for i, size in enumerate(sizes)]
+    masks = [np.full(size, i % 2, np.uint8) for i, size in enumerate(sizes)]
+    photo, mask = tile(photos, 0), tile(masks, 255)
+    assert (photo.shape, mask.shape) == ((6, 12, 3), (6, 12))
+    for i, (height, width) in enumerate(sizes):
+        top, left = i // 4 * 3, i % 4 * 3
+        assert (photo[top : top + height, left : left + width] == 10 + i).all()
+        assert (mask[top : top + height, left : left + width] == i % 2).all()
+    assert (mask == 255).sum() == mask.size - sum(height * width for height, width in sizes)
+    assert tile(masks[:1], 255).shape == sizes[0]
+
+
+def test_a_sheet_names_each_picture_and_its_dice(tmp_path: Path) -> None:
+    save_overlays(1, [picture(32, f"cat_{i}") for i in range(5)], tmp_path)
+    _, overlays = load_overlays(tmp_path)
+    assert sheet(overlays)._caption == ", ".join(f"cat_{i} 1.000" for i in range(5))
+
+
+def test_a_run_without_wandb_notes_nothing(tmp_path: Path) -> None:
+    Tracker(tmp_path, TrackingConfig(), NAME, {}, 0).finish({})
+    assert read_note(tmp_path) is None
+    (tmp_path / "tracking.json").write_text('{"state": "sent", "url": 3}')
+    assert read_note(tmp_path) is None
+    (tmp_path / "tracking.json").write_text('{"state": "\\u001b[31m"}')
+    assert read_note(tmp_path) is None
+
+
 def test_best_and_last() -> None:
     rows = [{"epoch": e, "val/dice": d} for e, d in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7))]
     assert best_and_last(rows) == {"best_dice": 0.9, "best_epoch": 2, "last_dice": 0.7, "last_epoch": 4}
@@ -296,6 +359,7 @@ def test_best_and_last() -> None:
 def test_messages_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert without_secrets(f"{KEY} at https://me:word@host/x") == "*** at https://***@host/x"
+    assert without_secrets("https://me:w@rd@host/x") == "https://***@host/x"
 
 
 @given(st.text(max_size=300))

@@ -11,15 +11,25 @@ import pytest
 
 from jobs.sync import main as sync
 from petseg.config import RunConfig, TrackingConfig
-from petseg.config_values import config_to_dict
+from petseg.config_values import config_to_dict, with_values
 from petseg.evaluate import main as evaluate
 from petseg.lives import begin_life
 from petseg.run_folder import claim_folder, save_overrides
-from petseg.tracking import EXIT_CODES, End, RunName, Tracker, describe, how_ended, name_in_place
+from petseg.tracking import (
+    EXIT_CODES,
+    End,
+    RunName,
+    Tracker,
+    describe,
+    how_ended,
+    name_in_place,
+    single_name,
+    trial_name,
+)
 from petseg.tracking_artifacts import MAX_NAME, find_artifacts
 from petseg.train import train
 from shards.command import OK, Failure, Interrupted, run_command
-from shards.manifest import load_manifest
+from shards.manifest import load_manifest, save_manifest
 from tests.wandb_server import Fault, WandbServer
 
 HASH = "0" * 64
@@ -47,13 +57,17 @@ def test_the_config_says_where_and_with_how_many_processes(tmp_path: Path, monke
     config = replace(RunConfig(), tracking=TrackingConfig(entity="team"))
     claim_folder(config, HASH, tmp_path)
     save_overrides({"train.accumulation_steps": 4}, tmp_path)
-    monkeypatch.setenv("PETSEG_CODE", "c0de")
+    for name, value in {"CODE": "c0de", "COMMIT": "5ha", "CHANGED": "1", "REMOTE": "https://host/petseg"}.items():
+        monkeypatch.setenv(f"PETSEG_{name}", value)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     begin_life(tmp_path, 0, world_size=4)
     said = describe(tmp_path, NAME, config_to_dict(config))["config"]
     assert (said["world_size"], said["code_hash"], said["job_id"], said["data_hash"]) == (4, "c0de", "17", HASH)
     assert (said["sweep"], said["restarts"], said["train.accumulation_steps"]) == ("lab", 0, 4)
     assert "world_sizes" not in said
+    assert (said["git_commit"], said["git_changed"]) == ("5ha", True)
+    about = describe(tmp_path, NAME, config_to_dict(config))
+    assert (about["commit"], about["remote"]) == ("5ha", "https://host/petseg")
     begin_life(tmp_path, 10, world_size=2)
     said = describe(tmp_path, NAME, config_to_dict(config))["config"]
     assert (said["world_size"], said["world_sizes"], said["restarts"]) == (2, [4, 2], 1)
@@ -68,6 +82,24 @@ def test_a_trial_has_one_name_wherever_it_is_asked_for(tmp_path: Path) -> None:
     id_ = name_in_place(single, RunConfig()).id
     assert (name_in_place(trial, RunConfig()).id, name_in_place(trial, RunConfig()).group) == (f"lab-{id_}", "lab")
     assert name_in_place(single, RunConfig()).group == ""
+    assert name_in_place(single, RunConfig()).program == "petseg/train.py"
+
+
+def test_a_label_says_what_a_trial_is_and_what_its_sweep_varies() -> None:
+    config = with_values(RunConfig(), {"augment.policy": "elastic", "optim.lr": 0.0003, "data.shards": "/a/b/small/"})
+    assert single_name("x", config).label == trial_name("lab", "x", config).label == "unet elastic seed 0"
+    axes = ["model.arch", "train.seed", "optim.lr", "data.shards", "no.longer.a.field"]
+    assert trial_name("lab", "x", config, axes).label == "unet elastic lr 0.0003 shards small seed 0"
+    secret = with_values(config, {"data.shards": "https://me:word@host"})
+    assert trial_name("lab", "x", secret, axes).label == "unet elastic lr 0.0003 shards ***@host seed 0"
+
+
+def test_a_trial_has_the_label_of_its_sweep_where_it_is_evaluated(tmp_path: Path) -> None:
+    folder = tmp_path / "lab" / "trials" / "x"
+    claim_folder(RunConfig(), HASH, folder)
+    (tmp_path / "lab" / "sweep.json").write_text(json.dumps({"name": "lab", "axes": {"model.width": [64]}}))
+    name = name_in_place(folder, RunConfig())
+    assert (name.label, name.program) == ("unet none width 64 seed 0", "jobs/sweep.py")
 
 
 def test_artifacts_are_those_of_a_finished_run(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
@@ -77,6 +109,7 @@ def test_artifacts_are_those_of_a_finished_run(tiny: Callable[..., RunConfig], t
     assert find_artifacts(tmp_path, "x", "all") == []
     for name in ("result.json", "per_image.npz"):
         (tmp_path / name).write_text("{}")
+    save_manifest(shards, tmp_path)  # as a finished run does
     assert find_artifacts(tmp_path, "x", "none") == []
     manifest, predictions = find_artifacts(tmp_path, "x" * MAX_NAME, "small")
     assert (manifest.name, manifest.type) == (f"shards-{shards.hash[:16]}", "dataset")
@@ -97,8 +130,8 @@ def test_artifacts_are_uploaded_once(tiny: Callable[..., RunConfig], tmp_path: P
     model = ("model", 0, ["config.json", "model.safetensors", "wandb_manifest.json"])
     assert versions.count(predictions) == versions.count(model) == 2
     assert versions.count(("dataset", 0, ["manifest.json", "wandb_manifest.json"])) == 1
-    assert all(len(run.artifacts) == 3 for run in server.runs.values())
-    assert all(artifact.committed for artifact in server.artifacts)
+    assert [len(run.artifacts) for run in server.runs.values()] == [3, 3]
+    assert [artifact.committed for artifact in server.artifacts] == [True] * len(versions)
     assert run_command(sync, [str(tmp_path / "0"), "--again"]) == OK
     assert len(server.artifacts) == len(versions)
 
@@ -144,7 +177,8 @@ def test_an_evaluation_is_a_run_beside_the_trainings(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "lab" / "trials" / "x"
-    train(tiny(tracking__wandb_wait_s=60.0), folder)
+    config = tiny(tracking__wandb_wait_s=60.0)
+    train(config, folder)
     (tmp_path / "lab" / "sweep.json").write_text(json.dumps({"name": "lab"}))
     assert run_command(evaluate, [str(folder), "--split", "test"]) == OK
     assert not server.runs  # as the training, which did not ask for wandb
@@ -154,6 +188,8 @@ def test_an_evaluation_is_a_run_beside_the_trainings(
     ((name, run),) = server.runs.items()
     training = name_in_place(folder, RunConfig()).wandb_id
     assert name.startswith(f"{training}-eval-")
+    assert run.upserts[0]["displayName"] == f"{name_in_place(folder, config).label} eval test"
+    assert run.upserts[0]["program"] == "petseg/evaluate.py"
     assert (run.upserts[0]["groupName"], run.upserts[0]["jobType"]) == ("lab", "eval")
     assert (run.config["train_run"], run.config["eval.split"], run.config["model.width"]) == (training, "test", 4)
     written = json.loads((folder / "evaluate-test.json").read_text())
@@ -185,7 +221,7 @@ def test_an_evaluation_that_was_offline_is_sent_later(
     assert said["test/dice"] == json.loads((tmp_path / "evaluate-test.json").read_text())["metrics"]["test/dice"]
     capsys.readouterr()
     assert run_command(sync, [str(tmp_path)]) == OK
-    assert "2 were there already" in capsys.readouterr().out
+    assert "1 trial: 0 sent, 1 already there; 1 evaluation: 0 sent, 1 already there" in capsys.readouterr().out
     assert run_command(evaluate, [str(tmp_path), "--split", "test", "--wandb", "online"]) == OK
     assert {key: value for key, value in run.summary.items() if key.startswith("test/")} == said
     assert len(server.runs) == 2

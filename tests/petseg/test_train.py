@@ -8,16 +8,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from petseg import epoch as epoch_module
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.plan import EpochOrder
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
+from petseg.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder import load_config, load_result, read_metrics
 from petseg.train import main, train
 from shards.command import Failure, run_command
@@ -50,6 +54,25 @@ def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Pa
     assert len(per_image["test/counts"]) == 30
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
     assert load_config(tmp_path)["config"]["model"]["width"] == 8
+
+
+def test_an_epochs_seconds_are_those_of_all_its_steps(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes a second, and all else no time."""
+    now, step = [0.0], epoch_module.train_step
+
+    def one_second(*args: Any) -> None:
+        now[0] += 1.0
+        step(*args)
+
+    monkeypatch.setattr(epoch_module, "train_step", one_second)
+    monkeypatch.setattr(epoch_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    train(tiny(train__log_every=2), tmp_path)
+    rows = read_metrics(tmp_path)
+    assert [row["perf/seconds"] for row in rows] == [4.0, 4.0]
+    assert [row["perf/images_per_s"] for row in rows] == [27 / 4, 27 / 4]
+    assert [row["perf/data_wait"] for row in rows] == [0.0, 0.0]
 
 
 def test_batchnorm_moves_in_every_epoch(tiny: Tiny, tmp_path: Path) -> None:
@@ -86,15 +109,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batches(tiny: Tin
 def test_evaluation_does_not_depend_on_the_batch(tiny: Tiny, tmp_path: Path) -> None:
     """The lab averaged batches, so that a picture's weight hung on its neighbours."""
     from petseg.evaluate import measure
-    from petseg.run import build_run
+    from petseg.run.parts import build_parts
 
     tables = []
     for batch_size in (1, 7, 30):
         config = tiny(train__batch_size=batch_size)
-        run = build_run(config, open_store(config.data.shards), tmp_path, splits=["test"])
-        tables.append(measure(run, "test"))
-        assert not any(p.requires_grad and p.grad is not None for p in run.bare_model.parameters())
-        run.close()
+        parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
+        tables.append(measure(parts, "test"))
+        assert not any(p.requires_grad and p.grad is not None for p in parts.bare_model.parameters())
+        parts.close()
     for table in tables[1:]:
         np.testing.assert_allclose(table.loss, tables[0].loss, rtol=1e-4)
         np.testing.assert_allclose(table.dice, tables[0].dice, atol=0.02)
@@ -106,7 +129,7 @@ def test_the_command_line(tiny: Tiny, tmp_path: Path, pet_shards: Path, capsys: 
     assert run_command(main, [*flags, "--out", str(tmp_path)]) == 0
     assert "best weights: epoch 1 of 1" in capsys.readouterr().out
     assert run_command(main, ["--data.shards", str(tmp_path / "none")]) == 2
-    assert "pack one with `python -m shards.pack" in capsys.readouterr().err
+    assert ": `python -m shards.pack --download" in capsys.readouterr().err
     assert run_command(main, [*flags, "--out", str(tmp_path / "w"), "--world-size", "2"]) == 2
     assert "1 processes run together where 2 were asked for" in capsys.readouterr().err
 
@@ -142,5 +165,47 @@ def test_two_processes_train_one_model_and_see_each_picture_once(pet_shards: Pat
 
 def test_a_result_of_another_version_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"trial_id": "0123456789", "magic": 1}')
-    with pytest.raises(ValueError, match=r"result\.json was written by another version"):
+    with pytest.raises(ValueError, match=r"result\.json is damaged, or of another version"):
         load_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train.mixed-precision", "fp16"], "'fp16' needs a GPU"),
+        (["--world-size", "2"], "1 processes run together where 2 were asked for"),
+        (["--train.start-size-px", "32", "--model.arch", "dpt"], "does not work on pictures"),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_no_folder(
+    pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    flags: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = ["--data.shards", str(pet_shards), "--data.image-size-px", "64", "--data.cache", "none", *flags]
+    for out in ([], ["--out", "a/b/run"]):
+        assert run_command(main, [*words, *out]) == 2
+        assert message in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_was_made_for_it_goes_with_work_that_did_not_begin(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    folder = tmp_path / "kept" / "new" / "run"
+
+    def work(begun: bool) -> None:
+        with removed_unless_begun(missing_folders(folder), lambda error: begun):
+            (folder / "deep").mkdir(parents=True, exist_ok=True)
+            raise KeyboardInterrupt
+
+    def attempt(begun: bool) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            work(begun)
+
+    attempt(begun=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert list((tmp_path / "kept").iterdir()) == []
+    attempt(begun=True)
+    (folder / "deep").rmdir()
+    attempt(begun=False)  # it was there before
+    assert (folder / "deep").is_dir()

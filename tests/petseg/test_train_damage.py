@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petseg import run
 from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.plan import EpochOrder, Ids, eval_plan
+from petseg.run import batches
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import Failure
@@ -95,7 +95,7 @@ def test_an_order_that_repeats_a_sample_stops_training(
 def test_an_evaluation_that_leaves_a_sample_out_is_none(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "eval_plan", lambda size, *others: eval_plan(size - 1, *others))
+    monkeypatch.setattr(batches, "eval_plan", lambda size, *others: eval_plan(size - 1, *others))
     with pytest.raises(Failure, match="the ledger of val does not close"):
         train(tiny(), tmp_path)
     assert not list_checkpoints(tmp_path / "checkpoints")

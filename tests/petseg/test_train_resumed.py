@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from petseg import run
 from petseg import train as train_module
 from petseg.config import RunConfig
-from petseg.run import Run
+from petseg.run import parts as parts_module
+from petseg.run.parts import Parts
 from petseg.run_folder import read_metrics
 from petseg.train import train
 from shards.command import INTERRUPTED, Interrupted, run_command
@@ -32,11 +32,11 @@ def test_a_killed_run_ends_with_the_same_numbers(
 
     validate, calls = train_module.validate, []
 
-    def killed_in_epoch_two(run: Run) -> dict[str, float]:
-        calls.append(run.epoch)
+    def killed_in_epoch_two(parts: Parts) -> dict[str, float]:
+        calls.append(parts)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return validate(run)
+        return validate(parts)
 
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "validate", killed_in_epoch_two)
@@ -53,7 +53,7 @@ def test_a_model_without_batchnorm_goes_on_within_an_epoch(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no statistics to be saved."""
-    monkeypatch.setattr(run, "build_model", build_normless)
+    monkeypatch.setattr(parts_module, "build_model", build_normless)
     config = tiny(train__epochs=1, train__log_every=1)
     train(config, tmp_path / "calm")
     with monkeypatch.context() as patch:
@@ -66,7 +66,7 @@ def test_a_model_without_batchnorm_goes_on_within_an_epoch(
 
 def test_the_same_command_again_is_a_no_op(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(tiny(), tmp_path)
-    monkeypatch.setattr(train_module, "build_run", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(train_module, "build_parts", lambda *_: pytest.fail("it trained again"))
     assert train(tiny(), tmp_path) == first
 
 

@@ -1,4 +1,7 @@
+import errno
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +12,7 @@ from shards.command import CANCELLED, FAILED, INTERRUPTED, OK, WRONG_USE, Failur
     ("error", "code", "line"),
     [
         (ValueError("lr = 0: must be positive"), WRONG_USE, "error: lr = 0: must be positive\n"),
-        (FileNotFoundError(2, "No such file", "x"), WRONG_USE, "error: [Errno 2] No such file: 'x'\n"),
+        (FileNotFoundError(2, "No such file", "x"), WRONG_USE, f"error: No such file: {Path.cwd() / 'x'}\n"),
         (Failure("the loss is nan"), FAILED, "failed: the loss is nan\n"),
         (Interrupted("saved"), INTERRUPTED, "interrupted: saved\n"),
         (KeyboardInterrupt(), CANCELLED, "interrupted\n"),
@@ -45,3 +48,16 @@ def test_log_lines_go_to_what_stderr_is_now(capsys: pytest.CaptureFixture[str]) 
     finally:
         log.removeHandler(handler)
     assert "seen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, INTERRUPTED), (errno.EDQUOT, INTERRUPTED), (errno.EACCES, WRONG_USE)]
+)
+def test_a_full_disk_is_no_wrong_use(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(argv: object) -> int:
+        raise OSError(number, os.strerror(number), "shard.tar")
+
+    assert run_command(command, []) == code
+    said = capsys.readouterr().err
+    assert "shard.tar" in said
+    assert ("make room, then run the same command again" in said) == (code == INTERRUPTED)

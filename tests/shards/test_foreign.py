@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import subprocess
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import webdataset
+from PIL import Image
 
 from shards.command import OK, Failure, run_command
 from shards.foreign import ForeignConfig, index_folder
 from shards.manifest import NO_MEMBER, load_index, load_manifest
 from shards.show import ShowConfig, show
+from shards.tarscan import LeftOut, Named
 from shards.verify import main, verify
 from tests.shards.foreign_tars import write_tar, write_webdataset
 
@@ -58,7 +61,7 @@ def test_without_facts_in_folders_with_long_names_and_other_suffixes(folder: Pat
             files += [(f"{name}.JPEG", jpg), (f"{name}.seg.png", png), (f"{name}.txt", b"x")]
         write_tar(folder / f"{split}.tar", files, format)
     indexed = index_folder(folder, ForeignConfig(mask_suffix="seg.png", trimap=values))
-    assert indexed.left_out == {"txt": 9}
+    assert indexed.left_out == LeftOut(Counter({".txt": 9}))
     assert indexed.manifest.source.trimap == values
     assert verify(folder) == []
     samples = load_index(folder, "val.tar")
@@ -157,10 +160,60 @@ def test_links_and_notes(folder: Path, pair) -> None:
     write_tar(
         folder / "train.tar", [*good(pair, "a"), ("__index__/b.jpg", b"x"), (".hidden", b"x"), ("info.json", b"{}")]
     )
-    assert index_folder(folder, ForeignConfig()).left_out == {"json": 1}
+    left_out = index_folder(folder, ForeignConfig()).left_out
+    assert left_out.members == {"under __NAME__, as webdataset names its notes": 1, "without a suffix": 1}
+    assert left_out.samples == Named(["train.tar: 'info' has .json"], 1)
     with tarfile.open(folder / "train.tar", "a") as tar:
         link = tarfile.TarInfo("c.jpg")
         link.type, link.linkname = tarfile.LNKTYPE, "a.jpg"
         tar.addfile(link)
-    with pytest.raises(Failure, match=r"train\.tar: c\.jpg is a link"):
+    with pytest.raises(Failure, match=r"train\.tar: c\.jpg is a link") as error:
         index_folder(folder, ForeignConfig())
+    assert "1 problems" in str(error.value)  # not that it has no mask, too
+
+
+def test_samples_with_dots_in_their_names_are_left_out_and_named_to_a_limit(folder: Path, pair, capsys) -> None:
+    dotted = [(f"pug.v{seed}.{suffix}", content) for seed in range(3) for _, content in good(pair, "a")[:1]
+              for suffix in ("jpg", "png")]  # fmt: skip
+    names = [f"x\x1b{number}.v1.jpg" for number in range(30)]
+    write_tar(folder / "train.tar", [*good(pair, "a"), *dotted, *((name, b"x") for name in names), ("README", b"x")])
+    assert run_command(main, [str(folder), "--index", "--show", "20"]) == OK
+    printed = capsys.readouterr().out
+    assert printed.startswith("indexed: 1 train samples")
+    assert "left out: 1 without a suffix\n" in printed
+    assert "left out, 31 without picture and mask:\n  train.tar: 'pug' has .v0.jpg, .v0.png, .v1.jpg" in printed
+    assert "and 1 more kinds\n" in printed
+    assert r"'x\x1b0' has .v1.jpg" in printed
+    assert printed.count(" has .v1.jpg") == 19
+    assert printed.endswith("  and 11 more\n")
+
+
+def test_a_tar_that_gives_no_sample_is_named_with_what_is_in_it(folder: Path, pair) -> None:
+    write_tar(folder / "val.tar", good(pair, "a"))
+    write_tar(folder / "train.tar", [(f"pug_1.v2.{suffix}", b"x") for suffix in ("jpg", "png")])
+    problem = problems_of(folder)
+    assert "train.tar: none of its 2 members is a picture (.jpg or .jpeg) or a mask (.png)" in problem
+    assert "it has .v2.jpg, .v2.png, such as of 'pug_1'. A key ends at the first dot" in problem
+    write_tar(folder / "train.tar", [("README", b"x")])
+    assert "none of its 1 members is a picture (.jpg or .jpeg) or a mask (.png); it has no file" in problems_of(folder)
+    write_tar(folder / "train.tar", [])
+    assert "train.tar: it has no members, only the mark of a tar's end: remove it" in problems_of(folder)
+    (folder / "train.tar").unlink()
+    write_tar(folder / "val.tar", [])
+    assert "val.tar: it has no members" in problems_of(folder)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_picture_that_some_readers_turn_is_refused(folder: Path, pair, make, orientation: int) -> None:
+    """petseg reads the pixels as they lie; nobody can tell whether the mask was drawn over them or over the turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    jpg = make["encode"](make["rgb"](24), exif=exif)
+    write_tar(folder / "train.tar", [("a.jpg", jpg), ("a.png", pair(0)[1])])
+    problem = problems_of(folder)
+    assert f"sample a: a.jpg has the EXIF orientation {orientation}: some readers turn it" in problem
+    exif[0x0112] = 1
+    jpg = make["encode"](make["rgb"](24), exif=exif)
+    write_tar(folder / "train.tar", [("a.jpg", jpg), ("a.png", pair(0)[1])])
+    index_folder(folder, ForeignConfig())
+    assert verify(folder) == []

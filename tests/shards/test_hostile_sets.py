@@ -102,6 +102,10 @@ def test_a_shards_name_is_a_plain_file_name(
         lambda c: c["source"].update(trimap={"pet": 1, "background": 2, "border": "3"}),
         lambda c: c["source"].update(name=["<b>"]),
         lambda c: c.update(packer=[]),
+        lambda c: c["splits"]["train"].update(num_samples=c["splits"]["train"]["num_samples"] + 1),
+        lambda c: c["shards"][0].update(num_samples=c["shards"][0]["num_samples"] - 1),
+        lambda c: c["shards"][0].update(split="val"),
+        lambda c: c["splits"].pop("val"),
     ],
 )
 def test_what_no_reader_can_use_is_refused_where_it_is_read(shard_set: Path, change: Callable[[dict], object]) -> None:

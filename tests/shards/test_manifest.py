@@ -12,6 +12,7 @@ from shards.manifest import (
     MANIFEST_NAME,
     Member,
     Sample,
+    Split,
     index_name,
     load_index,
     load_manifest,
@@ -19,6 +20,7 @@ from shards.manifest import (
     render_index,
     save_index,
     split_of_keys,
+    write_whole,
 )
 
 keys = st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True)
@@ -73,3 +75,25 @@ def test_an_altered_manifest_is_refused(shard_set: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"manifest\.json was altered"):
         load_manifest(shard_set)
+
+
+def test_a_file_that_does_not_fit_is_named_and_leaves_nothing(small_disk) -> None:
+    folder = small_disk(16 * 1024)
+    write_whole(folder / "note.json", "before")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/note\.json'"):
+        write_whole(folder / "note.json", "x" * 64 * 1024)
+    assert [path.name for path in folder.iterdir()] == ["note.json"]
+    assert (folder / "note.json").read_text() == "before"
+
+
+def test_a_split_without_samples_is_named_with_its_set_and_what_to_do(packed: Path) -> None:
+    manifest = load_manifest(packed)
+    manifest.require_samples(("train", "val", "test"), "here")
+    less = replace(manifest, splits={"train": manifest.splits["train"], "val": Split(0, "0" * 16)})
+    for name in ("val", "test"):
+        with pytest.raises(
+            ValueError, match=rf"^here has no samples in its split '{name}' \(samples: .* train, 0 val\)"
+        ):
+            less.require_samples(("train", name), "here")
+    with pytest.raises(ValueError, match="it has none at all"):
+        replace(manifest, splits={}).of_split("val")

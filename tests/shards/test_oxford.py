@@ -153,3 +153,15 @@ def test_download_without_network_says_what_to_do(archives: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot download Oxford-IIIT Pet .*--synthetic 400"):
         download(archives / "data")
     assert not (archives / "data" / "oxford-iiit-pet").exists()
+
+
+def test_lists_of_other_editors(odd) -> None:
+    """Notepad's UTF-8 begins with a mark (BOM), its Unicode is UTF-16."""
+    odd.add("pug_1")
+    path = odd.root / "annotations" / "trainval.txt"
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    assert [pet.key for pet in read_folder(odd.root).pets] == ["pug_1"]
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"trainval\.txt is not UTF-8 \(.*\): save the list as UTF-8"):
+        read_folder(odd.root)

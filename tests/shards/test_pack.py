@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards import publish
-from shards.command import FAILED, OK, WRONG_USE, Failure, run_command
+from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, Failure, run_command
 from shards.manifest import MANIFEST_NAME, load_index, load_manifest, save_manifest, split_of_keys
 from shards.oxford import read_folder
 from shards.pack import PackConfig, main, pack
@@ -181,9 +182,7 @@ def test_a_damaged_manifest_needs_overwrite(drawn: Path, shard_set: Path) -> Non
 
 def test_wrong_use(tmp_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args in ([], ["--source", drawn, "--synthetic", "9"], ["--source", drawn, "--workers", "-1"]):
-        with pytest.raises(SystemExit) as exit_:
-            run("--out", tmp_path / "set", *args)
-        assert exit_.value.code == WRONG_USE
+        assert run("--out", tmp_path / "set", *args) == WRONG_USE
     assert "exactly one of --source DIR" in capsys.readouterr().err
     assert run("--out", tmp_path / "set", "--source", tmp_path / "nowhere") == WRONG_USE
     (drawn_copy := tmp_path / "pets" / "annotations").mkdir(parents=True)
@@ -243,6 +242,7 @@ def test_suspects_are_named_and_shown(odd, make, tmp_path: Path, capsys, caplog)
 
 SLOW_PACK = """
 import sys, time
+from collections.abc import Callable
 from pathlib import Path
 from shards.archive import ShardWriter
 from shards.pack import PackConfig, pack
@@ -301,6 +301,25 @@ def test_killed_between_the_moves(packed: Path, drawn: Path, shard_set: Path, mo
     assert pack(again).was_there
 
 
+def test_the_shards_names_are_on_the_disk_before_the_manifest_has_its_own(
+    packed: Path, shard_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = shard_set / publish.STAGING
+    staging.mkdir()
+    for name, content in files_of(packed).items():
+        (staging / name).write_bytes(content)
+    at_each_sync, fsync_folder = [], publish.fsync_folder
+
+    def noted(folder: Path) -> None:
+        at_each_sync.append((folder.name, (shard_set / MANIFEST_NAME).exists(), len(list(shard_set.glob("*.tar")))))
+        fsync_folder(folder)
+
+    monkeypatch.setattr(publish, "fsync_folder", noted)
+    publish.publish(staging, shard_set)
+    shards = len(load_manifest(packed).shards)
+    assert at_each_sync == [(shard_set.name, False, shards), (shard_set.name, True, shards)]
+
+
 def stop_after(moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, left = Path.replace, [moves]
 
@@ -333,3 +352,20 @@ def test_saving_a_manifest_twice_changes_nothing(shard_set: Path) -> None:
     before = files_of(shard_set)
     save_manifest(load_manifest(shard_set), shard_set)
     assert files_of(shard_set) == before
+
+
+def test_a_full_disk_is_no_wrong_use_and_with_room_the_pack_goes_on(
+    drawn: Path, packed: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str], caplog
+) -> None:
+    num_bytes = sum(shard.num_bytes for shard in load_manifest(packed).shards)
+    out = small_disk(num_bytes // 2) / "set"
+    argv = ["--out", str(out), "--source", str(drawn), "--samples-per-shard", "10", "--workers", "1"]
+    assert run_command(main, argv) == INTERRUPTED
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert ".tar'" in said
+    assert "make room, then run the same command again" in said
+    assert "add --resume to go on with them" in caplog.text
+    small_disk(10 * num_bytes)
+    assert run_command(main, [*argv, "--resume"]) == OK
+    assert load_manifest(out).hash == load_manifest(packed).hash

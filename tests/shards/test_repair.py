@@ -87,6 +87,9 @@ def test_a_picture_that_cannot_be_packed(shard_set: Path, drawn: Path, tmp_path:
     flip(shard_set / SHARD)
     with pytest.raises(Failure, match=rf"nothing was repaired:\n  {SHARD}: 1 samples cannot be packed:\n.*{key}\.jpg"):
         repair(shard_set, pets)
+    flip(shard_set / OTHER)
+    with pytest.raises(Failure, match=rf"repaired {OTHER}, but not these:\n  {SHARD}: 1 samples cannot be packed"):
+        repair(shard_set, pets)  # one that cannot be packed keeps no other from being repaired
 
 
 def test_a_trimap_that_is_damaged_by_now(shard_set: Path, drawn: Path, tmp_path: Path) -> None:

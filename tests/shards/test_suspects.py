@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards.suspects import MIN_RUN_BYTES, flat_share, longest_run, scans, why_suspect
+from shards.suspects import BLOCK_PX, MIN_RUN_BYTES, flat_share, longest_run, scans, why_suspect
 
 
 def noise(height: int = 320, width: int = 320) -> np.ndarray:
@@ -60,6 +60,15 @@ def test_a_large_flat_lower_part(rows: slice, columns: slice, level: int, is_sus
     pixels[rows, columns] = level
     assert bool(flat_share(pixels)) == is_suspect
     assert bool(why_suspect(b"", pixels)) == is_suspect
+
+
+def test_an_area_that_is_flat_in_one_colour_only_is_no_sign() -> None:
+    """Such as a lawn of one red. The middles of the blocks, which are looked at first, are the same all the same."""
+    pixels = noise()
+    pixels[240:, :, 0] = 128
+    pixels[240:, :, 1:] = np.random.default_rng(1).choice([0, 200], (80, 320, 2))
+    pixels[240 + BLOCK_PX // 2 :: BLOCK_PX, BLOCK_PX // 2 :: BLOCK_PX, 1:] = 0
+    assert flat_share(pixels) == 0
 
 
 def test_a_run_that_begins_within_a_row() -> None:

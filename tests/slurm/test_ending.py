@@ -69,6 +69,10 @@ def test_slurm_is_asked_until_it_answers(say, tmp_path: Path, monkeypatch: pytes
     assert await_ending("12_3", 60.0) is Ending.DECIDED
     say("squeue", "exit 1")
     assert await_ending("12_3", 0.0) is Ending.UNKNOWN
+    say(
+        "squeue", f"echo COMPLETING {T}17:17 {T}17:20 N/A 10:00; exit 1"
+    )  # what a command that failed printed is no answer
+    assert ask_ending("12_3") is Ending.UNKNOWN
 
 
 def test_what_scontrol_refuses(say) -> None:

@@ -13,7 +13,6 @@ import pytest
 import submitit
 
 from slurm import cluster, rehearsal_client
-from slurm.arrays import chunk_sizes
 from slurm.executor import render_sbatch, sbatch_environment, submit
 from slurm.rehearsal import rehearse
 from slurm.resources import Resources
@@ -72,11 +71,6 @@ def test_a_wckey_is_written_where_one_is_asked_for(tmp_path: Path):
 def test_a_single_job_is_no_array(tmp_path: Path):
     text = render_sbatch(count=1, folder=tmp_path, resources=SMALL, name="pets", max_parallel=4)
     assert not [line for line in sbatch_lines(text) if line.startswith(("--array", "--gpus"))]
-
-
-def test_chunks_fit_the_largest_array():
-    assert chunk_sizes(2500, 1001) == [1001, 1001, 498]
-    assert chunk_sizes(1001, 1001) == [1001]
 
 
 def test_secrets_and_the_surrounding_job_stay_behind():
@@ -205,12 +199,14 @@ def test_jobs_carry_their_variables_and_both_comments(on_cluster, tmp_path: Path
 
 
 @pytest.mark.slurm
-def test_two_arrays_share_one_throttle(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_array_of_the_same_lane_waits_for_the_one_before(
+    on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(cluster, "max_array_size", lambda: 2)
     never = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5, dependency="afterany:999999")
 
     def waiting_for(resources: Resources) -> tuple[str, list[str]]:
-        jobs = submit(abs, [1, 2, 3], cluster="slurm", folder=tmp_path, resources=resources, name="t", max_parallel=2)
+        jobs = submit(abs, [1, 2, 3], cluster="slurm", folder=tmp_path, resources=resources, name="t", max_parallel=1)
         first, last = (jobs[index].job_id.partition("_")[0] for index in (0, 2))
         command = ["scontrol", "show", "job", last]
         shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import submitit
 
+from slurm import local
 from slurm.executor import submit
 from slurm.local import run_local, visible_gpus
 from slurm.rehearsal_daemons import start_ticks
@@ -15,7 +19,15 @@ from slurm.resources import Resources
 CPU = Resources(gpus_per_node=0, timeout_min=5)
 
 
-def test_no_more_than_the_limit_at_a_time(tmp_path: Path):
+@pytest.fixture
+def lax_umask() -> Iterator[None]:
+    """As on clusters where new files belong to a group that may write them."""
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+def test_no_more_than_the_limit_at_a_time(tmp_path: Path, lax_umask: None):
     running, started = tmp_path / "running", tmp_path / "started"
     running.mkdir()
     started.mkdir()
@@ -120,6 +132,18 @@ def test_ctrl_c_lets_jobs_save_and_leaves_none_behind(tmp_path: Path, stubborn: 
     assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
     assert [start_ticks(int((tmp_path / f"pid-{item}").read_text())) for item in range(2)] == [None, None]
     assert not (tmp_path / "pid-2").exists()
+
+
+def test_what_a_deaf_controller_started_is_killed_with_it(
+    tmp_path: Path, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(local, "KILL_GRACE_S", 0.0)
+    script = f"trap '' TERM INT; sleep 100 & echo $! >{tmp_path}/part; mv {tmp_path}/part {tmp_path}/pid; wait; wait"
+    process = subprocess.Popen(["sh", "-c", script], start_new_session=True)
+    wait_for((tmp_path / "pid").exists)
+    local.cancel([SimpleNamespace(_process=process)], save_grace_s=0.0)
+    assert process.returncode == -signal.SIGKILL
+    wait_for(lambda: start_ticks(int((tmp_path / "pid").read_text())) is None)
 
 
 def test_each_job_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -118,3 +118,12 @@ def test_the_rehearsal_profile_fits_the_rehearsal(on_cluster, own_file: Path, tm
         ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=30, check=True
     )
     assert "to start at" in done.stderr
+
+
+def test_files_of_other_editors(own_file: Path) -> None:
+    text = '[a100]\npartition = "gpu"\n'
+    own_file.write_text(text, encoding="utf-8-sig")
+    assert load_profile("a100")["partition"] == "gpu"
+    own_file.write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"profiles\.toml is not UTF-8 .*: save it as UTF-8"):
+        load_profile("a100")

@@ -17,7 +17,13 @@ def test_one_process_for_each_gpu():
     [
         ({"nodes": 0}, "nodes=0: must be at least 1"),
         ({"gpus_per_node": -1}, "gpus=-1: must be 0"),
-        ({"mem_gb": 0}, "mem_gb=0: must be more than 0"),
+        ({"mem_gb": 0}, "mem_gb=0: must be at least 0.001"),
+        ({"mem_gb": 0.0001}, "mem_gb=0.0001: must be at least 0.001"),
+        ({"mem_gb": float("inf")}, "mem_gb=inf: must be"),
+        ({"mem_gb": float("nan")}, "mem_gb=nan: must be"),
+        ({"timeout_min": 0}, "timeout_min=0: must be at least 1"),
+        ({"timeout_min": 99_999_999}, "timeout_min=99999999: must be at most 527040, a year"),
+        ({"timeout_min": 2000, "signal_delay_s": 70_000}, "signal_delay_s=70000: must be at most 65535"),
         ({"nice": -5}, "nice=-5: must be 0 or more"),
         ({"gpus_per_node": 1, "tasks_per_node": 2}, "would share a GPU"),
         ({"timeout_min": 1, "signal_delay_s": 60}, r"signal_delay_s=60: must be from 0 to less than .*60 s"),
@@ -56,6 +62,7 @@ def test_a_site_that_forbids_requeuing_is_asked_for_none():
 def test_memory_is_a_whole_number():
     assert render_mem(32.0) == "32GB"
     assert render_mem(0.5) == "512MB"
+    assert render_mem(0.001) == "1MB"  # 0 would be all the memory of the node
 
 
 def test_flags():

@@ -31,6 +31,7 @@ def test_as_many_as_there_is_room_for_by_few_questions(count: int, room: int) ->
         return jobs <= room
 
     assert largest_fitting(count, fits) == min(count, room)
+    assert bool(asked) == (count > 0)
     assert all(0 < jobs <= count for jobs in asked)
     assert len(asked) <= (1 if count <= room else 1 + math.ceil(math.log2(count)))
 

@@ -147,6 +147,42 @@ def test_without_gpus_it_asks_for_gloo(rehearsal_cluster, tmp_path: Path):
     assert call["argv"][call["argv"].index("--num_processes") + 1] == "1"
 
 
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_the_log_lies_in_the_folder_of_the_run(rehearsal_cluster: Cluster, pet_shards: Path, tmp_path: Path) -> None:
+    flags = [
+        "--wait",
+        "--nodes=1",
+        "--gpus-per-node=0",
+        "--cpus-per-task=1",
+        "--time=5",
+        f"--output={tmp_path}/%x-%j.log",
+    ]
+    values = {"data.shards": pet_shards, "data.image-size-px": 64, "data.cache-dir": tmp_path / "cache"}
+    values |= {"model.width": 4, "train.epochs": 1, "train.batch-size": 8, "train.mixed-precision": "no"}
+    values["out"] = tmp_path / "my run"
+    run = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(
+        ["timeout", "300", "sbatch", "--parsable", *flags, "slurm/train.sbatch", *run],
+        env=rehearsal_cluster.env | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+        cwd=REPOSITORY, check=False, capture_output=True, text=True, timeout=330,
+    )  # fmt: skip
+    job = done.stdout.strip()
+    first = (tmp_path / f"petseg-train-{job}.log").read_text()
+    log = tmp_path / "my run" / "logs" / f"{job}.log"
+    assert first.splitlines()[-1] == f"train.sbatch: the log goes on in {log}"
+    assert done.returncode == 0, log.read_text()
+    assert "train.sbatch: 1 processes on node1, rendezvous at" in log.read_text()
+    assert (tmp_path / "my run" / "result.json").exists()
+
+
+def test_the_folder_of_a_run_is_told_without_torch(pet_shards: Path, tmp_path: Path) -> None:
+    code = "import sys; from petseg.single_run import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "--data.shards", str(pet_shards), "--model.arch", "unet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("runs/single/unet-none-")
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "machines", "processes"),
     [

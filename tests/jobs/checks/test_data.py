@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.checks import mixing as check_mixing
 from jobs.checks.setup import Finding
+from petseg.data.mixing import Mixing
 from shards.duplicates_note import NEAR_DUPLICATES_NAME
 from shards.manifest import (
     Manifest,
@@ -32,7 +34,7 @@ Doctor = Callable[..., dict[str, Finding]]
 
 def test_no_shard_set_is_said_once(ask: Doctor, tmp_path: Path) -> None:
     found = ask("shards,splits,cache,resume", shards=tmp_path / "none")
-    assert "pack one with `python -m shards.pack" in found["shards"].detail
+    assert ": `python -m shards.pack --download" in found["shards"].detail
     assert {found[name].detail for name in ("splits", "cache", "resume")} == {"not checked: see shards"}
     assert ask("splits", shards=tmp_path / "none")["splits"].detail.startswith("not checked: no shard set in")
 
@@ -153,3 +155,11 @@ def test_near_identical_pictures_in_two_splits(ask: Doctor, copied: Path) -> Non
         assert finding.status == "warn"
         assert detail in finding.detail
         assert f"python -m shards.duplicates {copied}" in finding.advice
+
+
+def test_class_sorted_shards_and_a_small_window_are_warned_of(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask("mixing")["mixing"].status == "ok"
+    monkeypatch.setattr(check_mixing, "mixing_of", lambda *words: Mixing(3.6, 12.9, 1, 13))
+    finding = ask("mixing")["mixing"]
+    assert finding.status == "warn"
+    assert "a shuffle window of 1 shard sees 3.6 of the 12.9 classes" in finding.detail

@@ -130,9 +130,9 @@ def test_an_all_reduce_over_two_nodes(ask: Doctor, on_cluster: Cluster, monkeypa
 
 @pytest.mark.slurm
 def test_an_all_reduce_that_waits_for_too_long_is_cancelled(ask: Doctor, on_cluster: Cluster) -> None:
-    flags = (*SMALL_JOB, "--tasks-per-node", "2", "--dependency", "singleton", "--wait-min", "0.02")
-    blocker = ["sbatch", "--job-name=petseg-doctor", "--output=/dev/null", "--wrap=sleep 30"]
+    blocker = ["sbatch", "--output=/dev/null", "--wrap=sleep 60"]
     job_id = subprocess.run(blocker, check=True, timeout=30, capture_output=True, text=True).stdout.split()[-1]
+    flags = (*SMALL_JOB, "--tasks-per-node", "2", "--dependency", f"afterany:{job_id}", "--wait-min", "0.02")
     try:
         finding = ask("all-reduce", *flags)["all-reduce"]
     finally:

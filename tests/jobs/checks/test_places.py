@@ -113,13 +113,16 @@ def test_wandb_online_needs_a_key_that_jobs_have(
     assert finding.status == "warn"
     assert "keys in the environment are not passed to jobs" in finding.detail
     assert ask("wandb", *ONLINE, "--cluster", "local")["wandb"].status == "ok"
-    (tmp_path / "netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
+    (tmp_path / "netrc").write_text(f"machine {wandb_server.removeprefix('http://')}\n  login me\n  password {KEY}\n")
     finding = ask("wandb", *ONLINE)["wandb"]
     assert finding.status == "ok"
     assert KEY not in str(finding)
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert ask("wandb", *ONLINE)["wandb"].status == "ok"
     (tmp_path / "netrc").write_text(f"machine 127.0.0.1 secret {KEY}\n")
     finding = ask("wandb", *ONLINE)["wandb"]
     assert finding.status == "FAIL"
+    assert "is not in netrc's form" in finding.detail
     assert KEY not in str(finding)
 
 

@@ -32,10 +32,10 @@ def test_a_loss_with_the_wrong_sign(ask: Doctor, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_target_that_has_nothing_to_do_with_the_picture(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from petseg import run
+    from petseg.run import batches
 
     monkeypatch.setattr(training, "FIT_STEPS", 4)
-    monkeypatch.setattr(run, "build_target", lambda trimap, *_: torch.randint(0, 2, trimap.shape))
+    monkeypatch.setattr(batches, "build_target", lambda trimap, *_: torch.randint(0, 2, trimap.shape))
     assert ask("overfit", *ONE_MODEL)["overfit"].status == "FAIL"
 
 

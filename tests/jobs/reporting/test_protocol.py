@@ -22,7 +22,7 @@ def test_protocol_says_what_the_numbers_mean(finished: Sweep, lab: Lab) -> None:
     assert dict(protocol(finished, read_records(finished))) == facts
     noted = replace(finished, shard_sets=())  # by an earlier version
     facts = dict(protocol(noted, read_records(noted)))
-    assert "cannot be read here" in facts["Shard set"]
+    assert facts["Shard set"] == str(lab.shards)
     assert facts["Manifest hash"] == finished.manifest_hash
 
 
@@ -52,3 +52,11 @@ def test_protocol_says_how_many_near_identical_pictures_lie_across_splits(finish
     ):
         sweep = replace(finished, shard_sets=(replace(noted, near_duplicates=counts),))
         assert dict(protocol(sweep, read_records(sweep)))["Near-identical pictures"] == said
+
+
+def test_what_shard_sets_have_in_common_is_said_once(finished: Sweep) -> None:
+    (noted,) = finished.shard_sets
+    sweep = replace(finished, shard_sets=(noted, replace(noted, location="/other", hash="f" * 64)))
+    facts = dict(protocol(sweep, read_records(sweep)))
+    assert facts["Splits"] == "90 train / 10 val"
+    assert facts["Manifest hash"] == f"{noted.location}: {noted.hash}; /other: {'f' * 64}"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import report
-from jobs.reporting.axes import cut, draw_parallel, eta_squared, importances, is_scale
+from jobs.reporting.axes import BOTTOM, SPREAD, TOP, cut, draw_parallel, eta_squared, importances, is_scale
 from jobs.reporting.calibration import calibrate_cells, ece_of, read_curves
 from jobs.reporting.gap import measure_gaps
 from jobs.reporting.operation import error_line, group_failures, operate
@@ -139,6 +139,15 @@ def test_every_trial_is_a_line(sweep: Sweep) -> None:
     assert (drawing.paths[0].depth, drawing.paths[-1].depth) == (0, 100)
     xs = [point.split(",")[0] for point in drawing.paths[0].points.split()]
     assert xs == [str(column.x) for column in drawing.columns]
+    # unet is above; in a level's place, lines go from its lower end to its upper one by their Dice
+    middle, half = {"resnet34_unet": 228.5, "unet": 85.5}, SPREAD / 4 * (BOTTOM - TOP)
+    heights = {round(path.dice, 2): float(path.points.split()[0].split(",")[1]) for path in drawing.paths}
+    assert heights == {
+        0.80: pytest.approx(middle["resnet34_unet"] + half, abs=0.06),
+        0.82: pytest.approx(middle["resnet34_unet"] + half / 3, abs=0.06),
+        0.84: pytest.approx(middle["unet"] - half / 3, abs=0.06),
+        0.86: pytest.approx(middle["unet"] - half, abs=0.06),
+    }
     assert draw_parallel(axes, records[:2]) is None
 
 

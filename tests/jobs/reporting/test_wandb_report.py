@@ -203,9 +203,8 @@ def test_wrong_use(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFi
     assert send(sweep) == WRONG_USE
     assert "type `python jobs/sync.py lab` first" in capsys.readouterr().err
     for flags in (["--format", "csv"], ["--out", "x"]):
-        with pytest.raises(SystemExit, match="2"):
-            send(sweep, *flags)
-        assert "--format and --out are for --to file" in " ".join(capsys.readouterr().err.replace("│", "").split())
+        assert send(sweep, *flags) == WRONG_USE
+        assert "--format and --out are for --to file" in capsys.readouterr().err
     assert not server.views
 
 
@@ -222,8 +221,19 @@ def test_no_package_no_key_no_network(
     assert "does not answer" in capsys.readouterr().err
     monkeypatch.delenv("WANDB_API_KEY")
     assert send(sweep) == WRONG_USE
-    assert "no key for 127.0.0.1" in capsys.readouterr().err
+    assert "no key for 127.0.0.1:9" in capsys.readouterr().err
     assert not (sweep.folder / MARK_NAME).exists()
+
+
+def test_a_key_in_netrc_for_a_host_with_a_port(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = build_sweep(tmp_path)
+    have_runs(server, sweep)
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / "netrc").write_text(f"machine {server.url.removeprefix('http://')} login me password {KEY}\n")
+    assert send(sweep) == OK
+    assert len(server.views) == 1
 
 
 def test_where_the_runs_are(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_prefetch_stages_in_order_before_anyone_asks(
     wait_for(lambda: staged(tmp_path) == sorted(names))
     assert list(server.asked)[1] in names[-2:]  # after the manifest; two threads start with the first two
     assert_same(store, pet_shards)
-    assert all(server.asked[name] == 1 for name in names)
+    assert {name: server.asked[name] for name in names} == dict.fromkeys(names, 1)
 
 
 def test_prefetch_stages_no_more_than_the_reader_can_keep(

@@ -1,0 +1,74 @@
+"""Which commit the running code is, for people: it is noted with each life of a run and shown in wandb.
+
+A job runs from a copy of the code that is no checkout: its launcher says what the copy was made of.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+CODE_NAME, COMMIT_NAME, CHANGED_NAME, REMOTE_NAME = "PETSEG_CODE", "PETSEG_COMMIT", "PETSEG_CHANGED", "PETSEG_REMOTE"
+TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A state of the git checkout; all empty where the code lies in none."""
+
+    commit: str = ""
+    changed: bool = False  # files of the checkout differ from the commit
+    remote: str = ""  # address of origin, without credentials
+
+    def variables(self) -> dict[str, str]:
+        """Tell it to the jobs that run a copy of this code."""
+        return {COMMIT_NAME: self.commit, CHANGED_NAME: "1" if self.changed else "", REMOTE_NAME: self.remote}
+
+
+def running_code() -> Checkout:
+    """Where the code of this process came from: from its launcher, if it runs a copy, else from git."""
+    if os.environ.get(CODE_NAME):
+        commit, changed, remote = (os.environ.get(name, "") for name in (COMMIT_NAME, CHANGED_NAME, REMOTE_NAME))
+        return Checkout(commit, bool(changed), remote)
+    return read_checkout(Path(__file__).with_name("__init__.py"))
+
+
+def read_checkout(path: Path) -> Checkout:
+    """The checkout that tracks this file. A repository that only surrounds it, such as a user's own, is not meant."""
+    git = Git(path.parent)
+    try:
+        git("ls-files", "--error-unmatch", path.name)
+        commit, changed = git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+    except (OSError, subprocess.SubprocessError):
+        return Checkout()
+    try:
+        remote = without_credentials(git("remote", "get-url", "origin"))
+    except subprocess.SubprocessError:
+        remote = ""
+    return Checkout(commit, changed, remote)
+
+
+class Git:
+    """git in a folder, whatever repository the environment points at."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._environment: Mapping[str, str] = {n: v for n, v in os.environ.items() if not n.startswith("GIT_")}
+
+    def __call__(self, *words: str) -> str:
+        done = subprocess.run(
+            ["git", *words],
+            cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=TIMEOUT_S, check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+
+def without_credentials(address: str) -> str:
+    """An address without its user and password; `git@host:path`, which has no password, stays."""
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.scheme else address

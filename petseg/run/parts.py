@@ -1,0 +1,126 @@
+"""The parts of a run: what one process builds once, and then only uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
+
+from petseg.accelerator import build_accelerator
+from petseg.config import RunConfig
+from petseg.data.places import without_secrets
+from petseg.data.split import SplitData, open_splits
+from petseg.data.store import Store
+from petseg.ema import Ema
+from petseg.execution import fit_for_training
+from petseg.losses import Loss, build_loss
+from petseg.models import build_model
+from petseg.optim import build_optimizer
+from petseg.passes import settle_passes
+from petseg.resizing import require_sizes
+from shards.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Model, optimizer and data of one process; evaluation needs nothing else of a run."""
+
+    config: RunConfig
+    folder: Path
+    store: Store
+    splits: Mapping[str, SplitData]
+    accelerator: Accelerator
+    model: nn.Module  # as accelerate wraps it (DDP, autocast)
+    bare_model: nn.Module  # for evaluation and checkpoints
+    optimizer: Any  # torch.optim.Optimizer as accelerate wraps it
+    loss: Loss
+    ema: Ema | None  # the averaged weights that are measured and kept, if train.ema_decay asks for them
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.store.manifest
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.accelerator.is_main_process
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Samples of one forward pass of evaluation: as many as in training, which is known to fit."""
+        return -(-self.config.train.batch_size // (self.world_size * self.config.train.accumulation_steps))
+
+    def float_buffers(self) -> list[torch.Tensor]:
+        """BatchNorm's running statistics and their averages, which differ between ranks within an epoch; maybe none."""
+        own = [b for b in self.bare_model.buffers() if b.is_floating_point()]
+        return [*own, *(self.ema.buffers() if self.ema else [])]
+
+    def sync_buffers(self) -> None:
+        """Average BatchNorm's running statistics over the ranks, so that all evaluate and save the same model."""
+        buffers = self.float_buffers()
+        if self.world_size == 1 or not buffers:
+            return
+        mean = self.accelerator.reduce(nn.utils.parameters_to_vector(buffers), reduction="mean")
+        nn.utils.vector_to_parameters(mean, buffers)
+
+    def close(self) -> None:
+        for split in self.splits.values():
+            split.tars.close()
+        self.store.close()
+        self.accelerator.end_training()
+
+
+def build_parts(
+    config: RunConfig, store: Store, folder: Path, world_size: int = 0, splits: Sequence[str] = ("train", "val")
+) -> Parts:
+    """Build a model with fresh weights and its optimizer, and open some splits, decoded beforehand if that pays.
+
+    world_size: how many processes there must be, 0 = any.
+    Raises ValueError for a split without samples, and for what the config asks for and this machine cannot do.
+    """
+    store.manifest.require_samples(splits, without_secrets(config.data.shards))
+    accelerator = build_accelerator(config, world_size)
+    # before the micro-batches are settled: samples on the GPU leave them less memory
+    opened = open_splits(config, store, splits, accelerator.device)
+    config = settle_passes(config, folder, accelerator)
+    set_seed(config.train.seed)
+    # without the weights that an encoder starts from: a resumed run has them in its checkpoint
+    bare_model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
+    bare_model = bare_model.to(accelerator.device)
+    if config.train.channels_last:
+        bare_model = bare_model.to(memory_format=torch.channels_last)
+    if "train" in splits:
+        require_sizes(config, bare_model)
+        bare_model = fit_for_training(config, bare_model, accelerator, len(opened["train"]))
+    # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself
+    model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))
+    return Parts(
+        config=config,
+        folder=folder,
+        store=store,
+        splits=opened,
+        accelerator=accelerator,
+        model=model,
+        bare_model=bare_model,
+        optimizer=optimizer,
+        loss=build_loss(config.train),
+        ema=Ema(bare_model, config.train.ema_decay) if config.train.ema_decay else None,
+    )

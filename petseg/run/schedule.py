@@ -1,0 +1,37 @@
+"""What a step is trained with by its place in the run, learning rate and picture size, and how many steps there are."""
+
+from __future__ import annotations
+
+from petseg.config import RunConfig
+from petseg.optim import learning_rate
+from petseg.resizing import relative_area, size_px
+from petseg.run.progress import Progress
+
+
+def learning_rate_at(config: RunConfig, progress: Progress, epoch: int, step: int) -> float:
+    """Learning rate of a step (from 0) of an epoch (from 1)."""
+    return learning_rate(config.optim, progress.first_step(epoch) + step, progress.total_steps)
+
+
+def image_size_px_at(config: RunConfig, progress: Progress, epoch: int, step: int) -> int:
+    """Side of the pictures in a step (from 0) of an epoch (from 1)."""
+    return size_px(config, progress.first_step(epoch) + step, progress.total_steps)
+
+
+def relative_area_of(config: RunConfig, progress: Progress, epoch: int) -> float:
+    """Mean area of an epoch's pictures, as a share of the full one."""
+    first = progress.first_step(epoch)
+    return relative_area(config, first, first + progress.steps_of(epoch), progress.total_steps)
+
+
+def fit_budget(config: RunConfig, progress: Progress, steps: int, seconds: float, validation_s: float = 0.0) -> None:
+    """With `train.budget_min`: as many steps in all as fit at the pace of the first ones, which took so long.
+
+    The cost of a step grows with the area of its pictures (petseg.resizing); a validation comes with each epoch.
+    """
+    if minutes := config.train.budget_min:
+        area = relative_area(config, 0, steps, progress.total_steps)
+        full_step_s = seconds / (steps * area)
+        mean_step_s = full_step_s * relative_area(config, 0, progress.total_steps, progress.total_steps)
+        seconds_per_step = mean_step_s + validation_s / progress.steps_per_epoch
+        progress.total_steps = max(steps, int(60 * minutes / seconds_per_step))

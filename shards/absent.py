@@ -1,0 +1,45 @@
+"""What to say where a folder holds no shard set: what lies there instead, or which command makes one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shards.command import typed
+
+NAMED = 3  # sets beside the folder that are named
+PACK = ("-m", "shards.pack")
+
+
+def describe_absence(folder: Path, manifest_name: str) -> str:
+    """The folder by its whole path, since a relative one may be looked for in the wrong place, and the next step."""
+    return f"no shard set in {folder.absolute()}: {_next_step(folder, manifest_name)}"
+
+
+def _next_step(folder: Path, manifest_name: str) -> str:
+    if folder.is_file():
+        return f"it is a file, and a shard set is a folder with a {manifest_name}, such as {folder.parent} perhaps"
+    if inside := _sets_in(folder, manifest_name):
+        return f"name a folder in it, {inside}"
+    if pets := _pet_folder(folder):
+        packs = typed(*PACK, "--source", pets, "--out", "SET")
+        return f"it holds pictures in the Oxford-IIIT Pet layout, which `{packs}` packs"
+    if any(folder.glob("*.tar")):
+        indexes = typed("-m", "shards.verify", folder, "--index")
+        return f"it has tar files but no {manifest_name}, which `{indexes}` writes"
+    advice = (
+        f"`{typed(*PACK, '--download', '--out', folder)}` fetches and packs Oxford-IIIT Pet (0.8 GB), and without a "
+        f"network `{typed(*PACK, '--synthetic', 400, '--out', folder)}` draws pets"
+    )
+    near = _sets_in(folder.parent, manifest_name)
+    return f"{advice}; there is one in {near}" if near else advice
+
+
+def _sets_in(folder: Path, manifest_name: str) -> str:
+    """The first shard sets that lie in a folder, for people."""
+    return ", ".join(str(path.parent) for path in sorted(folder.glob(f"*/{manifest_name}"))[:NAMED])
+
+
+def _pet_folder(folder: Path) -> Path | None:
+    """The folder, or one in it, that has the data set's lists."""
+    lists = [*folder.glob("annotations/trainval.txt"), *folder.glob("*/annotations/trainval.txt")]
+    return lists[0].parents[1] if lists else None

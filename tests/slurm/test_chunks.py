@@ -1,0 +1,107 @@
+"""Arrays that share one limit on the jobs that run at a time: laws of the plan, and a real Slurm that keeps to it."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slurm import cluster
+from slurm.chunks import Chunk, plan_chunks, throttle_of_last
+from slurm.executor import submit
+from slurm.rehearsal import rehearse
+from slurm.rehearsal_cluster import Cluster
+from slurm.resources import Resources
+
+SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
+
+
+def shown(planned: list[Chunk]) -> list[tuple[int, int, int | None]]:
+    return [(len(chunk.places), chunk.throttle, chunk.after) for chunk in planned]
+
+
+def test_without_a_limit_arrays_are_as_large_as_they_may_be() -> None:
+    assert shown(plan_chunks(2500, 1001, 2500)) == [(1001, 1001, None), (1001, 1001, None), (498, 498, None)]
+    assert shown(plan_chunks(1001, 1001, 7)) == [(1001, 7, None)]
+
+
+def test_a_limit_is_shared_out_over_arrays_that_run_side_by_side() -> None:
+    assert shown(plan_chunks(120, 50, 60)) == [(40, 20, None)] * 3
+    assert shown(plan_chunks(120, 50, 30)) == [(40, 10, None)] * 3
+
+
+def test_where_the_limit_is_less_than_the_arrays_some_wait_for_others() -> None:
+    assert shown(plan_chunks(120, 50, 1)) == [(40, 1, None), (40, 1, 0), (40, 1, 1)]
+    assert shown(plan_chunks(120, 50, 2)) == [(30, 1, None), (30, 1, None), (30, 1, 0), (30, 1, 1)]
+
+
+@given(st.integers(1, 150), st.integers(1, 60), st.integers(1, 200))
+def test_every_job_once_and_never_more_at_a_time_than_the_limit(count: int, largest: int, limit: int) -> None:
+    planned = plan_chunks(count, largest, limit)
+    assert [place for chunk in planned for place in chunk.places] == list(range(count))
+    assert all(len(chunk.places) <= largest for chunk in planned)
+    at_once = {chunk.lane: chunk.throttle for chunk in planned}
+    assert sum(at_once.values()) == min(count, limit)
+    for index, chunk in enumerate(planned):
+        assert chunk.throttle == at_once[chunk.lane] or limit >= count
+        before = [place for place in range(index) if planned[place].lane == chunk.lane]
+        assert chunk.after == (before[-1] if before else None)
+        assert throttle_of_last(planned, index, limit) + sum(
+            {one.lane: one.throttle for one in planned[:index] if one.lane != chunk.lane}.values()
+        ) == limit  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_arrays(slurm_daemons: None) -> Iterator[Cluster]:
+    with rehearse(nodes=1, cpus=16, gpus=0, conf={"MaxArraySize": "4"}) as cluster:
+        yield cluster
+
+
+@pytest.mark.slurm
+def test_three_arrays_run_six_jobs_at_a_time(
+    small_arrays: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+) -> None:
+    for name, value in small_arrays.env.items():
+        monkeypatch.setenv(name, value)
+    running = tmp_path / "running"
+    running.mkdir()
+
+    def task(item: int) -> int:
+        import time
+
+        (running / str(item)).touch()
+        at_once = len(list(running.iterdir()))
+        while not (tmp_path / "go").exists():
+            time.sleep(0.05)
+        (running / str(item)).unlink()
+        return at_once
+
+    items = list(range(10))
+    jobs = submit(task, items, cluster="slurm", folder=tmp_path / "logs", resources=SMALL, name="t", max_parallel=6)
+    assert len({job.job_id.partition("_")[0] for job in jobs}) == 3
+    wait_for(lambda: len(list(running.iterdir())) == 6)  # more than one array has
+    (tmp_path / "go").touch()
+    wait_for(lambda: all(job.paths.result_pickle.exists() for job in jobs))
+    assert max(job.result() for job in jobs) == 6
+
+
+@pytest.mark.slurm
+def test_the_only_array_for_which_there_is_room_has_the_whole_limit(
+    set_limit: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three arrays with one job at a time each, there is room for the first alone."""
+    monkeypatch.setattr(cluster, "max_array_size", lambda: 4)
+    set_limit("user", getpass.getuser(), MaxSubmitJobs=3)
+    jobs = submit(
+        abs, list(range(10)), cluster="slurm", folder=tmp_path, resources=SMALL, name="t", max_parallel=3,
+        as_many_as_fit=True,
+    )  # fmt: skip
+    assert len(jobs) == 3
+    command = ["scontrol", "show", "job", jobs[0].job_id.partition("_")[0]]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    assert "ArrayTaskThrottle=3" in shown.split()
