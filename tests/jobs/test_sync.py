@@ -107,6 +107,8 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
     assert [run.upserts[0]["displayName"] for _, run in sorted(server.runs.items())] == [
         f"unet none seed {trial.axes['train.seed']}" for trial in sorted(sweep.trials, key=lambda trial: trial.id)
     ]
+    here = {"requirements.txt", "wandb-metadata.json"}  # what is installed where it is replayed, which ran nothing
+    assert all(here.isdisjoint(run.files) for run in server.runs.values())
     assert {run.upserts[0]["program"] for run in server.runs.values()} == {"jobs/sweep.py"}
     assert all(read_tracking_note(trial.folder).state == "sent" for trial in sweep.trials)
     pictured = server.runs[f"lab-{sweep.trials[0].id}"]
