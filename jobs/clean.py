@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = find_sweep(command.sweep, command.runs_dir)
     rows = standings(sweep)
     found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
-    console = Terminal(soft_wrap=True, highlight=False, markup=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     for item in found:
         console.print(f"{size_text(item.num_bytes):>9}  {item.path}  ({item.what})")
         if not command.dry_run:

@@ -113,9 +113,9 @@ def load_spec(path: Path) -> Spec:
         text = read_text_file(path, "the sweep file")
     except FileNotFoundError:
         raise ValueError(f"no sweep file {path.absolute()}: {_ready_sweeps()}") from None
-    except (IsADirectoryError, NotRegular):
-        what = "a folder" if path.is_dir() else "no regular file"
-        raise ValueError(f"{path.absolute()} is {what}, not a sweep file: {_ready_sweeps()}") from None
+    except (IsADirectoryError, NotRegular) as error:
+        what = f"{path.absolute()} is a folder, not a sweep file" if path.is_dir() else str(error)
+        raise ValueError(f"{what}: {_ready_sweeps()}") from None
     try:
         content = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from jobs.standing import LIVE, Standing
 from petseg.tracking_note import TrackingNote, read_note
+from shards.command import typed
 
 MAX_REASONS = 3
 MAX_REASON = 200  # characters
@@ -38,7 +38,7 @@ class WandbStanding:
 
     def lines(self) -> Iterator[str]:
         """The project, and what is not there with the command that sends it; nothing if nobody asked for wandb."""
-        command = f"`python jobs/sync.py {shlex.quote(str(self.folder))}` sends it"
+        command = f"`{typed('jobs/sync.py', self.folder)}` sends it"
         for url in self.project_urls:
             yield f"wandb: {url}"
         if self.lost:

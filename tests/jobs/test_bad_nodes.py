@@ -60,7 +60,8 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Swee
         for number, (trial, texts) in enumerate(zip(trials, logs, strict=True)):
             for attempt, text in enumerate(texts):
                 job_id = f"{number + 1}{attempt}"
-                log = tmp_path / f"{job_id}_0_log.out"
+                log = sweep.folder / "logs" / f"{job_id}_0_log.out"
+                log.parent.mkdir(exist_ok=True)
                 log.write_text(text)
                 sweep.add_submissions([Submission(trial.id, job_id, cluster, str(log))])
                 trial.write_state(status="running", job_id=job_id, host=host)

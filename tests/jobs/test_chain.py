@@ -40,7 +40,7 @@ def tiny_chain(tiny_sweep: list[str], tmp_path: Path) -> tuple[list[str], list[s
         (["pack"], "say what to pack at the end of the line: --pack --synthetic 400"),
         (["train", "--pack", "--synthetic", "4"], "--pack goes with the step pack"),
         (["pack", "--pack", "--synthetic", "4", "--out", "elsewhere"], "add --set data.shards=elsewhere"),
-        (["train", "--sweep", "none.yaml"], "no sweep file none.yaml"),
+        (["train", "--sweep", "none.yaml"], f"no sweep file {Path('none.yaml').absolute()}: "),
     ],
 )
 def test_wrong_use_is_told_before_anything_is_submitted(

@@ -103,7 +103,7 @@ def test_each_command_names_the_file_and_reports_no_bug(
             assert name in said, (command, said)
 
 
-@pytest.mark.parametrize("name", ["config.json", "sweep.json", "lives.json", "overrides.json"])
+@pytest.mark.parametrize("name", ["config.json", "sweep.json", "overrides.json"])
 def test_what_a_command_cannot_do_without_is_wrong_use_with_a_next_step(
     finished: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +111,7 @@ def test_what_a_command_cannot_do_without_is_wrong_use_with_a_next_step(
     (trial,) = (runs / "s" / "trials").iterdir()
     path = (trial if name in OF_TRIAL else runs / "s") / name
     path.write_bytes(path.read_bytes()[:5])
-    needs = {"config.json": "evaluate", "lives.json": "usage", "overrides.json": "sweep"}.get(name, "status")
+    needs = {"config.json": "evaluate", "overrides.json": "sweep"}.get(name, "status")
     if name == "overrides.json":
         (trial / "result.json").unlink()
     main, argv = (commands(runs, trial.name) | {"evaluate": evaluation(runs, trial.name)})[needs]

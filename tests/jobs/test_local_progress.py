@@ -192,7 +192,7 @@ def test_only_a_name_and_the_bar_are_cut_short_on_a_narrow_terminal(tmp_path: Pa
 def test_a_trial_that_has_saved_shows_how_far_it_came(tmp_path: Path) -> None:
     (trial,) = sweep_of(tmp_path / "lab", 1).trials
     progress = LocalProgress([trial], 1)
-    progress.started([trial])
+    progress.started([trial], "1", "1 of 1")
     write_metrics([{"epoch": 4, "val/dice": 0.7}], trial.folder)
     trial.write_state(status="interrupted", job_id="1")
     (look,) = progress.look()

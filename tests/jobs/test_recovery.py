@@ -174,7 +174,8 @@ def test_without_squeue_nothing_is_submitted_over_a_cut_off_submission(
     tiny_sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert run_command(main, [*tiny_sweep, "--partition", "gpu"]) == 2  # no sbatch: the folder is there now
+    (tmp_path / "runs" / "lab").mkdir(parents=True)  # so that it stays
+    assert run_command(main, [*tiny_sweep, "--partition", "gpu"]) == 2  # no sbatch
     sweep = sweep_of(tmp_path)
     intent_module.announce(sweep, [[trial] for trial in sweep.trials], range(2))
     capsys.readouterr()

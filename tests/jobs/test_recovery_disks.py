@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from petseg import checkpoint_files
 from petseg.checkpoint import list_checkpoints, newest_loadable
 from petseg.config import RunConfig
 from petseg.config_values import with_values
@@ -73,14 +74,19 @@ def test_a_shard_that_the_disk_cannot_read_stops_training(
 
 @needs_broken_disk
 def test_a_checkpoint_that_the_disk_cannot_read_is_set_aside(
-    tiny: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training goes on from the one before it."""
     calm = train(tiny, tmp_path / "run")
     before, newest = list_checkpoints(tmp_path / "run" / "checkpoints")
     (tmp_path / "run" / "result.json").unlink()
-    (newest.folder / "model.safetensors").unlink()
-    (newest.folder / "model.safetensors").symlink_to(BROKEN_DISK)
+    read = checkpoint_files.read_regular
+
+    def read_from_disk(path: Path, *, follow: bool) -> bytes:
+        on_broken_disk = path == newest.folder / "model.safetensors"
+        return BROKEN_DISK.read_bytes() if on_broken_disk else read(path, follow=follow)
+
+    monkeypatch.setattr(checkpoint_files, "read_regular", read_from_disk)
     assert train(tiny, tmp_path / "run").metrics == calm.metrics
     assert "the disk cannot read it" in caplog.text
     assert f"is set aside as unusable-{newest.folder.name}" in caplog.text

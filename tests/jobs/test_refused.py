@@ -67,7 +67,7 @@ def test_a_limit_that_filled_up_meanwhile_is_none_either(
 def test_what_was_taken_back_leaves_other_announcements(sweep: Sweep) -> None:
     first, second = (trial.id for trial in sweep.trials)
     sweep.add_submissions(
-        [Submission(first, "", "slurm", "", "petseg:a", 0), Submission(second, "", "slurm", "", "b", 0)]
+        [Submission(first, "", "slurm", "", "petseg:a", 0), Submission(second, "", "slurm", "", "petseg:b", 0)]
     )
     sweep.withdraw_intent("petseg:a")
     assert {name: one.job_id for name, one in sweep.submissions().items()} == {first: "7", second: ""}

@@ -34,6 +34,13 @@ def test_a_label_says_where_it_lies_on_the_axes(trial: Trial) -> None:
     assert trial.label == "unet seed=3"
 
 
+def write_log(trial: Trial) -> None:
+    """The empty log of the job that `on_slurm` gives a trial."""
+    path = trial.folder.parents[1] / "logs" / "x.out"
+    path.parent.mkdir()
+    path.touch()
+
+
 def test_states_on_slurm(trial: Trial) -> None:
     assert standing(trial, None, {}).status == "planned"
     row = standing(trial, *on_slurm(trial, "PENDING", "Priority"))
@@ -41,6 +48,9 @@ def test_states_on_slurm(trial: Trial) -> None:
     assert standing(trial, *on_slurm(trial, "RUNNING")).status == "running"
     assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"  # not knowing is not over
     assert standing(trial, *on_slurm(trial, "MISSING")).status == "interrupted"
+    row = standing(trial, *on_slurm(trial, "FAILED"))
+    assert (row.status, row.cause) == ("failed", "unseen_folder")  # nor is there a log
+    write_log(trial)
     row = standing(trial, *on_slurm(trial, "FAILED"))
     assert (row.status, row.cause) == ("failed", "launch")
     trial.write_state(status="running", host="node1", job_id="12_0")
@@ -84,6 +94,7 @@ def test_a_submission_that_was_cut_off_is_planned(trial: Trial) -> None:
 
 
 def test_trials_of_one_job_wait_for_their_turn(sweep: Sweep) -> None:
+    write_log(sweep.trials[0])
     first, second = sweep.trials[:2]
     submission, jobs = on_slurm(first, "RUNNING")
     first.write_state(status="failed", error="KeyError: x", host="node1", job_id="12_0")

@@ -175,7 +175,7 @@ def test_what_the_set_or_the_packages_lack_is_said_before_anything_is_written(
     (other := tmp_path / "other").mkdir()
     save_manifest(replace(whole, splits=splits, shards=whole.of_split("test")), other)
     assert run_command(main, [*tiny_sweep, "--cluster", "local", "--set", f"data.shards={other}"]) == 2
-    assert f"{other} has no samples in split train and val: it has test" in capsys.readouterr().err
+    assert f"{other} has no samples in its split 'train' (samples: 30 test)" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [other]
 
 
@@ -221,7 +221,7 @@ def test_a_folder_stays_where_jobs_may_have_been_submitted(tmp_path: Path) -> No
     sweep = Sweep(tmp_path, "lab", {}, "", "", ())
     save_sweep(sweep)
     assert not has_begun(tmp_path, KeyboardInterrupt())
-    sweep.add_submissions([Submission("a", "", "slurm", "", "token")])
+    sweep.add_submissions([Submission("a", "", "slurm", "", "petseg:0a")])
     assert has_begun(tmp_path, KeyboardInterrupt())  # in the middle of sbatch
     assert has_begun(tmp_path, OSError())
     assert not has_begun(tmp_path, ValueError("refused"))

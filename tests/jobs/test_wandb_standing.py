@@ -86,7 +86,7 @@ def test_status_shows_it_and_a_strangers_note_does_no_harm(sweep: Sweep, capsys:
     path.write_text(json.dumps({"state": "sent", "project_url": "javascript:alert(1)"}))
     assert run_command(status.main, [str(sweep.folder)]) == OK
     out = capsys.readouterr().out
-    assert out.count("wandb lacks 1 of 3 trials, or a part of it (no  ]0;title  key)") == 1
+    assert out.count("wandb lacks 1 of 3 trials, or a part of it (no \\x1b]0;title\\x07 key)") == 1
     assert "\x1b" not in out
     assert "javascript" not in out
     assert run_command(status.main, [str(sweep.folder), "--json"]) == OK

@@ -165,7 +165,7 @@ def test_two_processes_train_one_model_and_see_each_picture_once(pet_shards: Pat
 
 def test_a_result_of_another_version_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"trial_id": "0123456789", "magic": 1}')
-    with pytest.raises(ValueError, match=r"result\.json is damaged, or of another version"):
+    with pytest.raises(ValueError, match=r"result\.json was written by another version"):
         load_result(tmp_path)
 
 

@@ -363,7 +363,7 @@ def test_a_full_disk_is_no_wrong_use_and_with_room_the_pack_goes_on(
     assert run_command(main, argv) == INTERRUPTED
     said = capsys.readouterr().err
     assert "No space left on device" in said
-    assert ".tar'" in said
+    assert ".tar; make room" in said
     assert "make room, then run the same command again" in said
     assert "add --resume to go on with them" in caplog.text
     small_disk(10 * num_bytes)

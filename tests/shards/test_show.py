@@ -52,7 +52,7 @@ def test_chosen_keys_of_any_split(packed: Path, tmp_path: Path) -> None:
 def test_wrong_use(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "sheet.png")
     assert run_command(main, [str(packed), "--out", out, "--split", "dev"]) == WRONG_USE
-    assert "it has train, val, test" in capsys.readouterr().err
+    assert "it has 27 train, 3 val, 30 test" in capsys.readouterr().err
     assert run_command(main, [str(packed), "--out", out, "--keys", "nobody_1"]) == WRONG_USE
     assert "no sample nobody_1" in capsys.readouterr().err
     assert run_command(main, [str(packed), "--out", "sheet.jpg"]) == WRONG_USE
