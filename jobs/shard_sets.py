@@ -56,8 +56,14 @@ class ShardSets:
     manifests: Mapping[str, Manifest]
 
     def of(self, config: RunConfig) -> Manifest:
-        """The manifest of the set that a cell's config names."""
-        return self.manifests[config.data.shards]
+        """The manifest of the set that a cell's config names; raises ValueError if that set was not read."""
+        location = config.data.shards
+        if location not in self.manifests:
+            known = ", ".join(without_secrets(one) for one in self.manifests)
+            raise ValueError(
+                f"{SHARDS} = {without_secrets(location)!r}: this set's manifest was not read; choose one of {known}"
+            )
+        return self.manifests[location]
 
     @property
     def first(self) -> tuple[str, Manifest]:

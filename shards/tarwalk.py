@@ -26,7 +26,9 @@ def walk_tar(file: BinaryIO, problem: Callable[[str], None]) -> Iterator[tarfile
             while (info := tar.next()) is not None:
                 tar.members = []  # it would keep them all
                 headers.renew(spent=sum(len(name) + len(value) for name, value in tar.pax_headers.items()))
-                if info.isreg() and info.offset_data + info.size > size:
+                # the size of a sparse file is that of what it unpacks to
+                data_end = tar.offset if info.issparse() else info.offset_data + info.size
+                if info.isreg() and data_end > size:
                     problem(f"cut short: {info.name} is cut off after {size - info.offset_data} bytes")
                     return
                 if info.size < 0 or tar.offset <= end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,8 +68,21 @@ def test_a_probe_that_fails_leaves_a_note(
 ) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
     gone = {i: replace(c, config=with_values(c.config, {"data.shards": "nowhere"})) for i, c in cells.items()}
-    found = estimate(sweep, gone, sets, CPU, 1, 1, probe=True)
+    known = ShardSets({**sets.manifests, "nowhere": manifest})  # it was there when its manifest was read
+    found = estimate(sweep, gone, known, CPU, 1, 1, probe=True)
     assert f"the probe failed: ValueError: no shard set in {Path.cwd() / 'nowhere'}" in found.trials[0].source
+
+
+def test_a_shard_set_that_was_not_read_is_named_with_those_that_were(
+    manifest: Manifest, sets: ShardSets, pet_shards: Path, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    gone = {
+        i: replace(c, config=with_values(c.config, {"data.shards": "https://me:word@host/x"})) for i, c in cells.items()
+    }
+    text = f"data.shards = 'https://host/x': this set's manifest was not read; choose one of {pet_shards}"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        estimate(sweep, gone, sets, CPU, 1, 1, probe=False)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -67,6 +68,17 @@ def test_runs_begin_at_the_pace_that_was_asked_for(monkeypatch: pytest.MonkeyPat
     for _ in range(5):
         pace.wait()
     assert slept == pytest.approx([0.0, 0.5, 0.9, 0.0, 0.5])
+
+
+def test_progress_is_logged_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = iter([100.0, 101.0, 110.0, 111.0, 119.0, 120.0])
+    monkeypatch.setattr(sync_replay, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with caplog.at_level(logging.INFO, sync_replay.__name__), sync_replay.progress_of(10) as advance:
+        for done in range(1, 6):
+            advance(done)
+    assert [record.getMessage() for record in caplog.records] == ["2/10 runs, 40 s left", "5/10 runs, 20 s left"]
 
 
 def snapshot(server: WandbServer) -> dict[str, object]:

@@ -128,6 +128,18 @@ def test_without_accounting_it_is_a_lower_bound_and_says_so(
     assert "a lower bound: sacct knows nothing" in capsys.readouterr().out
 
 
+def test_a_trial_that_was_never_given_a_job_has_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = small_sweep(tmp_path / "runs" / "lab")
+    launch = {"resources": {"gpus_per_node": 4, "timeout_min": 60}}
+    (sweep.folder / "launch.json").write_text(json.dumps(launch))
+    (sweep.folder / "submissions.jsonl").unlink()
+    first, second = sweep.trials
+    sweep.add_submissions([Submission(first.id, "12_0", "slurm", "")])
+    sweep.add_submissions([Submission(second.id, "", "slurm", "")])  # noted before sbatch was called
+    fake_sacct(tmp_path, "", monkeypatch)
+    assert [(line.trials, line.job_id) for line in measure(sweep).lines] == [((first.id,), "12_0")]
+
+
 def test_trials_that_share_a_job_share_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trials side by side in one job of four GPUs, half an hour long."""
     sweep = small_sweep(tmp_path / "runs" / "lab")

@@ -7,7 +7,7 @@ from torch import nn
 
 from petseg.config import ModelConfig
 from petseg.models import build_model, count_parameters
-from petseg.models.layers import PointwiseConv2d, ReflectConv2d
+from petseg.models.layers import PointwiseConv2d, ReflectConv2d, build_upsample
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,11 @@ def test_another_size_is_an_error_that_says_so(arch: str) -> None:
     model = build_model(ModelConfig(arch=arch, width=4))
     with pytest.raises(ValueError, match="input of 48x64 pixels: height and width must be multiples of 32"):
         model(torch.zeros(1, 3, 48, 64))
+
+
+def test_an_unknown_way_to_upsample_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"model\.up = 'nearest': choose one of bilinear, transposed"):
+        build_upsample(4, 4, "nearest")
 
 
 @pytest.mark.parametrize("arch", ["unet", "resnet34_unet"])

@@ -129,17 +129,17 @@ def test_an_index_that_was_altered(copied: Path) -> None:
 
 
 class Flaky:
-    """A store whose file handles go stale a few times, as on a network file system that is restarted."""
+    """A store that fails to open a shard a few times: by default with a stale handle, as of a restarted file server."""
 
-    def __init__(self, store: Store, failures: int) -> None:
-        self._store, self.failures, self.opened = store, failures, 0
+    def __init__(self, store: Store, failures: int, errno_: int = errno.ESTALE) -> None:
+        self._store, self.failures, self.errno, self.opened = store, failures, errno_, 0
         self.location, self.manifest, self.index = store.location, store.manifest, store.index
         self.prefetch, self.close = store.prefetch, store.close
 
     def open(self, shard: str) -> int:
         self.opened += 1
         if self.opened <= self.failures:
-            raise OSError(errno.ESTALE, "Stale file handle")
+            raise OSError(self.errno, os.strerror(self.errno))
         return self._store.open(shard)
 
 
@@ -151,6 +151,15 @@ def test_a_stale_handle_is_opened_anew_a_few_times(
     reader = TarReader(Flaky(open_store(str(pet_shards)), failures), "train", SIZE)
     _, _, loaded = read(reader, 0)
     assert [str(sample)[-17:] for sample in loaded.lost] == ["Stale file handle"] * lost
+    reader.close()
+
+
+def test_a_shard_that_cannot_be_opened_is_not_tried_again_for_each_sample(pet_shards: Path) -> None:
+    store = Flaky(open_store(str(pet_shards)), failures=1, errno_=errno.EACCES)
+    reader = TarReader(store, "train", SIZE)
+    _, _, loaded = read(reader, 0, 1, 2)
+    assert [str(sample)[-17:] for sample in loaded.lost] == ["Permission denied"] * 3
+    assert store.opened == 1
     reader.close()
 
 

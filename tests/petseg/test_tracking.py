@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from petseg.config import RunConfig, TrackingConfig
 from petseg.evaluate import Picture
 from petseg.run_folder import load_config, read_metrics
 from petseg.tracking import RunName, Tracker
-from petseg.tracking_client import best_and_last, sheet, tile, without_secrets
+from petseg.tracking_client import Begin, best_and_last, sheet, tile, without_secrets
 from petseg.tracking_note import TrackingNote, read_note
 from petseg.tracking_overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
 from petseg.train import train
@@ -348,6 +349,28 @@ def test_a_run_without_wandb_notes_nothing(tmp_path: Path) -> None:
     assert read_note(tmp_path) is None
     (tmp_path / "tracking.json").write_text('{"state": "\\u001b[31m"}')
     assert read_note(tmp_path) is None
+
+
+def test_what_the_client_prints_is_no_answer(tmp_path: Path) -> None:
+    printing = (
+        "import os\nprint('hello', flush=True)\nos.write(1, b'from a library\\n')\nraise ImportError('no wandb')\n"
+    )
+    (tmp_path / "wandb.py").write_text(printing)
+    begin = Begin(
+        str(tmp_path), "x", "", "train", (), {}, "petseg", "", "offline", str(tmp_path), init_timeout_s=1.0,
+        finish_timeout_s=1.0,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "petseg.tracking_client"],
+        input=json.dumps({"begin": asdict(begin)}) + "\n",
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"error": "ImportError", "text": "no wandb"}]
+    assert "hello\nfrom a library\n" in done.stderr
 
 
 def test_best_and_last() -> None:

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.sync import main as sync
+from petseg import tracking
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config_values import config_to_dict, with_values
 from petseg.evaluate import main as evaluate
@@ -117,6 +119,34 @@ def test_artifacts_are_those_of_a_finished_run(tiny: Callable[..., RunConfig], t
     assert len(predictions.name) == MAX_NAME
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace(shards.hash, HASH))
     assert [artifact.type for artifact in find_artifacts(tmp_path, "x", "small")] == ["predictions"]  # another set
+
+
+@pytest.mark.parametrize(
+    ("ended", "types"),
+    [("finished", ["dataset", "predictions"]), ("interrupted", []), ("pruned", []), ("failed", [])],
+)
+def test_only_a_finished_run_hands_over_artifacts(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: End, types: list[str]
+) -> None:
+    """Although the files of an earlier end lie there."""
+    handed_over = []
+
+    class Recorder:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def finish(self, _summary: Any, ended: End, artifacts: list[dict[str, Any]]) -> None:
+            handed_over.append((ended, sorted(artifact["type"] for artifact in artifacts)))
+
+    monkeypatch.setattr(tracking, "Wandb", Recorder)
+    config = tiny()
+    shards = load_manifest(config.data.shards)
+    claim_folder(config, shards.hash, tmp_path)
+    for name in ("result.json", "per_image.npz"):
+        (tmp_path / name).write_text("{}")
+    save_manifest(shards, tmp_path)
+    Tracker(tmp_path, TrackingConfig("offline", artifacts="small"), NAME, {}, resumed_epoch=0).finish({}, ended)
+    assert handed_over == [(ended, types)]
 
 
 @pytest.mark.slow

@@ -54,6 +54,18 @@ def test_scales_are_seen_at_sizes_that_networks_take() -> None:
     assert [scaled_px(64, scale) for scale in SCALES] == [64, 64, 96]
 
 
+def test_each_side_of_a_picture_that_is_no_square_is_scaled() -> None:
+    seen = []
+
+    def model(image: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(image.shape[-2:]))
+        return pointwise(image)
+
+    image = torch.full((1, 3, 64, 128), 0.3)
+    assert predict_logits(model, image, "scales").shape == (1, 2, 64, 128)
+    assert seen == [(64, 96), (64, 128), (96, 160)]
+
+
 def test_certain_probabilities_stay_finite() -> None:
     def sure(image: torch.Tensor) -> torch.Tensor:
         return torch.stack([torch.full_like(image[:, 0], -1e4), torch.full_like(image[:, 0], 1e4)], dim=1)

@@ -191,6 +191,16 @@ def test_of_too_many_pictures_equal_hashes_alone_are_found(
     assert "only equal hashes are found" in caplog.text
 
 
+@pytest.mark.parametrize(("limit", "max_distance"), [(6, MAX_DISTANCE), (5, 0)])
+def test_the_pairs_across_splits_are_what_is_limited(
+    monkeypatch: pytest.MonkeyPatch, limit: int, max_distance: int
+) -> None:
+    """Three pictures and two: six comparisons."""
+    hashes = {"train": {"a": "0" * 64, "b": "1" * 64, "c": "3" * 64}, "test": {"d": "0" * 64, "e": "f" * 64}}
+    monkeypatch.setattr(duplicates, "MAX_COMPARISONS", limit)
+    assert find_duplicates(hashes, "m").max_distance == max_distance
+
+
 def test_the_summary_counts_and_names_the_splits() -> None:
     assert summarise_duplicates({"train-test": 0}) == "no near-identical pictures lie across splits"
     assert summarise_duplicates({"train-test": 1}) == "1 near-identical pair lies across splits (1 train-test)"

@@ -10,6 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from shards import pictures
 from shards.command import Failure
 from shards.oxford import read_folder
 from shards.pictures import ODDITIES, Packed, pack_pet, pack_pets, read_picture
@@ -139,6 +140,18 @@ def test_a_flat_lower_part_is_suspect(odd, make) -> None:
     assert packed.oddities == ("suspect_picture",)
     assert "20% of it, in its lower part, is of one flat colour" in packed.doubts[0]
     assert json.loads(packed.json)["oddities"] == ["suspect_picture"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "JPEG"])
+def test_only_the_bytes_of_a_jpeg_are_searched_for_lost_sectors(
+    odd, make, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    searched = []
+    monkeypatch.setattr(pictures, "why_suspect", lambda jpg, _: searched.append(jpg) or "")
+    data = make["encode"](make["rgb"]().convert("L"), kind)  # grey: a JPEG of it has the closer look too
+    odd.add("pug_1", jpg=data)
+    read_picture(odd.picture("pug_1"))
+    assert searched == [data if kind == "JPEG" else b""]
 
 
 def test_trimap_oddities(odd, make) -> None:

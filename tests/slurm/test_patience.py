@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,22 @@ def test_a_command_that_does_not_answer_is_ended_and_what_it_says_is_said_while_
     assert reply.complaint == FULL
     said = [record.getMessage() for record in caplog.records]
     assert len([line for line in said if FULL in line]) == 1  # once, however long it waits
+
+
+def test_a_command_reads_nothing_of_what_is_typed() -> None:
+    """The answer to a question that is still to be asked, for instance."""
+    reading, writing = os.pipe()
+    kept = os.dup(0)
+    os.write(writing, b"typed\n")
+    os.close(writing)
+    os.dup2(reading, 0)
+    try:
+        assert run(["cat"], Deadline(10)) == Reply("", "", 0)
+        assert os.read(0, 100) == b"typed\n"
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(reading)
 
 
 def test_states_of_jobs_are_asked_for_again_where_there_is_time(stand_in: Callable[..., Path]):

@@ -6,8 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import DelayedSubmission, JobPaths
 
-from slurm.submission import last_lines
+from slurm.submission import last_lines, submit_array
 
 PREEMPTED, NOT_PREEMPTED = "2026-11-28T11:14:38", "N/A"
 BY_TERM = "bash -c 'kill -TERM $$'"
@@ -57,3 +58,23 @@ def test_where_slurm_refuses_the_job_ends_by_its_own_code(tmp_path: Path) -> Non
 )
 def test_another_end_keeps_its_code(tmp_path: Path, command: str, squeue_says: str, code: int) -> None:
     assert end_with(command, tmp_path, squeue_says) == (code, [])
+
+
+@pytest.mark.parametrize(("items", "ids"), [(["a"], ["12"]), (["a", "b"], ["12_0", "12_1"])])
+def test_the_work_of_each_job_may_be_requeued_a_thousand_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, items: list[str], ids: list[str]
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 12\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    folder = tmp_path / "logs"
+    environ = {"PATH": f"{tmp_path}:/bin"}
+    jobs = submit_array(
+        str.upper, items, folder=folder, script="#!/bin/sh\n", token="petseg:0123", environ=environ, timeout_min=7,
+        num_tasks=1,
+    )  # fmt: skip
+    assert [job.job_id for job in jobs] == ids
+    work = [DelayedSubmission.load(JobPaths(folder, job_id).submitted_pickle) for job_id in ids]
+    assert [(one._timeout_min, one._timeout_countdown) for one in work] == [(7, 1000)] * len(items)
+    assert [one.result() for one in work] == [item.upper() for item in items]
