@@ -182,7 +182,8 @@ def by_records(
     elif not on_slurm:
         notes.append("run on this machine: reckoned with what the last launch asked for")
     units = gpus or held.processes * held.cpus_per_task
-    together = Counter(submission.job_id for submission in sweep.submissions().values())
+    last_jobs = {submission.trial: submission.job_id for submission in submissions if submission.job_id}
+    together = Counter(last_jobs.values())
     lines = []
     for row in rows:
         own = [s for s in submissions if s.trial == row.trial.id and s.job_id]

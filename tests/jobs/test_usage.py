@@ -140,6 +140,20 @@ def test_a_trial_that_was_never_given_a_job_has_no_line(tmp_path: Path, monkeypa
     assert [(line.trials, line.job_id) for line in measure(sweep).lines] == [((first.id,), "12_0")]
 
 
+def test_a_submission_that_was_cut_off_leaves_the_job_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launcher was killed between its note and sbatch, at a site without accounting."""
+    sweep = small_sweep(tmp_path / "runs" / "lab")
+    (sweep.folder / "launch.json").write_text(json.dumps({"resources": {"gpus_per_node": 4, "timeout_min": 60}}))
+    (sweep.folder / "submissions.jsonl").unlink()
+    first = sweep.trials[0]
+    sweep.add_submissions([Submission(first.id, "12_0", "slurm", ""), Submission(first.id, "", "slurm", "")])
+    fake_sacct(tmp_path, "", monkeypatch)
+    (line,) = measure(sweep).lines
+    assert (line.job_id, line.asked_h) == ("12_0", 4.0)
+
+
 def test_trials_that_share_a_job_share_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two trials side by side in one job of four GPUs, half an hour long."""
     sweep = small_sweep(tmp_path / "runs" / "lab")
