@@ -131,5 +131,5 @@ def test_a_run_that_passed_a_rung_is_not_judged_by_it_again(
 
 def test_a_pruned_json_of_another_version_is_named(tmp_path: Path) -> None:
     (tmp_path / PRUNED_NAME).write_text('{"epoch": 1}')
-    with pytest.raises(ValueError, match=r"pruned.json is damaged, or of another version .* delete it to go on"):
+    with pytest.raises(ValueError, match=r"pruned.json was written by another version .* delete it to go on"):
         load_pruned(tmp_path)
