@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -44,7 +45,11 @@ def launch(flags: list[str], tmp_path: Path, wait_for: Callable) -> tuple[Trial,
 
 def times(slurm: Callable[..., str], job_id: str, *fields: str) -> list[datetime]:
     columns = ",".join(f"{field}:30" for field in fields)
-    line = slurm("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={columns}")
+    for _ in range(120):  # Slurm has not noted a time as long as it says N/A
+        line = slurm("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={columns}")
+        if "N/A" not in line:
+            break
+        time.sleep(0.5)
     return [datetime.fromisoformat(word) for word in line.split()]
 
 

@@ -108,8 +108,10 @@ def test_a_launcher_killed_before_sbatch_is_submitted_again(
     tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = [*tiny_sweep, *ON_SLURM, "--axis", "model.arch=unet"]
-    assert run_command(main, [*flags, "--partition", "nowhere"]) == 2  # refused after the intent was written
+    (tmp_path / "runs" / "lab").mkdir(parents=True)  # so that it stays
+    assert run_command(main, [*flags, "--partition", "nowhere"]) == 2
     sweep = sweep_of(tmp_path)
+    intent_module.announce(sweep, [[trial] for trial in sweep.trials], range(1))
     assert [submission.job_id for submission in sweep.submissions().values()] == [""]
     assert [row.status for row in standings(sweep)] == ["planned"]
     assert run_command(main, flags) == 0

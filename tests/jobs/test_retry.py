@@ -139,7 +139,7 @@ def test_a_pass_of_one_sample_cannot_be_halved(
 
 
 TOO_SMALL = """\
-    if run.rank == 1 and step == 1 and len(parts) == 1:
+    if parts.rank == 1 and step == 1 and len(micro_batches) == 1:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of")
 """
 
@@ -150,7 +150,7 @@ def test_a_rank_without_memory_ends_its_job_and_the_trial_fits_when_retried(
     tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster
 ) -> None:
     """The second of two ranks has no room for a whole pass; the other one, on another node, does not wait for it."""
-    checkout = copy_with_fault(tmp_path / "checkout", "petseg/epoch.py", "    set_learning_rate(run.optim", TOO_SMALL)
+    checkout = copy_with_fault(tmp_path / "checkout", "petseg/epoch.py", "    set_learning_rate(parts.optim", TOO_SMALL)
     flags = ["--partition", "gpu", "--nodes", "2", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "2"]
     flags += ["--timeout-min", "10", "--axis", "model.arch=unet", "--set", "train.log_every=1"]
     code, _, log = finish(start(checkout, "sweep", *tiny_sweep, *flags))
