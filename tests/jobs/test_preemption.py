@@ -132,8 +132,6 @@ def test_a_trial_that_is_preempted_while_python_starts_comes_back(
     wait_for((tmp_path / "starts").exists)
     urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_for(lambda: state_of(slurm, urgent) not in ("", "PENDING"))
-    preempted, started = *times(slurm, job_id, "PreemptTime"), *times(slurm, urgent, "StartTime")
-    assert (started - preempted).total_seconds() < 20
     wait_for(lambda: trial.result())
     assert len(read_lives(trial.folder)) == 1
     assert "preempted before it could listen" in Path(sweep.submissions()[trial.id].log).read_text()
