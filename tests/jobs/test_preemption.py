@@ -128,7 +128,6 @@ def test_a_trial_that_is_preempted_while_python_starts_comes_back(
     assert run_command(main, [*tiny_sweep, *PREEMPTIBLE]) == 0
     sweep = load_sweep(tmp_path / "runs" / "lab")
     (trial,) = sweep.trials
-    job_id = sweep.submissions()[trial.id].job_id
     wait_for((tmp_path / "starts").exists)
     urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_for(lambda: state_of(slurm, urgent) not in ("", "PENDING"))
