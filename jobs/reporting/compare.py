@@ -39,7 +39,8 @@ from scipy import special
 from jobs.reporting.spreads import draw_variances
 
 Floats = NDArray[np.float64]
-CONFIDENCE = 0.95
+LEVEL = 0.05  # 1 - 0.95 is more than that, and a p value of 0.05 would be less than it
+CONFIDENCE = 1 - LEVEL
 BALANCE = 0.98  # quantile of its own errors that a contrast is measured by
 # draws by the number of cells: one less than a multiple of 20, so that a p value of 0.05 is one of those that can occur
 DRAWS = ((12, 19_999), (60, 7_999), (150, 1_999), (np.inf, 999))
@@ -210,14 +211,14 @@ def _family(
     with np.errstate(divide="ignore", invalid="ignore"):
         seen = np.where(value[tested] == 0, 0.0, np.abs(value[tested]) / unit)
     p[tested] = (1 + draws - np.searchsorted(largest, seen)) / (draws + 1)
-    reach[tested] = unit * largest[1 - round((1 - CONFIDENCE) * (draws + 1))]
+    reach[tested] = unit * largest[1 - round(LEVEL * (draws + 1))]
     return Intervals(value, *_ends(value, reach, p), p, pictures_only)
 
 
 def _ends(value: Floats, reach: Floats, p: Floats) -> tuple[Floats, Floats]:
     """Low and high: 0 lies between them exactly where p says that nothing is shown, however they are rounded."""
     low, high, least = value - reach, value + reach, np.finfo(float).tiny
-    shown, open_ = p < 1 - CONFIDENCE, p >= 1 - CONFIDENCE
+    shown, open_ = p < LEVEL, p >= LEVEL
     low = np.where(shown & (value > 0), np.maximum(low, least), np.where(open_, np.minimum(low, 0.0), low))
     high = np.where(shown & (value < 0), np.minimum(high, -least), np.where(open_, np.maximum(high, 0.0), high))
     return low, high
@@ -235,6 +236,6 @@ def rank_ranges(found: Intervals) -> NDArray[np.int64]:
     A place is lost for each cell shown to be better and gained for each shown to be worse. All ranges hold together, as
     the intervals do (Klein, Wright and Wieczorek 2020, J R Stat Soc A 183:589).
     """
-    shown = found.p < 1 - CONFIDENCE
+    shown = found.p < LEVEL
     better, worse = shown & (found.value < 0), shown & (found.value > 0)
     return np.stack([1 + better.sum(axis=1), len(shown) - worse.sum(axis=1)], axis=1)

@@ -19,7 +19,7 @@ from jobs.reporting.pictures import lay_out
 from jobs.reporting.plots import CURVES, collect, draw
 from jobs.reporting.protocol import floor_of, protocol, state_counts, warnings
 from jobs.reporting.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
-from jobs.reporting.rows import INTERVALS_NOTE, metrics_of, p_cell
+from jobs.reporting.rows import INTERVALS_NOTE, MARGINAL, SIMULTANEOUS, metrics_of, p_cell
 from jobs.reporting.trials import trial_row
 from jobs.reporting.verdict import Board, Difference, build_board
 from jobs.reporting.verdict_words import FINDINGS, bounds, judge, minus, ranks_text
@@ -84,6 +84,8 @@ def render_page(
         findings=FINDINGS,
         noise=NOISE_DICE,
         intervals=INTERVALS_NOTE,
+        marginal=MARGINAL,
+        simultaneous=SIMULTANEOUS,
         bounds_text=bounds,
         heats=heats_of(board),
         colours=OVERLAY_COLOURS,

@@ -10,9 +10,9 @@ Genet Mol Biol 3:3) whose parameters are integrated out, because six cells are t
     log v flat
 
 So a wild cell widens its own intervals and hardly the others', and with many seeds each cell stands for itself. What
-this does not reach: a wild cell whose two or three runs happen to agree looks tame. In 1,000 sweeps of 6 cells x 3
-seeds without any difference one was found in 3.5 %, with a cell that spreads three times as widely in 5.6 %, with two
-such cells in 8.3 %. benchmarks/verdict.py has these numbers and those of the ways this was chosen over.
+this does not reach: a wild cell whose two or three runs happen to agree looks tame. In 4,000 sweeps of 6 cells x 3
+seeds without any difference one was found in 3.9 %, with a cell that spreads three times as widely in 6.4 %, with two
+such cells in 8.4 %. benchmarks/verdict.py has these numbers and those of the ways this was chosen over.
 """
 
 from __future__ import annotations

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from jobs.reporting.compare import Cells, Intervals, contrasts, means, pairs, rank_ranges, summarise
+from jobs.reporting.compare import LEVEL, Cells, Intervals, contrasts, means, pairs, rank_ranges, summarise
 from jobs.reporting.pictures import read_dice
 from jobs.reporting.power import Noise, noise_of
 from jobs.reporting.records import NOISE_DICE, Group, Record, axis_text, gather, varied
 from jobs.shard_sets import ShardSet
 from jobs.trial import Sweep
 
-LEVEL = 0.05
 MAX_LEVELS = 8  # of a factor: a finer axis is a scale, and its thousands of pairs of values say nothing
 SPLITS = ("val", "test")
 

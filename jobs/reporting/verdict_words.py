@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.reporting.compare import LEVEL
 from jobs.reporting.power_words import power_points
 from jobs.reporting.records import NOISE_DICE, Group
-from jobs.reporting.verdict import LEVEL, Board, Comparison, Difference, Effects, Mean
+from jobs.reporting.verdict import Board, Comparison, Difference, Effects, Mean
 
 MAX_POINTS = 6  # of a kind
 MAX_NAMED = 4

@@ -211,3 +211,14 @@ def test_a_curve_that_leaves_its_frame_is_marked(lab: Lab, page: Callable[[Sweep
     text = page(sweep)
     assert "▲ above the frame: none train up to 42 in epoch 1" in " ".join(text.split())
     assert text.count("above the frame") == 1
+
+
+def test_columns_say_which_kind_of_interval_they_hold(finished: Sweep, page: Callable[[Sweep], str]) -> None:
+    board = page(finished).split('<table class="board"')[1].split("</thead>")[0]
+    labels = re.findall(r'<button type="button">([^<]*)</button><span class="sd">([^<]*)</span>', board)
+    assert dict(labels) == {
+        "val Dice": "[marginal 95 %]",
+        "from the best": "[simultaneous 95 %]",
+        "p": "adjusted",
+        "test Dice": "[marginal 95 %]",
+    }

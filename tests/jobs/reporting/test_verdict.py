@@ -217,3 +217,25 @@ def test_the_same_is_said_only_where_both_ends_are_within_the_noise(low: float, 
     """A group that is below the best has a negative difference, whose far end is the lower one."""
     difference = Difference("fcn", "unet", (low + high) / 2, low, high, 0.3)
     assert difference.finding == difference.turned.finding == finding
+
+
+def test_cells_that_tie_to_the_last_digit_share_the_highest_mean(lab: Lab) -> None:
+    lab.axes = {"model.arch": ["unet", "resnet34_unet"], "augment.policy": ["none", "elastic"]} | SEEDS
+    sweep = lab.plan()
+    for trial in sweep.trials:
+        dice = by_seed(trial)
+        finish(trial, dice)
+        save_pictures(replace(trial, id="0" * 10), {"val": dice})
+    lead = re.sub(r"\d\.\d{4}( \[.*?\])?", "#", judge(board_of(sweep)).lead)
+    assert lead == (
+        "unet · none has the highest mean val Dice, # (3 seeds, 40 pictures); so has unet · elastic. It is shown to be "
+        "better than 2 of 3 others."
+    )
+
+
+def test_the_highest_of_those_compared_is_not_called_the_highest_of_all(finished: Sweep) -> None:
+    for trial in finished.trials:
+        if place(trial) == ("unet", "none"):
+            save_pictures(trial, {"val": 0.9}, num_pictures=39)
+    lead = judge(board_of(finished)).lead
+    assert lead.startswith("Of the cells measured on the same pictures unet · elastic has the highest mean val Dice, ")
