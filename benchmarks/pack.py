@@ -61,7 +61,7 @@ def reencode_simplejpeg(pets: tuple[oxford.Pet, ...]) -> int:
 
 
 def reencode_pillow(pets: tuple[oxford.Pet, ...]) -> int:
-    """The same with Pillow alone."""
+    """Decode and re-encode with Pillow alone."""
     return sum(_reencode_picture_pillow(pet.picture.read_bytes()) + _reencode_trimap(pet) for pet in pets)
 
 

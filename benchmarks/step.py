@@ -56,7 +56,7 @@ class Row:
 
 
 def gflop_per_image(peer: Peer, image: torch.Tensor) -> float:
-    """Of a forward and backward pass, as torch counts it."""
+    """Count a forward and backward pass as torch does."""
     with FlopCounterMode(display=False) as counter:
         peer.model(image[:1].expand(2, -1, -1, -1)).sum().backward()
     peer.model.zero_grad()

@@ -164,7 +164,7 @@ def _of_pairs(values: Floats) -> Floats:
 
 
 def _parts(cells: Cells) -> tuple[Floats, Floats, Floats]:
-    """Of each pair: the difference, its variance over pictures, and what of it runs hold too."""
+    """Return each pair's difference, its variance over pictures, and the share of that which runs hold too."""
     one, other = np.triu_indices(len(cells.mean), 1)
     pictures = _of_pairs(np.diag(cells.covariance)) - 2 * cells.covariance[one, other]
     both = _of_pairs(cells.both / cells.seeds) / cells.num_pictures

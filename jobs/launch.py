@@ -95,7 +95,7 @@ def load_launch(folder: Path) -> Launch:
 
 
 def leave_out(launch: Launch, nodes: Sequence[str]) -> Launch:
-    """The same launch without these nodes; raises ValueError if it has none, as it does not go to Slurm."""
+    """Leave out these nodes; raises ValueError for a launch that has none, because it does not go to Slurm."""
     if not nodes:
         return launch
     if launch.cluster != "slurm":

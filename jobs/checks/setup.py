@@ -104,7 +104,7 @@ class Setup:
 
     @property
     def config(self) -> RunConfig:
-        """Of the first cell."""
+        """The config of the first cell."""
         return self.cells[0].config
 
     @cached_property

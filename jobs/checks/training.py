@@ -191,7 +191,7 @@ def _differences(ours: Path, theirs: Path) -> list[str]:
 
 
 def _resume_on_cpu(setup: Setup) -> Finding:
-    """The same check in a process that sees no GPU."""
+    """Repeat the check in a process that sees no GPU."""
     command = [sys.executable, "-m", "jobs.doctor", *setup.argv, "--only", "resume", "--skip", "", "--json"]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SUBPROCESS_TIMEOUT_S, check=False)
