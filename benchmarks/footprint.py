@@ -1,4 +1,4 @@
-"""What petseg.plan says a step takes against what it takes: in each row, a real step on this CPU in a fresh process.
+"""What petseg.estimate predicts of a step against what the step takes: each row is a real step in a fresh process.
 
 python -m benchmarks.footprint --json footprint.json
 
@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from petseg.config import RunConfig
-from petseg.config_values import config_from_dict, config_to_dict, with_values
-from petseg.footprint import footprint, measure_footprint
+from petseg.config.values import config_from_dict, config_to_dict, with_values
+from petseg.footprint.memory import footprint, measure_footprint
 from petseg.models import build_model
 from shards.command import parse
 

@@ -39,9 +39,9 @@ from petseg.data.loader import load_batches
 from petseg.data.plan import EpochOrder, train_plan
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
-from shards import oxford
 from shards.command import parse
 from shards.pack import PackConfig, pack
+from shards.sources import oxford
 
 SEED = 0
 CACHE_GB = 50.0

@@ -22,10 +22,11 @@ from pathlib import Path
 import simplejpeg
 from PIL import Image
 
-from shards import oxford, pool
+from shards import pool
 from shards.command import parse
 from shards.pack import PackConfig, pack
-from shards.plan import CHUNK
+from shards.packing.plan import CHUNK
+from shards.sources import oxford
 
 QUALITY = 95
 CEILING = 1.3  # what packing may cost, in times of the first row

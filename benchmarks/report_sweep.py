@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.shard_sets import ShardSets
-from jobs.spec import Spec, expand
-from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
-from petseg.config_values import trial_id
-from petseg.run_folder import (
+from jobs.design.shard_sets import ShardSets
+from jobs.design.spec import Spec, expand
+from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from petseg.config.values import trial_id
+from petseg.run_folder.layout import (
     CALIBRATION_NAME,
     OVERLAYS_NAME,
     PER_IMAGE_NAME,
@@ -33,7 +33,7 @@ RATES = tuple(float(f"{10 ** (-4 + i / 3):.3g}") for i in range(10))
 FAILED = 0.03
 OVERLAYS, SIZE_PX = 8, 256
 TRACEBACK = """Traceback (most recent call last):
-  File "petseg/epoch.py", line 171, in train_step
+  File "petseg/training/epoch.py", line 171, in train_step
     accelerator.backward(loss)
 RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB
 """

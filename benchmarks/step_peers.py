@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from petseg.config import ModelConfig, OptimConfig, RunConfig
-from petseg.config_values import with_values
+from petseg.config.values import with_values
 from petseg.models import build_model
 from petseg.models.layers import BilinearUpsample, ReflectConv2d
 from petseg.optim import build_optimizer

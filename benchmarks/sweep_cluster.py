@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.pack import PackConfig, pack
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster, rehearse
 
 REPOSITORY = Path(__file__).parents[1]
 NUM_SHORT_TRIALS = 24

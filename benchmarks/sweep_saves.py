@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.sweep_rows import Row
-from petseg.checkpoint import save_checkpoint
 from petseg.config import RunConfig
-from petseg.config_values import with_values
+from petseg.config.values import with_values
 from petseg.data.store import open_store
-from petseg.epoch import train_step
 from petseg.run.batches import take_step, train_batches
 from petseg.run.parts import Parts, build_parts
 from petseg.run.run import Run, new_run
+from petseg.run_folder.checkpoint import save_checkpoint
+from petseg.training.epoch import train_step
 from shards.pack import PackConfig, pack
 
 TRAIN_SAMPLES = 3_312  # of Oxford-IIIT Pet

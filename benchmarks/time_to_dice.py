@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from petseg.run_folder import Result, load_result, read_metrics
+from petseg.run_folder.layout import Result, load_result, read_metrics
 from shards.command import parse
 
 REPOSITORY = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from jobs.reporting.compare import Cells, draw_errors, pairs
+from jobs.reporting.statistics.compare import Cells, draw_errors, pairs
 from shards.command import parse
 
 Floats = NDArray[np.float64]

@@ -28,7 +28,7 @@ COMMANDS = {
     "python -m shards.duplicates": "shards.duplicates:DuplicatesConfig",
     "python petseg/train.py": "petseg.train:Command",
     "python -m petseg.evaluate": "petseg.evaluate:Command",
-    "python -m petseg.plan": "petseg.plan:Command",
+    "python -m petseg.estimate": "petseg.estimate:Command",
     "python -m petseg.augment": "petseg.augment.__main__:Command",
     "python -m petseg.models.weights": "petseg.models.weights:Command",
     "python jobs/sweep.py": "jobs.sweep:Command",

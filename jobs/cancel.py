@@ -28,15 +28,15 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
 
 import tyro
 
-from jobs.choose import choose_all
-from jobs.intent import cut_off_submissions, reconcile
-from jobs.launch import LauncherAtWork, launcher_lock
-from jobs.processes import HERE, as_pid, is_launcher, parent_of, works_for
-from jobs.slurm_answer import forget
-from jobs.standing import LIVE, Standing, standings, unknown_line
-from jobs.status_table import render_table
-from jobs.trial import Sweep, find_sweep
-from petseg.run_folder import PRUNED_NAME, RESULT_NAME
+from jobs.launch.journal import cut_off_submissions, reconcile
+from jobs.launch.submit import LauncherAtWork, launcher_lock
+from jobs.runs.choose import choose_all
+from jobs.runs.trial import Sweep, find_sweep
+from jobs.state.processes import HERE, as_pid, is_launcher, parent_of, works_for
+from jobs.state.slurm_states import forget
+from jobs.state.table import render_table
+from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
+from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.terminal import Terminal
 from slurm import patience

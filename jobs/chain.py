@@ -35,14 +35,14 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
 import tyro
 
 from jobs import sweep as launcher
-from jobs.chain_state import FOLDER, Note, add_note
-from jobs.chain_steps import Step, run_step, run_steps
-from jobs.snapshot import take_snapshot
-from jobs.spec import Spec, expand, load_spec, parse_axes, parse_settings
-from jobs.standing import LIVE, standings
-from jobs.trial import CHAIN_NOTES, load_sweep
+from jobs.design.spec import Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.node.chain_steps import Step, run_step, run_steps
+from jobs.runs.snapshot import take_snapshot
+from jobs.runs.trial import CHAIN_NOTES, load_sweep
+from jobs.state.chain_state import FOLDER, Note, add_note
+from jobs.state.trial_status import LIVE, standings
 from petseg.data.store import is_remote
-from petseg.new_folder import missing_folders, removed_unless_begun
+from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 from slurm.executor import submit

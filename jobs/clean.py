@@ -29,9 +29,9 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
 
 import tyro
 
-from jobs.standing import LIVE, Standing, standings, unknown_line
-from jobs.trial import Sweep, find_sweep
-from petseg.run_folder import CHECKPOINTS_NAME, RESULT_NAME
+from jobs.runs.trial import Sweep, find_sweep
+from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
+from petseg.run_folder.layout import CHECKPOINTS_NAME, RESULT_NAME
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.files import read_json_object
 from shards.terminal import Terminal

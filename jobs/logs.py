@@ -26,11 +26,11 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
 
 import tyro
 
-from jobs.choose import choose_one
-from jobs.log_files import rank_logs
-from jobs.slurm_answer import ask
-from jobs.standing import LIVE, Standing, standing
-from jobs.trial import Sweep, Trial, find_sweep
+from jobs.runs.choose import choose_one
+from jobs.runs.log_files import rank_logs
+from jobs.runs.trial import Sweep, Trial, find_sweep
+from jobs.state.slurm_states import ask
+from jobs.state.trial_status import LIVE, Standing, standing
 from shards.command import OK, NotKnown, parse, printable, run_command
 from shards.manifest import open_regular
 

@@ -27,18 +27,18 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from jobs.launch import NOT_MINE
+from jobs.launch.submit import NOT_MINE
 from jobs.reporting.page import render_page
 from jobs.reporting.parquet import render_parquet
-from jobs.reporting.protocol import floor_of, state_counts
-from jobs.reporting.records import Record, read_records
 from jobs.reporting.rows import INTERVALS_NOTE, render_rows, shown
+from jobs.reporting.sections.protocol import floor_of, state_counts
 from jobs.reporting.serve import serve
-from jobs.reporting.verdict import Board, build_board
-from jobs.reporting.verdict_words import judge, short
-from jobs.single_runs import find_runs
-from jobs.standing import unknown_line
-from jobs.trial import Sweep
+from jobs.reporting.statistics.records import Record, read_records
+from jobs.reporting.statistics.verdict import Board, build_board
+from jobs.reporting.statistics.wording import judge, short
+from jobs.runs.single_runs import find_runs
+from jobs.runs.trial import Sweep
+from jobs.state.trial_status import unknown_line
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import write_whole
 from shards.terminal import Terminal
@@ -132,8 +132,8 @@ def told(doubt: str) -> int:
 
 def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
     """Make or update the sweep's report in wandb."""
-    from jobs.reporting.wandb_content import compose
-    from jobs.reporting.wandb_send import send_report
+    from jobs.reporting.wandb_report.content import compose
+    from jobs.reporting.wandb_report.send import send_report
 
     sent = send_report(sweep, records, compose(sweep, records, board))
     Terminal(highlight=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))

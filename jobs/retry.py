@@ -32,15 +32,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.bad_nodes import BadNodes, bad_nodes
-from jobs.causes import Cause
-from jobs.choose import choose_all
-from jobs.launch import resubmit
-from jobs.slurm_answer import forget
-from jobs.standing import LIVE, Standing, standings, unknown_line
-from jobs.trial import Sweep, find_sweep
-from jobs.waits import release
-from petseg.run_folder import load_config, load_overrides
+from jobs.launch.bad_nodes import BadNodes, bad_nodes
+from jobs.launch.submit import resubmit
+from jobs.runs.choose import choose_all
+from jobs.runs.trial import Sweep, find_sweep
+from jobs.state.causes import Cause
+from jobs.state.slurm_states import forget
+from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
+from jobs.state.waits import release
+from petseg.run_folder.layout import load_config, load_overrides
 from shards.command import NOT_KNOWN, OK, NotKnown, parse, run_command, typed
 from shards.terminal import Terminal
 

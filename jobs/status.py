@@ -47,13 +47,13 @@ import tyro
 from rich.console import Console, Group
 from rich.live import Live
 
-from jobs.chain_state import BAD, ChainJob, chain_jobs, chain_lines, has_chain, to_rows
-from jobs.single_runs import find_runs
-from jobs.slurm_answer import TIMEOUT_S, Answer
-from jobs.standing import LIVE, Standing, quick_standings, standing, standings
-from jobs.status_leaders import Leaders
-from jobs.status_table import FORMAT_VERSION, render, source_line, title_of, to_document
-from jobs.trial import SWEEP_NAME, Sweep
+from jobs.reporting.leaders import Leaders
+from jobs.runs.single_runs import find_runs
+from jobs.runs.trial import SWEEP_NAME, Sweep
+from jobs.state.chain_state import BAD, ChainJob, chain_jobs, chain_lines, has_chain, to_rows
+from jobs.state.slurm_states import TIMEOUT_S, Answer
+from jobs.state.table import FORMAT_VERSION, render, source_line, title_of, to_document
+from jobs.state.trial_status import LIVE, Standing, quick_standings, standing, standings
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 

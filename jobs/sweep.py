@@ -28,14 +28,16 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
 
 import tyro
 
-from jobs.cost import Estimate, estimate
-from jobs.cost_budget import check_budget, parse_budget
-from jobs.cost_table import label_of
-from jobs.cost_table import render as render_cost
-from jobs.dry_run import most_of, render_scripts_text, render_trials
-from jobs.earlier_trials import earlier_line
-from jobs.intent import reconcile
-from jobs.launch import (
+from jobs.cost.budget import check_budget, parse_budget
+from jobs.cost.estimate import Estimate, estimate
+from jobs.cost.table import label_of
+from jobs.cost.table import render as render_cost
+from jobs.design.shard_sets import ShardSets, read_shard_sets, require_known_sets, typed_locations
+from jobs.design.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings, require_name
+from jobs.launch.dry_run import most_of, render_scripts_text, render_trials
+from jobs.launch.journal import reconcile
+from jobs.launch.preflight import require_possible
+from jobs.launch.submit import (
     Launch,
     has_begun,
     job_name,
@@ -45,18 +47,16 @@ from jobs.launch import (
     tell_end,
     tell_wandb,
 )  # fmt: skip
-from jobs.preflight import require_possible
-from jobs.search import next_round
-from jobs.shard_sets import ShardSets, read_shard_sets, require_known_sets, typed_locations
-from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings, require_name
-from jobs.standing import ENDED, LIVE, Standing, standings, unknown_line
-from jobs.trial import Sweep, Trial, load_sweep, plan_sweep, save_sweep
+from jobs.runs.earlier_trials import earlier_line
+from jobs.runs.trial import Sweep, Trial, load_sweep, plan_sweep, save_sweep
+from jobs.search.rounds import next_round
+from jobs.state.trial_status import ENDED, LIVE, Standing, standings, unknown_line
 from petseg.config import WEIGHTS_SUFFIXES, RunConfig
-from petseg.config_values import with_values
-from petseg.consent import remember
+from petseg.config.values import with_values
+from petseg.data.consent import remember
 from petseg.data.store import enlarged_line, is_remote
-from petseg.new_folder import missing_folders, removed_unless_begun
-from petseg.run_folder import claim_folder
+from petseg.run_folder.layout import claim_folder
+from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.terminal import Terminal
 from slurm.executor import render_scripts
@@ -290,7 +290,7 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
         if command.budget:
             check_budget(cost, command.budget)
     if sweep.method != "bayes":
-        from jobs.reporting.power_words import plan_text  # scipy's import takes a second
+        from jobs.reporting.statistics.power_wording import plan_text  # scipy's import takes a second
 
         splits = [manifest.splits.get("val") for manifest in sets.manifests.values()]
         pictures = min(split.num_samples for split in splits if split) if any(splits) else 0

@@ -3,7 +3,6 @@
 python jobs/sync.py lab
 python jobs/sync.py lab --project petseg --entity my-team --parallel 8
 python jobs/sync.py runs/single/unet-none-3f9a
-python jobs/sync.py lab --sweep-page
 
 Each trial is the one run of wandb that it is when it sends itself, and so is each of its evaluations. wandb is asked
 for the last step that it has, and gets the rows after it: nothing is there twice, however often this runs and wherever
@@ -18,7 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,15 +30,12 @@ import tyro
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from jobs.checks.tracking import unreachable
-from jobs.sync_page import Page, load_page, make_page
-from jobs.sync_replay import Limits, Outcome, replay_all
-from jobs.sync_trials import NOTE_NAME, Plan, Target, mark_sent, place_of, plan_replays, read_note
-from jobs.trial import find_sweep, load_sweep
-from jobs.wandb_login import find_login
-from petseg.config_values import config_from_dict
-from petseg.run_folder import CONFIG_NAME, load_config
-from petseg.tracking_client import without_secrets
+from jobs.runs.trial import find_sweep
+from jobs.wandb_sync.login import require_wandb
+from jobs.wandb_sync.replay import Limits, Outcome, replay_all
+from jobs.wandb_sync.trials import Plan, Target, mark_sent, plan_replays
+from petseg.run_folder.layout import CONFIG_NAME
+from petseg.tracking.client import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
 from shards.terminal import Terminal
 
@@ -64,8 +60,6 @@ class Command:
     """Longest time for one run, which is then left for the next call."""
     artifacts: Literal["config", "none", "small", "all"] = "config"
     """What wandb keeps of finished trials besides numbers, as tracking.artifacts, which it is by default."""
-    sweep_page: bool = False
-    """Make wandb's own page of the sweep too, where there is none; its runs belong to it from then on."""
     again: bool = False
     """Ask wandb about runs too that are noted as sent."""
     runs_dir: Path = Path("runs")
@@ -81,11 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with FileLock(folder / LOCK_NAME, timeout=0):
             which = None if command.artifacts == "config" else command.artifacts
-            target = Target(url, command.project, command.entity, which, load_page(folder))
-            if command.sweep_page:
-                page = page_of(folder, target)
-                console.print(f"the sweep's page: {page.url}")
-                target = replace(target, page=page)
+            target = Target(url, command.project, command.entity, which)
             plan = plan_replays(folder, target, command.again)
             for line in plan.left_out:
                 console.print(line)
@@ -96,38 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_folder(name: str, runs_dir: Path) -> Path:
-    """Of a sweep, or of a single run. Raises ValueError if there is none."""
+    """The folder of a sweep or of a single run. Raises ValueError if there is none."""
     return Path(name) if (Path(name) / CONFIG_NAME).exists() else find_sweep(name, runs_dir).folder
-
-
-def page_of(folder: Path, target: Target) -> Page:
-    """wandb's page of a sweep, made where there is none. Raises ValueError where its runs are in several places."""
-    if (folder / CONFIG_NAME).exists():
-        raise ValueError(f"{folder} is a single run: --sweep-page is for a sweep")
-    sweep = load_sweep(folder)
-    begun = [trial.folder for trial in sweep.trials if (trial.folder / CONFIG_NAME).exists()]
-    places = {place_of(config_from_dict(load_config(trial)["config"]), target) for trial in begun}
-    if len(places) != 1:
-        listed = ", ".join(sorted(f"{place.entity or 'your own'}/{place.project}" for place in places))
-        raise ValueError(
-            f"the runs of {sweep.name} are in several projects ({listed}), and a page is of one: name it by --project"
-            if places
-            else f"no trial of {sweep.name} has begun: its page is made when there is something to show"
-        )
-    (place,) = places
-    notes = [read_note(trial / NOTE_NAME) for trial in begun]
-    return make_page(sweep, place, [note["id"] for note in notes if asdict(place).items() <= note.items()])
-
-
-def require_wandb() -> str:
-    """wandb's address; raises ValueError, without any key in it, if there is no key or nothing answers."""
-    login = find_login()
-    if not login.has_credentials:
-        raise ValueError(f"{login.missing}: type `{login.advice}`")
-    if problem := unreachable(login.url):
-        shown = without_secrets(login.url)
-        raise ValueError(f"{shown} does not answer ({problem}): try again from where there is a network")
-    return login.url
 
 
 def tell(outcomes: Sequence[Outcome], plan: Plan, url: str, console: Console) -> int:

@@ -33,8 +33,8 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from jobs.trial import Sweep, find_sweep
-from jobs.usage_measure import Usage, measure
+from jobs.cost.usage import Usage, measure
+from jobs.runs.trial import Sweep, find_sweep
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 

@@ -13,80 +13,31 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import torch
 import tyro
 from PIL import Image
 
-from petseg.boundary import BOUNDARY_RATIO
-from petseg.checkpoint import Checkpoint, list_checkpoints, load_weights
 from petseg.config import DataConfig, RunConfig
-from petseg.config_values import config_from_dict, with_values
-from petseg.consent import remember, require_known
-from petseg.data.inputs import IGNORE_INDEX
-from petseg.data.ledger import Ledger
+from petseg.config.values import config_from_dict, with_values
+from petseg.data.consent import remember, require_known
 from petseg.data.store import open_store
-from petseg.evaluate_report import Evaluated, report
-from petseg.metrics import PerImage, count_pixels, pet_mask
-from petseg.native import why_not_native
-from petseg.overlay import Pixels, draw_overlay, draw_sheet, save_image
-from petseg.peers import peers_may_go
-from petseg.protocol import Protocol, calibrate, close_ledger, collect, forward, measure_protocol
-from petseg.run.batches import batches_at, eval_inputs
+from petseg.evaluation.measure import predict
+from petseg.evaluation.protocol import Protocol, calibrate, measure_protocol
+from petseg.evaluation.report import Evaluated, report
+from petseg.metrics.boundary import BOUNDARY_RATIO
+from petseg.metrics.native import why_not_native
+from petseg.metrics.overlay import draw_sheet, save_image
+from petseg.metrics.pixels import PerImage
+from petseg.metrics.tta import Tta
 from petseg.run.parts import Parts, build_parts
-from petseg.run_folder import CHECKPOINTS_NAME, CONFIG_NAME, load_config
-from petseg.tracking_evaluation import track_evaluation
-from petseg.tta import Tta, predict_logits
+from petseg.run.peers import peers_may_go
+from petseg.run_folder.checkpoint import Checkpoint, list_checkpoints, load_weights
+from petseg.run_folder.layout import CHECKPOINTS_NAME, CONFIG_NAME, load_config
+from petseg.tracking.evaluation import track_evaluation
 from shards.command import OK, parse, run_command
 from shards.files import require_own_folder
 from shards.terminal import Terminal
 
 logger = logging.getLogger(__name__)
-
-
-@torch.no_grad()
-def measure(parts: Parts, split: str) -> PerImage:
-    """Loss and pixel counts of each picture of a split, the same on every rank; each picture is seen exactly once.
-
-    Ranks work alone and meet once at the end, so an uneven share cannot hang. Raises Failure, on all ranks, if a
-    picture cannot be read or is missing from what the ranks bring together.
-    """
-    rows = [torch.zeros((0, 5), dtype=torch.float64, device=parts.device)]
-    ledger = Ledger()
-    for batch, logits, target in forward(parts, split, "none", ledger):
-        columns = [torch.from_numpy(batch.plan.ids).to(logits.device), parts.loss(logits, target)]
-        counts = count_pixels(logits, target)
-        rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
-    close_ledger(parts, split, ledger)
-    table = collect(parts, split, torch.cat(rows))
-    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture with its masks, for eyes."""
-
-    key: str
-    image: Pixels  # (H, W, 3) uint8
-    truth: Pixels  # (H, W) uint8: 1 pet, 0 background, 255 ignored
-    prediction: Pixels  # (H, W) uint8: 1 pet, 0 background
-
-    def overlay(self) -> Pixels:
-        return draw_overlay(self.image, self.truth == 1, (self.prediction == 1) & (self.truth != IGNORE_INDEX))
-
-
-@torch.no_grad()
-def predict(parts: Parts, split: str, positions: Sequence[int], tta: Tta = "none") -> list[Picture]:
-    """The model's masks of some pictures of a split."""
-    parts.bare_model.eval()
-    pictures = []
-    for position, batch in zip(positions, batches_at(parts, split, positions), strict=True):
-        image, target = eval_inputs(parts, batch)
-        with parts.accelerator.autocast():
-            prediction = pet_mask(predict_logits(parts.bare_model, image, tta))
-        truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
-        key, pixels = parts.splits[split].key(position), batch.image[0].cpu().numpy()
-        pictures.append(Picture(key, pixels, truth, predicted))
-    return pictures
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A shard set is a folder with manifest.json and, per shard, `NAME.tar` and `NAME.
 adjacent tar members `KEY.jpg` (picture), `KEY.png` (trimap, uint8 values of `Source.trimap`) and `KEY.json` (facts of
 the sample). Keys match `[A-Za-z0-9_-]+`, because webdataset splits a member's name at its first dot.
 
-Shards made elsewhere can be indexed in place (shards.foreign; `packer.foreign` is true). Their members are named
+Shards made elsewhere can be indexed in place (shards.foreign.index; `packer.foreign` is true). Their members are named
 otherwise, and may lack the facts: `NO_MEMBER` stands for them.
 
 This module is pure standard library, so that a login node reads a manifest in milliseconds.

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards import encoding, oxford, pictures, publish, resume, synthetic
+from shards import encoding
 from shards import manifest as contract
 from shards.command import OK, parse, run_command, typed
-from shards.duplicates import Hashes, find_duplicates
 from shards.duplicates_note import NearDuplicates, save_near_duplicates
 from shards.manifest import DROPPED, SPLITS, Manifest
-from shards.plan import build_shards, plan_shards, without_twins, workers_for
+from shards.packing import pictures, publish, resume
+from shards.packing.plan import build_shards, plan_shards, without_twins, workers_for
+from shards.picture_hash import Hashes, find_duplicates
 from shards.pool import progress
+from shards.sources import oxford, synthetic
 
 LOWEST = {"samples_per_shard": 1, "image_size_px": 0, "workers": 0, "seed": 0, "max_corrupt": 0}
 SHOWN_DAMAGED = 50  # names in the summary, where each picture is to be looked at

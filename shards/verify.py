@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Literal
 
 from shards.command import OK, parse, printable, run_command
-from shards.damage import Finding, Report, check_shard
-from shards.foreign import ForeignConfig, index_folder
+from shards.foreign.index import ForeignConfig, index_folder
+from shards.integrity.damage import Finding, Report, check_shard
+from shards.integrity.repair import repair
 from shards.layout import layout_of
 from shards.manifest import (
     KEY_PATTERN,
@@ -33,7 +34,6 @@ from shards.manifest import (
     split_of_keys,
 )
 from shards.pool import default_workers, ordered_map, progress
-from shards.repair import repair
 
 DAMAGED = 1
 MIN_BYTES_FOR_WORKERS = 32_000_000  # below, starting processes takes longer than the work

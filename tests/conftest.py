@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from shards.pack import PackConfig, pack
-from slurm import patience, rehearsal_accounting, rehearsal_client
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_cluster import APT_COMMAND, Cluster, missing_binaries
+from slurm import patience
+from slurm.rehearsal import accounting as rehearsal_accounting
+from slurm.rehearsal import client
+from slurm.rehearsal.cluster import APT_COMMAND, Cluster, missing_binaries, rehearse
 
 # a busy machine is no failed law
 settings.register_profile("petseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -107,16 +108,16 @@ def set_limit(limiting_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Ite
     """
     for name, value in limiting_cluster.env.items():
         monkeypatch.setenv(name, value)
-    rehearsal_client.order(limiting_cluster.root, ["scontrol", "update", "PartitionName=gpu", "State=DOWN"])
+    client.order(limiting_cluster.root, ["scontrol", "update", "PartitionName=gpu", "State=DOWN"])
     lifted: dict[tuple[str, str, str], int] = {}
 
     def change(kind: str, name: str, **limits: int) -> None:
         lifted.update({(kind, name, limit): -1 for limit in limits})
         words = [f"{limit}={value}" for limit, value in limits.items()]
-        rehearsal_client.order(limiting_cluster.root, ["sacctmgr", "-i", "modify", kind, name, "set", *words])
+        client.order(limiting_cluster.root, ["sacctmgr", "-i", "modify", kind, name, "set", *words])
 
     yield change
-    rehearsal_client.order(limiting_cluster.root, ["scancel", "--me"])
+    client.order(limiting_cluster.root, ["scancel", "--me"])
     for (kind, name, limit), none in list(lifted.items()):
         change(kind, name, **{limit: none})
 

@@ -20,8 +20,8 @@ SCRIPTS = ["petseg.train"] + [
     for name in ("cancel", "chain", "clean", "doctor", "logs", "report", "retry", "status", "sweep", "sync", "usage")
 ]
 MODULES = [
-    "petseg.augment.__main__", "petseg.evaluate", "petseg.models.weights", "petseg.plan", "shards.duplicates",
-    "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal",
+    "petseg.augment.__main__", "petseg.evaluate", "petseg.models.weights", "petseg.estimate", "shards.duplicates",
+    "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal.__main__",
 ]  # fmt: skip
 BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]
 EXAMPLE = re.compile(r"^ *(?:python|accelerate) .*", flags=re.MULTILINE)

@@ -20,8 +20,8 @@ from jobs.report import main as report
 from jobs.retry import main as retry
 from jobs.status import main as status
 from jobs.sweep import main as sweep
-from jobs.sync_trials import Target, plan_replays
 from jobs.usage import main as usage
+from jobs.wandb_sync.trials import Target, plan_replays
 from petseg.evaluate import main as evaluate
 from shards.command import run_command
 from tests.hostile_files import FOREIGN, HTML, SPOILS, canary, surroundings, trials

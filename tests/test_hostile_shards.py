@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from petseg.augment.__main__ import main as augment
+from petseg.estimate import main as plan
 from petseg.evaluate import main as evaluate
-from petseg.models.weights import read_tensors
-from petseg.plan import main as plan
+from petseg.models.pretrained import read_tensors
 from petseg.train import main as train
 from shards.command import run_command
 from shards.duplicates import main as duplicates

@@ -77,3 +77,78 @@ def test_commands_that_are_shown_are_quoted() -> None:
     for path in REPOSITORY.glob("jobs/reporting/*.j2"):
         for _, value in re.findall(rf"({command})[^<]*?\{{\{{(.*?)\}}\}}", path.read_text()):
             assert "quoted" in value, f"{path}: {value}"
+
+
+# What people type. The other modules of a wing are its rooms, in the order in which they may import each other.
+COMMANDS = {
+    "shards": ("pack", "verify", "show", "duplicates"),
+    "petseg": ("train", "evaluate", "estimate", "models.weights", "augment.__main__"),
+    "slurm": ("rehearsal.__main__",),
+    "jobs": ("sweep", "status", "logs", "retry", "cancel", "clean", "usage", "report", "sync", "doctor", "chain"),
+}
+ORDER = {
+    "shards": ("", "sources", "packing", "integrity", "foreign"),
+    "petseg": (
+        "", "config", "data", "augment", "models", "losses", "optim", "footprint", "run_folder", "run", "metrics",
+        "evaluation", "tracking", "training",
+    ),
+    "slurm": ("", "rehearsal"),
+    "jobs": (
+        "", "design", "runs", "state", "node", "launch", "search", "cost", "wandb_sync", "reporting", "checks",
+    ),
+}  # fmt: skip
+MAX_ROOMS_AT_THE_ROOT, MAX_ROOMS_BELOW = 24, 16
+MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+NAMES_OF_COMMANDS = {f"{wing}.{name}" for wing, names in COMMANDS.items() for name in names}
+
+
+def imported_modules(name: str) -> set[str]:
+    """Our modules that a module imports, `from package import module` counted as the module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else str(node.module))
+    return found & set(MODULES)
+
+
+def room_of(name: str) -> tuple[str, str]:
+    """The wing of a module, and its room there; "" for a module that lies in no room."""
+    wing, _, rest = name.partition(".")
+    room = rest.partition(".")[0]
+    return wing, room if room in ORDER[wing] else ""
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_rooms_of_a_wing_import_in_one_order(name: str) -> None:
+    wing, room = room_of(name)
+    for other in imported_modules(name) if name not in NAMES_OF_COMMANDS else ():
+        other_wing, other_room = room_of(other)
+        if wing == other_wing:
+            assert ORDER[wing].index(other_room) <= ORDER[wing].index(room), f"{name} imports {other}"
+
+
+def test_nothing_imports_a_command() -> None:
+    for name in MODULES:
+        assert not imported_modules(name) & NAMES_OF_COMMANDS, name
+    missing = NAMES_OF_COMMANDS - set(MODULES)
+    assert not missing
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    imports = {name: imported_modules(name) for name in MODULES}
+    left = set(MODULES)
+    while free := {name for name in left if not imports[name] & left - {name}}:
+        left -= free
+    assert not left
+
+
+def test_no_floor_is_too_full() -> None:
+    for folder in {path.parent for path in FILES}:
+        entries = [path for path in folder.iterdir() if path.name not in ("__init__.py", "__pycache__")]
+        rooms = [path for path in entries if path.is_dir() or path.suffix == ".py"]
+        at_the_root = folder.parent == REPOSITORY
+        assert len(rooms) <= (MAX_ROOMS_AT_THE_ROOT if at_the_root else MAX_ROOMS_BELOW), folder

@@ -15,18 +15,18 @@ import pytest
 import tyro
 
 from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sweep, sync, usage
-from petseg import evaluate, plan, train
+from petseg import estimate, evaluate, train
 from petseg.augment import __main__ as augment_sheet
 from petseg.models import weights
 from shards import duplicates, pack, show, verify
-from slurm import rehearsal
+from slurm.rehearsal import __main__ as rehearsal
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 REHEARSAL = rehearsal.Start | rehearsal.Stop | rehearsal.Env | rehearsal.Break | rehearsal.Heal | rehearsal.Disturb
 COMMANDS = {
     "shards.duplicates": duplicates.DuplicatesConfig,
-    "petseg.plan": plan.Command,
+    "petseg.estimate": estimate.Command,
     "petseg.augment": augment_sheet.Command,
     "petseg.models.weights": weights.Command,
     "jobs/sync.py": sync.Command,

@@ -59,7 +59,6 @@ class WandbServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.runs: dict[str, SentRun] = {}
         self.artifacts: list[SentArtifact] = []
-        self.sweeps: dict[str, dict[str, Any]] = {}  # by id
         self.views: dict[str, dict[str, Any]] = {}  # reports by id: what was sent of each last
         self.fault: Fault = ""
         self.fault_at = ""  # in the path or the name of the operation; "" = everywhere
@@ -291,18 +290,6 @@ class _Handler(BaseHTTPRequestHandler):
             u for u in first if (u.get("groupName"), u.get("jobType", "train")) == (wanted["group"], wanted["jobType"])
         ]
         return {"project": {"runCount": len(runs)} if self.server.runs else None}
-
-    def ProjectSweeps(self, variables: dict[str, Any]) -> Any:
-        sweeps = [s for s in self.server.sweeps.values() if s["project"] == variables["project"]]
-        edges = [{"node": {"name": sweep["name"], "description": sweep["description"]}} for sweep in sweeps]
-        at = int(variables["cursor"] or 0)
-        pages = {"endCursor": str(at + 1), "hasNextPage": at + 1 < len(edges)}
-        return {"project": {"sweeps": {"edges": edges[at : at + 1], "pageInfo": pages}}}
-
-    def UpsertSweep(self, variables: dict[str, Any]) -> Any:
-        name = f"sweep{len(self.server.sweeps)}"
-        self.server.sweeps[name] = variables | {"name": name}
-        return {"upsertSweep": {"sweep": {"name": name}}}
 
     def GetProjects(self, _: dict[str, Any]) -> Any:
         project = {"__typename": "Project", "id": "P", "name": "petseg", "entityName": "lab-team"}

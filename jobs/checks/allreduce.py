@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from jobs.checks.setup import Finding, Setup
-from jobs.rendezvous import part, set_up_ranks
+from jobs.node.rendezvous import part, set_up_ranks
 from shards.manifest import write_whole
 from slurm.cluster import job_states
 from slurm.executor import submit

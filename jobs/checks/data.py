@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobs.checks.setup import Finding, NotChecked, Setup, Status
 from petseg.config import RunConfig
-from petseg.config_values import trial_id
+from petseg.config.values import trial_id
 from petseg.data.store import LocalStore, Store, folder_of
 from shards.command import Failure, typed
 from shards.duplicates_note import load_near_duplicates

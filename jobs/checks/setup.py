@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from jobs.checks.samples import write_small_set
-from jobs.shard_sets import require_known_sets, typed_locations
-from jobs.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.design.shard_sets import require_known_sets, typed_locations
+from jobs.design.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
 from petseg.config import DataConfig, RunConfig
-from petseg.config_values import with_values
+from petseg.config.values import with_values
 from petseg.data.store import Store, open_store
 from shards.command import Failure
 from slurm.resources import Resources
 
 if TYPE_CHECKING:
-    from petseg.run_folder import Result
+    from petseg.run_folder.layout import Result
 
 SMALL_SIZE_PX, SMALL_WIDTH, SMALL_BATCH = 64, 8, 8
 
@@ -130,7 +130,7 @@ class Setup:
     @cached_property
     def straight(self) -> tuple[Path, Result]:
         """The folder of a small run of two epochs that nothing interrupted, and its result."""
-        from petseg.train import train
+        from petseg.training.loop import train
 
         folder = self.folder / "straight"
         with one_thread():

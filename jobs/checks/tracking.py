@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
 
 from jobs.checks.setup import Finding, Setup
-from jobs.wandb_login import find_login
-from petseg.tracking_client import without_secrets
+from jobs.wandb_sync.login import find_login, unreachable
+from petseg.tracking.client import without_secrets
 from slurm.environment import sbatch_environment
 
-TIMEOUT_S = 5.0
 TRAINS_ON = "training goes on without wandb in any case"
 
 
@@ -37,15 +34,3 @@ def check_wandb(setup: Setup) -> Finding:
         )
         return Finding("warn", what, detail, f"`{on_nodes.advice}` writes it to ~/.netrc, which the nodes must see")
     return Finding("ok", what, f"{url} answers from this host, and wandb's client finds a key for it (not tried)")
-
-
-def unreachable(url: str) -> str:
-    """Why nothing answers there, through the proxy that the environment names, if any; empty if something does."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310 - http(s) only, checked by the caller
-            return ""
-    except urllib.error.HTTPError as error:
-        error.close()
-        return "" if error.code < 500 else f"HTTP {error.code}"
-    except OSError as error:  # URLError and timeouts among them
-        return str(getattr(error, "reason", error))

@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.checks.setup import SMALL_BATCH, Finding, Setup, one_thread
-from petseg import interrupt
-from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.store import open_store
-from petseg.metrics import count_pixels, dice_of
+from petseg.metrics.pixels import count_pixels, dice_of
 from petseg.run.batches import eval_inputs, train_batches
 from petseg.run.parts import Parts, build_parts
-from petseg.run_folder import CHECKPOINTS_NAME, read_metrics
-from petseg.train import train
+from petseg.run_folder.checkpoint import list_checkpoints
+from petseg.run_folder.layout import CHECKPOINTS_NAME, read_metrics
+from petseg.training import interrupt
+from petseg.training.loop import train
 from shards.command import Interrupted
 from shards.manifest import load_manifest
 
@@ -148,7 +148,9 @@ def check_resume(setup: Setup) -> Finding:
         except Interrupted:
             lives += 1
     if lives == 1:
-        return Finding("FAIL", what, "a run that is told to stop goes on to its end", "look at petseg.interrupt")
+        return Finding(
+            "FAIL", what, "a run that is told to stop goes on to its end", "look at petseg.training.interrupt"
+        )
     with one_thread():
         train(config, stopped)
     if different := _differences(straight, stopped):

@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.reporting.axes import weigh_axes
-from jobs.reporting.breeds import build_breeds
-from jobs.reporting.calibration import calibrate_cells
-from jobs.reporting.gallery import build_gallery
-from jobs.reporting.gap import measure_gaps
-from jobs.reporting.operation import operate
-from jobs.reporting.pictures import lay_out
-from jobs.reporting.plots import CURVES, collect, draw
-from jobs.reporting.protocol import floor_of, protocol, state_counts, warnings
-from jobs.reporting.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
 from jobs.reporting.rows import INTERVALS_NOTE, MARGINAL, SIMULTANEOUS, metrics_of, p_cell
-from jobs.reporting.trials import trial_row
-from jobs.reporting.verdict import Board, Difference, build_board
-from jobs.reporting.verdict_words import FINDINGS, bounds, judge, minus, ranks_text
-from jobs.trial import Sweep
-from petseg.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
+from jobs.reporting.sections.axes import weigh_axes
+from jobs.reporting.sections.breeds import build_breeds
+from jobs.reporting.sections.calibration import calibrate_cells
+from jobs.reporting.sections.gallery import build_gallery
+from jobs.reporting.sections.gap import measure_gaps
+from jobs.reporting.sections.operation import operate
+from jobs.reporting.sections.pictures import lay_out
+from jobs.reporting.sections.plots import CURVES, collect, draw
+from jobs.reporting.sections.protocol import floor_of, protocol, state_counts, warnings
+from jobs.reporting.sections.trials import trial_row
+from jobs.reporting.statistics.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
+from jobs.reporting.statistics.verdict import Board, Difference, build_board
+from jobs.reporting.statistics.wording import FINDINGS, bounds, judge, minus, ranks_text
+from jobs.runs.trial import Sweep
+from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 
 if TYPE_CHECKING:  # jinja2 is imported where it is used
     from jinja2 import Template
@@ -107,7 +107,7 @@ def load_template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from jobs.reporting.rows import rows_of
-from jobs.reporting.verdict import Board
-from jobs.reporting.verdict_words import judge
-from jobs.trial import Sweep
+from jobs.reporting.statistics.verdict import Board
+from jobs.reporting.statistics.wording import judge
+from jobs.runs.trial import Sweep
 
 
 def render_parquet(sweep: Sweep, board: Board) -> bytes:

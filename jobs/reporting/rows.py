@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.reporting.records import Place, rank
-from jobs.reporting.verdict import Board
-from jobs.reporting.verdict_words import FINDINGS, end, judge, p_number
-from jobs.trial import Sweep
+from jobs.reporting.statistics.records import Place, rank
+from jobs.reporting.statistics.verdict import Board
+from jobs.reporting.statistics.wording import FINDINGS, end, judge, p_number
+from jobs.runs.trial import Sweep
 
 # measured of the best weights; a column that no trial has is left out: (key, title, decimals)
 METRICS = (

@@ -22,11 +22,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from jobs.reporting.page import render_page
-from jobs.reporting.records import read_records
-from jobs.single_runs import find_runs
-from jobs.standing import quick_standings
-from jobs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep
-from jobs.vitals import HEARTBEAT_NAME
+from jobs.reporting.statistics.records import read_records
+from jobs.runs.single_runs import find_runs
+from jobs.runs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep
+from jobs.state.liveness import HEARTBEAT_NAME
+from jobs.state.trial_status import quick_standings
 
 LOOPBACK = "127.0.0.1"
 HOSTS = ("127.0.0.1", "localhost")  # any port: through `ssh -L` it is another one

@@ -22,7 +22,7 @@ from petseg.config import AugmentConfig
 from petseg.data.inputs import to_image
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
-from petseg.overlay import MISSED_RGB, TRUTH_RGB, Pixels, draw_sheet, outline, save_image
+from petseg.metrics.overlay import MISSED_RGB, TRUTH_RGB, Pixels, draw_sheet, outline, save_image
 from shards.command import OK, Failure, parse, run_command
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ def build_model(
 
     image_size_px: side of the pictures, for encoders that are built for one size
     pretrained: load the encoder's weights that the config names; without it, they come from a checkpoint or from
-        petseg.models.weights.load_pretrained
+        petseg.models.pretrained.load_pretrained
     Raises ValueError for an encoder or weights that cannot be had.
     """
     if config.arch not in DECODERS:
@@ -30,7 +30,7 @@ def build_model(
     model = build_encoder_model(config, num_classes, image_size_px)
     with_numbers = torch.get_default_device().type != "meta"
     if pretrained and config.weights != "none" and with_numbers:
-        from petseg.models.weights import load_pretrained  # a command too: python -m petseg.models.weights
+        from petseg.models.pretrained import load_pretrained  # safetensors and the hub's client, if they are needed
 
         load_pretrained(config, model)
     return model

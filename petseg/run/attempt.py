@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from petseg.lives import Life, require_newest
+from petseg.run_folder.attempts import Life, require_newest
 
 
 @dataclass

@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from petseg.accelerator import build_accelerator
 from petseg.config import RunConfig
 from petseg.data.places import without_secrets
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
-from petseg.ema import Ema
-from petseg.execution import fit_for_training
 from petseg.losses import Loss, build_loss
 from petseg.models import build_model
 from petseg.optim import build_optimizer
-from petseg.passes import settle_passes
-from petseg.resizing import require_sizes
+from petseg.optim.ema import Ema
+from petseg.run.accelerator import build_accelerator
+from petseg.run.execution import fit_for_training
+from petseg.run.micro_batches import settle_passes
+from petseg.run.resizing import require_sizes
 from shards.manifest import Manifest
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from petseg.energy import EnergyMeter, open_meter
-from petseg.pace import Pace
 from petseg.run.attempt import Attempt
+from petseg.run.energy import EnergyMeter, open_meter
+from petseg.run.pace import Pace
 from petseg.run.parts import Parts
 from petseg.run.progress import Progress, start_progress
 

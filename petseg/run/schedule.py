@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from petseg.config import RunConfig
 from petseg.optim import learning_rate
-from petseg.resizing import relative_area, size_px
 from petseg.run.progress import Progress
+from petseg.run.resizing import relative_area, size_px
 
 
 def learning_rate_at(config: RunConfig, progress: Progress, epoch: int, step: int) -> float:
@@ -27,7 +27,7 @@ def relative_area_of(config: RunConfig, progress: Progress, epoch: int) -> float
 def fit_budget(config: RunConfig, progress: Progress, steps: int, seconds: float, validation_s: float = 0.0) -> None:
     """With `train.budget_min`: as many steps in all as fit at the pace of the first ones, which took so long.
 
-    The cost of a step grows with the area of its pictures (petseg.resizing); a validation comes with each epoch.
+    The cost of a step grows with the area of its pictures (petseg.run.resizing); a validation comes with each epoch.
     """
     if minutes := config.train.budget_min:
         area = relative_area(config, 0, steps, progress.total_steps)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.trial import Sweep, load_sweep
-from slurm.rehearsal_cluster import Cluster
+from jobs.runs.trial import Sweep, load_sweep
+from slurm.rehearsal.cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
 PAUSE_S, NODE_DOWN_S, DISK_FULL_S = 2.0, 1.0, 4.0
@@ -162,7 +162,7 @@ class Storm:
         return self._random.choice(jobs) if jobs else None
 
     def _a_rank(self) -> int | None:
-        kinds, folder = (b"submitit.core._submit", b"jobs.worker"), os.fsencode(self.folder)
+        kinds, folder = (b"submitit.core._submit", b"jobs.node.worker"), os.fsencode(self.folder)
         ranks = []
         for process in Path("/proc").glob("[0-9]*"):
             try:

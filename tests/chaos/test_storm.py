@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.trial import Trial
-from petseg.checkpoint import list_checkpoints
-from petseg.lives import read_lives
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_cluster import Cluster
+from jobs.runs.trial import Trial
+from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.checkpoint import list_checkpoints
+from slurm.rehearsal.cluster import Cluster, rehearse
 from tests.chaos.storm import Storm
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "60"))

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from jobs.checks.setup import Finding
+from jobs.design.shard_sets import ShardSets
 from jobs.doctor import main
-from jobs.shard_sets import ShardSets
 from petseg.config import RunConfig
-from petseg.config_values import with_values
+from petseg.config.values import with_values
 from shards.command import run_command
 from shards.manifest import Manifest, load_manifest
 from tests.wandb_server import KEY, WandbServer

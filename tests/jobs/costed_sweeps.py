@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.shard_sets import ShardSets
-from jobs.spec import Cell, Spec, expand
-from jobs.trial import Sweep, Trial, plan_sweep
+from jobs.design.shard_sets import ShardSets
+from jobs.design.spec import Cell, Spec, expand
+from jobs.runs.trial import Sweep, Trial, plan_sweep
 from petseg.config import RunConfig
-from petseg.config_values import trial_id
-from petseg.run_folder import Result, append_metrics, claim_folder, save_result
+from petseg.config.values import trial_id
+from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_result
 from shards.manifest import Manifest, load_manifest
 from slurm.resources import Resources
 

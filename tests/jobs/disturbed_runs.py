@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.trial import Sweep, load_sweep
-from petseg.run_folder import read_metrics
+from jobs.runs.trial import Sweep, load_sweep
+from petseg.run_folder.layout import read_metrics
 from tests.jobs.faulty_checkout import REPOSITORY, finish, start
 
 RECORDING = REPOSITORY / "tests" / "petseg" / "recording_train.py"

@@ -7,7 +7,7 @@ submitit INFO (2026-03-01 09:30:00,108) - Starting with JobEnvironment(job_id=12
 node=0(1), global_rank=0(1))
 submitit INFO (2026-03-01 09:30:00,108) - Loading pickle: /home/me/runs/lab/logs/12_0_submitted.pkl
 """
-EPOCH = "09:31:00 rank 0 INFO petseg.progress: epoch 1/10 train loss 1.2117 dice 0.4341 | val loss 1.1818 dice 0.41\n"
+EPOCH = "09:31:00 rank 0 INFO petseg.training.progress_bar: epoch 1/10 train loss 1.2117 dice 0.4341 | val loss 1.18\n"
 
 
 def raised(error: str, frames: str = "") -> str:
@@ -23,7 +23,7 @@ Traceback (most recent call last):
   File "/home/me/petseg/.venv/lib/python3.11/site-packages/submitit/core/utils.py", line 137, in result
     self._result = self.function(*self.args, **self.kwargs)
                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-  File "/home/me/runs/lab/code/0123abcd/jobs/task.py", line 55, in __call__
+  File "/home/me/runs/lab/code/0123abcd/jobs/node/task.py", line 55, in __call__
     self._run(Trial(Path(folder).name, {{}}, Path(folder)), environment)
   File "/home/me/runs/lab/code/0123abcd/petseg/train.py", line 141, in train_step
     logits = self.model(image)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from jobs.cancel import beside, main
-from jobs.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
-from jobs.standing import standings
-from jobs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.state.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
+from jobs.state.trial_status import standings
 from shards.command import run_command
 from slurm import patience
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster
 from tests.jobs.written_trials import finish
 
 REPOSITORY = Path(__file__).parents[2]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import chain_steps
 from jobs.chain import _out_of, _without, main, read_chain
-from jobs.chain_steps import Step, run_steps
-from jobs.standing import standings
-from jobs.trial import load_sweep
+from jobs.node import chain_steps
+from jobs.node.chain_steps import Step, run_steps
+from jobs.runs.trial import load_sweep
+from jobs.state.trial_status import standings
 from shards.command import run_command
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
 

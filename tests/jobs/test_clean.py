@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs.clean import main, parse_age, size_text
-from jobs.trial import Submission, Sweep, Trial, save_sweep
-from petseg.run_folder import Result, save_result
+from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from petseg.run_folder.layout import Result, save_result
 from shards.command import run_command
 
 MONTH_S = 30 * 86400

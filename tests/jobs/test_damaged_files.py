@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from jobs import cancel, clean, logs, report, retry, status, sweep, usage
-from jobs.shard_sets import ShardSets
-from jobs.spec import expand, load_spec
-from jobs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
+from jobs.design.shard_sets import ShardSets
+from jobs.design.spec import expand, load_spec
+from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
 from petseg import evaluate
-from petseg.train import train
+from petseg.training.loop import train
 from shards.command import WRONG_USE, run_command
 from shards.manifest import load_manifest
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.choose import choose, choose_all
 from jobs.logs import main, start_of_last_lines
-from jobs.trial import Submission, Sweep, Trial, save_sweep
-from petseg.run_folder import Result, save_result
+from jobs.runs.choose import choose, choose_all
+from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from petseg.run_folder.layout import Result, save_result
 from shards.command import run_command
 
 PLACES = [("unet", "none"), ("unet", "elastic"), ("resnet34_unet", "none"), ("resnet34_unet", "elastic")]

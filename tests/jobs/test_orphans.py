@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from jobs.cancel import main as cancel_main
-from jobs.standing import standings
+from jobs.runs.trial import Sweep
+from jobs.state.trial_status import standings
 from jobs.sweep import main
-from jobs.trial import Sweep
-from petseg.lives import read_lives
+from petseg.run_folder.attempts import read_lives
 from shards.command import run_command
-from slurm.rehearsal_answers import Answer
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.answers import Answer
+from slurm.rehearsal.cluster import Cluster
 from slurm.submission import short
 from tests.jobs.disturbed_runs import sweep_of
 from tests.jobs.faulty_checkout import REPOSITORY, wait_until

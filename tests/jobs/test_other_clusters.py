@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 
 from jobs.report import main as report_main
-from jobs.standing import standings
+from jobs.runs.trial import Sweep, load_sweep
+from jobs.state.trial_status import standings
 from jobs.status import main as status_main
 from jobs.sweep import main
-from jobs.trial import Sweep, load_sweep
 from shards.command import run_command
-from slurm import patience, rehearsal_client
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_answers import Answer
-from slurm.rehearsal_cluster import Cluster
+from slurm import patience
+from slurm.rehearsal import client
+from slurm.rehearsal.answers import Answer
+from slurm.rehearsal.cluster import Cluster, rehearse
 
 SMALL = ["--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "10"]
 SEEDS, EPOCHS = 3, 2
@@ -134,7 +134,7 @@ def assert_reported(folder: Path, wanted: dict[str, dict[str, float]], capsys: p
 
 
 def sacctmgr(cluster: Cluster, *words: str) -> None:
-    rehearsal_client.order(cluster.root, ["sacctmgr", "-i", *words])
+    client.order(cluster.root, ["sacctmgr", "-i", *words])
 
 
 def squeue(*words: str) -> list[str]:

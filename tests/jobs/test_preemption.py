@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.standing import standings
+from jobs.runs.trial import Trial, load_sweep
+from jobs.state.trial_status import standings
 from jobs.sweep import main
-from jobs.trial import Trial, load_sweep
-from petseg.lives import read_lives
+from petseg.run_folder.attempts import read_lives
 from shards.command import run_command
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster
 
 PREEMPTIBLE = ["--partition", "low", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "20"]
 PREEMPTIBLE += ["--axis", "model.arch=unet", "--set", "train.log_every=1"]

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.spec import expand, load_spec
-from jobs.standing import standings
-from jobs.trial import load_sweep
+from jobs.design.spec import expand, load_spec
+from jobs.runs.trial import load_sweep
+from jobs.state.trial_status import standings
 from petseg.losses import build_loss
 from petseg.models import build_model
 from petseg.optim import build_optimizer
-from petseg.run_folder import load_config
+from petseg.run_folder.layout import load_config
 
 REPOSITORY = Path(__file__).parents[2]
 SWEEPS = REPOSITORY / "jobs" / "sweeps"

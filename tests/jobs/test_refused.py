@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from jobs import status
-from jobs.intent import cut_off_submissions
-from jobs.launch import Launch, submit_trials
-from jobs.standing import CUT_OFF, standings
-from jobs.trial import Submission, Sweep
+from jobs.launch.journal import cut_off_submissions
+from jobs.launch.submit import Launch, submit_trials
+from jobs.runs.trial import Submission, Sweep
+from jobs.state.trial_status import CUT_OFF, standings
 from shards.command import run_command
 from slurm.resources import Resources
 from tests.jobs.written_trials import sweep_of

@@ -10,12 +10,12 @@ import pytest
 
 from jobs import retry
 from jobs.retry import main, more_accumulation
-from jobs.standing import standings
-from jobs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
-from petseg.lives import read_lives
-from petseg.run_folder import Result, save_result
+from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
+from jobs.state.trial_status import standings
+from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.layout import Result, save_result
 from shards.command import FAILED, OK, WRONG_USE, run_command
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster
 from tests.jobs.faulty_checkout import REPOSITORY, copy_with_fault, finish, start, wait_until
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -150,7 +150,9 @@ def test_a_rank_without_memory_ends_its_job_and_the_trial_fits_when_retried(
     tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster
 ) -> None:
     """The second of two ranks has no room for a whole pass; the other one, on another node, does not wait for it."""
-    checkout = copy_with_fault(tmp_path / "checkout", "petseg/epoch.py", "    set_learning_rate(parts.optim", TOO_SMALL)
+    checkout = copy_with_fault(
+        tmp_path / "checkout", "petseg/training/epoch.py", "    set_learning_rate(parts.optim", TOO_SMALL
+    )
     flags = ["--partition", "gpu", "--nodes", "2", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "2"]
     flags += ["--timeout-min", "10", "--axis", "model.arch=unet", "--set", "train.log_every=1"]
     code, _, log = finish(start(checkout, "sweep", *tiny_sweep, *flags))

@@ -11,13 +11,13 @@ import pytest
 
 from jobs import cancel, chain, clean, logs, report, retry, status, usage
 from jobs import sweep as launcher
-from jobs.slurm_answer import ANSWER_NAME
-from jobs.standing import standings
-from jobs.trial import Submission, Sweep, load_sweep
+from jobs.runs.trial import Submission, Sweep, load_sweep
+from jobs.state.slurm_states import ANSWER_NAME
+from jobs.state.trial_status import standings
 from shards.command import NOT_KNOWN, OK, run_command
 from slurm import patience
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_answers import Answer
+from slurm.rehearsal.answers import Answer
+from slurm.rehearsal.cluster import rehearse
 from tests.jobs.written_trials import finish, sweep_of
 
 WORDS = "Unable to contact slurm controller (connect failure)"

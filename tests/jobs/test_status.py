@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.runs.trial import Submission, Sweep
+from jobs.state.table import render_table
 from jobs.status import main, standing
-from jobs.status_table import render_table
-from jobs.trial import Submission, Sweep
 from shards.command import run_command
 from tests.jobs.written_trials import finish, sweep_of
 

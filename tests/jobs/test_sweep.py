@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jobs.launch import has_begun
-from jobs.shard_sets import read_shard_sets
-from jobs.spec import expand, load_spec, parse_axes, parse_settings
-from jobs.standing import standings
+from jobs.design.shard_sets import read_shard_sets
+from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
+from jobs.launch.submit import has_begun
+from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
+from jobs.state.trial_status import standings
 from jobs.sweep import Command, main
-from jobs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
 from shards.command import run_command
 from shards.manifest import load_manifest, save_manifest
 from shards.pack import PackConfig, pack

@@ -11,14 +11,14 @@ import pytest
 
 from jobs.cancel import main as cancel_main
 from jobs.chain import main as chain_main
-from jobs.standing import standings
+from jobs.runs.trial import Sweep, load_sweep
+from jobs.state.trial_status import standings
 from jobs.sweep import main
-from jobs.trial import Sweep, load_sweep
 from shards.command import run_command
-from slurm import patience, rehearsal_client
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_answers import Answer
-from slurm.rehearsal_cluster import Cluster
+from slurm import patience
+from slurm.rehearsal import client
+from slurm.rehearsal.answers import Answer
+from slurm.rehearsal.cluster import Cluster, rehearse
 from slurm.submission import work_file
 
 SMALL = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "10"]
@@ -49,7 +49,7 @@ def site(idle_cluster: Cluster, impatient: None, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     yield idle_cluster
     idle_cluster.disturb()
-    rehearsal_client.order(idle_cluster.root, ["scancel", "--me"])
+    client.order(idle_cluster.root, ["scancel", "--me"])
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.cost import estimate
-from jobs.reporting.protocol import protocol, warnings
-from jobs.reporting.records import read_records, varied
-from jobs.shard_sets import ShardSets, read_shard_sets
-from jobs.spec import Spec, expand, field_value, load_spec, parse_axes
+from jobs.cost.estimate import estimate
+from jobs.design.shard_sets import ShardSets, read_shard_sets
+from jobs.design.spec import Spec, expand, field_value, load_spec, parse_axes
+from jobs.reporting.sections.protocol import protocol, warnings
+from jobs.reporting.statistics.records import read_records, varied
+from jobs.runs.trial import SWEEP_NAME, load_sweep, plan_sweep, save_sweep
 from jobs.sweep import main
-from jobs.trial import SWEEP_NAME, load_sweep, plan_sweep, save_sweep
 from petseg.config import RunConfig
-from petseg.config_values import field_types, identity_names, trial_id, with_values
-from petseg.run_folder import load_config
+from petseg.config.values import field_types, identity_names, trial_id, with_values
+from petseg.run_folder.layout import load_config
 from shards.command import run_command
 from shards.manifest import Manifest, load_manifest
 from shards.pack import PackConfig, pack

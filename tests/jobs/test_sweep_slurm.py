@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from jobs.retry import main as retry_main
-from jobs.standing import standings
+from jobs.runs.trial import load_sweep
+from jobs.state.trial_status import standings
 from jobs.sweep import main
-from jobs.trial import load_sweep
-from petseg.run_folder import load_overrides
+from petseg.run_folder.layout import load_overrides
 from shards.command import run_command
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "10"]

@@ -11,13 +11,13 @@ import pytest
 from safetensors.torch import save_file
 
 from jobs import chain
-from jobs.standing import standings
+from jobs.runs.trial import load_sweep
+from jobs.state.trial_status import standings
 from jobs.sweep import main, with_absolute_paths
-from jobs.trial import load_sweep
 from petseg.config import ModelConfig, RunConfig
-from petseg.config_values import trial_id, with_values
+from petseg.config.values import trial_id, with_values
 from petseg.models import build_model
-from petseg.run_folder import load_config
+from petseg.run_folder.layout import load_config
 from shards.command import WRONG_USE, run_command
 
 REPOSITORY = Path(__file__).parents[2]

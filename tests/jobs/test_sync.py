@@ -16,18 +16,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jobs import sync_replay
+from jobs.runs.trial import Sweep, Trial, save_sweep
 from jobs.sync import main
-from jobs.sync_trials import NOTE_NAME, end_of
-from jobs.trial import Sweep, Trial, save_sweep
+from jobs.wandb_sync import replay
+from jobs.wandb_sync.trials import NOTE_NAME, end_of
 from petseg.config import RunConfig, TrackingConfig
-from petseg.config_values import trial_id
-from petseg.evaluate import Picture
-from petseg.lives import begin_life
-from petseg.run_folder import Result, append_metrics, claim_folder, save_result
-from petseg.tracking import EXIT_CODES, End, RunName, Tracker
-from petseg.tracking_note import read_note as read_tracking_note
-from petseg.tracking_overlays import save_overlays
+from petseg.config.values import trial_id
+from petseg.evaluation.measure import Picture
+from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_result
+from petseg.tracking.note import read_note as read_tracking_note
+from petseg.tracking.overlays import save_overlays
+from petseg.tracking.tracker import EXIT_CODES, End, RunName, Tracker
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.wandb_server import KEY, Fault, WandbServer
 
@@ -63,8 +63,8 @@ def sync(sweep: Sweep, *flags: str) -> int:
 def test_runs_begin_at_the_pace_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, now = [], iter([100.0, 100.0, 100.1, 107.0, 107.0])
     clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
-    monkeypatch.setattr(sync_replay, "time", clock)
-    pace = sync_replay.Pace(per_s=2)
+    monkeypatch.setattr(replay, "time", clock)
+    pace = replay.Pace(per_s=2)
     for _ in range(5):
         pace.wait()
     assert slept == pytest.approx([0.0, 0.5, 0.9, 0.0, 0.5])
@@ -74,8 +74,8 @@ def test_progress_is_logged_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = iter([100.0, 101.0, 110.0, 111.0, 119.0, 120.0])
-    monkeypatch.setattr(sync_replay, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    with caplog.at_level(logging.INFO, sync_replay.__name__), sync_replay.progress_of(10) as advance:
+    monkeypatch.setattr(replay, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with caplog.at_level(logging.INFO, replay.__name__), replay.progress_of(10) as advance:
         for done in range(1, 6):
             advance(done)
     assert [record.getMessage() for record in caplog.records] == ["2/10 runs, 40 s left", "5/10 runs, 20 s left"]
@@ -180,7 +180,7 @@ def test_a_run_without_a_sweep(server: WandbServer, tmp_path: Path) -> None:
 def test_what_runs_is_left_alone(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import sync_trials
+    from jobs.wandb_sync import trials as sync_trials
 
     sweep = build_sweep(tmp_path / "runs" / "lab", 2)
     rows = sync_trials.standings(sweep)
@@ -203,7 +203,7 @@ def test_what_runs_is_left_alone(
     ],
 )
 def test_states_become_ends_and_exit_codes(tmp_path: Path, status: str, ended: End, code: int) -> None:
-    from jobs.standing import Standing
+    from jobs.state.trial_status import Standing
 
     assert end_of(Standing(Trial("x", {}, tmp_path), status)) == ended
     assert EXIT_CODES[ended] == code

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch import Launch
-from jobs.log_files import START_OF_LIFE, last_life, rank_logs
+from jobs.launch.submit import Launch
 from jobs.logs import main as logs
-from jobs.processes import parent_of
+from jobs.node.workers import Order
+from jobs.runs.log_files import START_OF_LIFE, last_life, rank_logs
+from jobs.runs.trial import Sweep, Trial
+from jobs.state.processes import parent_of
 from jobs.status import standings
 from jobs.sweep import main
-from jobs.trial import Sweep, Trial
-from jobs.workers import Order
-from petseg.lives import read_lives
+from petseg.run_folder.attempts import read_lives
 from shards.command import run_command
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster
 from slurm.resources import Resources
-from tests.jobs.test_recovery import numbers, sweep_of
+from tests.jobs.recovery.test_recovery import numbers, sweep_of
 
 REPOSITORY = Path(__file__).parents[2]
 TWO = ["--trials-per-job", "4", "--trials-at-once", "2", "--axis", "model.arch=unet"]

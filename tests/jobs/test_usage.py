@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from jobs.cost.accounting import Start, parse_starts
+from jobs.cost.usage import Kept, kept_by_life, measure, wasted_s
+from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
 from jobs.sweep import main as sweep_main
-from jobs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
 from jobs.usage import main
-from jobs.usage_accounts import Start, parse_starts
-from jobs.usage_measure import Kept, kept_by_life, measure, wasted_s
-from petseg.lives import Life
-from petseg.run_folder import append_metrics
+from petseg.run_folder.attempts import Life
+from petseg.run_folder.layout import append_metrics
 from shards.command import run_command
-from slurm import rehearsal_accounting
-from slurm.rehearsal import rehearse
+from slurm.rehearsal import accounting as rehearsal_accounting
+from slurm.rehearsal.cluster import rehearse
 
 SACCT = """\
 12_0|NODE_FAIL|600|1000|60|4|4|billing=4,cpu=4,gres/gpu:fake=2,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2|720000

@@ -7,8 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.trial import Submission, Sweep, Trial, save_sweep
-from petseg.run_folder import Result, save_result
+from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from petseg.run_folder.layout import Result, save_result
 from slurm.cluster import JobState
 
 

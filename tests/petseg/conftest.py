@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from petseg.config import RunConfig
-from petseg.config_values import with_values
+from petseg.config.values import with_values
 from tests.wandb_server import KEY, WandbServer
 
 

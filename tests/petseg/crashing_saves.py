@@ -25,13 +25,19 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from syscall_kills import Change, Kill, run, why_not
 
-from petseg import checkpoint
-from petseg.checkpoint import Checkpoint, list_checkpoints, load_checkpoint, load_rank_buffers, newest_loadable
 from petseg.config import ModelConfig, OptimConfig, TrackingConfig
 from petseg.models import build_model
 from petseg.optim import build_optimizer
-from petseg.run_folder import CHECKPOINTS_NAME, read_metrics
-from petseg.tracking import RunName, Tracker
+from petseg.run_folder import checkpoint
+from petseg.run_folder.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_rank_buffers,
+    newest_loadable,
+)
+from petseg.run_folder.layout import CHECKPOINTS_NAME, read_metrics
+from petseg.tracking.tracker import RunName, Tracker
 
 Trained = tuple[torch.nn.Module, torch.optim.Optimizer]
 real_save = checkpoint.save_checkpoint

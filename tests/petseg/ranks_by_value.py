@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from petseg.config import RunConfig
-from petseg.config_values import with_values
+from petseg.config.values import with_values
 from petseg.data.ledger import Count
 from petseg.data.store import open_store
-from petseg.resume import resume, save_within
 from petseg.run.parts import Parts, build_parts
 from petseg.run.progress import PartialEpoch
 from petseg.run.run import Run, new_run
+from petseg.training.resume import resume, save_within
 
 WORLD_SIZE = 2
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
-from petseg import epoch, train
+from petseg import train
 from petseg.data.loader import Batch
 from petseg.run import parts as parts_module
 from petseg.run.run import Run
+from petseg.training import epoch
 from shards.command import run_command
 
 FOLDER = Path(os.environ["RECORD_TO"])

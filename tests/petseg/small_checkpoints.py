@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from petseg.checkpoint import list_checkpoints, save_checkpoint
 from petseg.config import ModelConfig, OptimConfig
 from petseg.models import build_model
 from petseg.optim import build_optimizer
+from petseg.run_folder.checkpoint import list_checkpoints, save_checkpoint
 
 
 def build(steps: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:

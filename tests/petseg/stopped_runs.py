@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from petseg import interrupt
-from petseg.checkpoint import list_checkpoints
-from petseg.run_folder import read_metrics
+from petseg.run_folder.checkpoint import list_checkpoints
+from petseg.run_folder.layout import read_metrics
+from petseg.training import interrupt
 
 
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:

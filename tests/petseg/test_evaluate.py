@@ -8,18 +8,19 @@ import pytest
 from PIL import Image
 
 from petseg import evaluate
-from petseg.breeds import kind_of
-from petseg.checkpoint import list_checkpoints, load_weights
 from petseg.config import RunConfig
 from petseg.data.store import open_store
-from petseg.evaluate import main, predict
-from petseg.metrics import pet_mask
-from petseg.overlay import Pixels, draw_sheet
+from petseg.evaluate import main
+from petseg.evaluation.measure import predict
+from petseg.metrics.breeds import kind_of
+from petseg.metrics.overlay import Pixels, draw_sheet
+from petseg.metrics.pixels import pet_mask
+from petseg.metrics.tta import predict_logits
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import build_parts
-from petseg.run_folder import load_result
-from petseg.train import train
-from petseg.tta import predict_logits
+from petseg.run_folder.checkpoint import list_checkpoints, load_weights
+from petseg.run_folder.layout import load_result
+from petseg.training.loop import train
 from shards.command import run_command
 
 

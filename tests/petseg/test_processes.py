@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from petseg.checkpoint import list_checkpoints
 from petseg.data.plan import EpochOrder, global_batch
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
-from petseg.run_folder import RESULT_NAME, VAL_MASKS_NAME, load_result, read_metrics
+from petseg.run_folder.checkpoint import list_checkpoints
+from petseg.run_folder.layout import RESULT_NAME, VAL_MASKS_NAME, load_result, read_metrics
 from shards.command import FAILED
 from shards.manifest import key_hash, load_manifest
 

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from petseg import epoch as epoch_module
-from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.plan import EpochOrder
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
-from petseg.new_folder import missing_folders, removed_unless_begun
-from petseg.run_folder import load_config, load_result, read_metrics
-from petseg.train import main, train
+from petseg.run_folder.checkpoint import list_checkpoints
+from petseg.run_folder.layout import load_config, load_result, read_metrics
+from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
+from petseg.train import main
+from petseg.training import epoch as epoch_module
+from petseg.training.loop import train
 from shards.command import Failure, run_command
 
 Tiny = Callable[..., RunConfig]
@@ -108,7 +109,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batches(tiny: Tin
 
 def test_evaluation_does_not_depend_on_the_batch(tiny: Tiny, tmp_path: Path) -> None:
     """The lab averaged batches, so that a picture's weight hung on its neighbours."""
-    from petseg.evaluate import measure
+    from petseg.evaluation.measure import measure
     from petseg.run.parts import build_parts
 
     tables = []

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.optim import learning_rate
-from petseg.run_folder import read_metrics
-from petseg.train import train
+from petseg.run_folder.checkpoint import list_checkpoints
+from petseg.run_folder.layout import read_metrics
+from petseg.training.loop import train
 from shards.command import Interrupted
 from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petseg.checkpoint import list_checkpoints
 from petseg.config import RunConfig
 from petseg.data.plan import EpochOrder, Ids, eval_plan
 from petseg.run import batches
-from petseg.run_folder import read_metrics
-from petseg.train import train
+from petseg.run_folder.checkpoint import list_checkpoints
+from petseg.run_folder.layout import read_metrics
+from petseg.training.loop import train
 from shards.command import Failure
 from shards.manifest import load_index, load_manifest
 

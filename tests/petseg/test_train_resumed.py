@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from petseg import train as train_module
 from petseg.config import RunConfig
 from petseg.run import parts as parts_module
 from petseg.run.parts import Parts
-from petseg.run_folder import read_metrics
-from petseg.train import train
+from petseg.run_folder.layout import read_metrics
+from petseg.training import loop as train_module
+from petseg.training.loop import train
 from shards.command import INTERRUPTED, Interrupted, run_command
 from tests.petseg.normless import build_normless
 from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock

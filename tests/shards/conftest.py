@@ -11,7 +11,7 @@ from hypothesis import settings
 from PIL import Image
 
 from shards.pack import PackConfig, pack
-from shards.synthetic import draw_folder
+from shards.sources.synthetic import draw_folder
 
 NUM_PETS = 60
 settings.register_profile("petseg", deadline=None)  # a busy machine is no failed law

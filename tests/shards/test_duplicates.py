@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards import duplicates
+from shards import picture_hash as picture_hash_module
 from shards.command import OK, WRONG_USE, run_command
-from shards.duplicates import MAX_DISTANCE, DuplicatesConfig, find_duplicates, look, picture_hash, twins_in_train
+from shards.duplicates import DuplicatesConfig, look
 from shards.duplicates_note import NEAR_DUPLICATES_NAME, Pair, load_near_duplicates, summarise_duplicates
+from shards.integrity.repair import repair
 from shards.manifest import DROPPED, load_index, load_manifest, split_of_keys
-from shards.oxford import read_folder
 from shards.pack import PackConfig, main, pack
-from shards.repair import repair
+from shards.picture_hash import MAX_DISTANCE, find_duplicates, picture_hash, twins_in_train
+from shards.sources.oxford import read_folder
 from shards.verify import verify
 
 HASHES = st.dictionaries(
@@ -185,7 +187,7 @@ def test_of_too_many_pictures_equal_hashes_alone_are_found(
 ) -> None:
     hashes = {"train": {"a": "0" * 64, "b": "0" * 63 + "1"}, "test": {"c": "0" * 64}}
     assert find_duplicates(hashes, "m").counts == {"train-test": 2}
-    monkeypatch.setattr(duplicates, "MAX_COMPARISONS", 1)
+    monkeypatch.setattr(picture_hash_module, "MAX_COMPARISONS", 1)
     found = find_duplicates(hashes, "m")
     assert (found.counts, found.max_distance) == ({"train-test": 1}, 0)
     assert "only equal hashes are found" in caplog.text
@@ -197,7 +199,7 @@ def test_the_pairs_across_splits_are_what_is_limited(
 ) -> None:
     """Three pictures and two: six comparisons."""
     hashes = {"train": {"a": "0" * 64, "b": "1" * 64, "c": "3" * 64}, "test": {"d": "0" * 64, "e": "f" * 64}}
-    monkeypatch.setattr(duplicates, "MAX_COMPARISONS", limit)
+    monkeypatch.setattr(picture_hash_module, "MAX_COMPARISONS", limit)
     assert find_duplicates(hashes, "m").max_distance == max_distance
 
 

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards import publish
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, Failure, run_command
 from shards.manifest import MANIFEST_NAME, load_index, load_manifest, save_manifest, split_of_keys
-from shards.oxford import read_folder
 from shards.pack import PackConfig, main, pack
-from shards.plan import mixed_order
+from shards.packing import publish
+from shards.packing.plan import mixed_order
+from shards.sources.oxford import read_folder
 from shards.verify import verify
 
 REPOSITORY = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ import pytest
 
 from shards.command import Failure
 from shards.manifest import load_index, load_manifest
-from shards.oxford import read_folder
 from shards.pack import Outcome, PackConfig, pack
-from shards.pictures import CORRUPT, SUSPECT, read_picture
+from shards.packing.pictures import CORRUPT, SUSPECT, read_picture
+from shards.sources.oxford import read_folder
 from shards.verify import verify
 
 

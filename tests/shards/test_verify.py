@@ -18,7 +18,7 @@ from PIL import Image
 
 from shards.archive import BLOCK, ShardWriter
 from shards.command import OK, WRONG_USE, run_command
-from shards.damage import Finding, check_shard
+from shards.integrity.damage import Finding, check_shard
 from shards.manifest import (
     MANIFEST_NAME,
     Manifest,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm import rehearsal_daemons
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal import daemons
+from slurm.rehearsal.cluster import Cluster
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def processes_of() -> Callable[[Path], list[int]]:
                 text = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
             except OSError:
                 continue
-            if os.fsencode(root) in text and rehearsal_daemons.start_ticks(int(folder.name)):
+            if os.fsencode(root) in text and daemons.start_ticks(int(folder.name)):
                 found.append(int(folder.name))
         return found
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from slurm import cluster
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.executor import submit
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster, rehearse
 from slurm.resources import Resources
 
 SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)

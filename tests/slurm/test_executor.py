@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import submitit
 
-from slurm import cluster, rehearsal_client
+from slurm import cluster
 from slurm.executor import render_sbatch, sbatch_environment, submit
-from slurm.rehearsal import rehearse
+from slurm.rehearsal import client
+from slurm.rehearsal.cluster import rehearse
 from slurm.resources import Resources
 from slurm.submission import short
 
@@ -252,6 +253,6 @@ def test_a_site_that_enforces_wckeys(
             wckey_of_job(wckey="submitit")
         assert wckey_of_job() == "*"
         add = ["sacctmgr", "-i", "add", "user", f"name={getpass.getuser()}", "wckey=thesis,lab", "defaultwckey=lab"]
-        rehearsal_client.order(site.root, add)
+        client.order(site.root, add)
         assert wckey_of_job(wckey="thesis") == "thesis"
         assert wckey_of_job() == "*lab"

@@ -13,7 +13,7 @@ import submitit
 from slurm import local
 from slurm.executor import submit
 from slurm.local import run_local, visible_gpus
-from slurm.rehearsal_daemons import start_ticks
+from slurm.rehearsal.daemons import start_ticks
 from slurm.resources import Resources
 
 CPU = Resources(gpus_per_node=0, timeout_min=5)

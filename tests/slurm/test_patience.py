@@ -13,7 +13,7 @@ import pytest
 from shards.command import Unavailable, run_command
 from slurm import cluster, patience
 from slurm.patience import Deadline, Reply, call, run
-from slurm.rehearsal_answers import Answer, render_script
+from slurm.rehearsal.answers import Answer, render_script
 from slurm.submission import Refused, hand_over
 
 AWAY = "Unable to contact slurm controller (connect failure)"

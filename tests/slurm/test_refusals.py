@@ -10,8 +10,7 @@ import pytest
 from slurm import refusals
 from slurm.executor import submit
 from slurm.refusals import advice_on
-from slurm.rehearsal import rehearse
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster, rehearse
 from slurm.resources import Resources
 
 ACCOUNT = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"

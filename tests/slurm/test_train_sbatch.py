@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "slurm" / "accelerate"
@@ -177,7 +177,7 @@ def test_the_log_lies_in_the_folder_of_the_run(rehearsal_cluster: Cluster, pet_s
 
 
 def test_the_folder_of_a_run_is_told_without_torch(pet_shards: Path, tmp_path: Path) -> None:
-    code = "import sys; from petseg.single_run import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = "import sys, petseg.run_folder.single_run as s; s.main(sys.argv[1:]); assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "--data.shards", str(pet_shards), "--model.arch", "unet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("runs/single/unet-none-")

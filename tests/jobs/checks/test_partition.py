@@ -10,8 +10,8 @@ import pytest
 
 from jobs.checks import allreduce, partition
 from jobs.checks.setup import Finding
-from slurm.rehearsal_answers import Answer
-from slurm.rehearsal_cluster import Cluster
+from slurm.rehearsal.answers import Answer
+from slurm.rehearsal.cluster import Cluster
 from slurm.resources import Resources
 
 Doctor = Callable[..., dict[str, Finding]]

@@ -12,8 +12,9 @@ from torch import nn
 from jobs import doctor
 from jobs.checks import setup, training
 from jobs.checks.setup import Finding
-from petseg import augment, interrupt
+from petseg import augment
 from petseg.losses import LOSSES, cross_entropy
+from petseg.training import interrupt
 from shards.command import parse
 
 Doctor = Callable[..., dict[str, Finding]]
@@ -117,7 +118,7 @@ def test_a_resume_without_the_optimizers_moments(ask: Doctor, monkeypatch: pytes
 
 def test_a_run_that_does_not_listen(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = type("Deaf", (), {"requested": lambda: False, "requeue_requested": lambda: False})
-    monkeypatch.setattr("petseg.epoch.interrupt", deaf)
+    monkeypatch.setattr("petseg.training.epoch.interrupt", deaf)
     assert "goes on to its end" in ask("resume", *ONE_MODEL)["resume"].detail
     assert interrupt.requested() is False
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.reporting.page import render_page
-from jobs.reporting.records import read_records
-from jobs.trial import Sweep
+from jobs.reporting.statistics.records import read_records
+from jobs.runs.trial import Sweep
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
 
 

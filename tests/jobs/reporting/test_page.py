@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jobs.reporting import plots
-from jobs.reporting.drawing import SIZE_PX
 from jobs.reporting.page import duration, heat_of, quantity, signed
-from jobs.reporting.pictures import data_uri, dice_by_key
-from jobs.reporting.records import gather, read_records, varied
-from jobs.trial import Submission, Sweep
-from petseg.run_folder import save_result, write_metrics
+from jobs.reporting.sections import plots
+from jobs.reporting.sections.drawing import SIZE_PX
+from jobs.reporting.sections.pictures import data_uri, dice_by_key
+from jobs.reporting.statistics.records import gather, read_records, varied
+from jobs.runs.trial import Submission, Sweep
+from petseg.run_folder.layout import save_result, write_metrics
 from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, places_of
 
 

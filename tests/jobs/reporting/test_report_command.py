@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs import report, status
-from jobs.launch import launcher_lock
-from jobs.trial import Sweep
+from jobs.launch.submit import launcher_lock
+from jobs.runs.trial import Sweep
 from shards.command import OK, WRONG_USE, run_command
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 from jobs import report
+from jobs.design.shard_sets import ShardSets
+from jobs.design.spec import Spec, expand
 from jobs.reporting.page import render_page
-from jobs.reporting.records import read_records
 from jobs.reporting.serve import LivePage, ReportServer, fingerprint
-from jobs.shard_sets import ShardSets
-from jobs.spec import Spec, expand
-from jobs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
-from petseg.config_values import trial_id
-from petseg.run_folder import Result, claim_folder, save_result
+from jobs.reporting.statistics.records import read_records
+from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from petseg.config.values import trial_id
+from petseg.run_folder.layout import Result, claim_folder, save_result
 from shards.command import CANCELLED, WRONG_USE, run_command
 from shards.manifest import Manifest, Source, Split, save_manifest
 

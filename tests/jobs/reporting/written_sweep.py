@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.reporting.records import gather, rank, read_records, varied
-from jobs.reporting.verdict import Board, build_board
-from jobs.shard_sets import ShardSets
-from jobs.spec import Spec, expand
-from jobs.trial import Sweep, Trial, plan_sweep, save_sweep
-from petseg.config_values import trial_id
-from petseg.run_folder import Result, claim_folder, save_result, write_metrics
+from jobs.design.shard_sets import ShardSets
+from jobs.design.spec import Spec, expand
+from jobs.reporting.statistics.records import gather, rank, read_records, varied
+from jobs.reporting.statistics.verdict import Board, build_board
+from jobs.runs.trial import Sweep, Trial, plan_sweep, save_sweep
+from petseg.config.values import trial_id
+from petseg.run_folder.layout import Result, claim_folder, save_result, write_metrics
 from shards.manifest import Manifest, Source, Split, save_manifest
 
 LAB = {"model.arch": ["unet", "resnet34_unet"], "augment.policy": ["none", "elastic"], "train.seed": [0, 1, 2]}

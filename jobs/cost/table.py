@@ -1,0 +1,86 @@
+"""An estimate of a sweep's cost for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.cost.estimate import Estimate, TrialCost
+from jobs.runs.trial import Trial
+from petseg.training.progress_bar import duration
+
+MAX_LISTED = 40
+SEED_AXIS = "train.seed"
+
+
+def render(found: Estimate, most: int = MAX_LISTED) -> RenderableType:
+    """The estimate for a terminal: a line for each of the first cells, the sum, and each note once.
+
+    A cell is what differs in more than its seed.
+    """
+    per_job = found.gpus or found.cores
+    table = Table()
+    for column in ("cell", "trials", "epochs", "time each", found.unit):
+        table.add_column(column, justify="left" if column == "cell" else "right", overflow="fold")
+    cells: dict[str, list[TrialCost]] = {}
+    for cost in found.trials:
+        cells.setdefault(label_of(cost.trial), []).append(cost)
+    for label, costs in [*cells.items()][:most]:
+        seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+        is_known = len(seconds) == len(costs)
+        table.add_row(
+            Text(label),
+            str(len(costs)),
+            _range([cost.epochs for cost in costs]),
+            duration(fmean(seconds)) if is_known else "?",
+            f"{sum(seconds) * per_job / 3600:.3g}" if is_known else "?",
+        )
+    rest = [Text(f"and {len(cells) - most} more cells")] if len(cells) > most else []
+    notes = Table.grid(padding=(0, 1))
+    for note in _notes(found, most):
+        notes.add_row("-", Text(note, no_wrap=False, overflow="fold"))
+    return Group(Text(_title(found)), table, *rest, notes)
+
+
+def label_of(trial: Trial) -> str:
+    """`unet elastic`: its place on the axes but for the seed."""
+    axes = {name: value for name, value in trial.axes.items() if name != SEED_AXIS}
+    return Trial(trial.id, axes, trial.folder).label or "all trials"
+
+
+def _range(epochs: Sequence[float | None]) -> str:
+    """Epochs to go, `3-10` where some of the cell's trials have begun."""
+    if None in epochs:
+        return "?"
+    known = [round(one, 1) for one in epochs if one is not None]
+    low, high = min(known), max(known)
+    return f"{low:g}" if low == high else f"{low:g}-{high:g}"
+
+
+def _notes(found: Estimate, most: int) -> Iterator[str]:
+    sources = Counter(("not known: " if cost.seconds is None else "known by ") + cost.source for cost in found.trials)
+    for source, count in sources.most_common(most):
+        yield source if len(sources) == 1 else f"{count} trials: {source}"
+    if len(sources) > most:
+        yield f"and {len(sources) - most} more sources"
+    if found.host_memory_gib is not None:
+        yield f"memory of a node: at most {found.host_memory_gib:.2f} GiB"
+    if found.gpu_memory_gib is not None:
+        yield f"memory of a GPU: at most {found.gpu_memory_gib:.2f} GiB"
+    for axis in (axis for axis in found.axes if axis.name != SEED_AXIS):
+        values = ", ".join(f"{value} {duration(seconds)}" for value, seconds in [*axis.seconds.items()][:most])
+        more = f" and {len(axis.seconds) - most} more values" if len(axis.seconds) > most else ""
+        yield f"{axis.name}: {values}{more} a trial in the mean, {axis.spread:.2g} times between them"
+    yield from found.notes
+
+
+def _title(found: Estimate) -> str:
+    hours = found.hours(found.unit)
+    total = "an unknown number of" if hours is None else f"about {hours:.3g}"
+    end = f", {duration(found.end_s)} with {found.max_parallel} at a time" if found.end_s else ""
+    return f"{len(found.trials)} trials to run: {total} {found.unit}{end}"

@@ -1,0 +1,1 @@
+"""Sweep files and flags become axes, axes become configs."""

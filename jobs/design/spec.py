@@ -1,0 +1,318 @@
+"""A sweep file in wandb's own YAML form -> axes, or what a search draws from -> RunConfigs.
+
+    method: grid
+    metric: {name: val/dice, goal: maximize}
+    parameters:
+      model.arch: {values: [unet, resnet34_unet]}
+      train:
+        parameters:
+          epochs: {value: 100}
+
+Names are fields of RunConfig, dotted or nested. `value` fixes a field, `values` makes an axis. An axis is a field that
+changes the trial's identity, or data.shards, whose set does; names, paths, threads and tracking can only be fixed.
+
+Methods: grid (every combination), random (run_cap draws, jobs.search.rounds) and bayes (run_cap trials, each round
+proposed in the light of the finished ones, jobs.search.rounds). The last two take distributions (jobs.design.space)
+too, and early_terminate (petseg.training.pruning). A grid does not: it compares cells, and if some seeds of a cell were
+stopped because they did badly, the mean of the others says too much.
+`run_cap: 20` is how many trials there are, `seed: 0` (petseg's own) what a search's draws depend on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jobs.design.space import FORMS, Distribution, categorical, parse_distribution, quantile
+from petseg.config import RunConfig
+from petseg.config.values import field_types, identity_names, with_values
+from petseg.training.pruning import Hyperband, parse_hyperband
+from shards.files import read_text_file
+from shards.manifest import NotRegular
+
+TOP_LEVEL = (
+    "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",
+    "early_terminate",
+)  # fmt: skip
+NAME = re.compile(r"\w[\w.+ -]{0,99}")
+DEFAULT_SWEEP = Path(__file__).parents[1] / "sweeps" / "lab.yaml"
+METHODS = ("grid", "random", "bayes")
+STARTUP = 10  # draws before a model of the results chooses, as optuna's TPE has it
+MAX_VALUES = 100_000  # of a sweep file
+MISSES_PER_CELL = 100  # so often in a row nothing new, per cell drawn before, and the space is taken as used up
+METRIC = {"name": "val/dice", "goal": "maximize"}  # what picks the best weights and ranks the cells
+
+
+def require_name(name: str, given_by: str) -> str:
+    """The name of a sweep, which is that of its folder, its jobs and its group in wandb; raises ValueError for others.
+
+    given_by: the flag or the field that says it
+    """
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{given_by} {name!r} cannot name a sweep, and so a folder: use letters, digits, `_`, `.`, `+`, `-` and "
+            "spaces, and begin with a letter or a digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a sweep varies and what it fixes, by dotted names of RunConfig's fields."""
+
+    name: str
+    axes: dict[str, list[Any]]
+    fixed: dict[str, Any] = field(default_factory=dict)
+    method: str = "grid"
+    space: dict[str, Distribution] = field(default_factory=dict)  # of a search, in place of axes
+    run_cap: int = 0  # 0 = every cell of the grid
+    seed: int = 0
+    early: Hyperband | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields that vary."""
+        return (*self.axes, *self.space)
+
+    def changed(self, axes: Mapping[str, list[Any]], fixed: Mapping[str, Any]) -> Spec:
+        """With further axes and fixed values, which replace what the file says of the same fields.
+
+        A search draws from the values of such an axis.
+        """
+        kept = {name: values for name, values in self.axes.items() if name not in fixed}
+        space = {name: found for name, found in self.space.items() if name not in fixed}
+        if self.method == "grid":
+            kept |= axes
+        else:
+            space |= {name: categorical(name, values) for name, values in axes.items()}
+        still = {name: value for name, value in self.fixed.items() if name not in axes} | dict(fixed)
+        changed = replace(self, axes=kept, space=space, fixed=still)
+        check_axes(changed)
+        return changed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid or of a search: its place on each axis, and the whole config."""
+
+    axes: dict[str, Any]
+    config: RunConfig
+    drawn: dict[str, Any] = field(default_factory=dict, compare=False)  # the axes as the file spells their values
+
+
+def load_spec(path: Path) -> Spec:
+    """Read a sweep file; raises ValueError that names the file and the fault."""
+    try:
+        text = read_text_file(path, "the sweep file")
+    except FileNotFoundError:
+        raise ValueError(f"no sweep file {path.absolute()}: {_ready_sweeps()}") from None
+    except (IsADirectoryError, NotRegular) as error:
+        what = f"{path.absolute()} is a folder, not a sweep file" if path.is_dir() else str(error)
+        raise ValueError(f"{what}: {_ready_sweeps()}") from None
+    try:
+        content = parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{path} is not YAML: {why}") from None
+    try:
+        return parse_spec(content, default_name=path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _ready_sweeps() -> str:
+    names = ", ".join(path.name for path in sorted(DEFAULT_SWEEP.parent.glob("*.yaml")))
+    return f"{DEFAULT_SWEEP.parent} has {names}"
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain values; raises yaml.YAMLError, RecursionError, and ValueError for more values than any file spells out."""
+    content = yaml.safe_load(text)
+    _require_few(content)
+    return content
+
+
+def _require_few(content: Any) -> None:
+    """Nine lines of anchors and aliases (&a, *a) can stand for billions of values, or for a list that holds itself."""
+    left, count = [content], 0
+    while left:
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueError(f"it stands for more than {MAX_VALUES:,} values")
+        one = left.pop()
+        left.extend([*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list) else ())
+
+
+def parse_spec(content: Any, default_name: str) -> Spec:
+    """The Spec of a parsed sweep file; raises ValueError for what is not understood, so that nothing is ignored."""
+    if isinstance(content, Mapping) and (unknown := sorted(map(str, set(content) - set(TOP_LEVEL)))):
+        raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
+    if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
+        raise ValueError("a sweep file needs `parameters:` with at least one field")
+    method = content.get("method", "grid")
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is not built in: choose one of {', '.join(METHODS)}")
+    found: dict[str, Distribution] = {}
+    fixed: dict[str, Any] = {}
+    for wandb_field in ("project", "entity"):
+        if wandb_field in content:
+            fixed[f"tracking.{wandb_field}"] = content[wandb_field]
+    _read_parameters(content["parameters"], "", found, fixed)
+    metric = content.get("metric", METRIC)
+    if metric != METRIC:
+        raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")
+    spec = Spec(
+        name=require_name(str(content.get("name", default_name)), "name"),
+        axes=_grid_axes(found) if method == "grid" else {},
+        fixed=fixed,
+        method=method,
+        space={} if method == "grid" else found,
+        run_cap=_whole(content, "run_cap", 1),
+        seed=_whole(content, "seed", 0),
+        early=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
+    )
+    check_method(spec)
+    check_axes(spec)
+    return spec
+
+
+def check_axes(spec: Spec) -> None:
+    """Raises ValueError for an axis that changes no trial's identity: all its values would be one trial."""
+    for name in spec.names:
+        if name in field_types() and name not in identity_names() and name != "data.shards":
+            raise ValueError(
+                f"{name} cannot be an axis: it does not change a trial's numbers and is no part of its identity, so "
+                f"all its values would be the same trial. Fix it by `value:` in the file or by --set {name}=VALUE"
+            )
+
+
+def check_method(spec: Spec) -> None:
+    """Raises ValueError for what does not go together."""
+    if spec.method == "grid" and spec.early:
+        raise ValueError(
+            "early_terminate does not go with method grid, which compares its cells: the seeds that did badly would be "
+            "missing from their means. Leave it out, or use method random or bayes"
+        )
+    if spec.method != "grid" and not spec.run_cap:
+        raise ValueError(f"method {spec.method} needs run_cap, the number of trials")
+
+
+def check_comparable(spec: Spec) -> None:
+    """Raises ValueError for a search that would choose between trials whose Dice is not the same measure."""
+    for name in ("data.image_size_px", "data.border", "data.shards"):
+        if name in spec.space and (spec.early or spec.method == "bayes"):
+            raise ValueError(
+                f"parameter {name} decides what a Dice means: a search cannot choose it, fix it by `value`"
+            )
+
+
+def _grid_axes(found: Mapping[str, Distribution]) -> dict[str, list[Any]]:
+    for name, one in found.items():
+        if one.kind != "categorical":
+            raise ValueError(f"parameter {name}: a grid takes `value` or `values`; {one.kind} is for random and bayes")
+    return {name: list(one.values) for name, one in found.items()}
+
+
+def _whole(content: Mapping[str, Any], name: str, lowest: int) -> int:
+    """A whole number, 0 if it is not given."""
+    value = content.get(name, 0)
+    if name in content and (type(value) is not int or value < lowest):
+        raise ValueError(f"{name} = {value!r}: must be a whole number of at least {lowest}")
+    return value
+
+
+def _read_parameters(tree: Any, prefix: str, found: dict[str, Distribution], fixed: dict[str, Any]) -> None:
+    if not isinstance(tree, Mapping) or not tree:
+        raise ValueError(f"parameter {prefix.rstrip('.')}: `parameters:` needs at least one field")
+    for name, entry in tree.items():
+        dotted = f"{prefix}{name}"
+        keys = set(entry) if isinstance(entry, Mapping) else set()
+        if keys == {"parameters"}:
+            _read_parameters(entry["parameters"], f"{dotted}.", found, fixed)
+        elif "value" in keys and (len(keys) == 1 or (entry.get("distribution") == "constant" and len(keys) == 2)):
+            fixed[dotted] = entry["value"]
+        elif keys & {"values", "min", "max", "distribution"}:
+            found[dotted] = parse_distribution(dotted, entry)
+        else:
+            raise ValueError(f"parameter {dotted}: give {FORMS}")
+
+
+def expand(spec: Spec, base: RunConfig | None = None) -> list[Cell]:
+    """The cells that follow from the file alone, at most run_cap of them.
+
+    grid: every combination of the axes' values, the last axis varying fastest. random: all draws. bayes: the first
+    STARTUP draws, on which its proposals build. Raises ValueError for an unknown field or a value of the wrong type.
+    """
+    base = base or RunConfig()
+    if spec.method != "grid":
+        count = spec.run_cap if spec.method == "random" else min(spec.run_cap, STARTUP)
+        return list(itertools.islice(draws(spec, base), count))
+    combinations = itertools.islice(itertools.product(*spec.axes.values()), spec.run_cap or None)
+    return [cell_of(spec, base, dict(zip(spec.axes, values, strict=True))) for values in combinations]
+
+
+def draws(spec: Spec, base: RunConfig) -> Iterator[Cell]:
+    """The cells that chance gives a search, each once, in an order that depends on the space and the seed alone.
+
+    More of them leave the first as they are: run_cap can be raised at any time. Ends when a finite space is used up.
+    Raises ValueError for draws that no run can have.
+    """
+    check_comparable(spec)
+    size = math.prod(found.size for found in spec.space.values())
+    seen: set[RunConfig] = set()
+    last = 0  # number of the last new one
+    for number in itertools.count():
+        if len(seen) >= size or number - last > MISSES_PER_CELL * (len(seen) + 1):
+            return
+        values = {name: found.at(quantile(spec.seed, name, number)) for name, found in spec.space.items()}
+        try:
+            cell = cell_of(spec, base, values)
+        except ValueError as error:
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise ValueError(f"the search can draw {listed}, which cannot run: {error}") from None
+        if cell.config not in seen:
+            seen.add(cell.config)
+            last = number
+            yield cell
+
+
+def cell_of(spec: Spec, base: RunConfig, values: Mapping[str, Any]) -> Cell:
+    """The cell of these values of the fields that vary; with the fixed ones, which may mean nothing without them."""
+    config = with_values(base, {**spec.fixed, **values})
+    return Cell({name: field_value(config, name) for name in spec.names}, config, dict(values))
+
+
+def field_value(config: Any, name: str) -> Any:
+    """The value of a dotted field."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
+    """`train.epochs=3` -> {"train.epochs": 3}, values read as YAML; raises ValueError that shows the form."""
+    parsed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{flag} {setting}: write {flag} NAME=VALUE, such as {flag} train.epochs=3")
+        try:
+            parsed[name] = parse_yaml(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value") from None
+    return parsed
+
+
+def parse_axes(settings: Sequence[str]) -> dict[str, list[Any]]:
+    """`train.seed=0,1,2` -> {"train.seed": [0, 1, 2]}."""
+    with_brackets = [f"{name}=[{values}]" for name, _, values in (s.partition("=") for s in settings) if values]
+    if len(with_brackets) != len(settings):
+        raise ValueError(f"--axis {' '.join(settings)}: write --axis NAME=VALUE,VALUE, such as --axis train.seed=0,1,2")
+    return parse_settings(with_brackets, "--axis")

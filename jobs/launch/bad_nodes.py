@@ -1,0 +1,119 @@
+"""Nodes that failed again and again: where starts of a sweep ended by the node, as their logs and Slurm say.
+
+A node that gave a job no GPU, as the job itself wrote down, is certain to do so again: once is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from jobs.node.faults import read_faults
+from jobs.runs.log_files import START_OF_LIFE, rank_logs, read_tail
+from jobs.runs.trial import Submission, Sweep
+from jobs.state.triage import Evidence, daemon_lines, judge
+from jobs.state.trial_status import Standing
+from petseg.run_folder.attempts import read_lives
+from slurm.cluster import node_names
+
+ENOUGH = 2  # failures of a node: one may be chance
+_PLACE = re.compile(r"JobEnvironment\(.*?hostname=([^,)\s]+).*?\bnode=\d+\((\d+)\)")
+_NAMED = re.compile(r"^srun: error: Node failure on (\S+)", re.MULTILINE)
+
+Failed = tuple[str, int, str]  # job, how many of its starts came after, host: each start counts once
+
+
+@dataclass(frozen=True)
+class BadNodes:
+    """Nodes to leave out, by Slurm's names, and what is to be said of that."""
+
+    names: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+
+
+def bad_nodes(sweep: Sweep, rows: Sequence[Standing]) -> BadNodes:
+    """The nodes on which two starts of the sweep or more ended by a failure of the node, or one without its GPUs.
+
+    None of them if they are more than half of the cluster: then it is the network or the file system. Only nodes count
+    whose name Slurm knows; without Slurm there are none.
+    """
+    failed = list(node_failures(sweep, rows))
+    lacking = {fault.node for fault in read_faults(sweep.folder)}
+    if (len(failed) < ENOUGH and not lacking) or not (nodes := node_names()):
+        return BadNodes()
+    counts = Counter(name for _, _, name in {(job, later, node_of(host, nodes)) for job, later, host in failed} if name)
+    bad = {name: count for name, count in sorted(counts.items()) if count >= ENOUGH}
+    without_gpus = sorted({name for host in lacking if (name := node_of(host, nodes))})
+    names = tuple(dict.fromkeys([*bad, *without_gpus]))
+    if 2 * len(names) > len(nodes):
+        why = "more than half of the nodes, which looks like the network or the file system: none is left out"
+        return BadNodes(said=(f"starts of this sweep ended by failures of {', '.join(names)}, {why}",))
+    said = [
+        f"{name} is left out: {count} starts of this sweep ended there by a failure of the node (--no-exclude takes it)"
+        for name, count in bad.items()
+        if name not in without_gpus
+    ]
+    said += [
+        f"{name} is left out: a job of this sweep saw no GPU there (--no-exclude takes it)" for name in without_gpus
+    ]
+    return BadNodes(names, tuple(said))
+
+
+def node_failures(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[Failed]:
+    """Starts of jobs on Slurm that ended by a failure of their node."""
+    given: dict[str, list[Submission]] = {}
+    for submission in sweep.all_submissions():
+        if submission.cluster == "slurm" and submission.job_id:
+            given.setdefault(submission.trial, []).append(submission)
+    for row in rows:
+        jobs = given.get(row.trial.id, [])
+        if not jobs or (row.verdict is None and len(jobs) == 1 and len(read_lives(row.trial.folder)) < 2):
+            continue  # its only start goes well: a thousand logs are slow to read
+        for submission in jobs:
+            yield from _of_job(row, submission, is_last=submission is jobs[-1])
+
+
+def _of_job(row: Standing, submission: Submission, is_last: bool) -> Iterator[Failed]:
+    logs = [split_starts(read_tail(path)) for path in rank_logs(row.trial, submission)]
+    told = [(later, host) for log in logs for later, text in enumerate(reversed(log)) if (host := failed_host(text))]
+    yield from ((submission.job_id, later, host) for later, host in told)
+    # a node that is gone leaves no word in the log, but Slurm knows; of several nodes nobody knows which
+    silent = is_last and row.cause == "node_failure" and all(later for later, _ in told)
+    state = row.trial.state()
+    several = any(nodes_of(text) > 1 for log in logs for text in log)
+    if silent and not several and state.get("job_id") == submission.job_id:
+        yield submission.job_id, 0, str(state.get("host", ""))
+
+
+def split_starts(log: str) -> list[str]:
+    """What a log says of each start of its job, oldest first."""
+    return re.split(rf"^(?=.*{re.escape(START_OF_LIFE)})", log, flags=re.MULTILINE)[1:]
+
+
+def nodes_of(text: str) -> int:
+    """How many nodes a start had, by its first line."""
+    found = _PLACE.search(text)
+    return int(found[2]) if found else 1
+
+
+def failed_host(text: str) -> str:
+    """The host whose failure ended a start, by the log of one of its processes; empty if none is known."""
+    if judge(Evidence(said="running", logs=(text,))).cause != "node_failure":
+        return ""
+    if found := _NAMED.search(text):
+        return found[1].rstrip(",:.")
+    if "DUE TO NODE FAILURE" in daemon_lines(text) and nodes_of(text) > 1:
+        return ""  # any of them
+    place = _PLACE.search(text)
+    return place[1] if place else ""
+
+
+def node_of(host: str, nodes: Mapping[str, str]) -> str:
+    """The one node (name -> name of its host) that a host is; empty if there is none, or several."""
+    if host in nodes:
+        return host
+    short = host.partition(".")[0]
+    found = [name for name, its_host in nodes.items() if short in (name, its_host.partition(".")[0])]
+    return found[0] if len(found) == 1 else ""

@@ -1,0 +1,72 @@
+"""Submissions that a killed launcher could not write down: what was intended, compared with what Slurm has.
+
+Before sbatch is called, a line without job id is written for each trial, with a token that Slurm keeps with the jobs,
+in their name and comment. A launcher that finds such lines, and whoever cancels the sweep, asks squeue for the token:
+those jobs are the trials', and nothing is submitted twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from submitit.core.utils import JobPaths
+
+from jobs.runs.trial import Submission, Sweep, Trial
+from slurm import cluster
+from slurm.submission import new_token, restore, revoke, work_file
+
+logger = logging.getLogger(__name__)
+
+
+def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) -> str:
+    """Write down that the jobs of these groups of trials are about to be submitted; returns the token they carry."""
+    token = new_token()
+    places = ((place, trial) for place, index in enumerate(indices) for trial in groups[index])
+    sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, place) for place, trial in places)
+    return token
+
+
+def cut_off_submissions(sweep: Sweep) -> list[Submission]:
+    return [s for s in sweep.submissions().values() if s.cluster == "slurm" and not s.job_id]
+
+
+def reconcile(sweep: Sweep) -> None:
+    """Give the jobs that Slurm has to the trials whose submission was cut off; the others stay to be submitted.
+
+    sbatch may still be on its way to Slurm: what is not there is revoked, and its jobs end at once should they come.
+    Raises OSError if Slurm cannot be asked, Unavailable if it does not answer now: to submit without asking could run a
+    trial twice.
+    """
+    cut_off = cut_off_submissions(sweep)
+    if not cut_off:
+        return
+    logs = sweep.folder.absolute() / "logs"
+    tokens = sorted({submission.intent for submission in cut_off})
+    found = cluster.jobs_by_token(tokens)
+    if missing := sorted(set(tokens) - {token for token, _ in found}):
+        for token in missing:
+            revoke(logs, token)
+        came = cluster.jobs_by_token(missing)  # between the question and the revocation
+        for token in {token for token, _ in came}:
+            restore(logs, token)
+        found |= came
+    orphans, adopted = [], []
+    for submission in cut_off:
+        job_id = found.get((submission.intent, submission.place))
+        if job_id is None:
+            continue
+        paths = JobPaths(logs, job_id, 0)
+        work = work_file(logs, submission.intent, submission.place)
+        if not work.exists() and not Path(paths.submitted_pickle).exists():
+            orphans.append(job_id)
+            continue
+        adopted.append(replace(submission, job_id=job_id, log=str(paths.stdout)))
+        logger.info("%s was submitted as job %s before its launcher ended", submission.trial, job_id)
+    sweep.add_submissions(adopted)
+    if orphans:
+        logger.info("jobs %s have nothing to run, because their launcher was killed: cancelled", ", ".join(orphans))
+        subprocess.run(["scancel", *orphans], capture_output=True, timeout=60, check=False)

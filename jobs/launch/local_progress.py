@@ -1,0 +1,283 @@
+"""How the trials that run on this machine come along: a table that moves on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from jobs.runs.trial import Trial
+from jobs.state.liveness import planned, planned_epochs, read_heartbeat, read_last_row
+from petseg.run_folder.attempts import read_lives
+from petseg.training.progress_bar import duration
+from shards.terminal import Terminal
+
+LOOK_EVERY_S = 1.0
+LINE_EVERY_S = 30.0  # in a log file
+MAX_ROWS = 20
+ENDED_BY_ITSELF = ("done", "pruned", "failed")  # a trial's own last words; its job may go on with others
+BAR_WIDTH, MIN_BAR_WIDTH = 16, 6
+GAP = 2  # columns between two cells
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One trial that runs."""
+
+    trial: Trial
+    epoch: int = 0  # finished
+    epochs: int = 0  # 0 = not known yet
+    share: float = 0.0  # of its steps
+    dice: float | None = None  # of the last epoch
+    left_s: float | None = None  # of training; None until its pace is known
+    ran_s: float = 0.0  # since it began
+    is_saved: bool = False  # it was told to stop, and has
+
+    @property
+    def text(self) -> str:
+        """`unet elastic seed=0: epoch 3/10, val Dice 0.7123, 2 min left`."""
+        parts = [f"epoch {self.epoch}/{self.epochs or '?'}"]
+        parts += [f"val Dice {self.dice:.4f}"] if self.dice is not None else []
+        return f"{self.trial.label}: {', '.join([*parts, self.time])}"
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """`epoch 3/10`, `Dice 0.7123`, `2 min left`, each empty if it is not known."""
+        dice = "" if self.dice is None else f"Dice {self.dice:.4f}"
+        return f"epoch {self.epoch}/{self.epochs or '?'}", dice, self.time
+
+    @property
+    def time(self) -> str:
+        if self.share >= 1:
+            return "finishing"  # it measures test, and writes what it found
+        if self.left_s is not None:
+            return f"{duration(self.left_s)} left"
+        return "saved" if self.is_saved else "starting"
+
+    @property
+    def whole_s(self) -> float:
+        """About how long the whole trial takes; 0 until that is known. What it did in an earlier life counts too."""
+        if self.left_s is None:
+            return 0.0
+        return max(self.ran_s + self.left_s, self.left_s / (1 - self.share) if self.share < 1 else 0.0)
+
+
+@dataclass
+class LocalProgress:
+    """The trials of one launch on this machine, each of which is reported as soon as it begins and ends.
+
+    The launcher says which jobs start and end. When a trial of several that share a job does so, its own state tells.
+    """
+
+    trials: Sequence[Trial]
+    places: int  # trials that run at a time
+    jobs: dict[str, str] = field(default_factory=dict)  # trial id -> id of its job, once that has started
+    began: dict[str, float] = field(default_factory=dict)  # trial id -> when it began; until it does, when its job did
+    ran: dict[str, float] = field(default_factory=dict)  # trial id -> seconds, of those that ended; 0 = not known
+    places_in_job: dict[str, str] = field(default_factory=dict)  # of trials that share a job and have not begun
+    told: dict[str, str] = field(default_factory=dict)  # trial id -> how it ended
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def started(self, trials: Sequence[Trial], job_id: str, place: str) -> None:
+        """A job of these trials starts. place: such as `1 of 6`, among the jobs of the launch."""
+        with self.lock:
+            self.jobs |= {trial.id: job_id for trial in trials}
+            self.began |= {trial.id: time.time() for trial in trials}
+            if len(trials) == 1:
+                logger.info("%s %s: started as job %s (%s)", trials[0].id, trials[0].label, job_id, place)
+                return
+            logger.info("job %s (%s) started with %d trials", job_id, place, len(trials))
+            numbers = enumerate(trials, start=1)
+            self.places_in_job |= {trial.id: f"{number} of {len(trials)}" for number, trial in numbers}
+
+    def ended(self, trials: Sequence[Trial]) -> None:
+        """The job of these trials is over."""
+        with self.lock:
+            for trial in trials:
+                self._notice(trial)
+                took = 0.0 if trial.id in self.places_in_job else time.time() - self.began[trial.id]
+                self.ran.setdefault(trial.id, took)
+                self._tell_end(trial)
+
+    def look(self) -> list[Look]:
+        """The trials that run now; reports those that have begun and ended since the last look."""
+        running: list[Look] = []
+        with self.lock:
+            for trial in [trial for trial in self.trials if trial.id in self.began and trial.id not in self.ran]:
+                said = self._notice(trial)
+                if said == "running":
+                    running.append(look_at(trial, self.began[trial.id]))
+                elif said in ENDED_BY_ITSELF:
+                    self._tell_end(trial)
+                elif len(running) < self.places:
+                    # its process imports what it needs, or it waits for its turn
+                    running.append(_idle(trial, is_saved=said == "interrupted"))
+        return running[: self.places]
+
+    def _notice(self, trial: Trial) -> str:
+        """What the trial says of itself in its job, empty if nothing; reports its start where it shares that."""
+        state = trial.state()
+        if state.get("job_id") != self.jobs[trial.id]:
+            return ""
+        said, at = str(state.get("status", "")), float(state.get("time", 0.0))
+        if place := self.places_in_job.pop(trial.id, ""):
+            logger.info("%s %s: started in job %s (%s)", trial.id, trial.label, self.jobs[trial.id], place)
+            self.began[trial.id] = max(self.began[trial.id], _began(trial, state))
+        if said in ENDED_BY_ITSELF:
+            self.ran[trial.id] = max(0.0, at - self.began[trial.id])
+        return said
+
+    def _tell_end(self, trial: Trial) -> None:
+        """Report how it ended, unless that was said before; a job that is started again may mend what failed."""
+        text = describe(trial, self.jobs[trial.id])
+        if self.told.get(trial.id) != text:
+            self.told[trial.id] = text
+            logger.info("%s %s: %s", trial.id, trial.label, text)
+
+    def left_s(self, running: Sequence[Look]) -> float | None:
+        """Until the last trial ends, if those that wait take as long as the others; None while no pace is known."""
+        took = [seconds for seconds in self.ran.values() if seconds > 0]
+        took = took or [seconds for look in running if (seconds := self._expected_s(look))]
+        if not took:
+            return None
+        one_s = fmean(took)
+        places = [one_s if look.left_s is None else look.left_s for look in running] or [0.0]
+        heapq.heapify(places)
+        for _ in range(len(self.trials) - len(self.ran) - len(running)):
+            if len(places) < self.places:
+                heapq.heappush(places, one_s)
+            else:
+                heapq.heapreplace(places, places[0] + one_s)
+        return max(places)
+
+    def _expected_s(self, look: Look) -> float:
+        """How long a trial that runs takes in all; 0 if that cannot be told."""
+        if look.share < 1:
+            return look.whole_s
+        return max(look.whole_s, time.time() - self.began.get(look.trial.id, time.time()))
+
+    def summary(self, running: Sequence[Look]) -> str:
+        """`3 of 12 trials have ended, 2 run, 7 wait; about 14 min left`."""
+        waiting = len(self.trials) - len(self.ran) - len(running)
+        left_s = self.left_s(running)
+        about = "how long it takes is not known yet" if left_s is None else f"about {duration(left_s)} left"
+        return f"{len(self.ran)} of {len(self.trials)} trials have ended, {len(running)} run, {waiting} wait; {about}"
+
+    def render(self, running: Sequence[Look], width: int) -> RenderableType:
+        """A line for each trial on a terminal of so many columns, in which only its name and the bar are cut short."""
+        table = Table.grid(padding=(0, GAP))
+        for justify in ("left", "left", "right", "right", "right"):
+            table.add_column(justify=justify, no_wrap=True)
+        cells = [look.cells for look in running[:MAX_ROWS]]
+        left = width - sum(GAP + max(map(len, column)) for column in zip(*cells, strict=True))
+        longest = max((len(look.trial.label) for look in running), default=0)
+        bar = max(MIN_BAR_WIDTH, min(BAR_WIDTH, left - longest - GAP))
+        for look, texts in zip(running, cells, strict=False):
+            name = Text(look.trial.label)
+            name.truncate(max(MIN_BAR_WIDTH, left - bar - GAP), overflow="ellipsis")
+            table.add_row(name, ProgressBar(total=1.0, completed=look.share, width=bar), *texts)
+        return Group(table, Text(self.summary(running), style="bold"))
+
+
+def _idle(trial: Trial, is_saved: bool) -> Look:
+    """A trial that does not train now: it has saved, or it has not begun in this launch."""
+    row, epochs = read_last_row(trial.folder), planned_epochs(trial.folder)
+    epoch = int(row.get("epoch", 0))
+    return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, row.get("val/dice"), is_saved=is_saved)
+
+
+def look_at(trial: Trial, began: float) -> Look:
+    """How far a trial has come since it began."""
+    row, beat, plan = read_last_row(trial.folder), read_heartbeat(trial.folder), planned(trial.folder)
+    epoch, dice = int(row.get("epoch", 0)), row.get("val/dice")
+    epochs = planned_epochs(trial.folder)
+    if beat is None or beat.time < began:  # of an earlier life
+        return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, dice)
+    done, total = (beat.epoch - 1) * beat.steps_per_epoch + beat.step, beat.epochs * beat.steps_per_epoch
+    return Look(trial, epoch, epochs, min(1.0, done / max(total, 1)), dice, beat.left_s(plan), time.time() - began)
+
+
+def describe(trial: Trial, job_id: str) -> str:
+    """How the trial stands after its job, or after its part of one."""
+    try:
+        result, pruned = trial.result(), trial.pruned()
+    except ValueError as error:  # written by another version
+        return str(error)
+    if result is not None:
+        return f"done, val Dice {result.metrics['val/dice']:.4f}"
+    if pruned is not None:
+        return f"pruned after epoch {pruned.epoch} of {pruned.epochs}, best val Dice {pruned.best:.4f}"
+    state = trial.state()
+    if state.get("job_id") != job_id:
+        return "not begun: its job ended before its turn"
+    return f"{state.get('status', 'ended')} {state.get('error', '')}".rstrip()
+
+
+def _began(trial: Trial, state: Mapping[str, Any]) -> float:
+    """When the trial's present life began, to the second or two that its imports take, by what its folder says."""
+    if state.get("status") == "running":
+        return float(state.get("time", 0.0))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # damaged, or of another version
+        return max((life.time for life in read_lives(trial.folder)), default=0.0)
+    return 0.0
+
+
+@contextlib.contextmanager
+def shown(progress: LocalProgress, lines: bool = True) -> Iterator[None]:
+    """Show it while the block runs, by a thread of its own: the launcher waits for processes meanwhile.
+
+    lines: besides what begins and ends show how far each trial is
+    """
+    stop = threading.Event()
+    on_terminal = lines and sys.stderr.isatty()
+    with contextlib.ExitStack() as stack:
+        live = stack.enter_context(Live(console=Terminal(stderr=True), auto_refresh=False)) if on_terminal else None
+        thread = threading.Thread(target=_show, args=(progress, stop, live, lines), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            if live:
+                live.update("", refresh=True)  # what ended has its own lines above
+
+
+def _show(progress: LocalProgress, stop: threading.Event, live: Live | None, lines: bool) -> None:
+    said: list[str] = []
+    next_lines = time.monotonic() + LINE_EVERY_S
+    while not stop.wait(min(LOOK_EVERY_S, LINE_EVERY_S)):
+        try:
+            running = progress.look()
+        except (OSError, ValueError) as error:  # a folder that cannot be read now: look again
+            logger.debug("progress: %s", error)
+            continue
+        if live:
+            live.update(progress.render(running, live.console.width), refresh=True)
+        elif lines and time.monotonic() >= next_lines:
+            next_lines += LINE_EVERY_S
+            said = _say(progress, running, said)
+
+
+def _say(progress: LocalProgress, running: Sequence[Look], said: list[str]) -> list[str]:
+    """Log where all stands, unless it is what was said last: a log file needs no such line."""
+    text = [progress.summary(running), *(look.text for look in running[:MAX_ROWS])]
+    if text != said:
+        for line in text:
+            logger.info("%s", line)
+    return text

@@ -1,0 +1,159 @@
+"""The callable that travels to the cluster: trials, from their folders.
+
+It is found there by its import path, so nothing of it may live in a script, and torch is imported only when it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from jobs.node.departure import leave, leave_to_another_node
+from jobs.node.rendezvous import set_up_ranks
+from jobs.node.workers import work_off
+from jobs.runs.trial import Trial, load_sweep
+from petseg.config.values import config_from_dict
+from petseg.data.places import without_secrets
+from petseg.data.store import is_remote
+from petseg.footprint.gpus import NodeFault
+from petseg.run.peers import LostPeer
+from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.layout import CONFIG_NAME, load_config
+from petseg.tracking.tracker import trial_name
+from petseg.training import interrupt
+from petseg.training.pruning import StoppedEarly
+from shards.command import INTERRUPTED, Interrupted
+
+MAX_STARTS_WITHOUT_PROGRESS = 5
+
+logger = logging.getLogger(__name__)
+
+
+class TrialTask:
+    """Runs trials of a sweep, one after the other or some at once, in every process of its job.
+
+    The task itself has no state: a job that is requeued, by whomever, runs it anew, passes over the trials that are
+    done, and goes on with the others from their newest checkpoints.
+    """
+
+    def __init__(
+        self, sweep: str, world_size: int, threads: int, at_once: int = 1, named: tuple[str, ...] = ()
+    ) -> None:
+        """threads: of each process. at_once: how many trials train side by side, each in a process of its own.
+
+        named: the shard sets that the user named at submission. This comes from the launcher, with the job itself; a
+        trial's config.json, which could have been changed since, cannot have the job fetch or run anything else.
+        """
+        self.sweep, self.world_size, self.threads, self.at_once = sweep, world_size, threads, at_once
+        self.named = named
+
+    def __call__(self, folders: Sequence[str]) -> None:
+        interrupt.install()  # before torch is imported and the ranks meet, which takes a while; submitit's are replaced
+        environment = submitit.JobEnvironment()
+        set_up_logging(environment.global_rank)
+        try:
+            if self.at_once > 1:
+                work_off(self.sweep, folders, self.at_once, self.threads, self.named)
+            else:
+                set_up_ranks(environment)
+                if failed := self.run_all(folders, environment, last=folders[-1]):
+                    raise failed[0]
+        except LostPeer as lost:  # whether to try again is for whoever knows why: retry, and the sweep's next launch
+            logger.error("%s", lost)
+            sys.exit(INTERRUPTED)
+        except Interrupted as stop:
+            leave(environment, stop.requeue, folders)
+        except NodeFault as fault:
+            leave_to_another_node(environment, fault, folders)
+            raise
+
+    def run_all(
+        self, folders: Iterable[str], environment: submitit.JobEnvironment, slot: int = 0, last: str = ""
+    ) -> list[Exception]:
+        """Train what is in these folders; returns what trials failed with, which is in the log and in their states.
+
+        slot: number of the worker, where several share the job. last: of the folders, after which nothing comes.
+        """
+        failed: list[Exception] = []
+        for folder in folders:
+            try:
+                self._run(Trial(Path(folder).name, {}, Path(folder)), environment, slot)
+            except (Interrupted, NodeFault):  # the node would fail the next one too
+                raise
+            except Exception as error:
+                if self.world_size > 1 or folder == last:
+                    raise  # after an error that one rank met alone, the ranks cannot meet for another trial
+                logger.exception("trial %s failed, going on with the next one", Path(folder).name)
+                failed.append(error)
+        return failed
+
+    def _run(self, trial: Trial, environment: submitit.JobEnvironment, slot: int) -> None:
+        where: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "job_id": environment.job_id,
+            "pid": os.getpid(),
+            "restarts": len(read_lives(trial.folder)),
+        }
+        if slot:
+            where |= {"slot": slot, "at_once": self.at_once}
+        first = environment.global_rank == 0
+        if first:
+            trial.write_state(status="running", **where)
+        ended = "done"
+        try:
+            # several ranks stop together at a step: were one that got the signal alone to leave, the others would wait
+            if interrupt.requested() and self.world_size == 1:
+                raise Interrupted("a signal came before the start", interrupt.requeue_requested())
+            self._train(trial)
+        except StoppedEarly as early:
+            logger.info("%s: %s", trial.id, early)
+            ended = "pruned"
+        except LostPeer as lost:  # no signal ended the trial: the logs of all ranks say what did
+            if first:
+                trial.write_state(status="failed", error=f"LostPeer: {lost}", **where)
+            raise
+        except Interrupted as stop:
+            if first:
+                trial.write_state(status="interrupted", error=str(stop), **where)
+            raise
+        except NodeFault:
+            raise  # what becomes of the trial is decided for the whole job
+        except Exception as error:
+            if first:
+                last_line = traceback.format_exception_only(error)[-1].strip()
+                trial.write_state(status="failed", error=last_line, **where)
+            raise
+        if first:
+            trial.write_state(status=ended, **where)
+
+    def _train(self, trial: Trial) -> None:
+        import torch
+
+        from petseg.training.loop import train
+
+        torch.set_num_threads(self.threads)
+        config = config_from_dict(load_config(trial.folder)["config"])
+        if is_remote(config.data.shards) and config.data.shards not in self.named:
+            raise ValueError(
+                f"{trial.folder / CONFIG_NAME} names the shards {without_secrets(config.data.shards)}, which the sweep "
+                "was not submitted with: submit it again"
+            )
+        sweep = load_sweep(trial.folder.parents[1])
+        name = trial_name(self.sweep, trial.id, config, sweep.axes)
+        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, sweep.early)
+
+
+def set_up_logging(rank: int) -> None:
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+    )

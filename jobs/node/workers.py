@@ -1,0 +1,142 @@
+"""Several processes of one job that work off its trials side by side, each with a log of its own.
+
+A small model leaves most of a GPU idle. The job itself stays one task of Slurm: it starts the workers, hands signals
+on to them, waits until all have ended, and is requeued as any other job is. Who is free takes the next trial. A worker
+whose job is killed sees its input end, saves and ends too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import submitit
+
+from petseg.footprint import gpus
+from petseg.training import interrupt
+from shards.command import INTERRUPTED, OK, Interrupted
+
+REQUEUE = 76  # a worker's exit code: interrupted by a signal that asks for a requeue
+NODE_FAULT = 77  # and another: the node lacks what it was to give
+POLL_S = 0.1
+# a signal that came before the worker could note it: it had begun nothing
+UNREADY = {-signal.SIGTERM: INTERRUPTED, -interrupt.REQUEUE_SIGNAL: REQUEUE}
+PLACE_BYTES = 4  # a pipe hands out so few bytes whole, to one reader each
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told, as a line on its input."""
+
+    sweep: str
+    threads: int
+    slot: int  # from 1; its log is named as that of such a rank
+    at_once: int
+    places: int  # a file descriptor: the numbers of the trials that nobody has taken
+    folders: tuple[str, ...]
+    named: tuple[str, ...] = ()  # shard sets, as jobs.node.task.TrialTask has them
+
+
+class WorkerFailed(Exception):
+    """Some workers ended badly; the others have gone on to the end."""
+
+
+def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int, named: tuple[str, ...] = ()) -> None:
+    """Train the trials of these folders, `at_once` at a time; returns when all have ended.
+
+    Raises Interrupted where one was interrupted, NodeFault where the node fails all, WorkerFailed where one failed or
+    was killed.
+    """
+    environment = submitit.JobEnvironment()
+    reader, writer = os.pipe()
+    if len(folders) * PLACE_BYTES > _capacity(writer):
+        raise ValueError(f"{len(folders)} trials in one job: too many; lower --trials-per-job")
+    for place in range(len(folders)):
+        os.write(writer, place.to_bytes(PLACE_BYTES, "big"))
+    os.close(writer)
+    count = min(at_once, len(folders))
+    workers = [
+        start(Order(sweep, threads, slot, count, reader, tuple(folders), named), environment)
+        for slot in range(1, count + 1)
+    ]
+    os.close(reader)
+    codes = await_all(workers)
+    if REQUEUE in codes or INTERRUPTED in codes:
+        raise Interrupted("workers were interrupted", REQUEUE in codes)
+    if NODE_FAULT in codes:
+        slots = ", ".join(str(slot) for slot, code in enumerate(codes, start=1) if code == NODE_FAULT)
+        raise gpus.NodeFault(f"{gpus.place(os.environ)} was given GPUs, and workers {slots} see none: see their logs")
+    if bad := {slot: code for slot, code in enumerate(codes, start=1) if code != OK}:
+        raise WorkerFailed("; ".join(f"worker {slot} {_how(code)}" for slot, code in bad.items()))
+
+
+def start(order: Order, environment: submitit.JobEnvironment) -> subprocess.Popen[str]:
+    folder = Path(os.environ["SUBMITIT_FOLDER"])
+    with (folder / f"{environment.job_id}_{order.slot}_log.out").open("a") as log:
+        process = subprocess.Popen(
+            # the last word is the folder of logs, as in submitit's own commands: jobs.state.processes knows it by that
+            [sys.executable, "-u", "-m", "jobs.node.worker", "submitit", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            text=True,
+            pass_fds=[order.places],
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # a signal has ended it already: its exit code will tell
+        process.stdin.write(json.dumps(asdict(order)) + "\n")
+        process.stdin.flush()  # and it stays open: its end is ours
+    return process
+
+
+def await_all(workers: Sequence[subprocess.Popen[str]]) -> list[int]:
+    """Exit codes; signals that come to this process meanwhile go to the workers too."""
+    handed_on = 0
+    while any(worker.poll() is None for worker in workers):
+        for number in interrupt.received()[handed_on:]:
+            handed_on += 1
+            for worker in workers:
+                worker.send_signal(number)  # nothing happens to one that has ended
+        time.sleep(POLL_S)
+    codes = [worker.wait() for worker in workers]
+    return [UNREADY.get(code, code) for code in codes]
+
+
+def take(order: Order) -> Iterator[str]:
+    """The folders that this worker is the first to take, one after the other."""
+    while place := os.read(order.places, PLACE_BYTES):
+        yield order.folders[int.from_bytes(place, "big")]
+
+
+def read_order() -> Order:
+    """Of this worker, by its input; from then on TERM comes to it when that ends."""
+    content = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, name="job", daemon=True).start()
+    return Order(**content | {name: tuple(content[name]) for name in ("folders", "named")})
+
+
+def _end_with_input() -> None:
+    while os.read(sys.stdin.fileno(), 1):  # not by sys.stdin: its lock, held here, would be in the way at the end
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _capacity(pipe: int) -> int:
+    """Bytes that a pipe holds."""
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"

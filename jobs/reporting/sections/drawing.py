@@ -1,0 +1,66 @@
+"""Small pictures with masks as data: URIs, in the colours of petseg.metrics.overlay."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB, outline
+
+SIZE_PX = 192
+QUALITY = 78  # 192 px then take 6-9 kB
+# share of colour: the picture stays to be seen where the mask is right, and errors stand out from it
+RIGHT, ERROR = 0.25, 0.85
+GREY_LEVELS = (40, 215)  # of the grey picture below errors: neither black nor white, which are outlines
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+def draw_outlines(image: Pixels, truth: Mask, prediction: Mask | None = None) -> Pixels:
+    """(H, W, 3) uint8 at SIZE_PX: the true outline in white, and the predicted one over it."""
+    drawn = _scaled(image)
+    drawn[_line(_scaled_mask(truth))] = TRUTH_RGB
+    if prediction is not None:
+        drawn[_line(_scaled_mask(prediction))] = PREDICTION_RGB
+    return drawn
+
+
+def draw_errors(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
+    """(H, W, 3) uint8 at SIZE_PX: the picture in grey; right, missed and wrongly called pet in their colours."""
+    low, high = GREY_LEVELS
+    grey = low + (high - low) / 255 * _scaled(image).mean(axis=2, keepdims=True).repeat(3, axis=2)
+    truth, prediction = _scaled_mask(truth), _scaled_mask(prediction)
+    for mask, colour, share in (
+        (truth & prediction, PREDICTION_RGB, RIGHT),
+        (truth & ~prediction, MISSED_RGB, ERROR),
+        (~truth & prediction, WRONG_RGB, ERROR),
+    ):
+        grey[mask] = (1 - share) * grey[mask] + share * np.array(colour)
+    grey[outline(truth)] = TRUTH_RGB
+    return grey.astype(np.uint8)
+
+
+def webp_uri(pixels: Pixels) -> str:
+    """(H, W, 3) uint8 -> data: URI."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "WEBP", quality=QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _scaled(image: Pixels) -> Pixels:
+    return np.array(Image.fromarray(image).resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS))
+
+
+def _scaled_mask(mask: Mask) -> Mask:
+    return np.array(Image.fromarray(mask).resize((SIZE_PX, SIZE_PX), Image.Resampling.NEAREST))
+
+
+def _line(mask: Mask) -> Mask:
+    """Its outline, two pixels wide: one is lost where the page shows the picture smaller."""
+    edge = outline(mask)
+    return edge | outline(mask & ~edge)

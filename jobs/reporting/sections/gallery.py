@@ -1,0 +1,172 @@
+"""Where the best cell does well and badly, and where two models disagree: val pictures with the runs' own masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.reporting.sections.drawing import draw_errors, draw_outlines, webp_uri
+from jobs.reporting.sections.pictures import read_dice
+from jobs.reporting.sections.samples import Mask, Sample, ValSplit, load_samples
+from jobs.reporting.statistics.records import Group, Place, Record
+from jobs.runs.trial import Sweep
+from petseg.metrics.masks import Masks, load_masks
+from petseg.run_folder.layout import VAL_MASKS_NAME
+
+EACH = 4  # best, median and worst pictures
+MAX_DISPUTED = 6
+MAX_TRIES = 8  # cells whose masks are read to find one that can be laid beside the best
+ARCH_AXES = ("model.arch", "model.encoder")  # two architectures are laid side by side, where the sweep has two
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One model's mask of one picture; errors is "" where the mask or the picture is not at hand."""
+
+    dice: float
+    errors: str = ""  # data: URI of the error map
+    missed: float = 0.0  # shares of the picture's pixels
+    wrong: float = 0.0
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture of the best cell."""
+
+    key: str
+    photo: str  # data: URI with the predicted and the true outline, or ""
+    finding: Finding
+    has_pet: bool = True  # False where its trimap is known to be all background
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """A picture that two models see differently."""
+
+    key: str
+    agreement: float  # Dice between their two masks
+    photo: str  # data: URI with the true outline, or ""
+    findings: tuple[Finding, Finding]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The best seed of a cell, with what its folder holds of val."""
+
+    group: Group
+    record: Record
+    keys: tuple[str, ...]
+    dice: NDArray[np.float64]  # (N,)
+    masks: Masks | None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What the section shows."""
+
+    cell: Kept
+    is_first: bool  # of the leaderboard
+    rows: tuple[tuple[str, tuple[Shot, ...]], ...]  # best, median, worst
+    other: Kept | None  # with whom it disagrees
+    disputed: tuple[Disputed, ...]
+    trouble: str  # why pictures are missing, "" if they are not
+
+
+def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Gallery | None:
+    """Of the first cell that kept its masks, else of the first that measured its pictures; None if there is none."""
+    finished = [(place.group, record) for place in places if (record := place.group.best())]
+    with_masks = [pair for pair in finished if (pair[1].standing.trial.folder / VAL_MASKS_NAME).is_file()]
+    cell = next((kept for kept in _kept(with_masks[:MAX_TRIES]) if kept.masks), None) or next(_kept(finished), None)
+    if cell is None:
+        return None
+    other = rival(cell, with_masks)
+    disputed = dispute(cell, other) if other else []
+    chosen = pick(cell.dice)
+    samples: dict[int, Sample] = {}
+    trouble = "none of the finished runs kept its masks"
+    if cell.masks:
+        positions = sorted({i for _, row in chosen for i in row} | {i for i, _ in disputed})
+        wanted = {i: cell.keys[i] for i in positions}
+        where = ValSplit(cell.record, sweep.hash_of(cell.record.standing.trial), shards)
+        samples, trouble = load_samples(where, wanted)
+    rows = tuple((name, tuple(_shot(cell, i, samples.get(i)) for i in row)) for name, row in chosen)
+    pictures = tuple(_disputed(cell, other, i, agreement, samples.get(i)) for i, agreement in disputed if other)
+    return Gallery(cell, cell.record is finished[0][1], rows, other, pictures, trouble)
+
+
+def _kept(cells: Iterable[tuple[Group, Record]]) -> Iterator[Kept]:
+    for group, record in cells:
+        folder = record.standing.trial.folder
+        if found := read_dice(folder, "val"):
+            masks = load_masks(folder)
+            yield Kept(group, record, *found, masks if masks and masks.keys == found[0] else None)
+
+
+def rival(cell: Kept, cells: Sequence[tuple[Group, Record]]) -> Kept | None:
+    """The first cell of another architecture, else the first other one, with masks of the same pictures and size."""
+    if cell.masks is None:
+        return None
+    others = [pair for pair in cells if pair[1] is not cell.record]
+    others.sort(key=lambda pair: _arch(pair[1]) == _arch(cell.record))
+    shape = cell.masks.bits.shape, cell.masks.width_px
+    for kept in _kept(others[:MAX_TRIES]):
+        if kept.masks and kept.keys == cell.keys and (kept.masks.bits.shape, kept.masks.width_px) == shape:
+            return kept
+    return None
+
+
+def _arch(record: Record) -> list[object]:
+    return [record.values.get(name) for name in ARCH_AXES]
+
+
+def dispute(one: Kept, other: Kept) -> list[tuple[int, float]]:
+    """(position, Dice between the two masks) of the pictures on which they differ most, if they differ at all."""
+    assert one.masks
+    assert other.masks
+    between = np.array([dice_between(one.masks.of(i), other.masks.of(i)) for i in range(len(one.keys))])
+    order = np.argsort(between, kind="stable")[:MAX_DISPUTED]
+    return [(int(i), float(between[i])) for i in order if between[i] < 1]
+
+
+def dice_between(one: Mask, other: Mask) -> float:
+    """2 |A and B| / (|A| + |B|); 1 where both are empty."""
+    total = int(one.sum()) + int(other.sum())
+    return 2 * int((one & other).sum()) / total if total else 1.0
+
+
+def pick(dice: NDArray[np.float64]) -> list[tuple[str, list[int]]]:
+    """Positions of the best, median and worst pictures, by Dice; none twice, so fewer of each where there are few."""
+    order = np.argsort(-dice, kind="stable").tolist()
+    count = min(EACH, -(-len(order) // 3))
+    best, rest = order[:count], order[count:]
+    worst, rest = rest[-count:], rest[:-count]
+    start = max(0, len(rest) - count) // 2
+    rows = (("Best", best), ("Median", rest[start : start + count]), ("Worst", worst))
+    return [(name, row) for name, row in rows if row]
+
+
+def _shot(cell: Kept, position: int, sample: Sample | None) -> Shot:
+    finding = _finding(cell, position, sample)
+    if sample is None or cell.masks is None:
+        return Shot(cell.keys[position], "", finding)
+    photo = webp_uri(draw_outlines(sample.image, sample.truth, cell.masks.of(position)))
+    return Shot(cell.keys[position], photo, finding, bool(sample.truth.any()))
+
+
+def _disputed(one: Kept, other: Kept, position: int, agreement: float, sample: Sample | None) -> Disputed:
+    photo = webp_uri(draw_outlines(sample.image, sample.truth)) if sample else ""
+    findings = _finding(one, position, sample), _finding(other, position, sample)
+    return Disputed(one.keys[position], agreement, photo, findings)
+
+
+def _finding(cell: Kept, position: int, sample: Sample | None) -> Finding:
+    dice = float(cell.dice[position])
+    if sample is None or cell.masks is None:
+        return Finding(dice)
+    prediction = cell.masks.of(position) & sample.counted
+    errors = webp_uri(draw_errors(sample.image, sample.truth, prediction))
+    missed, wrong = float((sample.truth & ~prediction).mean()), float((prediction & ~sample.truth).mean())
+    return Finding(dice, errors, missed, wrong)

@@ -1,0 +1,162 @@
+"""Under which rules a sweep's numbers were measured, and what keeps them from being compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jobs.design.shard_sets import ShardSet
+from jobs.reporting.statistics.records import SEED_AXIS, Record
+from jobs.runs.trial import Sweep
+from shards.command import typed
+from shards.duplicates_note import summarise_duplicates
+
+BORDER_RULES = {
+    "fg": "border counts as pet (fg)",
+    "bg": "border counts as background (bg)",
+    "ignore": "border left out of loss and metrics (ignore)",
+}
+MAX_NAMED = 20
+# decide what a Dice means
+PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule", "data.shards": "shard set"}
+ORDER = ("done", "running", "stalled", "queued", "unknown", "interrupted", "failed", "planned", "pruned")
+
+Facts = list[tuple[str, str]]
+
+
+def state_counts(records: Sequence[Record]) -> list[tuple[str, int]]:
+    """How many trials stand where, `done` and `failed` always among them."""
+    counts = Counter(record.standing.status for record in records)
+    return [(state, counts[state]) for state in ORDER if counts[state] or state in ("done", "failed")]
+
+
+def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
+    """What has to be known before one of the numbers is compared with another's."""
+    return [
+        *shard_facts(sweep),
+        ("Border", common(records, "data.border", BORDER_RULES)),
+        ("Image size", f"{common(records, 'data.image_size_px')} px square, pictures squashed to it"),
+        ("Averaging", "Dice and IoU of the pet class per picture, then the mean over pictures"),
+        ("Weights", "of the epoch with the best val Dice; test is measured once with them and never ranks"),
+        ("Ranked by", "mean val/dice over seeds; test chooses nothing"),
+        ("All-pet guess", floors(records)),
+        ("Training", training(records)),
+        ("Seeds", ", ".join(dict.fromkeys(str(r.seed) for r in records if r.seed is not None)) or "unknown"),
+    ]
+
+
+def shard_facts(sweep: Sweep) -> Facts:
+    """What is known of each shard set of the sweep; several are told apart by their location."""
+    sets = [one if one.source else replace(one, source=one.location) for one in noted_sets(sweep)]
+    facts = {
+        "Shard set": [f"{one.source}: {one.attribution}" if one.num_samples else one.source for one in sets],
+        "Splits": [" / ".join(f"{count:,} {name}" for name, count in one.num_samples.items()) for one in sets],
+        "Near-identical pictures": [duplicates(one) for one in sets],
+        "Manifest hash": [one.hash for one in sets],
+    }
+    places = [one.location for one in sets]
+    return [(name, _by_place(texts, places)) for name, texts in facts.items() if any(texts)]
+
+
+def duplicates(noted: ShardSet) -> str:
+    """How far test is another set of pictures than train; "" where the set itself is not known."""
+    if not noted.num_samples:
+        return ""
+    if noted.near_duplicates is None:
+        return f"not looked for: `{typed('-m', 'shards.duplicates', noted.location)}` does"
+    return summarise_duplicates(noted.near_duplicates)
+
+
+def noted_sets(sweep: Sweep) -> tuple[ShardSet, ...]:
+    return sweep.shard_sets or (ShardSet(sweep.manifest_hash, sweep.shards),)
+
+
+def _by_place(texts: Sequence[str], places: Sequence[str]) -> str:
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"{place}: {text or 'unknown'}" for place, text in zip(places, texts, strict=True))
+
+
+def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:
+    """The value that all trials share, or all values if they differ."""
+    values = dict.fromkeys(str(record.values[name]) for record in records if name in record.values)
+    texts = [(words or {}).get(value, value) for value in values]
+    return texts[0] if len(texts) == 1 else f"differs: {', '.join(texts)}" if texts else "unknown"
+
+
+def training(records: Sequence[Record]) -> str:
+    parts = ("batch_size", "loss", "mixed_precision")
+    listed = [f"{part.replace('_', ' ')} {common(records, f'train.{part}')}" for part in parts]
+    optim = " ".join(common(records, f"optim.{part}") for part in ("name", "lr", "schedule"))
+    return ", ".join([lengths(records), *listed, f"optimizer {optim}"])
+
+
+def lengths(records: Sequence[Record]) -> str:
+    """How long the trials train: epochs, optimizer steps, or minutes, in which each takes as many steps as fit."""
+    texts = list(dict.fromkeys(length(record) for record in records if "train.epochs" in record.values))
+    text = texts[0] if len(texts) == 1 else f"differs: {', '.join(texts)}" if texts else "epochs unknown"
+    epochs = {r.result.epochs for r in records if r.result and r.values.get("train.budget_min")}
+    if not epochs:
+        return text
+    span = " to ".join(str(count) for count in sorted({min(epochs), max(epochs)}))
+    return f"{text} (by minutes as many steps as fit: {span} epochs, the last of them perhaps in part)"
+
+
+def length(record: Record) -> str:
+    if steps := record.values.get("train.budget_steps"):
+        return f"optimizer steps {steps}"
+    if minutes := record.values.get("train.budget_min"):
+        return f"minutes {minutes:g}"
+    return f"epochs {record.values['train.epochs']}"
+
+
+def floor_of(records: Sequence[Record], split: str) -> float | None:
+    """Dice of calling every pixel pet; the lowest, should it differ between trials."""
+    metric = f"{split}/all_pet_dice"
+    values = [r.result.metrics[metric] for r in records if r.result and metric in r.result.metrics]
+    return min(values, default=None)
+
+
+def floors(records: Sequence[Record]) -> str:
+    known = [(split, floor) for split in ("val", "test") if (floor := floor_of(records, split)) is not None]
+    listed = ", ".join(f"{floor:.4f} {split}" for split, floor in known)
+    return f"Dice {listed}: a model below it has learnt nothing" if known else "not measured yet"
+
+
+def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequence[str]) -> list[str]:
+    """What a reader must know before believing the tables."""
+    found = []
+    for name, word in PER_PICTURE.items():
+        if name in axes:
+            values = common(records, name).removeprefix("differs: ")
+            found.append(
+                f"The trials differ in {word} ({values}): their Dice is not the same measure, compare with care."
+            )
+    extra = [name for name in axes if name not in sweep_axes and name not in PER_PICTURE]
+    if extra:
+        found.append(f"The trials also differ in {', '.join(extra)}, which the sweep does not vary: shown as axes.")
+    if lost := [record.id for record in records if record.config is None]:
+        found.append(f"No readable config.json for {', '.join(lost)}: placed by the axes in sweep.json alone.")
+    if pruned := [record for record in records if record.is_pruned]:
+        listed = "; ".join(f"{record.id} {record.standing.trial.label}" for record in pruned[:MAX_NAMED])
+        more = f"; and {len(pruned) - MAX_NAMED} more" if len(pruned) > MAX_NAMED else ""
+        found.append(
+            f"{len(pruned)} trials were stopped early, because others did better, and are in no mean, rank or curve; "
+            f"where they differ from the others in the seed alone, the others' mean says too much: {listed}{more}."
+        )
+    if any(record.result is None and not record.is_pruned for record in records):
+        waiting = (pair for pair in state_counts(records) if pair[1] and pair[0] not in ("done", "pruned"))
+        states = ", ".join(f"{count} {state}" for state, count in waiting)
+        found.append(
+            f"Not all of the {len(records)} trials are done ({states}): means are over the finished ones only."
+        )
+    floor = floor_of(records, "val")
+    below = [r for r in records if r.result and floor is not None and r.result.metrics["val/dice"] < floor]
+    if below:
+        found.append(
+            f"{len(below)} finished trials are below the all-pet guess ({floor:.4f}): they have learnt nothing."
+        )
+    if not any(record.seed is not None for record in records) or len({r.seed for r in records}) == 1:
+        found.append(f"A single seed ({SEED_AXIS}): the spread between reruns is not known.")
+    return found

@@ -1,0 +1,111 @@
+"""The val pictures of a sweep's shard set, out of a folder that the user names: without torch, and nothing is fetched.
+
+Where the trials read their shards is in their configs, and those could be a stranger's: a report opens no such place.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from jobs.reporting.statistics.records import Record
+from petseg.data.decode import decode_trimap
+from petseg.data.places import without_secrets
+from petseg.data.store import LocalStore, is_remote
+from petseg.data.tars import UNREADABLE, TarReader
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Found = TypeVar("Found")
+
+MAX_SIDE_PX = 4096
+
+
+@dataclass(frozen=True)
+class ValSplit:
+    """Where to look for the val split that a trial was measured on."""
+
+    record: Record
+    manifest_hash: str
+    shards: str = ""  # the folder to look in; "" = nowhere
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A val picture as the network saw it: squashed to a square."""
+
+    image: Pixels  # (S, S, 3) uint8
+    truth: Mask  # (S, S) pet, by the run's border rule
+    counted: Mask  # (S, S) False where the border rule ignores a pixel
+
+
+def load_samples(where: ValSplit, wanted: Mapping[int, str]) -> tuple[dict[int, Sample], str]:
+    """(samples by position, "") for {position in val: key}, or ({}, why they are not at hand)."""
+    border = str(((where.record.config or {}).get("data") or {}).get("border"))
+    found, trouble = _read(where, wanted, lambda reader, position: _sample(reader, position, border))
+    return dict(zip(wanted, found, strict=False)), trouble
+
+
+def load_facts(where: ValSplit, keys: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
+    """(what KEY.json says of each picture of val, {} where the set has none, "") or ([], why it is not at hand)."""
+    return _read(where, dict(enumerate(keys)), TarReader.facts)
+
+
+def _read(
+    where: ValSplit, wanted: Mapping[int, str], read: Callable[[TarReader, int], Found]
+) -> tuple[list[Found], str]:
+    """What a reader gives for positions of val whose keys are these, or ([], why not)."""
+    try:
+        reader = _open(where)
+        try:
+            for position, key in wanted.items():
+                if position >= len(reader) or reader.key(position) != key:
+                    raise ValueError(f"its val split has another order: {key} is not at place {position}")
+            return [read(reader, position) for position in wanted], ""
+        finally:
+            reader.close()
+    except UNREADABLE as error:
+        return [], str(error)
+
+
+def _open(where: ValSplit) -> TarReader:
+    """Raises ValueError, OSError or Failure if the set is not at hand."""
+    try:
+        side_px = int((where.record.config or {})["data"]["image_size_px"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"trial {where.record.id} has no readable config.json") from None
+    if not 0 < side_px <= MAX_SIDE_PX:
+        raise ValueError(f"trial {where.record.id} has pictures of {side_px} px, which are not drawn")
+    if not where.shards:
+        raise ValueError("a report opens no shards by itself: name their folder by --shards")
+    if is_remote(where.shards):
+        raise ValueError(f"the shards lie at {without_secrets(where.shards)}, from where a report fetches nothing")
+    store = LocalStore(where.shards)
+    if store.manifest.hash != where.manifest_hash:
+        raise ValueError(f"{where.shards} holds another shard set than the sweep's")
+    return TarReader(store, "val", side_px)
+
+
+def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
+    """The trimap is the very one that the network was measured on; the picture is for eyes."""
+    size = (reader.image_size_px, reader.image_size_px)
+    jpg, png = reader.encoded(position)
+    try:
+        image = Image.open(io.BytesIO(jpg), formats=["JPEG"])
+    except UnidentifiedImageError:  # its message shows the object that held the bytes
+        raise ValueError(f"{reader.key(position)}.jpg is no readable JPEG") from None
+    with image:
+        image.draft("RGB", size)
+        squashed = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    trimap = np.empty(size, np.uint8)
+    decode_trimap(png, trimap)
+    values = reader.store.manifest.source.trimap
+    border = trimap == values["border"]
+    truth = (trimap == values["pet"]) | (border & (border_rule == "fg"))
+    return Sample(squashed, truth, ~(border & (border_rule == "ignore")))

@@ -1,0 +1,80 @@
+"""What a sweep can show, in words: of its own finished trials, and of one that is only planned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from jobs.design.spec import Cell
+from jobs.reporting.statistics.power import LADDER, POWER, Noise, least_difference, seeds_for
+from jobs.reporting.statistics.records import NOISE_DICE, SEED_AXIS, read_record
+from jobs.reporting.statistics.verdict import Comparison, build_board
+from jobs.runs.trial import Sweep
+from jobs.state.trial_status import standing
+
+LEAST_GAP = 0.0005  # a smaller one is nobody's aim
+# standard deviations on real pets where no trial has finished: of runs, from three seeds each of unet (0.0016) and
+# resnet34_unet (0.0032) in LOG.md, 2026-11-24; of pictures in a cell, an assumption
+REFERENCE_RUN, REFERENCE_PICTURE = 0.0025, 0.02
+
+
+def power_points(val: Comparison) -> list[str]:
+    """A sentence on what such a sweep shows, by the spreads of its own trials; none where they are not known."""
+    noise, several = val.noise, ~val.cells.is_single
+    if noise is None or not noise.run + noise.picture:
+        return []
+    count, seeds = int(several.sum()), int(np.median(val.cells.seeds[several]))
+    gap = val.difference(0, 1)
+    wanted = [("", NOISE_DICE)]
+    if gap.finding in ("open", "same") and abs(gap.value) >= LEAST_GAP:
+        wanted.append((", the gap between the first two,", abs(gap.value)))
+    needed = [f"{size:.4f}{name} {_needed(seeds_for(size, count, noise))}" for name, size in wanted]
+    said = shown_text(count, seeds, noise)
+    return [f"{said} (by the spreads of these trials: {spreads_text(noise)}). {'; '.join(needed)}."]
+
+
+def plan_text(sweep: Sweep, cells: Mapping[str, Cell], num_pictures: int) -> str:
+    """What the cells of a sweep, by trial id, will show on so many val pictures."""
+    seeds = Counter(tuple(v for name, v in cell.axes.items() if name != SEED_AXIS) for cell in cells.values())
+    done = [trial for trial in sweep.trials if trial.result()]
+    board = build_board(sweep, [read_record(standing(trial, None, {}), epochs=False) for trial in done])
+    return planned_text(len(seeds), min(seeds.values()), num_pictures, board.val)
+
+
+def planned_text(num_cells: int, seeds: int, num_pictures: int, known: Comparison | None) -> str:
+    """What so many cells and seeds will show on so many val pictures; known: trials of the sweep that have finished."""
+    if num_cells < 2:
+        return "One cell alone is compared with nothing."
+    if seeds < 2:
+        return (
+            "With one seed no difference can be shown: how far another seed would move a cell is not known. "
+            "Two seeds are the least, three are better."
+        )
+    noise = known.noise if known else None
+    source = "by the spreads of finished trials of this sweep"
+    if noise is None:
+        noise = Noise(REFERENCE_RUN, REFERENCE_PICTURE, max(2, num_pictures))
+        source = "by a reference on real pets, as no two cells of this sweep have two finished seeds"
+    return f"{shown_text(num_cells, seeds, noise)} ({source}: {spreads_text(noise)})."
+
+
+def shown_text(num_cells: int, seeds: int, noise: Noise) -> str:
+    """`With 3 seeds and 368 val pictures a difference of about 0.012 Dice between ...`"""
+    size = least_difference(num_cells, seeds, noise)
+    cells = "the two cells" if num_cells == 2 else f"two of the {num_cells} cells"
+    return (
+        f"With {seeds} seeds and {noise.num_pictures:,} val pictures a difference of about {size:.2g} Dice between "
+        f"{cells} is shown in {POWER * 100:.0f} % of sweeps"
+    )
+
+
+def spreads_text(noise: Noise) -> str:
+    return f"standard deviation of runs {noise.run:.4f}, of pictures in a cell {noise.picture:.3f}"
+
+
+def _needed(seeds: int | None) -> str:
+    if seeds is None:
+        return f"would not be shown so often with {LADDER[-1]} seeds: that takes more val pictures"
+    return f"would take about {seeds} seeds"

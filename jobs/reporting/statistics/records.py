@@ -1,0 +1,203 @@
+"""What a sweep has to say, in plain numbers: trials gathered into groups of seeds, their ranking and their tables."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.runs.trial import Sweep
+from jobs.state.trial_status import Standing, standings
+from petseg.config.values import flatten
+from petseg.run_folder.layout import Result, load_config, warn_once
+
+SEED_AXIS = "train.seed"
+NOISE_DICE = 0.003  # reruns of one config differ by about this much: a smaller difference says nothing
+MAX_GRIDS = 12
+LEAST_FILLED = 0.25  # share of a table's cells that the sweep has
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial with all that its folder holds."""
+
+    standing: Standing
+    values: dict[str, Any]  # dotted config fields that make its numbers, and its place on the sweep's axes
+    config: dict[str, Any] | None  # None: its folder has no readable config.json
+    result: Result | None
+    rows: list[dict[str, Any]]  # one per epoch, oldest first
+
+    @property
+    def id(self) -> str:
+        return self.standing.trial.id
+
+    @property
+    def is_pruned(self) -> bool:
+        """Stopped early: it has no result, and is compared with nothing that has one."""
+        return self.standing.status == "pruned"
+
+    @property
+    def seed(self) -> Any:
+        return self.values.get(SEED_AXIS)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds. sd is the sample standard deviation (n - 1 below the line), None for a single seed."""
+
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trials that differ in their seed alone."""
+
+    axes: dict[str, Any]  # the axes that vary, without the seed
+    records: tuple[Record, ...]
+
+    @property
+    def label(self) -> str:
+        return " · ".join(axis_text(name, value) for name, value in self.axes.items()) or "all trials"
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Its values on the axes, which no other group shares."""
+        return tuple(self.axes.values())
+
+    @property
+    def done(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.result is not None)
+
+    def spread(self, metric: str) -> Spread | None:
+        """Over its finished trials, of a metric of their best weights; None if none of them has measured it."""
+        return spread_of([r.result.metrics[metric] for r in self.done if r.result and metric in r.result.metrics])
+
+    def mean(self, field: str) -> float | None:
+        """Mean of a field of Result over the finished trials."""
+        values = [float(getattr(record.result, field)) for record in self.done]
+        return statistics.fmean(values) if values else None
+
+    def best(self) -> Record | None:
+        """Its finished trial of the highest val Dice."""
+        return max(self.done, key=lambda r: r.result.metrics["val/dice"] if r.result else 0.0, default=None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A group's place in the ranking by mean val Dice; rank 0 = nothing finished yet."""
+
+    rank: int
+    group: Group
+    val_dice: Spread | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The groups as a table, one per combination of the axes beyond the second."""
+
+    title: str
+    row_axis: str
+    column_axis: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Group | None, ...]], ...]
+
+
+def axis_text(name: str, value: Any) -> str:
+    """`unet` for a word, `width=8` for what means nothing without its name."""
+    return value if isinstance(value, str) else f"{name.rpartition('.')[2]}={'?' if value is None else value}"
+
+
+def read_records(sweep: Sweep, rows: Sequence[Standing] | None = None) -> list[Record]:
+    """All trials of the sweep, those without a folder too. rows: where they stand, if that is known already."""
+    return [read_record(row) for row in (standings(sweep) if rows is None else rows)]
+
+
+def read_record(standing: Standing, epochs: bool = True) -> Record:
+    """One trial; without its epochs it is read much faster, and is enough for a leaderboard."""
+    trial = standing.trial
+    try:
+        content = load_config(trial.folder)
+        identity, config = flatten(content["identity"]), content["config"]
+    except (ValueError, KeyError):
+        identity, config = {}, None
+    identity.pop("manifest_hash", None)
+    rows = [row for row in (trial.metrics() if epochs else ()) if isinstance(row, dict)]
+    by_epoch = {int(row["epoch"]): row for row in rows if "epoch" in row}
+    try:
+        result = trial.result()
+    except ValueError as error:  # of one trial of many
+        warn_once(f"left out: {error}")
+        result = None
+    return Record(standing, identity | trial.axes, config, result, [row for _, row in sorted(by_epoch.items())])
+
+
+def spread_of(values: Sequence[float]) -> Spread | None:
+    if not values:
+        return None
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), sd, min(values), max(values), len(values))
+
+
+def varied(sweep: Sweep, records: Sequence[Record]) -> list[str]:
+    """What tells the trials apart, seeds aside: the sweep's axes of more than one value, then every other field that
+    differs between its trials all the same (a sweep that was run again with another --set), lest unlike be averaged.
+    """
+    names = dict.fromkeys([*sweep.axes, *(name for record in records for name in record.values)])
+    names.pop(SEED_AXIS, None)
+    return [n for n in names if len({record.values[n] for record in records if n in record.values}) > 1]
+
+
+def gather(axes: Sequence[str], records: Sequence[Record]) -> list[Group]:
+    """The records by their place on the axes, in order of first appearance; without those that were stopped early."""
+    places: dict[tuple[Any, ...], list[Record]] = {}
+    for record in (record for record in records if not record.is_pruned):
+        places.setdefault(tuple(record.values.get(name) for name in axes), []).append(record)
+    return [Group(dict(zip(axes, place, strict=True)), tuple(members)) for place, members in places.items()]
+
+
+def rank(groups: Sequence[Group]) -> list[Place]:
+    """By mean val Dice, highest first; groups with nothing finished come last."""
+    scored = [(spread, group) for group in groups if (spread := group.spread("val/dice"))]
+    scored.sort(key=lambda pair: -pair[0].mean)
+    places = [Place(number, group, spread) for number, (spread, group) in enumerate(scored, start=1)]
+    return places + [Place(0, group, None) for group in groups if not group.spread("val/dice")]
+
+
+def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> list[Grid]:
+    """First axis down, second across, and a table per combination of the others (the first MAX_GRIDS of them).
+
+    None where they would stand nearly empty: a search's trials are points, and hardly two of them share a row.
+    """
+    row_axis, column_axis, *others = [*axes, "", ""][: max(2, len(axes))]
+    by_place = {group.place: group for group in groups}
+    levels = {name: list(dict.fromkeys(group.axes[name] for group in groups)) for name in axes}
+    if len(groups) < LEAST_FILLED * math.prod(map(len, levels.values())):
+        return []
+    rows, columns = levels.get(row_axis, [None]), levels.get(column_axis, [None])
+    grids = []
+    for rest in itertools.product(*(levels[name] for name in others)):
+        cells = [[by_place.get((row, column, *rest)[: len(axes)]) for column in columns] for row in rows]
+        if not axes:
+            cells = [[groups[0] if groups else None]]
+        if not any(cell for line in cells for cell in line):
+            continue
+        grids.append(
+            Grid(
+                title=" · ".join(axis_text(name, value) for name, value in zip(others, rest, strict=True)),
+                row_axis=row_axis,
+                column_axis=column_axis,
+                columns=tuple(axis_text(column_axis, value) if column_axis else "" for value in columns),
+                rows=tuple(
+                    (axis_text(row_axis, row) if row_axis else "all trials", tuple(line))
+                    for row, line in zip(rows, cells, strict=True)
+                ),
+            )
+        )
+    return grids[:MAX_GRIDS]

@@ -1,0 +1,227 @@
+"""What a sweep's numbers allow to be said: how sure each mean is, and which differences are shown."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jobs.design.shard_sets import ShardSet
+from jobs.reporting.sections.pictures import read_dice
+from jobs.reporting.statistics.compare import LEVEL, Cells, Intervals, contrasts, means, pairs, rank_ranges, summarise
+from jobs.reporting.statistics.power import Noise, noise_of
+from jobs.reporting.statistics.records import NOISE_DICE, Group, Record, axis_text, gather, varied
+from jobs.runs.trial import Sweep
+
+MAX_LEVELS = 8  # of a factor: a finer axis is a scale, and its thousands of pairs of values say nothing
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A group's mean Dice with its own 95 % interval, as much of it as lies within [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+    pictures_only: bool  # one seed: another training run is not accounted for
+    ranks: tuple[int, int]  # best and worst that it may have
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One minus the other, with its interval and p value after all looks of its family: the interval, which holds
+    together with the family's others in 95 % of sweeps, excludes 0 exactly where p < LEVEL."""
+
+    name: str
+    other: str
+    value: float
+    low: float
+    high: float
+    p: float | None  # None: known of pictures alone
+
+    @property
+    def finding(self) -> str:
+        """apart; same: NOISE_DICE either way is ruled out; open: neither is shown; unknown: one seed."""
+        if self.p is None:
+            return "unknown"
+        if self.p < LEVEL:
+            return "apart"
+        return "same" if max(-self.low, self.high) < NOISE_DICE else "open"
+
+    @property
+    def turned(self) -> Difference:
+        return Difference(self.other, self.name, -self.value, -self.high, -self.low, self.p)
+
+    @property
+    def upright(self) -> Difference:
+        """The higher one first."""
+        return self if self.value >= 0 else self.turned
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups on the same pictures of a split, highest mean first."""
+
+    groups: tuple[Group, ...]
+    num_pictures: int
+    cells: Cells
+    means: dict[tuple[Any, ...], Mean]  # by place
+    differences: Intervals  # row minus column
+    left_out: tuple[Group, ...]  # finished, but without the same per_image.npz as the others
+
+    def mean(self, group: Group) -> Mean | None:
+        return self.means.get(group.place)
+
+    @cached_property
+    def positions(self) -> dict[tuple[Any, ...], int]:
+        return {group.place: i for i, group in enumerate(self.groups)}
+
+    def difference(self, i: int, j: int) -> Difference:
+        one = self.differences
+        value, low, high, p = (float(array[i, j]) for array in (one.value, one.low, one.high, one.p))
+        return Difference(self.groups[i].label, self.groups[j].label, value, low, high, _known(p))
+
+    def from_best(self, group: Group) -> Difference | None:
+        """The group minus the best; None for the best, and for a group that is not compared."""
+        i = self.positions.get(group.place, 0)
+        return self.difference(i, 0) if i else None
+
+    @cached_property
+    def noise(self) -> Noise | None:
+        """How much runs and pictures move these groups' means; None if that is not known."""
+        return noise_of(self.cells)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Differences between the values of one axis, all else averaged; or how they differ between those of another."""
+
+    axes: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All that is said of a sweep, worked out once."""
+
+    axes: list[str]
+    groups: list[Group]
+    by_split: dict[str, Comparison]
+    main: list[Effects]
+    interaction: Effects | None
+    sets: tuple[ShardSet, ...] = ()  # what the sweep noted of its data at submission
+
+    @property
+    def val(self) -> Comparison | None:
+        return self.by_split.get("val")
+
+    def mean(self, split: str, group: Group) -> Mean | None:
+        return self.by_split[split].mean(group) if split in self.by_split else None
+
+
+def build_board(sweep: Sweep, records: Sequence[Record]) -> Board:
+    axes = varied(sweep, records)
+    groups = gather(axes, records)
+    found = {split: one for split in SPLITS if (one := compare(groups, split))}
+    main, interaction = effects(axes, groups, found["val"]) if "val" in found else ([], None)
+    return Board(axes, groups, found, main, interaction, sweep.shard_sets)
+
+
+def compare(groups: Sequence[Group], split: str) -> Comparison | None:
+    """Of the groups all of whose finished trials were measured on the same pictures; None if there are no two pictures.
+
+    Which pictures those are, the most groups decide.
+    """
+    finished = [group for group in groups if group.spread(f"{split}/dice")]
+    measured = {group.place: _measured(group, split) for group in finished}
+    keys = [entry[0] for entry in measured.values() if entry]
+    if not keys:
+        return None
+    common = max(dict.fromkeys(keys), key=keys.count)
+    if len(common) < 2:
+        return None
+    same = [(g, entry[1]) for g in finished if (entry := measured[g.place]) and entry[0] == common]
+    same.sort(key=lambda pair: -pair[1].mean(axis=1).mean())
+    cells = summarise([dice for _, dice in same])
+    found, alone = pairs(cells), means(cells)
+    columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(found))
+    by_place = {
+        group.place: Mean(
+            float(value), max(0.0, float(low)), min(1.0, float(high)), bool(only), (int(ranks[0]), int(ranks[1]))
+        )
+        for (group, _), value, low, high, only, ranks in zip(same, *columns, strict=True)
+    }
+    left_out = tuple(group for group in finished if group.place not in by_place)
+    return Comparison(tuple(g for g, _ in same), len(common), cells, by_place, found, left_out)
+
+
+def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any] | None:
+    """Keys and (S, N) Dice; None if its trials do not all have the same pictures."""
+    found = [read_dice(record.standing.trial.folder, split) for record in group.done]
+    rows = [entry for entry in found if entry]
+    if len(rows) < len(found) or len({keys for keys, _ in rows}) != 1:
+        return None
+    return rows[0][0], np.stack([dice for _, dice in rows])
+
+
+def effects(
+    axes: Sequence[str], groups: Sequence[Group], comparison: Comparison
+) -> tuple[list[Effects], Effects | None]:
+    """Main effects of each axis and the interaction of the first two, of a full factorial design: every combination
+    of values finished. ([], None) of any other, whose averages would compare unlike with unlike.
+
+    Main effects are one family of looks, interactions another. Axes of more than MAX_LEVELS values are averaged over.
+    """
+    levels = [list(dict.fromkeys(group.axes[name] for group in groups)) for name in axes]
+    place_of = comparison.positions
+    complete = len(place_of) == len(groups) == math.prod(map(len, levels))
+    if len(axes) < 2 or not complete:
+        return [], None
+    factors = [at for at, values in enumerate(levels) if len(values) <= MAX_LEVELS]
+    names, rows = [], []
+    for at in factors:
+        for one, other in itertools.combinations(levels[at], 2):
+            names.append((axis_text(axes[at], one), axis_text(axes[at], other)))
+            rows.append(_weights(place_of, {at: {one: 1.0, other: -1.0}}))
+    found = iter(_differences(comparison.cells, names, rows))
+    main = [Effects((axes[at],), tuple(itertools.islice(found, math.comb(len(levels[at]), 2)))) for at in factors]
+    return main, _interaction(axes, levels, comparison) if {0, 1} <= set(factors) else None
+
+
+def _interaction(axes: Sequence[str], levels: Sequence[list[Any]], comparison: Comparison) -> Effects:
+    """How much more one value of the second axis gains over another with one value of the first than with another."""
+    names, rows = [], []
+    for (one, other), (left, right) in itertools.product(*(itertools.combinations(levels[at], 2) for at in (0, 1))):
+        gain = f"{axis_text(axes[1], left)} over {axis_text(axes[1], right)}"
+        names.append((f"{gain} with {axis_text(axes[0], one)}", f"with {axis_text(axes[0], other)}"))
+        signs = {0: {one: 1.0, other: -1.0}, 1: {left: 1.0, right: -1.0}}
+        rows.append(_weights(comparison.positions, signs))
+    return Effects(tuple(axes[:2]), tuple(_differences(comparison.cells, names, rows)))
+
+
+def _weights(place_of: dict[tuple[Any, ...], int], signs: dict[int, dict[Any, float]]) -> list[float]:
+    """Of each cell: +1, -1 or 0 by its value on some axes, averaged over all other axes."""
+    raw = [math.prod(sign.get(place[at], 0.0) for at, sign in signs.items()) for place in place_of]
+    share = sum(abs(weight) for weight in raw) / 2 ** len(signs)
+    return [weight / share for weight in raw]
+
+
+def _differences(cells: Cells, names: Sequence[tuple[str, str]], rows: Sequence[list[float]]) -> list[Difference]:
+    if not rows:
+        return []
+    found = contrasts(cells, np.array(rows))
+    numbers = zip(found.value, found.low, found.high, found.p, strict=True)
+    return [
+        Difference(name, other, float(value), float(low), float(high), _known(one))
+        for (name, other), (value, low, high, one) in zip(names, numbers, strict=True)
+    ]
+
+
+def _known(p: float) -> float | None:
+    return float(p) if math.isfinite(p) else None

@@ -1,0 +1,1 @@
+"""Searches that choose trials by the results of earlier ones."""

@@ -1,0 +1,1 @@
+"""The state of each trial: liveness, Slurm's states, and the cause of a failure."""

@@ -1,0 +1,200 @@
+"""Why a trial ended: from its own last word, Slurm's state of its job, and the ends of its ranks' logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.runs.log_files import Traceback, fatal_traceback, last_life, own_part, rank_logs, read_tail
+from jobs.runs.trial import Submission, Trial
+from jobs.state.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, REFUSED, RETRYABLE, SLURM_STATES, Cause
+from jobs.state.liveness import planned_epochs, read_last_row
+from jobs.state.waits import UNPLACEABLE_REASON
+from petseg.training.progress_bar import duration
+from shards.command import typed
+from slurm.cluster import JobState
+
+CLEAN_NOW = ("--older-than", "0m", "--checkpoints-only")  # what frees most, at once
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a trial ended, and what to do."""
+
+    cause: Cause
+    advice: str
+    retryable: bool  # the same again, or a little changed, may go well
+    signature: str  # the same for trials that failed in the same way
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a trial whose job is over."""
+
+    said: str = ""  # its last word in this job: running | done | failed | interrupted; empty = it never began
+    error: str = ""  # the exception, by its own word
+    cause: str = ""  # by its own word
+    host: str = ""
+    job: JobState | None = None
+    logs: tuple[str, ...] = ()  # the ends of the logs of all ranks, of the job's last life
+    epochs_done: int = 0
+    epochs: int = 0
+    epoch_s: float | None = None  # one epoch's training
+    used_s: float | None = None  # from the trial's start to the end of its log
+    log_is_missing: bool = False  # of a job on Slurm, which opens it before anything else
+    waited: bool = False  # for its turn in a job of several trials, which never came
+    sweep: str = "SWEEP"
+
+
+def diagnose(trial: Trial, submission: Submission, job: JobState | None, shared: bool = False) -> Verdict:
+    """Why a trial that has no result ended; its job must be over. shared: the job had other trials too."""
+    return judge(gather(trial, submission, job, trial.state(), read_last_row(trial.folder), shared))
+
+
+def gather(
+    trial: Trial,
+    submission: Submission,
+    job: JobState | None,
+    state: Mapping[str, Any],
+    row: Mapping[str, Any],
+    shared: bool,
+) -> Evidence:
+    """What the trial and its logs say of its last job. state, row: the trial's state.json and last row of metrics."""
+    if state.get("job_id") != submission.job_id:
+        state = {}  # of an earlier job
+    paths = rank_logs(trial, submission) if state or not shared else []  # else the log is about others
+    texts = [own_part(last_life(read_tail(path)), trial.id) for path in paths]
+    if state.get("slot"):  # of several trials at once: what Slurm says of the job is in the job's own log
+        texts.append(daemon_lines(last_life(read_tail(Path(submission.log)))))
+    used_s = max((path.stat().st_mtime for path in paths), default=0.0) - state.get("time", 0.0)
+    running = state.get("status") == "running"
+    return Evidence(
+        said=state.get("status", ""),
+        error=state.get("error", "") if state.get("status") == "failed" else "",
+        cause=state.get("cause", ""),
+        host=state.get("host", "") or (job.nodes if job else ""),
+        job=job,
+        logs=tuple(texts),
+        epochs_done=int(row.get("epoch", 0)),
+        epochs=planned_epochs(trial.folder),
+        epoch_s=row.get("perf/seconds"),
+        used_s=used_s if running and paths and used_s > 0 and not state.get("restarts") else None,
+        log_is_missing=submission.cluster == "slurm" and not rank_logs(trial, submission),
+        waited=shared and not state,
+        sweep=str(trial.folder.parents[1]),
+    )
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The cause by the first source that knows it; see the tables above."""
+    found = [traceback for text in evidence.logs if (traceback := fatal_traceback(text))]
+    fatal = min(found, key=lambda traceback: bool(PEER.search(traceback.error)), default=None)
+    cause = _cause(evidence, found, fatal)
+    advice = _timeout_advice(evidence) if cause == "timeout" else ADVICE[cause]
+    host = evidence.host or "its node"
+    signature: str = cause
+    if cause == "node_failure":
+        signature = f"{cause} {host}"
+    elif fatal and cause in ("code", "launch", "unknown"):
+        signature = f"{fatal.kind} at {fatal.frame}" if fatal.frame else fatal.error.partition("\n")[0][:120]
+    return Verdict(
+        cause=cause,
+        advice=advice.format(
+            host=host,
+            folder=evidence.sweep,
+            clean=f"`{typed('jobs/clean.py', evidence.sweep, *CLEAN_NOW, '--dry-run')}`",
+        ),
+        retryable=RETRYABLE[cause],
+        signature=signature,
+        traceback=fatal.text if fatal and cause in ("code", "launch", "unknown") else "",
+    )
+
+
+def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | None) -> Cause:
+    failed = evidence.said == "failed"
+    told = [evidence.error, *(error for traceback in found for error in traceback.errors)]
+    in_slurm = SLURM_STATES.get(evidence.job.state) if evidence.job else None
+    if evidence.job and evidence.job.reason == UNPLACEABLE_REASON:
+        in_slurm = "unplaceable"
+    in_logs = _first(DAEMONS, [daemon_lines(text) for text in evidence.logs])
+    only_peer = not failed or bool(PEER.search(evidence.error))
+    rules: tuple[Callable[[], Cause | None], ...] = (
+        lambda: _known(evidence.cause) if failed else None,
+        # its own error is nearer to the cause than the end of a job that other trials shared
+        lambda: in_slurm if only_peer and in_slurm in ("host_memory", "node_failure") else None,
+        lambda: in_logs if only_peer and in_logs in ("host_memory", "node_failure") else None,
+        lambda: _first(ERRORS, told) if evidence.said != "interrupted" else None,
+        lambda: in_slurm if not failed else None,
+        lambda: _known(evidence.cause) if evidence.said == "interrupted" else None,
+        lambda: in_logs if in_logs != "launch" and not failed else None,
+        lambda: "cancelled" if evidence.said == "interrupted" else None,
+        lambda: _of_exception(evidence, fatal),
+        lambda: "killed" if _killed(evidence) else None,
+        lambda: "unseen_folder" if _folder_is_unseen(evidence) else None,
+        lambda: "never_began" if evidence.waited else None,
+        lambda: "launch" if not evidence.said and (in_logs == "launch" or _ended_badly(evidence)) else None,
+    )
+    return next((cause for rule in rules if (cause := rule())), "unknown")
+
+
+def daemon_lines(text: str) -> str:
+    """The lines of a log that Slurm's daemons, the shell and the interpreter wrote; few, and quick to search."""
+    return "\n".join(line for line in text.splitlines() if line.startswith(DAEMON_WORDS) or REFUSED in line)
+
+
+def _known(cause: str) -> Cause | None:
+    """The process's own finding, unless it only says that there was an error."""
+    found: Cause | None = next((name for name in RETRYABLE if name == cause), None)
+    return None if found in ("code", "launch", "unknown") else found
+
+
+def _first(table: Sequence[tuple[Cause, re.Pattern[str]]], texts: Sequence[str]) -> Cause | None:
+    return next((cause for cause, pattern in table if any(pattern.search(text) for text in texts)), None)
+
+
+def _of_exception(evidence: Evidence, fatal: Traceback | None) -> Cause | None:
+    error = fatal.error if fatal else evidence.error
+    if not error or (evidence.said == "done"):
+        return None
+    if PEER.search(error):
+        return "unknown"
+    return "code" if evidence.said else "launch"
+
+
+def _killed(evidence: Evidence) -> bool:
+    """By SIGKILL; or gone without a word where nobody keeps exit codes (local jobs)."""
+    exit_code = evidence.job.exit_code if evidence.job else ""
+    by_signal = exit_code.endswith(":9") or exit_code.startswith("137:")
+    return by_signal or (evidence.said == "running" and (evidence.job is None or evidence.job.state == "FAILED"))
+
+
+def _folder_is_unseen(evidence: Evidence) -> bool:
+    """Slurm ends a job at once whose log it cannot open on the node."""
+    failed = evidence.job is not None and evidence.job.state == "FAILED"
+    return failed and not evidence.said and evidence.log_is_missing
+
+
+def _ended_badly(evidence: Evidence) -> bool:
+    if evidence.job is None:
+        return any(evidence.logs)
+    return evidence.job.state == "FAILED"
+
+
+def _timeout_advice(evidence: Evidence) -> str:
+    """With the time that the whole trial would need."""
+    done, epochs = evidence.epochs_done, evidence.epochs
+    if not done:
+        return "its time was up before it finished an epoch: raise --timeout-min"
+    if not epochs:
+        return f"its time was up after {done} epochs: raise --timeout-min"
+    if evidence.used_s:
+        needed = f"the whole trial needs about {duration(evidence.used_s / done * epochs)}"
+        return f"its time was up: {done} of {epochs} epochs took {duration(evidence.used_s)}, {needed} (--timeout-min)"
+    if evidence.epoch_s:
+        needed = duration(evidence.epoch_s * epochs)
+        return f"its time was up after {done} of {epochs} epochs: training alone needs about {needed} (--timeout-min)"
+    return f"its time was up after {done} of {epochs} epochs: raise --timeout-min"

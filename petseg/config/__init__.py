@@ -1,0 +1,314 @@
+"""RunConfig: one frozen tree that says what a run is, checked when it is built and never changed afterwards.
+
+The same tree makes the command line (tyro), the axes of a sweep (dotted names such as `model.arch`) and config.json.
+Fields marked FREE (names, paths, tracking, threads) do not change the numbers and are left out of the run's identity,
+which is a hash of the rest and of the shard set.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from petseg.config.marks import BY_CONTENT, FREE, LATER
+
+SIZE_MULTIPLE_PX = 32
+OWN_ARCHITECTURES = ("unet", "resnet34_unet")  # the others are decoders of segmentation-models-pytorch
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def _require(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} = {value!r}: {rule}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    shards: str = field(default="data/shards", metadata=FREE)
+    """Folder of the shard set, made by `python -m shards.pack`; or http(s)://, s3://, gs://, file://, or
+    `pipe:COMMAND`, whose output is the file that stands for {} in it: such shards are staged to data.cache_dir."""
+    image_size_px: int = 256
+    """Pictures are squashed to this many pixels square (a multiple of 32)."""
+    border: Literal["fg", "bg", "ignore"] = "fg"
+    """What the trimap's border counts as: pet, background, or left out of loss and metrics."""
+    threads: int = field(default=2, metadata=FREE)
+    """Threads per process that read and decode."""
+    shuffle_window_shards: int = 16
+    """Samples are shuffled among those of so many shards, which are shuffled too: reading stays near-sequential."""
+    cache: Literal["auto", "none", "node", "device"] = field(default="auto", metadata=FREE)
+    """Where decoded samples are kept: nowhere, in a memory-mapped file per node, in the GPU's memory, or by size."""
+    cache_dir: str = field(default="", metadata=FREE)
+    """Local folder of decoded samples and staged shards; by default $PETSEG_CACHE or one in the temporary folder."""
+    cache_gb: float = field(default=50.0, metadata=FREE)
+    """What that folder may take; the least recently used goes first."""
+    max_lost_samples: int = 0
+    """Samples per epoch, over all processes, that training may go without because they cannot be read."""
+
+    def __post_init__(self) -> None:
+        size = self.image_size_px
+        _require(
+            size > 0 and size % SIZE_MULTIPLE_PX == 0,
+            "data.image_size_px",
+            size,
+            f"must be a multiple of {SIZE_MULTIPLE_PX}",
+        )
+        _require(self.threads >= 1, "data.threads", self.threads, "must be at least 1")
+        window, budget = self.shuffle_window_shards, self.max_lost_samples
+        _require(window >= 1, "data.shuffle_window_shards", window, "must be at least 1")
+        _require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "must be positive")
+        _require(budget >= 0, "data.max_lost_samples", budget, "must not be negative")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    policy: Literal[
+        "none", "elastic", "elastic_crop", "flip", "rotate", "scale", "color", "blur_noise", "cutout", "strong"
+    ] = "none"
+    """What happens to a sample that is changed. elastic: smooth random displacement; elastic_crop: that or a random
+    crop scaled back, one or the other; flip: left and right change places; rotate, scale: about the middle, about a
+    random point; color: brightness, contrast, saturation and hue; blur_noise: one or the other; cutout: a rectangle of
+    the picture is hidden, its mask is kept; strong: all of these together, each by a chance of its own."""
+    mode: Literal["replace", "add"] = field(default="replace", metadata=LATER)
+    """replace: the changed picture stands for the original; add: the original stays in its batch, the changed picture
+    joins it, and they share the picture's weight. Either way an epoch has the same optimizer steps."""
+    p: float = 0.2
+    """Probability that a sample is changed, by any policy but strong."""
+    strong_p: float = field(default=1.0, metadata=LATER)
+    """Probability that a sample is changed by the policy strong."""
+    elastic_alpha: float = 30.0
+    """Strength of the displacement, in the sense of torchvision's ElasticTransform (30 is about 0.5 px rms)."""
+    elastic_sigma_px: float = 5.0
+    """Smoothness of the displacement: standard deviation of its Gaussian kernel, in pixels."""
+    crop_min_area: float = 0.5
+    """A crop keeps at least this share of the picture's area."""
+    rotate_max_deg: float = field(default=20.0, metadata=LATER)
+    """Largest rotation to either side, in degrees."""
+    scale_min: float = field(default=0.7, metadata=LATER)
+    """Smallest magnification; below 1 the picture shrinks and its reflection fills the rest."""
+    scale_max: float = field(default=1.4, metadata=LATER)
+    """Largest magnification."""
+    color_strength: float = field(default=0.3, metadata=LATER)
+    """Brightness, contrast and saturation are multiplied by 1 +- this at most; the hue turns by 45 degrees times it."""
+    blur_max_sigma_px: float = field(default=1.0, metadata=LATER)
+    """Largest standard deviation of the Gaussian blur, in pixels; the smallest is half of it."""
+    noise_max_std: float = field(default=15.0, metadata=LATER)
+    """Largest standard deviation of the noise, in grey levels of 255."""
+    cutout_max_side: float = field(default=0.4, metadata=LATER)
+    """Longest side of the hidden rectangle, as a share of the picture's side; the shortest is half of it."""
+
+    def __post_init__(self) -> None:
+        for name in ("p", "strong_p"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"augment.{name}", value, "must lie in [0, 1]")
+        for name in ("elastic_alpha", "blur_max_sigma_px", "noise_max_std"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"augment.{name}", value, "must not be negative")
+        sigma, crop, turn = self.elastic_sigma_px, self.crop_min_area, self.rotate_max_deg
+        _require(sigma >= 1, "augment.elastic_sigma_px", sigma, "must be at least 1")
+        _require(0 < crop <= 1, "augment.crop_min_area", crop, "must lie in (0, 1]")
+        _require(0 <= turn <= 180, "augment.rotate_max_deg", turn, "must lie in [0, 180]")
+        low, high, color, side = self.scale_min, self.scale_max, self.color_strength, self.cutout_max_side
+        _require(0.1 <= low <= high, "augment.scale_min", low, "must lie in [0.1, augment.scale_max]")
+        _require(high <= 10, "augment.scale_max", high, "must be at most 10")
+        _require(0 <= color <= 1, "augment.color_strength", color, "must lie in [0, 1]")
+        _require(0 < side <= 1, "augment.cutout_max_side", side, "must lie in (0, 1]")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    arch: Literal[
+        "unet", "resnet34_unet", "smp_unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet",
+        "deeplabv3", "deeplabv3plus", "pan", "upernet", "segformer", "dpt",
+    ] = "unet"  # fmt: skip
+    """Architecture: the lab's own (unet, resnet34_unet), or a decoder of segmentation-models-pytorch on `encoder`,
+    which needs `pip install 'petseg[encoders]'`. dpt takes the vision transformers of timm only."""
+    width: int = 64
+    """Channels of the first stage of unet and resnet34_unet; all others scale with it."""
+    up: Literal["bilinear", "transposed"] = "bilinear"
+    """How the decoder of unet and resnet34_unet doubles the size: interpolation, or a learned 2x2 transposed
+    convolution."""
+    encoder: str = field(default="", metadata=LATER)
+    """Encoder of the other architectures: a name of segmentation-models-pytorch (resnet34, mit_b0) or of timm
+    (tu-mobilenetv3_small_050, convnext_tiny.fb_in22k); empty = resnet34, for dpt tu-vit_small_patch16_224."""
+    weights: str = field(default="none", metadata=LATER | BY_CONTENT)
+    """What the encoder starts from: none = random, imagenet = downloaded from the hub of its package, or a file
+    (.safetensors; .pth and .pt are pickles, read with torch's weights_only), known by its content, not by its name."""
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 2 and self.width % 2 == 0, "model.width", self.width, "must be even and at least 2")
+        own = self.arch in OWN_ARCHITECTURES
+        rule = f"model.arch = {self.arch} has its own, from scratch: leave it out, or choose another architecture"
+        _require(not (own and self.encoder), "model.encoder", self.encoder, rule)
+        _require(not own or self.weights == "none", "model.weights", self.weights, rule)
+        known = self.weights in ("none", "imagenet") or self.weights.endswith(WEIGHTS_SUFFIXES)
+        suffixes = ", ".join(WEIGHTS_SUFFIXES)
+        _require(known, "model.weights", self.weights, f"choose none, imagenet, or a file that ends in {suffixes}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
+    """Optimizer. sgd has Nesterov momentum; muon orthogonalises the updates of convolutions and linear layers, and
+    leaves the rest (first and last layer, depthwise, vectors) to adamw. adamw and muon leave normalisation layers and
+    biases without weight decay."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.0
+    """Weight decay (adam, sgd: L2 penalty; adamw, muon: decoupled)."""
+    momentum: float = field(default=0.9, metadata=LATER)
+    """Momentum of sgd."""
+    encoder_lr_factor: float = field(default=1.0, metadata=LATER)
+    """The encoder's learning rate is this times the decoder's; below 1 for pretrained weights, 0 = it stands still."""
+    schedule: Literal["constant", "cosine", "one_cycle", "poly"] = "constant"
+    """Learning rate after the warm-up: kept, or brought down to zero after the last step by a cosine or by
+    (1 - progress) ** 0.9 (poly). one_cycle: a cosine up from lr / 25 in `warmup` or 0.3 of the steps, and one down."""
+    warmup: float = 0.0
+    """Share of all steps in which the learning rate rises, in a line from zero but for one_cycle."""
+    grad_clip: float = 0.0
+    """Largest norm of the gradient, 0 = no clipping."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0 and math.isfinite(self.lr), "optim.lr", self.lr, "must be positive")
+        _require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "must not be negative")
+        _require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "must lie in [0, 1)")
+        factor = self.encoder_lr_factor
+        _require(0 <= factor < math.inf, "optim.encoder_lr_factor", factor, "must not be negative")
+        _require(0 <= self.warmup < 1, "optim.warmup", self.warmup, "must lie in [0, 1)")
+        _require(self.grad_clip >= 0, "optim.grad_clip", self.grad_clip, "must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = 100
+    """Passes over the train split, unless a budget says otherwise."""
+    budget_steps: int = field(default=0, metadata=LATER)
+    """Optimizer steps of the whole run in place of train.epochs, to which the schedule is fitted; the last epoch may
+    end early. 0 = train.epochs counts."""
+    budget_min: float = field(default=0.0, metadata=LATER)
+    """Minutes of training and validation in place of train.epochs: the first epoch shows the pace, and with it how many
+    steps fit is settled, once and for all lives of the run. Two such runs are not the same to the bit. 0 = off."""
+    start_size_px: int = field(default=0, metadata=LATER)
+    """Progressive resizing: training begins on pictures shrunk to this size (a multiple of 32), which grow by 32 px
+    at a time to data.image_size_px; validation always sees full ones. 0 = full size throughout."""
+    full_size_from: float = field(default=0.5, metadata=LATER)
+    """Share of the steps after which pictures have their full size, with train.start_size_px."""
+    batch_size: int = 32
+    """Samples per optimizer step, over all processes and accumulation steps together."""
+    accumulation_steps: int = 1
+    """Forward and backward passes per optimizer step; more need less memory. 0 = as few as the device's memory allows
+    by the prediction of `python -m petseg.estimate`, settled at the run's first start and noted in its overrides.json.
+    BatchNorm's statistics are those of a pass, so the numbers depend on it: say how many where they are compared."""
+    loss: Literal["ce", "dice", "ce_dice", "focal", "lovasz"] = "ce"
+    """Cross-entropy, soft Dice, or their sum; focal: cross-entropy that makes little of easy pixels; lovasz: the
+    Lovasz-softmax of the pet, which stands for 1 - IoU."""
+    focal_gamma: float = field(default=2.0, metadata=LATER)
+    """How little the loss focal makes of easy pixels: their loss counts (1 - p) ** gamma."""
+    label_smoothing: float = field(default=0.0, metadata=LATER)
+    """Share of the certainty that the cross-entropy in ce and ce_dice spreads evenly over the classes."""
+    border_weight: float = field(default=1.0, metadata=LATER)
+    """Weight in the loss of pixels within train.border_px of where the target changes; all others weigh 1."""
+    border_px: int = field(default=3, metadata=LATER)
+    """How far train.border_weight reaches to either side, in pixels of the squashed picture."""
+    ema_decay: float = field(default=0.0, metadata=LATER)
+    """Validate, choose and keep a running average of the weights, which forgets this slowly (0.999); 0 = none."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Precision of the forward and backward pass; fp16 needs a GPU."""
+    channels_last: bool = True
+    """Keep activations in NHWC order, which convolutions prefer."""
+    grad_checkpointing: bool = field(default=False, metadata=LATER)
+    """Compute activations again in the backward pass instead of keeping them: the same numbers from less memory, in
+    about a third more time."""
+    compile: Literal["no", "auto", "always"] = field(default="no", metadata=LATER)
+    """Train with torch.compile; auto: on a GPU, where the run has enough steps to pay for it."""
+    sync_batchnorm: bool = field(default=False, metadata=LATER)
+    """BatchNorm's statistics are those of all processes' passes together (GPUs only)."""
+    seed: int = 0
+    """Seed of the weights, the order of the samples and the augmentation."""
+    test: bool = True
+    """Measure the test split with the best weights when training has ended."""
+    log_every: int = field(default=10, metadata=FREE)
+    """Steps between two looks at the loss: progress, the check for NaN, and where an interrupt stops all processes."""
+    save_every_min: float = field(default=10.0, metadata=FREE)
+    """Save at least this often within an epoch, so that a kill without warning costs no more than this; 0 = never."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "train.epochs", self.epochs, "must be at least 1")
+        _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "must be at least 1")
+        _require(self.accumulation_steps >= 0, "train.accumulation_steps", self.accumulation_steps, "must be >= 0")
+        _require(
+            self.batch_size % (self.accumulation_steps or 1) == 0,
+            "train.batch_size",
+            self.batch_size,
+            f"must be a multiple of train.accumulation_steps = {self.accumulation_steps}",
+        )
+        self._check_budget()
+        self._check_sizes()
+        self._check_loss()
+        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "must lie in [0, 1)")
+        rule = "leave it out with train.grad_checkpointing: what a compiled step keeps is the compiler's choice"
+        _require(self.compile == "no" or not self.grad_checkpointing, "train.compile", self.compile, rule)
+        _require(0 <= self.seed < 2**31, "train.seed", self.seed, "must lie in [0, 2**31)")
+        _require(self.log_every >= 1, "train.log_every", self.log_every, "must be at least 1")
+        _require(self.save_every_min >= 0, "train.save_every_min", self.save_every_min, "must not be negative")
+
+    def _check_budget(self) -> None:
+        steps, minutes = self.budget_steps, self.budget_min
+        _require(steps >= 0, "train.budget_steps", steps, "must not be negative")
+        _require(0 <= minutes < math.inf, "train.budget_min", minutes, "must not be negative")
+        _require(not (steps and minutes), "train.budget_min", minutes, "leave it out, or train.budget_steps")
+
+    def _check_sizes(self) -> None:
+        start, share = self.start_size_px, self.full_size_from
+        rule = f"must be 0 or a multiple of {SIZE_MULTIPLE_PX}"
+        _require(start >= 0 and start % SIZE_MULTIPLE_PX == 0, "train.start_size_px", start, rule)
+        _require(0 < share <= 1, "train.full_size_from", share, "must lie in (0, 1]")
+
+    def _check_loss(self) -> None:
+        smoothing, weight = self.label_smoothing, self.border_weight
+        _require(self.focal_gamma >= 1, "train.focal_gamma", self.focal_gamma, "must be at least 1 (0 would be ce)")
+        _require(0 <= smoothing < 1, "train.label_smoothing", smoothing, "must lie in [0, 1)")
+        with_ce = self.loss in ("ce", "ce_dice")
+        rule = f"train.loss = {self.loss} has no labels to smooth: leave it out, or choose ce or ce_dice"
+        _require(with_ce or not smoothing, "train.label_smoothing", smoothing, rule)
+        _require(0 <= weight < math.inf, "train.border_weight", weight, "must not be negative")
+        _require(self.border_px >= 1, "train.border_px", self.border_px, "must be at least 1")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    wandb: Literal["online", "offline", "disabled"] = "disabled"
+    """Where wandb keeps its view of the run; metrics.jsonl is written in any case."""
+    project: str = "petseg"
+    """Project of the wandb run."""
+    entity: str = ""
+    """User or team of the wandb run; empty = your default."""
+    overlays: int = 8
+    """Validation pictures drawn with their masks at the end, and for wandb after some of the best epochs."""
+    tensorboard: bool = False
+    """Write the rows of metrics.jsonl for TensorBoard too, into the run's folder `tensorboard`, which needs
+    `pip install 'petseg[tensorboard]'`."""
+    wandb_wait_s: float = 10.0
+    """Longest wait for wandb at the end of a run; what it has not sent by then, jobs/sync.py sends later."""
+    artifacts: Literal["none", "small", "all"] = "none"
+    """What wandb keeps of a finished run besides numbers: small = the shard set's manifest and the predictions on val
+    (about 200 kB), all = the best weights too. None by default: nothing here reads them back, and their storage and
+    the time to send them, within wandb_wait_s, are yours."""
+
+    def __post_init__(self) -> None:
+        _require(self.overlays >= 0, "tracking.overlays", self.overlays, "must not be negative")
+        _require(0 < self.wandb_wait_s < math.inf, "tracking.wandb_wait_s", self.wandb_wait_s, "must be more than 0")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
+
+    def __post_init__(self) -> None:
+        start, full = self.train.start_size_px, self.data.image_size_px
+        _require(start <= full, "train.start_size_px", start, f"must be at most data.image_size_px = {full}")

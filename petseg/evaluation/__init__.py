@@ -1,0 +1,1 @@
+"""A model measured on a split, and the protocol of the numbers."""

@@ -1,0 +1,64 @@
+"""A model's numbers and masks on a split, without the rest of the protocol (petseg.evaluation.protocol)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from petseg.data.inputs import IGNORE_INDEX
+from petseg.data.ledger import Ledger
+from petseg.evaluation.protocol import close_ledger, collect, forward
+from petseg.metrics.overlay import Pixels, draw_overlay
+from petseg.metrics.pixels import PerImage, count_pixels, pet_mask
+from petseg.metrics.tta import Tta, predict_logits
+from petseg.run.batches import batches_at, eval_inputs
+from petseg.run.parts import Parts
+
+
+@torch.no_grad()
+def measure(parts: Parts, split: str) -> PerImage:
+    """Loss and pixel counts of each picture of a split, the same on every rank; each picture is seen exactly once.
+
+    Ranks work alone and meet once at the end, so an uneven share cannot hang. Raises Failure, on all ranks, if a
+    picture cannot be read or is missing from what the ranks bring together.
+    """
+    rows = [torch.zeros((0, 5), dtype=torch.float64, device=parts.device)]
+    ledger = Ledger()
+    for batch, logits, target in forward(parts, split, "none", ledger):
+        columns = [torch.from_numpy(batch.plan.ids).to(logits.device), parts.loss(logits, target)]
+        counts = count_pixels(logits, target)
+        rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
+    close_ledger(parts, split, ledger)
+    table = collect(parts, split, torch.cat(rows))
+    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its true and its predicted mask, for display."""
+
+    key: str
+    image: Pixels  # (H, W, 3) uint8
+    truth: Pixels  # (H, W) uint8: 1 pet, 0 background, 255 ignored
+    prediction: Pixels  # (H, W) uint8: 1 pet, 0 background
+
+    def overlay(self) -> Pixels:
+        return draw_overlay(self.image, self.truth == 1, (self.prediction == 1) & (self.truth != IGNORE_INDEX))
+
+
+@torch.no_grad()
+def predict(parts: Parts, split: str, positions: Sequence[int], tta: Tta = "none") -> list[Picture]:
+    """The model's masks of some pictures of a split."""
+    parts.bare_model.eval()
+    pictures = []
+    for position, batch in zip(positions, batches_at(parts, split, positions), strict=True):
+        image, target = eval_inputs(parts, batch)
+        with parts.accelerator.autocast():
+            prediction = pet_mask(predict_logits(parts.bare_model, image, tta))
+        truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
+        key, pixels = parts.splits[split].key(position), batch.image[0].cpu().numpy()
+        pictures.append(Picture(key, pixels, truth, predicted))
+    return pictures

@@ -1,0 +1,220 @@
+"""The protocol of a number, measured in one pass: every border rule, network and native size, outlines, calibration.
+
+Training's validation (`petseg.evaluate.measure`) does without; the end of a run and the evaluate command pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from petseg.data.inputs import IGNORE_INDEX, build_target
+from petseg.data.ledger import Count, Ledger
+from petseg.data.loader import Batch
+from petseg.data.tars import Lost
+from petseg.metrics.boundary import BOUNDARY_RATIO, boundary_iou, hd95_px
+from petseg.metrics.calibration import Calibration
+from petseg.metrics.masks import Bits, pack
+from petseg.metrics.native import to_native
+from petseg.metrics.pixels import PerImage, Scores, count_masks, pet_mask, prefixed
+from petseg.metrics.tta import Tta, predict_logits
+from petseg.run.batches import eval_batches, eval_inputs
+from petseg.run.parts import Parts
+from shards.command import Failure
+
+BORDERS = ("fg", "bg", "ignore")
+CHUNK = (
+    4  # pictures scored at a time: at 384 px 64 at once fall out of a CPU's cache, and took 38 ms each instead of 15
+)
+COLUMNS = 5  # of a border rule: true positives, false positives, false negatives, boundary IoU, HD95 in pixels
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a split is measured."""
+
+    tta: Tta = "none"
+    native: bool = False  # at the size that the trimaps were packed at, too
+    boundary_ratio: float = BOUNDARY_RATIO
+    masks: bool = False  # keep the predicted masks, a bit per pixel
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the pass over a split found, in the order of the split."""
+
+    per_image: PerImage  # as validation measures it: the config's border rule at the network's size
+    network: dict[str, Scores]  # by border rule; the squashed picture's pixels
+    native: dict[str, Scores]  # the same in the original picture's pixels; {} if it was not measured
+    calibration: Calibration  # the config's border rule at the network's size
+    masks: Bits | None = (
+        None  # (N, H, ceil(W / 8)) uint8 as petseg.metrics.masks packs them; None unless they were asked for
+    )
+
+    def metrics(self, split: str, border: str, temperature: float | None) -> dict[str, float]:
+        """Numbers by name, such as val/dice, val/border_bg/dice, val/native/border_bg/dice and val/ece.
+
+        The config's border rule stands without a prefix as well. temperature: fitted on val, None if there is no val.
+        """
+        named = {"all_pet_dice": self.per_image.all_pet_dice(), "ece": self.calibration.reliability().ece}
+        if temperature is not None:
+            named |= {"temperature": temperature, "ece_scaled": self.calibration.scaled(temperature).ece}
+        named |= self.network[border].means() | by_rule(self.network)
+        if self.native:
+            named |= prefixed("native", self.native[border].means() | by_rule(self.native))
+        return self.per_image.summary(split) | prefixed(split, named)
+
+
+def by_rule(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """border_bg/dice and so on."""
+    return {
+        name: value for rule, one in scores.items() for name, value in prefixed(f"border_{rule}", one.means()).items()
+    }
+
+
+@torch.no_grad()
+def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
+    """Measure each picture of a split once, the same on every rank. Raises as `petseg.evaluate.measure`.
+
+    What is kept of a picture is a row of numbers and perhaps its mask, and of all pixels two histograms.
+    """
+    ledger, calibration = Ledger(), Calibration(parts.device)
+    width = 2 + COLUMNS * len(BORDERS) * (1 + protocol.native)
+    rows, masks = [torch.zeros((0, width), dtype=torch.float64)], []
+    with ThreadPoolExecutor(parts.config.data.threads, thread_name_prefix="measure") as pool:
+        for batch, logits, target in forward(parts, split, protocol.tta, ledger):
+            calibration.add(logits, target)
+            columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, target).cpu()[:, None]]
+            predicted = pet_mask(logits)
+            pairs = zip(predicted.split(CHUNK), batch.trimap.to(logits.device).split(CHUNK), strict=True)
+            columns.append(torch.cat([score(parts, *pair, protocol, pool) for pair in pairs]))
+            if protocol.native:
+                columns.append(score_native(parts, split, batch, logits, protocol, pool, ledger))
+            if protocol.masks:
+                masks.append(torch.from_numpy(pack(predicted.cpu().numpy())))
+            rows.append(torch.cat([column.double() for column in columns], dim=1))
+    close_ledger(parts, split, ledger)
+    calibration.reduce(parts.accelerator)
+    own = torch.cat(rows)
+    table = collect(parts, split, own.to(parts.device))
+    bits = collect_masks(parts, own[:, 0].long(), masks) if protocol.masks else None
+    half = 2 + COLUMNS * len(BORDERS)
+    network, native = scores_of(table[:, 2:half]), scores_of(table[:, half:])
+    counts = network[parts.config.data.border].counts
+    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
+    return Measured(per_image, network, native, calibration, bits)
+
+
+@torch.no_grad()
+def calibrate(parts: Parts, split: str, tta: Tta) -> Calibration:
+    """Only the calibration of a split, the same on every rank; raises as `measure_protocol`."""
+    ledger, calibration = Ledger(), Calibration(parts.device)
+    for _, logits, target in forward(parts, split, tta, ledger):
+        calibration.add(logits, target)
+    close_ledger(parts, split, ledger)
+    calibration.reduce(parts.accelerator)
+    return calibration
+
+
+def forward(parts: Parts, split: str, tta: Tta, ledger: Ledger) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+    """This rank's batches of a split with logits (B, 2, H, W) and target (B, H, W), entered in the ledger."""
+    parts.bare_model.eval()
+    for batch in eval_batches(parts, split):
+        ledger.add(batch)
+        image, target = eval_inputs(parts, batch)
+        with parts.accelerator.autocast():
+            logits = predict_logits(parts.bare_model, image, tta)
+        yield batch, logits, target
+
+
+def score(
+    parts: Parts, prediction: torch.Tensor, trimap: torch.Tensor, protocol: Protocol, pool: ThreadPoolExecutor
+) -> torch.Tensor:
+    """(B, H, W) bool prediction, (B, H, W) uint8 trimap -> (B, COLUMNS * len(BORDERS)) float64, on the CPU."""
+    columns = []
+    for border in BORDERS:
+        target = build_target(trimap, border, parts.manifest.source.trimap)
+        predicted, truth = prediction & (target != IGNORE_INDEX), target == 1
+        distances = list(pool.map(hd95_px, predicted.cpu().numpy(), truth.cpu().numpy()))
+        columns.append(count_masks(predicted, truth).double().cpu())
+        columns.append(boundary_iou(predicted, truth, protocol.boundary_ratio).cpu()[:, None])
+        columns.append(torch.tensor(distances, dtype=torch.float64)[:, None])
+    return torch.cat(columns, dim=1)
+
+
+def score_native(
+    parts: Parts,
+    split: str,
+    batch: Batch,
+    logits: torch.Tensor,
+    protocol: Protocol,
+    pool: ThreadPoolExecutor,
+    ledger: Ledger,
+) -> torch.Tensor:
+    """The columns of `score` for the pictures of a batch as they came in; a trimap that is lost is in the ledger."""
+    rows = [torch.zeros((0, COLUMNS * len(BORDERS)), dtype=torch.float64)]
+    trimaps = pool.map(parts.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
+    for picture, trimap in zip(logits, trimaps, strict=True):
+        if isinstance(trimap, Lost):
+            ledger.lost.append(trimap)
+            ledger.count += Count(lost=1, unnamed=1)
+            rows.append(rows[0].new_zeros(1, rows[0].shape[1]))
+            continue
+        prediction = pet_mask(to_native(picture, (trimap.shape[0], trimap.shape[1])))
+        rows.append(score(parts, prediction, torch.from_numpy(trimap)[None].to(logits.device), protocol, pool))
+    return torch.cat(rows)
+
+
+def scores_of(columns: NDArray[np.float64]) -> dict[str, Scores]:
+    """(N, COLUMNS * len(BORDERS)) as `score` gives them; {} if there are none."""
+    if columns.shape[1] == 0:
+        return {}
+    by_border = zip(BORDERS, np.split(columns, len(BORDERS), axis=1), strict=True)
+    return {border: Scores(part[:, :3].astype(np.int64), part[:, 3], part[:, 4]) for border, part in by_border}
+
+
+def close_ledger(parts: Parts, split: str, ledger: Ledger) -> None:
+    """Raises Failure, on all ranks, if a picture could not be read, or was not seen exactly once."""
+    count = ledger.gather(parts.accelerator)
+    if count.lost:
+        raise ledger.failure(split, budget=0)
+    count.check(parts.manifest.splits[split], split)
+
+
+def collect(parts: Parts, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
+    """Bring together (n, columns) rows of all ranks, in the order of the split; each begins with position and loss.
+
+    Raises Failure, on all ranks, if a loss is not finite.
+    """
+    padded = parts.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
+    table: NDArray[np.float64] = parts.accelerator.gather(padded).cpu().numpy()
+    table = table[table[:, 0] >= 0]
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    assert np.array_equal(table[:, 0], np.arange(parts.manifest.splits[split].num_samples))  # the ledger has proven it
+    if broken := int((~np.isfinite(table[:, 1])).sum()):
+        raise Failure(
+            f"the loss is not finite on {broken} pictures of {split}: the weights have diverged; "
+            "try a lower optim.lr, optim.grad_clip 1 or train.mixed_precision no"
+        )
+    return table
+
+
+def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.Tensor]) -> Bits:
+    """Bring together the packed masks (n, H, ceil(W / 8)) of all ranks' pictures, in the order of the split.
+
+    A bit per pixel: of 368 pictures of 256 px each rank holds 3 MB for a moment.
+    """
+    side_px, device = parts.config.data.image_size_px, parts.device
+    bits = torch.cat([torch.zeros((0, side_px, -(-side_px // 8)), dtype=torch.uint8), *masks])
+    columns = [
+        parts.accelerator.gather(parts.accelerator.pad_across_processes(column.to(device), dim=0, pad_index=pad)).cpu()
+        for column, pad in ((positions, -1), (bits, 0))
+    ]
+    order, gathered = columns[0].numpy(), columns[1].numpy()
+    found: Bits = gathered[order >= 0][np.argsort(order[order >= 0], kind="stable")]
+    return found

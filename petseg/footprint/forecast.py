@@ -1,0 +1,62 @@
+"""How long a step will take: on a GPU by its operations and what the GPU can do, on this CPU by a short measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from petseg.config import RunConfig
+from petseg.footprint.hardware import Gpu
+from petseg.footprint.memory import Footprint, measure_footprint, time_pass
+from petseg.footprint.operations import roofline_s
+from petseg.models import build_model
+
+# Of the best on a data sheet, what single kernels of torch reach: assumptions, from published rates of convolutions and
+# copies, that wait for a measurement. What lies between kernels is in LAUNCH_S, eager PyTorch's time per operation.
+MATH_SHARE = 0.5
+BANDWIDTH_SHARE = 0.8
+LAUNCH_S = 5e-6
+PROBE_PASSES, PATIENCE_S = 3, 10.0
+PROBE_SAMPLES = 2  # the fewest with which BatchNorm behind a global pooling can train
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of one process's work, with data at hand and nothing exchanged between processes."""
+
+    step_s: float  # of an optimizer step
+    eval_s_per_sample: float
+    known_by: str
+
+
+def forecast_on_gpu(found: Footprint, gpu: Gpu, passes: int) -> Forecast:
+    """Each operation is bound by arithmetic, by memory or by its launch."""
+    rates = {
+        "half_flops": gpu.half_tflops * 1e12 * MATH_SHARE,
+        "full_flops": gpu.full_tflops * 1e12 * MATH_SHARE,
+        "bytes_per_s": gpu.bandwidth_tb_s * 1e12 * BANDWIDTH_SHARE,
+        "launch_s": LAUNCH_S,
+    }
+    step_s = passes * roofline_s(found.pass_ops, **rates) + roofline_s(found.update_ops, **rates)
+    eval_s = roofline_s(found.eval_ops, **rates) / found.micro_batch
+    known_by = (
+        f"each operation at {MATH_SHARE:.0%} of {gpu.name}'s arithmetic or {BANDWIDTH_SHARE:.0%} of its memory's rate"
+    )
+    return Forecast(step_s, eval_s, known_by)
+
+
+def forecast_on_cpu(config: RunConfig, found: Footprint, passes: int) -> Forecast:
+    """By forward and backward passes of a few samples here: the quickest, since neighbours only slow one down."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    samples = min(PROBE_SAMPLES, found.micro_batch)
+    measure_footprint(config, model, samples)  # the first pass allocates, and chooses kernels
+    times = [time_pass(config, model, samples)]
+    while len(times) < PROBE_PASSES and sum(map(sum, times)) < PATIENCE_S:
+        times.append(time_pass(config, model, samples))
+    pass_s, eval_s = (min(column) for column in zip(*times, strict=True))
+    known_by = f"a pass of {samples} samples on this CPU, {torch.get_num_threads()} threads"
+    return Forecast(passes * pass_s * found.micro_batch / samples, eval_s / samples, known_by)

@@ -1,0 +1,242 @@
+"""What a step of training needs, without running it: its memory and its operations, from a step on fake tensors.
+
+The step is that of petseg.training.epoch with everything that lives through it: weights, gradients, optimizer state,
+averages, and what autograd keeps. Fake tensors have shapes, types and layouts, and no numbers: it takes a second and no
+memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from petseg.config import RunConfig
+from petseg.data.inputs import normalise, to_image
+from petseg.footprint.operations import Op, OpCounter, num_bytes
+from petseg.losses import build_loss
+from petseg.models import build_model, encoder_parameters
+from petseg.models.checkpointing import checkpoint_stages
+from petseg.optim import build_optimizer
+from petseg.optim.ema import Ema
+
+DeviceType = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one process: a training step's pass over `micro_batch` samples, and a forward pass of evaluation."""
+
+    micro_batch: int
+    parameters: int
+    encoder_parameters: int
+    weights_bytes: int  # and buffers
+    gradient_bytes: int
+    optimizer_bytes: int
+    ema_bytes: int
+    activation_bytes: int  # alive after the forward pass beyond those: batch, logits, and what is kept for backward
+    peak_bytes: int  # of the whole step
+    eval_peak_bytes: int
+    pass_ops: tuple[Op, ...]  # forward and backward
+    update_ops: tuple[Op, ...]  # optimizer and average, once a step
+    eval_ops: tuple[Op, ...]
+
+    @property
+    def flops_per_sample(self) -> float:
+        """Forward and backward, with what checkpointing computes again."""
+        return sum(op.flops for op in self.pass_ops) / self.micro_batch
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What the peak holds beyond weights, optimizer, averages and activations: gradients and temporaries."""
+        kept = self.weights_bytes + self.optimizer_bytes + self.ema_bytes + self.activation_bytes
+        return max(0, self.peak_bytes - kept)
+
+
+def footprint(config: RunConfig, micro_batch: int, device: DeviceType, world_size: int = 1) -> Footprint:
+    """The footprint of a config whose passes take `micro_batch` samples (with their copies, in augment.mode "add").
+
+    device: where it will run, which decides what autocast keeps in 32 bits
+    Raises ValueError for a model that cannot be built.
+    """
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        shapes = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
+    with _without_numbers(device):
+        model = _materialised(shapes, config.train.channels_last)
+        return measure_footprint(config, model, micro_batch, world_size)
+
+
+def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, world_size: int = 1) -> Footprint:
+    """The same of a model that is there, on a CPU: with real numbers, the step is run."""
+    if config.train.grad_checkpointing:
+        checkpoint_stages(model)
+    optimizer = build_optimizer(config.optim, model)
+    _fill_state(optimizer, model)
+    ema = Ema(model, config.train.ema_decay) if config.train.ema_decay else None
+    states = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
+    kept = {
+        "weights_bytes": [*model.parameters(), *model.buffers()],
+        "optimizer_bytes": states,
+        "ema_bytes": list(ema.tensors.values()) if ema else [],
+    }
+    if config.train.accumulation_steps > 1 or world_size > 1:  # gradients outlive a pass; DDP keeps its buckets
+        for parameter in _trained(model):
+            parameter.grad = torch.zeros_like(parameter)
+    held = [t for tensors in kept.values() for t in tensors] + [p.grad for p in _trained(model) if p.grad is not None]
+    with OpCounter(held) as counter:
+        activation_bytes = _pass(config, model, micro_batch, counter)
+        pass_ops = len(counter.ops)
+        optimizer.step()
+        optimizer.zero_grad()
+        if ema:
+            ema.update(0)
+    with OpCounter([t for tensors in kept.values() for t in tensors]) as evaluation:
+        _forward_only(config, model, micro_batch)
+    return Footprint(
+        micro_batch=micro_batch,
+        parameters=sum(p.numel() for p in model.parameters()),
+        encoder_parameters=sum(p.numel() for p in encoder_parameters(model)),
+        gradient_bytes=num_bytes(_trained(model)),
+        activation_bytes=activation_bytes,
+        peak_bytes=counter.peak_bytes,
+        eval_peak_bytes=evaluation.peak_bytes,
+        pass_ops=tuple(counter.ops[:pass_ops]),
+        update_ops=tuple(counter.ops[pass_ops:]),
+        eval_ops=tuple(evaluation.ops),
+        **{name: num_bytes(tensors) for name, tensors in kept.items()},
+    )
+
+
+def time_pass(config: RunConfig, model: nn.Module, samples: int) -> tuple[float, float]:
+    """Seconds of a training pass over so many samples on this CPU, and of a pass of evaluation."""
+    began = time.perf_counter()
+    _pass(config, model, samples, OpCounter())
+    trained = time.perf_counter()
+    _forward_only(config, model, samples)
+    return trained - began, time.perf_counter() - trained
+
+
+def largest_batch(peak_bytes: Callable[[int], int], room_bytes: int, most: int) -> int:
+    """The largest n in 1..most with peak_bytes(n) <= room_bytes, which grows with n; 0 if there is none.
+
+    It asks a few times only: the peak is nearly a line through zero, which says where to look next.
+    """
+    fits, too_large, asked = 0, most + 1, most
+    while too_large - fits > 1:
+        found = peak_bytes(asked)
+        if found <= room_bytes:
+            fits = asked
+        else:
+            too_large = asked
+        asked = min(max(asked * room_bytes // found, fits + 1), too_large - 1)
+    return fits
+
+
+def grown_batch(config: RunConfig, samples: int) -> int:
+    """Samples of a pass with the copies that augment.mode "add" gives them: seldom more (three standard deviations)."""
+    augment = config.augment
+    if augment.mode != "add" or augment.policy == "none":
+        return samples
+    p = augment.strong_p if augment.policy == "strong" else augment.p
+    copies = samples * p + 3 * math.sqrt(samples * p * (1 - p))
+    return samples + min(samples, math.ceil(copies))
+
+
+def _pass(config: RunConfig, model: nn.Module, samples: int, counter: OpCounter) -> int:
+    """Forward and backward pass as in petseg.training.epoch; returns the bytes that live only between the two."""
+    before = counter.live_bytes
+    model.train()
+    image, target = _batch(config, model, samples)
+    with _autocast(config, image.device.type):
+        logits = model(image)
+    logits = logits.float()  # as accelerate does
+    losses = build_loss(config.train)(logits, target)
+    alive = counter.live_bytes - before
+    losses.sum().backward()
+    return alive
+
+
+@torch.no_grad()
+def _forward_only(config: RunConfig, model: nn.Module, samples: int) -> None:
+    model.eval()
+    image, target = _batch(config, model, samples)
+    with _autocast(config, image.device.type):
+        logits = model(image)
+    build_loss(config.train)(logits.float(), target)
+
+
+def _batch(config: RunConfig, model: nn.Module, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, 3, H, W) float and (B, H, W) int64 as petseg.run makes them of uint8."""
+    size = config.data.image_size_px
+    device = next(model.parameters()).device
+    image = to_image(torch.zeros(samples, size, size, 3, dtype=torch.uint8, device=device), device)
+    target = torch.zeros(samples, size, size, dtype=torch.uint8, device=device).long()
+    return normalise(image, config.train.channels_last), target
+
+
+def _autocast(config: RunConfig, device: str) -> torch.autocast:
+    precision = config.train.mixed_precision
+    dtype = torch.bfloat16 if precision == "bf16" or device == "cpu" else torch.float16
+    return torch.autocast(device, dtype, enabled=precision != "no")
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _fill_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Make the optimizer's state, which its first step would, without moving a weight."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter in _trained(model):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _materialised(model: nn.Module, channels_last: bool) -> nn.Module:
+    """The model, its tensors on the device meta replaced by fake ones that say they are on a CPU."""
+    made: dict[int, Any] = {}  # a weight that two layers share stays one
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").contiguous(memory_format=layout)
+
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in made:
+                    made[id(parameter)] = nn.Parameter(fake(parameter), requires_grad=parameter.requires_grad)
+                module._parameters[name] = made[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = fake(buffer)
+    return model
+
+
+@contextlib.contextmanager
+def _without_numbers(device: DeviceType) -> Iterator[None]:
+    """Tensors are fake. They say they are on a CPU, because autograd asks a GPU's driver for its streams."""
+    with FakeTensorMode(), _CudaPrecision() if device == "cuda" else contextlib.nullcontext():
+        yield
+
+
+class _CudaPrecision(TorchFunctionMode):
+    """Normalisations and softmax in 32 bits under autocast, as on a GPU; on a CPU it leaves them as they come."""
+
+    _IN_FULL = (F.layer_norm, F.group_norm, F.softmax, torch.softmax, torch.Tensor.softmax)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in self._IN_FULL or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(args[0].float(), *args[1:], **(kwargs or {}))

@@ -1,0 +1,1 @@
+"""What the folder of a run holds: layout, checkpoints, and the attempts that wrote it."""

@@ -1,0 +1,283 @@
+"""Checkpoints: folders of safetensors and JSON that appear whole or not at all, and go whole.
+
+    checkpoints/step-00000104/model.safetensors       weights and BatchNorm buffers to measure and to use
+                              training.safetensors    only where those are averages: the ones that training goes on from
+                              optimizer.safetensors   the optimizer's tensors, named "parameter.field"
+                              buffers.safetensors     only within an epoch: BatchNorm's statistics of each rank
+                              state.json              the rest: epoch, step, best so far, optimizer groups, and the
+                                                      size and CRC-32 of each file, its own included
+    checkpoints/step-00000104.1/         the same step saved again by a later life: the highest number counts
+    checkpoints/.step-00000104.tmp/      being written or deleted; what a kill leaves goes at the next save
+    checkpoints/unusable-step-00000104/  set aside at a resume: it, or the best one that it names, is damaged
+
+No pickle is read or written: a checkpoint from a stranger can be wrong, but it cannot run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from petseg.optim.ema import Ema
+from petseg.run_folder.checkpoint_files import (
+    FORMAT_VERSION,
+    STATE_NAME,
+    altered,
+    damaged,
+    fsync,
+    load_tensors,
+    read_state,
+    verify,
+    write_state,
+    write_tensors,
+)
+from shards.command import Failure
+
+KEEP_NEWEST = 2
+TRAINING_NAME = "training.safetensors"
+_NAME = re.compile(r"step-(\d{8})(?:\.(\d+))?")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk, and what its state.json says."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, oldest first, one per step; that their tensors are undamaged shows when they load.
+
+    Passed over: what has no state.json, what another process deletes meanwhile and, with a warning, what has a damaged
+    state.json. Raises ValueError for a checkpoint of another format.
+    """
+    found: dict[int, Checkpoint] = {}
+    for step, _, path in _step_folders(folder):
+        try:
+            found[step] = Checkpoint(path, step, read_state(path))
+        except FileNotFoundError:
+            continue
+        except Failure as error:
+            logger.warning("passed over: %s", error)
+    return list(found.values())
+
+
+def newest_loadable(folder: Path, set_aside: bool = False) -> Checkpoint | None:
+    """The newest checkpoint that a run can go on from: neither it nor the best one that it names is damaged.
+
+    None if there is none: then the run begins anew. A warning says why each newer one is not it.
+    set_aside: rename those to unusable-step-N, so that they are not kept in place of new ones; for the one process of
+    a run that saves. Raises ValueError for a checkpoint of another format.
+    """
+    chosen, unusable = None, []
+    for step, _, path in reversed(_step_folders(folder)):
+        try:
+            chosen = Checkpoint(path, step, verify(path))
+            best_step = chosen.state["best"]["step"]
+            if best_step not in (0, step):  # 0 = no epoch has been measured yet
+                _verify_best(folder, best_step)
+            break
+        except FileNotFoundError:  # no state.json
+            continue
+        except Failure as error:
+            chosen = None
+            unusable.append(path)
+            logger.warning("cannot go on from %s: %s", path.name, error)
+    for path in unusable if set_aside else ():
+        aside = path.with_name(f"unusable-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        logger.warning("%s is set aside as %s", path, aside.name)
+    return chosen
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    rank_buffers: torch.Tensor | None = None,
+    ema: Ema | None = None,
+) -> None:
+    """Write `folder/step-N` aside, fsync, rename; then delete all but the two newest and the best of each.
+
+    ema: the model's averages, where there are any
+    rank_buffers: (world_size, n) the float buffers of each rank, where they differ
+    state: what else a resume needs, JSON; state["best"]["step"] names the best checkpoint, which is kept.
+    Old checkpoints go only after the new one stands: a kill, or a full disk, loses nothing. Raises OSError that names
+    the folder and the bytes needed where they do not fit; nothing half-written stays then.
+    """
+    moments, groups = _flatten_optimizer(optimizer)
+    files = {"model.safetensors": model.state_dict(), "optimizer.safetensors": moments}
+    if ema is not None:
+        files |= {"model.safetensors": ema.state_dict(model), TRAINING_NAME: files["model.safetensors"]}
+    if rank_buffers is not None:
+        files["buffers.safetensors"] = {"buffers": rank_buffers}
+    target = _free_name(folder, step)
+    aside = _hidden(target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".step-*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir()
+        written = {name: write_tensors(tensors, aside / name) for name, tensors in files.items()}
+        content = {"format_version": FORMAT_VERSION, "step": step, **state, "optimizer_groups": groups}
+        write_state(content | {"files": written}, aside / STATE_NAME)
+        for path in (*aside.iterdir(), aside):
+            fsync(path)
+        aside.rename(target)
+        for path in (folder, folder.parent):  # the first checkpoint of a run: its folder is new too
+            fsync(path)
+    except BaseException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            raise _no_space(error, folder, files) from error
+        raise
+    _prune(folder, step)
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Load a checkpoint's weights into the (unwrapped) model; its memory format stays.
+
+    Raises Failure that names the file if it is missing or damaged.
+    """
+    _load_into(model, folder, "model.safetensors")
+
+
+def _load_into(model: nn.Module, folder: Path, name: str) -> None:
+    """Load tensors whose names, shapes and types are the model's; raises Failure that names the file if they are not.
+
+    torch itself would turn whole numbers into weights without a word.
+    """
+    tensors = load_tensors(folder, name)
+    wanted = model.state_dict()
+    for key, tensor in tensors.items():
+        if key in wanted and tensor.dtype != wanted[key].dtype:
+            raise altered(folder / name, f"{key} has the type {tensor.dtype}, the model {wanted[key].dtype}")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:  # names and shapes
+        raise altered(folder / name, " ".join(str(error).split())) from None
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None
+) -> None:
+    """Restore model, optimizer and averages as they were when the checkpoint was saved.
+
+    Raises Failure that names the file if one is missing or damaged.
+    """
+    averaged = TRAINING_NAME in checkpoint.state["files"]
+    _load_into(model, checkpoint.folder, TRAINING_NAME if averaged else "model.safetensors")
+    if ema is not None:
+        try:
+            ema.load(load_tensors(checkpoint.folder, "model.safetensors"))
+        except RuntimeError as error:  # shapes
+            raise altered(checkpoint.folder / "model.safetensors", str(error)) from None
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_tensors(checkpoint.folder, "optimizer.safetensors").items():
+        number, _, fieldname = name.partition(".")
+        state.setdefault(int(number) if number.isdecimal() else -1, {})[fieldname] = tensor
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": checkpoint.state["optimizer_groups"]})
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise altered(checkpoint.folder / STATE_NAME, f"it is of another optimizer: {error!r}") from None
+    for (
+        parameter,
+        fields,
+    ) in optimizer.state.items():  # moments in the parameter's memory format, as in a fresh run
+        for name, tensor in fields.items():
+            if torch.is_tensor(tensor) and tensor.shape == parameter.shape and tensor.ndim == 4:
+                fields[name] = torch.empty_like(parameter).copy_(tensor)
+
+
+def load_rank_buffers(folder: Path) -> torch.Tensor | None:
+    """(world_size, n) the float buffers of each rank when the checkpoint was saved; None if all had the model's."""
+    name = "buffers.safetensors"
+    return load_tensors(folder, name)["buffers"] if name in read_state(folder)["files"] else None
+
+
+def _step_folders(folder: Path) -> list[tuple[int, int, Path]]:
+    """(step, how many times it was saved before, folder), in that order."""
+    matches = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("step-*")]
+    return sorted((int(match[1]), int(match[2] or 0), path) for path, match in matches if match)
+
+
+def _free_name(folder: Path, step: int) -> Path:
+    """A name that is not taken: the same step of an earlier life stays until the new one stands, and goes then."""
+    again = [number + 1 for other, number, _ in _step_folders(folder) if other == step]
+    return folder / (f"step-{step:08d}.{again[-1]}" if again else f"step-{step:08d}")
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _verify_best(folder: Path, step: int) -> None:
+    paths = [path for other, _, path in _step_folders(folder) if other == step]
+    if not paths:
+        raise Failure(f"the best checkpoint so far, of step {step}, is gone")
+    try:
+        verify(paths[-1])
+    except FileNotFoundError as error:
+        raise damaged(Path(error.filename), "it is missing") from None
+
+
+def _no_space(error: OSError, folder: Path, files: Mapping[str, Mapping[str, torch.Tensor]]) -> OSError:
+    needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    return OSError(
+        error.errno,
+        f"{os.strerror(error.errno or 0)}: a checkpoint of {needed:,} bytes does not fit into {folder} ({free:,} bytes "
+        "are free on that disk, your quota aside); the checkpoints before it are whole: make room, and run the same "
+        "command to go on",
+    )
+
+
+def _flatten_optimizer(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    content = optimizer.state_dict()
+    tensors = {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, fields in content["state"].items()
+        for name, value in fields.items()
+    }
+    return tensors, content["param_groups"]
+
+
+def _prune(folder: Path, saved_step: int) -> None:
+    """Delete what is older than `saved_step`, but for the one before it and the best of each that stays.
+
+    The best of the one before too: should the newest be damaged, the one before it is still enough to go on from.
+    """
+    checkpoints = list_checkpoints(folder)
+    oldest_kept = [c.step for c in checkpoints if c.step <= saved_step][-KEEP_NEWEST:][0]
+    best_steps = {c.state["best"]["step"] for c in checkpoints if c.step >= oldest_kept}
+    kept = {c.folder for c in checkpoints if c.step >= oldest_kept or c.step in best_steps}
+    for step, _, path in _step_folders(folder):
+        if step <= saved_step and path not in kept:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    """Take a checkpoint out of sight as a whole, then delete it; what cannot be deleted now is tried at each save."""
+    with contextlib.suppress(FileNotFoundError):  # another process was quicker
+        shutil.rmtree(path.rename(_hidden(path)), ignore_errors=True)

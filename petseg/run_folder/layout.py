@@ -1,0 +1,246 @@
+"""What a run's folder holds, readable without torch so that status and report stay quick.
+
+config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
+epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, for good unless it is
+asked to go on), per_image.npz, val_masks.npz, calibration.json, overlays/, overlay_masks.npz and best_overlays/
+(petseg.tracking.overlays), checkpoints/, wandb/ and tracking.json (petseg.tracking.note), lives.json and heartbeat.json
+(petseg.run_folder.attempts).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from petseg.config import RunConfig
+from petseg.config.values import config_to_dict, flatten, identity, trial_id
+from shards.files import append, parse_json, read_as, read_bounded, read_json_object
+from shards.manifest import NotRegular, write_whole
+
+CONFIG_NAME = "config.json"
+OVERRIDES_NAME = "overrides.json"
+METRICS_NAME = "metrics.jsonl"
+RESULT_NAME = "result.json"
+PRUNED_NAME = "pruned.json"
+PER_IMAGE_NAME = "per_image.npz"
+CALIBRATION_NAME = "calibration.json"
+VAL_MASKS_NAME = "val_masks.npz"
+OVERLAYS_NAME = "overlays"
+CHECKPOINTS_NAME = "checkpoints"
+MAX_METRICS_BYTES = 256 << 20  # a row has about 600
+OVERRIDABLE = "train."  # fields that a machine may force on a run begin so: none of them names a place
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run has to say."""
+
+    trial_id: str
+    metrics: dict[str, float]  # of the best weights: val/*, test/* if measured, and */all_pet_dice
+    best_epoch: int
+    epochs: int
+    parameters: int
+    world_size: int
+    host: str
+    device: str
+    train_s: float  # of the run's last life
+    images_per_s: float  # median over that life's epochs
+    data_wait: float  # median share of the time in which a step waited for data
+    headroom: float  # median images/s that the same steps would reach if data cost nothing
+    mfu: float | None = None  # median model FLOPs utilization; None where the device's best is not known
+    peak_memory_mb: float | None = None  # of the main process: the GPU's, or without one the host's
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a run has to say that was stopped early, because others did better (petseg.training.pruning).
+
+    A file of its own and no result.json: whoever averages or ranks results cannot take it for one.
+    """
+
+    trial_id: str
+    epoch: int  # after which it was stopped
+    epochs: int  # that it would have had
+    best_epoch: int
+    best: float  # val/dice of that epoch
+    value: float  # what was compared at the rung
+    threshold: float  # what would have been enough
+    compared_with: int  # other runs at that rung
+    host: str
+    train_s: float  # of the run's last life
+
+
+def evaluation_name(split: str) -> str:
+    """Of the file with the numbers of petseg.evaluate."""
+    return f"evaluate-{split}.json"
+
+
+def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
+    """Write config.json into a new folder, or check that an old one holds this very run.
+
+    Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
+    """
+    path = folder / CONFIG_NAME
+    stored = load_config(folder, identified=True) if path.exists() or path.is_symlink() else None
+    if stored and _weights_are_gone(config):
+        same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
+        if same:
+            return  # its checkpoints have what the weights file gave
+    wanted = identity(config, manifest_hash)
+    if stored:
+        found = stored["identity"]
+        if found != wanted:
+            old, new = flatten(found), flatten(wanted)
+            changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
+            listed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in changed)
+            raise ValueError(f"{folder} holds another run ({listed}): choose another folder with --out")
+        if stored["config"] == config_to_dict(config):
+            return
+    elif (folder / CHECKPOINTS_NAME).exists():
+        raise ValueError(f"{folder} has checkpoints but no {CONFIG_NAME}: choose another folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "trial_id": trial_id(config, manifest_hash),
+        "identity": wanted,
+        "config": config_to_dict(config),
+    }
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def _weights_are_gone(config: RunConfig) -> bool:
+    return config.model.weights not in ("none", "imagenet") and not Path(config.model.weights).exists()
+
+
+def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
+    """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run, or a damaged one.
+
+    The folder can be a stranger's: what the config names is neither fetched, executed nor written to without asking
+    petseg.data.consent.
+    identified: the first two are needed; otherwise they may be empty
+    """
+    path, advice = folder / CONFIG_NAME, f"put it back from a copy, or delete {folder} and start the run again"
+    try:
+        content = read_json_object(path, advice)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"no run in {folder.absolute()}: it has no {CONFIG_NAME}{_runs_in(folder)}") from None
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
+    content = ({} if identified else {"trial_id": "", "identity": {}}) | content
+    needed = {"trial_id": str, "identity": dict, "config": dict}
+    if odd := [name for name, kind in needed.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{path} is damaged (its {odd[0]} is {content.get(odd[0])!r:.80}): {advice}")
+    content["identity"] = {"manifest_hash": ""} | content["identity"]
+    return content
+
+
+def _runs_in(folder: Path) -> str:
+    """What to name instead of a folder of runs: at most three of them."""
+    found = sorted(path.parent for pattern in ("*", "trials/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
+    return f"; name one of the runs in it, such as {', '.join(map(str, found[:3]))}" if found else ""
+
+
+def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
+    """Note config fields (dotted) that this run takes otherwise than its identity says, so that it fits a machine."""
+    write_whole(folder / OVERRIDES_NAME, json.dumps(dict(overrides), indent=2) + "\n")
+
+
+def load_overrides(folder: Path) -> dict[str, Any]:
+    """The noted fields, {} if there are none; raises ValueError for any but those that are ever noted."""
+    path = folder / OVERRIDES_NAME
+    try:
+        found = read_json_object(path, "delete it, and `python jobs/retry.py` notes again what the run needs")
+    except FileNotFoundError:
+        return {}
+    except NotRegular as error:
+        raise ValueError(str(error)) from None
+    if odd := [name for name in found if not name.startswith(OVERRIDABLE)]:
+        raise ValueError(f"{path} sets {odd[0]}, and may change nothing but fields of {OVERRIDABLE}: delete it")
+    return found
+
+
+def save_result(result: Result, folder: Path) -> None:
+    write_whole(folder / RESULT_NAME, json.dumps(asdict(result), indent=2) + "\n")
+
+
+def load_result(folder: Path) -> Result | None:
+    """result.json of a run, None while it is not finished; raises ValueError for one that another version wrote."""
+    path, advice = folder / RESULT_NAME, "delete it to measure the run again"
+    try:
+        result = read_as(Result, path, advice)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except NotRegular as error:
+        raise ValueError(f"{error}: {advice}") from None
+    if not math.isfinite(result.metrics.get("val/dice", math.nan)):
+        raise ValueError(f"{path} is damaged (it has no val/dice): {advice}")
+    return result
+
+
+def save_pruned(pruned: Pruned, folder: Path) -> None:
+    write_whole(folder / PRUNED_NAME, json.dumps(asdict(pruned), indent=2) + "\n")
+
+
+def load_pruned(folder: Path) -> Pruned | None:
+    """pruned.json of a run, None if it was not stopped early; raises ValueError for one that another version wrote."""
+    advice = "delete it to go on with the run"
+    try:
+        return read_as(Pruned, folder / PRUNED_NAME, advice)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except NotRegular as error:
+        raise ValueError(f"{error}: {advice}") from None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, oldest first: epoch, step and numbers. What is none is left out: half a last line,
+    which a kill left, or what another program wrote, of which the log says so."""
+    path = folder / METRICS_NAME
+    try:
+        lines = read_bounded(path, MAX_METRICS_BYTES).splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (ValueError, NotRegular) as error:
+        warn_once(f"left out: {error}")
+        return []
+    rows = [row for line in lines if (row := parse_row(line, path))]
+    if len(rows) < len(lines) - 1:
+        warn_once(f"{path}: {len(lines) - len(rows)} of {len(lines)} lines are no rows of numbers, and are left out")
+    return rows
+
+
+def parse_row(line: bytes, path: Path) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is no row of numbers."""
+    try:
+        row = parse_json(line, path)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+        return None
+    return row if all(type(v) is float or (type(v) is int and abs(v) < 2**63) for v in row.values()) else None
+
+
+@functools.lru_cache(maxsize=1000)
+def warn_once(message: str) -> None:
+    """For what is looked at again and again, as by `status --watch`."""
+    logger.warning("%s", message)
+
+
+def write_metrics(rows: list[Mapping[str, Any]], folder: Path) -> None:
+    """Replace metrics.jsonl as a whole."""
+    write_whole(folder / METRICS_NAME, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def append_metrics(row: Mapping[str, Any], folder: Path) -> None:
+    """Add a line to metrics.jsonl, on disk when this returns; an OSError names the file and leaves no half a line.
+
+    Opened for each line: a handle kept for hours goes stale on NFS, and what a full disk refused stays in its buffer.
+    """
+    append(folder / METRICS_NAME, json.dumps(row) + "\n")

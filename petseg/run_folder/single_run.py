@@ -1,0 +1,49 @@
+"""The folder of a run started by hand.
+
+`python -m petseg.run_folder.single_run` prints it for the flags of petseg/train.py.
+
+It needs no torch, so that a script can ask before it starts the training.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from petseg.config import RunConfig
+from petseg.config.values import trial_id
+from petseg.data.store import read_manifest
+from shards.command import OK, parse, run_command
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train one model on a shard set. The same command again goes on where it stopped."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Folder of the run; by default runs/single/ARCH-POLICY-ID, where ID is a hash of the config and the shard set."""
+    world_size: int = 0
+    """Stop unless this many processes run together; 0 = any number."""
+
+    def folder(self) -> Path:
+        if self.out is not None:
+            return self.out
+        config = self.run
+        manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
+        identifier = trial_id(config, manifest.hash)
+        return Path("runs/single") / f"{config.model.arch}-{config.augment.policy}-{identifier}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    sys.stdout.write(f"{parse(Command, argv, __doc__).folder()}\n")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

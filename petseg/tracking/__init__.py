@@ -1,0 +1,1 @@
+"""Views of metrics.jsonl: wandb and TensorBoard."""

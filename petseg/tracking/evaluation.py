@@ -1,0 +1,95 @@
+"""An evaluation as a run of wandb's: job type eval, in the group of the training, whose id its config names.
+
+Its id is the training's and a hash of what was asked for: the same evaluation again updates the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from petseg.config import RunConfig
+from petseg.run_folder.checkout import Checkout
+from petseg.run_folder.layout import evaluation_name, load_config
+from petseg.tracking.client import Begin
+from petseg.tracking.tracker import CONFIRM_SHARE, FINISH_SHARE, RunName, Wandb, describe, name_in_place
+from shards.command import typed
+from shards.files import read_json_object
+
+START_S = 20.0  # more than at the end of a training, which the client's start goes beside
+ASKED = ("split", "weights", "tta", "boundary_ratio")  # of evaluate-SPLIT.json
+
+
+def track_evaluation(
+    folder: Path, config: RunConfig, content: Mapping[str, Any], mode: Literal["online", "offline"]
+) -> None:
+    """Send what evaluate-SPLIT.json holds, without breeds and single pictures, in a limited time.
+
+    folder: of the run; content: of the file. What goes wrong is logged, and the evaluation stands.
+    """
+    name = name_in_place(folder, config)
+    wait_s = config.tracking.wandb_wait_s
+    begin = Begin(
+        **describe_evaluation(folder, name, content),
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        mode=mode,
+        wandb_dir=str(folder),
+        init_timeout_s=START_S,
+        finish_timeout_s=FINISH_SHARE * wait_s,
+        confirm_s=CONFIRM_SHARE * wait_s,
+    )
+    replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
+    remedy = f"{evaluation_name(content['split'])} has everything, `{replay}` sends it later"
+    Wandb(begin, START_S + wait_s, remedy).finish(summary_of(content), "finished")
+
+
+def describe_evaluation(folder: Path, training: RunName, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What wandb is told of an evaluation, besides its numbers: fields of Begin.
+
+    folder: of the run; training: its name; content: of evaluate-SPLIT.json
+    """
+    asked = {"native": not content["no_native"], **{name: content[name] for name in ASKED}}
+    name = replace(
+        training,
+        id=f"{training.wandb_id}-eval-{digest(asked, content['manifest_hash'])}",
+        job_type="eval",
+        label=f"{training.label} eval {content['split']}",
+        program="petseg/evaluate.py",
+    )
+    about = describe(folder, name, load_config(folder)["config"])
+    facts = {"checkpoint": content["checkpoint"], "protocol": content["protocol"]}
+    about["config"] |= {"train_run": training.wandb_id, "data_hash": content["manifest_hash"]}
+    code = Checkout(**content.get("checkout", {}))  # of the evaluation, which can be another than the training's
+    about["config"] |= {"git_commit": code.commit, "git_changed": code.changed}
+    for of_training in ("code_hash", "code_hashes", "git_commits"):
+        about["config"].pop(of_training, None)
+    about |= {"commit": code.commit, "remote": code.remote}
+    about["config"] |= {f"eval.{key}": value for key, value in (asked | facts).items()}
+    return about
+
+
+def load_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The content of each evaluate-SPLIT.json of a run; what is from a petseg that did not note its weights is not."""
+    found = []
+    for path in sorted(folder.glob(evaluation_name("*"))):
+        content = read_json_object(path, "delete it and evaluate again")
+        if "weights" in content:
+            found.append(content)
+    return found
+
+
+def digest(asked: Mapping[str, Any], manifest_hash: str) -> str:
+    """First 8 hex digits of sha256 over what was asked for, and of which shard set."""
+    return hashlib.sha256(json.dumps([dict(asked), manifest_hash], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def summary_of(content: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of the protocol, as they stand in the file, and the means of each species."""
+    split, species = content["split"], content["species"].items()
+    each = {f"{split}/{name}/{metric}": value for name, means in species for metric, value in means.items()}
+    return {**content["metrics"], **each}

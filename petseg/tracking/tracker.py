@@ -1,0 +1,274 @@
+"""Where a run's numbers go: metrics.jsonl is the truth, wandb a view of it that can neither stop nor slow training."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from petseg.config import RunConfig, TrackingConfig
+from petseg.config.values import config_to_dict, flatten
+from petseg.run_folder.attempts import Life, read_lives
+from petseg.run_folder.layout import append_metrics, load_config, load_overrides, read_metrics, write_metrics
+from petseg.tracking.artifacts import find_artifacts
+from petseg.tracking.client import Begin, without_secrets
+from petseg.tracking.note import TrackingNote, save_note
+from petseg.tracking.overlays import best_name, forget_after, is_due, save_overlays
+from petseg.tracking.process import Answer, WandbProcess
+from petseg.tracking.tensorboard_writer import TensorBoard
+from shards.command import INTERRUPTED, Interrupted, typed
+from shards.files import read_json_object
+
+if TYPE_CHECKING:
+    from petseg.evaluation.measure import Picture
+
+INIT_TIMEOUT_S = 60.0  # beside the training, which does not wait for it
+MAX_ID = 128  # characters, by wandb's own check
+FINISH_SHARE, CONFIRM_SHARE = 0.6, 0.3  # of the wait at the end: the client says what it lacks before it is ended
+
+End = Literal["finished", "pruned", "interrupted", "failed"]
+# as wandb's states: finished, and by INTERRUPTED preempting, which becomes preempted; `ended` in the summary tells the
+# runs that were stopped early apart
+EXIT_CODES: dict[End, int] = {"finished": 0, "pruned": 0, "interrupted": INTERRUPTED, "failed": 1}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunName:
+    """How wandb shows a run; the same id is the same run for ever."""
+
+    id: str
+    group: str = ""
+    job_type: Literal["train", "eval"] = "train"
+    tags: tuple[str, ...] = ()
+    label: str = ""  # what people read in place of the id, such as `unet elastic seed 0`
+    program: str = "petseg/train.py"  # that was started
+
+    @property
+    def wandb_id(self) -> str:
+        """The id in characters that wandb takes everywhere; of a long one its end is kept, which tells trials apart."""
+        return re.sub(r"[^A-Za-z0-9_.-]", "-", self.id)[-MAX_ID:]
+
+
+def trial_name(sweep: str, trial: str, config: RunConfig, axes: Iterable[str] = ()) -> RunName:
+    """How wandb shows a trial: one run for ever, grouped with its sweep.
+
+    axes: the fields that the sweep varies
+    """
+    tags = (config.model.arch, config.augment.policy, f"seed{config.train.seed}")
+    return RunName(f"{sweep}-{trial}", sweep, tags=tags, label=label_of(config, axes), program="jobs/sweep.py")
+
+
+def single_name(trial: str, config: RunConfig) -> RunName:
+    """How wandb shows a run without a sweep."""
+    return RunName(id=trial, tags=(config.model.arch, config.augment.policy), label=label_of(config))
+
+
+def label_of(config: RunConfig, axes: Iterable[str] = ()) -> str:
+    """`unet elastic width 16 seed 0`: architecture and augmentation, what else the sweep varies, and the seed."""
+    values = flatten(config_to_dict(config))
+    varied = [name for name in axes if name in values and name not in ("model.arch", "augment.policy", "train.seed")]
+    more = [f"{name.rpartition('.')[2]} {_in_a_label(values[name])}" for name in varied]
+    return " ".join([config.model.arch, config.augment.policy, *more, f"seed {config.train.seed}"])[:MAX_ID]
+
+
+def _in_a_label(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return without_secrets(value).rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
+
+
+def name_in_place(folder: Path, config: RunConfig) -> RunName:
+    """The name of a run by where it lies: SWEEP/trials/ID is a trial of a sweep."""
+    trial, parent = load_config(folder, identified=True)["trial_id"], folder.resolve().parent
+    try:
+        sweep = read_json_object(parent.parent / "sweep.json", "delete it and run the sweep again")
+    except (FileNotFoundError, KeyError):
+        return single_name(trial, config)
+    if parent.name != "trials":
+        return single_name(trial, config)
+    return trial_name(sweep["name"], trial, config, sweep.get("axes", {}))
+
+
+def how_ended(error: BaseException) -> End:
+    """What became of a run that this ended."""
+    return "interrupted" if isinstance(error, Interrupted) else "failed"
+
+
+class Tracker:
+    """Appends one line per epoch to metrics.jsonl, flushed to disk, and lets wandb's client read it.
+
+    Made on rank 0 only. Lines of epochs after `resumed_epoch` are from a life whose checkpoint was lost: they are cut
+    off, since those epochs are about to be run again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: TrackingConfig,
+        name: RunName,
+        run_config: Mapping[str, Any],
+        resumed_epoch: int,
+    ) -> None:
+        write_metrics([row for row in read_metrics(folder) if row["epoch"] <= resumed_epoch], folder)
+        forget_after(resumed_epoch, folder)
+        self._folder, self._config, self._id = folder, config, name.wandb_id
+        self._tensorboard = TensorBoard(folder, read_metrics(folder), resumed_epoch) if config.tensorboard else None
+        self._wandb: Wandb | None = None
+        if config.wandb != "disabled":
+            begin = Begin(
+                **describe(folder, name, run_config),
+                project=config.project,
+                entity=config.entity,
+                mode=config.wandb,
+                wandb_dir=str(folder),
+                init_timeout_s=INIT_TIMEOUT_S,
+                finish_timeout_s=FINISH_SHARE * config.wandb_wait_s,
+                confirm_s=CONFIRM_SHARE * config.wandb_wait_s,
+                first_epoch=0 if config.wandb == "online" else resumed_epoch + 1,
+                watched_pid=os.getpid(),
+            )
+            replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
+            remedy = f"metrics.jsonl has everything, `{replay}` sends it later"
+            self._wandb = Wandb(begin, config.wandb_wait_s, remedy, folder)
+
+    def wants_pictures(self, epoch: int) -> bool:
+        """Whether an epoch, the best so far, is to be logged with pictures: few of a run are."""
+        return self._config.overlays > 0 and is_due(epoch, self._folder)
+
+    def log(self, row: Mapping[str, float], pictures: Sequence[Picture] = ()) -> None:
+        """One epoch's numbers, with `epoch` and `step` among them, and pictures with the masks of its weights."""
+        save_overlays(int(row["epoch"]), pictures, self._folder, best_name(int(row["epoch"])))
+        append_metrics(row, self._folder)
+        if self._tensorboard:
+            self._tensorboard.log(row)
+        if self._wandb:
+            self._wandb.look()
+
+    def log_overlays(self, epoch: int, pictures: Sequence[Picture]) -> None:
+        """Pictures with true and predicted masks that wandb can switch on and off, kept for a replay too."""
+        save_overlays(epoch, pictures, self._folder)
+        if self._wandb:
+            self._wandb.look()
+
+    def finish(self, summary: Mapping[str, Any], ended: End = "finished") -> None:
+        """Give wandb a limited time to send what it has, and say how this life ended; called again, nothing.
+
+        An interrupted run is marked as preempting: it will go on.
+        """
+        if self._wandb:
+            self._wandb.finish(summary, ended, self._artifacts() if ended == "finished" else [])
+            self._wandb = None
+
+    def _artifacts(self) -> list[dict[str, Any]]:
+        try:
+            found = find_artifacts(self._folder, self._id, self._config.artifacts)
+        except (ValueError, OSError) as error:  # the run itself is done
+            logger.warning("wandb gets no artifacts of %s: %s", self._folder, error)
+            return []
+        return [asdict(artifact) for artifact in found]
+
+
+class Wandb:
+    """A run's wandb client. The first thing that goes wrong (no network, no key, a limit) is logged, once."""
+
+    def __init__(self, begin: Begin, wait_s: float, remedy: str, folder: Path | None = None) -> None:
+        """wait_s: longest wait at the end; remedy: what is to be done, in words, where wandb has not got everything.
+
+        folder: of the run whose tracking.json says what becomes of it, if it is to be written
+        """
+        self._wait_s, self._remedy, self._told, self._folder = wait_s, remedy, False, folder
+        self._id, self._offline, self._lock = begin.id, begin.mode == "offline", threading.Lock()
+        self._note(TrackingNote("offline" if self._offline else "starting"))
+        self._process = WandbProcess(on_answer=self._hear)
+        self._process.send(begin=asdict(begin))
+
+    def look(self) -> None:
+        """Say that there is something new in the folder."""
+        self._process.send(rows={})
+
+    def finish(self, summary: Mapping[str, Any], ended: End, artifacts: Sequence[Mapping[str, Any]] = ()) -> None:
+        said = {**summary, "ended": ended}
+        self._process.send(end={"summary": said, "exit_code": EXIT_CODES[ended], "artifacts": list(artifacts)})
+        if self._process.wait_for("ended", self._wait_s) is None:
+            begun = self._noted.url or self._offline
+            what = "not all is sent after" if begun else "wandb has not taken the run until"
+            since = "" if begun else " after its end"
+            self._hear({"error": "TimeoutError", "text": f"{what} {self._wait_s:g} s{since}"})
+        self._process.close()
+
+    def _hear(self, answer: Answer) -> None:
+        """From the thread that reads the client's answers, and at the end: what was lost once stays lost."""
+        with self._lock:
+            if self._told:
+                return
+            if "error" in answer:
+                self._told = True
+                text = " ".join(answer["text"].split()).replace(f"run {self._id}", "the run")  # alike for all trials
+                reason = f"{answer['error']}: {text}"
+                self._note(replace(self._noted, state="lost", reason=reason))
+                logger.warning("wandb is off for this run (%s); %s", reason, self._remedy)
+            elif self._offline:
+                return
+            elif "begun" in answer:
+                self._note(TrackingNote("sending", url=answer["url"], project_url=answer["project_url"]))
+            elif "ended" in answer:
+                self._note(replace(self._noted, state="sent"))
+                logger.info("wandb: %s", self._noted.url)
+
+    def _note(self, note: TrackingNote) -> None:
+        self._noted = note
+        if self._folder:
+            save_note(note, self._folder)
+
+
+def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict[str, Any]:
+    """What wandb is told of a run, besides its rows: fields of Begin."""
+    resolved = flatten(run_config) | load_overrides(folder)
+    config: dict[str, Any] = {n: without_secrets(v) if isinstance(v, str) else v for n, v in resolved.items()}
+    lives = read_lives(folder)
+    config |= {"sweep": name.group, **facts_of_lives(lives)}
+    with contextlib.suppress(ValueError):
+        stored = load_config(folder)
+        config |= {"data_hash": stored["identity"]["manifest_hash"], "trial_id": stored["trial_id"]}
+    return {
+        "folder": str(folder),
+        "id": name.wandb_id,
+        "name": name.label,
+        "program": name.program,
+        "commit": str(config["git_commit"]),
+        "remote": lives[-1].remote if lives else "",
+        "group": name.group,
+        "job_type": name.job_type,
+        "tags": list(name.tags),
+        "config": config,
+    }
+
+
+def facts_of_lives(lives: Sequence[Life]) -> dict[str, Any]:
+    """Where the newest life of a run is, its code and number of processes; those of each life where they changed."""
+    if not lives:
+        nowhere = {"host": "", "job_id": "", "restarts": 0, "world_size": 0}
+        return nowhere | {"code_hash": "", "git_commit": "", "git_changed": False}
+    newest = lives[-1]
+    facts: dict[str, Any] = {
+        "host": newest.host,
+        "job_id": newest.job_id,
+        "restarts": newest.number - 1,
+        "code_hash": newest.code,
+        "git_commit": newest.commit,
+        "git_changed": newest.changed,
+        "world_size": newest.world_size,
+    }
+    for field, name in (("world_size", "world_sizes"), ("code", "code_hashes"), ("commit", "git_commits")):
+        each = [getattr(life, field) for life in lives]
+        if len(set(each)) > 1:
+            facts[name] = each
+    return facts

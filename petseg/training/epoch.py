@@ -1,0 +1,258 @@
+"""The work of an epoch: steps, the looks at what they show, and the points at which a run may stop."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import logging
+import math
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import torch
+from accelerate.utils import gather_object
+
+from petseg.augment import augment_batch
+from petseg.data.ledger import Count, Ledger
+from petseg.data.loader import Batch
+from petseg.data.plan import global_batch
+from petseg.footprint.utilization import mfu_row
+from petseg.metrics.pixels import count_pixels, dice_of, iou_of
+from petseg.optim import set_learning_rate
+from petseg.run.batches import epoch_order, take_step, to_device, to_inputs, train_batches
+from petseg.run.pace import RankTime, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
+from petseg.run.parts import Parts
+from petseg.run.progress import PartialEpoch
+from petseg.run.resizing import shrink
+from petseg.run.run import Run
+from petseg.run.schedule import fit_budget, image_size_px_at, learning_rate_at, relative_area_of
+from petseg.run_folder.attempts import Heartbeat
+from petseg.training import interrupt
+from petseg.training.progress_bar import TrainProgress
+from petseg.training.resume import save_within
+from shards.command import Failure, Interrupted
+from shards.manifest import Split, split_of_keys, write_whole
+
+Row = dict[str, float]
+
+logger = logging.getLogger(__name__)
+
+
+class Stop(enum.IntEnum):
+    """What signals ask for, over all ranks."""
+
+    NO = 0
+    SAVE = 1
+    REQUEUE = 2
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """What all ranks together have done of an epoch so far, and what they are asked for."""
+
+    samples: float
+    loss: float  # this and the next two: sums over the samples
+    dice: float
+    iou: float
+    lost: float  # samples that could not be read
+    stop: Stop
+    save_due: bool
+    seconds: float  # by the main process's clock, which is that of all
+
+
+def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
+    """One pass over the train split, or the rest of it; and what signals asked for near its end.
+
+    The row has means over the samples, speed, the share of time spent waiting for data by the rank that waited most,
+    how far the slowest rank is behind (petseg.run.pace), and the ledger's coverage.
+    Raises Interrupted, with the steps saved, if a rank is told to stop within the epoch; Failure, on all ranks, for a
+    loss that is not finite, for more unreadable samples than allowed, and for a ledger that does not close.
+    """
+    parts, progress = run.parts, run.progress
+    parts.model.train()
+    before = progress.partial
+    ledger = Ledger(before.count if parts.is_main else Count())
+    own = before.sums_of(parts.rank, parts.world_size)
+    sums = torch.tensor(own, dtype=torch.float64, device=parts.device)
+    heartbeat = Heartbeat(parts.folder, progress.epochs, progress.steps_per_epoch) if parts.is_main else None
+    start, waited_s = time.perf_counter() - before.seconds, before.waited_s
+    batches = train_batches(parts, epoch, before.steps)
+    run.pace.begin()
+    run.energy.begin()
+    for step in range(before.steps, progress.steps_of(epoch)):
+        asked = time.perf_counter()
+        run.pace.go_on()
+        micro_batches = take_step(batches)
+        waited_s += time.perf_counter() - asked
+        for batch in micro_batches:
+            ledger.add(batch)
+        train_step(run, epoch, step, micro_batches, sums)
+        run.pace.stop()
+        if (step + 1) % parts.config.train.log_every and step + 1 < progress.steps_of(epoch):
+            continue
+        elapsed_s = time.perf_counter() - start
+        stats = share_stats(run, sums, ledger.count.lost, elapsed_s)
+        require_sound(parts, epoch, step, stats, ledger)
+        if epoch == 1:
+            fit_budget(parts.config, progress, step + 1, stats.seconds)  # which may end the epoch here
+        images_per_s = stats.samples / stats.seconds
+        if heartbeat:
+            heartbeat.beat(epoch, step + 1, images_per_s)
+        is_last = step + 1 == progress.steps_of(epoch)
+        if (stats.stop or stats.save_due) and not is_last:
+            save_part(run, step + 1, sums, ledger, waited_s, stats.seconds)
+        if stats.stop and not is_last:
+            raise interrupted(run, stats.stop)
+        done = progress.first_step(epoch) + step + 1
+        bar.update(done, progress.total_steps, stats.loss / stats.samples, images_per_s)
+        if is_last:
+            break
+    progress.partial = PartialEpoch()
+    return epoch_row(run, epoch, stats, ledger, RankTime(waited_s, run.pace.own_s, elapsed_s)), stats.stop
+
+
+def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
+    """One optimizer step: forward and backward over its micro-batches, and the update.
+
+    Adds samples, loss, Dice and IoU to `sums` (4,) without waiting for the device. Each sample counts 1 / (samples of
+    the step over all ranks): DDP's mean over ranks is undone, so that neither a smaller last batch nor another world
+    size changes its weight; a sample and its copy (augment.mode) share it.
+    """
+    parts, config = run.parts, run.parts.config
+    set_learning_rate(parts.optimizer, learning_rate_at(config, run.progress, epoch, step))
+    side_px = image_size_px_at(config, run.progress, epoch, step)
+    for batch in micro_batches:
+        image, trimap = to_device(parts, batch)
+        weight = batch.weight.to(parts.device, non_blocking=True)
+        image, trimap, weight = augment_batch(config, batch.plan.ids, epoch, image, trimap, weight)
+        if side_px < config.data.image_size_px:
+            image, trimap = shrink(image, trimap, side_px)
+        image, target = to_inputs(parts, image, trimap)
+        with contextlib.nullcontext() if batch.plan.last else parts.accelerator.no_sync(parts.model):
+            with run.pace.stopped_until(parts.bare_model):
+                logits = parts.model(image)  # (B, 2, H, W)
+            losses = parts.loss(logits, target)  # (B,)
+            share = (losses * weight).sum() * (parts.world_size / batch.plan.step_samples)
+            with run.pace.stopped() if batch.plan.last else contextlib.nullcontext():
+                parts.accelerator.backward(share)
+        counts = count_pixels(logits.detach(), target)
+        columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
+        sums += torch.stack(columns).double() @ weight.double()
+    if config.optim.grad_clip:
+        parts.accelerator.clip_grad_norm_(parts.model.parameters(), config.optim.grad_clip)
+    parts.optimizer.step()
+    parts.optimizer.zero_grad()
+    if parts.ema:
+        parts.ema.update(run.progress.first_step(epoch) + step)
+
+
+def share_stats(run: Run, sums: torch.Tensor, lost: int, elapsed_s: float) -> StepStats:
+    """The only place within an epoch where the host waits for the device and the ranks for each other's numbers."""
+    main = run.parts.is_main
+    save_due = main and run.attempt.save_due
+    flags = [lost, interrupt.requested(), interrupt.requeue_requested(), save_due, elapsed_s * main]
+    shared = torch.cat([sums, sums.new_tensor([float(flag) for flag in flags])])
+    reduced = run.parts.accelerator.reduce(shared).tolist()
+    samples, loss, dice, iou, lost_in_all, stops, requeues, due, seconds = reduced
+    stop = Stop.REQUEUE if requeues else Stop.SAVE if stops else Stop.NO
+    return StepStats(samples, loss, dice, iou, lost_in_all, stop, bool(due), seconds)
+
+
+def require_sound(parts: Parts, epoch: int, step: int, stats: StepStats, ledger: Ledger) -> None:
+    """Raises Failure, on all ranks, for too many lost samples and for a loss that is not finite."""
+    if stats.lost > parts.config.data.max_lost_samples:
+        raise ledger.failure("train", parts.config.data.max_lost_samples)
+    if not math.isfinite(stats.loss):
+        raise not_finite(parts, epoch, step)
+
+
+def save_part(run: Run, steps: int, sums: torch.Tensor, ledger: Ledger, waited_s: float, seconds: float) -> None:
+    """A checkpoint within the epoch, after its first `steps` steps."""
+    own = torch.cat([sums, sums.new_tensor([waited_s])]).unsqueeze(0)
+    *columns, waits = run.parts.accelerator.gather(own).T.tolist()
+    every_rank = tuple(zip(*columns, strict=True))
+    count = ledger.gather(run.parts.accelerator)
+    save_within(run, PartialEpoch(steps, every_rank, count, seconds, max(waits)))
+
+
+def epoch_row(run: Run, epoch: int, stats: StepStats, ledger: Ledger, own: RankTime) -> Row:
+    """What metrics.jsonl says of the epoch's training. Each rank must call it."""
+    parts, progress = run.parts, run.progress
+    expected, count = samples_of(run, epoch), ledger.gather(parts.accelerator)
+    count.check(expected, "train")
+    images_per_s = stats.samples / stats.seconds
+    full_size_per_s = images_per_s * relative_area_of(parts.config, progress, epoch)
+    return {
+        "train/loss": stats.loss / stats.samples,
+        "train/dice": stats.dice / stats.samples,
+        "train/iou": stats.iou / stats.samples,
+        "lr": learning_rate_at(parts.config, progress, epoch, progress.steps_of(epoch) - 1),
+        "data/coverage": count.coverage(expected),
+        "perf/seconds": stats.seconds,
+        "perf/images_per_s": images_per_s,
+        **pace_row(run, own, images_per_s),
+        **mfu_row(parts.config, full_size_per_s, parts.device, parts.world_size),
+        **energy_row(run),
+    }
+
+
+def energy_row(run: Run) -> Row:
+    """What the GPUs took for the epoch's training since the run's last start. Each rank must call it."""
+    own = torch.tensor(run.energy.joules(), device=run.parts.device)
+    joules = run.parts.accelerator.reduce(own).item()
+    return {} if math.isnan(joules) else {"perf/energy_j": joules}
+
+
+def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:
+    """What data cost, and how far the slowest rank is behind, which is said if it is much. Each rank must call it."""
+    row_of_rank = torch.tensor([astuple(own)], dtype=torch.float64, device=run.parts.device)
+    table = run.parts.accelerator.gather(row_of_rank)
+    ranks = [RankTime(*row) for row in table.tolist()]
+    wait = data_wait(ranks)
+    row = {"perf/data_wait": wait, "perf/headroom": images_per_s / (1 - wait)}
+    if len(ranks) == 1:
+        return row
+    if not run.pace.enabled:
+        ranks = with_common_steps(ranks)
+    if is_slow(ranks):
+        hosts = gather_object([socket.gethostname()])
+        if run.parts.is_main:
+            logger.warning("%s", straggler_in_words(ranks, hosts))
+    return row | {"perf/straggler": straggler(ranks)[1]}
+
+
+def samples_of(run: Run, epoch: int) -> Split:
+    """What the ledger of an epoch must come to: the train split, or what a budget leaves of it in the last epoch."""
+    parts, steps = run.parts, run.progress.steps_of(epoch)
+    if steps == run.progress.steps_per_epoch:
+        return parts.manifest.splits["train"]
+    ids = epoch_order(parts, epoch).ids(0, steps * parts.config.train.batch_size)
+    return split_of_keys(parts.splits["train"].key(int(i)) for i in ids)
+
+
+def interrupted(run: Run, stop: Stop) -> Interrupted:
+    progress = run.progress
+    steps = f" and {progress.partial.steps} steps" if progress.partial.steps else ""
+    message = f"{run.parts.folder} is saved up to epoch {progress.epoch}{steps}: run the same command to go on"
+    return Interrupted(message, requeue=stop is Stop.REQUEUE)
+
+
+def not_finite(parts: Parts, epoch: int, step: int) -> Failure:
+    """The error for a loss that is NaN or infinite; the keys of the batches it may come from are written down."""
+    every = parts.config.train.log_every
+    first = step - step % every
+    order, data = epoch_order(parts, epoch), parts.splits["train"]
+    steps = {
+        s: [data.key(int(i)) for i in global_batch(order, parts.config.train.batch_size, s)]
+        for s in range(first, step + 1)
+    }
+    path = parts.folder / "not_finite.json"
+    if parts.is_main:
+        write_whole(path, json.dumps({"epoch": epoch, "keys_by_step": steps}, indent=2) + "\n")
+    return Failure(
+        f"the loss is not finite in steps {first}-{step} of epoch {epoch}: try a lower optim.lr, optim.grad_clip 1 or "
+        f"train.mixed_precision no; the keys of those batches are in {path}"
+    )

@@ -1,0 +1,133 @@
+"""The end of a run: the best weights measured picture by picture, and written down."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import statistics
+
+import numpy as np
+import torch
+from PIL import Image
+
+from petseg.evaluation.measure import predict
+from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
+from petseg.footprint.utilization import peak_memory_mb
+from petseg.metrics.masks import save_masks
+from petseg.metrics.overlay import save_image
+from petseg.models import count_parameters
+from petseg.run.parts import Parts
+from petseg.run.run import Run
+from petseg.run_folder.checkpoint import list_checkpoints, load_weights
+from petseg.run_folder.layout import (
+    CALIBRATION_NAME,
+    CHECKPOINTS_NAME,
+    OVERLAYS_NAME,
+    PER_IMAGE_NAME,
+    Result,
+    load_config,
+    read_metrics,
+    save_result,
+)
+from petseg.tracking.tracker import Tracker
+from shards.command import Failure
+from shards.manifest import save_manifest, write_whole
+
+
+def finish(run: Run, tracker: Tracker | None) -> Result:
+    """Measure the best weights picture by picture, draw some, and write result.json last."""
+    parts, progress = run.parts, run.progress
+    folder = parts.folder / CHECKPOINTS_NAME
+    best = next((c for c in list_checkpoints(folder) if c.step == progress.best.step), None)
+    if best is None:
+        raise Failure(f"{folder} lacks the best checkpoint, step {progress.best.step}: delete {folder} to train again")
+    load_weights(best.folder, parts.bare_model)
+    splits = ["val", "test"] if parts.config.train.test and "test" in parts.splits else ["val"]
+    measured = {split: measure_protocol(parts, split, Protocol(masks=split == "val")) for split in splits}
+    temperature = measured["val"].calibration.fit_temperature()
+    metrics: dict[str, float] = {}
+    for split, one in measured.items():
+        metrics |= one.metrics(split, parts.config.data.border, temperature)
+    rows = read_metrics(parts.folder)
+    result = Result(
+        trial_id=load_config(parts.folder, identified=True)["trial_id"],
+        metrics=metrics,
+        best_epoch=progress.best.epoch,
+        epochs=progress.epoch,
+        parameters=count_parameters(parts.bare_model),
+        world_size=parts.world_size,
+        host=socket.gethostname(),
+        device=device_name(parts.device),
+        train_s=sum(row["perf/seconds"] for row in rows),
+        images_per_s=statistics.median(row["perf/images_per_s"] for row in rows),
+        data_wait=statistics.median(row["perf/data_wait"] for row in rows),
+        headroom=statistics.median(row["perf/headroom"] for row in rows),
+        mfu=statistics.median(row["perf/mfu"] for row in rows) if all("perf/mfu" in row for row in rows) else None,
+        peak_memory_mb=peak_memory_mb(parts.device),
+    )
+    if tracker:
+        run.attempt.require_newest()
+        save_per_image(parts, measured)
+        save_val_masks(parts, measured["val"])
+        save_calibration(parts, measured, temperature)
+        save_manifest(parts.manifest, parts.folder)
+        pictures = predict(parts, "val", fixed_positions(len(parts.splits["val"]), parts.config.tracking.overlays))
+        for picture in pictures:
+            save_image(Image.fromarray(picture.overlay()), parts.folder / OVERLAYS_NAME / f"{picture.key}.png")
+        tracker.log_overlays(progress.epoch, pictures)
+        save_result(result, parts.folder)
+        tracker.finish(metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters})
+    parts.accelerator.wait_for_everyone()
+    return result
+
+
+def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
+    """per_image.npz: arrays over the N pictures of each measured split, in the order of the split.
+
+    SPLIT/keys (N,) str, SPLIT/loss (N,) float64; by the config's border rule SPLIT/counts (N, 3) int64 of true
+    positives, false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and the same
+    three by each border rule, as SPLIT/border_fg/counts and so on. All in the network's pixels.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for split, one in measured.items():
+        data = parts.splits[split]
+        arrays[f"{split}/keys"] = np.array([data.key(i) for i in range(len(data))])
+        arrays[f"{split}/loss"] = one.per_image.loss
+        named = {split: one.network[parts.config.data.border]}
+        named |= {f"{split}/border_{border}": scores for border, scores in one.network.items()}
+        for name, scores in named.items():
+            arrays[f"{name}/counts"] = scores.counts
+            arrays[f"{name}/boundary_iou"], arrays[f"{name}/hd95_px"] = scores.boundary_iou, scores.hd95_px
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_whole(parts.folder / PER_IMAGE_NAME, content.getvalue())
+
+
+def save_val_masks(parts: Parts, measured: Measured) -> None:
+    """val_masks.npz, as petseg.metrics.masks says."""
+    assert measured.masks is not None
+    keys = [parts.splits["val"].key(i) for i in range(len(parts.splits["val"]))]
+    save_masks(keys, parts.config.data.image_size_px, measured.masks, parts.folder)
+
+
+def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: float) -> None:
+    """calibration.json: the reliability curve of each measured split, as it is and at the temperature fitted on val."""
+    splits = {
+        split: {
+            "as_is": one.calibration.reliability().rows(),
+            "scaled": one.calibration.scaled(temperature).rows(),
+        }
+        for split, one in measured.items()
+    }
+    content = {"format_version": 1, "temperature": temperature, "splits": splits}
+    write_whole(parts.folder / CALIBRATION_NAME, json.dumps(content, indent=2) + "\n")
+
+
+def fixed_positions(num_samples: int, count: int) -> list[int]:
+    """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
+    return [i * num_samples // count for i in range(min(count, num_samples))]
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -1,0 +1,173 @@
+"""Training of one model from its first or newest checkpoint to its result: attempts, epochs, validation, the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+
+from petseg.config import RunConfig
+from petseg.config.values import config_to_dict, with_values
+from petseg.data.mixing import mixing_of
+from petseg.data.store import enlarged_line, open_store
+from petseg.data.tars import UNREADABLE
+from petseg.evaluation.measure import Picture, measure, predict
+from petseg.models.pretrained import load_pretrained
+from petseg.run.parts import Parts, build_parts
+from petseg.run.peers import peers_may_go
+from petseg.run.run import Run, new_run
+from petseg.run.schedule import fit_budget
+from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.layout import (
+    PRUNED_NAME,
+    Result,
+    claim_folder,
+    load_config,
+    load_overrides,
+    load_pruned,
+    load_result,
+)
+from petseg.tracking.tracker import RunName, Tracker, how_ended, single_name
+from petseg.training.epoch import Row, interrupted, train_epoch
+from petseg.training.finish import finish, fixed_positions
+from petseg.training.progress_bar import TrainProgress
+from petseg.training.pruning import Hyperband, StoppedEarly, pass_rung
+from petseg.training.resume import resume, save_epoch
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    name: RunName | None = None,
+    world_size: int = 0,
+    max_without_progress: int = 0,
+    early: Hyperband | None = None,
+) -> Result:
+    """Run `config` in `folder`, or go on from its newest checkpoint; called by every process of the run.
+
+    name: how wandb shows the run
+    world_size: how many processes there must be, 0 = any
+    max_without_progress: so many starts in a row may come no further than the ones before, 0 = any number
+    early: when to stop it early, by the runs beside `folder`; without it a run that was stopped early goes on
+    Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
+    Interrupted where a signal asked to stop, or where another process has taken the run over, LostPeer where one of
+    its own is gone; StoppedEarly, on all
+    ranks and at any later time, where `early` has stopped it.
+    """
+    store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
+    manifest = store.manifest
+    claim_folder(config, manifest.hash, folder)
+    if (result := load_result(folder)) is not None:
+        logger.info("%s is finished", folder)
+        store.close()
+        return result
+    if early and (pruned := load_pruned(folder)):
+        store.close()
+        raise StoppedEarly(pruned)
+    if overrides := load_overrides(folder):
+        logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
+        config = with_values(config, overrides)
+    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
+        logger.warning("%s", enlarged)
+    splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
+    run = new_run(build_parts(config, store, folder, world_size, splits))
+    with peers_may_go():
+        start_attempt(run, max_without_progress)
+    if run.parts.is_main:
+        warn_of_poor_mixing(run.parts)
+    name = name or single_name(load_config(folder, identified=True)["trial_id"], config)
+    tracker = None
+    if run.parts.is_main:
+        tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.progress.epoch)
+    try:
+        with peers_may_go():
+            train_epochs(run, tracker, early)
+            return finish(run, tracker)
+    except StoppedEarly:
+        raise
+    except BaseException as error:
+        if tracker:
+            tracker.finish({}, how_ended(error))
+        raise
+    finally:
+        run.parts.close()
+
+
+def start_attempt(run: Run, max_without_progress: int) -> None:
+    """Begin from the newest checkpoint, or from fresh or pretrained weights, and take the right to write."""
+    parts = run.parts
+    if not resume(run):
+        load_pretrained(parts.config.model, parts.bare_model)
+        if parts.ema:
+            parts.ema.load(parts.bare_model.state_dict())
+    if parts.is_main:
+        run.attempt.life = begin_life(parts.folder, run.progress.done_steps, max_without_progress, parts.world_size)
+        (parts.folder / PRUNED_NAME).unlink(missing_ok=True)
+
+
+def warn_of_poor_mixing(parts: Parts) -> None:
+    data, train = parts.config.data, parts.config.train
+    with contextlib.suppress(*UNREADABLE):  # which is reported where the samples are read
+        mixing = mixing_of(parts.store, data.shuffle_window_shards, train.batch_size, train.seed)
+        if mixing and mixing.is_poor:
+            logger.warning("%s", mixing)
+
+
+def train_epochs(run: Run, tracker: Tracker | None, early: Hyperband | None) -> None:
+    """All epochs that are left, each validated, logged and saved; raises as `train` says."""
+    progress = run.progress
+    with TrainProgress(progress.total_steps, progress.steps_per_epoch, progress.done_steps, run.parts.is_main) as bar:
+        while progress.epoch < progress.epochs:
+            if early:
+                pass_rung(run, early, tracker)
+            epoch = progress.epoch + 1
+            row, stop = train_epoch(run, epoch, bar)
+            steps = progress.first_step(epoch) + progress.steps_of(epoch)
+            row = {"epoch": epoch, "step": steps} | row | validate(run.parts)
+            if epoch == 1:
+                settle_budget(run, row["perf/seconds"], row["perf/validation_s"])
+            bar.epoch_done(row)
+            run.attempt.require_newest()
+            if tracker:
+                tracker.log(row, pictures_of_best(run, row, tracker))
+            save_epoch(run, row)
+            if stop and epoch < progress.epochs:
+                raise interrupted(run, stop)
+
+
+def validate(parts: Parts) -> Row:
+    """Measure val with the weights that are kept."""
+    began = time.perf_counter()
+    parts.sync_buffers()
+    with kept_weights(parts):
+        row = measure(parts, "val").summary("val")
+    return row | {"perf/validation_s": time.perf_counter() - began}
+
+
+def kept_weights(parts: Parts) -> contextlib.AbstractContextManager[None]:
+    """Within it, the model has the weights that are measured and kept: the averages, where there are any."""
+    return parts.ema.in_place() if parts.ema else contextlib.nullcontext()
+
+
+def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[Picture]:
+    """On the main process: the fixed val pictures with the masks of the weights that are kept, if wandb is to see them.
+
+    No number of the training changes: the model is in its evaluation mode, and nothing is drawn by chance.
+    """
+    parts = run.parts
+    if row["val/dice"] <= run.progress.best.dice or not tracker.wants_pictures(int(row["epoch"])):
+        return []
+    with kept_weights(parts):
+        return predict(parts, "val", fixed_positions(len(parts.splits["val"]), parts.config.tracking.overlays))
+
+
+def settle_budget(run: Run, train_s: float, validation_s: float) -> None:
+    """With `train.budget_min`: the first epoch, its validation included, says how many steps the run has for good."""
+    if run.parts.config.train.budget_min:
+        train_s, validation_s = broadcast_object_list([train_s, validation_s])
+        fit_budget(run.parts.config, run.progress, run.progress.steps_of(1), train_s, validation_s)

@@ -1,0 +1,89 @@
+"""Where a run stands: saved after each epoch and within, restored by the next life."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from petseg.run.parts import Parts
+from petseg.run.progress import PartialEpoch
+from petseg.run.run import Run
+from petseg.run_folder.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_rank_buffers,
+    newest_loadable,
+    save_checkpoint,
+)
+from petseg.run_folder.checkpoint_files import STATE_NAME, altered
+from petseg.run_folder.layout import CHECKPOINTS_NAME
+
+logger = logging.getLogger(__name__)
+
+
+def resume(run: Run) -> bool:
+    """Restore the newest checkpoint of the run's folder; False if there is none."""
+    parts, progress = run.parts, run.progress
+    newest = newest_of_all(parts)
+    if newest is None:
+        return False
+    load_checkpoint(newest, parts.bare_model, parts.optimizer, parts.ema)
+    try:
+        progress.from_state(newest.state, parts.config.train.budget_min)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise altered(newest.folder / STATE_NAME, repr(error)) from None
+    if (buffers := load_rank_buffers(newest.folder)) is not None:  # of another number of ranks: their mean
+        own = buffers[parts.rank] if len(buffers) == parts.world_size else buffers.mean(dim=0)
+        nn.utils.vector_to_parameters(own.to(parts.device), parts.float_buffers())
+    if parts.accelerator.scaler is not None:
+        parts.accelerator.scaler.load_state_dict(newest.state["scaler"])
+    if parts.is_main:
+        logger.info(
+            "resumed %s after epoch %d of %d and %d steps",
+            parts.folder, progress.epoch, progress.epochs, progress.partial.steps,
+        )  # fmt: skip
+    return True
+
+
+def newest_of_all(parts: Parts) -> Checkpoint | None:
+    """The newest whole checkpoint, as the main process finds it: damaged ones are set aside by it alone."""
+    folder = parts.folder / CHECKPOINTS_NAME
+    found = newest_loadable(folder, set_aside=True) if parts.is_main else None
+    (step,) = broadcast_object_list([found.step if found else None])
+    if parts.is_main or step is None:
+        return found
+    return next(checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.step == step)
+
+
+def save_epoch(run: Run, row: dict[str, float]) -> None:
+    """Note the epoch, and whether it is the best so far, in a checkpoint."""
+    run.progress.finish_epoch(int(row["epoch"]), int(row["step"]), row["val/dice"])
+    save(run, rank_buffers=None)
+
+
+def save_within(run: Run, partial: PartialEpoch) -> None:
+    """Note how far the epoch has come in a checkpoint, each rank's BatchNorm statistics included."""
+    run.progress.partial = partial
+    buffers = run.parts.float_buffers()
+    own = nn.utils.parameters_to_vector(buffers).unsqueeze(0) if buffers else None
+    save(run, rank_buffers=None if own is None else run.parts.accelerator.gather(own))
+
+
+def save(run: Run, rank_buffers: torch.Tensor | None) -> None:
+    """Write a checkpoint on the main process while the others wait."""
+    parts = run.parts
+    run.attempt.require_newest()
+    run.attempt.saved_at = time.monotonic()
+    if parts.is_main:
+        scaler = parts.accelerator.scaler
+        state = run.progress.to_state() | {"scaler": scaler.state_dict() if scaler else None}
+        folder = parts.folder / CHECKPOINTS_NAME
+        save_checkpoint(
+            folder, run.progress.done_steps, parts.bare_model, parts.optimizer, state, rank_buffers, parts.ema
+        )
+    parts.accelerator.wait_for_everyone()

@@ -1,0 +1,1 @@
+"""Tar shards that another program wrote: scanned and indexed."""

@@ -1,0 +1,1 @@
+"""Samples become shards, and a folder of shards appears whole."""

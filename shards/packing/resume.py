@@ -1,0 +1,149 @@
+"""What a killed pack left in its hidden folder: whether it is of the same pack, and proof of each shard in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import zlib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from shards.archive import END_OF_ARCHIVE, render_member
+from shards.manifest import (
+    FORMAT_VERSION,
+    Sample,
+    Shard,
+    index_name,
+    load_index,
+    open_regular,
+    parse_json,
+    read_regular,
+    render_index,
+    write_whole,
+)
+from shards.packing.plan import Built, Planned
+from shards.packing.publish import RESUME_NAME
+from shards.picture_hash import picture_hash
+from shards.sources.oxford import Pet
+
+ENCODERS = ("pillow", "simplejpeg", "numpy")  # other versions may write other bytes
+
+logger = logging.getLogger(__name__)
+
+
+def identity(settings: dict[str, Any], listing: dict[str, Any]) -> dict[str, Any]:
+    """What two packs must have in common for one to go on with the other's shards."""
+    encoders = {name: version(name) for name in ENCODERS}
+    return {"format_version": FORMAT_VERSION, "packer": settings, "source": listing, "encoders": encoders}
+
+
+def listing_digest(pets: Sequence[Pet]) -> str:
+    """sha256 over what the lists say of each sample, and over the size and time of its two files."""
+    digest = hashlib.sha256()
+    for pet in pets:
+        files = [(status.st_size, status.st_mtime_ns) for status in (pet.picture.stat(), pet.trimap.stat())]
+        row = [pet.key, pet.split, pet.class_id, pet.breed, pet.species, files]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def take_over(staging: Path, mine: dict[str, Any], plan: Sequence[Planned]) -> dict[str, Built]:
+    """The finished shards in `staging` that this pack can use, each proven whole; the others are removed, and logged.
+
+    Leaves in resume.json whose they are, for the next pack that resumes.
+    """
+    built: dict[str, Built] = {}
+    names = {path.name for path in staging.glob("*.tar")}
+    why = _why_not_same(staging, mine) if names else ""
+    if why:
+        logger.warning("%d finished shards are of another pack (%s): packed anew", len(names), why)
+    for planned in plan:
+        if planned.name in names and not why:
+            found = prove(planned, staging)
+            if isinstance(found, Built):
+                built[planned.name] = found
+            else:
+                logger.warning("%s is not used again (%s): packed anew", planned.name, found)
+    for name in names - built.keys():
+        (staging / index_name(name)).unlink()  # first: an index says that its shard is finished
+        (staging / name).unlink()
+    save_identity(staging, mine)
+    num_samples = sum(one.shard.num_samples for one in built.values())
+    if built:
+        logger.info("going on: %d of %d shards (%d samples) stand whole", len(built), len(plan), num_samples)
+    else:
+        logger.info("no shard to go on with: packing from the start")
+    return built
+
+
+def save_identity(staging: Path, mine: dict[str, Any]) -> None:
+    write_whole(staging / RESUME_NAME, json.dumps(mine, indent=2) + "\n")
+
+
+def _why_not_same(staging: Path, mine: dict[str, Any]) -> str:
+    """In words what differs from the pack that is staged, "" if nothing does."""
+    try:
+        theirs = parse_json(read_regular(staging / RESUME_NAME, follow=False))
+    except (OSError, ValueError):
+        return f"no readable {RESUME_NAME}"
+    if not isinstance(theirs, dict):
+        return f"no readable {RESUME_NAME}"
+    for part in mine:
+        if theirs.get(part) != mine[part]:
+            return {"packer": "other settings", "source": "other pictures or lists"}.get(part, f"another {part}")
+    return ""
+
+
+def prove(planned: Planned, folder: Path) -> Built | str:
+    """A finished shard, read byte by byte, or in words why it is not the one that `planned` would become."""
+    try:
+        samples = load_index(folder, planned.name)
+        index = read_regular(folder / index_name(planned.name), follow=False)
+        with open_regular(folder / planned.name, follow=False) as file:
+            if os.fstat(file.fileno()).st_size == 0:  # which mmap refuses
+                return "it is empty"
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+                return _prove_bytes(planned, samples, index, data)
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
+def _prove_bytes(planned: Planned, samples: list[Sample], index: bytes, data: memoryview) -> Built | str:
+    if [sample.key for sample in samples] != [pet.key for pet in planned.pets]:
+        return "its samples are not the expected ones"
+    if index != render_index(samples).encode():
+        return "its index is not as it was written"
+    rendered, offset = hashlib.sha256(), 0  # of the tar that its samples make, to compare with the one that is there
+    oddities: list[tuple[str, str]] = []
+    hashes: dict[str, str] = {}
+    for sample in samples:
+        for name, member in sample.members():
+            content = data[member.offset : member.offset + member.num_bytes]
+            header, *rest = render_member(name, content)
+            if member.offset != offset + len(header) or zlib.crc32(content) != member.crc32:
+                return f"{name} does not match its index"
+            if member == sample.jpg:
+                hashes[sample.key] = picture_hash(bytes(content))
+            for piece in (header, *rest):
+                rendered.update(piece)
+                offset += len(piece)
+        facts = parse_json(bytes(content))  # of the last member, KEY.json
+        oddities += [(kind, sample.key) for kind in facts["oddities"]]
+    rendered.update(END_OF_ARCHIVE)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if rendered.hexdigest() != sha256:
+        return "its bytes are not those that its samples make"
+    shard = Shard(
+        name=planned.name,
+        split=planned.split,
+        num_samples=len(samples),
+        num_bytes=len(data),
+        sha256=sha256,
+        index_sha256=hashlib.sha256(index).hexdigest(),
+    )
+    return Built(shard, tuple(oddities), hashes)

@@ -1,0 +1,1 @@
+"""Where samples come from: Oxford-IIIT Pet, or drawn pictures."""

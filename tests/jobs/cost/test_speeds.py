@@ -1,0 +1,135 @@
+"""The pace of trials: what records say of it, and what a real probe measures."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs.cost.budget import check_budget
+from jobs.cost.estimate import estimate
+from jobs.cost.speeds import pace_of, probes_needed, read_records
+from jobs.cost.table import render
+from jobs.design.shard_sets import ShardSets
+from jobs.runs.trial import save_sweep
+from petseg.config import RunConfig
+from petseg.config.values import with_values
+from petseg.run.length import EpochTime
+from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.layout import write_metrics
+from shards.manifest import Manifest
+from slurm.local import visible_gpus
+from slurm.resources import Resources
+from tests.jobs.costed_sweeps import CPU, finish, plan
+
+
+def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    save_sweep(sweep)
+    (trial,) = sweep.trials
+    finish(trial, cells[trial.id].config, manifest, epoch_s=10.0)
+    life = begin_life(trial.folder, 0)
+    (trial.folder / "state.json").write_text(json.dumps({"status": "done", "host": life.host, "time": life.time + 200}))
+    (record,) = read_records(tmp_path / "runs")
+    assert record.step_s == 5.0  # two steps an epoch
+    assert record.beside_epoch_s == pytest.approx((200 - 140) / 10)
+    begin_life(trial.folder, 4)  # a second life: the wait between the two is not work
+    (record,) = read_records(tmp_path / "runs")
+    assert record.beside_epoch_s is None
+
+
+def test_a_probe_measures_each_kind_of_trial_once(
+    pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
+) -> None:
+    axes = {"augment.policy": ["none", "elastic"], "train.seed": [0, 1]}
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)
+    ((ids, config),) = probes_needed({identifier: cell.config for identifier, cell in cells.items()})
+    assert (len(ids), config.augment.policy) == (4, "elastic")
+
+    one_core = replace(CPU, cpus_per_task=1)
+    found = estimate(sweep, cells, sets, one_core, max_parallel=1, trials_per_job=2, probe=True)
+    assert [bool(cost.seconds and cost.seconds > 0) for cost in found.trials] == [True] * 4
+    assert {cost.source for cost in found.trials} == {found.trials[0].source}
+    assert "a probe of 3 steps on cpu, " in found.trials[0].source
+    assert found.host_memory_gib is not None
+    assert found.gpu_memory_gib is None
+    assert found.end_s == pytest.approx(sum(cost.seconds or 0 for cost in found.trials))
+
+
+@pytest.mark.slow
+def test_a_probe_that_fails_leaves_a_note(
+    manifest: Manifest, sets: ShardSets, pet_shards: Path, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    gone = {i: replace(c, config=with_values(c.config, {"data.shards": "nowhere"})) for i, c in cells.items()}
+    known = ShardSets({**sets.manifests, "nowhere": manifest})  # it was there when its manifest was read
+    found = estimate(sweep, gone, known, CPU, 1, 1, probe=True)
+    assert f"the probe failed: ValueError: no shard set in {Path.cwd() / 'nowhere'}" in found.trials[0].source
+
+
+def test_a_shard_set_that_was_not_read_is_named_with_those_that_were(
+    manifest: Manifest, sets: ShardSets, pet_shards: Path, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    gone = {
+        i: replace(c, config=with_values(c.config, {"data.shards": "https://me:word@host/x"})) for i, c in cells.items()
+    }
+    text = f"data.shards = 'https://host/x': this set's manifest was not read; choose one of {pet_shards}"
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        estimate(sweep, gone, sets, CPU, 1, 1, probe=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(visible_gpus()), reason="a machine with GPUs can tell what jobs with GPUs take")
+def test_a_probe_on_a_cpu_is_no_estimate_for_gpus(
+    pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    one_gpu = Resources(gpus_per_node=1, cpus_per_task=1)
+    found = estimate(sweep, cells, sets, one_gpu, 1, 1, probe=True)
+    console = Console(width=240)
+    with console.capture() as capture:
+        console.print(render(found))
+    assert "an unknown number of GPU hours" in capture.get()
+    assert "no estimate for GPUs" in capture.get()
+    assert "this machine has no GPU" in capture.get()
+    with pytest.raises(ValueError, match="probe on a node like theirs"):
+        check_budget(found, "1gpuh")
+
+
+def test_runs_that_begin_on_small_pictures_have_a_pace_of_their_own() -> None:
+    sizes = [{"train.start_size_px": 0}, {"train.start_size_px": 128}, {"train.start_size_px": 128, "train.seed": 1}]
+    configs = {str(number): with_values(RunConfig(), values) for number, values in enumerate(sizes)}
+    assert [ids for ids, _ in probes_needed(configs)] == [["0"], ["1", "2"]]
+
+
+def test_the_pace_of_a_probe_by_hand(manifest: Manifest) -> None:
+    config = with_values(RunConfig(), {"train.batch_size": 16})  # 27 train, 3 val, 30 test: 2 steps
+    measured = {
+        "device": "cpu, 1 threads", "on_gpu": False, "threads": 1, "steps": 5, "step_s": 10.0,
+        "eval_s_per_sample": 2.0, "save_s": 1.0, "load_s_per_sample": 0.5, "start_s": 3.0, "gpu_memory_gib": 0.0,
+        "host_memory_gib": 1.5,
+    }  # fmt: skip
+    pace = pace_of(measured, config, manifest, replace(CPU, tasks_per_node=2))
+    assert pace.epoch == EpochTime(train_s=2 * 10, beside_s=3 * 1.0 + 1)
+    assert pace.rest_s == 3 + 30 * 0.5 + 3 * 1.0 + 30 * 1.0
+    assert "as one of 2 processes" in pace.source
+
+
+def test_a_trial_that_ended_within_an_epoch_says_what_a_step_takes(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_steps": [3]})
+    save_sweep(sweep)
+    (trial,) = sweep.trials
+    finish(trial, cells[trial.id].config, manifest, epoch_s=1.0)
+    rows = [{"epoch": 1, "step": 2, "perf/seconds": 50.0}, {"epoch": 2, "step": 3, "perf/seconds": 10.0}]
+    write_metrics(rows, trial.folder)
+    (record,) = read_records(tmp_path / "runs")
+    assert record.step_s == 10.0

@@ -1,0 +1,283 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.design.space import parse_distribution
+from jobs.design.spec import Cell, Spec, expand, load_spec, parse_axes, parse_settings, parse_spec
+from jobs.search.journal import to_optuna
+from petseg.config.values import trial_id
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def test_the_default_sweep_is_the_labs_six_cells_on_three_seeds() -> None:
+    cells = expand(load_spec(REPOSITORY / "jobs" / "sweeps" / "lab.yaml"))
+    assert len(cells) == 18
+    assert {(c.config.model.arch, c.config.augment.policy) for c in cells} == {
+        (arch, policy) for arch in ("unet", "resnet34_unet") for policy in ("none", "elastic", "elastic_crop")
+    }
+    assert {c.config.train.seed for c in cells} == {0, 1, 2}
+    assert len({trial_id(c.config, "m") for c in cells}) == 18
+    assert all(c.config.augment.p == 0.2 for c in cells)
+
+
+def test_a_fixed_value_may_need_one_of_the_axes() -> None:
+    """An encoder goes with other architectures than the default one."""
+    parameters = {"model.arch": {"values": ["fpn", "linknet"]}, "model.encoder": {"value": "resnet18"}}
+    cells = expand(parse_spec({"parameters": parameters}, "x"))
+    assert [(c.config.model.arch, c.config.model.encoder) for c in cells] == [
+        ("fpn", "resnet18"),
+        ("linknet", "resnet18"),
+    ]
+
+
+def test_nested_and_dotted_names_are_the_same() -> None:
+    dotted = parse_spec({"parameters": {"model.arch": {"values": ["unet"]}, "optim.lr": {"value": "1e-4"}}}, "x")
+    nested = parse_spec(
+        {
+            "parameters": {
+                "model": {"parameters": {"arch": {"values": ["unet"]}}},
+                "optim": {"parameters": {"lr": {"value": "1e-4"}}},
+            }
+        },
+        "x",
+    )
+    assert expand(dotted) == expand(nested)
+    assert expand(dotted)[0].config.optim.lr == 1e-4
+
+
+def test_project_and_entity_reach_wandb() -> None:
+    spec = parse_spec({"project": "pets", "entity": "lab", "parameters": {"model.arch": {"value": "unet"}}}, "x")
+    (cell,) = expand(spec)
+    assert (cell.config.tracking.project, cell.config.tracking.entity) == ("pets", "lab")
+
+
+@given(st.lists(st.integers(0, 99), unique=True, min_size=1), st.lists(st.integers(1, 99), unique=True, min_size=1))
+def test_the_grid_is_the_product_of_the_axes(seeds: list[int], epochs: list[int]) -> None:
+    cells = expand(Spec("x", {"train.seed": seeds, "train.epochs": epochs}))
+    assert [(c.config.train.seed, c.config.train.epochs) for c in cells] == [(s, e) for s in seeds for e in epochs]
+    assert [c.axes for c in cells] == [{"train.seed": s, "train.epochs": e} for s in seeds for e in epochs]
+
+
+def test_flags_replace_what_the_file_says() -> None:
+    spec = Spec("x", {"train.seed": [0, 1], "model.arch": ["unet"]}, {"train.epochs": 9})
+    changed = spec.changed(parse_axes(["train.epochs=1,2"]), parse_settings(["train.seed=5"], "--set"))
+    assert changed.axes == {"model.arch": ["unet"], "train.epochs": [1, 2]}
+    assert changed.fixed == {"train.seed": 5}
+    again = Spec("x", {"model.arch": ["unet"], "train.seed": [0]}).changed(parse_axes(["model.arch=resnet34_unet"]), {})
+    assert list(again.axes) == ["model.arch", "train.seed"]  # a replaced axis keeps its place
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"method": "grid"}, "needs `parameters:`"),
+        ([], "needs `parameters:`"),
+        (
+            {"method": "ga", "parameters": {"a": {"value": 1}}},
+            "method 'ga' is not built in: choose one of grid, random",
+        ),
+        ({"method": "bayes", "parameters": {"a": {"value": 1}}}, "method bayes needs run_cap, the number of trials"),
+        ({"run_cap": 0, "parameters": {"a": {"value": 1}}}, "run_cap = 0: must be a whole number of at least 1"),
+        ({"run_cap": True, "parameters": {"a": {"value": 1}}}, "run_cap = True: must be a whole number"),
+        ({"seed": -1, "parameters": {"a": {"value": 1}}}, "seed = -1: must be a whole number of at least 0"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 3}, "parameters": {"a": {"value": 1}}}, "method grid"),
+        ({"parameters": {"a": {"parameters": {}}}}, "parameter a: `parameters:` needs at least one field"),
+        ({"parameters": {"a": {"values": [1], "default": 3}}}, "a: 'default' does not go with categorical"),
+        ({"paramaters": {}, "parameters": {"a": {"value": 1}}}, "'paramaters' is not understood"),
+        (
+            {"parameters": {"train.seed": {"min": 0, "max": 9}}},
+            "train.seed: a grid takes `value` or `values`; int_uniform",
+        ),
+        ({"parameters": {"train.seed": {"values": []}}}, "parameter train.seed: values = "),
+        ({"parameters": {"train.seed": 3}}, "parameter train.seed"),
+        ({"metric": {"name": "val/loss", "goal": "minimize"}, "parameters": {"a": {"value": 1}}}, "are ranked by"),
+    ],
+)
+def test_what_is_not_understood_is_named(content: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_spec(content, "x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"min": 0, "max": 1, "distribution": "beta"}, "'beta' is not known: choose one of categorical, int_uniform"),
+        ({"min": 0}, "uniform needs 'max'"),
+        ({"min": 0, "max": 1, "mu": 2}, "'mu' does not go with int_uniform: it takes min, max"),
+        ({"min": 0.0, "max": 1.0, "q": 0.1}, "'q' does not go with uniform"),
+        ({"min": 2, "max": 1}, "min 2 is more than max 1"),
+        ({"min": 0.5, "max": 1, "distribution": "int_uniform"}, "int_uniform needs whole numbers"),
+        ({"min": 0, "max": 1, "distribution": "log_uniform_values"}, "needs a min above 0"),
+        ({"min": 1, "max": 2, "q": 5, "distribution": "q_uniform"}, "no multiple of q = 5 lies in"),
+        ({"min": 1, "max": 2, "q": 0, "distribution": "q_uniform"}, "q = 0: must be positive"),
+        ({"min": "few", "max": 2.0}, "min = 'few': must be a number"),
+        ({"min": True, "max": False}, "min = True: must be a number"),
+        ({"values": [[1]]}, r"\[1\] is no value of a config field"),
+    ],
+)
+def test_a_distribution_that_is_not_understood_is_named(entry: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=f"parameter optim.lr: .*{message}"):
+        parse_spec({"method": "random", "run_cap": 2, "parameters": {"optim.lr": entry}}, "x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"type": "median"}, "type 'median': there is hyperband only"),
+        ({"type": "hyperband"}, "give min_iter, or else max_iter together with s"),
+        ({"type": "hyperband", "min_iter": 1, "max_iter": 9, "s": 2}, "give min_iter, or else"),
+        ({"type": "hyperband", "max_iter": 9}, "give min_iter, or else"),
+        ({"type": "hyperband", "max_iter": 2, "s": 1}, "leaves no rung at eta = 3"),
+        ({"type": "hyperband", "min_iter": 1, "eta": 1}, "eta = 1: must be a number of at least 1.1"),
+        ({"type": "hyperband", "min_iter": 0.5}, "min_iter = 0.5: must be a whole number"),
+        ({"type": "hyperband", "min_iter": True}, "min_iter = True: must be a whole number"),
+        ({"type": "hyperband", "min_iter": 1, "strict": "no"}, "strict = 'no': must be true or false"),
+        ({"type": "hyperband", "patience": 1}, "'patience' is not understood: use type, min_iter"),
+        ("hyperband", "write `early_terminate: {type: hyperband, min_iter: 3}`"),
+    ],
+)
+def test_an_early_stop_that_is_not_understood_is_named(entry: object, message: str) -> None:
+    content = {"method": "random", "run_cap": 2, "parameters": {"a": {"value": 1}}, "early_terminate": entry}
+    with pytest.raises(ValueError, match=f"early_terminate.*{message}"):
+        parse_spec(content, "x")
+
+
+numbers = st.floats(-1e6, 1e6)
+distributions = st.one_of(
+    st.lists(st.sampled_from([1, 2.5, "a", None, True]), min_size=1, unique_by=lambda v: (type(v), v)).map(
+        lambda values: {"values": values}
+    ),
+    st.tuples(st.integers(-99, 99), st.integers(0, 99)).map(lambda p: {"min": p[0], "max": p[0] + p[1]}),
+    st.tuples(numbers, numbers).map(lambda p: {"min": min(p), "max": max(p)}),
+    st.tuples(st.floats(1e-9, 1e9), st.floats(1, 1e9)).map(
+        lambda p: {"min": p[0], "max": p[0] * p[1], "distribution": "log_uniform_values"}
+    ),
+    st.tuples(st.integers(-50, 50), st.integers(0, 50), st.sampled_from([0.001, 0.05, 0.1, 1, 8])).map(
+        lambda p: {"min": p[0] * p[2], "max": (p[0] + p[1]) * p[2], "q": p[2], "distribution": "q_uniform"}
+    ),
+)
+
+
+@given(distributions, st.floats(0, 1, exclude_max=True))
+def test_a_distribution_survives_its_file_and_draws_what_it_says(entry: dict, u: float) -> None:
+    found = parse_distribution("x", entry)
+    assert parse_distribution("x", found.to_dict()) == found
+    value = found.at(u)
+    assert found.settle(value) == value
+    if found.kind == "categorical":
+        assert value in found.values
+    else:
+        assert found.low - 1e-9 <= value <= found.high + 1e-9
+    assert to_optuna(found)._contains(to_optuna(found).to_internal_repr(value))
+
+
+def test_quantiles_by_hand() -> None:
+    log = parse_distribution("x", {"min": 1e-5, "max": 1e-1, "distribution": "log_uniform_values"})
+    assert [log.at(u) for u in (0, 0.25, 0.5, 0.75)] == [1e-5, 1e-4, 1e-3, 1e-2]
+    steps = parse_distribution("x", {"min": 0.0, "max": 0.2, "q": 0.05, "distribution": "q_uniform"})
+    assert [steps.at(u) for u in (0, 0.2, 0.4, 0.6, 0.99)] == [0, 0.05, 0.1, 0.15, 0.2]
+    assert parse_distribution("x", {"min": 1, "max": 4}).at(0.999) == 4
+    assert parse_distribution("x", {"min": 1, "max": 4.0}).kind == "uniform"
+    assert parse_distribution("x", {"min": "1e-5", "max": "1e-1"}).high == 0.1  # as YAML reads 1e-1
+
+
+SEARCH = {
+    "method": "random",
+    "parameters": {
+        "optim.lr": {"min": 1e-5, "max": 1e-1, "distribution": "log_uniform_values"},
+        "train.batch_size": {"min": 8, "max": 64, "q": 8, "distribution": "q_uniform"},
+        "augment.policy": {"values": ["none", "elastic"]},
+    },
+}
+
+
+def searched(**top: object) -> list[Cell]:
+    return expand(parse_spec({**SEARCH, **top}, "x"))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 5))
+def test_a_random_search_is_the_same_again_and_only_grows(count: int, more: int, seed: int) -> None:
+    cells = searched(run_cap=count, seed=seed)
+    assert len(cells) == len({trial_id(cell.config, "m") for cell in cells}) == count
+    assert searched(run_cap=count + more, seed=seed)[:count] == cells
+    assert searched(run_cap=count, seed=seed + 1) != cells
+    assert cells[0].axes.keys() == SEARCH["parameters"].keys()
+    assert {type(cell.config.train.batch_size) for cell in cells} == {int}
+
+
+def test_a_draw_does_not_depend_on_what_else_is_drawn() -> None:
+    parameters = {"train.seed": {"min": 0, "max": 9}, **SEARCH["parameters"]}
+    more = searched(run_cap=5, parameters=parameters)
+    assert [cell.axes["optim.lr"] for cell in more] == [cell.axes["optim.lr"] for cell in searched(run_cap=5)]
+
+
+def test_the_first_draws_are_these_for_ever() -> None:
+    """10 ** (-5 + 4 u), by hand from the first 53 bits of sha256("0/optim.lr/0") and so on."""
+    assert [cell.axes["optim.lr"] for cell in searched(run_cap=3)] == [0.0945656, 0.00108068, 0.00018673]
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 40))
+def test_a_finite_space_is_drawn_without_repetition_until_it_is_used_up(a: int, b: int, cap: int) -> None:
+    parameters = {"train.seed": {"min": 0, "max": a - 1}, "train.epochs": {"values": list(range(1, b + 1))}}
+    cells = searched(run_cap=cap, parameters=parameters)
+    assert len({(cell.config.train.seed, cell.config.train.epochs) for cell in cells}) == len(cells) == min(cap, a * b)
+
+
+def test_a_continuum_of_one_value_ends() -> None:
+    assert len(searched(run_cap=9, parameters={"optim.lr": {"min": 0.1, "max": 0.1}})) == 1
+
+
+def test_flags_fix_what_a_search_draws_and_add_to_it() -> None:
+    spec = parse_spec({**SEARCH, "run_cap": 4}, "x")
+    changed = spec.changed(parse_axes(["train.seed=0,1"]), parse_settings(["optim.lr=0.1"], "--set"))
+    assert changed.names == ("train.batch_size", "augment.policy", "train.seed")
+    assert {cell.config.optim.lr for cell in expand(changed)} == {0.1}
+
+
+def test_a_grid_ends_at_run_cap() -> None:
+    content = {"run_cap": 3, "parameters": {"train.seed": {"values": [0, 1, 2, 3, 4]}}}
+    assert [cell.config.train.seed for cell in expand(parse_spec(content, "x"))] == [0, 1, 2]
+
+
+def test_a_draw_that_cannot_run_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"can draw train.batch_size 2[57], which .* multiple of train.accumulation_ste"
+    ):
+        searched(
+            run_cap=4,
+            parameters={"train.batch_size": {"values": [25, 27]}, "train.accumulation_steps": {"value": 2}},
+        )
+
+
+def test_what_decides_the_meaning_of_a_dice_is_not_searched() -> None:
+    parameters = {"data.image_size_px": {"values": [64, 128]}}
+    assert len(searched(run_cap=2, parameters=parameters)) == 2
+    for more in ({"method": "bayes"}, {"early_terminate": {"type": "hyperband", "min_iter": 1}}):
+        with pytest.raises(ValueError, match=r"data.image_size_px decides what a Dice means"):
+            searched(run_cap=2, parameters=parameters, **more)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "jobs" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_sweep_files_expand(path: Path) -> None:
+    assert expand(load_spec(path))
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    with pytest.raises(ValueError, match="no sweep file"):
+        load_spec(path)
+    path.write_text("parameters: [")
+    with pytest.raises(ValueError, match=r"s.yaml is not YAML"):
+        load_spec(path)
+    path.write_text("method: grid")
+    with pytest.raises(ValueError, match=r"s.yaml: a sweep file needs"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize("flag", ["train.seed", "=3", "train.seed="])
+def test_a_malformed_flag_shows_the_form(flag: str) -> None:
+    with pytest.raises(ValueError, match="write --axis NAME=VALUE,VALUE"):
+        parse_axes([flag.removesuffix("=3")] if flag == "=3" else [flag])

@@ -1,0 +1,87 @@
+"""Jobs of a launcher that was killed while it submitted: adopted where they have their work, cancelled where not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.launch.journal import announce, reconcile
+from jobs.runs.trial import Sweep
+from shards.command import Unavailable
+from slurm.submission import revoked_file, short, work_file
+from tests.jobs.written_trials import sweep_of
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    return sweep_of(tmp_path / "runs" / "lab", 3)
+
+
+@pytest.fixture
+def logs(sweep: Sweep) -> Path:
+    folder = sweep.folder / "logs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand-ins for Slurm's commands; scancel notes what it is told."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    stand_in(folder, "scancel", f'echo "$@" >> {folder}/cancelled')
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def stand_in(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def queue(folder: Path, *lines: str) -> None:
+    """What squeue shows of this user's jobs: `JOB|NAME|COMMENT`."""
+    stand_in(folder, "squeue", f"printf '%s\\n' {' '.join(repr(line) for line in lines)}")
+
+
+def test_only_jobs_that_have_their_work_are_adopted(sweep: Sweep, logs: Path, bin_folder: Path) -> None:
+    """The work of the first has its own name, that of the second is where submitit looks, that of the third is gone."""
+    token = announce(sweep, [[trial] for trial in sweep.trials], range(3))
+    work_file(logs, token, 0).touch()
+    (logs / "7_1_submitted.pkl").touch()
+    queue(bin_folder, *(f"7_{place}|petseg-lab-{short(token)}|(null)" for place in range(3)))
+    reconcile(sweep)
+    given = sweep.submissions()
+    assert [given[trial.id].job_id for trial in sweep.trials] == ["7_0", "7_1", ""]
+    assert given[sweep.trials[0].id].log == str(logs / "7_0_0_log.out")
+    assert (bin_folder / "cancelled").read_text() == "7_2\n"
+    assert not revoked_file(logs, token).exists()
+
+
+def test_an_array_that_slurm_does_not_have_is_revoked(sweep: Sweep, logs: Path, bin_folder: Path) -> None:
+    token = announce(sweep, [list(sweep.trials)], range(1))
+    work_file(logs, token, 0).touch()
+    queue(bin_folder, "8|petseg-lab-0123456789abcdef|petseg:0123456789abcdef")
+    reconcile(sweep)
+    assert [submission.job_id for submission in sweep.submissions().values()] == ["", "", ""]
+    assert revoked_file(logs, token).exists()
+    assert not (bin_folder / "cancelled").exists()
+
+
+def test_an_array_that_comes_while_it_is_revoked_is_adopted(sweep: Sweep, logs: Path, bin_folder: Path) -> None:
+    token = announce(sweep, [list(sweep.trials)], range(1))
+    work_file(logs, token, 0).touch()
+    revoked = revoked_file(logs, token)
+    stand_in(bin_folder, "squeue", f"if [ -e {revoked} ]; then echo '9|petseg-lab|{token}'; fi")
+    reconcile(sweep)
+    assert [submission.job_id for submission in sweep.submissions().values()] == ["9"] * 3
+    assert not revoked.exists()
+
+
+def test_without_an_answer_nothing_is_revoked(sweep: Sweep, logs: Path, bin_folder: Path) -> None:
+    token = announce(sweep, [list(sweep.trials)], range(1))
+    stand_in(bin_folder, "squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(Unavailable):
+        reconcile(sweep)
+    assert not revoked_file(logs, token).exists()

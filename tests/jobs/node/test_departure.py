@@ -1,0 +1,59 @@
+"""What becomes of a job whose work is saved, by why it was told to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.node import departure
+from jobs.node.departure import comes_again, note_cause
+from jobs.runs.trial import Trial
+from slurm.ending import Ending
+
+
+@pytest.mark.parametrize(
+    ("why", "after_term", "ahead_of_time_limit"),
+    [
+        (Ending.PREEMPTED, True, True),
+        (Ending.TIMED_OUT, False, True),
+        (Ending.DECIDED, False, False),  # scancel
+        (Ending.RUNNING, False, True),
+        (Ending.UNKNOWN, False, True),
+    ],
+)
+def test_who_comes_again(
+    why: Ending, after_term: bool, ahead_of_time_limit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: False)
+    assert comes_again(why, requeue=False) is after_term
+    assert comes_again(why, requeue=True) is ahead_of_time_limit
+
+
+def test_a_node_that_shuts_down_gives_its_jobs_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: True)
+    assert comes_again(Ending.RUNNING, requeue=False)
+    assert not comes_again(Ending.DECIDED, requeue=False)
+
+
+@pytest.mark.parametrize(
+    ("why", "requeue", "cause"),
+    [
+        (Ending.PREEMPTED, True, "preempted"),
+        (Ending.TIMED_OUT, False, "timeout"),
+        (Ending.RUNNING, True, "timeout"),
+        (Ending.RUNNING, False, None),
+        (Ending.DECIDED, True, None),
+    ],
+)
+def test_only_what_this_job_interrupted_is_told_why(
+    tmp_path: Path, why: Ending, requeue: bool, cause: str | None
+) -> None:
+    trials = [Trial(name, {}, tmp_path / name) for name in ("stopped", "done", "other", "waits")]
+    trials[0].write_state(status="interrupted", job_id="12_0", error="saved")
+    trials[1].write_state(status="done", job_id="12_0")
+    trials[2].write_state(status="interrupted", job_id="11_0")
+    note_cause([str(trial.folder) for trial in trials], "12_0", why, requeue)
+    assert [trial.state().get("cause") for trial in trials] == [cause, None, None, None]
+    assert trials[0].state()["error"] == "saved"
+    assert not trials[3].folder.exists()

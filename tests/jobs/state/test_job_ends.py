@@ -1,0 +1,134 @@
+"""Why trials ended is still told when Slurm has forgotten their jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.runs.trial import Submission, Sweep
+from jobs.state import job_ends, slurm_states
+from jobs.state.job_ends import ENDS_NAME, read_ends
+from jobs.state.slurm_states import ask, forget
+from jobs.state.trial_status import quick_standings, standings
+from tests.jobs.written_trials import finish, sweep_of
+
+Says = Callable[..., None]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Three trials on Slurm whose jobs wrote no more than that they run."""
+    sweep = sweep_of(tmp_path / "runs" / "lab", 3)
+    for place, trial in enumerate(sweep.trials):
+        sweep.add_submissions([Submission(trial.id, f"12_{place}", "slurm", "")])
+        trial.write_state(status="running", host="node1", job_id=f"12_{place}")
+    return sweep
+
+
+@pytest.fixture
+def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Says:
+    """What squeue and sacct answer from here on."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin:/bin")
+
+    def change(squeue: str = "", sacct: str = "") -> None:
+        for name, text in (("squeue", squeue), ("sacct", sacct)):
+            lines = "".join(f"echo '{line}'\n" for line in text.split())
+            (folder / name).write_text(f"#!/bin/sh\n{lines}")
+            (folder / name).chmod(0o755)
+
+    return change
+
+
+def causes(sweep: Sweep) -> list[str]:
+    return [row.cause for row in standings(sweep)]
+
+
+def test_causes_outlive_slurms_memory(sweep: Sweep, says: Says) -> None:
+    says("12_0|OUT_OF_MEMORY|OutOfMemory|node1 12_1|TIMEOUT|TimeLimit|node1 12_2|NODE_FAIL|NodeDown|node1")
+    seen = causes(sweep)
+    assert seen == ["host_memory", "timeout", "node_failure"]
+    says()
+    assert causes(sweep) == seen
+    assert [row.cause for row in quick_standings(sweep)[0]] == seen
+    assert len((sweep.folder / ENDS_NAME).read_text().splitlines()) == 3
+
+
+def test_without_a_look_in_time_nothing_is_known(sweep: Sweep, says: Says) -> None:
+    says()
+    assert causes(sweep) == ["unknown"] * 3
+    assert not (sweep.folder / ENDS_NAME).exists()
+
+
+def test_what_sacct_adds_is_noted_and_nothing_twice(sweep: Sweep, says: Says) -> None:
+    finish(sweep.trials[1])
+    finish(sweep.trials[2])
+    says("12_0|FAILED|NonZeroExitCode|node1")
+    causes(sweep)
+    says(sacct="12_0|FAILED|node1|0:9")
+    assert causes(sweep)[0] == "killed"
+    says()
+    assert causes(sweep)[0] == "killed"
+    assert read_ends(sweep.folder)["12_0"].state.exit_code == "0:9"
+    assert len((sweep.folder / ENDS_NAME).read_text().splitlines()) == 2
+
+
+def test_a_job_that_was_requeued_since_ended_in_another_way(sweep: Sweep, says: Says) -> None:
+    says("12_0|TIMEOUT|TimeLimit|node1")
+    assert causes(sweep)[0] == "timeout"
+    sweep.trials[0].write_state(status="running", host="node2", job_id="12_0")
+    says()
+    assert causes(sweep)[0] == "unknown"
+
+
+def test_nothing_is_written_into_the_folder_of_somebody_else(
+    sweep: Sweep, says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_ends.os, "geteuid", lambda: sweep.folder.stat().st_uid + 1)
+    says("12_0|OUT_OF_MEMORY|OutOfMemory|node1")
+    assert causes(sweep)[0] == "host_memory"
+    assert not (sweep.folder / ENDS_NAME).exists()
+
+
+def test_no_link_is_followed_and_lines_cut_short_are_passed_over(sweep: Sweep, says: Says, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine\n")
+    (sweep.folder / ENDS_NAME).symlink_to(outside)
+    says("12_0|OUT_OF_MEMORY|OutOfMemory|node1")
+    assert causes(sweep)[0] == "host_memory"
+    assert outside.read_text() == "mine\n"
+    (sweep.folder / ENDS_NAME).unlink()
+    (sweep.folder / ENDS_NAME).write_text('{"job_id": "12_1", "st\n7\n')
+    assert causes(sweep)[0] == "host_memory"
+    says()
+    assert causes(sweep)[0] == "host_memory"
+    (sweep.folder / ENDS_NAME).unlink()
+    os.mkfifo(sweep.folder / ENDS_NAME)
+    assert causes(sweep)[0] == "unknown"  # and nobody waits for a writer
+
+
+def test_an_answer_of_before_a_change_is_not_kept(
+    sweep: Sweep, says: Says, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watcher has asked squeue, which takes its time, when the jobs are cancelled."""
+    says("12_0|RUNNING|None|node1")
+    squeue = tmp_path / "bin" / "squeue"
+    asked, go = tmp_path / "asked", tmp_path / "go"
+    squeue.write_text(squeue.read_text() + f"touch {asked}\nwhile [ ! -e {go} ]; do sleep 0.05; done\n")
+    watcher = threading.Thread(target=ask, args=(sweep.folder, ["12_0"]), kwargs={"timeout_s": 60.0})
+    watcher.start()
+    while not asked.exists():
+        subprocess.run(["sleep", "0.05"], check=True)
+    forget(sweep.folder)
+    go.touch()
+    watcher.join()
+    says("12_0|CANCELLED|None|node1")
+    assert ask(sweep.folder, ["12_0"]).states["12_0"].state == "CANCELLED"
+    assert json.loads((sweep.folder / slurm_states.ANSWER_NAME).read_text())["states"]["12_0"]["state"] == "CANCELLED"

@@ -1,0 +1,307 @@
+"""Why a trial ended, judged by its own word, by Slurm's and by its logs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.runs.trial import Submission, Trial
+from jobs.state.causes import ADVICE, RETRYABLE
+from jobs.state.triage import Evidence, diagnose, judge
+from petseg.run_folder.layout import write_metrics
+from slurm.cluster import JobState
+from tests.jobs.job_logs import CANCELLED_STEP, CUDA_OOM, EPOCH, OOM_KILL, PEER, START, raised
+
+
+def job(state: str, exit_code: str = "", source: str = "squeue") -> JobState:
+    return JobState(state, "", "node1", source, exit_code)
+
+
+# (cause, said, the trial's own error, job, log of rank 0)
+CASES = [
+    ("gpu_memory", "failed", CUDA_OOM, job("FAILED"), START + EPOCH + raised(CUDA_OOM)),
+    ("gpu_memory", "running", "", job("FAILED"), START + raised("RuntimeError: CUDA error: out of memory")),
+    ("gpu_memory", "running", "", None, START + raised("RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED")),
+    ("host_memory", "running", "", job("OUT_OF_MEMORY"), START + EPOCH + OOM_KILL),
+    ("host_memory", "running", "", job("FAILED"), START + EPOCH + OOM_KILL),
+    ("host_memory", "failed", PEER, job("OUT_OF_MEMORY"), START + raised(PEER) + OOM_KILL),
+    ("host_memory", "failed", "MemoryError", None, START + raised("MemoryError")),
+    (
+        "host_memory",
+        "failed",
+        "RuntimeError: DataLoader worker (pid 4021) is killed by signal: Killed. ",
+        job("FAILED"),
+        "",
+    ),
+    (
+        "host_memory",
+        "failed",
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
+        ),
+        None,
+        "",
+    ),
+    ("node_failure", "running", "", job("NODE_FAIL"), START + EPOCH),
+    (
+        "node_failure",
+        "running",
+        "",
+        job("FAILED"),
+        START + "slurmstepd: error: *** JOB 12 ON node1 CANCELLED AT 2026-03-01T09:40:00 DUE TO NODE FAILURE, SEE "
+        "SLURMCTLD LOG FOR DETAILS ***\n",
+    ),
+    (
+        "node_failure",
+        "failed",
+        "RuntimeError: CUDA error: uncorrectable ECC error encountered",
+        job("FAILED"),
+        START,
+    ),
+    ("node_failure", "failed", "OSError: [Errno 116] Stale file handle: '/data/train-0000.tar'", None, START),
+    ("preempted", "running", "", job("PREEMPTED", source="sacct"), START + EPOCH),
+    ("preempted", "interrupted", "", job("PREEMPTED", source="sacct"), START + EPOCH),
+    ("timeout", "running", "", job("TIMEOUT"), START + EPOCH),
+    (
+        "timeout",
+        "running",
+        "",
+        job("MISSING"),
+        START
+        + EPOCH
+        + "slurmstepd: error: *** JOB 12 ON node1 CANCELLED AT 2026-03-01T13:30:00 DUE TO TIME LIMIT ***\n",
+    ),
+    (
+        "nan",
+        "failed",
+        "shards.command.Failure: the loss is not finite in steps 0-9 of epoch 1: try a lower optim.lr",
+        job("FAILED"),
+        START + raised("shards.command.Failure: the loss is not finite in steps 0-9 of epoch 1: try a lower optim.lr"),
+    ),
+    (
+        "data",
+        "failed",
+        (
+            "shards.command.Failure: 3 samples of split train cannot be read (data.max_lost_samples allows 0):\n  a_1 "
+            "at byte 512 of train-0000.tar: the bytes of a_1.jpg are altered"
+        ),
+        job("FAILED"),
+        START,
+    ),
+    ("data", "failed", "ValueError: no shard set in /data/x: pack one with `python -m shards.pack`", None, START),
+    ("data", "failed", "shards.command.Failure: the ledger of train does not close: 90 samples", None, START),
+    (
+        "disk_full",
+        "failed",
+        (
+            "OSError: [Errno 28] No space left on device: a checkpoint of 124,000,000 bytes does not fit into "
+            "runs/lab/trials/0123456789/checkpoints (0 bytes are free)"
+        ),
+        job("FAILED"),
+        START,
+    ),
+    ("disk_full", "failed", "OSError: [Errno 122] Disk quota exceeded", None, START),
+    (
+        "disk_full",
+        "failed",
+        (
+            "safetensors._safetensors_rust.SafetensorError: Error while serializing: I/O error: Os { code: 28, kind: "
+            'StorageFull, message: "No space left on device" }'
+        ),
+        None,
+        START,
+    ),
+    (
+        "launch",
+        "",
+        "",
+        job("FAILED"),
+        (
+            "Traceback (most recent call last):\n"
+            '  File "<frozen runpy>", line 189, in _run_module_as_main\n'
+            '  File "<frozen runpy>", line 112, in _get_module_details\n'
+            "ModuleNotFoundError: No module named 'submitit'\n"
+            "srun: error: node1: task 0: Exited with exit code 1\n"
+        ),
+    ),
+    ("launch", "failed", "ImportError: libcudart.so.12: cannot open shared object file", job("FAILED"), START),
+    ("launch", "", "", job("FAILED"), "/usr/bin/python3: No module named submitit\n"),
+    (
+        "launch",
+        "",
+        "",
+        job("FAILED"),
+        (
+            "slurmstepd: error: execve(): /home/me/.venv/bin/python: No such file or directory\n"
+            "srun: error: node1: task 0: Exited with exit code 2\n"
+        ),
+    ),
+    (
+        "launch",
+        "failed",
+        (
+            "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
+            "port: 29500, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use"
+        ),
+        job("FAILED"),
+        START,
+    ),
+    ("launch", "", "", None, START + raised("_pickle.UnpicklingError: pickle data was truncated")),
+    ("code", "failed", "KeyError: 'dice'", job("FAILED"), START + EPOCH + raised("KeyError: 'dice'")),
+    ("code", "running", "", job("FAILED"), START + EPOCH + raised("KeyError: 'dice'") + CANCELLED_STEP),
+    ("cancelled", "running", "", job("CANCELLED"), START + EPOCH + CANCELLED_STEP),
+    (
+        "cancelled",
+        "running",
+        "",
+        job("MISSING"),
+        START + "slurmstepd-node1: error: *** JOB 12 ON node1 CANCELLED AT 2026-03-01T09:40:00 ***\n",
+    ),
+    ("cancelled", "", "", job("CANCELLED", source="sacct"), ""),
+    ("cancelled", "interrupted", "", None, START + EPOCH),
+    ("killed", "running", "", job("FAILED", "0:9", "sacct"), START + EPOCH),
+    ("killed", "running", "", job("FAILED"), START + EPOCH + "srun: error: node1: task 0: Killed\n"),
+    ("killed", "running", "", None, START + EPOCH),
+    ("unknown", "running", "", job("MISSING"), START + EPOCH),
+    ("unknown", "", "", job("MISSING"), ""),
+    ("unknown", "failed", PEER, job("FAILED"), START + raised(PEER)),
+]
+
+
+@pytest.mark.parametrize(("cause", "said", "error", "state", "log"), CASES)
+def test_causes(cause: str, said: str, error: str, state: JobState | None, log: str) -> None:
+    verdict = judge(Evidence(said=said, error=error, host="node1", job=state, logs=(log,), sweep="runs/lab"))
+    assert verdict.cause == cause
+    assert verdict.retryable == (cause not in ("code", "nan", "data"))
+    assert "{" not in verdict.advice
+
+
+def test_every_cause_has_advice_and_a_case() -> None:
+    assert RETRYABLE.keys() == ADVICE.keys()
+    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began", "stopped", "unplaceable", "unseen_folder"}
+
+
+def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
+    evidence = Evidence(waited=True, job=job("FAILED"))
+    verdict = judge(evidence)
+    assert (verdict.cause, verdict.retryable) == ("never_began", True)
+    assert "before its turn came" in verdict.advice
+    assert judge(replace(evidence, job=None)).cause == "never_began"  # a local job
+    assert judge(replace(evidence, job=job("NODE_FAIL"))).cause == "node_failure"
+    assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
+
+
+def test_a_job_that_could_not_open_its_log_did_not_see_the_folder(tmp_path: Path) -> None:
+    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
+    log = tmp_path / "lab" / "logs" / "12_0_0_log.out"
+    submission = Submission(trial.id, "12_0", "slurm", str(log))
+    for shared in (False, True):
+        verdict = diagnose(trial, submission, job("FAILED"), shared)
+        assert (verdict.cause, verdict.retryable) == ("unseen_folder", False)
+        assert f"in {tmp_path / 'lab'}: nodes do not see that folder" in verdict.advice
+    assert diagnose(trial, submission, job("CANCELLED")).cause == "cancelled"
+    assert diagnose(trial, submission, job("MISSING")).cause == "unknown"
+    assert diagnose(trial, replace(submission, cluster="local"), None).cause == "unknown"
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+    assert diagnose(trial, submission, job("FAILED")).cause == "launch"
+    log.unlink()
+    trial.write_state(status="running", host="node1", job_id="12_0")
+    assert diagnose(trial, submission, job("FAILED", "0:9", "sacct")).cause == "killed"
+
+
+def test_what_the_process_knew_holds_unless_it_only_met_an_error() -> None:
+    evidence = Evidence(said="failed", cause="disk_full", error="RuntimeError: x", logs=(raised("RuntimeError: x"),))
+    assert judge(evidence).cause == "disk_full"
+    assert judge(replace(evidence, cause="code", error=CUDA_OOM)).cause == "gpu_memory"
+
+
+def test_what_was_stopped_with_its_sweep_was_ended_by_nobody() -> None:
+    verdict = judge(Evidence(said="interrupted", cause="stopped"))
+    assert (verdict.cause, verdict.retryable) == ("stopped", True)
+    assert "the same command goes on" in verdict.advice
+
+
+def test_what_interrupted_it_holds_unless_slurm_says_that_its_job_was_cancelled_later() -> None:
+    refused = START + EPOCH + "09:40:00 rank 0 ERROR jobs.node.departure: the job cannot be requeued (disabled)\n"
+    evidence = Evidence(said="interrupted", cause="preempted", job=job("FAILED", "75:0"), logs=(refused,))
+    assert judge(evidence).cause == "preempted"
+    assert judge(replace(evidence, cause="")).cause == "timeout"
+    assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
+
+
+def test_a_rank_that_lost_another_does_not_hide_why() -> None:
+    ranks = (START + raised(PEER), START + raised(CUDA_OOM), START + raised(PEER))
+    assert judge(Evidence(said="failed", error=PEER, job=job("FAILED"), logs=ranks)).cause == "gpu_memory"
+    ranks = (START + raised(PEER), START + raised("KeyError: 'dice'"))
+    verdict = judge(Evidence(said="failed", error=PEER, job=job("FAILED"), logs=ranks))
+    assert (verdict.cause, verdict.signature) == ("code", "KeyError at petseg/train.py:141 in train_step")
+
+
+def test_code_is_known_by_its_exception_and_its_last_frame_of_ours() -> None:
+    library = '  File "/home/me/petseg/.venv/lib/python3.11/site-packages/torch/nn/modules/module.py", line 9, in f\n'
+    verdict = judge(Evidence(said="failed", error="x", logs=(START + raised("RuntimeError: shapes 3, 4", library),)))
+    assert verdict.signature == "RuntimeError at petseg/train.py:141 in train_step"
+    assert verdict.traceback.startswith("Traceback (most recent call last):\n")
+    assert verdict.traceback.endswith("\nRuntimeError: shapes 3, 4")
+    other = judge(Evidence(said="failed", error="x", logs=(START + raised("RuntimeError: shapes 5, 6", library),)))
+    assert other.signature == verdict.signature
+
+
+def test_failures_of_a_node_are_told_apart_by_its_name() -> None:
+    verdict = judge(Evidence(said="running", host="node7", job=job("NODE_FAIL")))
+    assert verdict.signature == "node_failure node7"
+    assert "--exclude node7" in verdict.advice
+
+
+def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
+    evidence = Evidence(said="running", job=job("TIMEOUT"), epochs_done=30, epochs=100, used_s=4 * 3600.0)
+    assert "30 of 100 epochs took 4 h 00 min, the whole trial needs about 13 h 20 min" in judge(evidence).advice
+    evidence = replace(evidence, used_s=None, epoch_s=60.0)
+    assert "training alone needs about 1 h 40 min" in judge(evidence).advice
+    assert "before it finished an epoch" in judge(replace(evidence, epochs_done=0)).advice
+    assert "time was up after 30 epochs: raise" in judge(replace(evidence, epochs=0)).advice  # a budget's are not known
+
+
+def test_a_timeouts_advice_counts_from_the_start_only_where_one_start_trained_it_all(tmp_path: Path) -> None:
+    """A second start began where the first one had saved: its time is not that of the epochs it has."""
+    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
+    log = tmp_path / "lab" / "logs" / "12_0_0_log.out"
+    log.parent.mkdir(parents=True)
+    log.write_text(START + EPOCH)
+    submission = Submission(trial.id, "12_0", "slurm", str(log))
+
+    def advice(**state: object) -> str:
+        trial.write_state(host="node1", job_id="12_0", **state)
+        path = trial.folder / "state.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"time": log.stat().st_mtime - 3600}))
+        return diagnose(trial, submission, job("TIMEOUT")).advice
+
+    trial.write_state(status="running")
+    (trial.folder / "config.json").write_text(
+        json.dumps({"config": {"train": {"epochs": 10, "batch_size": 8, "accumulation_steps": 1}}})
+    )
+    write_metrics([{"epoch": 2, "perf/seconds": 1200.0}], trial.folder)
+    assert "2 of 10 epochs took 60 min, the whole trial needs about 5 h 00 min" in advice(status="running")
+    assert "training alone needs about 3 h 20 min" in advice(status="running", restarts=1)
+
+
+def test_a_folder_is_diagnosed_by_its_last_job_only(tmp_path: Path) -> None:
+    trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
+    logs = tmp_path / "lab" / "logs"
+    logs.mkdir(parents=True)
+    log = logs / "12_0_0_log.out"
+    log.write_text(START + raised(CUDA_OOM))
+    submission = Submission(trial.id, "12_0", "slurm", str(log))
+    trial.write_state(status="failed", error="KeyError: 'x'", host="node1", job_id="11")  # of an earlier job
+    assert diagnose(trial, submission, job("FAILED")).cause == "gpu_memory"
+    assert diagnose(trial, submission, job("FAILED"), shared=True).cause == "never_began"
+    trial.write_state(status="running", host="node1", job_id="12_0", time=0)
+    write_metrics([{"epoch": 2, "perf/seconds": 1800.0}], trial.folder)
+    log.write_text(START + EPOCH)
+    verdict = diagnose(trial, submission, job("TIMEOUT"))
+    assert verdict.cause == "timeout"

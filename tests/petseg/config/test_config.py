@@ -1,0 +1,102 @@
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from petseg.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from petseg.config.values import (
+    config_from_dict,
+    config_to_dict,
+    identity,
+    trial_id,
+    with_values,
+)
+
+configs = st.builds(
+    RunConfig,
+    data=st.builds(DataConfig, shards=st.text(), image_size_px=st.integers(1, 40).map(lambda n: 32 * n)),
+    model=st.builds(ModelConfig, arch=st.sampled_from(["unet", "resnet34_unet"]), width=st.sampled_from([2, 16, 64])),
+    optim=st.builds(OptimConfig, lr=st.floats(1e-9, 10)),
+    train=st.builds(TrainConfig, seed=st.integers(0, 2**31 - 1), epochs=st.integers(1, 999)),
+    tracking=st.builds(TrackingConfig, project=st.text()),
+)
+
+
+@given(configs)
+def test_a_config_survives_json(config: RunConfig) -> None:
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
+
+
+@given(configs)
+def test_identity_leaves_out_what_does_not_change_the_numbers(config: RunConfig) -> None:
+    moved = replace(
+        config,
+        data=replace(config.data, shards="elsewhere", threads=7),
+        tracking=TrackingConfig(wandb="offline", project="x"),
+        train=replace(config.train, log_every=3),
+    )
+    assert trial_id(moved, "m") == trial_id(config, "m")
+
+
+def test_identity_depends_on_the_rest_and_on_the_shard_set() -> None:
+    base = RunConfig()
+    others = [
+        with_values(base, {"train.seed": 1}),
+        with_values(base, {"model.arch": "resnet34_unet"}),
+        with_values(base, {"data.border": "ignore"}),
+        with_values(base, {"optim.lr": 2e-3}),
+    ]
+    ids = {trial_id(config, "m") for config in [base, *others]} | {trial_id(base, "another")}
+    assert len(ids) == 6
+    assert all(len(i) == 10 for i in ids)
+    assert "shards" not in identity(base, "m")["data"]
+
+
+def test_the_default_run_keeps_its_id() -> None:
+    """A change of the identity's form would orphan every finished trial: change it deliberately."""
+    assert trial_id(RunConfig(), "0" * 64) == "72448631b5"
+
+
+def test_yaml_readings_are_put_right() -> None:
+    config = with_values(
+        RunConfig(),
+        {"optim.lr": "1e-4", "train.mixed_precision": False, "augment.policy": None, "optim.grad_clip": 1},
+    )
+    assert config.optim.lr == 1e-4
+    assert config.train.mixed_precision == "no"
+    assert config.augment.policy == "none"
+    assert config.optim.grad_clip == 1.0
+    assert type(config.optim.grad_clip) is float
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model.arc": "unet"}, "no config field 'model.arc'; near it: model.arch"),
+        ({"arch": "unet"}, "no config field 'arch'"),
+        ({"model": "unet"}, "no config field 'model'"),
+        ({"model.arch": "vgg"}, "model.arch = 'vgg': choose one of unet, resnet34_unet"),
+        ({"train.epochs": "three"}, "train.epochs = 'three': must be of type int"),
+        ({"train.epochs": 1.5}, "train.epochs = 1.5: must be of type int"),
+        ({"train.epochs": True}, "train.epochs = True: must be of type int"),
+        ({"train.test": 1}, "train.test = 1: must be of type bool"),
+        ({"optim.lr": "fast"}, "optim.lr = 'fast': must be of type float"),
+        ({"optim.lr": 0.0}, "optim.lr = 0.0: must be positive"),
+        ({"data.image_size_px": 100}, "data.image_size_px = 100: must be a multiple of 32"),
+        ({"train.batch_size": 10, "train.accumulation_steps": 4}, "must be a multiple of train.accumulation_steps = 4"),
+        ({"augment.p": 1.5}, r"augment.p = 1.5: must lie in \[0, 1\]"),
+        ({"model.width": 7}, "model.width = 7: must be even"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_values(RunConfig(), values)

@@ -1,0 +1,129 @@
+"""Shard sets that a command writes, and that lie in a real bucket on loopback."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from petseg.data import places
+from petseg.data.store import Store, open_store, read_manifest
+from tests.petseg.data.store.staged import assert_same, staged
+
+Wait = Callable[[Callable[[], object]], None]
+
+
+# from a command
+
+
+def test_a_command_is_a_place_too(pet_shards: Path, opened: Callable[..., Store]) -> None:
+    assert_same(opened(f"pipe:cat '{pet_shards}/{{}}'"), pet_shards)
+
+
+def test_a_command_is_read_by_no_shell(pet_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"exit code 1: cat: .*No such file"):
+        open_store(f"pipe:cat {pet_shards}/{{}} ; touch {tmp_path}/planted")
+    assert not (tmp_path / "planted").exists()
+
+
+@pytest.mark.parametrize(
+    ("location", "kind", "match"),
+    [
+        ("pipe:cat manifest.json", ValueError, r"pipe: needs \{\} where the file's name goes"),
+        ("pipe:cat '{}", ValueError, "No closing quotation"),
+        ("pipe:no-such-program {}", ValueError, r"no-such-program.*data\.shards"),
+        ("pipe:false {}", OSError, "5 tries failed: OSError: exit code 1"),
+        ("pipe:sleep 100 {}", OSError, "exit code 1: .*sleep"),
+    ],
+)
+def test_a_command_that_fails_is_told(location: str, kind: type[Exception], match: str) -> None:
+    with pytest.raises(kind, match=match):
+        open_store(location)
+
+
+def test_a_command_that_stalls_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(places, "STALL_S", 0.1)
+    script = f"import os, time; open('{tmp_path}/pids', 'a').write(str(os.getpid()) + chr(10)); time.sleep(1000)"
+    with pytest.raises(OSError, match=r"5 tries failed: TimeoutError: no byte for 0.1 s"):
+        open_store(f'pipe:{sys.executable} -S -c "{script}" {{}}')
+    for pid in (tmp_path / "pids").read_text().split():
+        assert not Path("/proc", pid).exists()
+
+
+def test_a_commands_other_arguments_are_not_shown(pet_shards: Path, opened: Callable[..., Store]) -> None:
+    script = "import sys; sys.stdout.buffer.write(open(sys.argv[3], 'rb').read())"
+    store = opened(f'pipe:{sys.executable} -S -c "{script}" --token s3cr3t {pet_shards}/{{}}')
+    assert store.location == f"pipe:{sys.executable} ... {pet_shards}/{{}}"
+
+
+# from an object store
+
+
+S3_ACCESS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint(pet_shards: Path) -> Iterator[str]:
+    """moto's S3 server on loopback, with the set in its bucket `pets`."""
+    missing = [name for name in ("s3fs", "moto", "flask") if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"no {', '.join(missing)}: pip install 'petseg[dev]'"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        url = "http://{}:{}".format(*server.get_host_and_port())
+        upload = fsspec.filesystem("s3", key="x", secret="x", endpoint_url=url, skip_instance_cache=True)
+        upload.mkdir("pets")
+        upload.put(str(pet_shards), "pets/set", recursive=True)
+        yield url
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name, value in {**S3_ACCESS, "AWS_ENDPOINT_URL": s3_endpoint}.items():
+        monkeypatch.setenv(name, value)
+    return "s3://pets/set"
+
+
+def test_a_set_in_a_bucket_is_staged(
+    bucket: str, pet_shards: Path, opened: Callable[..., Store], wait_for: Wait, tmp_path: Path
+) -> None:
+    store = opened(bucket)
+    names = [shard.name for shard in store.manifest.shards]
+    store.prefetch(names)
+    wait_for(lambda: staged(tmp_path) == sorted(names))
+    assert_same(store, pet_shards)
+    assert read_manifest(f"{bucket}/") == store.manifest
+
+
+def test_what_a_bucket_lacks_is_told_at_once(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="petseg")
+    for location in (f"{bucket}/none", "s3://no-such-bucket/set"):
+        with pytest.raises(ValueError, match=rf"manifest.json at {location} \(FileNotFoundError.*data\.shards"):
+            open_store(location)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(ValueError, match=r"NoCredentialsError|PermissionError"):
+        open_store(bucket)
+    assert "trying again" not in caplog.text
+
+
+def test_a_bucket_that_cannot_be_reached_is_tried_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="5 tries failed"):
+        open_store(bucket)

@@ -1,0 +1,99 @@
+"""The masks that a finished run keeps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from petseg.config import RunConfig
+from petseg.data.store import open_store
+from petseg.evaluate import choose_checkpoint
+from petseg.evaluation.measure import predict
+from petseg.metrics.masks import Masks, load_masks, pack, save_masks, unpack
+from petseg.run.parts import build_parts
+from petseg.run_folder.checkpoint import load_weights
+from petseg.run_folder.layout import VAL_MASKS_NAME
+from petseg.training.loop import train
+
+
+@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=19)))
+def test_packed_masks_come_back(masks: np.ndarray) -> None:
+    bits = pack(masks)
+    assert bits.shape == (*masks.shape[:2], -(-masks.shape[2] // 8))
+    assert np.array_equal(unpack(bits, masks.shape[2]), masks)
+
+
+def test_a_rows_first_pixel_is_the_highest_bit() -> None:
+    mask = np.zeros((1, 1, 10), bool)
+    mask[0, 0, [0, 9]] = True
+    assert pack(mask).tolist() == [[[0b10000000, 0b01000000]]]
+
+
+def test_file_is_small_whole_and_the_same_each_time(tmp_path: Path) -> None:
+    y, x = np.mgrid[:256, :256]
+    masks = np.stack([(y - 128) ** 2 + (x - 128) ** 2 < (40 + i % 60) ** 2 for i in range(64)])
+    keys = [f"Birman_{i}" for i in range(64)]
+    (tmp_path / "again").mkdir()
+    for folder in (tmp_path, tmp_path / "again"):
+        save_masks(keys, 256, pack(masks), folder)
+    content = (tmp_path / VAL_MASKS_NAME).read_bytes()
+    assert content == (tmp_path / "again" / VAL_MASKS_NAME).read_bytes()
+    assert len(content) < 64 * 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", VAL_MASKS_NAME]
+    found = load_masks(tmp_path)
+    assert found is not None
+    assert found.keys == tuple(keys)
+    assert np.array_equal(found.of(3), masks[3])
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other arrays", "fewer keys", "narrower", "pickled"])
+def test_what_is_no_such_file_is_none(tmp_path: Path, damage: str) -> None:
+    path, bits = tmp_path / VAL_MASKS_NAME, np.zeros((2, 4, 1), np.uint8)
+    keys: np.ndarray = np.array(["a", "b"])
+    if damage == "cut":
+        save_masks(["a", "b"], 8, bits, tmp_path)
+        path.write_bytes(path.read_bytes()[:-30])
+    elif damage == "other arrays":
+        np.savez(path, keys=keys)
+    elif damage == "fewer keys":
+        np.savez(path, keys=keys[:1], width=np.array(8), bits=bits)
+    elif damage == "narrower":
+        np.savez(path, keys=keys, width=np.array(9), bits=bits)
+    elif damage == "pickled":
+        np.savez(path, keys=keys.astype(object), width=np.array(8), bits=bits)
+    assert load_masks(tmp_path) is None
+
+
+@given(st.integers(1, 40))
+def test_one_mask_is_as_wide_as_it_was(width_px: int) -> None:
+    masks = Masks(("a",), width_px, pack(np.ones((1, 2, width_px), bool)))
+    assert masks.of(0).shape == (2, width_px)
+    assert masks.of(0).all()
+
+
+def test_they_are_the_best_weights_predictions_in_the_order_of_the_split(
+    tiny: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    config = tiny(train__epochs=1)
+    train(config, tmp_path)
+    masks = load_masks(tmp_path)
+    assert masks is not None
+    with np.load(tmp_path / "per_image.npz") as arrays:
+        assert masks.keys == tuple(arrays["val/keys"].tolist())
+        called = arrays["val/counts"][:, :2].sum(axis=1)  # true and false positives: border=fg counts all pixels
+    assert [int(masks.of(i).sum()) for i in range(len(masks.keys))] == called.tolist()
+
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["val"])
+    load_weights(choose_checkpoint(tmp_path, "best").folder, parts.bare_model)
+    for i, picture in enumerate(predict(parts, "val", range(len(masks.keys)))):
+        assert picture.key == masks.keys[i]
+        assert re.fullmatch(r"[A-Za-z_]+_\d+", picture.key)
+        assert np.array_equal(picture.prediction == 1, masks.of(i))
+    parts.close()

@@ -1,0 +1,73 @@
+import torch
+
+from petseg.metrics.tta import SCALES, predict_logits, scaled_px
+
+
+def pointwise(image: torch.Tensor) -> torch.Tensor:
+    """Each pixel's logits depend on that pixel alone: equivariant under flips."""
+    return torch.stack([image.sum(dim=1), image[:, 0] * image[:, 1]], dim=1)
+
+
+def from_the_left(image: torch.Tensor) -> torch.Tensor:
+    """Sums from the left edge: a mirrored picture gives something else."""
+    return torch.stack([torch.zeros_like(image[:, 0]), image[:, 0].cumsum(dim=-1)], dim=1)
+
+
+def random_images() -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_without_views_the_models_own_logits_come_back() -> None:
+    image = random_images()
+    assert torch.equal(predict_logits(pointwise, image, "none"), pointwise(image))
+
+
+def test_flips_change_nothing_for_an_equivariant_function() -> None:
+    image = random_images()
+    ours = predict_logits(pointwise, image, "flips").softmax(dim=1)
+    torch.testing.assert_close(ours, pointwise(image).softmax(dim=1), atol=1e-6, rtol=0)
+
+
+def test_flips_average_the_probabilities_of_both() -> None:
+    image = random_images()
+    there = from_the_left(image).softmax(dim=1)
+    back = from_the_left(image.flip(-1)).softmax(dim=1).flip(-1)
+    assert not torch.allclose(there, back)
+    ours = predict_logits(from_the_left, image, "flips").softmax(dim=1)
+    torch.testing.assert_close(ours, (there + back) / 2, atol=1e-6, rtol=0)
+
+
+def test_scales_are_seen_at_sizes_that_networks_take() -> None:
+    seen = []
+
+    def model(image: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(image.shape[-2:]))
+        return pointwise(image)
+
+    image = torch.full((1, 3, 128, 128), 0.3)
+    ours = predict_logits(model, image, "scales")
+    assert seen == [(96, 96), (128, 128), (160, 160)]
+    torch.testing.assert_close(ours.softmax(dim=1), pointwise(image).softmax(dim=1), atol=1e-6, rtol=0)
+    seen.clear()
+    predict_logits(model, image, "flips_scales")
+    assert len(seen) == 6
+    assert [scaled_px(64, scale) for scale in SCALES] == [64, 64, 96]
+
+
+def test_each_side_of_a_picture_that_is_no_square_is_scaled() -> None:
+    seen = []
+
+    def model(image: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(image.shape[-2:]))
+        return pointwise(image)
+
+    image = torch.full((1, 3, 64, 128), 0.3)
+    assert predict_logits(model, image, "scales").shape == (1, 2, 64, 128)
+    assert seen == [(64, 96), (64, 128), (96, 160)]
+
+
+def test_certain_probabilities_stay_finite() -> None:
+    def sure(image: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.full_like(image[:, 0], -1e4), torch.full_like(image[:, 0], 1e4)], dim=1)
+
+    assert predict_logits(sure, random_images(), "flips").isfinite().all()

@@ -1,0 +1,161 @@
+"""Decoders of segmentation-models-pytorch on encoders of timm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch
+import torch
+
+from jobs.design.spec import expand, load_spec
+from petseg.config import ModelConfig, RunConfig
+from petseg.config.values import with_values
+from petseg.models import build_model, count_parameters, encoder_parameters
+from petseg.models.encoders import DECODERS, PooledBatchNorm2d, encoder_name
+from tests.petseg.tensors import assert_same_tensors
+
+MOBILE = "tu-mobilenetv3_small_050"
+LITE = "tu-tf_efficientnet_lite0"
+SWEEP = Path(__file__).parents[3] / "jobs" / "sweeps" / "encoders.yaml"
+
+
+def model_of(arch: str, encoder: str = MOBILE, px: int = 64, **more: str) -> torch.nn.Module:
+    return build_model(ModelConfig(arch=arch, encoder=encoder, **more), image_size_px=px)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder", "px"),
+    [
+        *((arch, MOBILE, 64) for arch in DECODERS if arch not in ("dpt", "pan")),
+        ("pan", MOBILE, 128),
+        ("dpt", "vit_tiny_patch16_224", 64),
+        ("smp_unet", "mit_b0", 64),
+        ("segformer", "tu-convnext_atto", 64),
+        ("fpn", "tu-swin_tiny_patch4_window7_224", 64),
+        ("fpn", "efficientnet-b0", 64),
+        ("pspnet", "resnet18", 64),
+    ],
+)
+def test_architectures_train(arch: str, encoder: str, px: int) -> None:
+    torch.manual_seed(0)
+    model = model_of(arch, encoder, px)
+    drawn = torch.random.get_rng_state()
+    for batch in (2, 1):  # the last batch of an epoch may hold one picture
+        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+            logits = model(torch.randn(batch, 3, px, px, generator=torch.Generator().manual_seed(1)))
+        assert logits.shape == (batch, 2, px, px)
+        logits.square().mean().backward()
+    assert torch.equal(torch.random.get_rng_state(), drawn)  # no dropout: a checkpoint does not hold what it draws
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    assert [name for name, p in trained if p.grad is None] == []  # DDP would wait for it
+    assert model.eval()(torch.zeros(1, 3, px, px)).shape == (1, 2, px, px)
+    own = {id(p) for p in model.encoder.parameters()}
+    assert 0 < len(encoder_parameters(model)) == len(own & {id(p) for _, p in trained}) < len(trained)
+
+
+def test_what_never_runs_is_left_out() -> None:
+    """The decoder of PSPNet uses three of five stages."""
+    assert count_parameters(model_of("pspnet", "resnet18")) < 1_000_000
+    whole = segmentation_models_pytorch.FPN("resnet18", encoder_weights=None, classes=2)
+    assert count_parameters(model_of("fpn", "resnet18")) == count_parameters(whole)
+
+
+def test_the_lab_models_have_their_encoders_parameters_too() -> None:
+    assert encoder_parameters(build_model(ModelConfig(width=4))) == []
+    lab = build_model(ModelConfig(arch="resnet34_unet", width=4))
+    assert len(encoder_parameters(lab)) == len(list(lab.encoder.parameters()))
+
+
+def test_weights_follow_from_the_seed() -> None:
+    first, again = (torch.manual_seed(seed) and model_of("fpn").state_dict() for seed in (3, 3))
+    assert_same_tensors(again, first)
+
+
+def test_a_model_can_be_counted_without_memory() -> None:
+    with torch.device("meta"):
+        model = model_of("segformer", "mit_b0")
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+def test_one_picture_behind_a_global_pooling_is_normalised_by_the_running_statistics() -> None:
+    norm = PooledBatchNorm2d(2)
+    norm.running_mean.copy_(torch.tensor([1.0, 2.0]))
+    one = torch.tensor([3.0, 2.0]).view(1, 2, 1, 1)
+    torch.testing.assert_close(norm(one).flatten(), torch.tensor([2.0, 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        norm(torch.cat([one, one + 2])).flatten(), torch.tensor([-1.0, -1, 1, 1]), atol=1e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("", "resnet34"),
+        ("mit_b0", "mit_b0"),
+        ("mobilenetv3_small_050", MOBILE),
+        ("tu-resnet18", "tu-resnet18"),
+        ("convnext_tiny.fb_in22k", "tu-convnext_tiny.fb_in22k"),
+    ],
+)
+def test_encoders_are_known_by_either_packages_names(given: str, found: str) -> None:
+    assert encoder_name(ModelConfig(arch="fpn", encoder=given)) == found
+
+
+@pytest.mark.parametrize(
+    ("arch", "encoder", "message"),
+    [
+        ("fpn", "mobilenetv3_smal_050", "there is no encoder 'mobilenetv3_smal_050'; near it: mobilenetv3_small_050"),
+        ("fpn", "tu-swin_tiny", "near it: swin_tiny_patch4_window7_224"),
+        ("fpn", "timm-mobilenetv3_small_050", "near it: mobilenetv3_small_050"),
+        ("fpn", "resnet18.zz", "resnet18 has the weights a1_in1k"),
+        (
+            "linknet",
+            "mit_b0",
+            r"model.encoder = 'mit_b0' with model.arch = 'linknet' cannot be built \(Encoder `mit_b0`",
+        ),
+        ("deeplabv3", "swin_tiny_patch4_window7_224", "cannot be built .*output_stride"),
+        ("pan", MOBILE, "does not work on pictures of 64 px .*: choose another encoder"),
+        ("dpt", "resnet18", "with model.arch = 'dpt' "),
+    ],
+)
+def test_what_does_not_go_together_is_said(arch: str, encoder: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model_of(arch, encoder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model.encoder": "resnet18"}, "model.encoder = 'resnet18': model.arch = unet has its own"),
+        ({"model.weights": "imagenet"}, "model.weights = 'imagenet': model.arch = unet has its own, from scratch"),
+        (
+            {"model.arch": "fpn", "model.weights": "imagnet"},
+            "choose none, imagenet, or a file that ends in .safetensors",
+        ),
+    ],
+)
+def test_a_wrong_config_is_an_error(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_values(RunConfig(), values)
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(
+        ValueError, match=r"needs segmentation_models_pytorch, which is not installed: pip install 'petseg"
+    ):
+        model_of("fpn")
+
+
+def test_a_size_that_is_no_multiple_of_32_is_an_error() -> None:
+    with pytest.raises(ValueError, match="input of 48x64 pixels"):
+        model_of("fpn")(torch.zeros(1, 3, 48, 64))
+
+
+def test_the_sweep_expands() -> None:
+    spec = load_spec(SWEEP)
+    assert len(expand(spec)) == 3 * 5 * 2
+    for name in spec.axes["model.encoder"]:
+        assert encoder_name(ModelConfig(arch="fpn", encoder=str(name)))

@@ -1,0 +1,41 @@
+"""The energy that a training's GPUs take: by their counters where there are any, and never at the cost of a run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from petseg.config import RunConfig
+from petseg.run import run
+from petseg.run.energy import EnergyMeter, open_meter
+from petseg.run_folder.layout import read_metrics
+from petseg.training.loop import train
+
+
+def test_no_gpu_no_energy(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+    assert math.isnan(open_meter(torch.device("cpu")).joules())
+    train(tiny(), tmp_path)
+    assert not any("perf/energy_j" in row for row in read_metrics(tmp_path))
+
+
+def test_no_driver_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real library on a machine without the driver's, or with a GPU that it does not know."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0"))
+    meter = open_meter(torch.device("cuda", 0))
+    meter.begin()
+    assert math.isnan(meter.joules())
+
+
+def test_an_epoch_has_what_its_training_took(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter = itertools.count(1000.0, 250.0)
+    monkeypatch.setattr(run, "open_meter", lambda _: EnergyMeter(lambda: next(counter)))
+    train(tiny(), tmp_path)
+    assert [row["perf/energy_j"] for row in read_metrics(tmp_path)] == [250.0, 250.0]

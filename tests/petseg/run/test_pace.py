@@ -1,0 +1,117 @@
+"""What each rank waited for and worked by itself, brought together once an epoch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from petseg.run.pace import Pace, RankTime, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
+from petseg.run_folder.layout import read_metrics
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def ranks(*own_s: float) -> list[RankTime]:
+    return [RankTime(waited_s=own / 2, own_s=own, seconds=20.0) for own in own_s]
+
+
+def test_the_data_wait_is_that_of_the_rank_that_waited_most() -> None:
+    assert data_wait([RankTime(1.0, 3.0, 10.0), RankTime(4.0, 6.0, 10.0), RankTime(2.0, 3.0, 10.0)]) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("own_s", "rank", "ratio"),
+    [
+        ((4.0, 4.0, 4.0), 0, 1.0),
+        ((4.0, 6.0), 1, 1.5),  # of two the other one, not the mean of both
+        ((9.0, 4.0, 3.0, 6.0), 0, 2.25),  # of four the middle of the other three
+        ((4.0, 4.0, 5.0), 2, 1.25),
+        ((0.0, 0.0), 0, 1.0),
+    ],
+)
+def test_the_straggler_is_compared_with_the_middle_of_the_ranks(
+    own_s: tuple[float, ...], rank: int, ratio: float
+) -> None:
+    assert straggler(ranks(*own_s)) == (rank, ratio)
+
+
+def test_where_only_data_waits_are_known_the_rest_of_the_steps_is_that_of_all() -> None:
+    """On GPUs: 10 s in all, of which the slowest waited 6: 4 s of steps, and 1 s of waiting for the others."""
+    times = [RankTime(1.0, 0.0, 10.0), RankTime(6.0, 0.0, 10.0), RankTime(1.0, 0.0, 10.0)]
+    assert [time.own_s for time in with_common_steps(times)] == [5.0, 10.0, 5.0]
+    assert straggler(with_common_steps(times)) == (1, 2.0)
+
+
+def test_a_straggler_is_worth_a_word_from_a_fifth_and_a_second_on() -> None:
+    assert not is_slow(ranks(10.0, 10.0, 11.9))
+    assert not is_slow(ranks(0.1, 0.1, 0.9))  # of so short an epoch nothing can be said
+    assert is_slow(ranks(10.0, 10.0, 15.0))
+    said = straggler_in_words(ranks(10.0, 10.0, 15.0), ["node1", "node2", "node3"])
+    assert said.startswith(
+        "rank 2 on node3 took 15.0 s by itself in this epoch, 50 % more than the ranks' middle of 10"
+    )
+
+
+def test_the_clock_stands_until_the_model_itself_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0, 5.0, 6.0, 9.0, 13.0])
+    monkeypatch.setattr("petseg.run.pace.time.perf_counter", lambda: next(now))
+    model, pace = nn.Linear(1, 1), Pace()
+    pace.begin()
+    pace.go_on()  # 0
+    with pace.stopped_until(model):  # 2
+        model(torch.zeros(1))  # 5
+    with pace.stopped():  # 6, 9
+        pass
+    pace.stop()  # 13
+    assert pace.own_s == 2.0 + 1.0 + 4.0
+    assert not model._forward_pre_hooks
+
+
+SLOW_RANK = """\
+import sys, time
+from petseg import epoch, train
+from shards.command import run_command
+
+to_device = epoch.to_device
+
+def slow(parts, batch):
+    if parts.rank == {rank}:
+        time.sleep(0.7)
+    return to_device(parts, batch)
+
+epoch.to_device = slow
+sys.exit(run_command(train.main))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_slow_rank_is_named_with_its_host(pet_shards: Path, tmp_path: Path, rank: int) -> None:
+    """Rank 0 too, for which the others wait at the start of each forward pass: what they wait is not theirs."""
+    script = tmp_path / "slow_train.py"
+    script.write_text(SLOW_RANK.format(rank=rank))
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", "slurm/accelerate/two_cpu.yaml"]
+    values = {
+        "data.shards": pet_shards, "data.image-size-px": 64, "data.threads": 1, "data.cache-dir": tmp_path / "cache",
+        "model.width": 4, "train.batch-size": 8, "train.epochs": 1, "tracking.overlays": 0, "out": tmp_path / "run",
+        "world-size": 2,
+    }  # fmt: skip
+    words = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), *words, "--train.no-test"],
+        cwd=REPOSITORY, env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "by itself in this epoch" in line]
+    assert len(warnings) == 1, done.stderr
+    assert f"rank {rank} on {os.uname().nodename} took " in warnings[0]
+    (row,) = read_metrics(tmp_path / "run")
+    assert row["perf/straggler"] > 1.2
+    assert row["data/coverage"] == 1.0

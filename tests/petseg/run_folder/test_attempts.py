@@ -1,0 +1,139 @@
+"""Lives of a run: numbered, fenced, and not without end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from petseg.config import RunConfig
+from petseg.run.parts import Parts
+from petseg.run.progress import PartialEpoch
+from petseg.run.run import Run
+from petseg.run_folder import attempts as lives_module
+from petseg.run_folder.attempts import Heartbeat, begin_life, read_lives, require_newest
+from petseg.run_folder.checkpoint import list_checkpoints
+from petseg.run_folder.layout import read_metrics
+from petseg.training import epoch as epoch_module
+from petseg.training import loop as train_module
+from petseg.training.loop import train
+from shards.command import Failure, Interrupted
+
+Tiny = Callable[..., RunConfig]
+
+
+def test_a_later_life_fences_off_the_earlier_ones(tmp_path: Path) -> None:
+    first = begin_life(tmp_path, 0)
+    require_newest(tmp_path, first)
+    second = begin_life(tmp_path, 7)
+    assert (first.number, second.number, second.first_step) == (1, 2, 7)
+    require_newest(tmp_path, second)
+    with pytest.raises(Interrupted, match=r"goes on in another process \(start 2 on .*\): this one, start 1, stops"):
+        require_newest(tmp_path, first)
+
+
+def test_starts_without_progress_end(tmp_path: Path) -> None:
+    for _ in range(3):
+        begin_life(tmp_path, 4, max_without_progress=3)
+    with pytest.raises(Failure, match=r"was started 3 times at step 4 and came no further \(on .*delete .*lives\.json"):
+        begin_life(tmp_path, 4, max_without_progress=3)
+    assert begin_life(tmp_path, 5, max_without_progress=3).number == 4
+    assert begin_life(tmp_path, 5).number == 5  # no limit for who starts it by hand
+
+
+def test_a_run_that_moved_on_between_its_starts_is_not_stuck(tmp_path: Path) -> None:
+    for first_step in (4, 5, 5):
+        begin_life(tmp_path, first_step, max_without_progress=3)
+    assert begin_life(tmp_path, 5, max_without_progress=3).number == 4
+    with pytest.raises(Failure, match="was started 3 times at step 5"):
+        begin_life(tmp_path, 5, max_without_progress=3)
+
+
+def test_only_the_newest_lives_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lives_module, "KEPT_LIVES", 3)
+    for _ in range(5):
+        begin_life(tmp_path, 0)
+    assert [life.number for life in read_lives(tmp_path)] == [3, 4, 5]
+
+
+def test_a_run_that_was_taken_over_writes_nothing_more(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Split brain: the job was requeued, and its old copy on a node without network goes on."""
+    validate, calls = train_module.validate, []
+
+    def taken_over(parts: Parts) -> dict[str, float]:
+        calls.append(parts)
+        if len(calls) == 2:
+            begin_life(tmp_path, 4)
+        return validate(parts)
+
+    monkeypatch.setattr(train_module, "validate", taken_over)
+    with pytest.raises(Interrupted, match="goes on in another process"):
+        train(tiny(train__epochs=3), tmp_path)
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1]
+    assert [c.state["epoch"] for c in list_checkpoints(tmp_path / "checkpoints")] == [1]
+
+
+def test_a_run_that_was_taken_over_saves_nothing_within_an_epoch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_within = epoch_module.save_within
+
+    def taken_over(run: Run, partial: PartialEpoch) -> None:
+        if partial.steps == 2:
+            begin_life(tmp_path, run.progress.done_steps)
+        save_within(run, partial)
+
+    monkeypatch.setattr(epoch_module, "save_within", taken_over)
+    with pytest.raises(Interrupted, match="goes on in another process"):
+        train(tiny(train__epochs=1, train__log_every=1, train__save_every_min=1e-9), tmp_path)
+    assert [c.step for c in list_checkpoints(tmp_path / "checkpoints")] == [1]
+
+
+def test_a_run_saves_by_the_clock_and_says_how_far_it_is(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    save_within = epoch_module.save_within
+
+    def noted(run: Run, partial: PartialEpoch) -> None:
+        save_within(run, partial)
+        saved.append(run.progress.partial.steps)
+
+    monkeypatch.setattr(epoch_module, "save_within", noted)
+    monkeypatch.setattr(lives_module, "HEARTBEAT_EVERY_S", 0.0)
+    train(tiny(train__epochs=1, train__log_every=1, train__save_every_min=1e-9), tmp_path)
+    assert saved == [1, 2, 3]  # and the fourth step ends the epoch
+    beat = json.loads((tmp_path / "heartbeat.json").read_text())
+    assert (beat["epoch"], beat["epochs"], beat["step"], beat["steps_per_epoch"]) == (1, 1, 4, 4)
+
+
+def test_a_full_disk_does_not_end_a_run_for_its_heartbeat(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path / "nowhere", 1, 4)
+    heartbeat.beat(1, 1, 10.0)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_that_goes_on_with_other_code_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = []
+    for code in ("0123456789ab", "0123456789ab", "ba9876543210", "ba9876543210", ""):
+        caplog.clear()
+        monkeypatch.setenv("PETSEG_CODE", code)
+        begin_life(tmp_path, 0)
+        said.append([record.getMessage() for record in caplog.records if record.levelname == "WARNING"])
+    assert [len(lines) for lines in said] == [0, 0, 1, 0, 1]
+    assert f"{tmp_path} goes on with code ba9876543210, where start 2 on " in said[2][0]
+    assert "ran code 0123456789ab" in said[2][0]
+    assert "goes on with the code of the working tree, where start 4 on " in said[4][0]
+
+
+def test_code_of_the_working_tree_has_no_hash_to_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("PETSEG_CODE", raising=False)
+    begin_life(tmp_path, 0)
+    begin_life(tmp_path, 4)
+    assert not caplog.records

@@ -1,0 +1,392 @@
+"""metrics.jsonl and wandb's view of it, with wandb's own client against a recording server on loopback."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from petseg.config import RunConfig, TrackingConfig
+from petseg.evaluation.measure import Picture
+from petseg.run_folder.layout import load_config, read_metrics
+from petseg.tracking.client import Begin, best_and_last, sheet, tile, without_secrets
+from petseg.tracking.note import TrackingNote, read_note
+from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
+from petseg.tracking.tracker import RunName, Tracker
+from petseg.training import interrupt
+from petseg.training.loop import train
+from shards.command import Interrupted
+from tests.wandb_server import KEY, Fault, SentRun, WandbServer
+
+NAME = RunName("lab-0123456789", "lab", tags=("unet", "none"), label="unet none seed 0", program="jobs/sweep.py")
+OFF = "wandb is off for this run"
+
+
+def online(wait_s: float = 60.0) -> TrackingConfig:
+    return TrackingConfig(wandb="online", wandb_wait_s=wait_s)
+
+
+def row(epoch: int) -> dict[str, float]:
+    return {"epoch": epoch, "step": 10 * epoch, "val/dice": 0.1 * epoch}
+
+
+def the_run(server: WandbServer) -> SentRun:
+    (run,) = server.runs.values()
+    return run
+
+
+def test_rows_after_the_checkpoint_are_cut_off_on_resume(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, TrackingConfig(), RunName("x"), {}, resumed_epoch=0)
+    for epoch in (1, 2, 3):
+        tracker.log({"epoch": epoch, "val/dice": 0.1 * epoch})
+    tracker.finish({})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "val/di')  # a kill in the middle of a line
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    Tracker(tmp_path, TrackingConfig(), RunName("x"), {}, resumed_epoch=2).finish({})
+    assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_an_online_run_has_every_epoch_its_config_and_its_summary(
+    tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "lab" / "trials" / "0123456789"
+    result = train(tiny(tracking__wandb="online", tracking__wandb_wait_s=60.0), folder, NAME)
+    run, rows = the_run(server), read_metrics(folder)
+    assert OFF not in caplog.text
+    assert list(server.runs) == ["lab-0123456789"]
+    assert run.epochs == [1, 2]
+    assert [sent["val/dice"] for sent in run.rows[:2]] == pytest.approx([row["val/dice"] for row in rows])
+    assert [sent["_step"] for sent in run.rows] == [1, 2, 3]
+    assert len(run.rows[0]["val/overlays"]["filenames"]) == 1  # a sheet of both pictures
+    assert (run.config["world_size"], run.config["trial_id"]) == (1, load_config(folder)["trial_id"])
+    assert run.config["train.accumulation_steps"] >= 1  # as it was settled, not as it was asked for
+    assert run.summary["ended"] == "finished"
+    pictures = run.rows[2]
+    assert (pictures["epoch"], len(pictures["val/overlays"]["filenames"])) == (2, 1)
+    sets = len([row for row in run.rows if "val/overlays" in row])
+    assert 1 <= sets <= 2 + math.log2(2)
+    assert len(run.files) <= 4 + 3 * sets, sorted(run.files)
+    assert not server.artifacts
+    assert read_note(folder) == TrackingNote(
+        "sent", url=f"{server.url}/lab-team/petseg/runs/lab-0123456789", project_url=f"{server.url}/lab-team/petseg"
+    )
+    first = run.upserts[0]
+    assert (first["displayName"], first["program"]) == ("unet none seed 0", "jobs/sweep.py")
+    assert (first["groupName"], first["jobType"], first["project"]) == ("lab", "train", "petseg")
+    assert first["tags"] == ["unet", "none"]
+    assert (run.config["model.width"], run.config["sweep"], run.config["restarts"]) == (4, "lab", 0)
+    assert run.config["data_hash"] == load_config(folder)["identity"]["manifest_hash"]
+    assert run.config["host"]
+    assert run.summary["best_dice"] == max(row["val/dice"] for row in rows)
+    assert run.summary["last_dice"] == rows[-1]["val/dice"]
+    assert run.summary["best_epoch"] == result.best_epoch
+    assert run.exit_codes == [0]
+    assert not run.preempting
+    watched = {str(metric.get("1", metric.get("2"))) for metric in run.config["_wandb"]["m"]}
+    assert {"epoch", "step", "train/*", "val/*", "perf/*"} <= watched
+
+
+def test_an_interrupted_run_is_preempting_and_goes_on_as_one_curve(
+    tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"tracking__wandb": "online", "tracking__wandb_wait_s": 60.0, "tracking__overlays": 0}
+    config, asked = tiny(**values), count(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupt, "requested", lambda: next(asked) >= 3)  # at every other of 4 steps: in epoch 2
+        with pytest.raises(Interrupted):
+            train(config, tmp_path, RunName("x"))
+    run = the_run(server)
+    assert run.epochs == [1]
+    assert (run.exit_codes, run.preempting > 0, run.summary["ended"]) == ([75], True, "interrupted")
+    train(config, tmp_path, RunName("x"))
+    assert run.epochs == [1, 2]
+    assert run.exit_codes == [75, 0]
+    assert run.config["restarts"] == 1
+    assert {upsert["name"] for upsert in run.upserts} == {"x"}
+
+
+def test_a_killed_run_goes_on_as_one_curve(
+    tmp_path: Path, server: WandbServer, wait_for: Callable[[Callable[[], object]], None]
+) -> None:
+    """The rows that its last checkpoint did not have are run again, and are there once."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from petseg.config import TrackingConfig\n"
+        "from petseg.tracking.tracker import RunName, Tracker\n"
+        "config = TrackingConfig(wandb='online')\n"
+        "tracker = Tracker(Path(sys.argv[1]), config, RunName('lab/x y', group=''), {}, 0)\n"
+        "for e in (1, 2, 3): tracker.log({'epoch': e, 'step': 10 * e, 'val/dice': 0.1 * e})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    wait_for(lambda: server.runs and the_run(server).exit_codes == [1])  # the client is left, and ends what it has
+    assert the_run(server).epochs == [1, 2, 3]
+    tracker = Tracker(tmp_path, online(), RunName("lab/x y"), {}, resumed_epoch=2)
+    for epoch in (3, 4):
+        tracker.log(row(epoch))
+    tracker.finish({})
+    assert list(server.runs) == ["lab-x-y"]
+    assert the_run(server).epochs == [1, 2, 3, 4] == [r["epoch"] for r in read_metrics(tmp_path)]
+    assert the_run(server).exit_codes == [1, 0]
+
+
+@pytest.mark.slow
+def test_what_a_life_without_wandb_left_out_comes_with_the_next_one(tmp_path: Path, server: WandbServer) -> None:
+    tracker = Tracker(tmp_path, TrackingConfig(), NAME, {}, resumed_epoch=0)
+    for epoch in (1, 2):
+        tracker.log(row(epoch))
+    tracker.finish({}, "failed")
+    tracker = Tracker(tmp_path, online(), RunName("x"), {}, resumed_epoch=2)
+    tracker.log(row(3))
+    tracker.finish({})
+    assert the_run(server).epochs == [1, 2, 3]
+
+
+def test_an_offline_run_holds_every_epoch_and_the_config(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read back with wandb's own reader."""
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    train(tiny(tracking__wandb="offline", tracking__wandb_wait_s=60.0), tmp_path / "a" / "b" / "c", NAME)
+    (log,) = tmp_path.glob("a/b/c/wandb/offline-run-*/run-*.wandb")
+    env = {**os.environ, "WANDB_MODE": "offline"}
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    out = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True).stdout
+    records = [json.loads(line) for line in out.splitlines()]
+    history = [r["history"]["item"] for r in records if r["type"] == "history"]
+    logged = [row for row in history if "val/dice" in row]
+    assert [row["epoch"] for row in logged] == [1, 2]
+    expected = [r["val/dice"] for r in read_metrics(tmp_path / "a" / "b" / "c")]
+    assert [row["val/dice"] for row in logged] == pytest.approx(expected)
+    assert any("val/overlays" in key for row in history for key in row)
+    assert read_note(tmp_path / "a" / "b" / "c") == TrackingNote("offline")
+    (run,) = (r["run"] for r in records if r["type"] == "run")
+    assert run["run_id"] == "lab-0123456789"
+    assert run["run_group"] == "lab"
+    assert run["config"]["update"]["model.width"] == 4
+    assert any(r["type"] == "exit" for r in records)
+
+
+QUICK_FAULTS: list[tuple[Fault, str]] = [("wrong json", "UpsertBucket"), ("hang", "")]
+ALL_FAULTS: list[tuple[Fault, str]] = [
+    (fault, where)
+    for fault in ("401", "429", "500", "403", "hang", "reset", "wrong json")
+    for where in ("", "UpsertBucket", "RunResumeStatus", "file_stream")
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [*QUICK_FAULTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL_FAULTS if case not in QUICK_FAULTS)],
+)
+def test_a_server_that_misbehaves_does_not_hold_up_the_training(
+    tmp_path: Path, server: WandbServer, fault: Fault, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That it ends at all is what is tried: left to itself wandb's client would go on for hours."""
+    server.fault, server.fault_at = fault, where
+    tracker = Tracker(tmp_path, online(wait_s=1.5), RunName("x"), {}, resumed_epoch=0)
+    for epoch in (1, 2):
+        tracker.log(row(epoch))
+    tracker.finish({})
+    assert caplog.text.count(OFF) == 1
+    assert f"`python jobs/sync.py {tmp_path}`" in caplog.text
+    assert KEY not in caplog.text
+    assert len(read_metrics(tmp_path)) == 2
+    note = read_note(tmp_path)
+    assert note is not None
+    assert (note.state, bool(note.reason)) == ("lost", True)
+    assert KEY not in str(note)
+
+
+def test_a_refusal_on_the_way_is_said_while_the_training_runs(
+    tmp_path: Path, server: WandbServer, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """wandb's client drops what it has, and raises nothing."""
+    server.fault, server.fault_at = "403", "file_stream"
+    tracker = Tracker(tmp_path, online(), NAME, {}, resumed_epoch=0)
+    tracker.log(row(1))
+    wait_for(lambda: OFF in caplog.text)
+    assert "(LostRows: Fatal error while uploading data)" in caplog.text
+    assert f"`python jobs/sync.py {tmp_path.parents[1]}`" in caplog.text
+    tracker.log(row(2))
+    tracker.finish({})
+    assert caplog.text.count(OFF) == 1
+
+
+def test_trials_that_wandb_refused_alike_give_the_same_reason(tmp_path: Path, server: WandbServer) -> None:
+    server.fault, server.message = "401", "user is not logged in"
+    for name in ("lab-1", "lab-2"):
+        (tmp_path / name).mkdir()
+        Tracker(tmp_path / name, online(), RunName(name), {}, resumed_epoch=0).finish({})
+    first, second = (read_note(tmp_path / name) for name in ("lab-1", "lab-2"))
+    assert first == second
+    assert first is not None
+    assert "user is not logged in" in first.reason
+
+
+def test_a_server_that_is_gone_is_said_to_have_not_taken_the_run(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    Tracker(tmp_path, online(wait_s=1), NAME, {}, resumed_epoch=0).finish({})
+    reason = "TimeoutError: wandb has not taken the run until 1 s after its end"
+    assert read_note(tmp_path) == TrackingNote("lost", reason)
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_on_the_way(
+    tmp_path: Path, server: WandbServer, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(tmp_path, online(wait_s=2), RunName("x"), {}, resumed_epoch=0)
+    tracker.log(row(1))
+    wait_for(lambda: server.runs and the_run(server).epochs == [1])
+    server.fault = "reset"
+    for epoch in (2, 3):
+        tracker.log(row(epoch))
+    tracker.finish({})
+    assert caplog.text.count(OFF) == 1
+    server.fault = ""
+    Tracker(tmp_path, online(), RunName("x"), {}, resumed_epoch=3).finish({})
+    assert the_run(server).epochs == [1, 2, 3]
+
+
+def test_training_without_a_network_ends_as_it_should(
+    tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_BASE_URL", "http://user:hidden@127.0.0.1:9")
+    result = train(tiny(tracking__wandb="online", tracking__wandb_wait_s=0.5), tmp_path)
+    assert result.epochs == 2
+    assert caplog.text.count(OFF) == 1
+    assert "hidden" not in caplog.text
+
+
+def test_a_key_of_the_wrong_form_is_not_logged(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "local-too short and with / odd signs")
+    Tracker(tmp_path, online(), RunName("x"), {}, resumed_epoch=0).finish({})
+    assert caplog.text.count(OFF) == 1
+    assert "odd signs" not in caplog.text
+
+
+def test_a_client_that_reads_nothing_is_not_waited_for(
+    tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(tmp_path, online(wait_s=0.1), RunName("x"), {}, resumed_epoch=0)
+    assert tracker._wandb is not None
+    os.kill(tracker._wandb._process._process.pid, signal.SIGSTOP)
+    for _ in range(10_000):  # more than a pipe holds
+        tracker._wandb.look()
+    tracker.finish({})
+    assert caplog.text.count(OFF) == 1
+
+
+def picture(size_px: int, key: str = "cat_1") -> Picture:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (size_px, 2 * size_px, 3), np.uint8)
+    truth = rng.choice(np.array([0, 1, 255], np.uint8), (size_px, 2 * size_px))
+    return Picture(key, image, truth, (truth == 1).astype(np.uint8))
+
+
+def test_pictures_are_kept_small_and_their_masks_whole(tmp_path: Path) -> None:
+    save_overlays(7, [picture(400, f"cat_{i}") for i in range(MAX_OVERLAYS + 5)], tmp_path)
+    epoch, overlays = load_overlays(tmp_path)
+    assert epoch == 7
+    assert [overlay.key for overlay in overlays] == [f"cat_{i}" for i in range(MAX_OVERLAYS)]
+    for overlay in overlays:
+        assert overlay.image.shape == (MAX_PX // 2, MAX_PX, 3)
+        assert overlay.truth.shape == overlay.prediction.shape == (MAX_PX // 2, MAX_PX)
+        assert set(np.unique(overlay.truth)) == {0, 1, 255}
+    assert (tmp_path / OVERLAY_MASKS_NAME).stat().st_size < MAX_OVERLAYS * MAX_PX**2  # noise, the worst case
+    small = picture(32)
+    save_overlays(8, [small], tmp_path)
+    _, (kept,) = load_overlays(tmp_path)
+    np.testing.assert_array_equal(kept.truth, small.truth)
+    np.testing.assert_array_equal(kept.prediction, small.prediction)
+    save_overlays(9, [], tmp_path)
+    assert load_overlays(tmp_path)[0] == 8
+
+
+def test_pictures_and_masks_of_a_sheet_lie_in_the_same_cells() -> None:
+    sizes = [(2, 3), (3, 2), (3, 3), (1, 1), (2, 2)]
+    photos = [np.full((*size, 3), 10 + i, np.uint8) for i, size in enumerate(sizes)]
+    masks = [np.full(size, i % 2, np.uint8) for i, size in enumerate(sizes)]
+    photo, mask = tile(photos, 0), tile(masks, 255)
+    assert (photo.shape, mask.shape) == ((6, 12, 3), (6, 12))
+    for i, (height, width) in enumerate(sizes):
+        top, left = i // 4 * 3, i % 4 * 3
+        assert (photo[top : top + height, left : left + width] == 10 + i).all()
+        assert (mask[top : top + height, left : left + width] == i % 2).all()
+    assert (mask == 255).sum() == mask.size - sum(height * width for height, width in sizes)
+    assert tile(masks[:1], 255).shape == sizes[0]
+
+
+def test_a_sheet_names_each_picture_and_its_dice(tmp_path: Path) -> None:
+    save_overlays(1, [picture(32, f"cat_{i}") for i in range(5)], tmp_path)
+    _, overlays = load_overlays(tmp_path)
+    assert sheet(overlays)._caption == ", ".join(f"cat_{i} 1.000" for i in range(5))
+
+
+def test_a_run_without_wandb_notes_nothing(tmp_path: Path) -> None:
+    Tracker(tmp_path, TrackingConfig(), NAME, {}, 0).finish({})
+    assert read_note(tmp_path) is None
+    (tmp_path / "tracking.json").write_text('{"state": "sent", "url": 3}')
+    assert read_note(tmp_path) is None
+    (tmp_path / "tracking.json").write_text('{"state": "\\u001b[31m"}')
+    assert read_note(tmp_path) is None
+
+
+def test_what_the_client_prints_is_no_answer(tmp_path: Path) -> None:
+    printing = (
+        "import os\nprint('hello', flush=True)\nos.write(1, b'from a library\\n')\nraise ImportError('no wandb')\n"
+    )
+    (tmp_path / "wandb.py").write_text(printing)
+    begin = Begin(
+        str(tmp_path), "x", "", "train", (), {}, "petseg", "", "offline", str(tmp_path), init_timeout_s=1.0,
+        finish_timeout_s=1.0,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "petseg.tracking.client"],
+        input=json.dumps({"begin": asdict(begin)}) + "\n",
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [{"error": "ImportError", "text": "no wandb"}]
+    assert "hello\nfrom a library\n" in done.stderr
+
+
+def test_best_and_last() -> None:
+    rows = [{"epoch": e, "val/dice": d} for e, d in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7))]
+    assert best_and_last(rows) == {"best_dice": 0.9, "best_epoch": 2, "last_dice": 0.7, "last_epoch": 4}
+    assert best_and_last([]) == {}
+
+
+def test_messages_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert without_secrets(f"{KEY} at https://me:word@host/x") == "*** at https://***@host/x"
+    assert without_secrets("https://me:w@rd@host/x") == "https://***@host/x"
+
+
+@given(st.text(max_size=300))
+def test_an_id_is_one_that_wandb_takes_and_stays_the_same(text: str) -> None:
+    found = RunName(text).wandb_id
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{0,128}", found)
+    assert RunName(found).wandb_id == found

@@ -1,0 +1,88 @@
+"""What is a sign of damage in a picture that decodes without a warning, and what is none."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from shards.packing.suspects import BLOCK_PX, MIN_RUN_BYTES, flat_share, longest_run, scans, why_suspect
+
+
+def noise(height: int = 320, width: int = 320) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@given(st.binary(max_size=300), st.integers(MIN_RUN_BYTES, 600), st.integers(0, 255), st.binary(max_size=300))
+def test_each_long_run_of_a_byte_is_found(before: bytes, length: int, value: int, after: bytes) -> None:
+    at, found = longest_run(before + bytes([value]) * length + after)
+    assert found >= length
+    assert at <= len(before) < at + found
+
+
+@given(st.binary(max_size=200), st.integers(0, MIN_RUN_BYTES // 2), st.integers(0, 255))
+def test_no_short_run_counts(before: bytes, length: int, value: int) -> None:
+    data = before.rstrip(bytes([value])) + bytes([value]) * length
+    assert longest_run(data) == (0, 0)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_only_compressed_data_are_looked_at(make, progressive: bool) -> None:
+    """Not the padding of a comment, of a thumbnail's header or of a trailer: cameras write those."""
+    padding = bytes(4096)
+    jpg = make["encode"](Image.fromarray(noise()), comment=padding, progressive=progressive)
+    assert why_suspect(jpg + padding, noise()) == ""
+    stretches = list(scans(jpg))
+    assert (len(stretches) > 1) == progressive
+    assert jpg[stretches[-1][1] :] == b"\xff\xd9"
+    start = stretches[-1][0]
+    assert f"4096 bytes of 0x00 from byte {start}" in why_suspect(jpg[:start] + padding + jpg[start:], noise())
+
+
+@given(st.binary(max_size=600))
+def test_no_bytes_are_too_odd(data: bytes) -> None:
+    for start, end in scans(b"\xff\xd8\xff\xda\x00\x02" + data):
+        assert 0 <= start <= end <= len(data) + 6
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "level", "is_suspect"),
+    [
+        (slice(240, 320), slice(0, 320), 128, True),  # a quarter
+        (slice(288, 320), slice(0, 320), 128, True),  # a tenth
+        (slice(304, 320), slice(0, 320), 128, False),  # less than a sixteenth
+        (slice(40, 150), slice(0, 320), 128, False),  # in the upper half
+        (slice(160, 320), slice(0, 160), 128, False),  # no run: each row of blocks begins anew
+    ],
+)
+def test_a_large_flat_lower_part(rows: slice, columns: slice, level: int, is_suspect: bool) -> None:
+    pixels = noise()
+    pixels[rows, columns] = level
+    assert bool(flat_share(pixels)) == is_suspect
+    assert bool(why_suspect(b"", pixels)) == is_suspect
+
+
+def test_an_area_that_is_flat_in_one_colour_only_is_no_sign() -> None:
+    """Such as a lawn of one red. The middles of the blocks, which are looked at first, are the same all the same."""
+    pixels = noise()
+    pixels[240:, :, 0] = 128
+    pixels[240:, :, 1:] = np.random.default_rng(1).choice([0, 200], (80, 320, 2))
+    pixels[240 + BLOCK_PX // 2 :: BLOCK_PX, BLOCK_PX // 2 :: BLOCK_PX, 1:] = 0
+    assert flat_share(pixels) == 0
+
+
+def test_a_run_that_begins_within_a_row() -> None:
+    pixels = noise()
+    pixels[256:272, 160:], pixels[272:] = 128, 128
+    assert flat_share(pixels) == (10 + 3 * 20) / 400
+
+
+def test_frames_backdrops_and_small_pictures_are_no_sign() -> None:
+    frame = noise()
+    frame[:40] = frame[280:] = 0
+    assert flat_share(frame) == 0
+    assert flat_share(np.full((320, 320, 3), 255, np.uint8)) == 0
+    for side in (0, 1, 15, 16, 40):
+        pixels = noise(side, side)
+        pixels[side // 2 :] = 9
+        assert flat_share(pixels) == 0

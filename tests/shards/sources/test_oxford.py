@@ -1,0 +1,167 @@
+"""The folder layout: splits, strays, and what is refused."""
+
+import hashlib
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torchvision.datasets
+
+from shards.sources.oxford import Pet, download, read_folder
+
+
+def test_splits_follow_the_index_in_the_list(odd) -> None:
+    for index in range(25):
+        odd.add(f"pug_{index}")
+    odd.add("pug_100", name="test")
+    by_split: dict[str, list[Pet]] = {}
+    for pet in read_folder(odd.root).pets:
+        by_split.setdefault(pet.split, []).append(pet)
+    assert [pet.key for pet in by_split["val"]] == ["pug_0", "pug_10", "pug_20"]
+    assert len(by_split["train"]) == 22
+    assert [pet.key for pet in by_split["test"]] == ["pug_100"]
+
+
+def test_comments_and_blank_lines_do_not_count(odd) -> None:
+    odd.add("pug_1")
+    odd.write_list("trainval", ["# KEY CLASS SPECIES BREED", "", "pug_1 26 2 18"])
+    (pet,) = read_folder(odd.root).pets
+    assert (pet.split, pet.class_id, pet.breed, pet.species) == ("val", 26, "pug", "dog")
+
+
+def test_the_parent_folder_will_do(odd) -> None:
+    odd.add("pug_1")
+    assert read_folder(odd.root.parent) == read_folder(odd.root)
+    shutil.copytree(odd.root, odd.root.parent / "other")
+    with pytest.raises(ValueError, match="with it: odd, other"):
+        read_folder(odd.root.parent)
+
+
+def test_extra_files_are_counted_and_left_out(odd) -> None:
+    odd.add("pug_1")
+    extras = ("images/._pug_1.jpg", "images/a.mat", "images/pug_9.jpg", "images/Thumbs.db", "annotations/trimaps/x.png")
+    for name in extras:
+        (odd.root / name).write_bytes(b"")
+    folder = read_folder(odd.root)
+    assert len(folder.pets) == 1
+    assert folder.oddities == {
+        "apple_double": ("._pug_1.jpg",),
+        "other_file": ("Thumbs.db",),
+        "mat_file": ("a.mat",),
+        "unlisted_picture": ("pug_9.jpg",),
+        "unlisted_trimap": ("x.png",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("pug.1 1 1 1", r"trainval\.txt:2: key 'pug\.1' must match"),
+        ("../pug 1 1 1", "must match"),
+        (f"{'p' * 91} 1 1 1", "at most 90 letters"),
+        ("pug_1 1 1", "is not `KEY CLASS-ID SPECIES"),
+        ("pug_1 one 1 1", "is not `KEY CLASS-ID SPECIES"),
+        ("pug_1 1 3 1", "is not `KEY CLASS-ID SPECIES"),
+        ("pug_0 1 1 1", r"trainval\.txt:2: key 'pug_0' is listed twice, first at .*trainval\.txt:1"),
+    ],
+)
+def test_a_bad_line_is_named(odd, line: str, message: str) -> None:
+    odd.add("pug_0")
+    odd.write_list("trainval", ["pug_0 1 1 1", line])
+    with pytest.raises(ValueError, match=message):
+        read_folder(odd.root)
+
+
+def test_a_test_picture_must_not_be_trained_on(odd) -> None:
+    odd.add("pug_0")
+    odd.write_list("test", ["pug_0 1 1 1"])
+    with pytest.raises(ValueError, match=r"test\.txt:1: key 'pug_0' is listed twice, first at .*trainval\.txt:1"):
+        read_folder(odd.root)
+
+
+def test_missing_files_are_named(odd) -> None:
+    for index in range(8):
+        odd.add(f"pug_{index}")
+    odd.trimap("pug_3").unlink()
+    with pytest.raises(ValueError, match=r"missing trimap: .*pug_3\.png$"):
+        read_folder(odd.root)
+    for index in range(7):
+        odd.picture(f"pug_{index}").unlink()
+    with pytest.raises(ValueError, match=r"missing picture: .*pug_0\.jpg, .* and 2 more"):
+        read_folder(odd.root)
+    shutil.rmtree(odd.root / "images")
+    with pytest.raises(ValueError, match="images is missing"):
+        read_folder(odd.root)
+
+
+def test_missing_lists_are_named(odd, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="are empty"):
+        read_folder(odd.root)
+    odd.add("pug_0")
+    (odd.root / "annotations" / "test.txt").unlink()
+    with pytest.raises(ValueError, match=r"test\.txt is missing"):
+        read_folder(odd.root)
+    with pytest.raises(ValueError, match="is not a folder"):
+        read_folder(tmp_path / "nowhere")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def archives(odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """torchvision's two archives, small, on a web server of our own."""
+    odd.add("pug_0")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    resources = []
+    for half in ("images", "annotations"):
+        path = tmp_path / f"{half}.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(odd.root / half, half)
+        resources.append(
+            (f"http://127.0.0.1:{server.server_port}/{path.name}", hashlib.md5(path.read_bytes()).hexdigest())
+        )
+    monkeypatch.setattr(torchvision.datasets.OxfordIIITPet, "_RESOURCES", tuple(resources))
+    yield tmp_path
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.filterwarnings("ignore:Python 3.14 will")  # torchvision's extraction, on Python 3.12
+def test_download_appears_whole(archives: Path) -> None:
+    root = archives / "data"
+    (root / ".download" / "oxford-iiit-pet" / "images").mkdir(parents=True)  # a killed extraction:
+    (root / ".download" / "oxford-iiit-pet" / "annotations").mkdir()  # torchvision alone would believe it
+    assert [pet.key for pet in read_folder(download(root)).pets] == ["pug_0"]
+    assert [path.name for path in root.iterdir()] == ["oxford-iiit-pet"]
+    (archives / "images.tar.gz").unlink()
+    assert download(root) == root / "oxford-iiit-pet"  # nothing is fetched twice
+
+
+def test_download_without_network_says_what_to_do(archives: Path) -> None:
+    (archives / "images.tar.gz").unlink()
+    with pytest.raises(ValueError, match=r"cannot download Oxford-IIIT Pet .*--synthetic 400"):
+        download(archives / "data")
+    assert not (archives / "data" / "oxford-iiit-pet").exists()
+
+
+def test_lists_of_other_editors(odd) -> None:
+    """Notepad's UTF-8 begins with a mark (BOM), its Unicode is UTF-16."""
+    odd.add("pug_1")
+    path = odd.root / "annotations" / "trainval.txt"
+    text = path.read_text()
+    path.write_text(text, encoding="utf-8-sig")
+    assert [pet.key for pet in read_folder(odd.root).pets] == ["pug_1"]
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"trainval\.txt is not UTF-8 \(.*\): save the list as UTF-8"):
+        read_folder(odd.root)
