@@ -27,7 +27,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from jobs.launch.submit import NOT_MINE
+from jobs.launch.lock import NOT_MINE
 from jobs.reporting.page import render_page
 from jobs.reporting.parquet import render_parquet
 from jobs.reporting.rows import INTERVALS_NOTE, render_rows, shown
@@ -38,7 +38,7 @@ from jobs.reporting.statistics.verdict import Board, build_board
 from jobs.reporting.statistics.wording import judge, short
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import Sweep
-from jobs.state.trial_status import unknown_line
+from jobs.state.observed import observe
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import write_whole
 from shards.terminal import Terminal
@@ -86,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = find_runs(command.sweep, command.runs_dir)
     if command.serve:
         serve(sweep, command.port, command.shards)
-    records = read_records(sweep)
+    observed = observe(sweep)
+    records, doubt = read_records(sweep, observed.rows), observed.doubt
     board = build_board(sweep, records)
-    doubt = unknown_line([record.standing for record in records])
     if command.to == "wandb":
         return send(sweep, records, board) or told(doubt)
     content: str | bytes

@@ -97,8 +97,8 @@ def test_help_text_breaks_prose_and_keeps_lists(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_parse_reads_what_is_typed() -> None:
-    sweep = import_module("jobs.sweep")
-    command = parse(sweep.Command, ["--name", "x", "--gpus", "2"], None)
+    options = import_module("jobs.launch.options")
+    command = parse(options.Options, ["--name", "x", "--gpus", "2"], None)
     assert (command.name, command.resources.gpus_per_node) == ("x", 2)
 
 

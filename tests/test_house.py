@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from importlib.metadata import packages_distributions
@@ -94,7 +95,7 @@ ORDER = {
     ),
     "slurm": ("", "rehearsal"),
     "jobs": (
-        "", "design", "runs", "state", "node", "launch", "search", "cost", "wandb_sync", "reporting", "checks",
+        "", "design", "runs", "state", "node", "search", "cost", "wandb_sync", "reporting", "launch", "checks",
     ),
 }  # fmt: skip
 MAX_ROOMS_AT_THE_ROOT, MAX_ROOMS_BELOW = 24, 16
@@ -102,6 +103,7 @@ MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffi
 NAMES_OF_COMMANDS = {f"{wing}.{name}" for wing, names in COMMANDS.items() for name in names}
 
 
+@functools.cache
 def imported_modules(name: str) -> set[str]:
     """Our modules that a module imports, `from package import module` counted as the module."""
     found: set[str] = set()

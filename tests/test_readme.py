@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sweep, sync, usage
+from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sync, usage
+from jobs.launch import options
 from petseg import estimate, evaluate, train
 from petseg.augment import __main__ as augment_sheet
 from petseg.models import weights
@@ -37,7 +38,7 @@ COMMANDS = {
     "petseg/train.py": train.Command,
     "slurm/train.sbatch": train.Command,
     "petseg.evaluate": evaluate.Command,
-    "jobs/sweep.py": sweep.Command,
+    "jobs/sweep.py": options.Options,
     "jobs/status.py": status.Command,
     "jobs/report.py": report.Command,
     "jobs/doctor.py": doctor.Command,
@@ -46,7 +47,7 @@ COMMANDS = {
     "jobs/cancel.py": cancel.Command,
     "jobs/clean.py": clean.Command,
     "jobs/usage.py": usage.Command,
-    "jobs/chain.py": chain.Command,
+    "jobs/chain.py": chain.ChainOptions,
 }
 
 
@@ -79,7 +80,7 @@ def test_the_pages_show_every_command() -> None:
 @pytest.mark.parametrize(("page", "name", "arguments"), own_commands(), ids=lambda value: str(value))
 def test_each_command_line_is_understood(page: str, name: str, arguments: list[str]) -> None:
     if name == "jobs/chain.py":  # two commands in one line, taken apart by its own reader
-        words = chain.read_chain(arguments)
+        words = chain.parse_chain(arguments)
         if words.pack_flags:
             tyro.cli(pack.PackConfig, args=words.pack_flags)
     elif name == "slurm.rehearsal" and arguments[0] == "run":

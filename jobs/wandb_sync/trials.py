@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runs.trial import load_sweep
-from jobs.state.trial_status import LIVE, Standing, standings
+from jobs.state.observed import observe
+from jobs.state.trial_status import LIVE, Standing
 from jobs.wandb_sync.replay import Outcome, Replay
 from petseg.config import RunConfig
 from petseg.config.values import config_from_dict
@@ -84,7 +85,7 @@ def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
     else:
         found = []
         sweep = load_sweep(folder)
-        for row in standings(sweep):
+        for row in observe(sweep).rows:
             if row.status in LIVE:
                 left_out.append(f"{row.trial.id} {row.trial.label} is {row.status}: sync again when it has ended")
             elif (row.trial.folder / CONFIG_NAME).exists():

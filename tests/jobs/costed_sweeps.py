@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jobs.cost.estimate import Estimate, estimate
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell, Spec, expand
+from jobs.runs.launch import Launch
 from jobs.runs.trial import Sweep, Trial, plan_sweep
+from jobs.runs.trials import Trials
 from petseg.config import RunConfig
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_result
@@ -23,6 +26,15 @@ def plan(shards: Path, folder: Path, axes: dict[str, list]) -> tuple[Sweep, dict
     cells, manifest = expand(spec), load_manifest(shards)
     sweep = plan_sweep(spec, cells, ShardSets({str(shards): manifest}), folder)
     return sweep, {trial_id(cell.config, manifest.hash): cell for cell in cells}
+
+
+def estimate_of(
+    sweep: Sweep, cells: dict[str, Cell], sets: ShardSets, resources: Resources, max_parallel: int,
+    trials_per_job: int = 1, probe: bool = False, trials_at_once: int = 1,
+) -> Estimate:  # fmt: skip
+    """The estimate of these cells on Slurm."""
+    launch = Launch("slurm", resources, max_parallel, trials_per_job, trials_at_once)
+    return estimate(Trials(sweep, cells, sets), launch, probe)
 
 
 def finish(trial: Trial, config: RunConfig, manifest: Manifest, epoch_s: float, device: str = "cpu, 2 threads") -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cancel import beside, main
+from jobs.cancel import main
+from jobs.launch.cancel import beside
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
 from jobs.state.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
 from jobs.state.trial_status import standings

@@ -9,7 +9,8 @@ import pytest
 
 from jobs import status
 from jobs.launch.journal import cut_off_submissions
-from jobs.launch.submit import Launch, submit_trials
+from jobs.launch.submit import submit_trials
+from jobs.runs.launch import Launch
 from jobs.runs.trial import Submission, Sweep
 from jobs.state.trial_status import CUT_OFF, standings
 from shards.command import run_command

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs import retry
-from jobs.retry import main, more_accumulation
+from jobs.launch.retry import more_accumulation
+from jobs.retry import main
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
 from jobs.state.trial_status import standings
 from petseg.run_folder.attempts import read_lives

@@ -117,7 +117,7 @@ def test_cancel_tells_slurm_and_does_not_claim_an_end(
 ) -> None:
     assert run_command(cancel.main, [str(sweep.folder), "--yes"]) == NOT_KNOWN
     assert (silent / "told").read_text() == "scancel 12_1 12_2\n"
-    assert f"scancel was told, and what came of it is unknown: 2 of 2 trials, {SAID}" in capsys.readouterr().out
+    assert f"scancel was called, and what came of it is unknown: 2 of 2 trials, {SAID}" in capsys.readouterr().out
 
 
 def test_a_sweep_submits_nothing_over_jobs_it_cannot_ask_about(

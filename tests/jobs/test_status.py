@@ -14,7 +14,8 @@ import pytest
 
 from jobs.runs.trial import Submission, Sweep
 from jobs.state.table import render_table
-from jobs.status import main, standing
+from jobs.state.trial_status import standing
+from jobs.status import main
 from shards.command import run_command
 from tests.jobs.written_trials import finish, sweep_of
 

@@ -14,10 +14,11 @@ import tyro
 
 from jobs.design.shard_sets import read_shard_sets
 from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
-from jobs.launch.submit import has_begun
+from jobs.launch.lock import has_begun
+from jobs.launch.options import Options as Command
 from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
 from jobs.state.trial_status import standings
-from jobs.sweep import Command, main
+from jobs.sweep import main
 from shards.command import run_command
 from shards.manifest import load_manifest, save_manifest
 from shards.pack import PackConfig, pack

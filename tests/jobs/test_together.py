@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch.submit import Launch
 from jobs.logs import main as logs
 from jobs.node.workers import Order
+from jobs.runs.launch import Launch
 from jobs.runs.log_files import START_OF_LIFE, last_life, rank_logs
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.processes import parent_of
-from jobs.status import standings
+from jobs.state.trial_status import standings
 from jobs.sweep import main
 from petseg.run_folder.attempts import read_lives
 from shards.command import run_command

@@ -10,9 +10,9 @@ import pytest
 
 from jobs import retry
 from jobs.launch.bad_nodes import BadNodes, bad_nodes, node_of, split_starts
-from jobs.launch.submit import Launch, leave_out
 from jobs.node.faults import Fault, note_fault
 from jobs.retry import main
+from jobs.runs.launch import Launch, leave_out
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
 from jobs.state.trial_status import standings
 from shards.command import run_command

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import report, status
-from jobs.launch.submit import launcher_lock
+from jobs.launch.lock import launcher_lock
 from jobs.runs.trial import Sweep
 from shards.command import OK, WRONG_USE, run_command
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place

@@ -14,7 +14,7 @@ from jobs.state import liveness
 from jobs.state.liveness import read_last_row
 from jobs.state.slurm_states import Answer
 from jobs.state.table import epoch_text, state_text, to_document
-from jobs.status import standing
+from jobs.state.trial_status import standing
 from petseg.run_folder.layout import write_metrics
 from tests.jobs.written_trials import beat, on_slurm, sweep_of
 

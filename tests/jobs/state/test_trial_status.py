@@ -14,8 +14,7 @@ import pytest
 
 from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.state.table import state_text
-from jobs.state.trial_status import CUT_OFF, rows_of, standings
-from jobs.status import standing
+from jobs.state.trial_status import CUT_OFF, rows_of, standing, standings
 from slurm.cluster import JobState
 from tests.jobs.written_trials import beat, finish, on_slurm, sweep_of
 

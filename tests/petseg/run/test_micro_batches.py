@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from jobs.retry import more_accumulation
+from jobs.launch.retry import more_accumulation
 from petseg.config import RunConfig
 from petseg.config.values import trial_id, with_values
 from petseg.footprint.memory import footprint
