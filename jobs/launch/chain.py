@@ -29,6 +29,7 @@ from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK
 from shards.terminal import Terminal
 from slurm.executor import submit
+from slurm.request import Request
 from slurm.resources import Resources
 
 STEPS = ("pack", "train", "report")
@@ -222,12 +223,14 @@ def submit_job(chain: Chain, name: str, steps: Sequence[Step], dependency: str |
     (job,) = submit(
         run_steps,
         [(str(Path.cwd()), list(steps))],
-        cluster="slurm",
-        folder=folder,
-        resources=replace(chain.side(name), dependency=dependency),
-        name=f"petseg-{chain.folder.name}-{name}",
-        max_parallel=1,
-        variables=take_snapshot(chain.folder / "code").variables(),
+        "slurm",
+        Request(
+            folder,
+            replace(chain.side(name), dependency=dependency),
+            f"petseg-{chain.folder.name}-{name}",
+            1,
+            variables=take_snapshot(chain.folder / "code").variables(),
+        ),
     )
     add_note(chain.folder, Note(name, str(job.job_id), dependency or "", str(job.paths.stdout)))
     waits = f" ({dependency})" if dependency else ""

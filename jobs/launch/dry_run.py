@@ -24,6 +24,7 @@ from jobs.state.trial_status import Standing
 from shards.command import NOT_KNOWN, OK
 from shards.terminal import Terminal
 from slurm.executor import render_scripts
+from slurm.request import Request
 
 LISTED_WHOLE = 20  # trials, cells, or scripts that are all shown
 LISTED_FIRST = 8  # of more
@@ -65,11 +66,8 @@ def scripts_text(options: Options, missing: Trials) -> str:
     jobs = -(-len(missing.cells) // options.trials_per_job)
     resources, max_parallel = options.launch.settle(jobs)
     scripts = render_scripts(
-        count=jobs,
-        folder=missing.sweep.folder / "logs",
-        resources=resources,
-        name=job_name(missing.sweep),
-        max_parallel=max_parallel,
+        jobs,
+        Request(missing.sweep.folder / "logs", resources, job_name(missing.sweep), max_parallel),
         patience_s=SLURM_PATIENCE_S,
     )
     return render_scripts_text(scripts, options.all)

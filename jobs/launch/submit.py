@@ -28,6 +28,7 @@ from shards.command import FAILED, INTERRUPTED, OK
 from shards.files import require_own_folder
 from shards.terminal import Terminal
 from slurm.executor import submit
+from slurm.request import Request
 
 NOTED_TOGETHER = 1000  # submissions that one write notes
 
@@ -96,25 +97,23 @@ def submit_trials(
     progress = LocalProgress(trials, max_parallel * launch.trials_at_once)
     log = JobLog(launch, sweep, groups, progress)
     require_own_folder(sweep.folder / "logs")
-    snapshot = take_snapshot(sweep.folder / "code")
+    request = Request(
+        sweep.folder / "logs",
+        resources,
+        job_name(sweep),
+        max_parallel,
+        variables=take_snapshot(sweep.folder / "code").variables(),
+        announce=partial(announce, sweep, groups),
+        withdraw=sweep.withdraw_intent,
+        as_many_as_fit=True,
+    )
+    task = TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once, tuple(sorted(named)))
+    folders = [[str(trial.folder.absolute()) for trial in group] for group in groups]
     stack = ExitStack()
     if launch.cluster != "slurm":
         stack.enter_context(shown(progress, lines=launch.cluster == "local"))
     try:
-        jobs = submit(
-            TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once, tuple(sorted(named))),
-            [[str(trial.folder.absolute()) for trial in group] for group in groups],
-            cluster=launch.cluster,
-            folder=sweep.folder / "logs",
-            resources=resources,
-            name=job_name(sweep),
-            max_parallel=max_parallel,
-            on_job=log.on_job,
-            announce=partial(announce, sweep, groups),
-            withdraw=sweep.withdraw_intent,
-            variables=snapshot.variables(),
-            as_many_as_fit=True,
-        )
+        jobs = submit(task, folders, launch.cluster, request, log.on_job)
     except KeyboardInterrupt:
         stack.close()
         raise KeyboardInterrupt(_tell_stop(trials, log.stopped())) from None
