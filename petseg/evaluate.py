@@ -33,7 +33,7 @@ from petseg.run.peers import peers_may_go
 from petseg.run_folder.checkpoint import Checkpoint, list_checkpoints, load_weights
 from petseg.run_folder.layout import CHECKPOINTS_NAME, CONFIG_NAME, load_config
 from petseg.tracking.evaluation import track_evaluation
-from shards.command import OK, parse, run_command
+from shards.command import OK, Failure, parse, run_command
 from shards.files import require_own_folder
 from shards.terminal import Terminal
 
@@ -143,7 +143,10 @@ def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
     if weights == "last":
         return checkpoints[-1]
     best_step = checkpoints[-1].state["best"]["step"]
-    return next(c for c in checkpoints if c.step == best_step)
+    best = next((checkpoint for checkpoint in checkpoints if checkpoint.step == best_step), None)
+    if best is None:
+        raise Failure(f"{folder / CHECKPOINTS_NAME} lacks the best checkpoint, step {best_step}: take --weights last")
+    return best
 
 
 def draw_extremes(parts: Parts, per_image: PerImage, command: Command) -> Image.Image:

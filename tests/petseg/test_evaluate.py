@@ -21,7 +21,7 @@ from petseg.run.parts import build_parts
 from petseg.run_folder.checkpoint import list_checkpoints, load_weights
 from petseg.run_folder.layout import load_result
 from petseg.training.loop import train
-from shards.command import run_command
+from shards.command import FAILED, run_command
 
 
 def test_evaluate_says_what_training_said(
@@ -148,3 +148,15 @@ def test_wrong_use_is_one_line(
         (checkpoint / "state.json").unlink()
     assert run_command(main, [str(tmp_path)]) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_a_best_checkpoint_that_is_gone_is_named(
+    tiny: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny(train__epochs=1), tmp_path)
+    (checkpoint,) = (tmp_path / "checkpoints").glob("step-*")
+    state = json.loads((checkpoint / "state.json").read_text())
+    state["best"]["step"] += 1
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    assert run_command(main, [str(tmp_path), "--split", "val"]) == FAILED
+    assert "checkpoints lacks the best checkpoint, step" in capsys.readouterr().err

@@ -88,7 +88,8 @@ def test_trials_side_by_side(pet_shards: Path, manifest: Manifest, sets: ShardSe
     assert found.end_s == pytest.approx(2 * each_s)
     assert found.hours(CORE_HOURS) == pytest.approx(4 * each_s * 2 / 3600)
     assert "memory is that of 2 trials at once" in found.notes
-    beside = estimate_of(sweep, cells, sets, GPU, 1, trials_per_job=4, probe=False, trials_at_once=2)
+    one_gpu = replace(GPU, gpus_per_node=1)
+    beside = estimate_of(sweep, cells, sets, one_gpu, 1, trials_per_job=4, probe=False, trials_at_once=2)
     assert "trials that share a GPU are reckoned as one after the other, the most that it can take" in beside.notes
 
 
