@@ -108,8 +108,8 @@ def outcomes(pet_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     found = {title: Outcome(apply(recipe, copy)) for title, recipe in recipes.items()}
     orders = [order_of(recipe.command) for recipe in recipes.values()]
     answers = subprocess.run(
-        [sys.executable, "-c", RUN_ALL], cwd=copy, input=json.dumps(orders), capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}, check=True,
+        [sys.executable, "-c", RUN_ALL], cwd=copy, input=json.dumps(orders), capture_output=True, text=True,
+        timeout=300, env={**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}, check=True,
     )  # fmt: skip
     for title, (code, output) in zip(RECIPES, json.loads(answers.stdout), strict=True):
         found[title] = Outcome(found[title].trouble, code, output)
