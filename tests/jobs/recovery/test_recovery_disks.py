@@ -1,4 +1,4 @@
-"""docs/recovery.md, rows 8 and 9: disks that are full, and disks that cannot read."""
+"""docs/operating.md, rows 8 and 9: disks that are full, and disks that cannot read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/recovery.md, rows 1, 3, 5 and 6: a node dies, a process is killed, a signal comes before training."""
+"""docs/operating.md, rows 1, 3, 5 and 6: a node dies, a process is killed, a signal comes before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/recovery.md, rows 12 to 15, 17 and 22: what one rank of several does to the others."""
+"""docs/operating.md, rows 12 to 15, 17 and 22: what one rank of several does to the others."""
 
 from __future__ import annotations
 
