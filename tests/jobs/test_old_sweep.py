@@ -63,7 +63,7 @@ def test_its_weights_are_measured(old: Sweep, tmp_path: Path) -> None:
 
 
 def test_the_same_sweep_goes_on_in_it(old: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ids of its trials are what they were: only those without a result run, from the checkpoint if there is one."""
+    """The ids of its trials have not changed: only those without a result run, from a checkpoint if there is one."""
     monkeypatch.chdir(tmp_path)
     fixed = {
         "data.shards": tmp_path / "set", "model.width": 2, "data.image_size_px": 32, "train.epochs": 2,
