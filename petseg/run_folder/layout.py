@@ -3,8 +3,8 @@
 config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
 epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, for good unless it is
 asked to go on), per_image.npz, val_masks.npz, calibration.json, overlays/, overlay_masks.npz and best_overlays/
-(petseg.tracking.overlays), checkpoints/, wandb/ and tracking.json (petseg.tracking.note), lives.json and heartbeat.json
-(petseg.run_folder.attempts).
+(petseg.tracking.overlays), checkpoints/, wandb/ and tracking.json (petseg.tracking.note), lives.json
+(petseg.run_folder.attempts), heartbeat.json (petseg.run_folder.heartbeat).
 """
 
 from __future__ import annotations
