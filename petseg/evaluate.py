@@ -1,6 +1,6 @@
 """Measure a model on a split: Dice, IoU, outlines and calibration, with the protocol that each number depends on.
 
-python -m petseg.evaluate runs/lab/trials/0123456789 --split test
+python -m petseg.evaluate runs/single/unet-none-0123456789 --split test
 """
 
 from __future__ import annotations

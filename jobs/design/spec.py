@@ -13,8 +13,8 @@ changes the trial's identity, or data.shards, whose set does; names, paths, thre
 
 Methods: grid (every combination), random (run_cap draws, jobs.search.rounds) and bayes (run_cap trials, each round
 proposed in the light of the finished ones, jobs.search.rounds). The last two take distributions (jobs.design.space)
-too, and early_terminate (petseg.training.pruning). A grid does not: it compares cells, and if some seeds of a cell were
-stopped because they did badly, the mean of the others says too much.
+too, and early_terminate (jobs.design.early_terminate). A grid does not: it compares cells, and if some seeds of a cell
+were stopped because they did badly, the mean of the others says too much.
 `run_cap: 20` is how many trials there are, `seed: 0` (petseg's own) what a search's draws depend on.
 """
 
@@ -30,10 +30,11 @@ from typing import Any
 
 import yaml
 
+from jobs.design.early_terminate import parse_hyperband
 from jobs.design.space import FORMS, Distribution, categorical, parse_distribution, quantile
 from petseg.config import RunConfig
 from petseg.config.values import field_types, identity_names, with_values
-from petseg.training.pruning import Hyperband, parse_hyperband
+from petseg.training.pruning import Hyperband
 from shards.files import read_text_file
 from shards.manifest import NotRegular
 

@@ -2,7 +2,7 @@
 
 Whatever hangs in it can be left behind by ending it, and no exit hook of it holds up a training that is done. It reads
 the rows from metrics.jsonl itself, so nothing piles up while it waits for the network, and what a training sends, what
-one that goes on later adds, and what jobs/sync.py replays are the same rows: each has its epoch as wandb's step, and
+one that goes on later adds, and what a replay sends are the same rows: each has its epoch as wandb's step, and
 wandb tells at the start which step of a run was its last.
 
 A line on stdin is {"begin": {...}}, {"rows": {}} or {"end": {...}}; each begin is answered by a line

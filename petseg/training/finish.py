@@ -125,7 +125,7 @@ def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: f
 
 
 def fixed_positions(num_samples: int, count: int) -> list[int]:
-    """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
+    """Evenly spread positions, the same in every run, so that overlays of runs can be laid side by side."""
     return [i * num_samples // count for i in range(min(count, num_samples))]
 
 

@@ -37,7 +37,8 @@ from petseg.run_folder.checkpoint import (
     newest_loadable,
 )
 from petseg.run_folder.layout import CHECKPOINTS_NAME, read_metrics
-from petseg.tracking.tracker import RunName, Tracker
+from petseg.tracking.naming import RunName
+from petseg.tracking.tracker import Tracker
 
 Trained = tuple[torch.nn.Module, torch.optim.Optimizer]
 real_save = checkpoint.save_checkpoint
