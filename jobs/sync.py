@@ -35,7 +35,7 @@ from jobs.wandb_sync.login import require_wandb
 from jobs.wandb_sync.replay import Limits, Outcome, replay_all
 from jobs.wandb_sync.trials import Plan, Target, mark_sent, plan_replays
 from petseg.run_folder.layout import CONFIG_NAME
-from petseg.tracking.client import without_secrets
+from petseg.tracking.begin import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
 from shards.terminal import Terminal
 

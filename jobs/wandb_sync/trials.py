@@ -32,7 +32,7 @@ from petseg.run_folder.layout import (
     read_metrics,
 )
 from petseg.tracking.artifacts import Which, find_artifacts
-from petseg.tracking.client import without_secrets
+from petseg.tracking.begin import without_secrets
 from petseg.tracking.evaluation import describe_evaluation, load_evaluations
 from petseg.tracking.evaluation import summary_of as evaluation_summary
 from petseg.tracking.naming import RunName

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from petseg.config import RunConfig
 from petseg.run_folder.checkout import Checkout
 from petseg.run_folder.layout import evaluation_name, load_config
-from petseg.tracking.client import Begin
+from petseg.tracking.begin import Begin
 from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.tracker import CONFIRM_SHARE, FINISH_SHARE, Wandb, describe
 from shards.files import read_json_object

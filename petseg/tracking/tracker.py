@@ -23,7 +23,7 @@ from petseg.run_folder.layout import (
     write_metrics,
 )
 from petseg.tracking.artifacts import find_artifacts
-from petseg.tracking.client import Begin, without_secrets
+from petseg.tracking.begin import Begin, without_secrets
 from petseg.tracking.naming import RunName, save_name
 from petseg.tracking.note import TrackingNote, save_note
 from petseg.tracking.overlays import best_name, forget_after, is_due, save_overlays

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 import torch
 from accelerate.utils import gather_object
 
-from petseg.augment import augment_batch
+from petseg.augment.batch import augment_batch
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch

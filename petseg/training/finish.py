@@ -16,7 +16,7 @@ from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
 from petseg.footprint.utilization import peak_memory_mb
 from petseg.metrics.masks import save_masks
 from petseg.metrics.overlay import save_image
-from petseg.models import count_parameters
+from petseg.models.build import count_parameters
 from petseg.run.parts import Parts
 from petseg.run.run import Run
 from petseg.run_folder.checkpoint import list_checkpoints, load_weights

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from syscall_kills import Change, Kill, run, why_not
 
 from petseg.config import ModelConfig, OptimConfig, TrackingConfig
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run_folder import checkpoint
 from petseg.run_folder.checkpoint import (

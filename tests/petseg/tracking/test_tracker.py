@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from petseg.config import RunConfig, TrackingConfig
 from petseg.evaluation.measure import Picture
 from petseg.run_folder.layout import load_config, read_metrics
-from petseg.tracking.client import Begin, best_and_last, sheet, tile, without_secrets
+from petseg.tracking.begin import Begin, without_secrets
+from petseg.tracking.client import best_and_last, sheet, tile
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote, read_note
 from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
