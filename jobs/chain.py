@@ -45,7 +45,6 @@ from petseg.data.store import is_remote
 from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
-from slurm.executor import submit
 from slurm.profiles import profile_of
 from slurm.resources import Resources
 
@@ -233,6 +232,8 @@ def keep_sweep_file(chain: Chain) -> Path:
 
 def submit_job(chain: Chain, name: str, steps: Sequence[Step], dependency: str | None) -> str:
     """One small job, from a snapshot of the code like the trials'; its id is printed and noted in jobs.jsonl."""
+    from slurm.executor import submit  # submitit, which only a submission needs
+
     folder = chain.folder.absolute() / FOLDER
     (job,) = submit(
         run_steps,

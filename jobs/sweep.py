@@ -59,7 +59,6 @@ from petseg.run_folder.layout import claim_folder
 from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.terminal import Terminal
-from slurm.executor import render_scripts
 from slurm.profiles import profile_of
 from slurm.resources import Resources
 
@@ -298,6 +297,8 @@ def show_plan(command: Command, sweep: Sweep, chosen: dict[str, Cell], sets: Sha
     if missing and command.cluster == "slurm":
         jobs = -(-len(missing) // command.trials_per_job)
         resources, max_parallel = command.launch.settle(jobs)
+        from slurm.executor import render_scripts  # submitit, which `--help` and a sweep that is done do without
+
         scripts = render_scripts(
             count=jobs,
             folder=sweep.folder / "logs",

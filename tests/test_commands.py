@@ -25,8 +25,11 @@ MODULES = [
     "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal.__main__",
 ]  # fmt: skip
 BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]
-# what takes a tenth of a second to import and more; the commands of shards/ are about pixels
-HEAVY = ("torch", "accelerate", "scipy", "numpy", "PIL", "wandb", "matplotlib", "jinja2", "optuna", "pyarrow")
+# what takes long to import, or is for what few words ask for; the commands of shards/ are about pixels
+HEAVY = (
+    "torch", "accelerate", "scipy", "numpy", "PIL", "wandb", "matplotlib", "jinja2", "optuna", "pyarrow", "submitit",
+    "yaml",
+)  # fmt: skip
 PIXELS = ("numpy", "PIL")
 HELP = """
 import importlib, io, sys

@@ -24,8 +24,8 @@ from petseg.run_folder.attempts import read_lives
 from petseg.run_folder.layout import load_config
 from shards.files import build, read_json_object
 from shards.manifest import Manifest
-from slurm.executor import DISTRIBUTED_NAMES
-from slurm.local import visible_gpus
+from slurm.environment import DISTRIBUTED_NAMES
+from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 
 PROBE_TIMEOUT_S = 600.0

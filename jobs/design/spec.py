@@ -28,8 +28,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jobs.design.early_terminate import parse_hyperband
 from jobs.design.space import FORMS, Distribution, categorical, parse_distribution, quantile
 from petseg.config import RunConfig
@@ -119,9 +117,8 @@ def load_spec(path: Path) -> Spec:
         raise ValueError(f"{what}: {_ready_sweeps()}") from None
     try:
         content = parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ValueError(f"{path} is not YAML: {why}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
     try:
         return parse_spec(content, default_name=path.stem)
     except ValueError as error:
@@ -134,8 +131,15 @@ def _ready_sweeps() -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values; raises yaml.YAMLError, RecursionError, and ValueError for more values than any file spells out."""
-    content = yaml.safe_load(text)
+    """Plain values; raises ValueError for a text that is not YAML, or has more values than any file spells out."""
+    import yaml  # not in commands that only look at a sweep
+
+    try:
+        content = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
     _require_few(content)
     return content
 
@@ -306,7 +310,7 @@ def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
             raise ValueError(f"{flag} {setting}: write {flag} NAME=VALUE, such as {flag} train.epochs=3")
         try:
             parsed[name] = parse_yaml(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+        except ValueError:
             raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value") from None
     return parsed
 

@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from jobs.launch.journal import announce, reconcile
 from jobs.launch.local_progress import LocalProgress, shown
-from jobs.node.task import TrialTask
 from jobs.runs.snapshot import take_snapshot
 from jobs.runs.trial import LAUNCH_NAME, SWEEP_NAME, Submission, Sweep, Trial, load_sweep
 from jobs.state.processes import HERE
@@ -30,8 +29,7 @@ from shards.command import FAILED, INTERRUPTED, OK, typed
 from shards.files import build, read_json_object, require_own_folder
 from shards.manifest import write_whole
 from shards.terminal import Terminal
-from slurm.executor import submit
-from slurm.local import visible_gpus
+from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 
 NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -216,6 +214,9 @@ def submit_trials(
     def note() -> None:
         sweep.add_submissions(submitted)
         submitted.clear()
+
+    from jobs.node.task import TrialTask  # submitit, which only a submission needs
+    from slurm.executor import submit
 
     require_own_folder(sweep.folder / "logs")
     snapshot = take_snapshot(sweep.folder / "code")
