@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.launch import submit as launch_module
 from jobs.launch.submit import Launch
-from jobs.launch.submit import submit as launch_module
 from jobs.runs import snapshot
 from jobs.runs.snapshot import take_snapshot
 from petseg.run_folder.checkout import Checkout
