@@ -24,19 +24,21 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
     sys.exit(2)
 
-from jobs.launch.chain import Chain, ChainOptions, read_chain, run_chain, split_words
+from jobs.launch.options import ChainOptions, split_words
 from shards.command import parse, run_command
 from slurm.profiles import profile_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_chain(parse_chain(sys.argv[1:] if argv is None else argv))
+    words, pack_flags = split_words(sys.argv[1:] if argv is None else argv)
+    options = parse_options(words)
+    from jobs.launch import chain  # numpy, scipy and submitit, which `--help` and wrong flags do without
+
+    return chain.run_chain(chain.read_chain(options, words, pack_flags))
 
 
-def parse_chain(argv: Sequence[str]) -> Chain:
-    words, pack_flags = split_words(argv)
-    options = parse(ChainOptions, words, __doc__, default=ChainOptions(resources=profile_of(words)))
-    return read_chain(options, words, pack_flags)
+def parse_options(words: Sequence[str]) -> ChainOptions:
+    return parse(ChainOptions, words, __doc__, default=ChainOptions(resources=profile_of(words)))
 
 
 if __name__ == "__main__":

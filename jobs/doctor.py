@@ -33,7 +33,7 @@ from rich.text import Text
 from jobs.checks.setup import Command, Finding, NotChecked, Setup
 from shards.command import FAILED, OK, parse, run_command
 from shards.terminal import Terminal
-from slurm.executor import DISTRIBUTED_NAMES
+from slurm.environment import DISTRIBUTED_NAMES
 from slurm.profiles import profile_of
 
 # name -> where its function is; imported when its turn comes, because some import torch

@@ -34,7 +34,6 @@ from rich.text import Text
 
 from jobs.launch.bad_nodes import BadNodes, bad_nodes
 from jobs.launch.retry import Decision, Wanted, decide, require_some
-from jobs.launch.submit import resubmit
 from jobs.runs.choose import choose_all
 from jobs.runs.trial import Sweep, find_sweep
 from jobs.state.causes import Cause
@@ -107,6 +106,8 @@ def carry_out(decision: Decision, sweep: Sweep, command: Command, bad: BadNodes)
         forget(sweep.folder)
     if not decision.submit:
         return OK
+    from jobs.launch.submit import resubmit  # submitit, which only a submission needs
+
     exclude = [*([command.exclude] if command.exclude else []), *bad.names]
     trial_ids = [row.trial.id for row in decision.submit]
     return resubmit(sweep.folder, trial_ids, decision.overrides, exclude, command.allow_pipe)

@@ -20,16 +20,16 @@ if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
     sys.exit(2)
 
-from jobs.launch.dry_run import show_plan
 from jobs.launch.options import Options
-from jobs.launch.run import launch_sweep
 from shards.command import parse, run_command
 from slurm.profiles import profile_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(Options, argv, __doc__, default=Options(resources=profile_of(argv)))
-    return show_plan(options) if options.dry_run else launch_sweep(options)
+    from jobs.launch import dry_run, run  # numpy, scipy and submitit, which `--help` and wrong flags do without
+
+    return dry_run.show_plan(options) if options.dry_run else run.launch_sweep(options)
 
 
 if __name__ == "__main__":

@@ -20,24 +20,25 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
     sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
     sys.exit(2)
 
 import tyro
-from filelock import FileLock, Timeout
-from rich.console import Console
 
 from jobs.runs.trial import find_sweep
-from jobs.wandb_sync.login import require_wandb
-from jobs.wandb_sync.replay import Limits, Outcome, replay_all
-from jobs.wandb_sync.trials import Plan, Target, mark_sent, plan_replays
 from petseg.run_folder.layout import CONFIG_NAME
-from petseg.tracking.client import without_secrets
+from petseg.tracking.begin import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
 from shards.terminal import Terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jobs.wandb_sync.replay import Outcome
+    from jobs.wandb_sync.trials import Plan
 
 LOCK_NAME = "wandb-sync.lock"
 
@@ -68,6 +69,12 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
+    from filelock import FileLock, Timeout
+
+    from jobs.wandb_sync.login import require_wandb
+    from jobs.wandb_sync.replay import Limits, replay_all
+    from jobs.wandb_sync.trials import Target, mark_sent, plan_replays  # numpy, which `--help` does without
+
     limits = Limits(command.parallel, command.runs_per_s, command.timeout_s)
     folder = find_folder(command.sweep, command.runs_dir)
     url = require_wandb()

@@ -18,6 +18,7 @@ from typing import Any
 
 import submitit
 
+from slurm.gpus import visible_gpus
 from slurm.request import Request
 from slurm.resources import Resources
 
@@ -100,21 +101,6 @@ def require_folder(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(folder.stat().st_mode & ~0o022)
-
-
-def visible_gpus() -> list[int]:
-    """Indices of the GPUs that this process may use."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        words = [word.strip() for word in allowed.split(",") if word.strip()]
-        if not all(word.isdecimal() for word in words):
-            raise ValueError(f"CUDA_VISIBLE_DEVICES={allowed}: submitit takes indices only, such as 0,1")
-        return [int(word) for word in words]
-    try:
-        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return list(range(sum(line.startswith("GPU ") for line in done.stdout.splitlines())))
 
 
 def _gpu_slots(gpus_per_job: int, max_parallel: int) -> list[list[int]]:

@@ -80,6 +80,13 @@ def test_commands_that_are_shown_are_quoted() -> None:
             assert "quoted" in value, f"{path}: {value}"
 
 
+def test_petseg_knows_nothing_of_sweeps() -> None:
+    """What a run needs of its sweep (name, peers, what to tell the user) is handed in, or lies in its own folder."""
+    above = r"\bjobs/|\bjobs\.|\bsweep\.json|\btrials/|[\"']trials[\"']"
+    for path in (path for path in FILES if path.is_relative_to(REPOSITORY / "petseg")):
+        assert not (found := re.findall(above, path.read_text())), f"{path}: {found}"
+
+
 # What people type. The other modules of a wing are its rooms, in the order in which they may import each other.
 COMMANDS = {
     "shards": ("pack", "verify", "show", "duplicates"),

@@ -16,6 +16,7 @@ import tyro
 
 from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sync, usage
 from jobs.launch import options
+from jobs.launch.chain import read_chain
 from petseg import estimate, evaluate, train
 from petseg.augment import __main__ as augment_sheet
 from petseg.models import weights
@@ -82,9 +83,10 @@ def test_the_pages_show_every_command() -> None:
 @pytest.mark.parametrize(("page", "name", "arguments"), own_commands(), ids=lambda value: str(value))
 def test_each_command_line_is_understood(page: str, name: str, arguments: list[str]) -> None:
     if name == "jobs/chain.py":  # two commands in one line, taken apart by its own reader
-        words = chain.parse_chain(arguments)
-        if words.pack_flags:
-            tyro.cli(pack.PackConfig, args=words.pack_flags)
+        words, pack_flags = options.split_words(arguments)
+        read = read_chain(chain.parse_options(words), words, pack_flags)
+        if read.pack_flags:
+            tyro.cli(pack.PackConfig, args=read.pack_flags)
     elif name == "slurm.rehearsal" and arguments[0] == "run":
         assert arguments[1] == "--"
     elif name == "slurm.rehearsal":

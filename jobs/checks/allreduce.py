@@ -22,7 +22,7 @@ from jobs.node.rendezvous import part, set_up_ranks
 from shards.manifest import write_whole
 from slurm.cluster import job_states
 from slurm.executor import submit
-from slurm.local import visible_gpus
+from slurm.gpus import visible_gpus
 from slurm.request import Request
 from slurm.resources import Resources
 

@@ -19,14 +19,13 @@ from typing import Any
 from jobs.runs.trial import LAUNCH_NAME, SWEEP_NAME, Trial
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity
-from petseg.data.plan import steps_per_epoch
 from petseg.run.length import EpochTime
 from petseg.run_folder.attempts import read_lives
 from petseg.run_folder.layout import load_config
 from shards.files import build, read_json_object
 from shards.manifest import Manifest
-from slurm.executor import DISTRIBUTED_NAMES
-from slurm.local import visible_gpus
+from slurm.environment import DISTRIBUTED_NAMES
+from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 
 PROBE_TIMEOUT_S = 600.0
@@ -171,6 +170,8 @@ def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources,
 
 
 def steps_of_epoch(config: RunConfig, manifest: Manifest) -> int:
+    from petseg.data.plan import steps_per_epoch  # numpy, which `--help` of the commands does without
+
     return steps_per_epoch(manifest.splits["train"].num_samples, config.train.batch_size)
 
 

@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
 
 from jobs.design.cells import read_spec
 from jobs.design.spec import Spec, expand
 from jobs.launch.dry_run import show_plan
-from jobs.launch.options import Options
+from jobs.launch.options import PACK_FLAG, ChainOptions
 from jobs.launch.run import launch_sweep
 from jobs.node.chain_steps import Step, run_step, run_steps
 from jobs.runs.snapshot import take_snapshot
@@ -33,18 +30,7 @@ from slurm.request import Request
 from slurm.resources import Resources
 
 STEPS = ("pack", "train", "report")
-PACK_FLAG = "--pack"
 PACK_OUT = "data/shards"  # shards.pack's default
-
-
-@dataclass(frozen=True)
-class ChainOptions(Options):
-    """Pack, train and report as jobs that wait for each other."""
-
-    steps: Annotated[tuple[Literal["pack", "train", "report"], ...], tyro.conf.Positional] = ()
-    """Which ones, in this order."""
-    side_partition: str | None = None
-    """Partition of the small jobs that pack, submit and report; by default that of the trials."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +62,6 @@ class Chain:
             words += ["--shards", shards]
         report = Step("jobs.report", tuple(words), accepts=(NOT_KNOWN,))  # the page is there, and says so
         return [report, Step("jobs.status", (str(self.folder),), must=False)]
-
-
-def split_words(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
-    """The words before --pack, and those after it, which go to shards.pack; None if there is no --pack."""
-    if PACK_FLAG not in argv:
-        return list(argv), None
-    place = argv.index(PACK_FLAG)
-    return list(argv[:place]), tuple(argv[place + 1 :])
 
 
 def read_chain(options: ChainOptions, words: Sequence[str], pack_flags: tuple[str, ...] | None) -> Chain:

@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.runs.trial import Trial
-from jobs.state.liveness import planned, planned_epochs, read_heartbeat, read_last_row
+from jobs.state.liveness import planned, planned_epochs, read_last_row, time_left_s
 from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.heartbeat import read_heartbeat
 from petseg.training.progress_bar import duration
 from shards.terminal import Terminal
 
@@ -209,7 +210,9 @@ def look_at(trial: Trial, began: float) -> Look:
     if beat is None or beat.time < began:  # of an earlier life
         return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, dice)
     done, total = (beat.epoch - 1) * beat.steps_per_epoch + beat.step, beat.epochs * beat.steps_per_epoch
-    return Look(trial, epoch, epochs, min(1.0, done / max(total, 1)), dice, beat.left_s(plan), time.time() - began)
+    return Look(
+        trial, epoch, epochs, min(1.0, done / max(total, 1)), dice, time_left_s(beat, plan), time.time() - began
+    )
 
 
 def describe(trial: Trial, job_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from jobs.runs.launch import Launch, require_shareable
 from slurm.resources import Resources
 
 SEARCH_JOBS = 8  # of a search on Slurm at a time
+PACK_FLAG = "--pack"
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,21 @@ class Options:
     def folder(self, spec: Spec) -> Path:
         """Where the sweep lies."""
         return self.runs_dir / (self.name or spec.name)
+
+
+@dataclass(frozen=True)
+class ChainOptions(Options):
+    """Pack, train and report as jobs that wait for each other."""
+
+    steps: Annotated[tuple[Literal["pack", "train", "report"], ...], tyro.conf.Positional] = ()
+    """Which ones, in this order."""
+    side_partition: str | None = None
+    """Partition of the small jobs that pack, submit and report; by default that of the trials."""
+
+
+def split_words(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
+    """The words before --pack, and those after it, which go to shards.pack; None if there is no --pack."""
+    if PACK_FLAG not in argv:
+        return list(argv), None
+    place = argv.index(PACK_FLAG)
+    return list(argv[:place]), tuple(argv[place + 1 :])

@@ -9,9 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
-
-import submitit
+from typing import TYPE_CHECKING, NoReturn
 
 from jobs.node.faults import Fault, note_fault, read_faults
 from jobs.node.rendezvous import part
@@ -21,6 +19,9 @@ from petseg.footprint.gpus import NodeFault, node_name
 from shards.command import INTERRUPTED
 from slurm import ending
 from slurm.ending import Ending
+
+if TYPE_CHECKING:
+    import submitit
 
 LOCAL_REQUEUE = 144  # submitit's local controller starts a job again that exits with it
 PATIENCE_S = 600.0  # for Slurm to say what becomes of the job, and then to end it; a new slurmctld takes over by then

@@ -11,11 +11,13 @@ import os
 import socket
 import time
 from pathlib import Path
-
-import submitit
+from typing import TYPE_CHECKING
 
 from petseg.footprint.gpus import gpus_given
 from shards.manifest import write_whole
+
+if TYPE_CHECKING:
+    import submitit
 
 POLL_S, TIMEOUT_S = 0.2, 300.0
 

@@ -11,6 +11,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import submitit
 from jobs.node.departure import leave, leave_to_another_node
 from jobs.node.rendezvous import set_up_ranks
 from jobs.node.workers import work_off
+from jobs.runs.naming import trial_name
 from jobs.runs.trial import Trial, load_sweep
 from petseg.config.values import config_from_dict
 from petseg.data.places import without_secrets
@@ -27,9 +29,8 @@ from petseg.footprint.gpus import NodeFault
 from petseg.run.peers import LostPeer
 from petseg.run_folder.attempts import read_lives
 from petseg.run_folder.layout import CONFIG_NAME, load_config
-from petseg.tracking.tracker import trial_name
 from petseg.training import interrupt
-from petseg.training.pruning import StoppedEarly
+from petseg.training.pruning import EarlyStop, StoppedEarly
 from shards.command import INTERRUPTED, Interrupted
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
@@ -147,8 +148,14 @@ class TrialTask:
                 "was not submitted with: submit it again"
             )
         sweep = load_sweep(trial.folder.parents[1])
-        name = trial_name(self.sweep, trial.id, config, sweep.axes)
-        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, sweep.early)
+        name = trial_name(sweep, trial.id, config)
+        early = EarlyStop(sweep.early, partial(others, trial)) if sweep.early else None
+        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
+
+
+def others(trial: Trial) -> list[Path]:
+    """The folders of the other trials, which are more where a search has added some."""
+    return [folder for folder in sorted(trial.folder.parent.iterdir()) if folder.name != trial.folder.name]
 
 
 def set_up_logging(rank: int) -> None:

@@ -25,8 +25,8 @@ from jobs.reporting.page import render_page
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep
-from jobs.state.liveness import HEARTBEAT_NAME
 from jobs.state.observed import glance
+from petseg.run_folder.heartbeat import HEARTBEAT_NAME
 
 LOOPBACK = "127.0.0.1"
 HOSTS = ("127.0.0.1", "localhost")  # any port: through `ssh -L` it is another one

@@ -13,7 +13,7 @@ from typing import Literal
 from jobs.runs.trial import LAUNCH_NAME
 from shards.files import build, read_json_object
 from shards.manifest import write_whole
-from slurm.local import visible_gpus
+from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 
 Cluster = Literal["slurm", "local", "debug"]

@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.design.early_terminate import hyperband_entry, parse_hyperband
 from jobs.design.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.design.spec import Cell, Spec
 from petseg.run_folder.attempts import Life, read_lives
 from petseg.run_folder.layout import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics, warn_once
-from petseg.training.pruning import Hyperband, parse_hyperband
+from petseg.training.pruning import Hyperband
 from shards.command import typed
 from shards.files import append, build, parse_json, read_bounded, read_json_object, require_own_folder
 from shards.manifest import NotRegular, write_whole
@@ -270,7 +271,7 @@ def save_sweep(sweep: Sweep) -> None:
         "shards": sweep.shards,
         "trials": [_trial_entry(trial) for trial in sweep.trials],
         "method": sweep.method,
-        **({"early_terminate": sweep.early.to_dict()} if sweep.early else {}),
+        **({"early_terminate": hyperband_entry(sweep.early)} if sweep.early else {}),
         **({"shard_sets": [asdict(one) for one in sweep.shard_sets]} if sweep.shard_sets else {}),
     }
     write_whole(sweep.folder / SWEEP_NAME, json.dumps(content, indent=2) + "\n")

@@ -13,11 +13,12 @@ from jobs.runs.log_files import log_of, slot_of
 from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.state.causes import INTERRUPTIONS
 from jobs.state.job_ends import forgotten_jobs, note_ends, read_ends, with_noted
-from jobs.state.liveness import Heartbeat, patience_s, planned, planned_epochs, read_heartbeat, read_last_row, silence_s
+from jobs.state.liveness import patience_s, planned, planned_epochs, read_last_row, silence_s, time_left_s
 from jobs.state.processes import HERE, as_pid, runs_trials
 from jobs.state.slurm_states import Answer, ask
 from jobs.state.triage import Verdict, gather, judge
 from jobs.state.waits import Wait, wait_of
+from petseg.run_folder.heartbeat import Heartbeat, read_heartbeat
 from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME, Pruned, Result
 from petseg.training.progress_bar import duration
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
@@ -194,7 +195,7 @@ def _single(trial: Trial, common: dict[str, Any]) -> Standing:
     beat, silent_s = _sign_of_life(trial, {"time": last.time})
     if silent_s > patience_s(trial.folder, beat, row):
         return Standing(trial, "interrupted", f"no sign of life for {duration(silent_s)}", **common)
-    left_s = beat.left_s(planned(trial.folder)) if beat else None
+    left_s = time_left_s(beat, planned(trial.folder)) if beat else None
     return Standing(trial, "running", beat=beat, left_s=left_s, **common)
 
 
@@ -259,7 +260,7 @@ def _live(
     if job and job.state in HELD:
         return Standing(trial, "running", f"{job.state.lower()} by Slurm", **common)
     beat, silent_s = _sign_of_life(trial, state)
-    common |= {"beat": beat, "left_s": beat.left_s(planned(trial.folder)) if beat else None}
+    common |= {"beat": beat, "left_s": time_left_s(beat, planned(trial.folder)) if beat else None}
     if silent_s > patience_s(trial.folder, beat, row):
         return Standing(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
     return Standing(trial, "running", **common)

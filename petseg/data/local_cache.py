@@ -1,4 +1,4 @@
-"""The node's cache folder: private to the user, bounded, and shared by all processes and trials of that user on a node.
+"""The node's cache folder: private to the user, bounded, and shared by all processes and runs of that user on a node.
 
 What lies below it can be fetched or built again, so the least recently used goes when room is needed. A file's mtime
 is its last use. Names that end in `.lock` are locks and stay; `.part` and `.tmp` are asides of files being written.

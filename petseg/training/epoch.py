@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 import torch
 from accelerate.utils import gather_object
 
-from petseg.augment import augment_batch
+from petseg.augment.batch import augment_batch
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
@@ -29,7 +29,7 @@ from petseg.run.progress import PartialEpoch
 from petseg.run.resizing import shrink
 from petseg.run.run import Run
 from petseg.run.schedule import fit_budget, image_size_px_at, learning_rate_at, relative_area_of
-from petseg.run_folder.attempts import Heartbeat
+from petseg.run_folder.heartbeat import HeartbeatWriter
 from petseg.training import interrupt
 from petseg.training.progress_bar import TrainProgress
 from petseg.training.resume import save_within
@@ -77,7 +77,7 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
     ledger = Ledger(before.count if parts.is_main else Count())
     own = before.sums_of(parts.rank, parts.world_size)
     sums = torch.tensor(own, dtype=torch.float64, device=parts.device)
-    heartbeat = Heartbeat(parts.folder, progress.epochs, progress.steps_per_epoch) if parts.is_main else None
+    heartbeat = HeartbeatWriter(parts.folder, progress.epochs, progress.steps_per_epoch) if parts.is_main else None
     start, waited_s = time.perf_counter() - before.seconds, before.waited_s
     batches = train_batches(parts, epoch, before.steps)
     run.pace.begin()

@@ -16,7 +16,7 @@ from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
 from petseg.footprint.utilization import peak_memory_mb
 from petseg.metrics.masks import save_masks
 from petseg.metrics.overlay import save_image
-from petseg.models import count_parameters
+from petseg.models.build import count_parameters
 from petseg.run.parts import Parts
 from petseg.run.run import Run
 from petseg.run_folder.checkpoint import list_checkpoints, load_weights
@@ -125,7 +125,7 @@ def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: f
 
 
 def fixed_positions(num_samples: int, count: int) -> list[int]:
-    """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
+    """Evenly spread positions, the same in every run, so that overlays of runs can be laid side by side."""
     return [i * num_samples // count for i in range(min(count, num_samples))]
 
 

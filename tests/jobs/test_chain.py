@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chain import main, parse_chain
-from jobs.launch.chain import _out_of, _without
+from jobs.chain import main, parse_options
+from jobs.launch.chain import Chain, _out_of, _without, read_chain
+from jobs.launch.options import split_words
 from jobs.node import chain_steps
 from jobs.node.chain_steps import Step, run_steps
 from jobs.runs.trial import load_sweep
@@ -22,6 +23,11 @@ from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+def parse_chain(argv: list[str]) -> Chain:
+    words, pack_flags = split_words(argv)
+    return read_chain(parse_options(words), words, pack_flags)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ OF_SWEEP = ("sweep.json", "launch.json", "submissions.jsonl")
 OF_TRIAL = (
     "config.json", "state.json", "result.json", "lives.json", "heartbeat.json", "metrics.jsonl", "per_image.npz",
     "val_masks.npz", "calibration.json", "evaluate-val.json", "overrides.json", "overlay_masks.npz",
+    "run_name.json",
 )  # fmt: skip
 
 

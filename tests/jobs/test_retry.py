@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from jobs import retry
 from jobs.launch.retry import more_accumulation
 from jobs.retry import main
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
@@ -58,7 +57,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((folder, trial_ids, overrides, exclude))
         return 0
 
-    monkeypatch.setattr(retry, "resubmit", resubmit)
+    monkeypatch.setattr("jobs.launch.submit.resubmit", resubmit)
     return calls
 
 

@@ -12,7 +12,8 @@ import submitit
 
 from slurm import local
 from slurm.executor import submit
-from slurm.local import run_local, visible_gpus
+from slurm.gpus import visible_gpus
+from slurm.local import run_local
 from slurm.rehearsal.daemons import start_ticks
 from slurm.request import Request
 from slurm.resources import Resources

@@ -21,7 +21,7 @@ from petseg.run.length import EpochTime
 from petseg.run_folder.attempts import begin_life
 from petseg.run_folder.layout import write_metrics
 from shards.manifest import Manifest
-from slurm.local import visible_gpus
+from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 from tests.jobs.costed_sweeps import CPU, estimate_of, finish, plan
 

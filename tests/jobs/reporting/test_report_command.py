@@ -75,8 +75,6 @@ def test_report_does_not_wait_for_torch(finished: Sweep) -> None:
     )
     command = [sys.executable, "-c", script, str(finished.folder)]
     subprocess.run(command, check=True, timeout=120, cwd=REPOSITORY, capture_output=True)
-    lazily = "import sys, jobs.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", lazily], check=True, timeout=120, cwd=REPOSITORY)
 
 
 @pytest.fixture
