@@ -17,6 +17,7 @@ and the same command again goes on.
 from __future__ import annotations
 
 import logging
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -24,13 +25,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 

@@ -6,14 +6,13 @@ accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/train.py 
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-if __name__ == "__main__" and not (find_spec("petseg") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from accelerate.state import PartialState
 from rich.table import Table
