@@ -30,7 +30,8 @@ import tyro
 from jobs.launch.journal import cut_off_submissions, reconcile
 from jobs.launch.submit import LauncherAtWork, launcher_lock
 from jobs.runs.choose import choose_all
-from jobs.runs.trial import Sweep, find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
+from jobs.runs.trial import Sweep
 from jobs.state.processes import HERE, as_pid, is_launcher, parent_of, works_for
 from jobs.state.slurm_states import forget
 from jobs.state.table import render_table
@@ -43,6 +44,7 @@ from slurm.patience import one_line
 
 IDS_PER_CALL = 200
 POLL_S = 0.1
+SINGLE_RUNS = "Ctrl-C where it runs, or scancel for the job that runs it, lets one save and end"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
     console = Terminal(width=None if sys.stdout.isatty() else 200)
     adopt_cut_off(sweep)
     rows = live_rows(sweep, command.trials)

@@ -28,7 +28,8 @@ if __name__ == "__main__":
 
 import tyro
 
-from jobs.runs.trial import Sweep, find_sweep
+from jobs.runs.single_runs import find_runs
+from jobs.runs.trial import Sweep
 from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
 from petseg.run_folder.layout import CHECKPOINTS_NAME, RESULT_NAME
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
@@ -47,7 +48,7 @@ class Command:
     """Free the space of finished trials."""
 
     sweep: Annotated[str, tyro.conf.Positional]
-    """Name of the sweep, or its folder."""
+    """Name of the sweep, or its folder; or a folder of single runs, such as runs/single."""
     older_than: str = "14d"
     """Only what was finished so long ago: 30m, 12h, 14d."""
     checkpoints_only: bool = False
@@ -73,7 +74,7 @@ class Removable:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     age_s = parse_age(command.older_than)
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_runs(command.sweep, command.runs_dir)
     rows = standings(sweep)
     found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
     console = Terminal(soft_wrap=True, highlight=False)
@@ -128,6 +129,8 @@ def removable(
     """What can go; it lies within the sweep's folder, and no link is followed."""
     before = time.time() - age_s
     for row in rows:
+        if row.trial.folder.is_symlink():  # among single runs; what it points to is not theirs
+            continue
         if row.status != "done" or not _is_older(row.trial.folder / RESULT_NAME, before):
             continue
         yield from spare_checkpoints(row.trial.folder / CHECKPOINTS_NAME, best_too)

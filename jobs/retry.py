@@ -34,7 +34,8 @@ from rich.text import Text
 from jobs.launch.bad_nodes import BadNodes, bad_nodes
 from jobs.launch.submit import resubmit
 from jobs.runs.choose import choose_all
-from jobs.runs.trial import Sweep, find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
+from jobs.runs.trial import Sweep
 from jobs.state.causes import Cause
 from jobs.state.slurm_states import forget
 from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
@@ -44,6 +45,7 @@ from shards.command import NOT_KNOWN, OK, NotKnown, parse, run_command, typed
 from shards.terminal import Terminal
 
 ACCUMULATION = "train.accumulation_steps"
+SINGLE_RUNS = "the command that started one goes on with it where it stopped"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     if not (command.trials or command.failed or command.held or command.cause):
         raise ValueError("say which trials: --failed, --held, --cause CAUSE, or their ids")
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
     every_row = standings(sweep)
     wanted = {trial.id for trial in choose_all(sweep, command.trials)}
     rows = [row for row in every_row if row.trial.id in wanted]

@@ -29,7 +29,7 @@ import tyro
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from jobs.runs.trial import find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.wandb_sync.login import require_wandb
 from jobs.wandb_sync.replay import Limits, Outcome, replay_all
 from jobs.wandb_sync.trials import Plan, Target, mark_sent, plan_replays
@@ -86,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_folder(name: str, runs_dir: Path) -> Path:
     """The folder of a sweep or of a single run. Raises ValueError if there is none."""
-    return Path(name) if (Path(name) / CONFIG_NAME).exists() else find_sweep(name, runs_dir).folder
+    if (Path(name) / CONFIG_NAME).exists():
+        return Path(name)
+    return find_sweep_with_jobs(name, runs_dir, "name the folder of one of them").folder
 
 
 def tell(outcomes: Sequence[Outcome], plan: Plan, url: str, console: Console) -> int:

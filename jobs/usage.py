@@ -33,11 +33,13 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cost.usage import Usage, measure
-from jobs.runs.trial import Sweep, find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
+from jobs.runs.trial import Sweep
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 
 FORMAT_VERSION = 1
+SINGLE_RUNS = "no sweep's jobs ran them, and what they held is noted nowhere"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
     usage = measure(sweep)
     if command.json:
         sys.stdout.write(json.dumps(to_document(sweep, usage), indent=2) + "\n")
