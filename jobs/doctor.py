@@ -1,4 +1,5 @@
-"""Is everything there that a sweep stands on? Ask before GPU hours are spent; it takes less than a minute.
+"""Is everything there that a sweep stands on? Ask before GPU hours are spent; it takes less than a minute, and one
+more where the job of a second that looks at a node with --partition has to wait in the queue.
 
 python jobs/doctor.py --partition gpu --gpus 4
 python jobs/doctor.py --profile a100 --quick
@@ -44,6 +45,7 @@ CHECKS = {
     "splits": "jobs.checks.data:check_splits",
     "mixing": "jobs.checks.mixing:check_mixing",
     "folder": "jobs.checks.places:check_folder",
+    "nodes": "jobs.checks.nodes:check_nodes",
     "cache": "jobs.checks.places:check_cache",
     "transforms": "jobs.checks.transforms:check_transforms",
     "overfit": "jobs.checks.training:check_overfit",

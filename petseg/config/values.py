@@ -82,7 +82,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def typed_value(name: str, value: Any) -> Any:
-    """A value as a config field has it. Raises ValueError for a field that does not exist, or a value of another type."""
+    """A value as a config field has it. Raises ValueError for an unknown field or a value of another type."""
     known = field_types()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or list(known)
