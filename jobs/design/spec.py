@@ -324,9 +324,6 @@ def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
 
 def parse_axes(settings: Sequence[str]) -> dict[str, list[Any]]:
     """`train.seed=0,1,2` -> {"train.seed": [0, 1, 2]}."""
-    names = [setting.partition("=")[0] for setting in settings]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"--axis {twice} is given twice: write all its values in one, --axis {twice}=VALUE,VALUE")
     with_brackets = [f"{name}=[{values}]" for name, _, values in (s.partition("=") for s in settings) if values]
     if len(with_brackets) != len(settings):
         raise ValueError(f"--axis {' '.join(settings)}: write --axis NAME=VALUE,VALUE, such as --axis train.seed=0,1,2")

@@ -304,8 +304,3 @@ def test_a_value_that_stands_twice_on_an_axis_is_refused(
     flag = f"{name}={','.join(str(value) for value in values)}"
     with pytest.raises(ValueError, match="twice"):
         parse_spec({"parameters": {"train.batch_size": {"value": 8}}, **method}, "x").changed(parse_axes([flag]), {})
-
-
-def test_an_axis_that_is_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--axis train\.seed is given twice: write all its values in one"):
-        parse_axes(["train.seed=0", "model.arch=unet", "train.seed=1"])
