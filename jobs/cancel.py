@@ -10,27 +10,28 @@ whether the jobs have ended.
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 
 from jobs.launch.cancel import adopt_cut_off, beside, cancel_local, cancel_slurm
 from jobs.runs.choose import choose_all
-from jobs.runs.trial import find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.state.observed import observe
 from jobs.state.slurm_states import forget
 from jobs.state.table import render_table
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.terminal import Terminal
+
+SINGLE_RUNS = "Ctrl-C where it runs, or scancel for the job that runs it, lets one save and end"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
     console = Terminal(width=None if sys.stdout.isatty() else 200)
     adopt_cut_off(sweep)
     chosen = {trial.id for trial in choose_all(sweep, command.trials)}

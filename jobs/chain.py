@@ -16,13 +16,13 @@ and the same command again goes on.
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
+from pathlib import Path
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from jobs.launch.options import ChainOptions, split_words
 from shards.command import parse, run_command

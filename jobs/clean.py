@@ -14,22 +14,22 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 
-from jobs.runs.trial import Sweep, find_sweep
+from jobs.runs.single_runs import find_runs
+from jobs.runs.trial import Sweep
 from jobs.state.observed import observe
 from jobs.state.trial_status import LIVE, Standing
 from petseg.run_folder.layout import CHECKPOINTS_NAME, RESULT_NAME
@@ -49,7 +49,7 @@ class Command:
     """Free the space of finished trials."""
 
     sweep: Annotated[str, tyro.conf.Positional]
-    """Name of the sweep, or its folder."""
+    """Name of the sweep, or its folder; or a folder of single runs, such as runs/single."""
     older_than: str = "14d"
     """Only what was finished so long ago: 30m, 12h, 14d."""
     checkpoints_only: bool = False
@@ -75,7 +75,7 @@ class Removable:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     age_s = parse_age(command.older_than)
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_runs(command.sweep, command.runs_dir)
     observed = observe(sweep)
     rows = observed.rows
     found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
@@ -131,6 +131,8 @@ def removable(
     """What can go; it lies within the sweep's folder, and no link is followed."""
     before = time.time() - age_s
     for row in rows:
+        if row.trial.folder.is_symlink():  # among single runs; what it points to is not theirs
+            continue
         if row.status != "done" or not _is_older(row.trial.folder / RESULT_NAME, before):
             continue
         yield from spare_checkpoints(row.trial.folder / CHECKPOINTS_NAME, best_too)

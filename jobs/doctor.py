@@ -1,4 +1,5 @@
-"""Is everything there that a sweep stands on? Ask before GPU hours are spent; it takes less than a minute.
+"""Is everything there that a sweep stands on? Ask before GPU hours are spent; it takes less than a minute, and one
+more where the job of a second that looks at a node with --partition has to wait in the queue.
 
 python jobs/doctor.py --partition gpu --gpus 4
 python jobs/doctor.py --profile a100 --quick
@@ -14,6 +15,7 @@ import io
 import json
 import logging
 import os
+import runpy
 import sys
 import tempfile
 import time
@@ -21,12 +23,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from rich.text import Text
 
@@ -45,6 +45,7 @@ CHECKS = {
     "splits": "jobs.checks.data:check_splits",
     "mixing": "jobs.checks.mixing:check_mixing",
     "folder": "jobs.checks.places:check_folder",
+    "nodes": "jobs.checks.nodes:check_nodes",
     "cache": "jobs.checks.places:check_cache",
     "transforms": "jobs.checks.transforms:check_transforms",
     "overfit": "jobs.checks.training:check_overfit",

@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import runpy
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 
 from jobs.runs.choose import choose_one
 from jobs.runs.log_files import rank_logs
-from jobs.runs.trial import Sweep, Trial, find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
+from jobs.runs.trial import Sweep, Trial
 from jobs.state.slurm_states import ask
 from jobs.state.trial_status import LIVE, Standing, standing
 from shards.command import OK, NotKnown, parse, printable, run_command
@@ -37,6 +37,7 @@ from shards.manifest import open_regular
 POLL_S = 0.5
 ASK_EVERY_S = 10.0  # Slurm, whether the trial is over; the trial's own word is looked at in each poll
 BLOCK_BYTES = 64 * 1024
+SINGLE_RUNS = "what they say went to the terminal or the job that ran them, and each one's metrics.jsonl has its epochs"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     if command.lines < 0:
         raise ValueError(f"--lines {command.lines}: must be 0 (all) or more")
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
     trial = choose_one(sweep, " ".join(command.trial))
     tail = Tail(command.lines)
     if command.follow:

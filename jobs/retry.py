@@ -16,16 +16,15 @@ Exit code 4 if Slurm does not say whether some of the trials have ended, which a
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 from rich.console import Console
@@ -35,13 +34,16 @@ from rich.text import Text
 from jobs.launch.bad_nodes import BadNodes, bad_nodes
 from jobs.launch.retry import Decision, Wanted, decide, require_some
 from jobs.runs.choose import choose_all
-from jobs.runs.trial import Sweep, find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
+from jobs.runs.trial import Sweep
 from jobs.state.causes import Cause
 from jobs.state.observed import observe
 from jobs.state.slurm_states import forget
 from jobs.state.waits import release
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
+
+SINGLE_RUNS = "the command that started one goes on with it where it stopped"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     if not (command.trials or command.failed or command.held or command.cause):
         raise ValueError("say which trials: --failed, --held, --cause CAUSE, or their ids")
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
     everything = observe(sweep)
     observed = everything.of({trial.id for trial in choose_all(sweep, command.trials)})
     decision = decide(observed, command.wanted)

@@ -14,21 +14,20 @@ trials for good; 75: some were not sent (time, limits, network): the same comman
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 
-from jobs.runs.trial import find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
 from petseg.run_folder.layout import CONFIG_NAME
 from petseg.tracking.begin import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
@@ -94,7 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def find_folder(name: str, runs_dir: Path) -> Path:
     """The folder of a sweep or of a single run. Raises ValueError if there is none."""
-    return Path(name) if (Path(name) / CONFIG_NAME).exists() else find_sweep(name, runs_dir).folder
+    if (Path(name) / CONFIG_NAME).exists():
+        return Path(name)
+    return find_sweep_with_jobs(name, runs_dir, "name the folder of one of them").folder
 
 
 def tell(outcomes: Sequence[Outcome], plan: Plan, url: str, console: Console) -> int:

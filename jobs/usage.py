@@ -18,27 +18,28 @@ Exit code 4 if squeue or sacct does not answer (not where accounting is off): th
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-if __name__ == "__main__" and not (find_spec("jobs") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 from rich.table import Table
 from rich.text import Text
 
 from jobs.cost.usage import Usage, measure
-from jobs.runs.trial import Sweep, find_sweep
+from jobs.runs.single_runs import find_sweep_with_jobs
+from jobs.runs.trial import Sweep
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 
 FORMAT_VERSION = 1
+SINGLE_RUNS = "no sweep's jobs ran them, and what they held is noted nowhere"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    sweep = find_sweep(command.sweep, command.runs_dir)
+    sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
     usage = measure(sweep)
     if command.json:
         sys.stdout.write(json.dumps(to_document(sweep, usage), indent=2) + "\n")

@@ -1,10 +1,10 @@
 """Train and measure segmentation models on a petseg shard set."""
 
+import runpy
 import sys
-from importlib.util import find_spec
+from pathlib import Path
 
-if sys.argv[:1] == ["-m"] and not find_spec("tyro"):  # Python looks for the module that it is to run
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if sys.argv[:1] == ["-m"]:  # Python looks for the module that it is to run; its package may import torch
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 __version__ = "0.1.0"

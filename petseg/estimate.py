@@ -6,10 +6,15 @@ python -m petseg.estimate --model.arch fpn --model.encoder mit_b2 --device A100 
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 

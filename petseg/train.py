@@ -6,15 +6,14 @@ accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/train.py 
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if __name__ == "__main__" and not (find_spec("petseg") and find_spec("tyro")):
-    sys.stderr.write(f"petseg is not installed in {sys.executable}: `. .venv/bin/activate`; or see README.md\n")
-    sys.exit(2)
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from petseg.data.consent import remember
 from petseg.run_folder.attempts import LIVES_NAME

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import textwrap
 import traceback
@@ -78,6 +79,8 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
 
     With `--debug` the traceback is printed too.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # by shards/preamble.py, during the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]

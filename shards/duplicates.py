@@ -5,10 +5,14 @@ python -m shards.duplicates data/shards
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from shards.command import OK, parse, run_command
 from shards.duplicates_note import NearDuplicates, load_near_duplicates, save_near_duplicates

@@ -7,6 +7,7 @@ python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 -
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from shards import encoding
 from shards import manifest as contract

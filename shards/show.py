@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import io
 import os
+import runpy
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError

@@ -9,6 +9,7 @@ Exit code 0 if it is whole, 1 if anything is wrong.
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from shards.command import OK, parse, printable, run_command
 from shards.foreign.index import ForeignConfig, index_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 import venv
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.command import WRONG_USE, help_text, parse, run_command
+from shards.command import CANCELLED, WRONG_USE, help_text, parse, run_command
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = ["petseg.train"] + [
@@ -162,11 +163,34 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [[name.replace(".", "/") + ".py"] for name in SCRIPTS]
-    + [["-m", name.removesuffix(".__main__")] for name in MODULES + BENCHMARKS],
-)
+BY_PATH = [[name.replace(".", "/") + ".py"] for name in SCRIPTS + MODULES]
+BY_NAME = [["-m", name.removesuffix(".__main__")] for name in MODULES]
+IMPORT_HOOK = """
+import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+ours = ("jobs", "petseg", "shards", "slurm", "usercustomize", "org")  # copy.py looks for Jython's org.python
+
+def press(event, args):
+    if event == "import" and args[0].partition(".")[0] not in (*ours, *sys.stdlib_module_names):
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(press)
+"""
+
+
+@pytest.mark.parametrize("words", [*BY_PATH, *BY_NAME], ids=" ".join)
+def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IMPORT_HOOK)
+    done = subprocess.run(
+        [sys.executable, *words, "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode in (-signal.SIGINT, CANCELLED)  # a shell shows 130 for both
+    assert (done.stdout, done.stderr) in [("", ""), ("", "interrupted\n")]
+
+
+@pytest.mark.parametrize("words", [*BY_PATH, *BY_NAME, *(["-m", name] for name in BENCHMARKS)], ids=" ".join)
 def test_not_installed_is_one_line(bare_python: Path, words: list[str]) -> None:
     done = subprocess.run(
         [bare_python, *words, "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,

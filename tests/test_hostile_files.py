@@ -7,23 +7,29 @@ import csv
 import json
 import os
 import signal
+import threading
+import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from jobs.cancel import main as cancel
+from jobs.chain import main as chain
 from jobs.clean import main as clean
+from jobs.doctor import main as doctor
 from jobs.logs import main as logs
 from jobs.report import main as report
+from jobs.reporting.serve import ReportServer
 from jobs.retry import main as retry
 from jobs.status import main as status
 from jobs.sweep import main as sweep
 from jobs.usage import main as usage
 from jobs.wandb_sync.trials import Target, plan_replays
 from petseg.evaluate import main as evaluate
-from shards.command import run_command
+from shards.command import CANCELLED, run_command
 from tests.hostile_files import FOREIGN, HTML, SPOILS, canary, surroundings, trials
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish
 
@@ -39,6 +45,7 @@ LOOKS: dict[str, Command] = {
     "report csv": (report, ("--format", "csv")),
     "report md": (report, ("--format", "md")),
     "report json": (report, ("--format", "json")),
+    "report parquet": (report, ("--format", "parquet")),
     "usage": (usage, ()),
     "usage --json": (usage, ("--json",)),
     "clean": (clean, ("--older-than", "0m")),
@@ -77,15 +84,15 @@ def outside(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command to a documented end; what it said, which no terminal obeys."""
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command to a documented end; what it and its processes said, which no terminal obeys."""
 
     def run_it(main: Callable[[list[str]], int], *words: object, codes: set[int] = DOCUMENTED) -> str:
         try:
             code = run_command(main, [str(word) for word in words])
         except SystemExit as error:  # of the command line's own parser
             code = int(str(error.code))
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         said = captured.out + captured.err
         assert code in codes, said
         assert "bug:" not in said
@@ -109,6 +116,62 @@ def test_a_run_folder(run: Callable[..., str], folder: Path, outside: Path, spoi
     page = folder / "report.html"
     if page.is_file() and not page.is_symlink():
         text = page.read_text()
+        assert HTML not in text
+        assert "\x1b" not in text
+        assert SECRET not in text
+
+
+PLANS: dict[str, Command] = {
+    "sweep --dry-run": (sweep, ("--dry-run", "--no-probe")),
+    "chain train --dry-run": (chain, ("train", "report", "--dry-run", "--no-probe")),
+    "chain report": (chain, ("report", "--cluster", "debug")),
+    "doctor": (doctor, ("--cluster", "local", "--only", "config,shards,splits,mixing,folder")),
+}
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=[pytest.mark.slow] * (name == "chain report")) for name in PLANS]
+)
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_what_would_be_run_in_a_run_folder(
+    run: Callable[..., str], folder: Path, outside: Path, spoil: str, command: str
+) -> None:
+    SPOILS[spoil](folder, outside)
+    before = surroundings(outside)
+    main, words = PLANS[command]
+    axes = ("--axis", "model.arch=unet", "--axis", "augment.policy=none", "--axis", "train.seed=0,1,2,3")
+    shards = ("--set", f"data.shards={folder.parents[1] / 'shards'}")
+    run(main, *words, *axes, *shards, "--name", folder.name, "--runs-dir", folder.parent)
+    assert surroundings(outside) == before
+    assert not canary(outside).exists()
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+def test_the_page_of_a_run_folder_as_it_is_served(
+    run: Callable[..., str], folder: Path, outside: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: dict[str, str] = {}
+
+    def fetched_and_stopped(self: ReportServer) -> None:
+        thread = threading.Thread(target=ThreadingHTTPServer.serve_forever, args=(self, 0.01))
+        thread.start()
+        try:
+            for path in ("/", "/version"):
+                with urllib.request.urlopen(self.url.replace("/?", f"{path}?"), timeout=LONGEST_S) as reply:
+                    got[path] = reply.read().decode()
+        finally:
+            self.shutdown()
+            thread.join()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReportServer, "serve_forever", fetched_and_stopped)
+    SPOILS[spoil](folder, outside)
+    before = surroundings(outside)
+    said = run(report, folder, "--serve", codes={2, 3, CANCELLED})
+    assert ("as it runs: http://127.0.0.1:" in said) == bool(got)
+    assert surroundings(outside) == before
+    assert not canary(outside).exists()
+    for text in got.values():
         assert HTML not in text
         assert "\x1b" not in text
         assert SECRET not in text

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import tarfile
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.chain import main as chain
+from jobs.doctor import main as doctor
 from petseg.augment.__main__ import main as augment
 from petseg.estimate import main as plan
 from petseg.evaluate import main as evaluate
@@ -34,7 +37,8 @@ SMALL = (
     "--data.image-size-px", "64", "--model.width", "4", "--train.epochs", "1", "--train.batch-size", "16",
     "--data.cache", "none",
 )  # fmt: skip
-SLOW = ("train", "augment", "plan")  # each imports and sets up torch
+ONE_TRIAL = ("--axis", "model.arch=unet", "--axis", "augment.policy=none", "--axis", "train.seed=0")
+SLOW = ("train", "augment", "plan", "doctor", "doctor that trains")  # each imports and sets up torch
 
 Main = Callable[[list[str]], int]
 Spoil = Callable[[Path, Path], object]  # the set, and a folder outside of it
@@ -151,6 +155,28 @@ LOOKS: dict[str, tuple[Main, tuple[str, ...]]] = {
     "pack --resume": (pack, ("--synthetic", "12", "--out", "SET", "--resume")),
     "plan": (plan, ("--data.shards", "SET", "--model.width", "4", "--data.image-size-px", "64")),
     "augment": (augment, ("--shards", "SET", "--image-size-px", "64", "--out", "OUT/augment.png")),
+    "chain train --dry-run": (
+        chain,
+        (
+            "train",
+            "report",
+            "--set",
+            "data.shards=SET",
+            "--runs-dir",
+            "OUT/runs",
+            "--dry-run",
+            "--no-probe",
+            *ONE_TRIAL,
+        ),
+    ),
+    "doctor": (
+        doctor,
+        ("--set", "data.shards=SET", "--runs-dir", "OUT/runs", "--cluster", "local", "--quick", "--deep", *ONE_TRIAL),
+    ),
+    "doctor that trains": (
+        doctor,
+        ("--set", "data.shards=SET", "--runs-dir", "OUT/runs", "--cluster", "local", "--only", "overfit", *ONE_TRIAL),
+    ),
     "train": (train, ("--data.shards", "SET", "--out", "OUT/run", "--data.cache-dir", "OUT/cache", *SMALL)),
 }
 
@@ -165,8 +191,7 @@ def test_a_shard_set(
     before = surroundings(outside)
     main, words = LOOKS[command]
     places = {"SET": shards, "COPY": pet_shards, "OUT": tmp_path / "out"}
-    firsts = [word.split("/")[0] for word in words]
-    run(main, *(word.replace(one, str(places.get(one, one)), 1) for word, one in zip(words, firsts, strict=True)))
+    run(main, *(re.sub("SET|COPY|OUT", lambda found: str(places[found[0]]), word) for word in words))
     assert surroundings(outside) == before
     assert {path.name for path in tmp_path.iterdir()} <= {"set", "outside", "out"}
 

@@ -41,7 +41,7 @@ def check_folder(setup: Setup) -> Finding:
     target = setup.command.runs_dir / (setup.command.name or setup.spec.name)
     elsewhere = "choose another folder with --runs-dir"
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=_nearest(target)) as folder:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=nearest_folder(target)) as folder:
             _write(Path(folder) / "probe", b"petseg")
             problem = _rename_problem(Path(folder)) or _lock_problem(Path(folder))
             skew_s = _clock_skew_s(Path(folder))
@@ -49,7 +49,11 @@ def check_folder(setup: Setup) -> Finding:
         return Finding("FAIL", what, f"{target} cannot be written: {error.strerror or error}", elsewhere)
     if problem:
         return Finding("FAIL", what, f"{target}: {problem}", elsewhere)
-    needed, free, files = _needed_bytes(setup), shutil.disk_usage(_nearest(target)).free, _free_files(_nearest(target))
+    needed, free, files = (
+        _needed_bytes(setup),
+        shutil.disk_usage(nearest_folder(target)).free,
+        _free_files(nearest_folder(target)),
+    )
     room = f"{len(setup.cells)} trials take up to {_gb(needed)}, {_gb(free)} are free"
     if needed > free:
         return Finding("FAIL", what, f"{target}: {room}", elsewhere)
@@ -89,7 +93,7 @@ def check_cache(setup: Setup) -> Finding:
     return Finding("ok", what, shown)
 
 
-def _nearest(path: Path) -> Path:
+def nearest_folder(path: Path) -> Path:
     """The nearest folder at or above the path; a file in the way stays in it, and will fail to be written below."""
     path = path.absolute()
     while not os.path.lexists(path):

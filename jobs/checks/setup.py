@@ -77,7 +77,7 @@ class Command:
     all_reduce: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Run a job of a few seconds that adds numbers up over all the processes that a trial would have."""
     wait_min: float = 10.0
-    """With --all-reduce: how long that job may wait in the queue."""
+    """How long the job of --all-reduce may wait in the queue; the one that looks at a node waits a minute at most."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the findings as JSON."""
 

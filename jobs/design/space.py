@@ -116,8 +116,7 @@ def categorical(name: str, values: Any) -> Distribution:
         raise ValueError(f"parameter {name}: values = {values!r}: give a list of at least one")
     if odd := [value for value in values if not isinstance(value, str | int | float | bool | None)]:
         raise ValueError(f"parameter {name}: {odd[0]!r} is no value of a config field")
-    # by type too: 1 == True, and YAML reads `no` as false
-    return Distribution("categorical", tuple({(type(value), value): value for value in values}.values()))
+    return Distribution("categorical", tuple(values))
 
 
 def _default_kind(entry: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ from typing import Any
 from jobs.design.early_terminate import parse_hyperband
 from jobs.design.space import FORMS, Distribution, categorical, parse_distribution, quantile
 from petseg.config import RunConfig
-from petseg.config.values import field_types, identity_names, with_values
+from petseg.config.values import field_types, identity_names, typed_value, with_values
 from petseg.training.pruning import Hyperband
 from shards.files import read_text_file
 from shards.manifest import NotRegular
@@ -189,13 +189,25 @@ def parse_spec(content: Any, default_name: str) -> Spec:
 
 
 def check_axes(spec: Spec) -> None:
-    """Raises ValueError for an axis that changes no trial's identity: all its values would be one trial."""
+    """Raises ValueError for an axis of which values would be one trial: it changes no identity, or has one twice."""
     for name in spec.names:
+        _require_different(name, spec.axes[name] if name in spec.axes else spec.space[name].values)
         if name in field_types() and name not in identity_names() and name != "data.shards":
             raise ValueError(
                 f"{name} cannot be an axis: it does not change a trial's numbers and is no part of its identity, so "
                 f"all its values would be the same trial. Fix it by `value:` in the file or by --set {name}=VALUE"
             )
+
+
+def _require_different(name: str, values: Sequence[Any]) -> None:
+    """Raises ValueError for two values that are one to the config, such as 1e-3 and 0.001."""
+    seen: dict[Any, Any] = {}
+    for value in values if name in field_types() else ():  # whoever builds the config says what is no field
+        same = typed_value(name, value)
+        if same in seen:
+            also = "" if str(value) == str(seen[same]) else f", as {seen[same]} and as {value}"
+            raise ValueError(f"{name} has the value {same} twice{also}, and both would be one trial: leave one out")
+        seen[same] = value
 
 
 def check_method(spec: Spec) -> None:

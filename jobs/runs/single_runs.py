@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.design.shard_sets import SHARDS, ShardSet
-from jobs.runs.trial import SWEEP_NAME, Sweep, Trial, load_sweep
+from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep, Trial, find_sweep, load_sweep
 from petseg.config.values import flatten
 from petseg.data.places import without_secrets
 from petseg.run_folder.layout import CONFIG_NAME, load_config
+from shards.command import typed
 
 HASH = "manifest_hash"
 
@@ -25,11 +26,40 @@ def find_runs(name: str, runs_dir: Path) -> Sweep:
         if (place / SWEEP_NAME).exists():
             return load_sweep(place)
     for place in places:
-        if folders := sorted(path.parent for path in place.glob(f"*/{CONFIG_NAME}")):
+        if folders := _run_folders(place):
             return read_single_runs(place, folders)
+        _require_no_trial(place)
         if (place / CONFIG_NAME).exists():
             raise ValueError(f"{place} is one run: name the folder that it lies in, {place.parent}, to see all there")
     return load_sweep(runs_dir / name)
+
+
+def find_sweep_with_jobs(name: str, runs_dir: Path, instead: str) -> Sweep:
+    """The sweep of that name or in that folder, for a command that acts on its jobs. Raises ValueError for single runs.
+
+    instead: what does for single runs what the command does for a sweep
+    """
+    places = (Path(name), runs_dir / name)
+    if not any((place / SWEEP_NAME).exists() for place in places):
+        for place in places:
+            _require_no_trial(place)
+            one = (place / CONFIG_NAME).exists()
+            if one or _run_folders(place):
+                look = typed("jobs/status.py", place.parent if one else place)
+                what = "is a run" if one else "holds runs"
+                raise ValueError(f"{place} {what} of petseg/train.py, not a sweep: {instead}; see also `{look}`")
+    return find_sweep(name, runs_dir)
+
+
+def _run_folders(place: Path) -> list[Path]:
+    return sorted(path.parent for path in place.glob(f"*/{CONFIG_NAME}"))
+
+
+def _require_no_trial(place: Path) -> None:
+    """Raises ValueError for the folder of a sweep's trial, or of its trials."""
+    for trials in (place, place.parent):
+        if trials.name == TRIALS_NAME and (trials.parent / SWEEP_NAME).exists():
+            raise ValueError(f"{place} lies in the sweep {trials.parent}: name that")
 
 
 def read_single_runs(place: Path, folders: Sequence[Path]) -> Sweep:

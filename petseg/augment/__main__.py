@@ -6,11 +6,15 @@ python -m petseg.augment --shards data/shards --policy strong --out sheet.png
 from __future__ import annotations
 
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[2]}/shards/preamble.py")
 
 import tyro
 

@@ -78,13 +78,16 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
     Raises ValueError for a field that does not exist, a value of another type or outside its range.
     """
+    return _rebuilt(config, "", {name: typed_value(name, value) for name, value in values.items()})
+
+
+def typed_value(name: str, value: Any) -> Any:
+    """A value as a config field has it. Raises ValueError for an unknown field or a value of another type."""
     known = field_types()
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or list(known)
-            raise ValueError(f"there is no config field {name!r}; near it: {', '.join(near)}")
-    typed = {name: _typed(name, value, known[name]) for name, value in values.items()}
-    return _rebuilt(config, "", typed)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or list(known)
+        raise ValueError(f"there is no config field {name!r}; near it: {', '.join(near)}")
+    return _typed(name, value, known[name])
 
 
 @functools.cache

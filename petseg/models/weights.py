@@ -10,11 +10,15 @@ Where there is no network, fetch them where there is one, and carry the file:
 from __future__ import annotations
 
 import logging
+import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[2]}/shards/preamble.py")
 
 import tyro
 

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import runpy
 import shlex
 import subprocess
 import sys
@@ -38,6 +39,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    runpy.run_path(f"{Path(__file__).parents[2]}/shards/preamble.py")
 
 import tyro
 

@@ -1,4 +1,6 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -281,3 +283,24 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 def test_a_malformed_flag_shows_the_form(flag: str) -> None:
     with pytest.raises(ValueError, match="write --axis NAME=VALUE,VALUE"):
         parse_axes([flag.removesuffix("=3")] if flag == "=3" else [flag])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("train.seed", [0, 1, 0], "train.seed has the value 0 twice, and"),
+        ("optim.lr", ["1e-3", 0.001], "optim.lr has the value 0.001 twice, as 1e-3 and as 0.001"),
+        ("train.epochs", [3, 3.0], "train.epochs has the value 3 twice, as 3 and as 3.0"),
+        ("train.mixed_precision", [False, "no"], "train.mixed_precision has the value no twice, as False and as no"),
+        ("model.arch", ["unet", "unet"], "model.arch has the value unet twice, and"),
+    ],
+)
+@pytest.mark.parametrize("method", [{"method": "grid"}, {"method": "random", "run_cap": 3}])
+def test_a_value_that_stands_twice_on_an_axis_is_refused(
+    name: str, values: list[Any], said: str, method: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}.* both would be one trial: leave one out$"):
+        parse_spec({"parameters": {name: {"values": values}}, **method}, "x")
+    flag = f"{name}={','.join(str(value) for value in values)}"
+    with pytest.raises(ValueError, match="twice"):
+        parse_spec({"parameters": {"train.batch_size": {"value": 8}}, **method}, "x").changed(parse_axes([flag]), {})

@@ -7,10 +7,11 @@ import io
 import json
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from jobs import report, status
+from jobs import cancel, clean, logs, report, retry, status, sync, usage
 from jobs.reporting.serve import fingerprint
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import load_sweep
@@ -118,3 +119,65 @@ def test_a_served_page_sees_their_changes(single: Path) -> None:
     assert fingerprint(single) == before
     (next(single.iterdir()) / "metrics.jsonl").write_text("{}\n")
     assert fingerprint(single) != before
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "instead"),
+    [
+        (logs, ["unet"], "went to the terminal or the job that ran them"),
+        (retry, ["--failed"], "the command that started one goes on with it"),
+        (cancel, ["--yes"], "Ctrl-C where it runs, or scancel"),
+        (usage, [], "what they held is noted nowhere"),
+        (sync, [], "name the folder of one of them"),
+    ],
+)
+def test_commands_about_jobs_say_what_does_for_single_runs(
+    single: Path, capsys: pytest.CaptureFixture[str], command: ModuleType, words: list[str], instead: str
+) -> None:
+    for name in (str(single), "single"):
+        assert run_command(command.main, [name, *words, "--runs-dir", str(single.parent)]) == WRONG_USE
+        said = capsys.readouterr().err
+        assert f"{single} holds runs of petseg/train.py, not a sweep: " in said
+        assert instead in said
+        assert f"`python jobs/status.py {single}`" in said
+
+
+@pytest.mark.parametrize("command", [logs, retry, cancel, usage])
+def test_commands_about_jobs_know_one_single_run(
+    single: Path, capsys: pytest.CaptureFixture[str], command: ModuleType
+) -> None:
+    run = next(single.iterdir())
+    words = {logs: ["unet"], retry: ["--failed"]}.get(command, [])
+    assert run_command(command.main, [str(run), *words]) == WRONG_USE
+    assert f"{run} is a run of petseg/train.py, not a sweep: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [logs, retry, cancel, usage, clean, status])
+def test_the_folder_of_a_trial_leads_to_its_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: ModuleType
+) -> None:
+    (tmp_path / "shards").mkdir()
+    lab = Lab(tmp_path / "runs" / "lab", tmp_path / "shards")
+    trial = lab.plan().trials[0]
+    finish(trial, DICE[place(trial)][trial.axes["train.seed"]])
+    words = {logs: ["unet"], retry: ["--failed"]}.get(command, [])
+    assert run_command(command.main, [str(trial.folder), *words]) == WRONG_USE
+    assert f"{trial.folder} lies in the sweep {lab.folder}: name that" in capsys.readouterr().err
+
+
+def test_clean_frees_the_checkpoints_of_single_runs_but_follows_no_link(
+    single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, linked = sorted(single.iterdir())[:2]
+    for folder in (run, linked):
+        for step in (1, 2):
+            checkpoint = folder / "checkpoints" / f"step-{step:08}"
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            (checkpoint / "model.safetensors").write_bytes(bytes(1000))
+            (checkpoint / "state.json").write_text(json.dumps({"best": {"step": 1}}))
+    elsewhere = linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(elsewhere)
+    assert run_command(clean.main, [str(single), "--older-than", "0m"]) == OK
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000001"]
+    assert len(list((elsewhere / "checkpoints").iterdir())) == 2
+    assert "1 files and folders" in capsys.readouterr().out

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
+import json
 import shutil
+import tarfile
+import zlib
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from petseg.data import mixing
 from petseg.data.mixing import Mixing, classes_of_keys, expected_classes, measure_mixing, mixing_of
 from petseg.data.plan import EpochOrder
-from petseg.data.store import LocalStore
+from petseg.data.store import LocalStore, open_store
+from petseg.data.tars import TarReader
 from petseg.training.loop import train
-from shards.manifest import load_manifest, save_manifest
+from shards.manifest import (
+    Manifest,
+    Member,
+    Sample,
+    Shard,
+    Source,
+    load_manifest,
+    save_index,
+    save_manifest,
+    shard_name,
+    split_of_keys,
+)
+from tests.petseg.shard_server import serve
 
 
 def test_expected_classes_by_counting_all_batches() -> None:
@@ -80,3 +102,83 @@ def test_training_names_a_set_with_an_empty_split(pet_shards: Path, tmp_path: Pa
         ValueError, match=r"has no samples in its split 'val' \(samples: 27 train\): choose another set"
     ):
         train(config, tmp_path / "run")
+
+
+def sorted_set(folder: Path, facts: Callable[[int], Any]) -> LocalStore:
+    """Eight shards of 32 samples with numbers for keys; facts: what the JSON of a sample says, by its number."""
+    folder.mkdir()
+    shards, keys = list[Shard](), list[str]()
+    for number in range(8):
+        name, samples, content = shard_name("train", number), list[Sample](), io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for position in range(32 * number, 32 * (number + 1)):
+                members, key = {}, f"{position:05}"
+                for suffix in ("jpg", "png", "json"):
+                    data = json.dumps(facts(position)).encode() if suffix == "json" else b"x"
+                    info = tarfile.TarInfo(f"{key}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+                    members[suffix] = Member(tar.offset - -(-len(data) // 512) * 512, len(data), zlib.crc32(data))
+                samples.append(Sample(key, **members))
+                keys.append(key)
+        (folder / name).write_bytes(content.getvalue())
+        sha256 = hashlib.sha256(content.getvalue()).hexdigest()
+        shards.append(Shard(name, "train", 32, len(content.getvalue()), sha256, save_index(samples, folder, name)))
+    trimap = {"pet": 1, "background": 2, "border": 3}
+    save_manifest(Manifest(Source("drawn", "", trimap), {}, {"train": split_of_keys(keys)}, tuple(shards)), folder)
+    return LocalStore(str(folder))
+
+
+@pytest.mark.parametrize("field", ["breed", "class", "cls", "label"])
+def test_classes_are_taken_from_the_json_of_samples(tmp_path: Path, field: str) -> None:
+    """Shards of one class each, whose keys are numbers: a window of one sees one class in a batch."""
+    store = sorted_set(tmp_path / "set", lambda position: {"key": str(position), field: position // 32})
+    found = mixing_of(store, 1, 16, 0)
+    assert found is not None
+    assert found.is_poor
+    assert found.seen == 1
+    assert found.possible == pytest.approx(expected_classes([32] * 8, 16), rel=0.02)
+    two = mixing_of(store, 2, 32, 0)
+    assert two is not None
+    assert two.seen == 2
+
+
+def test_mixed_shards_are_not_warned_of(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 8, 256).tolist()
+    found = mixing_of(sorted_set(tmp_path / "set", lambda position: {"label": f"class {drawn[position]}"}), 1, 16, 0)
+    assert found is not None
+    assert not found.is_poor
+    assert found.seen == pytest.approx(found.possible, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        lambda position: {},
+        lambda position: {"label": position},  # an id
+        lambda position: {"label": 3},
+        lambda position: {"label": [position // 32]},
+        lambda position: {"label": position // 32} if position else {},  # not in each
+        lambda position: [position // 32],
+    ],
+)
+def test_json_without_classes_tells_none(tmp_path: Path, facts: Callable[[int], Any]) -> None:
+    assert mixing_of(sorted_set(tmp_path / "set", facts), 1, 16, 0) is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 200, 4096])
+def test_few_samples_are_read_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
+    store, read = sorted_set(tmp_path / "set", lambda position: {"cls": position // 32}), list[int]()
+    monkeypatch.setattr(mixing, "JSONS", 20)
+    facts = TarReader.facts
+    monkeypatch.setattr(TarReader, "facts", lambda self, position: [read.append(position), facts(self, position)][1])
+    assert mixing_of(store, 1, batch_size, 0) is not None
+    assert 0 < len(read) <= 40
+
+
+def test_a_remote_set_is_not_fetched_for_it(tmp_path: Path) -> None:
+    sorted_set(tmp_path / "set", lambda position: {"cls": position // 32})
+    with serve(tmp_path / "set") as server, closing(open_store(server.url, str(tmp_path / "cache"))) as store:
+        assert mixing_of(store, 1, 16, 0) is None
+    assert server.asked
+    assert not [path for path in server.asked if path.endswith(".tar")]
