@@ -13,7 +13,7 @@ from PIL import Image
 
 from petseg.evaluation.measure import predict
 from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
-from petseg.footprint.utilization import peak_memory_mb
+from petseg.footprint.utilization import device_name, peak_memory_mb
 from petseg.metrics.masks import save_masks
 from petseg.metrics.overlay import save_image
 from petseg.models import count_parameters
@@ -65,6 +65,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         headroom=statistics.median(row["perf/headroom"] for row in rows),
         mfu=statistics.median(row["perf/mfu"] for row in rows) if all("perf/mfu" in row for row in rows) else None,
         peak_memory_mb=peak_memory_mb(parts.device),
+        threads=torch.get_num_threads() if parts.device.type == "cpu" else 0,
     )
     if tracker:
         run.attempt.require_newest()
@@ -127,7 +128,3 @@ def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: f
 def fixed_positions(num_samples: int, count: int) -> list[int]:
     """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
     return [i * num_samples // count for i in range(min(count, num_samples))]
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
