@@ -36,11 +36,11 @@ from jobs.launch.bad_nodes import BadNodes, bad_nodes
 from jobs.launch.submit import resubmit
 from jobs.runs.choose import choose_all
 from jobs.runs.trial import Sweep, find_sweep
-from jobs.state.causes import Cause
 from jobs.state.slurm_states import forget
 from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
 from jobs.state.waits import release
 from petseg.run_folder.layout import load_config, load_overrides
+from shards.cause import Cause
 from shards.command import NOT_KNOWN, OK, NotKnown, parse, run_command, typed
 from shards.terminal import Terminal
 
@@ -59,7 +59,7 @@ class Command:
     """All that failed, were interrupted, or are held by Slurm because a start failed."""
     held: bool = False
     """All that are held in the queue, by whomever: release them."""
-    cause: Cause | None = None
+    cause: tyro.conf.EnumChoicesFromValues[Cause | None] = None
     """All that ended for this reason, out of TRIALS if there are any."""
     even_so: bool = False
     """Also those that would only fail again unless something was mended."""
@@ -165,7 +165,7 @@ def make_plan(rows: Sequence[Standing], even_so: bool) -> Plan:
         if not (row.verdict.retryable or even_so):
             plan.refused.append((row, row.verdict.advice))
             continue
-        if row.cause == "gpu_memory":
+        if row.cause == Cause.GPU_MEMORY:
             steps = more_accumulation(row.trial.folder)
             if steps is None:
                 plan.refused.append((row, "a pass has one sample already: choose a smaller model or picture"))

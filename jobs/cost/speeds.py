@@ -138,9 +138,9 @@ def threads_of(resources: Resources) -> int:
 def _beside_s(trial: Trial, train_s: float, epochs: int) -> float | None:
     """Seconds per epoch beside training; known where the trial had one life, so that one clock saw all of it."""
     lives, state = read_lives(trial.folder), trial.state()
-    if len(lives) != 1 or state.get("status") != "done" or state.get("host") != lives[0].host:
+    if len(lives) != 1 or state.status != "done" or state.host != lives[0].host:
         return None
-    return max(0.0, state["time"] - lives[0].time - train_s) / epochs
+    return max(0.0, state.time - lives[0].time - train_s) / epochs
 
 
 def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources, records: Sequence[Record]) -> Pace:

@@ -20,12 +20,14 @@ from jobs.launch.local_progress import LocalProgress, shown
 from jobs.node.task import TrialTask
 from jobs.runs.snapshot import take_snapshot
 from jobs.runs.trial import LAUNCH_NAME, SWEEP_NAME, Submission, Sweep, Trial, load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.processes import HERE
 from jobs.state.trial_status import ENDED, Standing, standings
 from jobs.state.wandb_status import wandb_standing
 from petseg.data.consent import remember, require_known
 from petseg.data.store import is_remote
 from petseg.run_folder.layout import CONFIG_NAME, load_config, load_overrides, save_overrides
+from shards.cause import Cause
 from shards.command import FAILED, INTERRUPTED, OK, typed
 from shards.files import build, read_json_object, require_own_folder
 from shards.manifest import write_whole
@@ -282,11 +284,11 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
     """
     for trial, job_id in stopped:
         if trial.result() is None and trial.pruned() is None:
-            state = trial.state()
-            own = state if state.get("job_id") == job_id else {"host": HERE, "job_id": job_id}
-            if own.get("status") != "failed":
-                error = own.get("error", "the sweep was stopped before it began")
-                trial.write_state(**own | {"status": "interrupted", "cause": "stopped", "error": error})
+            own = trial.state().of_job(job_id)
+            own = own if own.job_id else TrialState(host=HERE, job_id=job_id)
+            if own.status != "failed":
+                error = own.error or "the sweep was stopped before it began"
+                trial.write_state(replace(own, status="interrupted", cause=Cause.STOPPED, error=error))
     done = sum(trial.result() is not None for trial in trials)
     return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
 

@@ -23,6 +23,7 @@ from petseg.data.inputs import to_image
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from petseg.metrics.overlay import MISSED_RGB, TRUTH_RGB, Pixels, draw_sheet, outline, save_image
+from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def draw_changes(command: Command) -> Image.Image:
     reader.close()
     store.close()
     if loaded.lost:
-        raise Failure(f"cannot be read: {loaded.lost[0]}")
+        raise Failure(f"cannot be read: {loaded.lost[0]}", Cause.DATA)
     always = replace(command.augment, p=1.0, strong_p=1.0)
     original = to_image(torch.from_numpy(image), torch.device("cpu")), torch.from_numpy(trimap)
     columns = [(captions, *original)]

@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 
 from petseg.data.loader import Batch
 from petseg.data.tars import Lost
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import Split, key_hash
 
@@ -56,7 +57,8 @@ class Count:
         raise Failure(
             f"the ledger of {name} does not close: {self.samples} samples were consumed and {self.lost} lost, the "
             f"manifest has {expected.num_samples}; XOR of the keys {self.xor ^ self.lost_xor:016x}, the manifest's "
-            f"{expected.key_xor}. Some sample was seen twice or not at all: please report this"
+            f"{expected.key_xor}. Some sample was seen twice or not at all: please report this",
+            Cause.DATA,
         )
 
 
@@ -92,7 +94,7 @@ class Ledger:
     def failure(self, split: str, budget: int) -> Failure:
         """The error for more lost samples than allowed, naming some of all ranks'; each rank must call it."""
         lost = gather_object([str(lost) for lost in self.lost])
-        return Failure(losses_in_words(lost, split, budget))
+        return Failure(losses_in_words(lost, split, budget), Cause.DATA)
 
 
 def losses_in_words(lost: Sequence[str], split: str, budget: int) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole_trimap
 from petseg.data.plan import Ids
 from petseg.data.store import Store
+from shards.cause import ShardSetError
 from shards.command import NO_ROOM, Failure, typed
 from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash, parse_json
 
@@ -196,7 +197,7 @@ class _OpenShard:
             if self._samples is None:
                 samples = self._once(lambda: self._store.index(self._shard.name))
                 if len(samples) != self._shard.num_samples:
-                    raise ValueError(
+                    raise ShardSetError(
                         f"its index lists {len(samples)} samples, the manifest {self._shard.num_samples}: check the "
                         f"set with `{typed('-m', 'shards.verify', self._store.location)}`"
                     )

@@ -31,6 +31,7 @@ from petseg.run_folder.layout import (
     save_result,
 )
 from petseg.tracking.tracker import Tracker
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import save_manifest, write_whole
 
@@ -41,7 +42,9 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
     folder = parts.folder / CHECKPOINTS_NAME
     best = next((c for c in list_checkpoints(folder) if c.step == progress.best.step), None)
     if best is None:
-        raise Failure(f"{folder} lacks the best checkpoint, step {progress.best.step}: delete {folder} to train again")
+        raise Failure(
+            f"{folder} lacks the best checkpoint, step {progress.best.step}: delete {folder} to train again", Cause.DATA
+        )
     load_weights(best.folder, parts.bare_model)
     splits = ["val", "test"] if parts.config.train.test and "test" in parts.splits else ["val"]
     measured = {split: measure_protocol(parts, split, Protocol(masks=split == "val")) for split in splits}

@@ -100,7 +100,10 @@ def test_a_probe_that_fails_leaves_a_note(
     gone = {i: replace(c, config=with_values(c.config, {"data.shards": "nowhere"})) for i, c in cells.items()}
     known = ShardSets({**sets.manifests, "nowhere": manifest})  # it was there when its manifest was read
     found = estimate(sweep, gone, known, CPU, 1, 1, probe=True)
-    assert f"the probe failed: ValueError: no shard set in {Path.cwd() / 'nowhere'}" in found.trials[0].source
+    assert (
+        f"the probe failed: shards.cause.ShardSetError: no shard set in {Path.cwd() / 'nowhere'}"
+        in found.trials[0].source
+    )
 
 
 def test_a_shard_set_that_was_not_read_is_named_with_those_that_were(
