@@ -93,8 +93,9 @@ class Ledger:
 
     def failure(self, split: str, budget: int) -> Failure:
         """The error for more lost samples than allowed, naming some of all ranks'; each rank must call it."""
-        lost = gather_object([str(lost) for lost in self.lost])
-        return Failure(losses_in_words(lost, split, budget), Cause.DATA)
+        lost = gather_object([(str(lost), lost.cause) for lost in self.lost])
+        cause = next((cause for _, cause in lost if cause is not Cause.DATA), Cause.DATA)  # a node that reads nothing
+        return Failure(losses_in_words([words for words, _ in lost], split, budget), cause)
 
 
 def losses_in_words(lost: Sequence[str], split: str, budget: int) -> str:

@@ -165,7 +165,7 @@ def test_a_job_of_two_at_once_that_is_requeued(
 
 INTERRUPTED_WORKER = """
 import atexit, sys
-from jobs import worker
+from jobs.node import worker
 from shards.command import Interrupted
 
 def run_all(task, folders, environment, slot):

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.runs.log_files import fatal_traceback
 from jobs.runs.trial import load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state import liveness
 from jobs.state.triage import Evidence, judge
 from jobs.state.trial_status import standings
@@ -50,7 +51,7 @@ def test_tracebacks_that_torch_marks_with_their_rank() -> None:
     assert full.frame == "petseg/train.py:241 in train_step"
     assert lost is not None
     assert lost.error.endswith("Connection closed by peer [127.0.0.1]:42173.")
-    evidence = Evidence(said="failed", error=lost.error, host="node1", logs=(RANK_0, RANK_1))
+    evidence = Evidence(TrialState("failed", error=lost.error), host="node1", logs=(RANK_0, RANK_1))
     assert judge(evidence).cause == "gpu_memory"
 
 

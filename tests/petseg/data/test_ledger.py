@@ -10,6 +10,7 @@ from petseg.data.ledger import Count, Ledger, losses_in_words
 from petseg.data.loader import Batch
 from petseg.data.plan import MicroBatch
 from petseg.data.tars import Lost
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import key_hash, split_of_keys
 
@@ -80,6 +81,14 @@ def test_lost_samples_close_it_by_name_or_by_number() -> None:
         count(batch(["a", "b"], lost=["d"])).check(expected, "train")
     with pytest.raises(Failure):
         count(batch(["a"], lost=[""])).check(expected, "train")
+
+
+@pytest.mark.parametrize("cause", [Cause.DATA, Cause.NODE_FAILURE])
+def test_a_node_that_cannot_read_a_sample_is_the_cause_of_all_losses(cause: Cause) -> None:
+    lost = [Lost("train-000000.tar", "a", 512, "altered"), Lost("train-000001.tar", "b", 512, "EIO", cause)]
+    failure = Ledger(Count(), lost).failure("train", 0)
+    assert failure.cause is cause
+    assert "a at byte 512 of train-000000.tar: altered" in str(failure)
 
 
 def test_an_error_names_a_few_of_many() -> None:
