@@ -50,7 +50,7 @@ def leave(environment: submitit.JobEnvironment, requeue: bool, folders: Sequence
             logger.info("saved, and the job is not started again (%s)", why.name.lower())
             sys.exit(INTERRUPTED)
         if refusal := ending.requeue(environment.job_id):
-            logger.error("the job cannot be requeued (%s): run the sweep again to go on", refusal)
+            logger.error("Slurm does not requeue the job (%s): run the sweep again to go on", refusal)
             sys.exit(INTERRUPTED)
         logger.info("saved, and the job is back in the queue (%s)", why.name.lower())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the end of a job that was requeued: nothing is left to save

@@ -59,7 +59,7 @@ def meet(environment: submitit.JobEnvironment) -> tuple[str, int]:
             time.sleep(POLL_S)
             continue
         return address, port
-    raise RanksNotMet(f"rank 0 did not write {path} within {TIMEOUT_S:.0f} s: see its log")
+    raise RanksNotMet(f"no word of rank 0 in {path} within {TIMEOUT_S:.0f} s: see its log")
 
 
 def part(environment: submitit.JobEnvironment) -> None:

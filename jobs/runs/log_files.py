@@ -29,7 +29,7 @@ _NEW_ENTRY = re.compile(  # what is not a further line of an exception's message
 )
 # what jobs.node writes to divide a log, in jobs of several trials; none of it is for people alone
 START_OF_WORKER = "Starting with %s as worker %d of %d"  # %s: a JobEnvironment, as in submitit's own first line
-TRIAL_FAILED = "trial %s failed, going on with the next one"
+TRIAL_FAILED = "trial %s failed; the next one follows"
 _TRIAL_FAILED = re.compile(rf"^.*\b{re.escape(TRIAL_FAILED).replace('%s', f'({TRIAL_ID.pattern})')}$", re.MULTILINE)
 
 

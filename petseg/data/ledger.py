@@ -55,7 +55,7 @@ class Count:
         if complete and same:
             return
         raise Failure(
-            f"the ledger of {name} does not close: {self.samples} samples were consumed and {self.lost} lost, the "
+            f"the ledger of {name} does not balance: {self.samples} samples were consumed and {self.lost} lost, the "
             f"manifest has {expected.num_samples}; XOR of the keys {self.xor ^ self.lost_xor:016x}, the manifest's "
             f"{expected.key_xor}. Some sample was seen twice or not at all: please report this",
             Cause.DATA,
@@ -102,7 +102,7 @@ def losses_in_words(lost: Sequence[str], split: str, budget: int) -> str:
     more = len(lost) - MAX_NAMED
     lines = [*lost[:MAX_NAMED], *([f"and {more} more"] if more > 0 else [])]
     allowed = f"data.max_lost_samples allows {budget}" if split == "train" else "an evaluation must be complete"
-    return f"{len(lost)} samples of split {split} cannot be read ({allowed}):\n  " + "\n  ".join(lines)
+    return f"{len(lost)} samples of split {split} are unreadable ({allowed}):\n  " + "\n  ".join(lines)
 
 
 def _xor(hashes: Iterable[int]) -> int:

@@ -137,7 +137,7 @@ def _files(folder: Path) -> Iterator[_Entry]:
 
 
 def _no_room(folder: Path, num_bytes: int, why: str, advice: str) -> str:
-    return f"no room for {_size(num_bytes)} in the cache folder {folder}: {why}; {advice}"
+    return f"the cache folder {folder} cannot take {_size(num_bytes)} more: {why}; {advice}"
 
 
 def _size(num_bytes: int) -> str:

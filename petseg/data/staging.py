@@ -72,12 +72,12 @@ def fetch(place: Place, name: str, path: Path, expected: Expected, stopped: thre
             problem, num_wrong = str(error), num_wrong + 1
             if num_wrong == WRONG_TRIES:
                 raise Failure(
-                    f"{name} at {place.shown} is not the file of the manifest: {problem}; check the packed set with "
+                    f"{name} at {place.shown} differs from the manifest: {problem}; check the packed set with "
                     f"`python -m shards.verify FOLDER` and upload it again",
                     Cause.DATA,
                 ) from None
     raise NotFetched(
-        f"{name} at {place.shown} cannot be fetched, {TRIES} tries failed: {problem}; check the network, then run again"
+        f"{name} at {place.shown} was not fetched, {TRIES} tries failed: {problem}; check the network, then run again"
     )
 
 

@@ -37,6 +37,6 @@ def peers_may_go() -> Iterator[None]:
         if found is None or not dist.is_initialized():
             raise
         raise LostPeer(
-            f"another process of the run is gone ({found[0]}): its own log, or its node's, says why; run the same "
+            f"another process of this run has ended ({found[0]}): its own log, or its node's, says why; run the same "
             "command to go on from what is saved"
         ) from error

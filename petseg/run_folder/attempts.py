@@ -74,7 +74,7 @@ def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, wor
     if stuck and len(stuck) == max_without_progress and all(life.first_step == first_step for life in stuck):
         hosts = ", ".join(dict.fromkeys(life.host for life in stuck))
         raise Failure(
-            f"{folder} was started {len(stuck)} times at step {first_step} and came no further (on {hosts}): see its "
+            f"{folder} made no progress in {len(stuck)} starts, all at step {first_step} (on {hosts}): see its "
             f"log, and delete {folder / LIVES_NAME} to try again",
             Cause.KILLED,
         )

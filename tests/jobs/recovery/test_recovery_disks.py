@@ -67,7 +67,7 @@ def test_a_shard_that_the_disk_cannot_read_stops_training(
         return os.open(BROKEN_DISK, os.O_RDONLY) if shard == name else open_shard(store, shard)
 
     monkeypatch.setattr(LocalStore, "open", opened)
-    with pytest.raises(Failure, match=r"samples of split train cannot be read") as error:
+    with pytest.raises(Failure, match=r"samples of split train are unreadable") as error:
         train(with_values(tiny, {"data.cache": "none"}), tmp_path / "run")
     assert f"of {name}: " in str(error.value)
     assert "Input/output error" in str(error.value)

@@ -100,7 +100,7 @@ def rank_1(logs: Path) -> int:
 def test_all_ranks_stop_together_at_a_loss_that_is_not_finite(pet_shards: Path, tmp_path: Path) -> None:
     code, log = ended(record(pet_shards, tmp_path, ranks=2, **{"optim.lr": 1e30, "world-size": 2}))
     assert code != 0
-    failures = [line for line in log.splitlines() if line.startswith("failed: the loss is not finite")]
+    failures = [line for line in log.splitlines() if line.startswith("failed: the loss became NaN or infinite")]
     assert len(failures) == 2
     assert failures[0] == failures[1]
     assert json.loads((tmp_path / "run" / "not_finite.json").read_text())["keys_by_step"]

@@ -75,7 +75,7 @@ def test_no_expression_for_logs_and_errors_matches_a_text_of_ours() -> None:
     expressions = patterns()
     assert len(expressions) > 15
     said = [(name, text) for path in FILES for name in [str(path.relative_to(REPOSITORY))] for text in texts(path)]
-    assert any("the loss is not finite" in text for _, text in said)
+    assert any("the loss became NaN or infinite" in text for _, text in said)
     for name, text in said:
         if not (name in FOREIGN and text.startswith(FOREIGN[name])):
             read_by = [place for pattern, place in expressions.items() if pattern.search(text)]
@@ -96,7 +96,7 @@ def test_every_failure_that_a_trial_can_meet_names_its_cause() -> None:
     ("error", "cause"),
     [
         (Failure("anything", Cause.NAN), Cause.NAN),
-        (Failure("the loss is not finite"), None),
+        (Failure("the loss became NaN or infinite"), None),
         (Interrupted("saved"), None),
         (LostPeer("gone"), Cause.UNKNOWN),
         (NodeFault("no GPU"), Cause.NODE_FAILURE),

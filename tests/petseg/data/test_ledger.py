@@ -48,14 +48,14 @@ def test_a_sample_too_few_too_many_or_swapped_does_not_close(all_keys: list[str]
     if len(all_keys) > 1:
         wrong.append([*all_keys[:-1], all_keys[0]])
     for seen in wrong:
-        with pytest.raises(Failure, match="the ledger of train does not close"):
+        with pytest.raises(Failure, match="the ledger of train does not balance"):
             count(batch(seen)).check(expected, "train")
 
 
 @given(keys)
 def test_a_sample_seen_three_times_does_not_close(all_keys: list[str]) -> None:
     """Its hash alone would not show it: two of three cancel out."""
-    with pytest.raises(Failure, match="the ledger of train does not close"):
+    with pytest.raises(Failure, match="the ledger of train does not balance"):
         count(batch([*all_keys, all_keys[0], all_keys[0]])).check(split_of_keys(all_keys), "train")
 
 
@@ -93,5 +93,5 @@ def test_a_node_that_cannot_read_a_sample_is_the_cause_of_all_losses(cause: Caus
 
 def test_an_error_names_a_few_of_many() -> None:
     words = losses_in_words([f"sample {i}" for i in range(20)], "train", 3)
-    assert words.startswith("20 samples of split train cannot be read (data.max_lost_samples allows 3):\n  sample 0")
+    assert words.startswith("20 samples of split train are unreadable (data.max_lost_samples allows 3):\n  sample 0")
     assert words.endswith("sample 7\n  and 12 more")
