@@ -6,6 +6,7 @@ python docs/reference.py
 from __future__ import annotations
 
 import dataclasses
+import enum
 import inspect
 import types
 import typing
@@ -155,6 +156,8 @@ def values_of(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in args)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return ", ".join(f"`{member.value}`" for member in hint)
     if origin is tuple:
         return f"{values_of(args[0])} ..."
     if origin is dict:

@@ -36,10 +36,10 @@ from jobs.launch.retry import Decision, Wanted, decide, require_some
 from jobs.runs.choose import choose_all
 from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.runs.trial import Sweep
-from jobs.state.causes import Cause
 from jobs.state.observed import observe
 from jobs.state.slurm_states import forget
 from jobs.state.waits import release
+from shards.cause import Cause
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 
@@ -58,7 +58,7 @@ class Command:
     """All that failed, were interrupted, or are held by Slurm because a start failed."""
     held: bool = False
     """All that are held in the queue, by whomever: release them."""
-    cause: Cause | None = None
+    cause: tyro.conf.EnumChoicesFromValues[Cause | None] = None
     """All that ended for this reason, out of TRIALS if there are any."""
     even_so: bool = False
     """Also those that would only fail again unless something was mended."""

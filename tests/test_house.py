@@ -13,8 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
-# who may import what of ours; shards.command is every command's error boundary
-OF_SHARDS = {"shards.manifest", "shards.files", "shards.terminal", "shards.command"}
+# who may import what of ours; shards.command is every command's error boundary, shards.cause why trials end
+OF_SHARDS = {"shards.manifest", "shards.files", "shards.terminal", "shards.command", "shards.cause"}
 ALLOWED = {
     "shards": {"shards"},
     "petseg": {"petseg", *OF_SHARDS},

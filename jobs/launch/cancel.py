@@ -94,11 +94,11 @@ def cancel_local(sweep: Sweep, rows: Sequence[Standing], whole: bool, kill: bool
 def _rank_here(row: Standing, logs: Path) -> set[int]:
     """The pid of rank 0, if it is one of ours."""
     state = row.trial.state()
-    if row.submission is None or state.get("job_id") != row.submission.job_id:
+    if row.submission is None or state.job_id != row.submission.job_id:
         return set()
-    if state.get("host", HERE) != HERE:
-        raise ValueError(f"{row.trial.id} runs on {state['host']}: cancel it there")
-    pid = as_pid(state.get("pid"))
+    if (state.host or HERE) != HERE:
+        raise ValueError(f"{row.trial.id} runs on {state.host}: cancel it there")
+    pid = as_pid(state.pid)
     return {pid} if pid and works_for(pid, logs) else set()
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.state.causes import Cause
 from jobs.state.observed import Observed
 from jobs.state.trial_status import Standing
 from petseg.run_folder.layout import load_config, load_overrides
+from shards.cause import Cause
 from shards.command import NotKnown, typed
 
 ACCUMULATION = "train.accumulation_steps"
@@ -47,7 +47,7 @@ def decide(observed: Observed, wanted: Wanted) -> Decision:
         if not (row.verdict.retryable or wanted.even_so):
             refused.append((row, row.verdict.advice))
             continue
-        if row.cause == "gpu_memory":
+        if row.cause == Cause.GPU_MEMORY:
             steps = more_accumulation(row.trial.folder)
             if steps is None:
                 refused.append((row, TOO_SMALL_TO_SPLIT))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from jobs.node.task import TrialTask
 from jobs.runs.launch import Launch, leave_out, load_launch
 from jobs.runs.snapshot import take_snapshot
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.observed import observe
 from jobs.state.processes import HERE
 from jobs.state.trial_status import Standing
@@ -24,6 +25,7 @@ from jobs.state.wandb_status import wandb_standing
 from petseg.data.consent import remember, require_known
 from petseg.data.store import is_remote
 from petseg.run_folder.layout import CONFIG_NAME, load_config, load_overrides, save_overrides
+from shards.cause import Cause
 from shards.command import FAILED, INTERRUPTED, OK
 from shards.files import require_own_folder
 from shards.terminal import Terminal
@@ -198,11 +200,11 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
     """
     for trial, job_id in stopped:
         if trial.result() is None and trial.pruned() is None:
-            state = trial.state()
-            own = state if state.get("job_id") == job_id else {"host": HERE, "job_id": job_id}
-            if own.get("status") != "failed":
-                error = own.get("error", "the sweep was stopped before it began")
-                trial.write_state(**own | {"status": "interrupted", "cause": "stopped", "error": error})
+            own = trial.state().of_job(job_id)
+            own = own if own.job_id else TrialState(host=HERE, job_id=job_id)
+            if own.status != "failed":
+                error = own.error or "the sweep was stopped before it began"
+                trial.write_state(replace(own, status="interrupted", cause=Cause.STOPPED, error=error))
     done = sum(trial.result() is not None for trial in trials)
     return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
 

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 import tyro
 
 from petseg.config import AugmentConfig
+from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def draw_changes(command: Command) -> Image.Image:
     reader.close()
     store.close()
     if loaded.lost:
-        raise Failure(f"cannot be read: {loaded.lost[0]}")
+        raise Failure(f"cannot be read: {loaded.lost[0]}", Cause.DATA)
     always = replace(command.augment, p=1.0, strong_p=1.0)
     original = to_image(torch.from_numpy(image), torch.device("cpu")), torch.from_numpy(trimap)
     columns = [(captions, *original)]

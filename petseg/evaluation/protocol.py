@@ -26,6 +26,7 @@ from petseg.metrics.pixels import PerImage, Scores, count_masks, pet_mask, prefi
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import eval_batches, eval_inputs
 from petseg.run.parts import Parts
+from shards.cause import Cause
 from shards.command import Failure
 
 BORDERS = ("fg", "bg", "ignore")
@@ -199,8 +200,9 @@ def collect(parts: Parts, split: str, rows: torch.Tensor) -> NDArray[np.float64]
     assert np.array_equal(table[:, 0], np.arange(parts.manifest.splits[split].num_samples))  # the ledger has proven it
     if broken := int((~np.isfinite(table[:, 1])).sum()):
         raise Failure(
-            f"the loss is not finite on {broken} pictures of {split}: the weights have diverged; "
-            "try a lower optim.lr, optim.grad_clip 1 or train.mixed_precision no"
+            f"the loss is NaN or infinite on {broken} pictures of {split}: the weights have diverged; "
+            "try a lower optim.lr, optim.grad_clip 1 or train.mixed_precision no",
+            Cause.NAN,
         )
     return table
 

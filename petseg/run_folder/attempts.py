@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from petseg.run_folder.checkout import CODE_NAME, running_code
+from shards.cause import Cause
 from shards.command import Failure, Interrupted
 from shards.files import build, read_json
 from shards.manifest import NotRegular, write_whole
@@ -70,8 +71,9 @@ def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, wor
     if stuck and len(stuck) == max_without_progress and all(life.first_step == first_step for life in stuck):
         hosts = ", ".join(dict.fromkeys(life.host for life in stuck))
         raise Failure(
-            f"{folder} was started {len(stuck)} times at step {first_step} and came no further (on {hosts}): see its "
-            f"log, and delete {folder / LIVES_NAME} to try again"
+            f"{folder} made no progress in {len(stuck)} starts, all at step {first_step} (on {hosts}): see its "
+            f"log, and delete {folder / LIVES_NAME} to try again",
+            Cause.KILLED,
         )
     came_from = running_code()
     life = Life(

@@ -20,6 +20,7 @@ from typing import Any
 
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity, trial_id
+from petseg.footprint.hardware import CPU
 from shards.files import append, parse_json, read_as, read_bounded, read_json_object
 from shards.manifest import NotRegular, write_whole
 
@@ -57,6 +58,12 @@ class Result:
     headroom: float  # median images/s that the same steps would reach if data cost nothing
     mfu: float | None = None  # median model FLOPs utilization; None where the device's best is not known
     peak_memory_mb: float | None = None  # of the main process: the GPU's, or without one the host's
+    threads: int = 0  # of each process on a CPU; 0 = it had a GPU, or an earlier version did not note them
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Earlier versions noted it in the device's name alone."""
+        return self.threads > 0 or self.device.startswith(CPU)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from petseg.run_folder.heartbeat import HeartbeatWriter
 from petseg.training import interrupt
 from petseg.training.progress_bar import TrainProgress
 from petseg.training.resume import save_within
+from shards.cause import Cause
 from shards.command import Failure, Interrupted
 from shards.manifest import Split, split_of_keys, write_whole
 
@@ -253,6 +254,7 @@ def not_finite(parts: Parts, epoch: int, step: int) -> Failure:
     if parts.is_main:
         write_whole(path, json.dumps({"epoch": epoch, "keys_by_step": steps}, indent=2) + "\n")
     return Failure(
-        f"the loss is not finite in steps {first}-{step} of epoch {epoch}: try a lower optim.lr, optim.grad_clip 1 or "
-        f"train.mixed_precision no; the keys of those batches are in {path}"
+        f"the loss became NaN or infinite in steps {first}-{step} of epoch {epoch}: try a lower optim.lr, "
+        f"optim.grad_clip 1 or train.mixed_precision no; the keys of those batches are in {path}",
+        Cause.NAN,
     )

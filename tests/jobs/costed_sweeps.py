@@ -48,7 +48,7 @@ def finish(trial: Trial, config: RunConfig, manifest: Manifest, epoch_s: float, 
         Result(
             trial_id=trial.id, metrics={"val/dice": 0.9}, best_epoch=10, epochs=10, parameters=1,
             world_size=2 if device != "cpu, 2 threads" else 1, host="node1", device=device, train_s=14 * epoch_s,
-            images_per_s=1.0, data_wait=0.0, headroom=1.0,
+            images_per_s=1.0, data_wait=0.0, headroom=1.0, threads=2 if device == "cpu, 2 threads" else 0,
         ),
         trial.folder,
     )  # fmt: skip

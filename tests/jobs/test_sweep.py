@@ -57,10 +57,10 @@ def test_a_failed_trial_is_reported_with_its_error_and_tried_again(
 ) -> None:
     flags = [*tiny_sweep, "--axis", "model.arch=unet", "--set", "optim.lr=1e30", "--cluster", "local"]
     assert run_command(main, flags) == 3
-    assert "not finite" in caplog.text
+    assert "NaN or infinite" in caplog.text
     (row,) = standings(load_sweep(tmp_path / "runs" / "lab"))
     assert row.status == "failed"
-    assert "Failure: the loss is not finite" in row.note
+    assert "Failure: the loss became NaN or infinite" in row.note
     assert "Traceback" in Path(row.log).read_text()
 
 

@@ -61,7 +61,7 @@ def test_a_requeued_trial_on_two_nodes_ends_with_the_same_numbers(
     log = Path(job.log).read_text()
     assert "resumed" in log
     assert read_lives(stopped.folder)[1].first_step % 14 != 0  # within an epoch
-    assert stopped.state()["restarts"] == 1
+    assert stopped.state().restarts == 1
 
     assert run_command(main, [*flags, "--name", "calm"]) == 0
     (calm,) = sweep_of(tmp_path, "calm").trials
