@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,8 @@ POLICY = "augment.policy"
 logger = logging.getLogger(__name__)
 
 Speed = tuple[tuple[str, Any], ...]
+
+MODULE = re.compile(r"^(\w+\.)+(?=\w+:)")  # of an error, at the end of a traceback
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,8 @@ def pace_by_probe(config: RunConfig, manifest: Manifest, resources: Resources) -
         raise LookupError(f"the probe did not end in {timeout_s:.0f} s") from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise LookupError(f"the probe failed: {last}") from None
+        without_module = MODULE.sub("", last)
+        raise LookupError(f"the probe failed: {without_module}") from None
     return pace_of(found, config, manifest, resources)
 
 
