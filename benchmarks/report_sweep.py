@@ -77,7 +77,7 @@ def _fill(trial: Trial, number: int, draw: random.Random, pictures: int, epochs:
     )
     failed = draw.random() < FAILED
     _write_epochs(trial, best, 3 if failed else epochs)
-    lives = [
+    attempts = [
         {
             "number": n,
             "host": f"node{n}",
@@ -88,7 +88,7 @@ def _fill(trial: Trial, number: int, draw: random.Random, pictures: int, epochs:
         }
         for n in range(1, 2 + (number % 17 == 0))
     ]
-    (trial.folder / "lives.json").write_text(json.dumps(lives))
+    (trial.folder / "lives.json").write_text(json.dumps(attempts))
     if failed:
         trial.write_state(
             TrialState("failed", job_id=str(1000 + number), host="node1", error=TRACEBACK.splitlines()[-1])

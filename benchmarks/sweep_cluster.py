@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.heartbeat import read_heartbeat
 from shards.pack import PackConfig, pack
 from slurm.rehearsal.cluster import Cluster, rehearse
@@ -182,14 +182,14 @@ def time_requeues(lab: Lab, count: int) -> list[Requeue]:
     lab.sweep("long", "--set", "train.epochs=100000", "--set", "train.batch_size=4", "--set", "train.log_every=1")
     (trial,) = (lab.runs / "long" / "trials").iterdir()
     (job_id,) = lab.slurm("squeue", "--me", "--noheader", "--format=%A").split()
-    await_step(trial, life=1)
+    await_step(trial, attempt=1)
     rounds = []
-    for life in range(2, count + 2):
+    for attempt in range(2, count + 2):
         asked = time.time()
         lab.slurm("scancel", "--signal=USR2", job_id)
         saved = await_state(trial, "interrupted")
         running = await_state(trial, "running")
-        stepped = await_step(trial, life)
+        stepped = await_step(trial, attempt)
         log = (lab.cluster.root / "log" / "slurmctld.log").read_text()
         ended, started = (last_time(log, f"{what} JobId={job_id}") for what in ("Requeuing", "(?:Allocate|Started)"))
         rounds.append(Requeue(saved - asked, ended - saved, started - ended, running - started, stepped - running))
@@ -206,14 +206,14 @@ def await_state(trial: Path, status: str) -> float:
     return float(state["time"])
 
 
-def await_step(trial: Path, life: int) -> float:
-    """When the first step of that life of the trial was done: its first heartbeat."""
+def await_step(trial: Path, attempt: int) -> float:
+    """When the first step of that attempt of the trial was done: its first heartbeat."""
     deadline = time.monotonic() + COMMAND_TIMEOUT_S
     while True:
-        lives, beat = read_lives(trial), read_heartbeat(trial)
-        if len(lives) >= life and beat and beat.time > lives[-1].time:
+        attempts, beat = read_attempts(trial), read_heartbeat(trial)
+        if len(attempts) >= attempt and beat and beat.time > attempts[-1].time:
             return beat.time
-        _require_time(deadline, f"start {life}")
+        _require_time(deadline, f"start {attempt}")
         time.sleep(POLL_S)
 
 

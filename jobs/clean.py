@@ -31,7 +31,7 @@ import tyro
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import Sweep
 from jobs.state.observed import observe
-from jobs.state.trial_status import LIVE, Standing
+from jobs.state.trial_status import LIVE, TrialStatus
 from petseg.run_folder.layout import CHECKPOINTS_NAME, RESULT_NAME
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.files import read_json_object
@@ -103,7 +103,9 @@ def parse_age(text: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def left_lines(command: Command, sweep: Sweep, rows: Sequence[Standing], found: Sequence[Removable]) -> Iterator[str]:
+def left_lines(
+    command: Command, sweep: Sweep, rows: Sequence[TrialStatus], found: Sequence[Removable]
+) -> Iterator[str]:
     """What finished trials still hold, and the commands that free it."""
     going = {item.path for item in found}
     young = [item for item in removable(sweep, rows, 0.0, command.checkpoints_only, False) if item.path not in going]
@@ -126,7 +128,7 @@ def _sum_text(items: Sequence[Removable]) -> str:
 
 
 def removable(
-    sweep: Sweep, rows: Sequence[Standing], age_s: float, checkpoints_only: bool, best_too: bool
+    sweep: Sweep, rows: Sequence[TrialStatus], age_s: float, checkpoints_only: bool, best_too: bool
 ) -> Iterator[Removable]:
     """What can go; it lies within the sweep's folder, and no link is followed."""
     before = time.time() - age_s
@@ -178,7 +180,7 @@ def _runs(folder: Path) -> list[Path]:
     return [path for path in _folders(folder) if re.match(r"(offline-)?run-", path.name)]
 
 
-def old_logs(sweep: Sweep, rows: Sequence[Standing], before: float) -> Iterator[Removable]:
+def old_logs(sweep: Sweep, rows: Sequence[TrialStatus], before: float) -> Iterator[Removable]:
     """Logs and pickles of jobs that are no trial's last one, nor a live trial's."""
     last = {row.submission.job_id for row in rows if row.submission}
     live = {row.trial.id for row in rows if row.status in LIVE}

@@ -31,7 +31,7 @@ from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trial_state import LAST_WORDS
 from jobs.state.slurm_states import ask
-from jobs.state.trial_status import LIVE, Standing, standing
+from jobs.state.trial_status import LIVE, TrialStatus, trial_status
 from shards.command import OK, NotKnown, parse, printable, run_command
 from shards.manifest import open_regular
 
@@ -86,7 +86,7 @@ def find_logs(sweep: Sweep, trial: Trial, rank: int | None) -> list[Path]:
     return paths if rank is None else paths[rank : rank + 1]
 
 
-def why_not(row: Standing, rank: int | None) -> str:
+def why_not(row: TrialStatus, rank: int | None) -> str:
     if row.log and rank:
         return f"rank {rank} has not started, or the job has fewer"
     said = ": ".join(filter(None, [row.note, row.silence]))
@@ -94,12 +94,12 @@ def why_not(row: Standing, rank: int | None) -> str:
     return f"it is {row.status}{reason}; --follow waits for it" if row.status in LIVE else f"it is {row.status}{reason}"
 
 
-def look(sweep: Sweep, trial: Trial, max_age_s: float = ASK_EVERY_S) -> Standing:
+def look(sweep: Sweep, trial: Trial, max_age_s: float = ASK_EVERY_S) -> TrialStatus:
     """Where one trial stands; Slurm is asked for its job alone, at most every `max_age_s`."""
     submission = sweep.submissions().get(trial.id)
     on_slurm = [submission.job_id] if submission and submission.cluster == "slurm" and submission.job_id else []
     answer = ask(sweep.folder, on_slurm, max_age_s, keep=False)
-    return standing(trial, submission, answer.states)
+    return trial_status(trial, submission, answer.states)
 
 
 def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: float = POLL_S) -> None:

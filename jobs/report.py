@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jobs.reporting.statistics.records import Record
-    from jobs.reporting.statistics.verdict import Board
+    from jobs.reporting.statistics.verdict import Leaderboard
 
 REPORT_NAME, PARQUET_NAME = "report.html", "leaderboard.parquet"
 LEFT = ("finding",)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"--port {command.port} is for --serve")
     sweep = find_runs(command.sweep, command.runs_dir)
     from jobs.reporting.statistics.records import read_records  # scipy, which takes a second: `--help` does without
-    from jobs.reporting.statistics.verdict import build_board
+    from jobs.reporting.statistics.verdict import build_leaderboard
 
     if command.serve:
         from jobs.reporting.serve import serve
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(sweep, command.port, command.shards)
     observed = observe(sweep)
     records, doubt = read_records(sweep, observed.rows), observed.doubt
-    board = build_board(sweep, records)
+    board = build_leaderboard(sweep, records)
     if command.to == "wandb":
         return send(sweep, records, board) or told(doubt)
     content, page = render(command, sweep, records, board), command.format == "html"
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return told(doubt)
 
 
-def render(command: Command, sweep: Sweep, records: Sequence[Record], board: Board) -> str | bytes:
+def render(command: Command, sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> str | bytes:
     """The page, or the leaderboard alone, in the format that is asked for."""
     from jobs.reporting.page import render_page
     from jobs.reporting.parquet import render_parquet
@@ -138,7 +138,7 @@ def told(doubt: str) -> int:
     return NOT_KNOWN if doubt else OK
 
 
-def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
+def send(sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> int:
     """Make or update the sweep's report in wandb."""
     from jobs.reporting.wandb_report.content import compose
     from jobs.reporting.wandb_report.send import send_report
@@ -148,17 +148,17 @@ def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
     return OK
 
 
-def leaderboard(sweep: Sweep, records: Sequence[Record], board: Board | None = None) -> Table:
+def leaderboard(sweep: Sweep, records: Sequence[Record], board: Leaderboard | None = None) -> Table:
     """The groups by mean val Dice, and the verdict."""
     from rich.table import Table
     from rich.text import Text
 
     from jobs.reporting.rows import INTERVALS_NOTE, shown
     from jobs.reporting.sections.protocol import floor_of, state_counts
-    from jobs.reporting.statistics.verdict import build_board
+    from jobs.reporting.statistics.verdict import build_leaderboard
     from jobs.reporting.statistics.wording import judge, short
 
-    board = board or build_board(sweep, records)
+    board = board or build_leaderboard(sweep, records)
     counts = ", ".join(f"{count} {state}" for state, count in state_counts(records))
     floor = floor_of(records, "val")
     verdict = judge(board)

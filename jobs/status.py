@@ -53,7 +53,7 @@ from jobs.state.chain_state import BAD, ChainJob, chain_jobs, chain_lines, has_c
 from jobs.state.observed import Observed, glance
 from jobs.state.slurm_states import TIMEOUT_S
 from jobs.state.table import FORMAT_VERSION, render, source_line, title_of, to_document
-from jobs.state.trial_status import LIVE, Standing
+from jobs.state.trial_status import LIVE, TrialStatus
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 
@@ -130,7 +130,7 @@ def chain_code(jobs: Sequence[ChainJob]) -> int:
     return FAILED if any(job.status in BAD for job in jobs) else OK
 
 
-def exit_code(rows: Sequence[Standing]) -> int:
+def exit_code(rows: Sequence[TrialStatus]) -> int:
     """4 if some are unknown, 3 if trials have failed and none is live, else 0."""
     states = {row.status for row in rows}
     if "unknown" in states:

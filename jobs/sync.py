@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jobs.wandb_sync.replay import Outcome
-    from jobs.wandb_sync.trials import Plan
+    from jobs.wandb_sync.trials import SyncPlan
 
 LOCK_NAME = "wandb-sync.lock"
 
@@ -98,7 +98,7 @@ def find_folder(name: str, runs_dir: Path) -> Path:
     return find_sweep_with_jobs(name, runs_dir, "name the folder of one of them").folder
 
 
-def tell(outcomes: Sequence[Outcome], plan: Plan, url: str, console: Console) -> int:
+def tell(outcomes: Sequence[Outcome], plan: SyncPlan, url: str, console: Console) -> int:
     """Say what became of the runs and where they are, each different trouble once, and give the exit code."""
     evaluations = {replay.id for replay in (*plan.replays, *plan.sent_before) if replay.is_evaluation}
     trials = {replay.id for replay in (*plan.replays, *plan.sent_before)} - evaluations
@@ -122,7 +122,7 @@ def tell(outcomes: Sequence[Outcome], plan: Plan, url: str, console: Console) ->
     return OK
 
 
-def count_text(kind: str, ids: AbstractSet[str], outcomes: Sequence[Outcome], plan: Plan) -> str:
+def count_text(kind: str, ids: AbstractSet[str], outcomes: Sequence[Outcome], plan: SyncPlan) -> str:
     """`6 trials: 0 sent, 6 already there`; of evaluations nothing if there are none."""
     if not ids and kind != "trial":
         return ""

@@ -16,7 +16,7 @@ if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from petseg.data.consent import remember
-from petseg.run_folder.attempts import LIVES_NAME
+from petseg.run_folder.attempts import ATTEMPTS_NAME
 from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder.single_run import Command
 from petseg.training import interrupt
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     remember([command.run.data.shards])
     folder = command.folder()
-    with removed_unless_begun(missing_folders(folder), lambda error: (folder / LIVES_NAME).exists()):
+    with removed_unless_begun(missing_folders(folder), lambda error: (folder / ATTEMPTS_NAME).exists()):
         result = train(command.run, folder, world_size=command.world_size)
     if PartialState().is_main_process:
         show_result(result, folder)

@@ -190,7 +190,7 @@ def _write_shards(
     plan = plan_shards(pets, seed=config.seed, samples_per_shard=config.samples_per_shard)
     settings = _settings(config) | ({DROPPED: dropped} if config.drop_duplicates else {})
     mine = resume.identity(settings, _listing(folder, config))
-    finished = resume.take_over(staging, mine, plan) if config.resume else {}
+    finished = resume.reuse(staging, mine, plan) if config.resume else {}
     resume.save_identity(staging, mine)
     num_samples = len(pets)
     with progress("packed", num_samples) as advance:

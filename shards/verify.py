@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from shards.command import OK, parse, printable, run_command
 from shards.foreign.index import ForeignConfig, index_folder
-from shards.integrity.damage import Finding, Report, check_shard
+from shards.integrity.damage import Damage, Report, check_shard
 from shards.integrity.repair import repair
 from shards.layout import layout_of
 from shards.manifest import (
@@ -82,7 +82,7 @@ class VerifyConfig:
         return ForeignConfig(self.image_suffix, self.mask_suffix, self.trimap, self.split)
 
 
-def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[Finding]:
+def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[Damage]:
     """All that is wrong with a shard set; an empty list is the proof that it is whole.
 
     Raises ValueError if there is no shard set.
@@ -92,7 +92,7 @@ def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[F
     except ValueError as error:
         if not (folder / MANIFEST_NAME).exists():
             raise
-        return [Finding(MANIFEST_NAME, "", None, str(error))]
+        return [Damage(MANIFEST_NAME, "", None, str(error))]
     check = partial(check_shard, folder=folder, decode=decode, layout=layout_of(manifest))
     reports = []
     with progress("verified", len(manifest.shards)) as advance:
@@ -103,7 +103,7 @@ def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[F
     return findings + _check_set(manifest, reports) + _check_strays(folder, manifest)
 
 
-def _check_set(manifest: Manifest, reports: Sequence[Report]) -> list[Finding]:
+def _check_set(manifest: Manifest, reports: Sequence[Report]) -> list[Damage]:
     """What no single shard shows: keys that are there twice, and splits whose keys are not the packed ones."""
     findings = []
     places: dict[str, list[Shard]] = defaultdict(list)
@@ -111,11 +111,11 @@ def _check_set(manifest: Manifest, reports: Sequence[Report]) -> list[Finding]:
         for key in report.keys:
             places[key].append(report.shard)
             if not KEY_PATTERN.fullmatch(key):
-                findings.append(Finding(report.shard.name, key, None, f"the key must match {KEY_PATTERN.pattern}"))
+                findings.append(Damage(report.shard.name, key, None, f"the key must match {KEY_PATTERN.pattern}"))
     for key, shards in places.items():
         if len(shards) > 1:
             names = ", ".join(shard.name for shard in shards)
-            findings.append(Finding(shards[0].name, key, None, f"the key is there {len(shards)} times: {names}"))
+            findings.append(Damage(shards[0].name, key, None, f"the key is there {len(shards)} times: {names}"))
     for name, split in manifest.splits.items():
         keys = [key for report in reports if report.shard.split == name for key in report.keys]
         actual = split_of_keys(keys)
@@ -124,17 +124,17 @@ def _check_set(manifest: Manifest, reports: Sequence[Report]) -> list[Finding]:
                 f"split {name} has {actual.num_samples} samples with key XOR {actual.key_xor}, "
                 f"the manifest says {split.num_samples} with {split.key_xor}"
             )
-            findings.append(Finding(MANIFEST_NAME, "", None, problem))
+            findings.append(Damage(MANIFEST_NAME, "", None, problem))
     return findings
 
 
-def _check_strays(folder: Path, manifest: Manifest) -> list[Finding]:
+def _check_strays(folder: Path, manifest: Manifest) -> list[Damage]:
     ours = {name for shard in manifest.shards for name in (shard.name, index_name(shard.name))}
     names = sorted(path.name for pattern in ("*.tar", "*.index.json") for path in folder.glob(pattern))
-    return [Finding(name, "", None, "is not in the manifest") for name in names if name not in ours]
+    return [Damage(name, "", None, "is not in the manifest") for name in names if name not in ours]
 
 
-def _print_findings(findings: list[Finding], show: int) -> None:
+def _print_findings(findings: list[Damage], show: int) -> None:
     from rich.table import Table
 
     from shards.terminal import Terminal

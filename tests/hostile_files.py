@@ -86,8 +86,8 @@ def foreign_text(folder: Path, outside: Path) -> None:
             (trial / "result.json").unlink()
         else:
             changed(trial / "result.json", lambda content: content.update(host=FOREIGN, device=FOREIGN))
-        life = {"number": 1, "host": FOREIGN, "job_id": FOREIGN, "code": FOREIGN, "first_step": 0, "time": 1.0}
-        put(trial / "lives.json", json.dumps([life]))
+        attempt = {"number": 1, "host": FOREIGN, "job_id": FOREIGN, "code": FOREIGN, "first_step": 0, "time": 1.0}
+        put(trial / "lives.json", json.dumps([attempt]))
         changed(trial / "config.json", lambda content: content["identity"].update({FOREIGN: FOREIGN}))
         arrays = np.load(io.BytesIO((trial / "per_image.npz").read_bytes()))
         renamed = {name: arrays[name] for name in arrays.files}

@@ -18,7 +18,7 @@ from typing import Any
 import submitit
 
 from jobs.checks.setup import Finding, Setup
-from jobs.node.rendezvous import part, set_up_ranks
+from jobs.node.rendezvous import remove_rendezvous, set_up_ranks
 from shards.manifest import write_whole
 from slurm.cluster import job_states
 from slurm.executor import submit
@@ -68,7 +68,7 @@ def all_reduce(folder: str) -> None:
         row = {"world_size": world_size, "hosts": hosts, "device": str(device.type), "wrong": wrong}
         row |= {"ms": 1e3 * min(seconds), "gb_per_s": moved / min(seconds) / 1e9}
         write_whole(Path(folder) / RESULT_NAME, json.dumps(row))
-    part(environment)
+    remove_rendezvous(environment)
 
 
 def check_all_reduce(setup: Setup) -> Finding:
@@ -89,10 +89,10 @@ def check_all_reduce(setup: Setup) -> Finding:
         return Finding("FAIL", what, problem or f"{asked.processes} processes did not come to an end", advice)
     row = json.loads((folder / RESULT_NAME).read_text())
     shutil.rmtree(folder, ignore_errors=True)
-    return judge(row, asked)
+    return finding_of(row, asked)
 
 
-def judge(row: dict[str, Any], asked: Resources) -> Finding:
+def finding_of(row: dict[str, Any], asked: Resources) -> Finding:
     """The finding for what the job wrote down."""
     what, speed = "all-reduce", f"{MEGABYTES} MB in {row['ms']:.1f} ms, {row['gb_per_s']:.2f} GB/s"
     shown = f"{row['world_size']} processes ({row['device']}) on {', '.join(row['hosts'])}: {speed}"

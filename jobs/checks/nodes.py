@@ -77,7 +77,7 @@ def check_nodes(setup: Setup) -> Finding:
             ended = run_on_a_node(script, asked, 60 * setup.command.wait_min)
         except (OSError, ValueError) as error:
             return unknown(str(error), "ask again when a node is free")
-        return judge(ended, list(paths.values()), Path(probe), runs)
+        return finding_of(ended, list(paths.values()), Path(probe), runs)
 
 
 def unknown(why: str, advice: str) -> Finding:
@@ -96,7 +96,7 @@ def wanted(setup: Setup) -> dict[Path, str]:
     return dict(list(found.items())[:MAX_PATHS])
 
 
-def judge(ended: Ended, names: list[str], probe: Path, runs: Path) -> Finding:
+def finding_of(ended: Ended, names: list[str], probe: Path, runs: Path) -> Finding:
     """The finding for the exit code of the job; names: of what the script looked for, in its order."""
     what, unseen = "nodes", ended.exit_code - FIRST_UNSEEN
     shared = "give a folder of a file system that the nodes share"

@@ -30,7 +30,7 @@ from shards.manifest import load_manifest
 
 FIT_STEPS, FIT_BATCH, FIT_WIDTH, FIT_MODELS = 100, 4, 16, 3
 SURE_RATE = 3e-3  # at which both lab models halve each loss on four pets in 6 to 21 steps (width 16, 64 px)
-INTERRUPT_AT = 2  # the step of each life after which it is told to stop
+INTERRUPT_AT = 2  # the step of each attempt after which it is told to stop
 SUBPROCESS_TIMEOUT_S = 300
 COUNTER = "num_batches_tracked"
 
@@ -138,7 +138,7 @@ def check_resume(setup: Setup) -> Finding:
     if torch.cuda.is_available():  # whose sums change from run to run: the CPU's do not
         return _resume_on_cpu(setup)
     straight, _ = setup.straight
-    stopped, lives = setup.folder / "stopped", 1
+    stopped, attempts = setup.folder / "stopped", 1
     config = setup.small(setup.augmented)
     for _ in range(2):
         try:
@@ -146,18 +146,18 @@ def check_resume(setup: Setup) -> Finding:
                 train(config, stopped)
             break
         except Interrupted:
-            lives += 1
-    if lives == 1:
+            attempts += 1
+    if attempts == 1:
         return Finding(
             "FAIL", what, "a run that is told to stop goes on to its end", "look at petseg.training.interrupt"
         )
     with one_thread():
         train(config, stopped)
     if different := _differences(straight, stopped):
-        detail = f"stopped {lives - 1} times and resumed, it has another {' and '.join(different)}"
+        detail = f"stopped {attempts - 1} times and resumed, it has another {' and '.join(different)}"
         return Finding("FAIL", what, detail, "look at what a checkpoint holds, and at what resume() restores")
     cell = f"{config.model.arch}, {config.augment.policy}"
-    return Finding("ok", what, f"{cell}: stopped {lives - 1} times within 2 epochs, same weights bit for bit")
+    return Finding("ok", what, f"{cell}: stopped {attempts - 1} times within 2 epochs, same weights bit for bit")
 
 
 @contextmanager

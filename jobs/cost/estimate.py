@@ -97,7 +97,7 @@ def estimate(trials: Trials, launch: Launch, probe: bool) -> Estimate:
     missing = [trial for trial in trials if trial.result() is None]
     configs = {trial.id: with_values(trials.cells[trial.id].config, load_overrides(trial.folder)) for trial in missing}
     share = max(1, resources.cpus_per_task // at_once)
-    paces, notes = find_paces(configs, sets, replace(resources, cpus_per_task=share), sweep, probe)
+    paces, notes = estimate_speeds(configs, sets, replace(resources, cpus_per_task=share), sweep, probe)
     memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(paces[i])}, resources)
     notes += more
     costs = tuple(
@@ -122,7 +122,7 @@ def estimate(trials: Trials, launch: Launch, probe: bool) -> Estimate:
     )
 
 
-def find_paces(
+def estimate_speeds(
     configs: Mapping[str, RunConfig], sets: ShardSets, resources: Resources, sweep: Sweep, probe: bool
 ) -> tuple[dict[str, Pace | str], list[str]]:
     """Trial -> its pace, or why it is not known; and notes for all."""
@@ -198,7 +198,7 @@ def _times_memory(cost: TrialCost, count: int) -> TrialCost:
 def _notes_on_sharing(trials_at_once: int, resources: Resources) -> list[str]:
     notes = [f"memory is that of {trials_at_once} trials at once"]
     if resources.gpus_per_node:
-        notes.append("trials that share a GPU are reckoned as one after the other, the most that it can take")
+        notes.append("trials that share a GPU are estimated as one after the other, the most that it can take")
     return notes
 
 

@@ -20,7 +20,7 @@ from jobs.runs.trial import LAUNCH_NAME, SWEEP_NAME, Trial
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity
 from petseg.run.length import EpochTime
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.layout import load_config
 from shards.files import build, read_json_object
 from shards.manifest import Manifest
@@ -138,11 +138,11 @@ def threads_of(resources: Resources) -> int:
 
 
 def _beside_s(trial: Trial, train_s: float, epochs: int) -> float | None:
-    """Seconds per epoch beside training; known where the trial had one life, so that one clock saw all of it."""
-    lives, state = read_lives(trial.folder), trial.state()
-    if len(lives) != 1 or state.status != "done" or state.host != lives[0].host:
+    """Seconds per epoch beside training; known where the trial had one attempt, so that one clock saw all of it."""
+    attempts, state = read_attempts(trial.folder), trial.state()
+    if len(attempts) != 1 or state.status != "done" or state.host != attempts[0].host:
         return None
-    return max(0.0, state.time - lives[0].time - train_s) / epochs
+    return max(0.0, state.time - attempts[0].time - train_s) / epochs
 
 
 def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources, records: Sequence[Record]) -> Pace:
@@ -175,7 +175,7 @@ def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources,
     if used[0].threads is None:
         source += " on an unknown number of threads"
     if not beside:
-        source += ", validation reckoned as a third of training per picture"
+        source += ", validation estimated as a third of training per picture"
     return Pace(EpochTime(train_s, beside_s), rest_s=0.0, on_gpu=resources.gpus_per_node > 0, source=source)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from jobs.cost.accounting import Start, ask_sacct
 from jobs.runs.trial import LAUNCH_NAME, Submission, Sweep, Trial
 from jobs.state.observed import observe
-from jobs.state.trial_status import Standing
-from petseg.run_folder.attempts import Life
+from jobs.state.trial_status import TrialStatus
+from petseg.run_folder.attempts import Attempt
 from shards.files import build, read_json_object
 from slurm.resources import Resources
 
@@ -83,34 +83,37 @@ def read_resources(sweep: Sweep) -> Resources | None:
 
 @dataclass(frozen=True)
 class Kept:
-    """Training of one life of a trial that is in its metrics."""
+    """Training of one attempt of a trial that is in its metrics."""
 
-    life: Life
+    attempt: Attempt
     seconds: float  # of its whole job: of several trials at once, each one's share
 
 
 def kept_by_life(trial: Trial) -> list[Kept]:
-    """What each life of a trial contributed: the epochs, or parts of them, from its first step to the next one's.
+    """What each attempt of a trial contributed: the epochs, or parts of them, from its first step to the next one's.
 
-    metrics.jsonl has each epoch once; what a life did after its last save, the next one did again.
+    metrics.jsonl has each epoch once; what an attempt did after its last save, the next one did again.
     """
-    lives, rows = trial.lives(), [row for row in trial.metrics() if "step" in row]
+    attempts, rows = trial.attempts(), [row for row in trial.metrics() if "step" in row]
     found = []
-    for number, life in enumerate(lives):
-        first, end = life.first_step, lives[number + 1].first_step if life is not lives[-1] else float("inf")
+    for number, attempt in enumerate(attempts):
+        first, end = (
+            attempt.first_step,
+            attempts[number + 1].first_step if attempt is not attempts[-1] else float("inf"),
+        )
         seconds, before = 0.0, 0
         for row in rows:
             step = row.get("step", before)
             shared = max(0, min(step, end) - max(before, first))
             seconds += row.get("perf/seconds", 0.0) * shared / (step - before) if step > before else 0.0
             before = step
-        found.append(Kept(life, seconds * trial.share()))
+        found.append(Kept(attempt, seconds * trial.share()))
     return found
 
 
 def by_sacct(
     sweep: Sweep,
-    rows: Sequence[Standing],
+    rows: Sequence[TrialStatus],
     submissions: Sequence[Submission],
     starts: Sequence[Start],
     resources: Resources | None,
@@ -157,12 +160,12 @@ def by_sacct(
 def wasted_s(starts: Sequence[Start], kept: Sequence[Kept], failed: bool) -> list[float]:
     """Of each start of a job (in their order), the seconds that came to nothing.
 
-    kept: the lives of the job's trials; each belongs to the last start before it
+    kept: the attempts of the job's trials; each belongs to the last start before it
     failed: none of the trials has a result, or will have one as things stand
     """
     used_s = [0.0] * len(starts)
     for one in kept:
-        before = [i for i, start in enumerate(starts) if start.began <= one.life.time + CLOCK_SLACK_S]
+        before = [i for i, start in enumerate(starts) if start.began <= one.attempt.time + CLOCK_SLACK_S]
         if before:
             used_s[before[-1]] += one.seconds
     return [
@@ -172,7 +175,7 @@ def wasted_s(starts: Sequence[Start], kept: Sequence[Kept], failed: bool) -> lis
 
 
 def by_records(
-    sweep: Sweep, rows: Sequence[Standing], submissions: Sequence[Submission], resources: Resources | None
+    sweep: Sweep, rows: Sequence[TrialStatus], submissions: Sequence[Submission], resources: Resources | None
 ) -> Usage:
     """Training seconds that are in the metrics, times what the last launch held for each job."""
     held = resources or Resources(gpus_per_node=0, cpus_per_task=1)
@@ -180,9 +183,9 @@ def by_records(
     gpus = held.nodes * held.gpus_per_node
     notes = ["a lower bound: sacct knows nothing of these jobs, so starts, validation and repeated work are not in it"]
     if resources is None:
-        notes.append("what the jobs held is not known: reckoned as one core each")
+        notes.append("what the jobs held is not known: estimated as one core each")
     elif not on_slurm:
-        notes.append("run on this machine: reckoned with what the last launch asked for")
+        notes.append("run on this machine: estimated with what the last launch asked for")
     units = gpus or held.processes * held.cpus_per_task
     last_jobs = {submission.trial: submission.job_id for submission in submissions if submission.job_id}
     together = Counter(last_jobs.values())
@@ -192,7 +195,7 @@ def by_records(
         if not own:
             continue
         seconds = sum(float(metrics.get("perf/seconds", 0.0)) for metrics in row.trial.metrics())
-        starts = len(row.trial.lives())
+        starts = len(row.trial.attempts())
         used_h = seconds * units * row.trial.share() / 3600
         # nothing limits a process of this machine
         asked_h = held.timeout_min / 60 * units * max(1, starts) / together[own[-1].job_id] if on_slurm else None

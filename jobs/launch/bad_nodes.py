@@ -14,9 +14,9 @@ from jobs.node.faults import read_faults
 from jobs.runs.log_files import START_OF_LIFE, rank_logs, read_tail
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
-from jobs.state.triage import Evidence, daemon_lines, judge
-from jobs.state.trial_status import Standing
-from petseg.run_folder.attempts import read_lives
+from jobs.state.triage import Evidence, daemon_lines, diagnose
+from jobs.state.trial_status import TrialStatus
+from petseg.run_folder.attempts import read_attempts
 from shards.cause import Cause
 from slurm.cluster import node_names
 
@@ -35,7 +35,7 @@ class BadNodes:
     said: tuple[str, ...] = ()
 
 
-def bad_nodes(sweep: Sweep, rows: Sequence[Standing]) -> BadNodes:
+def bad_nodes(sweep: Sweep, rows: Sequence[TrialStatus]) -> BadNodes:
     """The nodes on which two starts of the sweep or more ended by a failure of the node, or one without its GPUs.
 
     None of them if they are more than half of the cluster: then it is the network or the file system. Only nodes count
@@ -63,7 +63,7 @@ def bad_nodes(sweep: Sweep, rows: Sequence[Standing]) -> BadNodes:
     return BadNodes(names, tuple(said))
 
 
-def node_failures(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[Failed]:
+def node_failures(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[Failed]:
     """Starts of jobs on Slurm that ended by a failure of their node."""
     given: dict[str, list[Submission]] = {}
     for submission in sweep.all_submissions():
@@ -71,13 +71,13 @@ def node_failures(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[Failed]:
             given.setdefault(submission.trial, []).append(submission)
     for row in rows:
         jobs = given.get(row.trial.id, [])
-        if not jobs or (row.verdict is None and len(jobs) == 1 and len(read_lives(row.trial.folder)) < 2):
+        if not jobs or (row.verdict is None and len(jobs) == 1 and len(read_attempts(row.trial.folder)) < 2):
             continue  # its only start goes well: a thousand logs are slow to read
         for submission in jobs:
             yield from _of_job(row, submission, is_last=submission is jobs[-1])
 
 
-def _of_job(row: Standing, submission: Submission, is_last: bool) -> Iterator[Failed]:
+def _of_job(row: TrialStatus, submission: Submission, is_last: bool) -> Iterator[Failed]:
     logs = [split_starts(read_tail(path)) for path in rank_logs(row.trial, submission)]
     told = [(later, host) for log in logs for later, text in enumerate(reversed(log)) if (host := failed_host(text))]
     yield from ((submission.job_id, later, host) for later, host in told)
@@ -102,7 +102,7 @@ def nodes_of(text: str) -> int:
 
 def failed_host(text: str) -> str:
     """The host whose failure ended a start, by the log of one of its processes; empty if none is known."""
-    if judge(Evidence(TrialState("running"), logs=(text,))).cause is not Cause.NODE_FAILURE:
+    if diagnose(Evidence(TrialState("running"), logs=(text,))).cause is not Cause.NODE_FAILURE:
         return ""
     if found := _NAMED.search(text):
         return found[1].rstrip(",:.")

@@ -14,7 +14,7 @@ from jobs.launch.journal import cut_off_submissions, reconcile
 from jobs.launch.lock import LauncherAtWork, launcher_lock
 from jobs.runs.trial import Sweep
 from jobs.state.processes import HERE, as_pid, is_launcher, parent_of, works_for
-from jobs.state.trial_status import Standing
+from jobs.state.trial_status import TrialStatus
 from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME
 from slurm import patience
 from slurm.patience import one_line
@@ -34,7 +34,7 @@ def adopt_cut_off(sweep: Sweep) -> None:
         return  # which will write down the jobs itself
 
 
-def beside(sweep: Sweep, rows: Sequence[Standing]) -> Iterable[str]:
+def beside(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterable[str]:
     """Other trials that live in the same jobs, and end with them."""
     jobs = {row.submission.job_id for row in rows if row.submission}
     chosen = {row.trial.id for row in rows}
@@ -52,7 +52,7 @@ def beside(sweep: Sweep, rows: Sequence[Standing]) -> Iterable[str]:
         yield f"their jobs have other trials too, which end with them: {named}"
 
 
-def cancel_slurm(rows: Iterable[Standing]) -> None:
+def cancel_slurm(rows: Iterable[TrialStatus]) -> None:
     """scancel, many ids per call; raises OSError with its complaint, Unavailable where Slurm does not answer now."""
     ids = list(dict.fromkeys(row.submission.job_id for row in rows if row.submission))
     for start in range(0, len(ids), IDS_PER_CALL):
@@ -66,7 +66,7 @@ def cancel_slurm(rows: Iterable[Standing]) -> None:
                 raise OSError(f"scancel: {said}") from None
 
 
-def cancel_local(sweep: Sweep, rows: Sequence[Standing], whole: bool, kill: bool, grace_s: float) -> None:
+def cancel_local(sweep: Sweep, rows: Sequence[TrialStatus], whole: bool, kill: bool, grace_s: float) -> None:
     """SIGTERM to the launcher if the whole sweep is meant, else to each job's controller; wait until they are gone.
 
     Each pid is checked first: a process of submitit's that was started for this sweep's logs. Raises ValueError for
@@ -91,7 +91,7 @@ def cancel_local(sweep: Sweep, rows: Sequence[Standing], whole: bool, kill: bool
         time.sleep(POLL_S)
 
 
-def _rank_here(row: Standing, logs: Path) -> set[int]:
+def _rank_here(row: TrialStatus, logs: Path) -> set[int]:
     """The pid of rank 0, if it is one of ours."""
     state = row.trial.state()
     if row.submission is None or state.job_id != row.submission.job_id:

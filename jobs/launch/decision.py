@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import Observed
-from jobs.state.trial_status import ENDED, LIVE, Standing
+from jobs.state.trial_status import ENDED, LIVE, TrialStatus
 
 
 @dataclass(frozen=True)
 class Decision:
     """The trials that are to be submitted, and those that are left alone; the status of each is the reason."""
 
-    submit: tuple[Standing, ...]
-    leave: tuple[Standing, ...]
+    submit: tuple[TrialStatus, ...]
+    leave: tuple[TrialStatus, ...]
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -28,6 +28,6 @@ def decide(observed: Observed) -> Decision:
     return Decision(submit, tuple(row for row in observed.rows if row not in submit))
 
 
-def would_run(row: Standing, sweep: Sweep) -> bool:
+def would_run(row: TrialStatus, sweep: Sweep) -> bool:
     """Whether a trial has neither a result nor a live job; what was stopped early goes on once nothing stops it."""
     return row.status not in (*ENDED, *LIVE) or (row.status == "pruned" and sweep.early is None)

@@ -20,7 +20,7 @@ from jobs.runs.trial import Sweep
 from jobs.runs.trials import Trials, plan_trials
 from jobs.state.observed import observe
 from jobs.state.table import plain_table
-from jobs.state.trial_status import Standing
+from jobs.state.trial_status import TrialStatus
 from shards.command import NOT_KNOWN, OK
 from shards.terminal import Terminal
 from slurm.executor import render_scripts
@@ -78,7 +78,9 @@ def most_of(count: int, everything: bool) -> int:
     return count if everything or count <= LISTED_WHOLE else LISTED_FIRST
 
 
-def render_trials(sweep: Sweep, rows: Sequence[Standing], to_run: set[str], everything: bool) -> list[RenderableType]:
+def render_trials(
+    sweep: Sweep, rows: Sequence[TrialStatus], to_run: set[str], everything: bool
+) -> list[RenderableType]:
     """A line for each trial, or for the first ones. to_run: the ids of those that would be submitted."""
     columns = ("trial", *sweep.axes, "state")
     most = most_of(len(rows), everything)
@@ -98,7 +100,7 @@ def render_trials(sweep: Sweep, rows: Sequence[Standing], to_run: set[str], ever
     return [table, *([Text(f"and {left} more trials: {ASK_FOR_ALL}")] if left else [])]
 
 
-def _state(row: Standing, to_run: set[str]) -> str:
+def _state(row: TrialStatus, to_run: set[str]) -> str:
     return "to run" if row.trial.id in to_run else row.status
 
 

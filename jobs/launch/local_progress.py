@@ -21,7 +21,7 @@ from rich.text import Text
 from jobs.runs.trial import Trial
 from jobs.runs.trial_state import LAST_WORDS, Status, TrialState
 from jobs.state.liveness import planned, planned_epochs, read_last_row, time_left_s
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.heartbeat import read_heartbeat
 from petseg.training.progress_bar import duration
 from shards.terminal import Terminal
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Look:
+class RunningTrial:
     """One trial that runs."""
 
     trial: Trial
@@ -71,7 +71,7 @@ class Look:
 
     @property
     def whole_s(self) -> float:
-        """About how long the whole trial takes; 0 until that is known. What it did in an earlier life counts too."""
+        """About how long the whole trial takes; 0 until that is known. What it did in an earlier attempt counts too."""
         if self.left_s is None:
             return 0.0
         return max(self.ran_s + self.left_s, self.left_s / (1 - self.share) if self.share < 1 else 0.0)
@@ -114,9 +114,9 @@ class LocalProgress:
                 self.ran.setdefault(trial.id, took)
                 self._tell_end(trial)
 
-    def look(self) -> list[Look]:
+    def look(self) -> list[RunningTrial]:
         """The trials that run now; reports those that have begun and ended since the last look."""
-        running: list[Look] = []
+        running: list[RunningTrial] = []
         with self.lock:
             for trial in [trial for trial in self.trials if trial.id in self.began and trial.id not in self.ran]:
                 said = self._notice(trial)
@@ -148,7 +148,7 @@ class LocalProgress:
             self.told[trial.id] = text
             logger.info("%s %s: %s", trial.id, trial.label, text)
 
-    def left_s(self, running: Sequence[Look]) -> float | None:
+    def left_s(self, running: Sequence[RunningTrial]) -> float | None:
         """Until the last trial ends, if those that wait take as long as the others; None while no pace is known."""
         took = [seconds for seconds in self.ran.values() if seconds > 0]
         took = took or [seconds for look in running if (seconds := self._expected_s(look))]
@@ -164,20 +164,20 @@ class LocalProgress:
                 heapq.heapreplace(places, places[0] + one_s)
         return max(places)
 
-    def _expected_s(self, look: Look) -> float:
+    def _expected_s(self, look: RunningTrial) -> float:
         """How long a trial that runs takes in all; 0 if that cannot be told."""
         if look.share < 1:
             return look.whole_s
         return max(look.whole_s, time.time() - self.began.get(look.trial.id, time.time()))
 
-    def summary(self, running: Sequence[Look]) -> str:
+    def summary(self, running: Sequence[RunningTrial]) -> str:
         """`3 of 12 trials have ended, 2 run, 7 wait; about 14 min left`."""
         waiting = len(self.trials) - len(self.ran) - len(running)
         left_s = self.left_s(running)
         about = "how long it takes is not known yet" if left_s is None else f"about {duration(left_s)} left"
         return f"{len(self.ran)} of {len(self.trials)} trials have ended, {len(running)} run, {waiting} wait; {about}"
 
-    def render(self, running: Sequence[Look], width: int) -> RenderableType:
+    def render(self, running: Sequence[RunningTrial], width: int) -> RenderableType:
         """A line for each trial on a terminal of so many columns, in which only its name and the bar are cut short."""
         table = Table.grid(padding=(0, GAP))
         for justify in ("left", "left", "right", "right", "right"):
@@ -193,22 +193,22 @@ class LocalProgress:
         return Group(table, Text(self.summary(running), style="bold"))
 
 
-def _idle(trial: Trial, is_saved: bool) -> Look:
+def _idle(trial: Trial, is_saved: bool) -> RunningTrial:
     """A trial that does not train now: it has saved, or it has not begun in this launch."""
     row, epochs = read_last_row(trial.folder), planned_epochs(trial.folder)
     epoch = int(row.get("epoch", 0))
-    return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, row.get("val/dice"), is_saved=is_saved)
+    return RunningTrial(trial, epoch, epochs, epoch / epochs if epochs else 0.0, row.get("val/dice"), is_saved=is_saved)
 
 
-def look_at(trial: Trial, began: float) -> Look:
+def look_at(trial: Trial, began: float) -> RunningTrial:
     """How far a trial has come since it began."""
     row, beat, plan = read_last_row(trial.folder), read_heartbeat(trial.folder), planned(trial.folder)
     epoch, dice = int(row.get("epoch", 0)), row.get("val/dice")
     epochs = planned_epochs(trial.folder)
-    if beat is None or beat.time < began:  # of an earlier life
-        return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, dice)
+    if beat is None or beat.time < began:  # of an earlier attempt
+        return RunningTrial(trial, epoch, epochs, epoch / epochs if epochs else 0.0, dice)
     done, total = (beat.epoch - 1) * beat.steps_per_epoch + beat.step, beat.epochs * beat.steps_per_epoch
-    return Look(
+    return RunningTrial(
         trial, epoch, epochs, min(1.0, done / max(total, 1)), dice, time_left_s(beat, plan), time.time() - began
     )
 
@@ -230,11 +230,11 @@ def describe(trial: Trial, job_id: str) -> str:
 
 
 def _began(trial: Trial, state: TrialState) -> float:
-    """When the trial's present life began, to the second or two that its imports take, by what its folder says."""
+    """When the trial's present attempt began, to the second or two that its imports take, by what its folder says."""
     if state.status == "running":
         return state.time
     with contextlib.suppress(OSError, ValueError, TypeError):  # damaged, or of another version
-        return max((life.time for life in read_lives(trial.folder)), default=0.0)
+        return max((attempt.time for attempt in read_attempts(trial.folder)), default=0.0)
     return 0.0
 
 
@@ -275,7 +275,7 @@ def _show(progress: LocalProgress, stop: threading.Event, live: Live | None, lin
             said = _say(progress, running, said)
 
 
-def _say(progress: LocalProgress, running: Sequence[Look], said: list[str]) -> list[str]:
+def _say(progress: LocalProgress, running: Sequence[RunningTrial], said: list[str]) -> list[str]:
     """Log where all stands, unless it is what was said last: a log file needs no such line."""
     text = [progress.summary(running), *(look.text for look in running[:MAX_ROWS])]
     if text != said:

@@ -52,7 +52,7 @@ class Options:
     budget: str = ""
     """Refuse to submit trials that will cost more, such as 20gpuh or 8cpuh."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Reckon the cost from earlier trials only, not from a few training steps on this machine."""
+    """Estimate the cost from earlier trials only, not from a few training steps on this machine."""
     batch: int = 0
     """Trials that a search (method bayes) has proposed and that have not ended, at most: 0 = as many as run at a time,
     8 on slurm without --max-parallel. Fewer learn more from each other."""

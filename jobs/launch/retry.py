@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.state.observed import Observed
-from jobs.state.trial_status import Standing
+from jobs.state.trial_status import TrialStatus
 from petseg.run_folder.layout import load_config, load_overrides
 from shards.cause import Cause
 from shards.command import NotKnown, typed
@@ -32,10 +32,10 @@ class Wanted:
 class Decision:
     """What is submitted again, with which changes, what is not, and what is released."""
 
-    submit: tuple[Standing, ...]
+    submit: tuple[TrialStatus, ...]
     overrides: Mapping[str, Mapping[str, Any]]  # trial -> dotted config field -> value
-    refused: tuple[tuple[Standing, str], ...]  # and why
-    release: tuple[Standing, ...]
+    refused: tuple[tuple[TrialStatus, str], ...]  # and why
+    release: tuple[TrialStatus, ...]
 
 
 def decide(observed: Observed, wanted: Wanted) -> Decision:
@@ -57,14 +57,14 @@ def decide(observed: Observed, wanted: Wanted) -> Decision:
     return Decision(tuple(submit), overrides, tuple(refused), tuple(_held(observed, wanted)))
 
 
-def _ended(observed: Observed, wanted: Wanted) -> list[Standing]:
+def _ended(observed: Observed, wanted: Wanted) -> list[TrialStatus]:
     """Those that ended without a result, if such are wanted."""
     if wanted.held and not (wanted.failed or wanted.cause):
         return []
     return [row for row in observed.rows if row.verdict and wanted.cause in (None, row.cause)]
 
 
-def _held(observed: Observed, wanted: Wanted) -> list[Standing]:
+def _held(observed: Observed, wanted: Wanted) -> list[TrialStatus]:
     """Those that wait until they are released, as far as they are meant."""
     if wanted.cause:
         return []

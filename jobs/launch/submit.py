@@ -20,8 +20,8 @@ from jobs.runs.trial import Submission, Sweep, Trial, load_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.observed import observe
 from jobs.state.processes import HERE
-from jobs.state.trial_status import Standing
-from jobs.state.wandb_status import wandb_standing
+from jobs.state.trial_status import TrialStatus
+from jobs.state.wandb_status import wandb_status
 from petseg.data.consent import remember, require_known
 from petseg.data.store import is_remote
 from petseg.run_folder.layout import CONFIG_NAME, load_config, load_overrides, save_overrides
@@ -189,7 +189,7 @@ def tell_end(launch: Launch, sweep: Sweep, submitted: Submitted) -> int:
 def tell_wandb(launch: Launch, sweep: Sweep) -> None:
     """Say where wandb shows the sweep, or why it does not, after trials that this process has waited for."""
     if launch.cluster != "slurm":
-        for line in wandb_standing(sweep.folder, observe(sweep).rows).lines():
+        for line in wandb_status(sweep.folder, observe(sweep).rows).lines():
             Terminal(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
@@ -209,7 +209,7 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
     return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
 
 
-def _tell_failures(rows: Sequence[Standing]) -> int:
+def _tell_failures(rows: Sequence[TrialStatus]) -> int:
     for row in rows:
         logger.error("%s %s: %s %s; its log: %s", row.trial.id, row.trial.label, row.status, row.note, row.log)
     return FAILED if rows else OK

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.node.departure import leave
+from jobs.node.departure import exit_job
 from jobs.state.chain_state import forget_end, write_end
 from petseg.training import interrupt
 from shards.command import INTERRUPTED, NOT_KNOWN, OK
@@ -54,7 +54,7 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
             logger.info("exit code %d: Slurm takes no more now, or does not answer; again in %d s", code, AGAIN_S)
             code = run_step(step, folder) if paused(AGAIN_S) else code
         if code and step.must and in_job and interrupt.requested():
-            leave(JobEnvironment(), interrupt.requeue_requested())
+            exit_job(JobEnvironment(), interrupt.requeue_requested())
         if code and step.must and in_job:
             write_own_end(step.module, code)
         if code and step.must:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from jobs.node.faults import Fault, note_fault, read_faults
-from jobs.node.rendezvous import part
+from jobs.node.rendezvous import remove_rendezvous
 from jobs.runs.trial import Trial
 from jobs.runs.trial_state import Status
 from petseg.footprint.gpus import NodeFault, node_name
@@ -32,7 +32,7 @@ MOVES = 3  # nodes that a job tries
 logger = logging.getLogger(__name__)
 
 
-def leave(environment: submitit.JobEnvironment, requeue: bool, folders: Sequence[str] = ()) -> NoReturn:
+def exit_job(environment: submitit.JobEnvironment, requeue: bool, folders: Sequence[str] = ()) -> NoReturn:
     """End this process of a job whose work is saved; Slurm starts the job again if it should.
 
     requeue: the signal asks for it, as ahead of the time limit. After TERM Slurm is asked what it means: a preempted
@@ -41,7 +41,7 @@ def leave(environment: submitit.JobEnvironment, requeue: bool, folders: Sequence
 
     Rank 0 alone decides. The others wait for it: the first rank that exits would end the job before Slurm is told.
     """
-    part(environment)
+    remove_rendezvous(environment)
     if environment.name() != "slurm":
         sys.exit(LOCAL_REQUEUE if requeue else INTERRUPTED)
     if environment.global_rank == 0:
@@ -85,7 +85,7 @@ def note_cause(folders: Sequence[str], job_id: str, why: Ending, requeue: bool) 
             trial.write_state(replace(state, cause=cause))
 
 
-def leave_to_another_node(environment: submitit.JobEnvironment, fault: NodeFault, folders: Sequence[str]) -> None:
+def exit_for_another_node(environment: submitit.JobEnvironment, fault: NodeFault, folders: Sequence[str]) -> None:
     """Note what the node lacks, and let Slurm start the job again on another; returns where it does not.
 
     Any rank may do so: it alone may have met the fault, and the others wait for it in vain.

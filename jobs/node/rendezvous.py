@@ -64,7 +64,7 @@ def meet(environment: submitit.JobEnvironment) -> tuple[str, int]:
     raise RanksNotMet(f"no word of rank 0 in {path} within {TIMEOUT_S:.0f} s: see its log")
 
 
-def part(environment: submitit.JobEnvironment) -> None:
+def remove_rendezvous(environment: submitit.JobEnvironment) -> None:
     """Rank 0 takes the note back before it leaves: this machine's controller starts a job again under the same id."""
     if environment.global_rank == 0:
         _path(environment).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import submitit
 
-from jobs.node.departure import end_trials, leave, leave_to_another_node
+from jobs.node.departure import end_trials, exit_for_another_node, exit_job
 from jobs.node.rendezvous import RanksNotMet, set_up_ranks
 from jobs.node.workers import work_off
 from jobs.runs.log_files import LOG_TIME, TRIAL_FAILED
@@ -29,7 +29,7 @@ from petseg.data.places import without_secrets
 from petseg.data.store import is_remote
 from petseg.footprint.gpus import NodeFault
 from petseg.run.peers import LostPeer
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.layout import CONFIG_NAME, load_config
 from petseg.training import interrupt
 from petseg.training.pruning import EarlyStop, StoppedEarly
@@ -74,12 +74,12 @@ class TrialTask:
             logger.error("%s", lost)
             sys.exit(INTERRUPTED)
         except Interrupted as stop:
-            leave(environment, stop.requeue, folders)
+            exit_job(environment, stop.requeue, folders)
         except RanksNotMet as error:
             end_trials(folders, environment.job_id, "failed", error)  # which another rank may have begun
             raise
         except NodeFault as fault:
-            leave_to_another_node(environment, fault, folders)
+            exit_for_another_node(environment, fault, folders)
             raise
 
     def run_all(
@@ -108,7 +108,7 @@ class TrialTask:
             host=socket.gethostname(),
             job_id=environment.job_id,
             pid=os.getpid(),
-            restarts=len(read_lives(trial.folder)),
+            restarts=len(read_attempts(trial.folder)),
             slot=slot,
             at_once=self.at_once if slot else 1,
         )

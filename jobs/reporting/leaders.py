@@ -9,7 +9,7 @@ from rich.text import Text
 
 from jobs.runs.trial import Sweep
 from jobs.state.table import plain_table
-from jobs.state.trial_status import Standing
+from jobs.state.trial_status import TrialStatus
 from petseg.run_folder.layout import RESULT_NAME
 from shards.command import typed
 
@@ -32,7 +32,7 @@ class Leaders:
         """Lines."""
         return self._text.plain.count("\n") + 1 if self._text else 0
 
-    def look(self, sweep: Sweep, rows: Sequence[Standing]) -> Text:
+    def look(self, sweep: Sweep, rows: Sequence[TrialStatus]) -> Text:
         """The newest that is ready, empty before the first result; begins a newer one where there is a new result."""
         known = results_of(rows)
         if known and known != self._known and not (self._thread and self._thread.is_alive()):
@@ -46,7 +46,7 @@ class Leaders:
         if self._ready.wait(seconds):
             self._ready.clear()
 
-    def last(self, sweep: Sweep, rows: Sequence[Standing], wait_s: float) -> Text:
+    def last(self, sweep: Sweep, rows: Sequence[TrialStatus], wait_s: float) -> Text:
         """That of these very rows, if it is ready in time."""
         if self._thread:
             self._thread.join(wait_s)
@@ -55,7 +55,7 @@ class Leaders:
             self._thread.join(wait_s)
         return self._text
 
-    def _work(self, sweep: Sweep, rows: Sequence[Standing]) -> None:
+    def _work(self, sweep: Sweep, rows: Sequence[TrialStatus]) -> None:
         try:
             self._text = lead(sweep, rows)
         except Exception as error:  # of one trial's damaged file: the table above it is not to go with it
@@ -63,22 +63,22 @@ class Leaders:
         self._ready.set()
 
 
-def results_of(rows: Sequence[Standing]) -> object:
+def results_of(rows: Sequence[TrialStatus]) -> object:
     """What a leaderboard is made of: which trials there are, and when which of them finished. None: none has."""
     done = [row.trial for row in rows if row.status == "done"]
     times = tuple((trial.id, (trial.folder / RESULT_NAME).stat().st_mtime_ns) for trial in done)
     return (len(rows), times) if times else None
 
 
-def lead(sweep: Sweep, rows: Sequence[Standing]) -> Text:
+def lead(sweep: Sweep, rows: Sequence[TrialStatus]) -> Text:
     """The report's verdict in a sentence and the first rows of its leaderboard, of cells with a finished trial."""
     from jobs.reporting.rows import shown
     from jobs.reporting.statistics.records import read_record  # these take a second to import, for scipy's sake
-    from jobs.reporting.statistics.verdict import build_board
+    from jobs.reporting.statistics.verdict import build_leaderboard
     from jobs.reporting.statistics.wording import lead as said
     from jobs.reporting.statistics.wording import short
 
-    board = build_board(sweep, [read_record(row, epochs=False) for row in rows])
+    board = build_leaderboard(sweep, [read_record(row, epochs=False) for row in rows])
     cells = [row for row in shown(board) if row["#"]]
     axes = board.axes or ["trials"]
     columns = ["#", *axes, *(name for name in RESULTS if any(row[name] for row in cells))]

@@ -21,7 +21,7 @@ from jobs.reporting.sections.plots import CURVES, collect, draw
 from jobs.reporting.sections.protocol import floor_of, protocol, state_counts, warnings
 from jobs.reporting.sections.trials import trial_row
 from jobs.reporting.statistics.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
-from jobs.reporting.statistics.verdict import Board, Difference, build_board
+from jobs.reporting.statistics.verdict import Difference, Leaderboard, build_leaderboard
 from jobs.reporting.statistics.wording import FINDINGS, bounds, judge, minus, ranks_text
 from jobs.runs.trial import Sweep
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
@@ -43,7 +43,7 @@ MAX_HEAT = 60  # per cent of full colour: the numbers stay readable
 
 
 @dataclass(frozen=True)
-class Heat:
+class Heatmap:
     """A table of one metric, with how deep each cell is coloured."""
 
     metric: str
@@ -60,16 +60,16 @@ class Heat:
 
 
 def render_page(
-    sweep: Sweep, records: Sequence[Record], board: Board | None = None, shards: str = "", live: str = ""
+    sweep: Sweep, records: Sequence[Record], board: Leaderboard | None = None, shards: str = "", live: str = ""
 ) -> str:
     """report.html of a sweep; the same folder gives the same bytes. shards: where its pictures lie now, if moved.
 
     live: which version of it this is, of a page that looks whether its server has a newer one.
     """
-    board = board or build_board(sweep, records)
+    board = board or build_leaderboard(sweep, records)
     places = rank(board.groups)
     ranked = [place.group for place in places]
-    trials = [trial_row(record, sweep.hash_of(record.standing.trial)) for record in records]
+    trials = [trial_row(record, sweep.hash_of(record.trial_status.trial)) for record in records]
     return load_template().render(
         sweep=sweep,
         live=live,
@@ -118,7 +118,7 @@ def load_template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def leaderboard_section(board: Board, places: Sequence[Place], records: Sequence[Record]) -> dict[str, Any]:
+def leaderboard_section(board: Leaderboard, places: Sequence[Place], records: Sequence[Record]) -> dict[str, Any]:
     """The first cells, and how they differ from each other."""
     return {
         "metrics": metrics_of(board),
@@ -131,7 +131,7 @@ def leaderboard_section(board: Board, places: Sequence[Place], records: Sequence
     }
 
 
-def curves_section(board: Board, places: Sequence[Place]) -> dict[str, Any]:
+def curves_section(board: Leaderboard, places: Sequence[Place]) -> dict[str, Any]:
     """Loss and Dice of the first cells over the epochs."""
     drawn = {place.group.place for place in places[:MAX_DRAWN]}
     panels = draw(collect(board.axes, [group for group in board.groups if group.place in drawn]))
@@ -144,22 +144,22 @@ def curves_section(board: Board, places: Sequence[Place]) -> dict[str, Any]:
     }
 
 
-def heats_of(board: Board) -> list[Heat]:
+def heats_of(board: Leaderboard) -> list[Heatmap]:
     """The tables of mean Dice, on val and where it was measured on test."""
     grids = tabulate(board.axes, board.groups)
     return [heat for split in ("val", "test") if (heat := heat_of(split, grids, board.groups))]
 
 
-def heat_of(split: str, grids: list[Grid], groups: Sequence[Group]) -> Heat | None:
+def heat_of(split: str, grids: list[Grid], groups: Sequence[Group]) -> Heatmap | None:
     """None if no trial has measured it; but val Dice is shown in any case, for what is missing."""
     metric, name = f"{split}/dice", f"{split} Dice"
     means = [spread.mean for group in groups if (spread := group.spread(metric))]
     if not means:
-        return Heat(metric, name, split, grids, 0.0, 1.0, None) if split == "val" else None
-    return Heat(metric, name, split, grids, min(means), max(means), max(means) if split == "val" else None)
+        return Heatmap(metric, name, split, grids, 0.0, 1.0, None) if split == "val" else None
+    return Heatmap(metric, name, split, grids, min(means), max(means), max(means) if split == "val" else None)
 
 
-def paired(board: Board) -> list[Difference]:
+def paired(board: Leaderboard) -> list[Difference]:
     """All pairs of the best cells on val, the higher one first."""
     if board.val is None:
         return []
@@ -176,7 +176,7 @@ def strip_scale(groups: Sequence[Group]) -> tuple[float, float]:
 
 def newest(records: Sequence[Record]) -> str:
     """When a trial last said something, in UTC; empty if none has begun."""
-    times = [record.standing.trial.state().time for record in records]
+    times = [record.trial_status.trial.state().time for record in records]
     when = max(times, default=0.0)
     return datetime.datetime.fromtimestamp(when, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC") if when else ""
 

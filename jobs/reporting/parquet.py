@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 from jobs.reporting.rows import rows_of
-from jobs.reporting.statistics.verdict import Board
+from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.reporting.statistics.wording import judge
 from jobs.runs.trial import Sweep
 
 
-def render_parquet(sweep: Sweep, board: Board) -> bytes:
+def render_parquet(sweep: Sweep, board: Leaderboard) -> bytes:
     """A row per cell, and in the metadata the sweep, its data and the verdict. Raises ValueError without pyarrow."""
     try:
         import pyarrow

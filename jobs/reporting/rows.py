@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.reporting.statistics.records import Place, rank
-from jobs.reporting.statistics.verdict import Board
+from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.reporting.statistics.wording import FINDINGS, end, judge, p_number
 from jobs.runs.trial import Sweep
 
@@ -34,19 +34,19 @@ INTERVALS_NOTE = (
 Row = dict[str, Any]
 
 
-def metrics_of(board: Board) -> list[tuple[str, str, int]]:
+def metrics_of(board: Leaderboard) -> list[tuple[str, str, int]]:
     """The columns of METRICS that a trial of the sweep has."""
     known = {name for group in board.groups for record in group.done if record.result for name in record.result.metrics}
     return [metric for metric in METRICS if metric[0] in known]
 
 
-def rows_of(board: Board) -> list[Row]:
+def rows_of(board: Leaderboard) -> list[Row]:
     """A dict per group, by mean val Dice, highest first; all have the same keys, None where a number is not known."""
     names = [name for name, _, _ in metrics_of(board)]
     return [_row(board, place, names) for place in rank(board.groups)]
 
 
-def _row(board: Board, place: Place, metrics: Sequence[str]) -> Row:
+def _row(board: Leaderboard, place: Place, metrics: Sequence[str]) -> Row:
     group, val = place.group, place.val_dice
     mean, test = board.mean("val", group), board.mean("test", group)
     difference = board.val.from_best(group) if board.val else None
@@ -78,7 +78,7 @@ def _row(board: Board, place: Place, metrics: Sequence[str]) -> Row:
     }
 
 
-def shown(board: Board) -> list[dict[str, str]]:
+def shown(board: Leaderboard) -> list[dict[str, str]]:
     """The rows as people read them, by column title."""
     metrics = metrics_of(board)
     return [_shown(row, board.axes, metrics) for row in rows_of(board)]
@@ -119,19 +119,19 @@ def number(value: float | None, form: str = ".4f") -> str:
     return "" if value is None else format(value, form)
 
 
-def render_rows(sweep: Sweep, board: Board, form: str) -> str:
+def render_rows(sweep: Sweep, board: Leaderboard, form: str) -> str:
     """The leaderboard as md, csv or json text."""
     return {"md": _markdown, "csv": _csv, "json": _json}[form](sweep, board)
 
 
-def _markdown(sweep: Sweep, board: Board) -> str:
+def _markdown(sweep: Sweep, board: Leaderboard) -> str:
     verdict = judge(board)
     lines = [f"# {_plain(sweep.name)}", "", _plain(verdict.lead), "", *(f"- {_plain(p)}" for p in verdict.points), ""]
     note = f"\n{INTERVALS_NOTE}\n" if board.val else ""
     return "\n".join(lines) + "\n" + table_markdown(board) + note
 
 
-def table_markdown(board: Board) -> str:
+def table_markdown(board: Leaderboard) -> str:
     """The rows alone."""
     rows = shown(board)
     titles = list(rows[0]) if rows else []
@@ -148,7 +148,7 @@ def _plain(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False).translate(MARKDOWN)
 
 
-def _csv(sweep: Sweep, board: Board) -> str:
+def _csv(sweep: Sweep, board: Leaderboard) -> str:
     rows, file = rows_of(board), io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([[harmless(name) for name in row] for row in rows[:1]])
@@ -161,7 +161,7 @@ def harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(FORMULA) else value
 
 
-def _json(sweep: Sweep, board: Board) -> str:
+def _json(sweep: Sweep, board: Leaderboard) -> str:
     verdict = judge(board)
     content = {
         "sweep": sweep.name,

@@ -21,7 +21,7 @@ from jobs.design.early_terminate import hyperband_entry, parse_hyperband
 from jobs.design.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.design.spec import Cell, Spec
 from jobs.runs.trial_state import TrialState, read_state, write_state
-from petseg.run_folder.attempts import Life, read_lives
+from petseg.run_folder.attempts import Attempt, read_attempts
 from petseg.run_folder.layout import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics, warn_once
 from petseg.training.pruning import Hyperband
 from shards.command import typed
@@ -92,10 +92,10 @@ class Trial:
         """Its rows of metrics.jsonl, one per epoch."""
         return read_metrics(self.folder)
 
-    def lives(self) -> list[Life]:
+    def attempts(self) -> list[Attempt]:
         """Its starts, oldest first; none where lives.json is damaged, which the log says."""
         try:
-            return read_lives(self.folder)
+            return read_attempts(self.folder)
         except (ValueError, OSError) as error:
             warn_once(f"left out: {error}")
             return []

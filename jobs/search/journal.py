@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.design.space import Distribution
 from jobs.design.spec import STARTUP, Cell, Spec, cell_of, draws
-from jobs.state.trial_status import Standing
+from jobs.state.trial_status import TrialStatus
 from petseg.config import RunConfig
 from petseg.config.values import trial_id
 
@@ -111,7 +111,7 @@ def cells_of(study: Study, spec: Spec) -> list[Cell]:
     return [cell_of(spec, RunConfig(), trial.params) for trial in study.trials]
 
 
-def tell(study: Study, spec: Spec, manifest_hash: str, rows: Mapping[str, Standing]) -> None:
+def tell(study: Study, spec: Spec, manifest_hash: str, rows: Mapping[str, TrialStatus]) -> None:
     """Note the ends of trials. One that has failed stays open: it may be tried again, and until then counts as bad.
 
     rows: by trial id.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from jobs.runs.trial import Sweep
 from jobs.state.slurm_states import Answer
-from jobs.state.trial_status import ENDED, LIVE, Standing, quick_standings, standings, unknown_line
+from jobs.state.trial_status import ENDED, LIVE, TrialStatus, quick_trial_statuses, trial_statuses, unknown_line
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Observed:
     """The trials of a sweep as they were found, all of them or some."""
 
     sweep: Sweep
-    rows: tuple[Standing, ...]
+    rows: tuple[TrialStatus, ...]
     answer: Answer = field(default_factory=Answer)  # Slurm's, which may be some seconds old after `glance`
 
     def of(self, ids: Collection[str]) -> Observed:
@@ -23,12 +23,12 @@ class Observed:
         return replace(self, rows=tuple(row for row in self.rows if row.trial.id in ids))
 
     @property
-    def live(self) -> tuple[Standing, ...]:
+    def live(self) -> tuple[TrialStatus, ...]:
         """The trials that a job holds, or may hold."""
         return tuple(row for row in self.rows if row.status in LIVE)
 
     @property
-    def unfinished(self) -> tuple[Standing, ...]:
+    def unfinished(self) -> tuple[TrialStatus, ...]:
         """The trials that have neither a result nor been stopped early."""
         return tuple(row for row in self.rows if row.status not in ENDED)
 
@@ -43,10 +43,10 @@ def observe(sweep: Sweep, patience_s: float | None = None) -> Observed:
 
     patience_s: how long Slurm may take to answer; by default it is asked again while it is busy
     """
-    return Observed(sweep, tuple(standings(sweep, patience_s)))
+    return Observed(sweep, tuple(trial_statuses(sweep, patience_s)))
 
 
 def glance(sweep: Sweep) -> Observed:
     """Look for people who look often: Slurm's answer may be some seconds old, and none is waited for long."""
-    rows, answer = quick_standings(sweep)
+    rows, answer = quick_trial_statuses(sweep)
     return Observed(sweep, tuple(rows), answer)

@@ -14,10 +14,10 @@ from rich.text import Text
 
 from jobs.runs.trial import Sweep
 from jobs.state.slurm_states import Answer
-from jobs.state.triage import Verdict
-from jobs.state.trial_status import LIVE, STATES, Standing
+from jobs.state.triage import Diagnosis
+from jobs.state.trial_status import LIVE, STATES, TrialStatus
 from jobs.state.waits import Wait
-from jobs.state.wandb_status import wandb_standing
+from jobs.state.wandb_status import wandb_status
 from petseg.training.progress_bar import duration
 from shards.command import typed
 
@@ -40,13 +40,13 @@ STYLES = {
 class Failed:
     """Trials that ended in the same way."""
 
-    verdict: Verdict
-    rows: tuple[Standing, ...]
+    verdict: Diagnosis
+    rows: tuple[TrialStatus, ...]
 
 
-def group_failures(rows: Sequence[Standing]) -> list[Failed]:
+def group_failures(rows: Sequence[TrialStatus]) -> list[Failed]:
     """The distinct failures and interruptions, that of the most trials first."""
-    groups: dict[tuple[str, str], list[Standing]] = {}
+    groups: dict[tuple[str, str], list[TrialStatus]] = {}
     for row in rows:
         if row.verdict:
             groups.setdefault((row.verdict.cause, row.verdict.signature), []).append(row)
@@ -54,7 +54,7 @@ def group_failures(rows: Sequence[Standing]) -> list[Failed]:
     return sorted(found, key=lambda failed: -len(failed.rows))
 
 
-def title_of(sweep: Sweep, rows: Sequence[Standing]) -> str:
+def title_of(sweep: Sweep, rows: Sequence[TrialStatus]) -> str:
     counts = Counter(row.status for row in rows)
     return f"{sweep.name}: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
@@ -72,7 +72,7 @@ COLUMNS = ("trial", "axes", "state", "epoch", "val Dice", "host", "log")
 RIGHT = ("epoch", "val Dice")
 
 
-def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, width: int, max_rows: int = 0) -> RenderableType:
+def render(sweep: Sweep, rows: Sequence[TrialStatus], answer: Answer, width: int, max_rows: int = 0) -> RenderableType:
     """All that status shows. max_rows: so many trials at most, those that live first; 0 = all, in the sweep's order."""
     shown = list(rows)
     if max_rows and len(rows) > max_rows:
@@ -81,13 +81,13 @@ def render(sweep: Sweep, rows: Sequence[Standing], answer: Answer, width: int, m
     if len(shown) < len(rows):
         parts.append(Text(f"and {len(rows) - len(shown)} more trials"))
     parts += [Text(line) for line in (*failure_lines(sweep, rows), *wait_lines(sweep, rows))]
-    parts += [Text(line) for line in wandb_standing(sweep.folder, rows).lines()]
+    parts += [Text(line) for line in wandb_status(sweep.folder, rows).lines()]
     if line := source_line(answer):
         parts.append(Text(line, style="dim"))
     return Group(*parts)
 
 
-def render_table(title: str, rows: Sequence[Standing], width: int) -> RenderableType:
+def render_table(title: str, rows: Sequence[TrialStatus], width: int) -> RenderableType:
     """A table; of many rows one without lines and folds, because rich takes 0.6 s for a thousand.
 
     A narrow one leaves out the paths of the logs, which `jobs/logs.py` knows too.
@@ -117,11 +117,11 @@ def plain_table(title: str, lines: Sequence[Sequence[str]]) -> Text:
     return Text("\n".join([title, *padded]), no_wrap=True, overflow="ignore")
 
 
-def _cells(row: Standing) -> tuple[str, ...]:
+def _cells(row: TrialStatus) -> tuple[str, ...]:
     return (row.trial.id, row.trial.label, state_text(row), epoch_text(row), dice_text(row), row.host, row.log)
 
 
-def state_text(row: Standing) -> str:
+def state_text(row: TrialStatus) -> str:
     """`queued: Priority`, `failed: gpu_memory`, `running, 12 min left, 2 restarts`."""
     if row.status == "failed":
         return f"failed: {row.cause}"
@@ -135,18 +135,18 @@ def state_text(row: Standing) -> str:
     return ", ".join(parts)
 
 
-def epoch_text(row: Standing) -> str:
+def epoch_text(row: TrialStatus) -> str:
     """Finished epochs; of a running trial the present one, with its steps."""
     if row.beat and row.status in ("running", "stalled", "unknown"):
         return f"{row.beat.epoch}/{row.epochs or '?'} step {row.beat.step}/{row.beat.steps_per_epoch}"
     return f"{row.epoch}/{row.epochs or '?'}" if row.epoch or row.epochs else ""
 
 
-def dice_text(row: Standing) -> str:
+def dice_text(row: TrialStatus) -> str:
     return "" if row.dice is None else f"{row.dice:.4f}"
 
 
-def failure_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
+def failure_lines(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[str]:
     """Each distinct failure once: its trials, the error, what to do, and for code the traceback."""
     for failed in group_failures(rows):
         verdict = failed.verdict
@@ -163,16 +163,16 @@ def failure_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
             yield "\n".join(f"  | {line}" for line in [*cut, *lines[-MAX_TRACEBACK_LINES:]])
 
 
-def group_waits(rows: Sequence[Standing]) -> dict[Wait, list[Standing]]:
+def group_waits(rows: Sequence[TrialStatus]) -> dict[Wait, list[TrialStatus]]:
     """The queued trials that do not start by themselves, by what they wait for."""
-    groups: dict[Wait, list[Standing]] = {}
+    groups: dict[Wait, list[TrialStatus]] = {}
     for row in rows:
         if row.wait and row.status == "queued":
             groups.setdefault(row.wait, []).append(row)
     return groups
 
 
-def wait_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
+def wait_lines(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[str]:
     """What does not start by itself, each reason once, with what to do."""
     for wait, waiting in group_waits(rows).items():
         yield f"\n{wait.reason}: {_named(waiting)}"
@@ -185,7 +185,7 @@ def wait_lines(sweep: Sweep, rows: Sequence[Standing]) -> Iterator[str]:
             yield f"  next: {typed('jobs/cancel.py', sweep.folder, *ids)}"
 
 
-def _named(rows: Sequence[Standing]) -> str:
+def _named(rows: Sequence[TrialStatus]) -> str:
     """`2 trials: 3f9a..., 77b0...`"""
     count = len(rows)
     named = ", ".join(row.trial.id for row in rows[:MAX_NAMED])
@@ -193,7 +193,7 @@ def _named(rows: Sequence[Standing]) -> str:
     return f"{count} trial{'s' if count > 1 else ''}: {named}{more}"
 
 
-def to_document(sweep: Sweep, rows: Sequence[Standing], answer: Answer) -> dict[str, Any]:
+def to_document(sweep: Sweep, rows: Sequence[TrialStatus], answer: Answer) -> dict[str, Any]:
     """What --json prints."""
     counts = Counter(row.status for row in rows)
     return {
@@ -216,11 +216,11 @@ def to_document(sweep: Sweep, rows: Sequence[Standing], answer: Answer) -> dict[
             for failed in group_failures(rows)
         ],
         "waits": [{**asdict(wait), "trials": [row.trial.id for row in of]} for wait, of in group_waits(rows).items()],
-        "wandb": wandb_standing(sweep.folder, rows).to_dict(),
+        "wandb": wandb_status(sweep.folder, rows).to_dict(),
     }
 
 
-def _trial(row: Standing) -> dict[str, Any]:
+def _trial(row: TrialStatus) -> dict[str, Any]:
     beat, submission = row.beat, row.submission
     return {
         "id": row.trial.id,

@@ -23,7 +23,7 @@ CLEAN_NOW = ("--older-than", "0m", "--checkpoints-only")  # what frees most, at 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """Why a trial ended, and what to do."""
 
     cause: Cause
@@ -40,7 +40,7 @@ class Evidence:
     state: TrialState = NOT_BEGUN  # as this job wrote it
     host: str = ""
     job: JobState | None = None
-    logs: tuple[str, ...] = ()  # the ends of the logs of all ranks, of the job's last life
+    logs: tuple[str, ...] = ()  # the ends of the logs of all ranks, of the job's last attempt
     epochs_done: int = 0
     epochs: int = 0
     epoch_s: float | None = None  # one epoch's training
@@ -84,7 +84,7 @@ def gather(
     )
 
 
-def judge(evidence: Evidence) -> Verdict:
+def diagnose(evidence: Evidence) -> Diagnosis:
     """The cause by the first source that knows it, and what to do about it (jobs.state.causes)."""
     found = [traceback for text in evidence.logs if (traceback := fatal_traceback(text))]
     fatal = min(found, key=lambda traceback: bool(PEER.search(traceback.error)), default=None)
@@ -97,7 +97,7 @@ def judge(evidence: Evidence) -> Verdict:
         signature = f"{cause} {host}"
     elif fatal and has_traceback:
         signature = f"{fatal.kind} at {fatal.frame}" if fatal.frame else fatal.error.partition("\n")[0][:120]
-    return Verdict(
+    return Diagnosis(
         cause=cause,
         advice=advice.format(
             host=host,

@@ -17,7 +17,7 @@ from jobs.state.job_ends import forgotten_jobs, note_ends, read_ends, with_noted
 from jobs.state.liveness import patience_s, planned, planned_epochs, read_last_row, silence_s, time_left_s
 from jobs.state.processes import HERE, as_pid, runs_trials
 from jobs.state.slurm_states import Answer, ask
-from jobs.state.triage import Verdict, gather, judge
+from jobs.state.triage import Diagnosis, diagnose, gather
 from jobs.state.waits import Wait, wait_of
 from petseg.run_folder.heartbeat import Heartbeat, read_heartbeat
 from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME, Pruned, Result
@@ -35,7 +35,7 @@ BEHIND = "waits for its turn in its job"
 
 
 @dataclass(frozen=True)
-class Standing:
+class TrialStatus:
     """Where one trial stands."""
 
     trial: Trial
@@ -50,7 +50,7 @@ class Standing:
     left_s: float | None = None
     restarts: int = 0
     submission: Submission | None = None
-    verdict: Verdict | None = None  # of what ended without a result
+    verdict: Diagnosis | None = None  # of what ended without a result
     wait: Wait | None = None  # of what is queued, and does not start by itself
     silence: str = ""  # why Slurm does not say how its job stands
 
@@ -59,7 +59,7 @@ class Standing:
         return self.verdict.cause if self.verdict else ""
 
 
-def standings(sweep: Sweep, patience_s: float | None = None) -> list[Standing]:
+def trial_statuses(sweep: Sweep, patience_s: float | None = None) -> list[TrialStatus]:
     """Where all trials stand, with one question to Slurm for all of them.
 
     patience_s: how long Slurm may take to answer; by default it is asked again while it is busy
@@ -68,7 +68,7 @@ def standings(sweep: Sweep, patience_s: float | None = None) -> list[Standing]:
     return rows_of(sweep, submissions, job_states(_open_jobs(sweep, submissions), patience_s))
 
 
-def unknown_line(rows: Sequence[Standing]) -> str:
+def unknown_line(rows: Sequence[TrialStatus]) -> str:
     """What to say where Slurm did not tell how jobs stand; empty if all is known."""
     unknown = [row for row in rows if row.status == "unknown"]
     if not unknown:
@@ -77,7 +77,7 @@ def unknown_line(rows: Sequence[Standing]) -> str:
     return f"unknown: {len(unknown)} of {len(rows)} trials, {why}"
 
 
-def quick_standings(sweep: Sweep) -> tuple[list[Standing], Answer]:
+def quick_trial_statuses(sweep: Sweep) -> tuple[list[TrialStatus], Answer]:
     """The same for people who look often: an answer of Slurm may be some seconds old, and none is waited for long."""
     submissions = sweep.submissions()
     answer = ask(sweep.folder, _open_jobs(sweep, submissions))
@@ -96,12 +96,14 @@ def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]
     ]
 
 
-def rows_of(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]) -> list[Standing]:
+def rows_of(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]) -> list[TrialStatus]:
     """Where all trials stand, by what Slurm says of their jobs; how jobs ended is written down, and looked up."""
     jobs = _remembered(sweep, submissions, jobs)
     trials_of = Counter(submission.job_id for submission in submissions.values())
     rows = [
-        standing(trial, (given := submissions.get(trial.id)), jobs, given is not None and trials_of[given.job_id] > 1)
+        trial_status(
+            trial, (given := submissions.get(trial.id)), jobs, given is not None and trials_of[given.job_id] > 1
+        )
         for trial in sweep.trials
     ]
     return _as_many_as_run(rows)
@@ -126,7 +128,7 @@ def _began(state: TrialState, job_id: str) -> float:
     return state.time if state.of_job(job_id).status == "running" else 0.0
 
 
-def _as_many_as_run(rows: Sequence[Standing]) -> list[Standing]:
+def _as_many_as_run(rows: Sequence[TrialStatus]) -> list[TrialStatus]:
     """A job runs its trials one after the other, or some at once: of those that say that they run, the latest do.
 
     A job that was requeued begins anew, with a trial that had failed before it came to the one that was interrupted.
@@ -143,9 +145,9 @@ def _as_many_as_run(rows: Sequence[Standing]) -> list[Standing]:
     return [replace(row, **waits) if row.trial.id in behind else row for row in rows]
 
 
-def standing(
+def trial_status(
     trial: Trial, submission: Submission | None, jobs: Mapping[str, JobState], shared: bool = False
-) -> Standing:
+) -> TrialStatus:
     """Where a trial stands, by its own word and by what Slurm says of its job. shared: the job has other trials too."""
     try:
         result, pruned, trouble = trial.result(), trial.pruned(), ""
@@ -163,9 +165,9 @@ def standing(
         "restarts": state.restarts,
     }
     if submission is None:
-        return _single(trial, common) if trial.lives() else Standing(trial, "planned", trouble, **common)
+        return _single(trial, common) if trial.attempts() else TrialStatus(trial, "planned", trouble, **common)
     if not submission.job_id:
-        return Standing(trial, "planned", CUT_OFF, **common)
+        return TrialStatus(trial, "planned", CUT_OFF, **common)
     row = read_last_row(trial.folder)
     common |= {
         "epoch": int(row.get("epoch", 0)),
@@ -176,15 +178,15 @@ def standing(
     job = jobs.get(submission.job_id) if submission.cluster == "slurm" else None
     if _alive(submission, state, job):
         return _live(trial, state, job, row, common, shared)
-    verdict = judge(gather(trial, submission, job, state, row, shared))
+    verdict = diagnose(gather(trial, submission, job, state, row, shared))
     failed = state.status == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
     note = trouble or _why_over(state, job, verdict)
-    return Standing(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
+    return TrialStatus(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
 
 
-def _single(trial: Trial, common: dict[str, Any]) -> Standing:
+def _single(trial: Trial, common: dict[str, Any]) -> TrialStatus:
     """A run that no launcher has submitted: petseg/train.py was started by hand, and may run, wait, or be over."""
-    row, last = read_last_row(trial.folder), trial.lives()[-1]
+    row, last = read_last_row(trial.folder), trial.attempts()[-1]
     common |= {
         "host": last.host,
         "restarts": last.number - 1,
@@ -194,9 +196,9 @@ def _single(trial: Trial, common: dict[str, Any]) -> Standing:
     }
     beat, silent_s = _sign_of_life(trial, last.time)
     if silent_s > patience_s(trial.folder, beat, row):
-        return Standing(trial, "interrupted", f"no sign of life for {duration(silent_s)}", **common)
+        return TrialStatus(trial, "interrupted", f"no sign of life for {duration(silent_s)}", **common)
     left_s = time_left_s(beat, planned(trial.folder)) if beat else None
-    return Standing(trial, "running", beat=beat, left_s=left_s, **common)
+    return TrialStatus(trial, "running", beat=beat, left_s=left_s, **common)
 
 
 def _own_log(submission: Submission, state: TrialState) -> str:
@@ -204,7 +206,7 @@ def _own_log(submission: Submission, state: TrialState) -> str:
     return str(log_of(Path(submission.log), submission, slot)) if slot else submission.log
 
 
-def _why_over(state: TrialState, job: JobState | None, verdict: Verdict) -> str:
+def _why_over(state: TrialState, job: JobState | None, verdict: Diagnosis) -> str:
     if state.status == "failed":
         return state.error or verdict.advice
     if state.status in ("done", "pruned"):
@@ -214,8 +216,8 @@ def _why_over(state: TrialState, job: JobState | None, verdict: Verdict) -> str:
     return verdict.advice
 
 
-def _done(trial: Trial, submission: Submission | None, result: Result) -> Standing:
-    return Standing(
+def _done(trial: Trial, submission: Submission | None, result: Result) -> TrialStatus:
+    return TrialStatus(
         trial,
         "done",
         epoch=result.epochs,
@@ -227,9 +229,9 @@ def _done(trial: Trial, submission: Submission | None, result: Result) -> Standi
     )
 
 
-def _pruned(trial: Trial, submission: Submission | None, pruned: Pruned) -> Standing:
+def _pruned(trial: Trial, submission: Submission | None, pruned: Pruned) -> TrialStatus:
     """Stopped early: its Dice is the best of the epochs that it had, and no result."""
-    return Standing(
+    return TrialStatus(
         trial,
         "pruned",
         epoch=pruned.epoch,
@@ -248,39 +250,39 @@ def _live(
     row: dict[str, Any],
     common: dict[str, Any],
     shared: bool,
-) -> Standing:
+) -> TrialStatus:
     """Queued, running or stalled."""
     if job and job.state in WAITING:
         reason = job.reason or ("its job comes again" if state.job_id else "")
-        return Standing(trial, "queued", reason, wait=wait_of(job), **common)
+        return TrialStatus(trial, "queued", reason, wait=wait_of(job), **common)
     if job and job.state == UNKNOWN:
         return _unknown(trial, state, job, common)
     if not state.job_id:
-        return Standing(trial, "queued" if shared else "running", BEHIND if shared else "starting", **common)
+        return TrialStatus(trial, "queued" if shared else "running", BEHIND if shared else "starting", **common)
     if job and job.state in HELD:
-        return Standing(trial, "running", f"{job.state.lower()} by Slurm", **common)
+        return TrialStatus(trial, "running", f"{job.state.lower()} by Slurm", **common)
     beat, silent_s = _sign_of_life(trial, state.time)
     common |= {"beat": beat, "left_s": time_left_s(beat, planned(trial.folder)) if beat else None}
     if silent_s > patience_s(trial.folder, beat, row):
-        return Standing(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
-    return Standing(trial, "running", **common)
+        return TrialStatus(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
+    return TrialStatus(trial, "running", **common)
 
 
-def _unknown(trial: Trial, state: TrialState, job: JobState, common: dict[str, Any]) -> Standing:
+def _unknown(trial: Trial, state: TrialState, job: JobState, common: dict[str, Any]) -> TrialStatus:
     """Slurm does not answer: the job may wait, run, or be over."""
     note = "Slurm does not answer"
     common |= {"silence": job.reason}
     if state.status == "running":
         beat, silent_s = _sign_of_life(trial, state.time)
-        return Standing(trial, "unknown", f"{note}; last sign of life {duration(silent_s)} ago", **common, beat=beat)
-    return Standing(trial, "unknown", note, **common)
+        return TrialStatus(trial, "unknown", f"{note}; last sign of life {duration(silent_s)} ago", **common, beat=beat)
+    return TrialStatus(trial, "unknown", note, **common)
 
 
 def _sign_of_life(trial: Trial, began: float) -> tuple[Heartbeat | None, float]:
     """The last heartbeat of the life that began then, and the seconds since the last sign of life."""
     beat = read_heartbeat(trial.folder)
     if beat and beat.time < began:
-        beat = None  # of an earlier life
+        beat = None  # of an earlier attempt
     return beat, silence_s(trial.folder, beat, began)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from jobs.state.trial_status import LIVE, Standing
+from jobs.state.trial_status import LIVE, TrialStatus
 from petseg.tracking.note import TrackingNote, read_note
 from shards.command import typed
 
@@ -18,7 +18,7 @@ CUT_OFF = "its process ended before wandb had confirmed everything"
 
 
 @dataclass(frozen=True)
-class WandbStanding:
+class WandbStatus:
     """The trials of a sweep that asked for wandb, or were sent by jobs/sync.py, by what became of them."""
 
     folder: Path
@@ -63,7 +63,7 @@ class WandbStanding:
         }
 
 
-def wandb_standing(folder: Path, rows: Sequence[Standing]) -> WandbStanding:
+def wandb_status(folder: Path, rows: Sequence[TrialStatus]) -> WandbStatus:
     """Of the trials in these rows. What is on the way is lost if its trial has ended."""
     healthy: list[TrackingNote] = []
     lost: dict[str, TrackingNote] = {}
@@ -78,7 +78,7 @@ def wandb_standing(folder: Path, rows: Sequence[Standing]) -> WandbStanding:
             healthy.append(note)
         else:
             lost[row.trial.id] = note if note.reason else TrackingNote("lost", CUT_OFF, note.url, note.project_url)
-    return WandbStanding(folder, tuple(healthy), lost, offline)
+    return WandbStatus(folder, tuple(healthy), lost, offline)
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""An errand to wandb, run by a process of its own that can be ended, whatever hangs in wandb's client.
+"""A call to wandb, run by a subprocess that can be ended, whatever hangs in wandb's client.
 
 `ask` starts `python -m MODULE` with a request on its stdin; the module's main is `answer(handler)`. The answer is a
 line of JSON: what the handler found, or {"error": type, "text": ...}.

@@ -94,7 +94,7 @@ class Outcome:
         return self.ok and (self.rows > 0 or not self.was_there)
 
 
-class Pace:
+class RateLimit:
     """Lets callers through at so many a second."""
 
     def __init__(self, per_s: float) -> None:
@@ -114,7 +114,7 @@ def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay
     for replay in replays:
         left.put(replay)
     done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    stop, pace = threading.Event(), Pace(limits.runs_per_s)
+    stop, pace = threading.Event(), RateLimit(limits.runs_per_s)
 
     def work(worker: Worker) -> None:
         try:

@@ -15,11 +15,11 @@ from typing import Any
 from jobs.runs.naming import name_in_place, trial_name
 from jobs.runs.trial import load_sweep
 from jobs.state.observed import observe
-from jobs.state.trial_status import LIVE, Standing
+from jobs.state.trial_status import LIVE, TrialStatus
 from jobs.wandb_sync.replay import Outcome, Replay
 from petseg.config import RunConfig
 from petseg.config.values import config_from_dict
-from petseg.run_folder.attempts import LIVES_NAME
+from petseg.run_folder.attempts import ATTEMPTS_NAME
 from petseg.run_folder.layout import (
     CONFIG_NAME,
     MAX_METRICS_BYTES,
@@ -68,7 +68,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SyncPlan:
     """What is to be sent."""
 
     replays: tuple[Replay, ...]
@@ -77,7 +77,7 @@ class Plan:
     project_urls: tuple[str, ...]  # of those
 
 
-def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
+def plan_replays(folder: Path, target: Target, again: bool) -> SyncPlan:
     """The runs of a sweep, or the one run of a folder, that have rows, do not run now and are not noted as sent."""
     replays: list[Replay] = []
     left_out, sent_before, project_urls = [], [], []
@@ -112,7 +112,7 @@ def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
                 project_urls.append(str(project_url))
             else:
                 replays.append(replay)
-    return Plan(tuple(replays), tuple(left_out), tuple(sent_before), tuple(project_urls))
+    return SyncPlan(tuple(replays), tuple(left_out), tuple(sent_before), tuple(project_urls))
 
 
 def build_replays(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> list[Replay]:
@@ -155,7 +155,7 @@ def begin_of(about: Mapping[str, Any], place: Place) -> dict[str, Any]:
     return {**about, "project": place.project, "entity": place.entity, "host": about["config"]["host"]}
 
 
-def end_of(row: Standing) -> End:
+def end_of(row: TrialStatus) -> End:
     """What wandb is told of how a trial ended, by where it stands."""
     ends: dict[str, End] = {"done": "finished", "pruned": "pruned", "interrupted": "interrupted"}
     return ends.get(row.status, "failed")
@@ -180,7 +180,15 @@ def summary_of(folder: Path) -> dict[str, Any]:
 def content_hash(folder: Path, ended: End) -> str:
     """Of everything that is sent of a run; what it wrote when it ended comes and goes with its result."""
     digest = hashlib.sha256(ended.encode())
-    for name in (METRICS_NAME, RESULT_NAME, PRUNED_NAME, OVERLAY_MASKS_NAME, CONFIG_NAME, OVERRIDES_NAME, LIVES_NAME):
+    for name in (
+        METRICS_NAME,
+        RESULT_NAME,
+        PRUNED_NAME,
+        OVERLAY_MASKS_NAME,
+        CONFIG_NAME,
+        OVERRIDES_NAME,
+        ATTEMPTS_NAME,
+    ):
         path = folder / name
         digest.update(f"\0{name}\0".encode() + (read_bounded(path, MAX_METRICS_BYTES) if path.exists() else b""))
     return digest.hexdigest()

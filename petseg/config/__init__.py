@@ -187,7 +187,7 @@ class TrainConfig:
     end early. 0 = train.epochs counts."""
     budget_min: float = field(default=0.0, metadata=LATER)
     """Minutes of training and validation in place of train.epochs: the first epoch shows the pace, and with it how many
-    steps fit is settled, once and for all lives of the run. Two such runs are not the same to the bit. 0 = off."""
+    steps fit is settled, once and for all attempts of the run. Two such runs are not the same to the bit. 0 = off."""
     start_size_px: int = field(default=0, metadata=LATER)
     """Progressive resizing: training begins on pictures shrunk to this size (a multiple of 32), which grow by 32 px
     at a time to data.image_size_px; validation always sees full ones. 0 = full size throughout."""

@@ -38,7 +38,7 @@ def measure(parts: Parts, split: str) -> PerImage:
 
 
 @dataclass(frozen=True)
-class Picture:
+class PredictedPicture:
     """A picture with its true and its predicted mask, for display."""
 
     key: str
@@ -51,7 +51,7 @@ class Picture:
 
 
 @torch.no_grad()
-def predict(parts: Parts, split: str, positions: Sequence[int], tta: Tta = "none") -> list[Picture]:
+def predict(parts: Parts, split: str, positions: Sequence[int], tta: Tta = "none") -> list[PredictedPicture]:
     """The model's masks of some pictures of a split."""
     parts.bare_model.eval()
     pictures = []
@@ -61,5 +61,5 @@ def predict(parts: Parts, split: str, positions: Sequence[int], tta: Tta = "none
             prediction = pet_mask(predict_logits(parts.bare_model, image, tta))
         truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
         key, pixels = parts.splits[split].key(position), batch.image[0].cpu().numpy()
-        pictures.append(Picture(key, pixels, truth, predicted))
+        pictures.append(PredictedPicture(key, pixels, truth, predicted))
     return pictures

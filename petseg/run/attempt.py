@@ -6,16 +6,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from petseg.run_folder.attempts import Life, require_newest
+from petseg.run_folder.attempts import Attempt, require_newest
 
 
 @dataclass
-class Attempt:
-    """Only the main process has a `life`: the others write nothing."""
+class CurrentAttempt:
+    """Only the main process has one `noted`: the others write nothing."""
 
     folder: Path
     save_every_min: float
-    life: Life | None = None
+    noted: Attempt | None = None
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -26,5 +26,5 @@ class Attempt:
 
     def require_newest(self) -> None:
         """Raises Interrupted on the main process of a run that another process has taken over; called before writes."""
-        if self.life is not None:
-            require_newest(self.folder, self.life)
+        if self.noted is not None:
+            require_newest(self.folder, self.noted)

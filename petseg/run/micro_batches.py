@@ -1,8 +1,8 @@
-"""Into how many passes a step is cut with `train.accumulation_steps` = 0: as few as the device's memory allows.
+"""Into how many micro-batches a step is cut with `train.accumulation_steps` = 0: as few as the device's memory allows.
 
-It is settled once in a run, by prediction and before anything is trained, and noted in overrides.json: all ranks and
-all lives of the run take the same, on whatever device they go on. So BatchNorm, whose statistics are those of a pass,
-sees passes of one size throughout. Where memory runs out even so, a retry doubles the noted number.
+The number is settled once in a run, by prediction and before anything is trained, and noted in overrides.json: all
+ranks and all attempts take the same, on whatever device they go on. So BatchNorm, whose statistics are those of a
+micro-batch, sees micro-batches of one size throughout. Where memory runs out even so, a retry doubles the number.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ SLOW_S = 1.0  # and so much in an epoch: less is noise
 
 
 @dataclass
-class Pace:
+class StepClock:
     """A clock that runs while a rank works by itself, and stands while it may wait for others."""
 
     enabled: bool = True
@@ -32,7 +32,7 @@ class Pace:
         """Start an epoch with nothing."""
         self.own_s, self._since = 0.0, None
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         if self.enabled:
             self._since = time.perf_counter()
 
@@ -45,7 +45,7 @@ class Pace:
     def stopped(self) -> Iterator[None]:
         self.stop()
         yield
-        self.go_on()
+        self.resume()
 
     @contextlib.contextmanager
     def stopped_until(self, model: nn.Module) -> Iterator[None]:
@@ -54,7 +54,7 @@ class Pace:
             yield
             return
         self.stop()
-        hook = model.register_forward_pre_hook(lambda *_: self.go_on())
+        hook = model.register_forward_pre_hook(lambda *_: self.resume())
         try:
             yield
         finally:

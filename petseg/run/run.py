@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from petseg.run.attempt import Attempt
+from petseg.run.attempt import CurrentAttempt
 from petseg.run.energy import EnergyMeter, open_meter
-from petseg.run.pace import Pace
+from petseg.run.pace import StepClock
 from petseg.run.parts import Parts
 from petseg.run.progress import Progress, start_progress
 
@@ -17,8 +17,8 @@ class Run:
 
     parts: Parts
     progress: Progress
-    attempt: Attempt
-    pace: Pace
+    attempt: CurrentAttempt
+    pace: StepClock
     energy: EnergyMeter
 
 
@@ -28,7 +28,7 @@ def new_run(parts: Parts) -> Run:
     return Run(
         parts=parts,
         progress=start_progress(parts.config, parts.manifest.splits["train"].num_samples),
-        attempt=Attempt(parts.folder, train.save_every_min),
-        pace=Pace(enabled=parts.world_size > 1 and parts.device.type == "cpu"),
+        attempt=CurrentAttempt(parts.folder, train.save_every_min),
+        pace=StepClock(enabled=parts.world_size > 1 and parts.device.type == "cpu"),
         energy=open_meter(parts.device),
     )

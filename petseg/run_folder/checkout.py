@@ -1,4 +1,4 @@
-"""Which commit the running code is, for people: it is noted with each life of a run and shown in wandb.
+"""Which commit the running code is, for people: it is noted with each attempt of a run and shown in wandb.
 
 A job runs from a copy of the code that is no checkout: its launcher says what the copy was made of.
 """

@@ -6,7 +6,7 @@
                               buffers.safetensors     only within an epoch: BatchNorm's statistics of each rank
                               state.json              the rest: epoch, step, best so far, optimizer groups, and the
                                                       size and CRC-32 of each file, its own included
-    checkpoints/step-00000104.1/         the same step saved again by a later life: the highest number counts
+    checkpoints/step-00000104.1/         the same step saved again by a later attempt: the highest number counts
     checkpoints/.step-00000104.tmp/      being written or deleted; what a kill leaves goes at the next save
     checkpoints/unusable-step-00000104/  set aside at a resume: it, or the best one that it names, is damaged
 
@@ -222,7 +222,7 @@ def _step_folders(folder: Path) -> list[tuple[int, int, Path]]:
 
 
 def _free_name(folder: Path, step: int) -> Path:
-    """A name that is not taken: the same step of an earlier life stays until the new one stands, and goes then."""
+    """A name that is not taken: the same step of an earlier attempt stays until the new one stands, and goes then."""
     again = [number + 1 for other, number, _ in _step_folders(folder) if other == step]
     return folder / (f"step-{step:08d}.{again[-1]}" if again else f"step-{step:08d}")
 

@@ -52,8 +52,8 @@ class Result:
     world_size: int
     host: str
     device: str
-    train_s: float  # of the run's last life
-    images_per_s: float  # median over that life's epochs
+    train_s: float  # of the run's last attempt
+    images_per_s: float  # median over that attempt's epochs
     data_wait: float  # median share of the time in which a step waited for data
     headroom: float  # median images/s that the same steps would reach if data cost nothing
     mfu: float | None = None  # median model FLOPs utilization; None where the device's best is not known
@@ -82,7 +82,7 @@ class Pruned:
     threshold: float  # what would have been enough
     compared_with: int  # other runs at that rung
     host: str
-    train_s: float  # of the run's last life
+    train_s: float  # of the run's last attempt
 
 
 def evaluation_name(split: str) -> str:

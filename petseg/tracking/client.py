@@ -72,7 +72,7 @@ class Sender:
         row = dict(content)
         with contextlib.suppress(FileNotFoundError, ValueError):  # damaged ones are none
             epoch, overlays = load_overlays(Path(self.begin.folder), pictures)
-            if epoch == content["epoch"]:  # else they are of a life whose last epochs are run again
+            if epoch == content["epoch"]:  # else they are of an attempt whose last epochs are run again
                 row[PICTURES] = [sheet(overlays)]
         if len(row) > 1:
             self.run.log(row, step=step, commit=True)
@@ -153,7 +153,7 @@ def open_run(begin: Begin) -> Any:
             **where,
         ),
     )
-    run.config.update(dict(begin.config), allow_val_change=True)  # a life on another host, with another world size
+    run.config.update(dict(begin.config), allow_val_change=True)  # an attempt on another host, with another world size
     run.define_metric("epoch")
     run.define_metric("step")
     for metrics in PREFIXES:

@@ -19,7 +19,7 @@ TRACKING_NAME = "tracking.json"
 State = Literal[
     "starting",  # the client was started
     "sending",  # wandb has the run
-    "sent",  # wandb has shown all of what this life, or a replay, has sent
+    "sent",  # wandb has shown all of what this attempt, or a replay, has sent
     "lost",  # wandb has not got everything
     "offline",  # kept in the run's folder
 ]

@@ -22,7 +22,7 @@ from PIL import Image
 from shards.manifest import open_regular, write_whole
 
 if TYPE_CHECKING:
-    from petseg.evaluation.measure import Picture
+    from petseg.evaluation.measure import PredictedPicture
 
 OVERLAY_MASKS_NAME = "overlay_masks.npz"
 BEST_FOLDER = "best_overlays"
@@ -67,7 +67,9 @@ def forget_after(epoch: int, folder: Path) -> None:
             (folder / best_name(shown)).unlink()
 
 
-def save_overlays(epoch: int, pictures: Sequence[Picture], folder: Path, name: str = OVERLAY_MASKS_NAME) -> None:
+def save_overlays(
+    epoch: int, pictures: Sequence[PredictedPicture], folder: Path, name: str = OVERLAY_MASKS_NAME
+) -> None:
     """Write the pictures, shown at an epoch, into a run's folder; none of them is written if there are none."""
     if not pictures:
         return
@@ -121,7 +123,7 @@ def dice_of(truth: Pixels, prediction: Pixels) -> float:
     return 2 * int((pet & called).sum()) / total if total else 1.0
 
 
-def _shrink(picture: Picture) -> Overlay:
+def _shrink(picture: PredictedPicture) -> Overlay:
     """At most MAX_PX wide and high; masks keep their values."""
     height, width = picture.truth.shape
     scale, dice = MAX_PX / max(height, width), dice_of(picture.truth, picture.prediction)

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl once more for TensorBoard: an event file per life of a run, in its folder `tensorboard/`.
+"""The rows of metrics.jsonl once more for TensorBoard: an event file per attempt at a run, in `tensorboard/`.
 
 The events and their framing are TensorBoard's own, but written at once, with one write per epoch: its EventFileWriter
 keeps them for up to two minutes in a thread, which a kill takes along.
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class TensorBoard:
-    """A view that can neither stop nor slow training: what goes wrong is logged, once, and ends it for this life."""
+    """A view that can neither stop nor slow training: what goes wrong is logged, once, and ends it for this attempt."""
 
     def __init__(self, run_folder: Path, rows: Iterable[Mapping[str, Any]], resumed_epoch: int) -> None:
-        """rows: those that are kept, up to `resumed_epoch`; written too where no earlier life has.
+        """rows: those that are kept, up to `resumed_epoch`; written too where no earlier attempt has.
 
         Raises ValueError if TensorBoard is not installed.
         """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from petseg.config import TrackingConfig
 from petseg.config.values import flatten
-from petseg.run_folder.attempts import Life, read_lives
+from petseg.run_folder.attempts import Attempt, read_attempts
 from petseg.run_folder.layout import (
     METRICS_NAME,
     append_metrics,
@@ -32,7 +32,7 @@ from petseg.tracking.tensorboard_writer import TensorBoard
 from shards.command import INTERRUPTED, Interrupted
 
 if TYPE_CHECKING:
-    from petseg.evaluation.measure import Picture
+    from petseg.evaluation.measure import PredictedPicture
 
 INIT_TIMEOUT_S = 60.0  # beside the training, which does not wait for it
 FINISH_SHARE, CONFIRM_SHARE = 0.6, 0.3  # of the wait at the end: the client says what it lacks before it is ended
@@ -53,8 +53,8 @@ def how_ended(error: BaseException) -> End:
 class Tracker:
     """Appends one line per epoch to metrics.jsonl, flushed to disk, and lets wandb's client read it.
 
-    Made on rank 0 only. Lines of epochs after `resumed_epoch` are from a life whose checkpoint was lost: they are cut
-    off, since those epochs are about to be run again.
+    Made on rank 0 only. Lines of epochs after `resumed_epoch` are from an attempt whose checkpoint was lost: they are
+    cut off, since those epochs are about to be run again.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Tracker:
         """Whether an epoch, the best so far, is to be logged with pictures: few of a run are."""
         return self._config.overlays > 0 and is_due(epoch, self._folder)
 
-    def log(self, row: Mapping[str, float], pictures: Sequence[Picture] = ()) -> None:
+    def log(self, row: Mapping[str, float], pictures: Sequence[PredictedPicture] = ()) -> None:
         """One epoch's numbers, with `epoch` and `step` among them, and pictures with the masks of its weights."""
         save_overlays(int(row["epoch"]), pictures, self._folder, best_name(int(row["epoch"])))
         append_metrics(row, self._folder)
@@ -99,14 +99,14 @@ class Tracker:
         if self._wandb:
             self._wandb.look()
 
-    def log_overlays(self, epoch: int, pictures: Sequence[Picture]) -> None:
+    def log_overlays(self, epoch: int, pictures: Sequence[PredictedPicture]) -> None:
         """Pictures with true and predicted masks that wandb can switch on and off, kept for a replay too."""
         save_overlays(epoch, pictures, self._folder)
         if self._wandb:
             self._wandb.look()
 
     def finish(self, summary: Mapping[str, Any], ended: End = "finished") -> None:
-        """Give wandb a limited time to send what it has, and say how this life ended; called again, nothing.
+        """Give wandb a limited time to send what it has, and say how this attempt ended; called again, nothing.
 
         An interrupted run is marked as preempting: it will go on.
         """
@@ -180,8 +180,8 @@ def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict
     """What wandb is told of a run, besides its rows: fields of Begin."""
     resolved = flatten(run_config) | load_overrides(folder)
     config: dict[str, Any] = {n: without_secrets(v) if isinstance(v, str) else v for n, v in resolved.items()}
-    lives = read_lives(folder)
-    config |= {"sweep": name.group, **facts_of_lives(lives)}
+    attempts = read_attempts(folder)
+    config |= {"sweep": name.group, **facts_of_attempts(attempts)}
     with contextlib.suppress(ValueError):
         stored = load_config(folder)
         config |= {"data_hash": stored["identity"]["manifest_hash"], "trial_id": stored["trial_id"]}
@@ -191,7 +191,7 @@ def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict
         "name": name.label,
         "program": name.program,
         "commit": str(config["git_commit"]),
-        "remote": lives[-1].remote if lives else "",
+        "remote": attempts[-1].remote if attempts else "",
         "group": name.group,
         "job_type": name.job_type,
         "tags": list(name.tags),
@@ -199,12 +199,12 @@ def describe(folder: Path, name: RunName, run_config: Mapping[str, Any]) -> dict
     }
 
 
-def facts_of_lives(lives: Sequence[Life]) -> dict[str, Any]:
-    """Where the newest life of a run is, its code and number of processes; those of each life where they changed."""
-    if not lives:
+def facts_of_attempts(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Host, code and number of processes of the newest attempt at a run; those of each attempt where they changed."""
+    if not attempts:
         nowhere = {"host": "", "job_id": "", "restarts": 0, "world_size": 0}
         return nowhere | {"code_hash": "", "git_commit": "", "git_changed": False}
-    newest = lives[-1]
+    newest = attempts[-1]
     facts: dict[str, Any] = {
         "host": newest.host,
         "job_id": newest.job_id,
@@ -215,7 +215,7 @@ def facts_of_lives(lives: Sequence[Life]) -> dict[str, Any]:
         "world_size": newest.world_size,
     }
     for field, name in (("world_size", "world_sizes"), ("code", "code_hashes"), ("commit", "git_commits")):
-        each = [getattr(life, field) for life in lives]
+        each = [getattr(attempt, field) for attempt in attempts]
         if len(set(each)) > 1:
             facts[name] = each
     return facts

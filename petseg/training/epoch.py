@@ -85,7 +85,7 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
     run.energy.begin()
     for step in range(before.steps, progress.steps_of(epoch)):
         asked = time.perf_counter()
-        run.pace.go_on()
+        run.pace.resume()
         micro_batches = take_step(batches)
         waited_s += time.perf_counter() - asked
         for batch in micro_batches:

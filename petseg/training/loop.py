@@ -14,13 +14,13 @@ from petseg.config.values import config_to_dict, with_values
 from petseg.data.mixing import mixing_of
 from petseg.data.store import enlarged_line, open_store
 from petseg.data.tars import UNREADABLE
-from petseg.evaluation.measure import Picture, measure, predict
+from petseg.evaluation.measure import PredictedPicture, measure, predict
 from petseg.models.pretrained import load_pretrained
 from petseg.run.parts import Parts, build_parts
 from petseg.run.peers import peers_may_go
 from petseg.run.run import Run, new_run
 from petseg.run.schedule import fit_budget
-from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import (
     PRUNED_NAME,
     Result,
@@ -106,7 +106,7 @@ def start_attempt(run: Run, max_without_progress: int) -> None:
         if parts.ema:
             parts.ema.load(parts.bare_model.state_dict())
     if parts.is_main:
-        run.attempt.life = begin_life(parts.folder, run.progress.done_steps, max_without_progress, parts.world_size)
+        run.attempt.noted = begin_attempt(parts.folder, run.progress.done_steps, max_without_progress, parts.world_size)
         (parts.folder / PRUNED_NAME).unlink(missing_ok=True)
 
 
@@ -154,7 +154,7 @@ def kept_weights(parts: Parts) -> contextlib.AbstractContextManager[None]:
     return parts.ema.in_place() if parts.ema else contextlib.nullcontext()
 
 
-def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[Picture]:
+def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[PredictedPicture]:
     """On the main process: the fixed val pictures with the masks of the weights that are kept, if wandb is to see them.
 
     No number of the training changes: the model is in its evaluation mode, and nothing is drawn by chance.

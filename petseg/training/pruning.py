@@ -107,7 +107,7 @@ def pass_rung(run: Run, early: EarlyStop, tracker: Tracker | None) -> None:
         return
     from accelerate.utils import broadcast_object_list  # torch is not needed to read a rule
 
-    (pruned,) = broadcast_object_list([judge(parts.folder, progress, early) if parts.is_main else None])
+    (pruned,) = broadcast_object_list([decide(parts.folder, progress, early) if parts.is_main else None])
     if pruned is None:
         return
     if tracker:
@@ -119,7 +119,7 @@ def pass_rung(run: Run, early: EarlyStop, tracker: Tracker | None) -> None:
     raise StoppedEarly(pruned)
 
 
-def judge(folder: Path, progress: Progress, early: EarlyStop) -> Pruned | None:
+def decide(folder: Path, progress: Progress, early: EarlyStop) -> Pruned | None:
     """The decision at a rung, from the files of this run and of the others."""
     rule, rows = early.rule, read_metrics(folder)
     own = value_at(rows, progress.epoch, rule.strict)

@@ -1,4 +1,4 @@
-"""Where a run stands: saved after each epoch and within, restored by the next life."""
+"""Where a run stands: saved after each epoch and within, restored by the next attempt."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ OURS = Layout()
 
 
 @dataclass(frozen=True)
-class Finding:
+class Damage:
     """One thing that is wrong. `key` is empty where it concerns no sample, `offset` is None where there is no place."""
 
     shard: str
@@ -44,7 +44,7 @@ class Report:
 
     shard: Shard
     keys: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Damage, ...]
 
 
 def check_shard(shard: Shard, folder: Path, decode: bool, layout: Layout = OURS) -> Report:
@@ -53,12 +53,10 @@ def check_shard(shard: Shard, folder: Path, decode: bool, layout: Layout = OURS)
     try:
         file = open_regular(folder / shard.name, follow=False)
     except NotRegular as error:
-        return Report(
-            shard, tuple(s.key for s in samples or ()), (*findings, Finding(shard.name, "", None, str(error)))
-        )
+        return Report(shard, tuple(s.key for s in samples or ()), (*findings, Damage(shard.name, "", None, str(error))))
     except FileNotFoundError:
-        lost = tuple(Finding(shard.name, s.key, None, "lost with its shard") for s in samples or ())
-        findings += (Finding(shard.name, "", None, "the shard is missing"), *lost)
+        lost = tuple(Damage(shard.name, s.key, None, "lost with its shard") for s in samples or ())
+        findings += (Damage(shard.name, "", None, "the shard is missing"), *lost)
         return Report(shard, tuple(s.key for s in samples or ()), findings)
     with file:
         size = os.fstat(file.fileno()).st_size
@@ -68,28 +66,28 @@ def check_shard(shard: Shard, folder: Path, decode: bool, layout: Layout = OURS)
             return _check_bytes(shard, data, samples, findings, layout, decode)
 
 
-def _check_index(shard: Shard, folder: Path) -> tuple[list[Sample] | None, tuple[Finding, ...]]:
+def _check_index(shard: Shard, folder: Path) -> tuple[list[Sample] | None, tuple[Damage, ...]]:
     """The samples of an index that can be trusted, or None and why there are none."""
     name = index_name(shard.name)
     try:
         content = read_regular(folder / name, follow=False)
     except FileNotFoundError:
-        return None, (Finding(name, "", None, "the index is missing"),)
+        return None, (Damage(name, "", None, "the index is missing"),)
     except NotRegular as error:
-        return None, (Finding(name, "", None, str(error)),)
+        return None, (Damage(name, "", None, str(error)),)
     if hashlib.sha256(content).hexdigest() != shard.index_sha256:
-        return None, (Finding(name, "", None, "the index was altered: it does not match the manifest's sha256"),)
+        return None, (Damage(name, "", None, "the index was altered: it does not match the manifest's sha256"),)
     try:
         return load_index(folder, shard.name), ()
     except ValueError as error:
-        return None, (Finding(name, "", None, str(error)),)
+        return None, (Damage(name, "", None, str(error)),)
 
 
 def _check_bytes(
     shard: Shard,
     data: memoryview,
     samples: list[Sample] | None,
-    findings: tuple[Finding, ...],
+    findings: tuple[Damage, ...],
     layout: Layout,
     decode: bool,
 ) -> Report:
@@ -99,29 +97,29 @@ def _check_bytes(
         return Report(shard, tuple(s.key for s in rebuilt), (*findings, *found))
     if len(samples) != shard.num_samples:
         problem = f"the index lists {len(samples)} samples, the manifest {shard.num_samples}"
-        findings += (Finding(shard.name, "", None, problem),)
+        findings += (Damage(shard.name, "", None, problem),)
     of_samples = tuple(_check_samples(shard.name, data, samples, layout, decode))
     if not is_whole:
         findings += (_whole_shard_finding(shard, data, samples, bool(of_samples)),)
     return Report(shard, tuple(s.key for s in samples), findings + of_samples)
 
 
-def _whole_shard_finding(shard: Shard, data: memoryview, samples: list[Sample], is_located: bool) -> Finding:
+def _whole_shard_finding(shard: Shard, data: memoryview, samples: list[Sample], is_located: bool) -> Damage:
     if len(data) < shard.num_bytes:
-        return Finding(shard.name, "", len(data), f"cut short: {len(data)} of {shard.num_bytes} bytes")
+        return Damage(shard.name, "", len(data), f"cut short: {len(data)} of {shard.num_bytes} bytes")
     if len(data) > shard.num_bytes:
-        return Finding(shard.name, "", shard.num_bytes, f"{len(data)} bytes, {len(data) - shard.num_bytes} too many")
+        return Damage(shard.name, "", shard.num_bytes, f"{len(data)} bytes, {len(data) - shard.num_bytes} too many")
     if is_located:
-        return Finding(shard.name, "", None, "its bytes do not match its sha256")
+        return Damage(shard.name, "", None, "its bytes do not match its sha256")
     ends = [member.offset + member.num_bytes for sample in samples for _, member in sample.members()]
     where = next((end for end in ends if any(data[end : end + -end % BLOCK])), max(ends, default=0))
     problem = "its bytes do not match its sha256, but all samples are whole: padding or end of the archive was altered"
-    return Finding(shard.name, "", where, problem)
+    return Damage(shard.name, "", where, problem)
 
 
 def _check_samples(
     shard: str, data: memoryview, samples: list[Sample], layout: Layout, decode: bool
-) -> Iterator[Finding]:
+) -> Iterator[Damage]:
     elsewhere: dict[str, Found] | None = None  # the tar is searched only if something is not in its place
     for sample in samples:
         problems: list[tuple[int, str]] = []
@@ -135,9 +133,9 @@ def _check_samples(
         if problems:
             lines = [problem for _, problem in problems]
             is_gone = all(member.offset - BLOCK >= len(data) for _, member in sample.members())
-            yield Finding(shard, sample.key, problems[0][0], "the sample is gone" if is_gone else "; ".join(lines))
+            yield Damage(shard, sample.key, problems[0][0], "the sample is gone" if is_gone else "; ".join(lines))
         elif decode and (problem := _check_content(data, sample, layout)):
-            yield Finding(shard, sample.key, sample.jpg.offset, problem)
+            yield Damage(shard, sample.key, sample.jpg.offset, problem)
 
 
 def _check_member(data: memoryview, name: str, member: Member, layout: Layout) -> str:
@@ -184,7 +182,7 @@ def samples_in_tar(path: Path) -> list[Sample]:
 
 def _samples_without_index(
     shard: Shard, data: memoryview, layout: Layout, is_whole: bool
-) -> tuple[list[Sample], tuple[Finding, ...]]:
+) -> tuple[list[Sample], tuple[Damage, ...]]:
     """The samples that the tar itself still shows, when no index can say which there should be."""
     found = list(find_members(data))
     keys: dict[str, dict[str, Member]] = {}
@@ -197,7 +195,7 @@ def _samples_without_index(
         content = data[member.offset : member.offset + member.num_bytes]
         keys.setdefault(key, {})[kind] = Member(member.offset, member.num_bytes, zlib.crc32(content))
         if len(content) < member.num_bytes:
-            findings.append(Finding(shard.name, key, member.offset, f"{member.name} is cut off"))
+            findings.append(Damage(shard.name, key, member.offset, f"{member.name} is cut off"))
     samples = []
     for key, members in keys.items():
         needed = ("jpg", "png") if layout.is_foreign else ("jpg", "png", "json")
@@ -205,7 +203,7 @@ def _samples_without_index(
         if missing:
             offset = next(iter(members.values())).offset
             problem = ", ".join(f"{key}.{suffix} is missing" for suffix in missing)
-            findings.append(Finding(shard.name, key, offset, problem))
+            findings.append(Damage(shard.name, key, offset, problem))
         else:
             samples.append(Sample(key, members["jpg"], members["png"], members.get("json", NO_MEMBER)))
     if not is_whole:
@@ -213,5 +211,5 @@ def _samples_without_index(
         problem = (
             f"the shard is damaged too: {len(samples)} of {shard.num_samples} samples are found, the last is {last}"
         )
-        findings.insert(0, Finding(shard.name, "", len(data), problem))
+        findings.insert(0, Damage(shard.name, "", len(data), problem))
     return samples, tuple(findings)

@@ -29,7 +29,7 @@ from shards.manifest import (
     split_of_keys,
 )
 from shards.packing import publish
-from shards.packing.plan import Planned, build_shards, first_lines, plan_shards, workers_for
+from shards.packing.plan import ShardPlan, build_shards, first_lines, plan_shards, workers_for
 from shards.pool import progress
 from shards.sources.oxford import read_folder
 
@@ -197,7 +197,7 @@ def _packer(
     return build
 
 
-def _plan_again(manifest: Manifest, source: Path) -> list[Planned]:
+def _plan_again(manifest: Manifest, source: Path) -> list[ShardPlan]:
     packer = manifest.packer
     if packer.get("jpeg_quality") != JPEG_QUALITY:
         raise ValueError(f"the set has JPEG quality {packer.get('jpeg_quality')}, this petseg packs {JPEG_QUALITY}")

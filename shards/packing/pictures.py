@@ -62,7 +62,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SourcePicture:
     """A decoded picture, and the file's own bytes where a shard can take them."""
 
     pixels: np.ndarray  # (H, W, 3) uint8
@@ -114,7 +114,7 @@ def pack_pet(pet: Pet, image_size_px: int) -> Packed:
     return Packed(pet.key, jpg, png, json.dumps(facts).encode(), oddities, hash_of(picture, jpg), doubts)
 
 
-def hash_of(picture: Picture, jpg: bytes) -> str:
+def hash_of(picture: SourcePicture, jpg: bytes) -> str:
     """The hash of a picture as readers of its shard decode it."""
     return pixels_hash(picture.pixels) if jpg is picture.jpg else picture_hash(jpg)
 
@@ -132,7 +132,7 @@ def hash_pets(pets: tuple[Pet, ...], image_size_px: int) -> list[str | None]:
     return hashes
 
 
-def packed_jpeg(picture: Picture, image_size_px: int) -> bytes:
+def packed_jpeg(picture: SourcePicture, image_size_px: int) -> bytes:
     """The bytes that stand for a picture in a shard: squashed to a square, or its own for 0, where they can be."""
     if not image_size_px:
         return picture.jpg or encode_jpeg(picture.pixels)
@@ -141,11 +141,11 @@ def packed_jpeg(picture: Picture, image_size_px: int) -> bytes:
     return encode_jpeg(np.asarray(Image.fromarray(picture.pixels).resize(size, Image.Resampling.BILINEAR)))
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path) -> SourcePicture:
     """Decode one picture to RGB and name its oddities. Raises Failure that names the file."""
     data = _read(path)
     if (pixels := _decode_plain(data)) is not None:
-        return _with_suspicion(Picture(pixels, data, ()), data)
+        return _with_suspicion(SourcePicture(pixels, data, ()), data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is counted here as an oddity, or refused
         image = _open(path, data, FORMATS)
@@ -171,11 +171,11 @@ def read_picture(path: Path) -> Picture:
         if pixels is None:
             pixels = _decode_leniently(path, image)
     as_it_is = is_jpeg and image.mode == "RGB" and not doubt
-    picture = Picture(pixels, data if as_it_is else None, tuple(oddities), doubt)
+    picture = SourcePicture(pixels, data if as_it_is else None, tuple(oddities), doubt)
     return _with_suspicion(picture, data if is_jpeg else b"")
 
 
-def _with_suspicion(picture: Picture, jpg: bytes) -> Picture:
+def _with_suspicion(picture: SourcePicture, jpg: bytes) -> SourcePicture:
     """The same picture; suspect if it is not known to be damaged, and looks so."""
     if picture.doubt or not (doubt := why_suspect(jpg, picture.pixels)):
         return picture

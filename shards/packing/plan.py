@@ -34,7 +34,7 @@ class TooManyCorrupt(Failure):
 
 
 @dataclass(frozen=True)
-class Planned:
+class ShardPlan:
     """A shard to be written: its samples, in order."""
 
     name: str
@@ -56,7 +56,7 @@ def mixed_order(pets: Sequence[Pet], seed: int) -> list[Pet]:
     return sorted(pets, key=lambda pet: hashlib.sha256(f"{seed}:{pet.key}".encode()).digest())
 
 
-def plan_shards(pets: Sequence[Pet], *, seed: int, samples_per_shard: int) -> list[Planned]:
+def plan_shards(pets: Sequence[Pet], *, seed: int, samples_per_shard: int) -> list[ShardPlan]:
     """All shards of a set, split by split; the shards of a split differ by one sample at most."""
     plan = []
     for split in SPLITS:
@@ -64,7 +64,7 @@ def plan_shards(pets: Sequence[Pet], *, seed: int, samples_per_shard: int) -> li
         num_shards = -(-len(mixed) // samples_per_shard)
         for index in range(num_shards):
             start, stop = (len(mixed) * number // num_shards for number in (index, index + 1))
-            plan.append(Planned(shard_name(split, index), split, tuple(mixed[start:stop])))
+            plan.append(ShardPlan(shard_name(split, index), split, tuple(mixed[start:stop])))
     return plan
 
 
@@ -74,7 +74,7 @@ def workers_for(num_samples: int) -> int:
 
 
 def build_shards(
-    plan: Sequence[Planned],
+    plan: Sequence[ShardPlan],
     folder: Path,
     *,
     image_size_px: int,
@@ -123,7 +123,7 @@ def without_twins(
     return [pet for pet in pets if pet.key not in set(dropped)], dropped
 
 
-def _build_shard(planned: Planned, samples: Iterator[pictures.Packed], folder: Path) -> Built:
+def _build_shard(planned: ShardPlan, samples: Iterator[pictures.Packed], folder: Path) -> Built:
     oddities: list[tuple[str, str]] = []
     hashes: dict[str, str] = {}
     with ShardWriter(folder, planned.name, planned.split) as writer:

@@ -26,7 +26,7 @@ from shards.manifest import (
     render_index,
     write_whole,
 )
-from shards.packing.plan import Built, Planned
+from shards.packing.plan import Built, ShardPlan
 from shards.packing.publish import RESUME_NAME
 from shards.picture_hash import picture_hash
 from shards.sources.oxford import Pet
@@ -52,7 +52,7 @@ def listing_digest(pets: Sequence[Pet]) -> str:
     return digest.hexdigest()
 
 
-def take_over(staging: Path, mine: dict[str, Any], plan: Sequence[Planned]) -> dict[str, Built]:
+def reuse(staging: Path, mine: dict[str, Any], plan: Sequence[ShardPlan]) -> dict[str, Built]:
     """The finished shards in `staging` that this pack can use, each proven whole; the others are removed, and logged.
 
     Leaves in resume.json whose they are, for the next pack that resumes.
@@ -99,7 +99,7 @@ def _why_not_same(staging: Path, mine: dict[str, Any]) -> str:
     return ""
 
 
-def prove(planned: Planned, folder: Path) -> Built | str:
+def prove(planned: ShardPlan, folder: Path) -> Built | str:
     """A finished shard, read byte by byte, or in words why it is not the one that `planned` would become."""
     try:
         samples = load_index(folder, planned.name)
@@ -113,7 +113,7 @@ def prove(planned: Planned, folder: Path) -> Built | str:
         return str(error)
 
 
-def _prove_bytes(planned: Planned, samples: list[Sample], index: bytes, data: memoryview) -> Built | str:
+def _prove_bytes(planned: ShardPlan, samples: list[Sample], index: bytes, data: memoryview) -> Built | str:
     if [sample.key for sample in samples] != [pet.key for pet in planned.pets]:
         return "its samples are not the expected ones"
     if index != render_index(samples).encode():

@@ -41,7 +41,7 @@ PET, BACKGROUND, BORDER = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Look:
+class Style:
     """What a breed looks like. `pattern` is plain, tabby, patches, spots, points or mask."""
 
     species: str
@@ -51,7 +51,7 @@ class Look:
     hair: float  # 0 naked to 1 long
 
 
-def draw_pet(rng: np.random.Generator, look: Look, longer_side_px: int) -> tuple[Image.Image, Image.Image]:
+def draw_pet(rng: np.random.Generator, look: Style, longer_side_px: int) -> tuple[Image.Image, Image.Image]:
     """A picture (H, W, 3) and its trimap (H, W) with the values 1, 2, 3; longer side 60 to 100 % of the limit."""
     longer = max(32, round(longer_side_px * rng.uniform(0.6, 1.0)))
     shorter = max(24, round(longer * rng.choice([0.67, 0.75, 0.75, 1.0, rng.uniform(0.6, 1.0)])))
@@ -84,7 +84,7 @@ def _jitter(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
 
 
 def _paint(
-    rng: np.random.Generator, parts: list[Part], size: tuple[int, int], look: Look, base: Colour, second: Colour
+    rng: np.random.Generator, parts: list[Part], size: tuple[int, int], look: Style, base: Colour, second: Colour
 ) -> tuple[Floats, Image.Image]:
     """Colours (H, W, 3) of the pet without light, and its outline (H, W), antialiased."""
     large = (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)

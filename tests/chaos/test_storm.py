@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Trial
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.checkpoint import list_checkpoints
 from slurm.rehearsal.cluster import Cluster, rehearse
 from tests.chaos.storm import Storm
@@ -106,5 +106,5 @@ def test_a_storm_changes_nothing(pet_shards: Path, tmp_path: Path, runs_disk: Pa
     assert len(ends["calm"]) == 6
     for identifier, calm in ends["calm"].items():
         assert outcome(ends["storm"][identifier]) == outcome(calm), identifier
-    lives = [len(read_lives(trial.folder)) for trial in ends["storm"].values()]
-    assert max(lives) > 1, "the storm hit nothing"
+    attempts = [len(read_attempts(trial.folder)) for trial in ends["storm"].values()]
+    assert max(attempts) > 1, "the storm hit nothing"

@@ -16,7 +16,7 @@ from jobs.launch.cancel import beside
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from shards.command import run_command
 from slurm import patience
 from slurm.rehearsal.cluster import Cluster
@@ -78,7 +78,7 @@ def test_the_other_trials_of_the_same_jobs_are_named(sweep: Sweep) -> None:
     mine, beside_it, elsewhere = sweep.trials
     sweep.add_submissions([Submission(trial.id, "12_0", "slurm", "x.out") for trial in (mine, beside_it)])
     sweep.add_submissions([Submission(elsewhere.id, "12_1", "slurm", "x.out")])
-    rows = [row for row in standings(sweep) if row.trial == mine]
+    rows = [row for row in trial_statuses(sweep) if row.trial == mine]
     assert list(beside(sweep, rows)) == [f"their jobs have other trials too, which end with them: {beside_it.id}"]
     beside_it.folder.mkdir(parents=True)
     finish(beside_it)
@@ -164,14 +164,14 @@ def test_jobs_of_a_real_slurm(
     job = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
     for number, trial in enumerate(sweep.trials):
         sweep.add_submissions([Submission(trial.id, f"{job}_{number}", "slurm", "")])
-    wait_for(lambda: standings(sweep)[0].status == "running")
+    wait_for(lambda: trial_statuses(sweep)[0].status == "running")
     assert run_command(main, [str(sweep.folder), "--yes", "seed=2"]) == 0
     assert "ended: 1 of 1" in capsys.readouterr().out
-    assert [row.status for row in standings(sweep)] == ["running", "queued", "interrupted"]
+    assert [row.status for row in trial_statuses(sweep)] == ["running", "queued", "interrupted"]
     assert run_command(main, [str(sweep.folder), "--yes"]) == 0
     assert "to cancel: 2" in capsys.readouterr().out
-    wait_for(lambda: {row.status for row in standings(sweep)} == {"interrupted"})
-    first, *waiting = standings(sweep)
+    wait_for(lambda: {row.status for row in trial_statuses(sweep)} == {"interrupted"})
+    first, *waiting = trial_statuses(sweep)
     assert first.cause == "cancelled"
     # of a task that was cancelled while it waited Slurm keeps no trace, unless there is accounting
     assert all("it never began, and Slurm knows its job no more" in row.note for row in waiting)

@@ -18,7 +18,7 @@ from jobs.launch.options import split_words
 from jobs.node import chain_steps
 from jobs.node.chain_steps import Step, run_steps
 from jobs.runs.trial import load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster
 
@@ -112,7 +112,7 @@ def test_on_this_machine_the_steps_follow_each_other(tiny_chain: tuple[list[str]
     flags, pack = tiny_chain
     here = ["--cluster", "debug", "--axis", "model.arch=unet"]
     assert run_command(main, ["pack", "train", "report", *flags, *here, *pack]) == 0
-    assert {row.status for row in standings(load_sweep(tmp_path / "runs" / "lab"))} == {"done"}
+    assert {row.status for row in trial_statuses(load_sweep(tmp_path / "runs" / "lab"))} == {"done"}
     assert (tmp_path / "runs" / "lab" / "report.html").exists()
 
 

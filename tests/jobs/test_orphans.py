@@ -13,9 +13,9 @@ import pytest
 
 from jobs.cancel import main as cancel_main
 from jobs.runs.trial import Sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
 from slurm.rehearsal.answers import Answer
 from slurm.rehearsal.cluster import Cluster
@@ -80,7 +80,7 @@ def test_an_array_that_comes_after_its_trials_were_submitted_again_ends_at_once(
     assert "2 to submit" in capsys.readouterr().out
     wait_until(lambda: states(token) == ["COMPLETED"] * 2)
     wait_until(lambda: all(trial.result() for trial in sweep.trials))
-    assert [len(read_lives(trial.folder)) for trial in sweep.trials] == [1, 1]
+    assert [len(read_attempts(trial.folder)) for trial in sweep.trials] == [1, 1]
     given = {Path(submission.log) for submission in sweep.submissions().values()}
     orphans = [path.read_text() for path in (sweep.folder / "logs").glob("*_log.out") if path not in given]
     assert len(orphans) == 2
@@ -97,4 +97,4 @@ def test_cancelling_a_sweep_ends_the_jobs_that_nobody_noted(
     wait_for(lambda: len(states(token)) == 2)
     assert run_command(cancel_main, [str(sweep.folder), "--yes"]) == 0
     wait_for(lambda: set(states(token)) == {"CANCELLED"})
-    assert {row.status for row in standings(sweep)} == {"interrupted"}
+    assert {row.status for row in trial_statuses(sweep)} == {"interrupted"}

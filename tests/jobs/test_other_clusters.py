@@ -20,7 +20,7 @@ import pytest
 
 from jobs.report import main as report_main
 from jobs.runs.trial import Sweep, load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.status import main as status_main
 from jobs.sweep import main
 from shards.command import run_command
@@ -104,7 +104,7 @@ def await_results(folder: Path, again: Callable[[], object] | None = None) -> Sw
     sweep = load_sweep(folder / "runs" / "lab")
     deadline = time.monotonic() + ROOM_S
     while len(results(sweep)) < len(sweep.trials):
-        assert time.monotonic() < deadline, [(row.status, row.note) for row in standings(sweep)]
+        assert time.monotonic() < deadline, [(row.status, row.note) for row in trial_statuses(sweep)]
         failed = [trial.state() for trial in sweep.trials if trial.state().status == "failed"]
         assert not failed
         if again is not None:
@@ -120,7 +120,7 @@ def assert_reported(folder: Path, wanted: dict[str, dict[str, float]], capsys: p
     assert found == {name: wanted[name] for name in found}
     assert len(found) == len(sweep.trials)
     deadline = time.monotonic() + 30
-    while {row.status for row in standings(sweep)} != {"done"}:
+    while {row.status for row in trial_statuses(sweep)} != {"done"}:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert run_command(status_main, [str(sweep.folder)]) == 0

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Trial, load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster
 
@@ -76,13 +76,13 @@ def test_a_preempted_trial_makes_room_at_once_and_comes_back(
         wait_for(lambda: state_of(slurm, urgent) != "PENDING")
         (started,) = times(slurm, urgent, "StartTime")
         assert (started - preempted).total_seconds() < min(grace_s, 20)
-    wait_for(lambda: len(read_lives(trial.folder)) == 2)
+    wait_for(lambda: len(read_attempts(trial.folder)) == 2)
     wait_for(lambda: trial.result())
-    first, second = read_lives(trial.folder)
+    first, second = read_attempts(trial.folder)
     assert first.first_step == 0
     assert second.first_step > 2 * 2  # of two steps an epoch
     assert [row["epoch"] for row in trial.metrics()] == list(range(1, 26))
-    assert [row.status for row in standings(load_sweep(tmp_path / "runs" / "lab"))] == ["done"]
+    assert [row.status for row in trial_statuses(load_sweep(tmp_path / "runs" / "lab"))] == ["done"]
 
 
 @pytest.mark.slurm
@@ -103,7 +103,7 @@ def test_trials_at_once_of_a_preempted_job_make_room_at_once_and_come_back(
     wait_for(lambda: state_of(slurm, urgent) != "PENDING")
     (started,) = times(slurm, urgent, "StartTime")
     assert (started - preempted).total_seconds() < 20
-    wait_for(lambda: all(len(read_lives(trial.folder)) == 2 for trial in sweep.trials))
+    wait_for(lambda: all(len(read_attempts(trial.folder)) == 2 for trial in sweep.trials))
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
 
 
@@ -132,7 +132,7 @@ def test_a_trial_that_is_preempted_while_python_starts_comes_back(
     urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_for(lambda: state_of(slurm, urgent) not in ("", "PENDING"))
     wait_for(lambda: trial.result())
-    assert len(read_lives(trial.folder)) == 1
+    assert len(read_attempts(trial.folder)) == 1
     assert "preempted before it could listen" in Path(sweep.submissions()[trial.id].log).read_text()
 
 
@@ -147,9 +147,9 @@ def test_a_cancelled_trial_leaves_at_once_and_does_not_come_back(
     slurm("scancel", "--signal=USR2", job_id)
     slurm("scancel", job_id)
     wait_for(lambda: state_of(slurm, job_id) == "CANCELLED")
-    (row,) = standings(load_sweep(tmp_path / "runs" / "lab"))
+    (row,) = trial_statuses(load_sweep(tmp_path / "runs" / "lab"))
     assert (row.status, row.cause) == ("interrupted", "cancelled")
-    assert len(read_lives(trial.folder)) == 1
+    assert len(read_attempts(trial.folder)) == 1
 
 
 @pytest.mark.slurm
@@ -162,5 +162,5 @@ def test_a_preempted_trial_that_may_not_be_requeued_says_so(
     _, job_id = launch(flags, tmp_path, wait_for)
     slurm("sbatch", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     wait_for(lambda: state_of(slurm, job_id) == "FAILED")
-    (row,) = standings(load_sweep(tmp_path / "runs" / "lab"))
+    (row,) = trial_statuses(load_sweep(tmp_path / "runs" / "lab"))
     assert (row.status, row.cause) == ("interrupted", "preempted")

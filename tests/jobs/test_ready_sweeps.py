@@ -13,7 +13,7 @@ import torch
 
 from jobs.design.spec import expand, load_spec
 from jobs.runs.trial import load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from petseg.losses import build_loss
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
@@ -97,7 +97,7 @@ def test_small_trials_of_each_kind_are_run_and_reported(name: str, pet_shards: P
 
     folder = tmp_path / "runs" / name
     sweep = load_sweep(folder)
-    assert {row.status for row in standings(sweep)} == {"done"}
+    assert {row.status for row in trial_statuses(sweep)} == {"done"}
     assert name != "search" or len(sweep.trials) == PROPOSED
     for axis, values in load_spec(path).axes.items():
         assert axis in ("train.seed", "augment.p") or set(sweep.axes[axis]) == set(values), axis

@@ -13,7 +13,7 @@ from jobs.launch.submit import submit_trials
 from jobs.runs.launch import Launch
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
-from jobs.state.trial_status import CUT_OFF, standings
+from jobs.state.trial_status import CUT_OFF, trial_statuses
 from shards.cause import Cause
 from shards.command import run_command
 from slurm.resources import Resources
@@ -51,7 +51,7 @@ def test_a_refusal_is_no_cut_off_submission(
     with pytest.raises(ValueError, match=r"sbatch refused the job: Invalid account.*give another --account"):
         submit_trials(LAUNCH, sweep, sweep.trials)
     assert cut_off_submissions(sweep) == []
-    first, second = standings(sweep)
+    first, second = trial_statuses(sweep)
     assert (first.status, first.cause, second.status, second.note) == ("failed", "nan", "planned", "")
     assert run_command(status.main, [str(sweep.folder)]) == 3
     assert CUT_OFF not in capsys.readouterr().out

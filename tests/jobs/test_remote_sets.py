@@ -14,9 +14,9 @@ import pytest
 from jobs.chain import main as chain
 from jobs.retry import main as retry
 from jobs.runs.trial import Sweep, load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main as sweep_main
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from shards.command import OK, WRONG_USE, run_command
 from slurm.rehearsal.cluster import Cluster
 from tests.petseg.shard_server import serve
@@ -53,7 +53,7 @@ def sweep_of(tmp_path: Path) -> Sweep:
 
 
 def statuses(tmp_path: Path) -> list[str]:
-    return [row.status for row in standings(sweep_of(tmp_path))]
+    return [row.status for row in trial_statuses(sweep_of(tmp_path))]
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_a_trial_on_a_remote_set_is_requeued_and_retried(
     job_id = sweep_of(tmp_path).submissions()[trial.id].job_id
     wait_for(lambda: len(trial.metrics()) >= 2)
     subprocess.run(["scontrol", "requeue", job_id], check=True, timeout=30)
-    wait_for(lambda: len(read_lives(trial.folder)) == 2)
+    wait_for(lambda: len(read_attempts(trial.folder)) == 2)
     before = len(trial.metrics())
     wait_for(lambda: len(trial.metrics()) > before)
     subprocess.run(["scancel", job_id], check=True, timeout=30)
@@ -99,9 +99,9 @@ def test_a_trial_on_a_remote_set_is_requeued_and_retried(
     assert run_command(retry, words) == WRONG_USE
     assert sweep_of(tmp_path).submissions()[trial.id].job_id == job_id
     assert run_command(retry, [*words, "--allow-pipe"]) == OK
-    wait_for(lambda: len(read_lives(trial.folder)) == 3)
+    wait_for(lambda: len(read_attempts(trial.folder)) == 3)
     wait_for(trial.result)
-    first, second, third = read_lives(trial.folder)
+    first, second, third = read_attempts(trial.folder)
     assert first.first_step < second.first_step < third.first_step
     assert first.job_id == second.job_id != third.job_id
     assert [row["epoch"] for row in trial.metrics()] == list(range(1, epochs + 1))

@@ -12,8 +12,8 @@ from jobs.launch.retry import more_accumulation
 from jobs.retry import main
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
-from jobs.state.trial_status import standings
-from petseg.run_folder.attempts import read_lives
+from jobs.state.trial_status import trial_statuses
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.layout import Result, save_result
 from shards.cause import Cause
 from shards.command import FAILED, OK, WRONG_USE, run_command
@@ -166,8 +166,8 @@ def test_a_rank_without_memory_ends_its_job_and_the_trial_fits_when_retried(
     assert code == OK, log
     folder = tmp_path / "runs" / "lab"
     (trial,) = load_sweep(folder).trials
-    wait_until(lambda: [row.status for row in standings(load_sweep(folder))] == ["failed"])
-    (row,) = standings(load_sweep(folder))
+    wait_until(lambda: [row.status for row in trial_statuses(load_sweep(folder))] == ["failed"])
+    (row,) = trial_statuses(load_sweep(folder))
     assert row.cause == "gpu_memory", (row, trial.state())
     first = load_sweep(folder).submissions()[trial.id]
 
@@ -175,14 +175,17 @@ def test_a_rank_without_memory_ends_its_job_and_the_trial_fits_when_retried(
     assert code == OK, log
     assert "1 to submit, 0 not" in out
     assert "submitted again with train.accumulation_steps=2" in out
-    wait_until(lambda: [row.status for row in standings(load_sweep(folder))] == ["done"])
+    wait_until(lambda: [row.status for row in trial_statuses(load_sweep(folder))] == ["done"])
     again = load_sweep(folder).submissions()[trial.id]
     assert again.job_id != first.job_id
     result = trial.result()
     assert result is not None
     assert result.world_size == 2
     assert json.loads((trial.folder / "overrides.json").read_text()) == {"train.accumulation_steps": 2}
-    assert [(life.number, life.job_id) for life in read_lives(trial.folder)] == [(1, first.job_id), (2, again.job_id)]
+    assert [(attempt.number, attempt.job_id) for attempt in read_attempts(trial.folder)] == [
+        (1, first.job_id),
+        (2, again.job_id),
+    ]
     assert [row["data/coverage"] for row in trial.metrics()] == [1.0]
 
     code, _, log = finish(start(checkout, "retry", str(folder), "--failed"))

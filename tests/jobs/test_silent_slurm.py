@@ -14,7 +14,7 @@ from jobs import sweep as launcher
 from jobs.runs.trial import Submission, Sweep, load_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.slurm_states import ANSWER_NAME
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from shards.command import NOT_KNOWN, OK, run_command
 from slurm import patience
 from slurm.rehearsal.answers import Answer
@@ -161,8 +161,8 @@ def test_a_real_slurm_whose_squeue_fails(
         cluster.disturb(Answer("squeue", fails="always"))
         assert run_command(status.main, [str(sweep.folder)]) == NOT_KNOWN
         assert run_command(retry.main, [str(sweep.folder), sweep.trials[1].id]) == NOT_KNOWN
-        assert standings(sweep)[1].status == "unknown"
+        assert trial_statuses(sweep)[1].status == "unknown"
         cluster.disturb()
         (sweep.folder / ANSWER_NAME).unlink()
         assert run_command(status.main, [str(sweep.folder)]) == OK
-        assert standings(sweep)[1].status == "queued"
+        assert trial_statuses(sweep)[1].status == "queued"

@@ -15,7 +15,7 @@ import pytest
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.table import render_table
-from jobs.state.trial_status import standing
+from jobs.state.trial_status import trial_status
 from jobs.status import main
 from shards.command import run_command
 from tests.jobs.written_trials import finish, sweep_of
@@ -126,8 +126,8 @@ def test_watch_ends_by_ctrl_c_without_a_complaint(sweep: Sweep, process: subproc
 
 def test_many_trials_are_shown_as_plain_columns(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "runs" / "big", 205)
-    table = str(render_table("big", [standing(trial, None, {}) for trial in sweep.trials], 200))
+    table = str(render_table("big", [trial_status(trial, None, {}) for trial in sweep.trials], 200))
     assert table.count("\n") == 206
     assert "log" in table
-    assert "log" not in str(render_table("big", [standing(trial, None, {}) for trial in sweep.trials], 80))
+    assert "log" not in str(render_table("big", [trial_status(trial, None, {}) for trial in sweep.trials], 80))
     assert "unet seed=204  planned" in table

@@ -16,7 +16,7 @@ from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
 from jobs.launch.lock import has_begun
 from jobs.launch.options import Options as Command
 from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from shards.command import run_command
 from shards.manifest import load_manifest, save_manifest
@@ -31,7 +31,7 @@ def test_a_sweep_on_this_machine_runs_once_and_no_trial_twice(
     assert run_command(main, [*tiny_sweep, "--cluster", "local", "--max-parallel", "2"]) == 0
     assert "2 trials, 0 done, 0 queued or running, 2 to submit" in capsys.readouterr().out
     sweep = load_sweep(tmp_path / "runs" / "lab")
-    rows = standings(sweep)
+    rows = trial_statuses(sweep)
     assert [row.status for row in rows] == ["done", "done"]
     assert [row.epoch for row in rows] == [1, 1]
     assert all("epoch 1/1" in Path(row.log).read_text() for row in rows)
@@ -58,7 +58,7 @@ def test_a_failed_trial_is_reported_with_its_error_and_tried_again(
     flags = [*tiny_sweep, "--axis", "model.arch=unet", "--set", "optim.lr=1e30", "--cluster", "local"]
     assert run_command(main, flags) == 3
     assert "NaN or infinite" in caplog.text
-    (row,) = standings(load_sweep(tmp_path / "runs" / "lab"))
+    (row,) = trial_statuses(load_sweep(tmp_path / "runs" / "lab"))
     assert row.status == "failed"
     assert "Failure: the loss became NaN or infinite" in row.note
     assert "Traceback" in Path(row.log).read_text()

@@ -12,7 +12,7 @@ import pytest
 from jobs.cancel import main as cancel_main
 from jobs.chain import main as chain_main
 from jobs.runs.trial import Sweep, load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from shards.command import run_command
 from slurm import patience
@@ -172,7 +172,7 @@ def test_a_cluster_with_as_many_jobs_as_it_can_hold(
         assert f"sbatch takes {taken} of 10 jobs now (MaxJobCount of the cluster)" in caplog.text
         assert f"{taken} queued or running, {10 - taken} to submit" in launch(75, *seeds)
         assert_each_once(tmp_path, taken)
-        assert {row.status for row in standings(sweep_of(tmp_path))} == {"queued", "planned"}
+        assert {row.status for row in trial_statuses(sweep_of(tmp_path))} == {"queued", "planned"}
         assert run_command(chain_main, ["report", *tiny_sweep, *SMALL, "--axis", "model.arch=unet"]) == 75
         assert "not now: sbatch: Slurm temporarily unable to accept job" in capsys.readouterr().err
         assert "sbatch: Slurm temporarily unable to accept job, sleeping and retrying; waiting for" in caplog.text

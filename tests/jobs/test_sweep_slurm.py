@@ -16,7 +16,7 @@ import pytest
 from jobs.retry import main as retry_main
 from jobs.runs.trial import load_sweep
 from jobs.runs.trial_state import TrialState
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from petseg.run_folder.layout import load_overrides
 from shards.command import run_command
@@ -47,7 +47,7 @@ def test_a_sweep_that_is_larger_than_the_queue_has_room_for(
     def launch(code: int, *more: str) -> tuple[str, list[str]]:
         """What it prints, and where the trials stand."""
         assert run_command(main, [*flags, *more]) == code
-        return capsys.readouterr().out, [row.status for row in standings(load_sweep(tmp_path / "runs" / "lab"))]
+        return capsys.readouterr().out, [row.status for row in trial_statuses(load_sweep(tmp_path / "runs" / "lab"))]
 
     set_limit("user", getpass.getuser(), MaxSubmitJobs=4)
     out, states = launch(75)
@@ -74,7 +74,7 @@ def test_a_sweep_that_is_larger_than_the_queue_has_room_for(
     set_limit("user", getpass.getuser(), MaxSubmitJobs=7)
     assert run_command(main, [*flags, "--name", "packed", "--trials-per-job", "3"]) == 0
     assert len(queued_jobs()) == 7
-    assert {row.status for row in standings(load_sweep(tmp_path / "runs" / "packed"))} == {"queued"}
+    assert {row.status for row in trial_statuses(load_sweep(tmp_path / "runs" / "packed"))} == {"queued"}
 
 
 @pytest.mark.slurm
@@ -91,7 +91,7 @@ def test_what_a_retry_has_no_room_for_is_not_changed(
     set_limit("user", getpass.getuser(), MaxSubmitJobs=1)
     assert run_command(retry_main, [str(sweep.folder), "--failed"]) == 75
     assert "1 of 2 trials are left" in capsys.readouterr().out
-    assert [row.status for row in standings(sweep)] == ["queued", "failed"]
+    assert [row.status for row in trial_statuses(sweep)] == ["queued", "failed"]
     steps = [load_overrides(trial.folder).get("train.accumulation_steps") for trial in sweep.trials]
     assert steps == [2, None]
     set_limit("user", getpass.getuser(), MaxSubmitJobs=2)
@@ -121,10 +121,10 @@ def test_a_sweep_on_a_real_slurm(
     assert "0 done, 2 queued or running, 0 to submit" in launch()
     sweep = load_sweep(tmp_path / "runs" / "lab")
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
-    wait_for(lambda: {row.status for row in standings(sweep)} == {"done"})
+    wait_for(lambda: {row.status for row in trial_statuses(sweep)} == {"done"})
     assert "2 done, 0 queued or running, 0 to submit" in launch()
     hosts = {"node1", "node2"} if os.geteuid() == 0 else {socket.gethostname()}  # namespaces of their own, or none
-    assert {row.host for row in standings(sweep)} <= hosts
+    assert {row.host for row in trial_statuses(sweep)} <= hosts
     assert not [p for p in (tmp_path / "runs").rglob("*") if p.is_file() and b"canary-0123456789" in p.read_bytes()]
 
 
@@ -140,7 +140,7 @@ def test_trials_that_share_a_job_run_one_after_the_other(
     seen: list[list[str]] = []
 
     def look() -> list[str]:
-        states = [row.status for row in standings(sweep)]
+        states = [row.status for row in trial_statuses(sweep)]
         if states not in seen:
             seen.append(states)
         return states

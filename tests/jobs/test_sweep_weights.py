@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from jobs import chain
 from jobs.runs.trial import load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main, with_absolute_paths
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import trial_id, with_values
@@ -70,7 +70,7 @@ def test_a_trial_reads_the_file_from_its_snapshot_folder(tiny_sweep: list[str], 
     command = [sys.executable, str(REPOSITORY / "jobs" / "sweep.py"), *words]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=600)
     sweep = load_sweep(tmp_path / "runs" / "lab")
-    (row,) = standings(sweep)
+    (row,) = trial_statuses(sweep)
     assert row.status == "done", row.note
     assert row.trial.axes["model.weights"] == "encoder.safetensors"
     found = load_config(row.trial.folder)["config"]["model"]["weights"]

@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 
 from jobs.runs.trial import Sweep, Trial, save_sweep
+from jobs.state.observed import Observed, observe
 from jobs.sync import main
 from jobs.wandb_sync import replay
 from jobs.wandb_sync.trials import NOTE_NAME, end_of
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import trial_id
 from petseg.evaluation.measure import Picture
-from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_result
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import read_note as read_tracking_note
@@ -42,7 +43,7 @@ def build_sweep(folder: Path, trials: int, epochs: int = 3) -> Sweep:
         config = replace(RunConfig(), train=replace(RunConfig().train, seed=seed))
         trial = Trial(trial_id(config, HASH), {"train.seed": seed}, folder / "trials" / trial_id(config, HASH))
         claim_folder(config, HASH, trial.folder)
-        begin_life(trial.folder, 0)
+        begin_attempt(trial.folder, 0)
         for epoch in range(1, epochs + 1):
             add_row(trial.folder, epoch)
         result = Result(trial.id, {"val/dice": 0.3}, 3, epochs, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0)
@@ -184,8 +185,9 @@ def test_what_runs_is_left_alone(
     from jobs.wandb_sync import trials as sync_trials
 
     sweep = build_sweep(tmp_path / "runs" / "lab", 2)
-    rows = sync_trials.standings(sweep)
-    monkeypatch.setattr(sync_trials, "standings", lambda _: [replace(row, status="running") for row in rows])
+    rows = observe(sweep).rows
+    still = Observed(sweep, tuple(replace(row, status="running") for row in rows))
+    monkeypatch.setattr(sync_trials, "observe", lambda _: still)
     assert sync(sweep) == OK
     assert not server.runs
     out = capsys.readouterr().out
@@ -204,9 +206,9 @@ def test_what_runs_is_left_alone(
     ],
 )
 def test_states_become_ends_and_exit_codes(tmp_path: Path, status: str, ended: End, code: int) -> None:
-    from jobs.state.trial_status import Standing
+    from jobs.state.trial_status import TrialStatus
 
-    assert end_of(Standing(Trial("x", {}, tmp_path), status)) == ended
+    assert end_of(TrialStatus(Trial("x", {}, tmp_path), status)) == ended
     assert EXIT_CODES[ended] == code
 
 

@@ -20,9 +20,9 @@ from jobs.runs.launch import Launch
 from jobs.runs.log_files import START_OF_LIFE, last_life, rank_logs
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.processes import parent_of
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster
 from slurm.resources import Resources
@@ -65,7 +65,7 @@ def test_two_at_once_end_with_the_numbers_of_one_by_one(
     assert [numbers(trial) for trial in two.trials] == [numbers(trial) for trial in one.trials]
     assert len({submission.job_id for submission in two.submissions().values()}) == 1
 
-    begun = sorted((read_lives(trial.folder)[0].time, trial.state().time) for trial in two.trials)
+    begun = sorted((read_attempts(trial.folder)[0].time, trial.state().time) for trial in two.trials)
     assert any(after[0] < before[1] for before, after in pairwise(begun))  # one began before another had ended
     assert {trial.state().slot for trial in two.trials} == {1, 2}
     for trial in two.trials:
@@ -78,7 +78,7 @@ def test_two_at_once_end_with_the_numbers_of_one_by_one(
 def test_one_that_fails_takes_no_other_along(tiny_sweep: list[str], tmp_path: Path) -> None:
     flags = [*tiny_sweep, "--cluster", "local", *TWO, "--axis", "optim.lr=1e30,1e-3,2e-3"]
     assert run_command(main, flags) == 3
-    rows = standings(sweep_of(tmp_path))
+    rows = trial_statuses(sweep_of(tmp_path))
     assert [row.status for row in rows] == ["failed", "done", "done"]
     assert rows[0].verdict
     assert rows[0].verdict.cause == "nan"
@@ -92,16 +92,16 @@ def test_one_worker_is_killed_and_the_other_does_the_rest(
     launcher, sweep = launch(flags, tmp_path, wait_for)
     victim = running(sweep)[0]
     os.kill(victim.state().pid, signal.SIGKILL)
-    wait_for(lambda: {row.trial.id: row.status for row in standings(sweep)}[victim.id] == "interrupted")
+    wait_for(lambda: {row.trial.id: row.status for row in trial_statuses(sweep)}[victim.id] == "interrupted")
     assert launcher.communicate(timeout=120)
     assert launcher.returncode == 3
-    rows = {row.trial.id: row for row in standings(sweep)}
+    rows = {row.trial.id: row for row in trial_statuses(sweep)}
     assert sorted(row.status for row in rows.values()) == ["done", "done", "interrupted"]
     verdict = rows[victim.id].verdict
     assert verdict
     assert verdict.cause == "killed"
     assert run_command(main, flags) == 0
-    assert len(read_lives(victim.folder)) == 2
+    assert len(read_attempts(victim.folder)) == 2
 
 
 @pytest.mark.slow
@@ -146,13 +146,13 @@ def test_a_job_of_two_at_once_that_is_requeued(
     assert run_command(main, [*flags, "--name", "stopped"]) == 0
     sweep = sweep_of(tmp_path, "stopped")
     wait_for(lambda: len(running(sweep)) == 2)
-    rows = standings(sweep)
+    rows = trial_statuses(sweep)
     assert [row.status for row in rows].count("running") == 2
     assert len({row.log for row in rows if row.status == "running"}) == 2
     (job_id,) = {submission.job_id for submission in sweep.submissions().values()}
     subprocess.run(["scancel", "--signal=USR2", job_id], check=True, timeout=30)
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
-    assert sorted(len(read_lives(trial.folder)) for trial in sweep.trials) == [1, 2, 2]
+    assert sorted(len(read_attempts(trial.folder)) for trial in sweep.trials) == [1, 2, 2]
     first_log = (sweep.folder / "logs" / f"{job_id}_1_log.out").read_text()
     assert first_log.count(START_OF_LIFE) == 2
     assert "resumed" in last_life(first_log)

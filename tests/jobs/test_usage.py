@@ -16,7 +16,7 @@ from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.sweep import main as sweep_main
 from jobs.usage import main
-from petseg.run_folder.attempts import Life
+from petseg.run_folder.attempts import Attempt
 from petseg.run_folder.layout import append_metrics
 from shards.command import run_command
 from slurm.rehearsal import accounting as rehearsal_accounting
@@ -45,13 +45,13 @@ def test_parse_starts() -> None:
     assert (failed.limit_s, failed.gpus, failed.ended_early) == (0.0, None, True)
 
 
-def life(number: int, first_step: int, time: float) -> Life:
-    return Life(number, "node1", "12", "", first_step, time)
+def attempt(number: int, first_step: int, time: float) -> Attempt:
+    return Attempt(number, "node1", "12", "", first_step, time)
 
 
 def test_a_start_that_ended_early_wasted_what_was_not_kept() -> None:
     starts = parse_starts(SACCT)[:2]
-    kept = [Kept(life(1, 0, 1010.0), 450.0), Kept(life(2, 30, 1999.0), 1100.0)]  # clocks differ by a second
+    kept = [Kept(attempt(1, 0, 1010.0), 450.0), Kept(attempt(2, 30, 1999.0), 1100.0)]  # clocks differ by a second
     assert wasted_s(starts, kept, failed=False) == [150.0, 0.0]
     assert wasted_s(starts, kept, failed=True) == [600.0, 0.0]
     assert wasted_s(starts, [], failed=False) == [600.0, 0.0]
@@ -59,8 +59,8 @@ def test_a_start_that_ended_early_wasted_what_was_not_kept() -> None:
 
 def test_epochs_belong_to_the_lives_that_trained_them(tmp_path: Path) -> None:
     """Ten steps an epoch; stopped within the second, which had been saved at step 15."""
-    lives = [life(1, 0, 0.0), life(2, 15, 100.0)]
-    (tmp_path / "lives.json").write_text(json.dumps([vars(one) for one in lives]))
+    attempts = [attempt(1, 0, 0.0), attempt(2, 15, 100.0)]
+    (tmp_path / "lives.json").write_text(json.dumps([vars(one) for one in attempts]))
     for epoch in (1, 2, 3):
         append_metrics({"epoch": epoch, "step": 10 * epoch, "perf/seconds": 20.0}, tmp_path)
     assert [one.seconds for one in kept_by_life(Trial("0123456789", {}, tmp_path))] == [30.0, 30.0]
@@ -91,7 +91,7 @@ def test_sacct_tells_all_where_accounting_is_on(
 ) -> None:
     sweep = small_sweep(tmp_path / "runs" / "lab")
     (sweep.trials[0].folder / "lives.json").write_text(
-        json.dumps([vars(life(1, 0, 1010.0)), vars(life(2, 10, 2005.0))])
+        json.dumps([vars(attempt(1, 0, 1010.0)), vars(attempt(2, 10, 2005.0))])
     )
     (sweep.trials[0].folder / "result.json").write_text(json.dumps(RESULT))
     fake_sacct(tmp_path, SACCT, monkeypatch)
@@ -179,7 +179,7 @@ def test_processes_of_this_machine_ask_for_nothing(tmp_path: Path) -> None:
     usage = measure(sweep)
     assert [line.asked_h for line in usage.lines] == [None, None]
     assert (usage.unit, usage.total("asked_h"), usage.total("used_h")) == ("CPU core hours", 0.0, 0.25)
-    assert usage.notes[1] == "what the jobs held is not known: reckoned as one core each"
+    assert usage.notes[1] == "what the jobs held is not known: estimated as one core each"
 
 
 @pytest.mark.slurm

@@ -46,13 +46,13 @@ real_save = checkpoint.save_checkpoint
 
 @dataclass(frozen=True)
 class Phase:
-    """One save, and the life that it is part of."""
+    """One save, and the attempt that it is part of."""
 
     name: str
     step: int
     trained: int  # optimizer steps: what is in the tensors
     buffers: bool = False
-    leftover: bool = False  # an earlier life died within this very save, and within a deletion
+    leftover: bool = False  # an earlier attempt died within this very save, and within a deletion
     row: bool = True  # the epoch is not yet in metrics.jsonl
 
 
@@ -83,7 +83,7 @@ def old_first(folder: Path, step: int, *args: Any) -> None:
 
 
 def same_step_first(folder: Path, step: int, *args: Any) -> None:
-    """An earlier life's checkpoint of the same step goes before the new one stands."""
+    """An earlier attempt's checkpoint of the same step goes before the new one stands."""
     shutil.rmtree(folder / f"step-{step:08d}", ignore_errors=True)
     real_save(folder, step, *args)
 
@@ -157,7 +157,7 @@ def fingerprint(found: Checkpoint) -> str:
     return f"{found.step}:{digest.hexdigest()[:16]}"
 
 
-def life(folder: Path, phase: Phase, save: Callable[..., None]) -> None:
+def attempt(folder: Path, phase: Phase, save: Callable[..., None]) -> None:
     """What training does at its start and at the end of an epoch: a row of metrics.jsonl, then a checkpoint."""
     tracker = Tracker(folder, TrackingConfig(), RunName("x"), {}, resumed_epoch=phase.step - phase.row)
     if phase.row:
@@ -184,7 +184,7 @@ def look(folder: Path, phase: Phase, allowed: list[str], listed_after: list[str]
     step = goes_on.step if goes_on else 0
     if epochs[:step] != list(range(1, step + 1)):
         return f"metrics.jsonl has epochs {epochs}, the checkpoint is of {step}"
-    life(folder, phase, real_save)  # the next life
+    attempt(folder, phase, real_save)  # the next attempt
     if left := sorted(p.name for p in checkpoints.glob(".*")):
         return f"the next save leaves {left}"
     if (listed := [fingerprint(c) for c in list_checkpoints(checkpoints)]) != listed_after:
@@ -214,7 +214,7 @@ def in_fresh_process(question: Callable[..., Any], *args: Any) -> Any:
 
 
 def leave_over(checkpoints: Path) -> None:
-    """What kills of an earlier life left: a half-written checkpoint and a half-deleted one."""
+    """What kills of an earlier attempt left: a half-written checkpoint and a half-deleted one."""
     newest = list_checkpoints(checkpoints)[-1].folder
     for step in (2, 5):
         half = checkpoints / f".step-{step:08d}.tmp"
@@ -247,7 +247,7 @@ def die_everywhere(work: Path, variant: Variant, moments: list[str]) -> list[dic
 def live_calmly(folder: Path, phase: Phase) -> list[list[str]]:
     """The checkpoints before a save and after it."""
     before = [fingerprint(c) for c in list_checkpoints(folder / CHECKPOINTS_NAME)]
-    life(folder, phase, real_save)
+    attempt(folder, phase, real_save)
     return [before, [fingerprint(c) for c in list_checkpoints(folder / CHECKPOINTS_NAME)]]
 
 
@@ -256,7 +256,7 @@ def die_in_phase(calm: Path, dead: Path, phase: Phase, variant: Variant, moments
 
     def begin(folder: Path, kill: Kill | None) -> tuple[list[Change], int]:
         shutil.copytree(calm, folder)
-        return run(lambda: life(folder, phase, variant.save), folder, kill)
+        return run(lambda: attempt(folder, phase, variant.save), folder, kill)
 
     changes, status = begin(dead / "none", None)
     assert status == 0, f"{phase}: an undisturbed save ended with {status}"

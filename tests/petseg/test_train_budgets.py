@@ -50,7 +50,7 @@ def test_a_budget_of_whole_epochs_is_that_many_epochs(tiny: Tiny, tmp_path: Path
 
 
 def test_a_budget_of_minutes_is_settled_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How many steps it has is measured in the first epoch, and a later life takes them as they are."""
+    """How many steps it has is measured in the first epoch, and a later attempt takes them as they are."""
     config = tiny(train__budget_min=1000.0, train__log_every=1, optim__schedule="one_cycle")
     totals = []
     for stop in (2, 6, 1):  # in the first epoch, in the third, and at once

@@ -15,7 +15,7 @@ from scipy import special
 from jobs.reporting.sections.pictures import read_dice
 from jobs.reporting.sections.samples import ValSplit, load_facts
 from jobs.reporting.statistics.records import Group
-from jobs.reporting.statistics.verdict import Board
+from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.runs.trial import Sweep
 from petseg.metrics.breeds import kind_of
 
@@ -69,7 +69,7 @@ class Breeds:
         return 4 + 200 * (min(max(value, self.low), 1.0) - self.low) / (1 - self.low)
 
 
-def build_breeds(board: Board, sweep: Sweep, shards: str = "") -> Breeds | None:
+def build_breeds(board: Leaderboard, sweep: Sweep, shards: str = "") -> Breeds | None:
     """Of the first MAX_CELLS cells of the leaderboard that were measured on the same pictures; None without any."""
     cells = board.val.groups[:MAX_CELLS] if board.val else ()
     found = [_per_picture(group) for group in cells]
@@ -77,7 +77,7 @@ def build_breeds(board: Board, sweep: Sweep, shards: str = "") -> Breeds | None:
         return None
     keys, dice = found[0][0], np.stack([row for _, row in found])
     first = cells[0].done[0]
-    kinds, trouble = kinds_of(keys, ValSplit(first, sweep.hash_of(first.standing.trial), shards))
+    kinds, trouble = kinds_of(keys, ValSplit(first, sweep.hash_of(first.trial_status.trial), shards))
     if not kinds:
         return Breeds(cells, (), (), 0, 0.0, trouble)
     breeds = gather_rows([breed for breed, _ in kinds], dice, dict(kinds))
@@ -90,7 +90,7 @@ def build_breeds(board: Board, sweep: Sweep, shards: str = "") -> Breeds | None:
 
 def _per_picture(group: Group) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     """Keys and Dice (N,) of val pictures, averaged over the seeds; the board compares groups that have them alone."""
-    found = [read_dice(record.standing.trial.folder, "val") for record in group.done]
+    found = [read_dice(record.trial_status.trial.folder, "val") for record in group.done]
     rows = [entry for entry in found if entry]
     return rows[0][0], np.mean([dice for _, dice in rows], axis=0)
 

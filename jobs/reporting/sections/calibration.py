@@ -57,7 +57,9 @@ def calibrate_cells(groups: Sequence[Group], split: str = "val") -> CalibrationS
     """Of the best seed of each of the first cells; groups: best first."""
     best = [(group, record) for group in groups if (record := group.best())][:MAX_CELLS]
     found = [
-        (group, record, kept) for group, record in best if (kept := read_curves(record.standing.trial.folder, split))
+        (group, record, kept)
+        for group, record in best
+        if (kept := read_curves(record.trial_status.trial.folder, split))
     ]
     rows = [row for *_, kept in found for bins in kept.values() for row in bins]
     low = max(0.0, min(0.5, *(int(10 * row["accuracy"]) / 10 for row in rows))) if rows else 0.5

@@ -78,7 +78,7 @@ class Gallery:
 def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Gallery | None:
     """Of the first cell that kept its masks, else of the first that measured its pictures; None if there is none."""
     finished = [(place.group, record) for place in places if (record := place.group.best())]
-    with_masks = [pair for pair in finished if (pair[1].standing.trial.folder / VAL_MASKS_NAME).is_file()]
+    with_masks = [pair for pair in finished if (pair[1].trial_status.trial.folder / VAL_MASKS_NAME).is_file()]
     cell = next((kept for kept in _kept(with_masks[:MAX_TRIES]) if kept.masks), None) or next(_kept(finished), None)
     if cell is None:
         return None
@@ -90,7 +90,7 @@ def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Ga
     if cell.masks:
         positions = sorted({i for _, row in chosen for i in row} | {i for i, _ in disputed})
         wanted = {i: cell.keys[i] for i in positions}
-        where = ValSplit(cell.record, sweep.hash_of(cell.record.standing.trial), shards)
+        where = ValSplit(cell.record, sweep.hash_of(cell.record.trial_status.trial), shards)
         samples, trouble = load_samples(where, wanted)
     rows = tuple((name, tuple(_shot(cell, i, samples.get(i)) for i in row)) for name, row in chosen)
     pictures = tuple(_disputed(cell, other, i, agreement, samples.get(i)) for i, agreement in disputed if other)
@@ -99,7 +99,7 @@ def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Ga
 
 def _kept(cells: Iterable[tuple[Group, Record]]) -> Iterator[Kept]:
     for group, record in cells:
-        folder = record.standing.trial.folder
+        folder = record.trial_status.trial.folder
         if found := read_dice(folder, "val"):
             masks = load_masks(folder)
             yield Kept(group, record, *found, masks if masks and masks.keys == found[0] else None)

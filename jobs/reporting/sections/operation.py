@@ -83,7 +83,7 @@ SPEEDS = (
 def operate(sweep: Sweep, groups: Sequence[Group], rows: Sequence[TrialRow]) -> Operation:
     """groups: best first."""
     failures = group_failures([row.record for row in rows])
-    starts = [len(row.lives) for row in rows]
+    starts = [len(row.attempts) for row in rows]
     speeds = [speed_of(group) for group in groups if group.done]
     known = {key for speed in speeds for key, value in speed.numbers.items() if value is not None}
     return Operation(
@@ -101,13 +101,17 @@ def operate(sweep: Sweep, groups: Sequence[Group], rows: Sequence[TrialRow]) -> 
 
 def group_failures(records: Sequence[Record]) -> list[Failure]:
     """What ended without a result, by cause and signature, the most frequent first."""
-    ended = [record for record in records if record.standing.verdict]
-    keys = Counter((r.standing.verdict.cause, r.standing.verdict.signature) for r in ended if r.standing.verdict)
+    ended = [record for record in records if record.trial_status.verdict]
+    keys = Counter(
+        (r.trial_status.verdict.cause, r.trial_status.verdict.signature) for r in ended if r.trial_status.verdict
+    )
     found = []
     for (cause, signature), count in keys.most_common():
-        own = [r for r in ended if (v := r.standing.verdict) and (v.cause, v.signature) == (cause, signature)]
-        told = next((r.standing.verdict for r in own if r.standing.verdict and r.standing.verdict.traceback), None)
-        verdict = told or own[0].standing.verdict
+        own = [r for r in ended if (v := r.trial_status.verdict) and (v.cause, v.signature) == (cause, signature)]
+        told = next(
+            (r.trial_status.verdict for r in own if r.trial_status.verdict and r.trial_status.verdict.traceback), None
+        )
+        verdict = told or own[0].trial_status.verdict
         assert verdict
         traceback = verdict.traceback.strip()
         found.append(
@@ -115,7 +119,7 @@ def group_failures(records: Sequence[Record]) -> list[Failure]:
                 cause=cause_in_words(cause),
                 signature=signature if signature != cause else "",
                 count=count,
-                first_line=error_line(traceback) or own[0].standing.note,
+                first_line=error_line(traceback) or own[0].trial_status.note,
                 traceback=traceback[-TRACEBACK_CHARS:],
                 advice=verdict.advice,
                 trials=tuple(record.id for record in own[:MAX_NAMED]),
@@ -142,7 +146,7 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
     """
     seconds = {row.record.id: sum(float(m.get("perf/seconds", 0.0)) for m in row.record.rows) for row in rows}
     total_s = sum(seconds.values())  # of training; trials at once share what they hold
-    held_s = {row.record.id: seconds[row.record.id] * row.record.standing.trial.share() for row in rows}
+    held_s = {row.record.id: seconds[row.record.id] * row.record.trial_status.trial.share() for row in rows}
     if not total_s:
         return None
     held = (resources := read_resources(sweep)) or Resources(gpus_per_node=0, cpus_per_task=1)
@@ -153,11 +157,11 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
     gpus = held.nodes * held.gpus_per_node if on_slurm or not _only_on_cpus(rows) else 0
     units = gpus or held.processes * (held.cpus_per_task if on_slurm else 1)
     unit = GPU_HOURS if gpus else CORE_HOURS if on_slurm else PROCESS_HOURS
-    begun = [row for row in rows if row.record.rows or row.lives]
+    begun = [row for row in rows if row.record.rows or row.attempts]
     starts = sum(
-        max(1, len(row.lives)) / (together[given[i].job_id] if (i := row.record.id) in given else 1) for row in begun
+        max(1, len(row.attempts)) / (together[given[i].job_id] if (i := row.record.id) in given else 1) for row in begun
     )
-    failed_s = sum(held_s[row.record.id] for row in rows if row.record.standing.status == "failed")
+    failed_s = sum(held_s[row.record.id] for row in rows if row.record.trial_status.status == "failed")
     held_by = f"{units} {unit.removesuffix(' hours')}{'s' if units > 1 else ''} for each trial"
     basis = f"{held_by}, as the last launch asked for" if resources and on_slurm else held_by
     return Cost(
@@ -175,7 +179,7 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
 def energy_of(rows: Sequence[TrialRow]) -> float | None:
     """In kWh; trials that train on a GPU at once share what its meter says."""
     known = [
-        metrics["perf/energy_j"] * row.record.standing.trial.share() / J_PER_KWH
+        metrics["perf/energy_j"] * row.record.trial_status.trial.share() / J_PER_KWH
         for row in rows
         for metrics in row.record.rows
         if "perf/energy_j" in metrics

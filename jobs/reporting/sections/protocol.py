@@ -27,7 +27,7 @@ Facts = list[tuple[str, str]]
 
 def state_counts(records: Sequence[Record]) -> list[tuple[str, int]]:
     """How many trials stand where, `done` and `failed` always among them."""
-    counts = Counter(record.standing.status for record in records)
+    counts = Counter(record.trial_status.status for record in records)
     return [(state, counts[state]) for state in ORDER if counts[state] or state in ("done", "failed")]
 
 
@@ -143,7 +143,7 @@ def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequenc
     if lost := [record.id for record in records if record.config is None]:
         found.append(f"No readable config.json for {', '.join(lost)}: placed by the axes in sweep.json alone.")
     if pruned := [record for record in records if record.is_pruned]:
-        listed = "; ".join(f"{record.id} {record.standing.trial.label}" for record in pruned[:MAX_NAMED])
+        listed = "; ".join(f"{record.id} {record.trial_status.trial.label}" for record in pruned[:MAX_NAMED])
         more = f"; and {len(pruned) - MAX_NAMED} more" if len(pruned) > MAX_NAMED else ""
         found.append(
             f"{len(pruned)} trials were stopped early, because others did better, and are in no mean, rank or curve; "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobs.reporting.sections.reproduce import train_command
 from jobs.reporting.statistics.records import Record
-from petseg.run_folder.attempts import Life
+from petseg.run_folder.attempts import Attempt
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TrialRow:
     best_dice: tuple[float, int] | None  # and its epoch
     lowest_loss: tuple[float, int] | None
     command: str
-    lives: tuple[Life, ...]
+    attempts: tuple[Attempt, ...]
     facts: tuple[tuple[str, str], ...]  # what it ran on and with, in words
 
 
@@ -31,37 +31,37 @@ def trial_row(record: Record, manifest_hash: str) -> TrialRow:
     best = max(dice, key=lambda pair: pair[0], default=None)
     if record.result:
         best = record.result.metrics["val/dice"], record.result.best_epoch
-    lives = lives_of(record)
+    attempts = attempts_of(record)
     return TrialRow(
         record,
-        record.standing.trial.label,
+        record.trial_status.trial.label,
         best,
         min(loss, key=lambda pair: pair[0], default=None),
         reproduce(record),
-        lives,
-        facts_of(record, lives, manifest_hash),
+        attempts,
+        facts_of(record, attempts, manifest_hash),
     )
 
 
-def lives_of(record: Record) -> tuple[Life, ...]:
-    return tuple(record.standing.trial.lives())
+def attempts_of(record: Record) -> tuple[Attempt, ...]:
+    return tuple(record.trial_status.trial.attempts())
 
 
-def facts_of(record: Record, lives: tuple[Life, ...], manifest_hash: str) -> tuple[tuple[str, str], ...]:
+def facts_of(record: Record, attempts: tuple[Attempt, ...], manifest_hash: str) -> tuple[tuple[str, str], ...]:
     """Those that are known."""
     result = record.result
     # a requeued trial can have run on with other code, and then its numbers are of both
-    codes = dict.fromkeys(life.code or "the working tree" for life in lives)
-    hosts = dict.fromkeys([*(life.host for life in lives), *([result.host] if result else [])])
+    codes = dict.fromkeys(attempt.code or "the working tree" for attempt in attempts)
+    hosts = dict.fromkeys([*(attempt.host for attempt in attempts), *([result.host] if result else [])])
     facts = {
-        "log": record.standing.log or "none: not submitted yet",
-        "config": f"{record.standing.trial.folder.name}/config.json" if record.config else "",
+        "log": record.trial_status.log or "none: not submitted yet",
+        "config": f"{record.trial_status.trial.folder.name}/config.json" if record.config else "",
         "data": manifest_hash,
         "code": ", then ".join(codes),
         "processes": str(result.world_size) if result else "",
-        "host": ", then ".join(hosts) or record.standing.host,
+        "host": ", then ".join(hosts) or record.trial_status.host,
         "device": result.device if result else "",
-        "starts": str(len(lives)) if len(lives) > 1 else "",
+        "starts": str(len(attempts)) if len(attempts) > 1 else "",
     }
     return tuple((name, text) for name, text in facts.items() if text)
 

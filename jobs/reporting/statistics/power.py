@@ -15,7 +15,7 @@ POWER = 0.8  # share of sweeps in which the difference is shown
 SWEEPS, PAIRS = 40, 600  # sweeps drawn: at most, and as many as hold so many pairs
 LEAST_SWEEPS = 3
 DRAWS = 999
-MOST_CELLS = 60  # more of them are reckoned as so many
+MOST_CELLS = 60  # more of them are estimated as so many
 LADDER = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)  # seeds that are looked at
 DIGITS = 3  # of the spreads, so that the same question has one answer
 

@@ -10,9 +10,9 @@ import numpy as np
 from jobs.design.spec import Cell
 from jobs.reporting.statistics.power import LADDER, POWER, Noise, least_difference, seeds_for
 from jobs.reporting.statistics.records import NOISE_DICE, SEED_AXIS, read_record
-from jobs.reporting.statistics.verdict import Comparison, build_board
+from jobs.reporting.statistics.verdict import Comparison, build_leaderboard
 from jobs.runs.trial import Sweep
-from jobs.state.trial_status import standing
+from jobs.state.trial_status import trial_status
 
 LEAST_GAP = 0.0005  # a smaller one is nobody's aim
 # standard deviations on real pets where no trial has finished: of runs, from three seeds each of unet (0.0016) and
@@ -39,7 +39,7 @@ def plan_text(sweep: Sweep, cells: Mapping[str, Cell], num_pictures: int) -> str
     """What the cells of a sweep, by trial id, will show on so many val pictures."""
     seeds = Counter(tuple(v for name, v in cell.axes.items() if name != SEED_AXIS) for cell in cells.values())
     done = [trial for trial in sweep.trials if trial.result()]
-    board = build_board(sweep, [read_record(standing(trial, None, {}), epochs=False) for trial in done])
+    board = build_leaderboard(sweep, [read_record(trial_status(trial, None, {}), epochs=False) for trial in done])
     return planned_text(len(seeds), min(seeds.values()), num_pictures, board.val)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.runs.trial import Sweep
 from jobs.state.observed import observe
-from jobs.state.trial_status import Standing
+from jobs.state.trial_status import TrialStatus
 from petseg.config.values import flatten
 from petseg.run_folder.layout import Result, load_config, warn_once
 
@@ -25,7 +25,7 @@ LEAST_FILLED = 0.25  # share of a table's cells that the sweep has
 class Record:
     """One trial with all that its folder holds."""
 
-    standing: Standing
+    trial_status: TrialStatus
     values: dict[str, Any]  # dotted config fields that make its numbers, and its place on the sweep's axes
     config: dict[str, Any] | None  # None: its folder has no readable config.json
     result: Result | None
@@ -33,12 +33,12 @@ class Record:
 
     @property
     def id(self) -> str:
-        return self.standing.trial.id
+        return self.trial_status.trial.id
 
     @property
     def is_pruned(self) -> bool:
         """Stopped early: it has no result, and is compared with nothing that has one."""
-        return self.standing.status == "pruned"
+        return self.trial_status.status == "pruned"
 
     @property
     def seed(self) -> Any:
@@ -115,14 +115,14 @@ def axis_text(name: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{name.rpartition('.')[2]}={'?' if value is None else value}"
 
 
-def read_records(sweep: Sweep, rows: Sequence[Standing] | None = None) -> list[Record]:
+def read_records(sweep: Sweep, rows: Sequence[TrialStatus] | None = None) -> list[Record]:
     """All trials of the sweep, those without a folder too. rows: where they stand, if that is known already."""
     return [read_record(row) for row in (observe(sweep).rows if rows is None else rows)]
 
 
-def read_record(standing: Standing, epochs: bool = True) -> Record:
+def read_record(trial_status: TrialStatus, epochs: bool = True) -> Record:
     """One trial; without its epochs it is read much faster, and is enough for a leaderboard."""
-    trial = standing.trial
+    trial = trial_status.trial
     try:
         content = load_config(trial.folder)
         identity, config = flatten(content["identity"]), content["config"]
@@ -136,7 +136,7 @@ def read_record(standing: Standing, epochs: bool = True) -> Record:
     except ValueError as error:  # of one trial of many
         warn_once(f"left out: {error}")
         result = None
-    return Record(standing, identity | trial.axes, config, result, [row for _, row in sorted(by_epoch.items())])
+    return Record(trial_status, identity | trial.axes, config, result, [row for _, row in sorted(by_epoch.items())])
 
 
 def spread_of(values: Sequence[float]) -> Spread | None:

@@ -107,7 +107,7 @@ class Effects:
 
 
 @dataclass(frozen=True)
-class Board:
+class Leaderboard:
     """All that is said of a sweep, worked out once."""
 
     axes: list[str]
@@ -125,12 +125,12 @@ class Board:
         return self.by_split[split].mean(group) if split in self.by_split else None
 
 
-def build_board(sweep: Sweep, records: Sequence[Record]) -> Board:
+def build_leaderboard(sweep: Sweep, records: Sequence[Record]) -> Leaderboard:
     axes = varied(sweep, records)
     groups = gather(axes, records)
     found = {split: one for split in SPLITS if (one := compare(groups, split))}
     main, interaction = effects(axes, groups, found["val"]) if "val" in found else ([], None)
-    return Board(axes, groups, found, main, interaction, sweep.shard_sets)
+    return Leaderboard(axes, groups, found, main, interaction, sweep.shard_sets)
 
 
 def compare(groups: Sequence[Group], split: str) -> Comparison | None:
@@ -163,7 +163,7 @@ def compare(groups: Sequence[Group], split: str) -> Comparison | None:
 
 def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any] | None:
     """Keys and (S, N) Dice; None if its trials do not all have the same pictures."""
-    found = [read_dice(record.standing.trial.folder, split) for record in group.done]
+    found = [read_dice(record.trial_status.trial.folder, split) for record in group.done]
     rows = [entry for entry in found if entry]
     if len(rows) < len(found) or len({keys for keys, _ in rows}) != 1:
         return None

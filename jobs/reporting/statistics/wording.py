@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobs.reporting.statistics.compare import LEVEL
 from jobs.reporting.statistics.power_wording import power_points
 from jobs.reporting.statistics.records import NOISE_DICE, Group
-from jobs.reporting.statistics.verdict import Board, Comparison, Difference, Effects, Mean
+from jobs.reporting.statistics.verdict import Comparison, Difference, Effects, Leaderboard, Mean
 
 MAX_POINTS = 6  # of a kind
 MAX_NAMED = 4
@@ -27,7 +27,7 @@ class Verdict:
     points: tuple[str, ...] = ()
 
 
-def judge(board: Board) -> Verdict:
+def judge(board: Leaderboard) -> Verdict:
     """A sentence, and the differences behind it."""
     val = board.val
     if val is None:
@@ -41,7 +41,7 @@ def judge(board: Board) -> Verdict:
     return Verdict(lead(board), tuple(points))
 
 
-def lead(board: Board) -> str:
+def lead(board: Leaderboard) -> str:
     """The verdict's first sentence, and on what data it stands if they are drawn."""
     val = board.val
     if val is not None:
@@ -52,7 +52,7 @@ def lead(board: Board) -> str:
     return "Nothing can be compared: no finished cell has the Dice of two val pictures or more, in each of its trials."
 
 
-def _alone(board: Board, val: Comparison) -> str:
+def _alone(board: Leaderboard, val: Comparison) -> str:
     (only,) = val.groups
     measured = f"{only.label} has a mean val Dice of {interval(val.means[only.place])} ({basis(val)})"
     if val.left_out:
@@ -62,7 +62,7 @@ def _alone(board: Board, val: Comparison) -> str:
     return f"{measured}. The sweep has no other cell to compare it with."
 
 
-def _best(board: Board, val: Comparison) -> str:
+def _best(board: Leaderboard, val: Comparison) -> str:
     best, others = val.groups[0], val.groups[1:]
     differences = [val.difference(0, j) for j in range(1, len(val.groups))]
     mean = f"{_highest(board, val)}, {interval(val.means[best.place])} ({basis(val)})"
@@ -82,7 +82,7 @@ def _best(board: Board, val: Comparison) -> str:
     return f"{mean}. It is shown to be better than {beaten} of {len(others)} others{unbeaten}."
 
 
-def _highest(board: Board, val: Comparison) -> str:
+def _highest(board: Leaderboard, val: Comparison) -> str:
     """`unet has the highest mean val Dice`, as far as that can be said."""
     best = val.groups[0]
     of_best = best.spread("val/dice")
@@ -108,7 +108,7 @@ def _have(groups: Sequence[Group]) -> str:
     return "has" if len(groups) == 1 else "have"
 
 
-def _drawn(board: Board) -> str:
+def _drawn(board: Leaderboard) -> str:
     """A sentence for synthetic data, whose numbers say nothing of real pictures; "" for others, and where a sweep of an
     earlier version noted no source."""
     drawn = sum(one.is_synthetic for one in board.sets)
@@ -118,7 +118,7 @@ def _drawn(board: Board) -> str:
     return f" {where} on drawn pictures: it says nothing about real ones."
 
 
-def _main(board: Board) -> list[str]:
+def _main(board: Leaderboard) -> list[str]:
     lines = []
     for effects in board.main:
         others = ", ".join(short(axis) for axis in board.axes if axis not in effects.axes)
@@ -146,7 +146,7 @@ def _interaction(effects: Effects | None) -> list[str]:
     return [f"That {other} does more for one {one} than for another is not shown; up to {widest:.3f} is not ruled out."]
 
 
-def _test(board: Board, val: Comparison) -> list[str]:
+def _test(board: Leaderboard, val: Comparison) -> list[str]:
     best, test = val.groups[0], board.by_split.get("test")
     mean = test.mean(best) if test else None
     if test is None or mean is None:

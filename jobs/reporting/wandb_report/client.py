@@ -1,4 +1,4 @@
-"""wandb's side of a sweep's report: `python -m jobs.reporting.wandb_report.client`, an errand of jobs.wandb_sync.call.
+"""wandb's side of a sweep's report: `python -m jobs.reporting.wandb_report.client`, run by jobs.wandb_sync.call.
 
 It is asked with the fields of Request and answers with those of Saved.
 

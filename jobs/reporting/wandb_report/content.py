@@ -12,9 +12,9 @@ from typing import Literal
 
 from jobs.reporting.rows import INTERVALS_NOTE, table_markdown
 from jobs.reporting.sections.protocol import protocol, state_counts, warnings
-from jobs.reporting.sections.trials import lives_of, reproduce
+from jobs.reporting.sections.trials import attempts_of, reproduce
 from jobs.reporting.statistics.records import SEED_AXIS, Record, rank
-from jobs.reporting.statistics.verdict import Board
+from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.reporting.statistics.wording import judge, short
 from jobs.runs.trial import Sweep
 from petseg.tracking.begin import without_secrets
@@ -110,7 +110,7 @@ class Content:
     blocks: tuple[Block, ...] = field(default=())
 
 
-def compose(sweep: Sweep, records: Sequence[Record], board: Board) -> Content:
+def compose(sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> Content:
     """The report of a sweep; the same folder gives the same content."""
     counts = ", ".join(f"{count} {state}" for state, count in state_counts(records))
     verdict = judge(board)
@@ -176,7 +176,7 @@ def facts(protocol_facts: Iterable[tuple[str, str]], warned: Sequence[str]) -> s
     return "\n".join([*lines, *(["", "**Before you believe it:**", ""] if warned else []), *(f"- {w}" for w in warned)])
 
 
-def commands(sweep: Sweep, board: Board) -> str:
+def commands(sweep: Sweep, board: Leaderboard) -> str:
     """How the best trial of each of the first cells is run again, and with what code."""
     lines: list[str] = []
     codes: dict[str, None] = {}
@@ -185,7 +185,7 @@ def commands(sweep: Sweep, board: Board) -> str:
         if best is None:
             continue
         lines += [f"# {place.group.label}, {best.id}", reproduce(best) or "# its config.json cannot be read"]
-        codes |= dict.fromkeys(life.code or "the working tree" for life in lives_of(best))
+        codes |= dict.fromkeys(attempt.code or "the working tree" for attempt in attempts_of(best))
     sets = f"the shard set{'s' * (len(sweep.hashes) > 1)} {', '.join(one[:10] for one in sweep.hashes)}"
     code = f" with the code {', '.join(codes)}" if codes else ""
     text = (

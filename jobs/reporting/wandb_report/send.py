@@ -75,7 +75,7 @@ def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
     """The one project that the trials are in; raises ValueError if there is none, or more than one."""
     found: dict[Target, int] = {}
     for record in records:
-        note = read_note(record.standing.trial.folder / NOTE_NAME)
+        note = read_note(record.trial_status.trial.folder / NOTE_NAME)
         tracking = (record.config or {}).get("tracking", {})
         if note.get("url") == without_secrets(url):
             place = Target(str(note.get("project", "")), str(note.get("entity", "")))

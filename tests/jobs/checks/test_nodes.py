@@ -124,5 +124,5 @@ def test_without_a_partition_or_slurm_nothing_is_submitted(
 
 def test_a_job_that_ends_in_another_way_tells_nothing(tmp_path: Path) -> None:
     for state, code in (("CANCELLED", 0), ("NODE_FAIL", 1), ("FAILED", 127), ("TIMEOUT", 0)):
-        finding = nodes.judge(nodes.Ended(state, code, "n1"), ["the folder"], tmp_path, tmp_path)
+        finding = nodes.finding_of(nodes.Ended(state, code, "n1"), ["the folder"], tmp_path, tmp_path)
         assert (finding.status, state in finding.detail) == ("warn", True)

@@ -115,7 +115,7 @@ def test_what_an_all_reduce_says() -> None:
         ({"world_size": 1}, asked, "FAIL", "but 2 processes were asked for"),
         ({}, Resources(nodes=2), "FAIL", "but GPUs were asked for"),
     ):
-        finding = allreduce.judge(row | changes, resources)
+        finding = allreduce.finding_of(row | changes, resources)
         assert (finding.status, detail in finding.detail) == (status, True)
 
 

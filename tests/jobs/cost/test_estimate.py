@@ -14,7 +14,7 @@ from jobs.cost.budget import check_budget
 from jobs.cost.estimate import CORE_HOURS, GPU_HOURS
 from jobs.design.shard_sets import ShardSets
 from jobs.runs.trial import save_sweep
-from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.attempts import begin_attempt
 from shards.manifest import Manifest
 from tests.jobs.costed_sweeps import CPU, GPU, estimate_of, finish, plan
 
@@ -37,7 +37,7 @@ def test_records_of_other_seeds_give_the_cost_and_the_axis_that_costs_most(
     assert found.hours(CORE_HOURS) == pytest.approx(2 * 6.0 * (1 + val))  # two cores, 2 x 1 h and 2 x 2 h
     assert found.end_s == pytest.approx(3 * 3600 * (1 + val))
     assert [(axis.name, round(axis.spread, 3)) for axis in found.axes] == [("model.arch", 2.0), ("train.seed", 1.0)]
-    assert "validation reckoned" in found.trials[0].source
+    assert "validation estimated" in found.trials[0].source
     assert not (tmp_path / "runs" / "lab").exists()
     with pytest.raises(ValueError, match=r"over the budget of 8: about 2 of them would fit; model\.arch costs most"):
         check_budget(found, "8cpuh")
@@ -90,7 +90,7 @@ def test_trials_side_by_side(pet_shards: Path, manifest: Manifest, sets: ShardSe
     assert "memory is that of 2 trials at once" in found.notes
     one_gpu = replace(GPU, gpus_per_node=1)
     beside = estimate_of(sweep, cells, sets, one_gpu, 1, trials_per_job=4, probe=False, trials_at_once=2)
-    assert "trials that share a GPU are reckoned as one after the other, the most that it can take" in beside.notes
+    assert "trials that share a GPU are estimated as one after the other, the most that it can take" in beside.notes
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_a_trial_costs_what_its_budget_allows(
     old, cells = plan(pet_shards, tmp_path / "runs" / "old", {"train.seed": [0]})
     save_sweep(old)
     finish(old.trials[0], cells[old.trials[0].id].config, manifest, epoch_s=600.0)
-    life = begin_life(old.trials[0].folder, 0)
-    done = {"status": "done", "host": life.host, "time": life.time + 14 * 600 + 10 * 120}
+    attempt = begin_attempt(old.trials[0].folder, 0)
+    done = {"status": "done", "host": attempt.host, "time": attempt.time + 14 * 600 + 10 * 120}
     (old.trials[0].folder / "state.json").write_text(json.dumps(done))
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {name: [value], "train.seed": [1]})
     (cost,) = estimate_of(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False).trials

@@ -18,7 +18,7 @@ from jobs.runs.trial import save_sweep
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run.length import EpochTime
-from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import write_metrics
 from shards.manifest import Manifest
 from slurm.gpus import visible_gpus
@@ -33,12 +33,14 @@ def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
     save_sweep(sweep)
     (trial,) = sweep.trials
     finish(trial, cells[trial.id].config, manifest, epoch_s=10.0)
-    life = begin_life(trial.folder, 0)
-    (trial.folder / "state.json").write_text(json.dumps({"status": "done", "host": life.host, "time": life.time + 200}))
+    attempt = begin_attempt(trial.folder, 0)
+    (trial.folder / "state.json").write_text(
+        json.dumps({"status": "done", "host": attempt.host, "time": attempt.time + 200})
+    )
     (record,) = read_records(tmp_path / "runs")
     assert record.step_s == 5.0  # two steps an epoch
     assert record.beside_epoch_s == pytest.approx((200 - 140) / 10)
-    begin_life(trial.folder, 4)  # a second life: the wait between the two is not work
+    begin_attempt(trial.folder, 4)  # a second attempt: the wait between the two is not work
     (record,) = read_records(tmp_path / "runs")
     assert record.beside_epoch_s is None
 

@@ -15,7 +15,7 @@ from jobs.retry import main
 from jobs.runs.launch import Launch, leave_out
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
 from jobs.runs.trial_state import TrialState
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from shards.command import run_command
 from slurm.cluster import parse_nodes
 from slurm.resources import Resources
@@ -72,7 +72,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Swee
 
 
 def found(sweep: Sweep) -> BadNodes:
-    return bad_nodes(sweep, standings(sweep))
+    return bad_nodes(sweep, trial_statuses(sweep))
 
 
 Build = Callable[..., Sweep]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Sweep, load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from shards.command import FAILED
 from slurm.rehearsal.cluster import Cluster
 from tests.jobs.faulty_checkout import REPOSITORY, wait_until
@@ -73,7 +73,7 @@ def processes_with_it() -> list[str]:
 
 
 def statuses(sweep: Sweep) -> list[str]:
-    return [row.status for row in standings(sweep)]
+    return [row.status for row in trial_statuses(sweep)]
 
 
 @pytest.mark.slurm

@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 
 from jobs.launch import local_progress
-from jobs.launch.local_progress import LocalProgress, Look
+from jobs.launch.local_progress import LocalProgress, RunningTrial
 from jobs.runs.trial import load_sweep
 from jobs.runs.trial_state import TrialState
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
-from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import write_metrics
 from shards.command import CANCELLED, run_command
 from tests.jobs.written_trials import beat, finish, sweep_of
@@ -42,7 +42,7 @@ def test_each_trial_that_runs_is_shown_with_what_it_has_come_to(tmp_path: Path) 
     assert (known.epoch, known.epochs, known.share, known.dice) == (5, 10, 0.55, 0.7123)
     assert known.left_s == pytest.approx(225)
     assert known.text == "unet seed=1: epoch 5/10, val Dice 0.7123, 4 min left"
-    assert new == Look(trials[2], epochs=10)
+    assert new == RunningTrial(trials[2], epochs=10)
     trials[2].write_state(TrialState("interrupted", job_id="3"))
     assert progress.look()[1].time == "saved"
     assert progress.summary([known, new]).startswith("1 of 6 trials have ended, 2 run, 3 wait; about ")
@@ -52,20 +52,20 @@ def test_time_left_counts_the_trials_that_wait(tmp_path: Path) -> None:
     """Two at a time; one has 30 s left, one 60 s, and each of three more takes 100 s: 30 + 100 + 100 > 60 + 100."""
     trials = sweep_of(tmp_path / "lab", 6).trials
     progress = LocalProgress(trials, 2, ran={trials[0].id: 100.0})
-    running = [Look(trials[1], left_s=30.0), Look(trials[2], left_s=60.0)]
+    running = [RunningTrial(trials[1], left_s=30.0), RunningTrial(trials[2], left_s=60.0)]
     assert progress.left_s(running) == pytest.approx(230)
     unknown = LocalProgress(trials, 2)
-    assert unknown.left_s([Look(trials[0])]) is None
-    assert "is not known yet" in unknown.summary([Look(trials[0])])
+    assert unknown.left_s([RunningTrial(trials[0])]) is None
+    assert "is not known yet" in unknown.summary([RunningTrial(trials[0])])
     by_pace = LocalProgress(trials[:3], 1)  # a quarter is done and 30 s are left: 40 s each
-    assert by_pace.left_s([Look(trials[0], share=0.25, left_s=30.0)]) == pytest.approx(110)
+    assert by_pace.left_s([RunningTrial(trials[0], share=0.25, left_s=30.0)]) == pytest.approx(110)
 
 
 def test_a_trial_that_has_trained_is_finishing_and_those_behind_it_take_as_long(tmp_path: Path) -> None:
     """It measures test, which its training's time left does not count."""
     trials = sweep_of(tmp_path / "lab", 3).trials
     progress = LocalProgress(trials, 1, began={trials[0].id: time.time() - 100})
-    trained = Look(trials[0], epoch=10, epochs=10, share=1.0, dice=0.7, left_s=0.0)
+    trained = RunningTrial(trials[0], epoch=10, epochs=10, share=1.0, dice=0.7, left_s=0.0)
     assert trained.text == "unet seed=0: epoch 10/10, val Dice 0.7000, finishing"
     left_s = progress.left_s([trained])
     assert left_s is not None
@@ -75,7 +75,7 @@ def test_a_trial_that_has_trained_is_finishing_and_those_behind_it_take_as_long(
 def test_the_pace_is_that_of_a_whole_trial_also_at_its_end(tmp_path: Path) -> None:
     """Its last step is done after 50 s, and two more wait."""
     trials = sweep_of(tmp_path / "lab", 3).trials
-    last_step = Look(trials[0], share=1.0, left_s=0.0, ran_s=50.0)
+    last_step = RunningTrial(trials[0], share=1.0, left_s=0.0, ran_s=50.0)
     assert LocalProgress(trials, 1).left_s([last_step]) == pytest.approx(100)
 
 
@@ -129,7 +129,7 @@ def test_a_trial_that_began_and_ended_between_two_looks_is_reported_as_both(
     progress = LocalProgress(trials, 1)
     progress.started(trials, "9", "1 of 1")
     began_ago(progress, 60)
-    begin_life(trials[0].folder, 0)
+    begin_attempt(trials[0].folder, 0)
     trials[0].write_state(TrialState("pruned", job_id="9"))
     progress.look()
     assert [message.split(": ")[1][:7] for message in caplog.messages[1:]] == ["started", "pruned"]
@@ -168,7 +168,7 @@ def test_the_table_fits_a_terminal(tmp_path: Path) -> None:
     trials = sweep_of(tmp_path / "lab", 3).trials
     progress = LocalProgress(trials, 2)
     screen = io.StringIO()
-    looks = [Look(trials[0], 3, 10, 0.35, 0.7123, 3600.0), Look(trials[1])]
+    looks = [RunningTrial(trials[0], 3, 10, 0.35, 0.7123, 3600.0), RunningTrial(trials[1])]
     Console(file=screen, width=80, force_terminal=True, color_system=None).print(progress.render(looks, 80))
     lines = screen.getvalue().splitlines()
     assert len(lines) == 3
@@ -183,7 +183,7 @@ def test_only_a_name_and_the_bar_are_cut_short_on_a_narrow_terminal(tmp_path: Pa
     (trial,) = sweep_of(tmp_path / "lab", 1).trials
     trial = replace(trial, axes={"model.arch": "resnet34_unet", "augment.policy": "elastic_crop", "train.seed": 0})
     screen = io.StringIO()
-    table = LocalProgress([trial], 1).render([Look(trial, 15, 100, 0.15, 0.5686, 5400.0)], width)
+    table = LocalProgress([trial], 1).render([RunningTrial(trial, 15, 100, 0.15, 0.5686, 5400.0)], width)
     Console(file=screen, width=width, force_terminal=True, color_system=None).print(table)
     line = screen.getvalue().splitlines()[0]
     assert len(line) <= width
@@ -227,7 +227,7 @@ def test_a_sweep_that_is_stopped_says_that_it_goes_on(
     assert "0 of 2 trials have ended, 1 run, 1 wait; about" in caplog.text
     assert "unet none seed=0: epoch" in caplog.text
     assert "what runs saves" in caplog.text
-    first, second = standings(load_sweep(tmp_path / "runs" / "lab"))
+    first, second = trial_statuses(load_sweep(tmp_path / "runs" / "lab"))
     assert (first.status, first.cause, second.status) == ("interrupted", "stopped", "planned")
     assert "the same command goes on" in first.note
     assert list((first.trial.folder / "checkpoints").glob("step-*"))
@@ -245,6 +245,6 @@ def test_a_trial_that_is_stopped_before_it_begins_has_not_failed(
 
     threading.Thread(target=interrupt_at_the_start, daemon=True).start()
     assert run_command(main, [*tiny_sweep, "--cluster", "local"]) == CANCELLED
-    first, second = standings(load_sweep(tmp_path / "runs" / "lab"))
+    first, second = trial_statuses(load_sweep(tmp_path / "runs" / "lab"))
     assert (first.status, first.cause, second.status) == ("interrupted", "stopped", "planned")
     assert "Traceback" not in capfd.readouterr().err

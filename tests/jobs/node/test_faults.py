@@ -10,9 +10,9 @@ import torch
 
 from jobs.launch.bad_nodes import bad_nodes
 from jobs.node.faults import FOLDER, Fault, note_fault, read_faults
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster
 from tests.jobs.disturbed_runs import ended, launcher, sweep_of
@@ -53,7 +53,7 @@ def test_a_trial_without_its_gpu_goes_to_another_node(
     text = Path(job.log).read_text()
     assert f"on {sick} was given 1 GPU, and torch sees none" in text
     assert f"the job is back in the queue, without {sick}" in text
-    assert len(read_lives(trial.folder)) == 1  # on the sick node it had begun nothing
+    assert len(read_attempts(trial.folder)) == 1  # on the sick node it had begun nothing
     assert healthy != sick
 
 
@@ -70,7 +70,7 @@ def test_where_no_node_has_a_gpu_all_trials_of_the_job_fail_and_say_so(
     sweep = sweep_of(tmp_path)
     wait_until(lambda: all(trial.state().status == "failed" for trial in sweep.trials))
     assert {fault.node for fault in read_faults(sweep.folder)} == set(on_cluster.nodes)
-    rows = standings(sweep)
+    rows = trial_statuses(sweep)
     assert [(row.status, row.cause) for row in rows] == [("failed", "node_failure")] * 2
     assert all(f"on {on_cluster.nodes[-1]} was given GPUs, and workers 1" in row.note for row in rows)
     assert not any(trial.metrics() for trial in sweep.trials)

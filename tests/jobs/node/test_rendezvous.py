@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.node import rendezvous
-from jobs.node.rendezvous import meet, part
+from jobs.node.rendezvous import meet, remove_rendezvous
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +44,8 @@ def test_rank_0_alone_takes_the_note_back(job_folder: Path) -> None:
     """This machine's controller starts a job again under the same id, and counts no restarts."""
     meet(rank(0))
     (note,) = job_folder.iterdir()
-    part(rank(1))
+    remove_rendezvous(rank(1))
     assert json.loads(note.read_text())[0] == "node1"
-    part(rank(0))
+    remove_rendezvous(rank(0))
     assert list(job_folder.iterdir()) == []
-    part(rank(0))  # nothing is there to take back
+    remove_rendezvous(rank(0))  # nothing is there to take back

@@ -13,7 +13,7 @@ from jobs.node.rendezvous import RanksNotMet
 from jobs.node.task import TrialTask, note_failure
 from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trial_state import NOT_BEGUN, TrialState
-from jobs.state.triage import Evidence, judge
+from jobs.state.triage import Evidence, diagnose
 from petseg.run.peers import LostPeer
 from petseg.training import interrupt
 from shards.cause import Cause, ShardSetError
@@ -86,9 +86,9 @@ def test_a_rank_whose_peer_is_gone_ends_with_75_and_the_logs_of_all_say_why(
     assert end.value.code == INTERRUPTED
     state = sweep.trials[0].state()
     assert (state.status, state.cause) == ("failed", Cause.UNKNOWN)
-    assert judge(Evidence(state, logs=("",))).retryable
+    assert diagnose(Evidence(state, logs=("",))).retryable
     told = 'Traceback (most recent call last):\n  File "x.py", line 1\ntorch.OutOfMemoryError: CUDA out of memory'
-    assert judge(Evidence(state, logs=("", told))).cause == "gpu_memory"
+    assert diagnose(Evidence(state, logs=("", told))).cause == "gpu_memory"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_cause_that_an_error_names_is_in_the_trials_state(
         run_all(sweep, world_size=1)
     states = [trial.state() for trial in sweep.trials]
     assert [(state.status, state.cause) for state in states] == [("failed", cause)] * 3
-    assert judge(Evidence(states[0])).cause == (cause or Cause.CODE)
+    assert diagnose(Evidence(states[0])).cause == (cause or Cause.CODE)
 
 
 LOST, NAN = LostPeer("gone"), Failure("a loss of NaN", Cause.NAN)

@@ -15,9 +15,9 @@ import pytest
 
 from jobs.launch import journal as intent_module
 from jobs.runs.trial import Sweep, Trial, load_sweep
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster
 
@@ -56,18 +56,18 @@ def test_a_requeued_trial_on_two_nodes_ends_with_the_same_numbers(
     wait_for(lambda: len(stopped.metrics()) >= 2)
     job = sweep_of(tmp_path, "stopped").submissions()[stopped.id]
     subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True, timeout=30)
-    wait_for(lambda: len(read_lives(stopped.folder)) == 2)
+    wait_for(lambda: len(read_attempts(stopped.folder)) == 2)
     wait_for(lambda: stopped.result())
     log = Path(job.log).read_text()
     assert "resumed" in log
-    assert read_lives(stopped.folder)[1].first_step % 14 != 0  # within an epoch
+    assert read_attempts(stopped.folder)[1].first_step % 14 != 0  # within an epoch
     assert stopped.state().restarts == 1
 
     assert run_command(main, [*flags, "--name", "calm"]) == 0
     (calm,) = sweep_of(tmp_path, "calm").trials
     wait_for(lambda: calm.result())
     assert numbers(stopped) == numbers(calm)
-    assert len(read_lives(calm.folder)) == 1
+    assert len(read_attempts(calm.folder)) == 1
 
 
 @pytest.mark.slurm
@@ -99,7 +99,7 @@ def test_a_launcher_killed_after_sbatch_submits_nothing_twice(
     assert "4 trials" in (out := capsys.readouterr().out)
     assert "0 to submit" in out
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
-    assert [len(read_lives(trial.folder)) for trial in sweep.trials] == [1] * 4
+    assert [len(read_attempts(trial.folder)) for trial in sweep.trials] == [1] * 4
 
 
 @pytest.mark.slurm
@@ -113,7 +113,7 @@ def test_a_launcher_killed_before_sbatch_is_submitted_again(
     sweep = sweep_of(tmp_path)
     intent_module.announce(sweep, [[trial] for trial in sweep.trials], range(1))
     assert [submission.job_id for submission in sweep.submissions().values()] == [""]
-    assert [row.status for row in standings(sweep)] == ["planned"]
+    assert [row.status for row in trial_statuses(sweep)] == ["planned"]
     assert run_command(main, flags) == 0
     assert "1 to submit" in capsys.readouterr().out
     assert [submission.job_id != "" for submission in sweep.submissions().values()] == [True]
@@ -146,7 +146,7 @@ def test_jobs_run_the_code_of_their_submission(tiny_sweep: list[str], tmp_path: 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     sweep = sweep_of(tmp_path)
-    (code,) = {read_lives(trial.folder)[0].code for trial in sweep.trials}
+    (code,) = {read_attempts(trial.folder)[0].code for trial in sweep.trials}
     note = json.loads((sweep.folder / "code" / code / "snapshot.json").read_text())
     assert note["code"] == code
     assert (sweep.folder / "code" / code / "petseg" / "train.py").read_text() != "raise SystemExit(9)"
@@ -169,7 +169,7 @@ def test_a_trial_that_fails_does_not_take_its_jobs_others_along(
 ) -> None:
     flags = [*tiny_sweep, "--cluster", "local", "--trials-per-job", "2", "--axis", "optim.lr=1e30,1e-3"]
     assert run_command(main, [*flags, "--axis", "model.arch=unet"]) == 3
-    assert [row.status for row in standings(sweep_of(tmp_path))] == ["failed", "done"]
+    assert [row.status for row in trial_statuses(sweep_of(tmp_path))] == ["failed", "done"]
 
 
 def test_without_squeue_nothing_is_submitted_over_a_cut_off_submission(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from petseg.config import RunConfig
-from petseg.run_folder.attempts import read_lives, require_newest
+from petseg.run_folder.attempts import read_attempts, require_newest
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.training.loop import train
 from shards.command import INTERRUPTED, Interrupted
@@ -44,14 +44,14 @@ def test_no_clock_decides_who_is_newest(tiny: RunConfig, tmp_path: Path) -> None
     """A node a century ahead trained first, one in 1970 goes on: the numbers of steps and starts decide."""
     calm = train(tiny, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
-    lives = json.loads((tmp_path / "run" / "lives.json").read_text())
-    (tmp_path / "run" / "lives.json").write_text(json.dumps([life | {"time": 4e9} for life in lives]))
+    attempts = json.loads((tmp_path / "run" / "lives.json").read_text())
+    (tmp_path / "run" / "lives.json").write_text(json.dumps([attempt | {"time": 4e9} for attempt in attempts]))
     older, newest = list_checkpoints(tmp_path / "run" / "checkpoints")
     for path, when in ((older.folder, 4e9), (newest.folder, 0.0)):
         for file in (*path.iterdir(), path):
             os.utime(file, (when, when))
     assert train(tiny, tmp_path / "run").metrics == calm.metrics
-    first, second = read_lives(tmp_path / "run")
+    first, second = read_attempts(tmp_path / "run")
     assert (second.number, second.first_step) == (2, newest.step)
     assert second.time < first.time
     with pytest.raises(Interrupted, match="start 2"):

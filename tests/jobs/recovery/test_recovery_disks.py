@@ -14,7 +14,7 @@ from petseg.config.values import with_values
 from petseg.data import tars as tars_module
 from petseg.data.store import LocalStore
 from petseg.run_folder import checkpoint_files
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.checkpoint import list_checkpoints, newest_loadable
 from petseg.training.loop import train
 from shards.cause import Cause
@@ -45,7 +45,7 @@ def test_a_full_disk_ends_the_run_and_with_room_it_goes_on(
     small_disk(10 * size)
     assert train(tiny, run).metrics == calm.metrics
     assert rows_of(run) == rows_of(tmp_path / "calm")
-    assert read_lives(run)[1].first_step == newest.step
+    assert read_attempts(run)[1].first_step == newest.step
 
 
 # --- 9: a disk that cannot read
@@ -92,4 +92,4 @@ def test_a_checkpoint_that_the_disk_cannot_read_is_set_aside(
     assert train(tiny, tmp_path / "run").metrics == calm.metrics
     assert "the disk cannot read it" in caplog.text
     assert f"is set aside as unusable-{newest.folder.name}" in caplog.text
-    assert read_lives(tmp_path / "run")[-1].first_step == before.step
+    assert read_attempts(tmp_path / "run")[-1].first_step == before.step

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Submission
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
-from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
 from slurm.rehearsal.cluster import rehearse
 from tests.jobs.disturbed_runs import LOCAL, PAIR, ended, launcher, record, rows_of, sweep_of
@@ -37,7 +37,7 @@ def test_a_node_that_dies_in_an_epoch(
         job = sweep_of(tmp_path).submissions()[trial.id]
         cluster.break_node(node_of(job))
         wait_until(lambda: trial.result())
-    first, second = read_lives(trial.folder)
+    first, second = read_attempts(trial.folder)
     assert (first.first_step, first.job_id) == (0, second.job_id)
     assert second.first_step >= 2 * 2  # the third row is written before its checkpoint
     assert trial.state().restarts == 1
@@ -99,10 +99,10 @@ def test_a_signal_while_torch_is_imported(tiny_sweep: list[str], tmp_path: Path,
     if name == "TERM":
         assert code == 3, log
         assert trial.state().status == "interrupted"
-        assert [row.status for row in standings(sweep_of(tmp_path))] == ["interrupted"]
+        assert [row.status for row in trial_statuses(sweep_of(tmp_path))] == ["interrupted"]
         code, log = ended(launcher(copy, [*tiny_sweep, *LOCAL]))
     assert code == 0, log
-    assert [life.first_step for life in read_lives(trial.folder)] == [0, 1]
+    assert [attempt.first_step for attempt in read_attempts(trial.folder)] == [0, 1]
     assert trial.result() is not None
 
 
@@ -114,5 +114,5 @@ def test_a_signal_that_one_rank_gets_before_the_ranks_meet(tiny_sweep: list[str]
     code, log = ended(launcher(copy, [*tiny_sweep, *PAIR]))
     assert code == 0, log
     (trial,) = sweep_of(tmp_path).trials
-    assert [life.first_step for life in read_lives(trial.folder)] == [0, 1]
+    assert [attempt.first_step for attempt in read_attempts(trial.folder)] == [0, 1]
     assert (tmp_path / "sent").exists()

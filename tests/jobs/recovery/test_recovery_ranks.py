@@ -15,9 +15,9 @@ from jobs.runs.log_files import fatal_traceback
 from jobs.runs.trial import load_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state import liveness
-from jobs.state.triage import Evidence, judge
-from jobs.state.trial_status import standings
-from petseg.run_folder.attempts import read_lives
+from jobs.state.triage import Evidence, diagnose
+from jobs.state.trial_status import trial_statuses
+from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.checkpoint import list_checkpoints
 from tests.jobs.disturbed_runs import PAIR, contents, ended, launcher, record, rows_of, sweep_of
 from tests.jobs.faulty_checkout import REPOSITORY, wait_until
@@ -52,7 +52,7 @@ def test_tracebacks_that_torch_marks_with_their_rank() -> None:
     assert lost is not None
     assert lost.error.endswith("Connection closed by peer [127.0.0.1]:42173.")
     evidence = Evidence(TrialState("failed", error=lost.error), host="node1", logs=(RANK_0, RANK_1))
-    assert judge(evidence).cause == "gpu_memory"
+    assert diagnose(evidence).cause == "gpu_memory"
 
 
 # --- 13 to 15: ranks that stand still, and numbers that are none
@@ -73,12 +73,12 @@ def test_a_rank_that_stands_still_is_shown_as_stalled_and_changes_no_number(
         wait_until(lambda: trial.metrics())
         rank = rank_1(tmp_path / "runs" / "lab" / "logs")
         os.kill(rank, signal.SIGSTOP)
-        wait_until(lambda: [row.status for row in standings(sweep_of(tmp_path))] == ["stalled"])
+        wait_until(lambda: [row.status for row in trial_statuses(sweep_of(tmp_path))] == ["stalled"])
         os.kill(rank, signal.SIGCONT)
     finally:
         code, log = ended(process)
     assert code == 0, log
-    assert len(read_lives(trial.folder)) == 1
+    assert len(read_attempts(trial.folder)) == 1
     assert ended(launcher(REPOSITORY, [*flags, "--name", "calm"]))[0] == 0
     (calm,) = load_sweep(tmp_path / "runs" / "calm").trials
     assert rows_of(trial.folder) == rows_of(calm.folder)

@@ -18,10 +18,10 @@ import pytest
 from jobs.reporting.leaders import TOP, Leaders, lead
 from jobs.reporting.rows import shown
 from jobs.reporting.statistics.records import read_records
-from jobs.reporting.statistics.verdict import build_board
+from jobs.reporting.statistics.verdict import build_leaderboard
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
 from jobs.runs.trial_state import TrialState
-from jobs.state.trial_status import Standing, quick_standings
+from jobs.state.trial_status import TrialStatus, quick_trial_statuses
 from petseg.run_folder.layout import Result, save_result
 
 REPOSITORY = Path(__file__).parents[3]
@@ -54,15 +54,15 @@ def look(leaders: Leaders, sweep: Sweep) -> str:
     return leaders.last(sweep, rows_of(sweep), 60).plain
 
 
-def rows_of(sweep: Sweep) -> list[Standing]:
-    return quick_standings(sweep)[0]
+def rows_of(sweep: Sweep) -> list[TrialStatus]:
+    return quick_trial_statuses(sweep)[0]
 
 
 def test_the_rows_are_those_of_the_report(sweep: Sweep) -> None:
     for i, trial in enumerate(sweep.trials[:-2]):
         finish(trial, 0.5 + 0.01 * i)
     rows = [line.split() for line in lead(sweep, rows_of(sweep)).plain.splitlines()]
-    report = [row for row in shown(build_board(sweep, read_records(sweep))) if row["#"]]
+    report = [row for row in shown(build_leaderboard(sweep, read_records(sweep))) if row["#"]]
     header = rows.index(["#", "width", "val", "Dice", "seeds"])
     assert rows[header + 1 : header + 1 + TOP] == [
         [row["#"], row["model.width"], row["val Dice"], row["seeds"]] for row in report[:TOP]

@@ -12,7 +12,7 @@ from PIL import Image
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.reporting.statistics.records import gather, rank, read_records, varied
-from jobs.reporting.statistics.verdict import Board, build_board
+from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.runs.trial import Sweep, Trial, plan_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
@@ -100,8 +100,8 @@ def place(trial: Trial) -> tuple[str, str]:
     return trial.axes["model.arch"], trial.axes["augment.policy"]
 
 
-def board_of(sweep: Sweep) -> Board:
-    return build_board(sweep, read_records(sweep))
+def board_of(sweep: Sweep) -> Leaderboard:
+    return build_leaderboard(sweep, read_records(sweep))
 
 
 def places_of(sweep: Sweep) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What is read in the logs of a job: tracebacks, its last life, a trial's own part."""
+"""What is read in the logs of a job: tracebacks, its last attempt, a trial's own part."""
 
 from __future__ import annotations
 

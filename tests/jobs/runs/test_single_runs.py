@@ -17,7 +17,7 @@ from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import load_sweep
 from petseg.config import RunConfig
 from petseg.config.values import with_values
-from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import claim_folder
 from shards.command import OK, WRONG_USE, run_command
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
@@ -60,12 +60,12 @@ def test_status_knows_what_runs_and_what_has_stopped(single: Path, capsys: pytes
         folders[name] = single / name
         claim_folder(with_values(RunConfig(), {"train.seed": 10 + number}), "0" * 64, folders[name])
     for name in ("running", "stopped"):
-        begin_life(folders[name], first_step=0)
+        begin_attempt(folders[name], first_step=0)
     long_ago = time.time() - 1e6
     (run,) = (trial for trial in find_runs(str(single), single.parent).trials if trial.id == "running")
     beat(run, epoch=4, step=7, when=time.time())
-    lives = json.loads((folders["stopped"] / "lives.json").read_text())
-    (folders["stopped"] / "lives.json").write_text(json.dumps([lives[0] | {"time": long_ago}]))
+    attempts = json.loads((folders["stopped"] / "lives.json").read_text())
+    (folders["stopped"] / "lives.json").write_text(json.dumps([attempts[0] | {"time": long_ago}]))
     assert run_command(status.main, [str(single), "--json"]) == OK
     document = json.loads(capsys.readouterr().out)
     assert {state: count for state, count in document["counts"].items() if count} == {

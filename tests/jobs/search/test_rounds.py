@@ -17,7 +17,7 @@ from jobs.runs.trial import Submission, Trial, load_sweep, plan_sweep, save_swee
 from jobs.runs.trial_state import TrialState
 from jobs.search.journal import JOURNAL_NAME
 from jobs.search.rounds import Round, next_round
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Pruned, Result, save_pruned, save_result
@@ -201,7 +201,7 @@ def test_status_and_report_keep_what_was_stopped_early_apart(
     finish(trials[1], 0.7)
     prune(trials[2], 0.8)
     sweep = load_sweep(tmp_path)
-    assert [(row.status, row.epoch, row.epochs, row.dice) for row in standings(sweep)] == [
+    assert [(row.status, row.epoch, row.epochs, row.dice) for row in trial_statuses(sweep)] == [
         ("done", 1, 1, 0.6),
         ("done", 1, 1, 0.7),
         ("pruned", 1, 3, 0.8),

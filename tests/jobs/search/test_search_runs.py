@@ -15,7 +15,7 @@ import yaml
 
 from jobs.runs.trial import Sweep, load_sweep
 from jobs.search.journal import JOURNAL_NAME
-from jobs.state.trial_status import standings
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from petseg.run_folder.layout import load_pruned
 from shards.command import run_command
@@ -55,7 +55,7 @@ def test_a_random_search_stops_trials_early_and_lets_them_go_on(
     sweep = load_sweep(tmp_path / "runs" / "s")
     at_rung = [trial.metrics()[0]["val/dice"] for trial in sweep.trials]
     passes = [dice >= max(at_rung[: number + 1]) for number, dice in enumerate(at_rung)]
-    assert [row.status for row in standings(sweep)] == ["done" if passed else "pruned" for passed in passes]
+    assert [row.status for row in trial_statuses(sweep)] == ["done" if passed else "pruned" for passed in passes]
     assert 1 <= sum(passes) < 4
     assert [len(trial.metrics()) for trial in sweep.trials] == [2 if passed else 1 for passed in passes]
     capsys.readouterr()
@@ -68,7 +68,7 @@ def test_a_random_search_stops_trials_early_and_lets_them_go_on(
     assert run_command(main, [*search_file(**top), *here]) == 0
     assert f"{sum(passes)} done, 0 queued or running, {4 - sum(passes)} to submit" in capsys.readouterr().out
     sweep = load_sweep(sweep.folder)
-    assert [row.status for row in standings(sweep)] == ["done"] * 4
+    assert [row.status for row in trial_statuses(sweep)] == ["done"] * 4
     assert [[row["epoch"] for row in trial.metrics()] for trial in sweep.trials] == [[1, 2]] * 4
 
 
@@ -117,7 +117,7 @@ def test_a_search_that_is_killed_goes_on_to_run_cap_and_submits_nothing_twice(
     assert len(set(proposed())) == len(proposed()) == 6
     sweep = load_sweep(folder)
     assert [trial.id for trial in sweep.trials] == proposed()
-    rows = standings(sweep)
+    rows = trial_statuses(sweep)
     assert {row.status for row in rows} <= {"done", "pruned"}
     for row in rows:
         pruned = load_pruned(row.trial.folder)
@@ -152,9 +152,9 @@ def test_on_slurm_each_command_proposes_what_there_is_room_for(
 
     launch()
     sweep = launch()
-    wait_for(lambda: {row.status for row in standings(sweep)} == {"done"})
+    wait_for(lambda: {row.status for row in trial_statuses(sweep)} == {"done"})
     sweep = launch()
-    wait_for(lambda: {row.status for row in standings(sweep)} == {"done"})
+    wait_for(lambda: {row.status for row in trial_statuses(sweep)} == {"done"})
     launch()
     rows = [(2, 2), (2, 0), (3, 1), (3, 0)]
     assert told == [f"search: {known} of 3 trials proposed, {new} of them now" for known, new in rows]

@@ -16,7 +16,7 @@ from jobs.runs.trial_state import TrialState
 from jobs.state import job_ends, slurm_states
 from jobs.state.job_ends import ENDS_NAME, read_ends
 from jobs.state.slurm_states import ask, forget
-from jobs.state.trial_status import quick_standings, standings
+from jobs.state.trial_status import quick_trial_statuses, trial_statuses
 from tests.jobs.written_trials import finish, sweep_of
 
 Says = Callable[..., None]
@@ -49,7 +49,7 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Says:
 
 
 def causes(sweep: Sweep) -> list[str]:
-    return [row.cause for row in standings(sweep)]
+    return [row.cause for row in trial_statuses(sweep)]
 
 
 def test_causes_outlive_slurms_memory(sweep: Sweep, says: Says) -> None:
@@ -58,7 +58,7 @@ def test_causes_outlive_slurms_memory(sweep: Sweep, says: Says) -> None:
     assert seen == ["host_memory", "timeout", "node_failure"]
     says()
     assert causes(sweep) == seen
-    assert [row.cause for row in quick_standings(sweep)[0]] == seen
+    assert [row.cause for row in quick_trial_statuses(sweep)[0]] == seen
     assert len((sweep.folder / ENDS_NAME).read_text().splitlines()) == 3
 
 

@@ -15,7 +15,7 @@ from jobs.state import liveness
 from jobs.state.liveness import read_last_row
 from jobs.state.slurm_states import Answer
 from jobs.state.table import epoch_text, state_text, to_document
-from jobs.state.trial_status import standing
+from jobs.state.trial_status import trial_status
 from petseg.run_folder.layout import write_metrics
 from tests.jobs.written_trials import beat, on_slurm, sweep_of
 
@@ -35,13 +35,13 @@ def test_a_running_trial_shows_its_step_and_the_time_left(trial: Trial) -> None:
     trial.write_state(TrialState("running", host="node1", job_id="12_0"))
     beat(trial, 4, 60, now + 1)
     write_metrics([{"epoch": e, "val/dice": e / 10, "perf/seconds": 60.0} for e in (1, 2, 3)], trial.folder)
-    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    row = trial_status(trial, *on_slurm(trial, "RUNNING"))
     assert (row.status, row.epoch, row.epochs, row.dice) == ("running", 3, 10, 0.3)
     assert epoch_text(row) == "4/10 step 60/100"
     assert row.left_s == (1000 - 360) * 32 / 64
     assert state_text(row) == "running, 5 min left"
-    beat(trial, 4, 60, now - 60)  # of an earlier life
-    assert standing(trial, *on_slurm(trial, "RUNNING")).beat is None
+    beat(trial, 4, 60, now - 60)  # of an earlier attempt
+    assert trial_status(trial, *on_slurm(trial, "RUNNING")).beat is None
 
 
 def budgeted(trial: Trial, **train: float) -> None:
@@ -54,25 +54,27 @@ def budgeted(trial: Trial, **train: float) -> None:
 
 def test_a_budget_of_steps_is_what_is_left(trial: Trial) -> None:
     budgeted(trial, budget_steps=950)
-    assert epoch_text(standing(trial, *on_slurm(trial, "RUNNING"))) == ""  # how many steps an epoch has is not known
+    assert (
+        epoch_text(trial_status(trial, *on_slurm(trial, "RUNNING"))) == ""
+    )  # how many steps an epoch has is not known
     beat(trial, 1, 60, time.time() + 1)
-    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    row = trial_status(trial, *on_slurm(trial, "RUNNING"))
     assert (epoch_text(row), row.epochs, row.left_s) == ("1/10 step 60/100", 10, (950 - 60) * 32 / 64)
     write_metrics([{"epoch": 1, "val/dice": 0.3, "perf/seconds": 60.0}], trial.folder)
-    assert epoch_text(standing(trial, *on_slurm(trial, "PENDING"))) == "1/10"
+    assert epoch_text(trial_status(trial, *on_slurm(trial, "PENDING"))) == "1/10"
 
 
 def test_a_budget_of_minutes_is_what_is_left(sweep: Sweep, trial: Trial) -> None:
     budgeted(trial, budget_min=5.0)
     beat(trial, 1, 60, time.time() + 1)  # which still says what train.epochs would come to
-    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    row = trial_status(trial, *on_slurm(trial, "RUNNING"))
     assert (epoch_text(row), row.left_s) == ("1/? step 60/100", 300 - 60 * 32 / 64)
     assert to_document(sweep, [row], Answer())["trials"][0]["epochs"] == 0
     beat(trial, 2, 60, time.time() + 1)  # ten epochs, of which as much as the clock allows
-    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    row = trial_status(trial, *on_slurm(trial, "RUNNING"))
     assert (epoch_text(row), row.left_s) == ("2/10 step 60/100", 300 - 160 * 32 / 64)
     beat(trial, 10, 98, time.time() + 1)
-    assert standing(trial, *on_slurm(trial, "RUNNING")).left_s == 0
+    assert trial_status(trial, *on_slurm(trial, "RUNNING")).left_s == 0
 
 
 @pytest.mark.parametrize(
@@ -87,10 +89,10 @@ def test_a_trial_without_a_sign_of_life_is_stalled(trial: Trial, silent_s: float
     beat(trial, 4, 60, then)
     write_metrics([{"epoch": 3, "perf/seconds": epoch_s}], trial.folder)
     os.utime(trial.folder / "metrics.jsonl", (then, then))
-    row = standing(trial, *on_slurm(trial, "RUNNING"))
+    row = trial_status(trial, *on_slurm(trial, "RUNNING"))
     assert row.status == status
     assert ("no sign of life for" in row.note) == (status == "stalled")
-    assert standing(trial, *on_slurm(trial, "PENDING")).status == "queued"
+    assert trial_status(trial, *on_slurm(trial, "PENDING")).status == "queued"
 
 
 def test_the_last_row_is_found_before_one_that_was_cut_short(tmp_path: Path) -> None:

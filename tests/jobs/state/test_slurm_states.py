@@ -10,7 +10,7 @@ import pytest
 
 from jobs.runs.trial import Submission, Sweep
 from jobs.state.slurm_states import ANSWER_NAME, ask
-from jobs.state.trial_status import quick_standings, standings
+from jobs.state.trial_status import quick_trial_statuses, trial_statuses
 from slurm.rehearsal import daemons
 from slurm.rehearsal.cluster import Cluster, rehearse
 from tests.jobs.written_trials import finish, sweep_of
@@ -33,7 +33,7 @@ def test_many_who_look_ask_slurm_once(tmp_path: Path, sweep: Sweep, monkeypatch:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     sweep.add_submissions([Submission(sweep.trials[0].id, "12_0", "slurm", "")])
     for _ in range(3):
-        rows, answer = quick_standings(sweep)
+        rows, answer = quick_trial_statuses(sweep)
         assert rows[0].status == "running"
         assert (answer.source, answer.why) == ("squeue", "")
     assert calls() == 1
@@ -45,7 +45,7 @@ def test_many_who_look_ask_slurm_once(tmp_path: Path, sweep: Sweep, monkeypatch:
     assert ask(sweep.folder, ["12_0"]).states == answer.states
     finish(sweep.trials[0])
     before = calls()
-    assert quick_standings(sweep)[1].source == ""  # nothing is to be known of finished trials
+    assert quick_trial_statuses(sweep)[1].source == ""  # nothing is to be known of finished trials
     assert calls() == before
 
 
@@ -65,12 +65,12 @@ def test_a_real_slurm_and_then_none(slurm_daemons: None, sweep: Sweep, wait_for:
         for name, value in cluster.env.items():
             patch.setenv(name, value)
         submit_sleepers(sweep, cluster)
-        wait_for(lambda: [row.status for row in standings(sweep)] == ["running", "queued", "planned", "planned"])
-        rows, answer = quick_standings(sweep)
+        wait_for(lambda: [row.status for row in trial_statuses(sweep)] == ["running", "queued", "planned", "planned"])
+        rows, answer = quick_trial_statuses(sweep)
         assert (rows[1].note, answer.source) == ("JobArrayTaskLimit", "squeue")
         (sweep.folder / ANSWER_NAME).unlink()
         daemons.end(cluster.root, "slurmctld")
-        rows, answer = quick_standings(sweep)
+        rows, answer = quick_trial_statuses(sweep)
         assert answer.source == "none"
         assert [row.status for row in rows] == ["unknown", "unknown", "planned", "planned"]
 

@@ -12,7 +12,7 @@ from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import TrialState, read_state
 from jobs.state.causes import ADVICE, RETRYABLE
 from jobs.state.liveness import read_last_row
-from jobs.state.triage import Evidence, Verdict, gather, judge
+from jobs.state.triage import Diagnosis, Evidence, diagnose, gather
 from petseg.run_folder.layout import write_metrics
 from shards.cause import Cause
 from slurm.cluster import JobState
@@ -27,8 +27,8 @@ def failed(error: str, cause: Cause | None = None) -> TrialState:
     return TrialState("failed", error=error, cause=cause, job_id="12_0")
 
 
-def diagnose(trial: Trial, submission: Submission, state: JobState | None, shared: bool = False) -> Verdict:
-    return judge(gather(trial, submission, state, trial.state(), read_last_row(trial.folder), shared))
+def diagnose_trial(trial: Trial, submission: Submission, state: JobState | None, shared: bool = False) -> Diagnosis:
+    return diagnose(gather(trial, submission, state, trial.state(), read_last_row(trial.folder), shared))
 
 
 # (cause, said, the trial's own error, job, log of rank 0)
@@ -167,7 +167,7 @@ CASES = [
 @pytest.mark.parametrize(("cause", "said", "error", "state", "log"), CASES)
 def test_causes(cause: str, said: str, error: str, state: JobState | None, log: str) -> None:
     own = TrialState(said, error=error, host="node1", job_id="12_0" if said else "")
-    verdict = judge(Evidence(own, host="node1", job=state, logs=(log,), sweep="runs/lab"))
+    verdict = diagnose(Evidence(own, host="node1", job=state, logs=(log,), sweep="runs/lab"))
     assert verdict.cause == cause
     assert verdict.retryable == (cause != "code")
     assert "{" not in verdict.advice
@@ -183,17 +183,17 @@ def test_every_cause_has_advice_and_a_case() -> None:
 def test_the_cause_that_an_error_named_holds_whatever_it_says(cause: Cause) -> None:
     """Its words, and those of other ranks, may be anybody's."""
     own = failed(CUDA_OOM, cause)
-    assert judge(Evidence(own, logs=(START + raised(CUDA_OOM),), job=job("OUT_OF_MEMORY"))).cause is cause
+    assert diagnose(Evidence(own, logs=(START + raised(CUDA_OOM),), job=job("OUT_OF_MEMORY"))).cause is cause
 
 
 def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
     evidence = Evidence(waited=True, job=job("FAILED"))
-    verdict = judge(evidence)
+    verdict = diagnose(evidence)
     assert (verdict.cause, verdict.retryable) == ("never_began", True)
     assert "before its turn came" in verdict.advice
-    assert judge(replace(evidence, job=None)).cause == "never_began"  # a local job
-    assert judge(replace(evidence, job=job("NODE_FAIL"))).cause == "node_failure"
-    assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
+    assert diagnose(replace(evidence, job=None)).cause == "never_began"  # a local job
+    assert diagnose(replace(evidence, job=job("NODE_FAIL"))).cause == "node_failure"
+    assert diagnose(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
 
 
 def test_a_job_that_could_not_open_its_log_did_not_see_the_folder(tmp_path: Path) -> None:
@@ -201,18 +201,18 @@ def test_a_job_that_could_not_open_its_log_did_not_see_the_folder(tmp_path: Path
     log = tmp_path / "lab" / "logs" / "12_0_0_log.out"
     submission = Submission(trial.id, "12_0", "slurm", str(log))
     for shared in (False, True):
-        verdict = diagnose(trial, submission, job("FAILED"), shared)
+        verdict = diagnose_trial(trial, submission, job("FAILED"), shared)
         assert (verdict.cause, verdict.retryable) == ("unseen_folder", False)
         assert f"in {tmp_path / 'lab'}: nodes do not see that folder" in verdict.advice
-    assert diagnose(trial, submission, job("CANCELLED")).cause == "cancelled"
-    assert diagnose(trial, submission, job("MISSING")).cause == "unknown"
-    assert diagnose(trial, replace(submission, cluster="local"), None).cause == "unknown"
+    assert diagnose_trial(trial, submission, job("CANCELLED")).cause == "cancelled"
+    assert diagnose_trial(trial, submission, job("MISSING")).cause == "unknown"
+    assert diagnose_trial(trial, replace(submission, cluster="local"), None).cause == "unknown"
     log.parent.mkdir(parents=True)
     log.write_text("")
-    assert diagnose(trial, submission, job("FAILED")).cause == "launch"
+    assert diagnose_trial(trial, submission, job("FAILED")).cause == "launch"
     log.unlink()
     trial.write_state(TrialState("running", host="node1", job_id="12_0"))
-    assert diagnose(trial, submission, job("FAILED", "0:9", "sacct")).cause == "killed"
+    assert diagnose_trial(trial, submission, job("FAILED", "0:9", "sacct")).cause == "killed"
 
 
 def test_a_state_of_an_earlier_version_names_no_cause(tmp_path: Path) -> None:
@@ -227,11 +227,11 @@ def test_a_state_of_an_earlier_version_names_no_cause(tmp_path: Path) -> None:
         (folder / "state.json").write_text(json.dumps(content | {"time": 1.5}))
         state = read_state(folder)
         assert (state.error, state.cause, state.time) == (error, None, 1.5)
-        assert judge(Evidence(state)).cause is cause
+        assert diagnose(Evidence(state)).cause is cause
 
 
 def test_what_was_stopped_with_its_sweep_was_ended_by_nobody() -> None:
-    verdict = judge(Evidence(TrialState("interrupted", cause=Cause.STOPPED)))
+    verdict = diagnose(Evidence(TrialState("interrupted", cause=Cause.STOPPED)))
     assert (verdict.cause, verdict.retryable) == ("stopped", True)
     assert "the same command goes on" in verdict.advice
 
@@ -239,51 +239,53 @@ def test_what_was_stopped_with_its_sweep_was_ended_by_nobody() -> None:
 def test_what_interrupted_it_holds_unless_slurm_says_that_its_job_was_cancelled_later() -> None:
     own = TrialState("interrupted", cause=Cause.PREEMPTED)
     evidence = Evidence(own, job=job("FAILED", "75:0"), logs=(START + EPOCH,))
-    assert judge(evidence).cause == "preempted"
-    assert judge(replace(evidence, state=replace(own, cause=None))).cause == "cancelled"
-    assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
+    assert diagnose(evidence).cause == "preempted"
+    assert diagnose(replace(evidence, state=replace(own, cause=None))).cause == "cancelled"
+    assert diagnose(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
 
 
 def test_a_rank_that_lost_another_does_not_hide_why() -> None:
     ranks = (START + raised(PEER), START + raised(CUDA_OOM), START + raised(PEER))
-    assert judge(Evidence(failed(PEER), job=job("FAILED"), logs=ranks)).cause == "gpu_memory"
+    assert diagnose(Evidence(failed(PEER), job=job("FAILED"), logs=ranks)).cause == "gpu_memory"
     ranks = (START + raised(PEER), START + raised("KeyError: 'dice'"))
-    verdict = judge(Evidence(failed(PEER), job=job("FAILED"), logs=ranks))
+    verdict = diagnose(Evidence(failed(PEER), job=job("FAILED"), logs=ranks))
     assert (verdict.cause, verdict.signature) == ("code", "KeyError at petseg/train.py:141 in train_step")
 
 
 def test_a_rank_that_says_itself_that_another_is_gone_leaves_the_word_to_slurm_and_to_the_logs() -> None:
     """Whatever words gloo, NCCL and the store had for it."""
     evidence = Evidence(failed("petseg.run.peers.LostPeer: gone (Connection refused)", Cause.UNKNOWN), logs=("",))
-    assert judge(evidence).cause is Cause.UNKNOWN
-    assert judge(replace(evidence, job=job("OUT_OF_MEMORY"))).cause is Cause.HOST_MEMORY
-    assert judge(replace(evidence, logs=("", START + raised(CUDA_OOM)))).cause is Cause.GPU_MEMORY
-    assert judge(replace(evidence, logs=("", START + raised("KeyError: 'dice'")))).cause is Cause.CODE
+    assert diagnose(evidence).cause is Cause.UNKNOWN
+    assert diagnose(replace(evidence, job=job("OUT_OF_MEMORY"))).cause is Cause.HOST_MEMORY
+    assert diagnose(replace(evidence, logs=("", START + raised(CUDA_OOM)))).cause is Cause.GPU_MEMORY
+    assert diagnose(replace(evidence, logs=("", START + raised("KeyError: 'dice'")))).cause is Cause.CODE
 
 
 def test_code_is_known_by_its_exception_and_its_last_frame_of_ours() -> None:
     library = '  File "/home/me/petseg/.venv/lib/python3.11/site-packages/torch/nn/modules/module.py", line 9, in f\n'
-    verdict = judge(Evidence(failed("x"), logs=(START + raised("RuntimeError: shapes 3, 4", library),)))
+    verdict = diagnose(Evidence(failed("x"), logs=(START + raised("RuntimeError: shapes 3, 4", library),)))
     assert verdict.signature == "RuntimeError at petseg/train.py:141 in train_step"
     assert verdict.traceback.startswith("Traceback (most recent call last):\n")
     assert verdict.traceback.endswith("\nRuntimeError: shapes 3, 4")
-    other = judge(Evidence(failed("x"), logs=(START + raised("RuntimeError: shapes 5, 6", library),)))
+    other = diagnose(Evidence(failed("x"), logs=(START + raised("RuntimeError: shapes 5, 6", library),)))
     assert other.signature == verdict.signature
 
 
 def test_failures_of_a_node_are_told_apart_by_its_name() -> None:
-    verdict = judge(Evidence(TrialState("running"), host="node7", job=job("NODE_FAIL")))
+    verdict = diagnose(Evidence(TrialState("running"), host="node7", job=job("NODE_FAIL")))
     assert verdict.signature == "node_failure node7"
     assert "--exclude node7" in verdict.advice
 
 
 def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
     evidence = Evidence(TrialState("running"), job=job("TIMEOUT"), epochs_done=30, epochs=100, used_s=4 * 3600.0)
-    assert "30 of 100 epochs took 4 h 00 min, the whole trial needs about 13 h 20 min" in judge(evidence).advice
+    assert "30 of 100 epochs took 4 h 00 min, the whole trial needs about 13 h 20 min" in diagnose(evidence).advice
     evidence = replace(evidence, used_s=None, epoch_s=60.0)
-    assert "training alone needs about 1 h 40 min" in judge(evidence).advice
-    assert "before it finished an epoch" in judge(replace(evidence, epochs_done=0)).advice
-    assert "time was up after 30 epochs: raise" in judge(replace(evidence, epochs=0)).advice  # a budget's are not known
+    assert "training alone needs about 1 h 40 min" in diagnose(evidence).advice
+    assert "before it finished an epoch" in diagnose(replace(evidence, epochs_done=0)).advice
+    assert (
+        "time was up after 30 epochs: raise" in diagnose(replace(evidence, epochs=0)).advice
+    )  # a budget's are not known
 
 
 def test_a_timeouts_advice_counts_from_the_start_only_where_one_start_trained_it_all(tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_a_timeouts_advice_counts_from_the_start_only_where_one_start_trained_it
         trial.write_state(TrialState(host="node1", job_id="12_0", **state))
         path = trial.folder / "state.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"time": log.stat().st_mtime - 3600}))
-        return diagnose(trial, submission, job("TIMEOUT")).advice
+        return diagnose_trial(trial, submission, job("TIMEOUT")).advice
 
     trial.write_state(TrialState("running"))
     (trial.folder / "config.json").write_text(
@@ -317,10 +319,10 @@ def test_a_folder_is_diagnosed_by_its_last_job_only(tmp_path: Path) -> None:
     log.write_text(START + raised(CUDA_OOM))
     submission = Submission(trial.id, "12_0", "slurm", str(log))
     trial.write_state(TrialState("failed", error="KeyError: 'x'", host="node1", job_id="11"))  # of an earlier job
-    assert diagnose(trial, submission, job("FAILED")).cause == "gpu_memory"
-    assert diagnose(trial, submission, job("FAILED"), shared=True).cause == "never_began"
+    assert diagnose_trial(trial, submission, job("FAILED")).cause == "gpu_memory"
+    assert diagnose_trial(trial, submission, job("FAILED"), shared=True).cause == "never_began"
     trial.write_state(TrialState("running", host="node1", job_id="12_0", time=0))
     write_metrics([{"epoch": 2, "perf/seconds": 1800.0}], trial.folder)
     log.write_text(START + EPOCH)
-    verdict = diagnose(trial, submission, job("TIMEOUT"))
+    verdict = diagnose_trial(trial, submission, job("TIMEOUT"))
     assert verdict.cause == "timeout"

@@ -15,7 +15,7 @@ import pytest
 from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.table import state_text
-from jobs.state.trial_status import CUT_OFF, rows_of, standing, standings
+from jobs.state.trial_status import CUT_OFF, rows_of, trial_status, trial_statuses
 from slurm.cluster import JobState
 from tests.jobs.written_trials import beat, finish, on_slurm, sweep_of
 
@@ -42,25 +42,25 @@ def write_log(trial: Trial) -> None:
 
 
 def test_states_on_slurm(trial: Trial) -> None:
-    assert standing(trial, None, {}).status == "planned"
-    row = standing(trial, *on_slurm(trial, "PENDING", "Priority"))
+    assert trial_status(trial, None, {}).status == "planned"
+    row = trial_status(trial, *on_slurm(trial, "PENDING", "Priority"))
     assert (row.status, row.note) == ("queued", "Priority")
-    assert standing(trial, *on_slurm(trial, "RUNNING")).status == "running"
-    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"  # not knowing is not over
-    assert standing(trial, *on_slurm(trial, "MISSING")).status == "interrupted"
-    row = standing(trial, *on_slurm(trial, "FAILED"))
+    assert trial_status(trial, *on_slurm(trial, "RUNNING")).status == "running"
+    assert trial_status(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"  # not knowing is not over
+    assert trial_status(trial, *on_slurm(trial, "MISSING")).status == "interrupted"
+    row = trial_status(trial, *on_slurm(trial, "FAILED"))
     assert (row.status, row.cause) == ("failed", "unseen_folder")  # nor is there a log
     write_log(trial)
-    row = standing(trial, *on_slurm(trial, "FAILED"))
+    row = trial_status(trial, *on_slurm(trial, "FAILED"))
     assert (row.status, row.cause) == ("failed", "launch")
     trial.write_state(TrialState("running", host="node1", job_id="12_0"))
-    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
-    row = standing(trial, *on_slurm(trial, "NODE_FAIL"))
+    assert trial_status(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
+    row = trial_status(trial, *on_slurm(trial, "NODE_FAIL"))
     assert (row.status, row.cause) == ("interrupted", "node_failure")
     assert "node1 failed" in row.note
     trial.write_state(TrialState("failed", error="KeyError: x", host="node1", job_id="12_0"))
     for state in ("FAILED", "UNKNOWN", "RUNNING"):  # its own last word holds
-        row = standing(trial, *on_slurm(trial, state))
+        row = trial_status(trial, *on_slurm(trial, state))
         assert (row.status, row.cause, row.note, row.host) == ("failed", "code", "KeyError: x", "node1")
 
 
@@ -71,25 +71,25 @@ def test_a_silent_trial_is_stalled_only_where_slurm_says_that_it_runs(trial: Tri
     (trial.folder / "state.json").write_text(json.dumps(state | {"time": long_ago}))
     for path in trial.folder.iterdir():
         os.utime(path, (long_ago, long_ago))
-    assert standing(trial, *on_slurm(trial, "RUNNING")).status == "stalled"
-    row = standing(trial, *on_slurm(trial, "UNKNOWN", "no squeue on PATH"))
+    assert trial_status(trial, *on_slurm(trial, "RUNNING")).status == "stalled"
+    row = trial_status(trial, *on_slurm(trial, "UNKNOWN", "no squeue on PATH"))
     assert (row.status, row.silence) == ("unknown", "no squeue on PATH")
     assert row.note == "Slurm does not answer; last sign of life 24 h 00 min ago"
 
 
 def test_a_requeued_trial_is_queued_and_not_interrupted(trial: Trial) -> None:
     trial.write_state(TrialState("interrupted", error="saved", host="node1", job_id="12_0", restarts=2))
-    row = standing(trial, *on_slurm(trial, "PENDING", "BeginTime"))
+    row = trial_status(trial, *on_slurm(trial, "PENDING", "BeginTime"))
     assert (row.status, row.note, state_text(row)) == ("queued", "BeginTime", "queued: BeginTime, 2 restarts")
-    assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
-    row = standing(trial, *on_slurm(trial, "CANCELLED"))
+    assert trial_status(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
+    row = trial_status(trial, *on_slurm(trial, "CANCELLED"))
     assert (row.status, row.cause) == ("interrupted", "cancelled")
-    assert standing(trial, *on_slurm(trial, "PREEMPTED")).status == "queued"
-    assert standing(trial, *on_slurm(trial, "PREEMPTED", source="sacct")).cause == "preempted"
+    assert trial_status(trial, *on_slurm(trial, "PREEMPTED")).status == "queued"
+    assert trial_status(trial, *on_slurm(trial, "PREEMPTED", source="sacct")).cause == "preempted"
 
 
 def test_a_submission_that_was_cut_off_is_planned(trial: Trial) -> None:
-    row = standing(trial, Submission(trial.id, "", "slurm", ""), {})
+    row = trial_status(trial, Submission(trial.id, "", "slurm", ""), {})
     assert (row.status, row.note) == ("planned", CUT_OFF)
 
 
@@ -98,10 +98,10 @@ def test_trials_of_one_job_wait_for_their_turn(sweep: Sweep) -> None:
     first, second = sweep.trials[:2]
     submission, jobs = on_slurm(first, "RUNNING")
     first.write_state(TrialState("failed", error="KeyError: x", host="node1", job_id="12_0"))
-    assert standing(first, submission, jobs, shared=True).status == "failed"
-    row = standing(second, replace(submission, trial=second.id), jobs, shared=True)
+    assert trial_status(first, submission, jobs, shared=True).status == "failed"
+    row = trial_status(second, replace(submission, trial=second.id), jobs, shared=True)
     assert (row.status, row.note) == ("queued", "waits for its turn in its job")
-    row = standing(second, replace(submission, trial=second.id), on_slurm(second, "FAILED")[1], shared=True)
+    row = trial_status(second, replace(submission, trial=second.id), on_slurm(second, "FAILED")[1], shared=True)
     assert row.status == "interrupted"
     assert "before its turn" in row.note
 
@@ -165,24 +165,24 @@ def test_states_on_this_machine(trial: Trial, process: subprocess.Popen[bytes]) 
     mine = Submission(trial.id, str(process.pid), "local", "x.out")
     gone, foreign = replace(mine, job_id="999999999"), replace(mine, job_id=str(os.getpid()))
     trial.write_state(TrialState("running", host=socket.gethostname(), job_id=mine.job_id))
-    assert standing(trial, mine, {}).status == "running"
+    assert trial_status(trial, mine, {}).status == "running"
     for other in (gone, foreign):  # a pid that another program was given
         trial.write_state(TrialState("running", host=socket.gethostname(), job_id=other.job_id))
-        row = standing(trial, other, {})
+        row = trial_status(trial, other, {})
         assert (row.status, row.cause) == ("interrupted", "killed")
     # its controller was killed, its rank 0 was not
     trial.write_state(TrialState("running", host=socket.gethostname(), job_id=gone.job_id, pid=process.pid))
-    assert standing(trial, gone, {}).status == "running"
+    assert trial_status(trial, gone, {}).status == "running"
     trial.write_state(TrialState("running", host="another", job_id=gone.job_id))
-    assert standing(trial, gone, {}).status == "running"
+    assert trial_status(trial, gone, {}).status == "running"
     trial.write_state(TrialState("running", host=socket.gethostname(), job_id="DEBUG_1", pid=os.getpid()))
-    assert standing(trial, Submission(trial.id, "DEBUG_1", "debug", ""), {}).status == "running"
+    assert trial_status(trial, Submission(trial.id, "DEBUG_1", "debug", ""), {}).status == "running"
 
 
 def test_a_result_of_another_version_does_not_hide_the_other_trials(sweep: Sweep) -> None:
     (sweep.trials[0].folder / "result.json").write_text("{}")
     sweep.add_submissions([Submission(sweep.trials[0].id, "999999999", "local", "")])
     finish(sweep.trials[1])
-    rows = standings(sweep)
+    rows = trial_statuses(sweep)
     assert [row.status for row in rows] == ["failed", "done", "planned", "planned"]
     assert "another version" in rows[0].note

@@ -15,7 +15,7 @@ from jobs.retry import main as retry_main
 from jobs.runs.launch import Launch
 from jobs.runs.trial import Submission, Sweep
 from jobs.state.slurm_states import forget
-from jobs.state.trial_status import Standing, standing, standings
+from jobs.state.trial_status import TrialStatus, trial_status, trial_statuses
 from jobs.state.waits import wait_of
 from jobs.status import main as status_main
 from shards.command import run_command
@@ -58,7 +58,7 @@ def test_reasons_of_squeue(kind: str) -> None:
 
 
 def test_a_job_that_slurm_ends_for_its_constraints_is_no_failed_launch(sweep: Sweep) -> None:
-    row = standing(sweep.trials[0], *on_slurm(sweep.trials[0], "FAILED", "BadConstraints"))
+    row = trial_status(sweep.trials[0], *on_slurm(sweep.trials[0], "FAILED", "BadConstraints"))
     assert (row.status, row.cause) == ("failed", "unplaceable")
     assert row.verdict is not None
     assert "--constraint" in row.verdict.advice
@@ -105,7 +105,7 @@ def test_held_jobs_are_shown_and_released(
         sweep.add_submissions([Submission(trial.id, job_id, "slurm", "")])
 
     def reasons() -> list[str]:
-        return [row.wait.reason if row.wait else "" for row in standings(sweep)[:3]]
+        return [row.wait.reason if row.wait else "" for row in trial_statuses(sweep)[:3]]
 
     wait_for(lambda: reasons() == ["launch failed requeued held"] * 2 + ["JobHeldUser"])
     first, second, third = (trial.id for trial in sweep.trials[:3])
@@ -151,7 +151,7 @@ def test_jobs_that_never_start_are_shown_with_what_to_do(
         sweep.add_submissions([Submission(trial.id, job_id, "slurm", "")])
 
     def said() -> list[str]:
-        rows: list[Standing] = standings(sweep)[:3]
+        rows: list[TrialStatus] = trial_statuses(sweep)[:3]
         return [row.wait.reason if row.wait else row.status for row in rows]
 
     wait_for(lambda: said() == ["DependencyNeverSatisfied", "BadConstraints", "PartitionTimeLimit"])
@@ -188,7 +188,7 @@ def test_a_folder_that_the_node_does_not_see(
         subprocess.run(command, check=True, timeout=30)
         launch = Launch("slurm", Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5), 0, 1)
         submit_trials(launch, sweep, sweep.trials)
-        wait_for(lambda: standings(sweep)[0].status == "failed")
-        (row,) = standings(sweep)
+        wait_for(lambda: trial_statuses(sweep)[0].status == "failed")
+        (row,) = trial_statuses(sweep)
     assert row.cause == "unseen_folder"
     assert "--runs-dir on a file system that all nodes share" in row.note

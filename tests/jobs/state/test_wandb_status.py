@@ -10,8 +10,8 @@ import pytest
 
 from jobs import status
 from jobs.runs.trial import Sweep, load_sweep
-from jobs.state.trial_status import Standing
-from jobs.state.wandb_status import CUT_OFF, wandb_standing
+from jobs.state.trial_status import TrialStatus
+from jobs.state.wandb_status import CUT_OFF, wandb_status
 from jobs.sweep import main as sweep_main
 from jobs.sync import main as sync_main
 from petseg.tracking.note import TRACKING_NAME, State, TrackingNote, save_note
@@ -22,16 +22,18 @@ from tests.wandb_server import KEY, Fault, WandbServer
 PROJECT = "https://wandb.lab:8443/us/pets"
 
 
-def noted(sweep: Sweep, *states: State, reason: str = "UsageError: No API key", begun: bool = True) -> list[Standing]:
+def noted(
+    sweep: Sweep, *states: State, reason: str = "UsageError: No API key", begun: bool = True
+) -> list[TrialStatus]:
     """The trials with these notes, all done."""
     for trial, state in zip(sweep.trials, states, strict=True):
         where = {"url": f"{PROJECT}/runs/x", "project_url": PROJECT} if begun and state != "offline" else {}
         save_note(TrackingNote(state, reason if state == "lost" else "", **where), trial.folder)
-    return [Standing(trial, "done") for trial in sweep.trials]
+    return [TrialStatus(trial, "done") for trial in sweep.trials]
 
 
-def lines(sweep: Sweep, rows: list[Standing]) -> list[str]:
-    return list(wandb_standing(sweep.folder, rows).lines())
+def lines(sweep: Sweep, rows: list[TrialStatus]) -> list[str]:
+    return list(wandb_status(sweep.folder, rows).lines())
 
 
 @pytest.fixture
@@ -43,12 +45,12 @@ def sweep(tmp_path: Path) -> Sweep:
 
 
 def test_a_sweep_without_wandb_says_nothing(sweep: Sweep) -> None:
-    assert lines(sweep, [Standing(trial, "done") for trial in sweep.trials]) == []
+    assert lines(sweep, [TrialStatus(trial, "done") for trial in sweep.trials]) == []
 
 
 def test_a_healthy_sweep_names_its_project(sweep: Sweep) -> None:
     rows = noted(sweep, "sent", "sending", "starting")
-    rows[1:] = [Standing(row.trial, "running") for row in rows[1:]]
+    rows[1:] = [TrialStatus(row.trial, "running") for row in rows[1:]]
     assert lines(sweep, rows) == [f"wandb: {PROJECT}"]
 
 

@@ -160,7 +160,7 @@ def test_a_stopped_run_goes_on_to_the_same_averages(
 
 
 def test_the_warm_up_counts_the_steps_of_the_run(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not those of an epoch or of a life."""
+    """Not those of an epoch or of an attempt."""
     counted: list[int] = []
     update = Ema.update
     monkeypatch.setattr(Ema, "update", lambda ema, step: (counted.append(step), update(ema, step)))

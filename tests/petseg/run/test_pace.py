@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from petseg.run.pace import Pace, RankTime, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
+from petseg.run.pace import RankTime, StepClock, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
 from petseg.run_folder.layout import read_metrics
 
 REPOSITORY = Path(__file__).parents[3]
@@ -61,9 +61,9 @@ def test_a_straggler_is_worth_a_word_from_a_fifth_and_a_second_on() -> None:
 def test_the_clock_stands_until_the_model_itself_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 2.0, 5.0, 6.0, 9.0, 13.0])
     monkeypatch.setattr("petseg.run.pace.time.perf_counter", lambda: next(now))
-    model, pace = nn.Linear(1, 1), Pace()
+    model, pace = nn.Linear(1, 1), StepClock()
     pace.begin()
-    pace.go_on()  # 0
+    pace.resume()  # 0
     with pace.stopped_until(model):  # 2
         model(torch.zeros(1))  # 5
     with pace.stopped():  # 6, 9

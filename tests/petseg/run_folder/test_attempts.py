@@ -1,4 +1,4 @@
-"""Lives of a run: numbered, fenced, and not without end."""
+"""Attempts at a run: numbered, fenced, and not without end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,9 @@ from petseg.config import RunConfig
 from petseg.run.parts import Parts
 from petseg.run.progress import PartialEpoch
 from petseg.run.run import Run
-from petseg.run_folder import attempts as lives_module
+from petseg.run_folder import attempts as attempts_module
 from petseg.run_folder import heartbeat as heartbeat_module
-from petseg.run_folder.attempts import begin_life, read_lives, require_newest
+from petseg.run_folder.attempts import begin_attempt, read_attempts, require_newest
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
 from petseg.training import epoch as epoch_module
@@ -23,9 +23,9 @@ Tiny = Callable[..., RunConfig]
 
 
 def test_a_later_life_fences_off_the_earlier_ones(tmp_path: Path) -> None:
-    first = begin_life(tmp_path, 0)
+    first = begin_attempt(tmp_path, 0)
     require_newest(tmp_path, first)
-    second = begin_life(tmp_path, 7)
+    second = begin_attempt(tmp_path, 7)
     assert (first.number, second.number, second.first_step) == (1, 2, 7)
     require_newest(tmp_path, second)
     with pytest.raises(Interrupted, match=r"goes on in another process \(start 2 on .*\): this one, start 1, stops"):
@@ -34,26 +34,26 @@ def test_a_later_life_fences_off_the_earlier_ones(tmp_path: Path) -> None:
 
 def test_starts_without_progress_end(tmp_path: Path) -> None:
     for _ in range(3):
-        begin_life(tmp_path, 4, max_without_progress=3)
-    with pytest.raises(Failure, match=r"made no progress in 3 starts, all at step 4 \(on .*delete .*lives\.json"):
-        begin_life(tmp_path, 4, max_without_progress=3)
-    assert begin_life(tmp_path, 5, max_without_progress=3).number == 4
-    assert begin_life(tmp_path, 5).number == 5  # no limit for who starts it by hand
+        begin_attempt(tmp_path, 4, max_without_progress=3)
+    with pytest.raises(Failure, match=r"made no progress in 3 starts, all at step 4 \(on .*delete .*attempts\.json"):
+        begin_attempt(tmp_path, 4, max_without_progress=3)
+    assert begin_attempt(tmp_path, 5, max_without_progress=3).number == 4
+    assert begin_attempt(tmp_path, 5).number == 5  # no limit for who starts it by hand
 
 
 def test_a_run_that_moved_on_between_its_starts_is_not_stuck(tmp_path: Path) -> None:
     for first_step in (4, 5, 5):
-        begin_life(tmp_path, first_step, max_without_progress=3)
-    assert begin_life(tmp_path, 5, max_without_progress=3).number == 4
+        begin_attempt(tmp_path, first_step, max_without_progress=3)
+    assert begin_attempt(tmp_path, 5, max_without_progress=3).number == 4
     with pytest.raises(Failure, match="no progress in 3 starts, all at step 5"):
-        begin_life(tmp_path, 5, max_without_progress=3)
+        begin_attempt(tmp_path, 5, max_without_progress=3)
 
 
 def test_only_the_newest_lives_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lives_module, "KEPT_LIVES", 3)
+    monkeypatch.setattr(attempts_module, "KEPT_LIVES", 3)
     for _ in range(5):
-        begin_life(tmp_path, 0)
-    assert [life.number for life in read_lives(tmp_path)] == [3, 4, 5]
+        begin_attempt(tmp_path, 0)
+    assert [attempt.number for attempt in read_attempts(tmp_path)] == [3, 4, 5]
 
 
 def test_a_run_that_was_taken_over_writes_nothing_more(
@@ -65,7 +65,7 @@ def test_a_run_that_was_taken_over_writes_nothing_more(
     def taken_over(parts: Parts) -> dict[str, float]:
         calls.append(parts)
         if len(calls) == 2:
-            begin_life(tmp_path, 4)
+            begin_attempt(tmp_path, 4)
         return validate(parts)
 
     monkeypatch.setattr(train_module, "validate", taken_over)
@@ -82,7 +82,7 @@ def test_a_run_that_was_taken_over_saves_nothing_within_an_epoch(
 
     def taken_over(run: Run, partial: PartialEpoch) -> None:
         if partial.steps == 2:
-            begin_life(tmp_path, run.progress.done_steps)
+            begin_attempt(tmp_path, run.progress.done_steps)
         save_within(run, partial)
 
     monkeypatch.setattr(epoch_module, "save_within", taken_over)
@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_with_other_code_says_so_once(
     for code in ("0123456789ab", "0123456789ab", "ba9876543210", "ba9876543210", ""):
         caplog.clear()
         monkeypatch.setenv("PETSEG_CODE", code)
-        begin_life(tmp_path, 0)
+        begin_attempt(tmp_path, 0)
         said.append([record.getMessage() for record in caplog.records if record.levelname == "WARNING"])
     assert [len(lines) for lines in said] == [0, 0, 1, 0, 1]
     assert f"{tmp_path} goes on with code ba9876543210, where start 2 on " in said[2][0]
@@ -129,6 +129,6 @@ def test_code_of_the_working_tree_has_no_hash_to_compare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("PETSEG_CODE", raising=False)
-    begin_life(tmp_path, 0)
-    begin_life(tmp_path, 4)
+    begin_attempt(tmp_path, 0)
+    begin_attempt(tmp_path, 4)
     assert not caplog.records

@@ -14,7 +14,7 @@ from jobs.sync import main as sync
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import config_to_dict
 from petseg.evaluate import main as evaluate
-from petseg.run_folder.attempts import begin_life
+from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import claim_folder, save_overrides
 from petseg.tracking import tracker as tracking
 from petseg.tracking.artifacts import MAX_NAME, find_artifacts
@@ -54,7 +54,7 @@ def test_the_config_says_where_and_with_how_many_processes(tmp_path: Path, monke
     for name, value in {"CODE": "c0de", "COMMIT": "5ha", "CHANGED": "1", "REMOTE": "https://host/petseg"}.items():
         monkeypatch.setenv(f"PETSEG_{name}", value)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    begin_life(tmp_path, 0, world_size=4)
+    begin_attempt(tmp_path, 0, world_size=4)
     said = describe(tmp_path, NAME, config_to_dict(config))["config"]
     assert (said["world_size"], said["code_hash"], said["job_id"], said["data_hash"]) == (4, "c0de", "17", HASH)
     assert (said["sweep"], said["restarts"], said["train.accumulation_steps"]) == ("lab", 0, 4)
@@ -62,7 +62,7 @@ def test_the_config_says_where_and_with_how_many_processes(tmp_path: Path, monke
     assert (said["git_commit"], said["git_changed"]) == ("5ha", True)
     about = describe(tmp_path, NAME, config_to_dict(config))
     assert (about["commit"], about["remote"]) == ("5ha", "https://host/petseg")
-    begin_life(tmp_path, 10, world_size=2)
+    begin_attempt(tmp_path, 10, world_size=2)
     said = describe(tmp_path, NAME, config_to_dict(config))["config"]
     assert (said["world_size"], said["world_sizes"], said["restarts"]) == (2, [4, 2], 1)
     assert "code_hashes" not in said

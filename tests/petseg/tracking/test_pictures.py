@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petseg.config import RunConfig, TrackingConfig
-from petseg.evaluation.measure import Picture
+from petseg.evaluation.measure import PredictedPicture
 from petseg.metrics.pixels import count_masks
 from petseg.metrics.pixels import dice_of as dice_of_counts
 from petseg.run_folder.checkpoint import list_checkpoints
@@ -32,10 +32,12 @@ from petseg.tracking.tracker import Tracker
 from petseg.training.loop import train
 
 
-def picture(seed: int = 0) -> Picture:
+def picture(seed: int = 0) -> PredictedPicture:
     rng = np.random.default_rng(seed)
     truth = rng.choice(np.array([0, 1, 255], np.uint8), (16, 16))
-    return Picture(f"cat_{seed}", np.zeros((16, 16, 3), np.uint8), truth, rng.integers(0, 2, (16, 16), np.uint8))
+    return PredictedPicture(
+        f"cat_{seed}", np.zeros((16, 16, 3), np.uint8), truth, rng.integers(0, 2, (16, 16), np.uint8)
+    )
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -1,4 +1,4 @@
-"""What TensorBoard's own reader finds in the event files of a run, of one life and of several."""
+"""What TensorBoard's own reader finds in the event files of a run, of one attempt and of several."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from petseg.training.loop import train
 ON = TrackingConfig(tensorboard=True)
 
 
-def life(folder: Path, resumed_epoch: int, epochs: range, dice: float, config: TrackingConfig = ON) -> None:
-    """A life that starts after an epoch, and says of each of its epochs that Dice was `dice`."""
+def attempt(folder: Path, resumed_epoch: int, epochs: range, dice: float, config: TrackingConfig = ON) -> None:
+    """An attempt that starts after an epoch, and says of each of its epochs that Dice was `dice`."""
     tracker = Tracker(folder, config, RunName("x"), {}, resumed_epoch)
     for epoch in epochs:
         tracker.log({"epoch": epoch, "step": 10 * epoch, "val/dice": dice})
@@ -46,24 +46,24 @@ def test_tensorboard_has_the_rows_of_metrics(tiny: Callable[..., RunConfig], tmp
 
 
 def test_a_life_that_goes_on_makes_no_double_points(tmp_path: Path) -> None:
-    life(tmp_path, 0, range(1, 5), 0.25)
-    life(tmp_path, 2, range(3, 6), 0.5)  # the checkpoints of epochs 3 and 4 were lost
-    life(tmp_path, 5, range(6, 7), 0.75)
+    attempt(tmp_path, 0, range(1, 5), 0.25)
+    attempt(tmp_path, 2, range(3, 6), 0.5)  # the checkpoints of epochs 3 and 4 were lost
+    attempt(tmp_path, 5, range(6, 7), 0.75)
     assert points(tmp_path) == [(1, 0.25), (2, 0.25), (3, 0.5), (4, 0.5), (5, 0.5), (6, 0.75)]
     assert points(tmp_path, "step")[-1] == (6, 60)
 
 
 def test_switched_on_late_it_has_the_earlier_epochs_too(tmp_path: Path) -> None:
-    life(tmp_path, 0, range(1, 4), 0.25, TrackingConfig())
-    life(tmp_path, 2, range(3, 5), 0.5)
+    attempt(tmp_path, 0, range(1, 4), 0.25, TrackingConfig())
+    attempt(tmp_path, 2, range(3, 5), 0.5)
     assert points(tmp_path) == [(1, 0.25), (2, 0.25), (3, 0.5), (4, 0.5)]
 
 
 def test_an_event_that_a_kill_cut_short_hides_no_later_life(tmp_path: Path) -> None:
-    life(tmp_path, 0, range(1, 4), 0.25)
+    attempt(tmp_path, 0, range(1, 4), 0.25)
     (file,) = (tmp_path / FOLDER_NAME).iterdir()
     file.write_bytes(file.read_bytes()[:-5])
-    life(tmp_path, 2, range(3, 5), 0.5)
+    attempt(tmp_path, 2, range(3, 5), 0.5)
     assert points(tmp_path) == [(1, 0.25), (2, 0.25), (3, 0.5), (4, 0.5)]
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(
 
 def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / FOLDER_NAME).write_text("a file")
-    life(tmp_path, 0, range(1, 3), 0.25)
+    attempt(tmp_path, 0, range(1, 3), 0.25)
     assert len(read_metrics(tmp_path)) == 2
     assert ["tensorboard is off" in record.message for record in caplog.records] == [True]
 
@@ -98,5 +98,5 @@ def test_without_the_package_it_says_how_to_install_it(tmp_path: Path, monkeypat
 
 
 def test_it_is_off_unless_asked_for(tmp_path: Path) -> None:
-    life(tmp_path, 0, range(1, 2), 0.25, TrackingConfig())
+    attempt(tmp_path, 0, range(1, 2), 0.25, TrackingConfig())
     assert not (tmp_path / FOLDER_NAME).exists()

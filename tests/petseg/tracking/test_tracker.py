@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from petseg.config import RunConfig, TrackingConfig
-from petseg.evaluation.measure import Picture
+from petseg.evaluation.measure import PredictedPicture
 from petseg.run_folder.layout import load_config, read_metrics
 from petseg.tracking.begin import Begin, without_secrets
 from petseg.tracking.client import best_and_last, sheet, tile
@@ -305,11 +305,11 @@ def test_a_client_that_reads_nothing_is_not_waited_for(
     assert caplog.text.count(OFF) == 1
 
 
-def picture(size_px: int, key: str = "cat_1") -> Picture:
+def picture(size_px: int, key: str = "cat_1") -> PredictedPicture:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (size_px, 2 * size_px, 3), np.uint8)
     truth = rng.choice(np.array([0, 1, 255], np.uint8), (size_px, 2 * size_px))
-    return Picture(key, image, truth, (truth == 1).astype(np.uint8))
+    return PredictedPicture(key, image, truth, (truth == 1).astype(np.uint8))
 
 
 def test_pictures_are_kept_small_and_their_masks_whole(tmp_path: Path) -> None:

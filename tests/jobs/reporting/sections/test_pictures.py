@@ -27,7 +27,7 @@ from jobs.reporting.sections.gallery import EACH, Gallery, build_gallery, dice_b
 from jobs.reporting.sections.pictures import read_dice
 from jobs.reporting.sections.samples import ValSplit, load_facts, load_samples
 from jobs.reporting.statistics.records import Record, rank, read_records
-from jobs.reporting.statistics.verdict import Board, build_board
+from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.runs.trial import Sweep, find_sweep, plan_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
@@ -84,8 +84,8 @@ def gallery_of(sweep: Sweep, shards: str | None = None) -> Gallery:
     return found
 
 
-def board_of(sweep: Sweep) -> Board:
-    return build_board(sweep, read_records(sweep))
+def board_of(sweep: Sweep) -> Leaderboard:
+    return build_leaderboard(sweep, read_records(sweep))
 
 
 def page_of(sweep: Sweep, shards: str | None = None) -> str:
@@ -98,7 +98,7 @@ def record_of(sweep: Sweep) -> Record:
 
 def test_masks_and_truth_give_the_dice_that_was_measured(sweep: Sweep) -> None:
     for record in read_records(sweep):
-        masks, found = load_masks(record.standing.trial.folder), read_dice(record.standing.trial.folder, "val")
+        masks, found = load_masks(record.trial_status.trial.folder), read_dice(record.trial_status.trial.folder, "val")
         assert masks
         assert found
         wanted = dict(enumerate(masks.keys))
@@ -145,7 +145,7 @@ def test_the_two_that_disagree_and_where(sweep: Sweep) -> None:
     assert max(agreements) < 1
     masks = gallery.cell.masks
     assert masks
-    save_masks(masks.keys, masks.width_px, masks.bits, gallery.other.record.standing.trial.folder)
+    save_masks(masks.keys, masks.width_px, masks.bits, gallery.other.record.trial_status.trial.folder)
     assert gallery_of(sweep).disputed == ()
     assert "have the same mask of every val picture" in page_of(sweep)
 
@@ -197,7 +197,7 @@ def test_other_shards_and_damaged_ones_are_not_shown(sweep: Sweep, made: Path, t
 
 def test_runs_of_an_earlier_version_are_listed_without_pictures(sweep: Sweep) -> None:
     first = gallery_of(sweep).cell.record
-    (first.standing.trial.folder / VAL_MASKS_NAME).unlink()
+    (first.trial_status.trial.folder / VAL_MASKS_NAME).unlink()
     assert not gallery_of(sweep).is_first
     assert "the first cell of the leaderboard that kept its masks" in page_of(sweep)
     for trial in sweep.trials:
@@ -253,7 +253,7 @@ def test_breeds_of_the_shards_hardest_first(sweep: Sweep) -> None:
     assert mean
     assert whole == pytest.approx(mean.value)
     record = record_of(sweep)
-    keys = read_dice(record.standing.trial.folder, "val")[0]
+    keys = read_dice(record.trial_status.trial.folder, "val")[0]
     facts, trouble = load_facts(ValSplit(record, sweep.manifest_hash, named_set(sweep)), keys)
     assert trouble == ""
     assert [one["breed"] for one in facts] == [key.rpartition("_")[0] for key in keys]

@@ -216,9 +216,9 @@ def test_operation_counts_failures_once_and_starts_all(sweep: Sweep) -> None:
         trial.write_state(TrialState("failed", job_id=trial.id, error="KeyError: <b>"))
         write_metrics([{"epoch": 1, "perf/seconds": 1800.0, "perf/energy_j": 9e5, "val/dice": 0.1}], trial.folder)
     second.write_state(replace(second.state(), at_once=2))
-    life = {"host": "node2", "job_id": "1", "first_step": 0, "time": 0.0}
-    lives = [{"number": 1, "code": "abc", **life}, {"number": 2, "code": "def", **life, "first_step": 10}]
-    (third.folder / "lives.json").write_text(json.dumps(lives))
+    attempt = {"host": "node2", "job_id": "1", "first_step": 0, "time": 0.0}
+    attempts = [{"number": 1, "code": "abc", **attempt}, {"number": 2, "code": "def", **attempt, "first_step": 10}]
+    (third.folder / "lives.json").write_text(json.dumps(attempts))
     _, groups, records = groups_of(sweep)
     (failure,) = group_failures(records)
     assert (failure.count, failure.cause, failure.first_line) == (2, "code", "KeyError: <b>")
@@ -271,7 +271,7 @@ def test_a_trial_says_how_to_make_it_again(sweep: Sweep) -> None:
     assert (facts["processes"], facts["host"], facts["device"]) == ("2", "node1", "cpu, 1 threads")
     assert row.command.startswith("python petseg/train.py")
     (trial.folder / "lives.json").write_text('[{"number": 1')
-    assert trial_row(record, sweep.manifest_hash).lives == ()
+    assert trial_row(record, sweep.manifest_hash).attempts == ()
 
 
 def test_parquet_has_the_rows_with_their_types(

@@ -12,7 +12,7 @@ import pytest
 
 from jobs import report
 from jobs.reporting.statistics.records import read_records
-from jobs.reporting.statistics.verdict import build_board
+from jobs.reporting.statistics.verdict import build_leaderboard
 from jobs.reporting.wandb_report.client import literal
 from jobs.reporting.wandb_report.content import Content, Grid, Importance, Lines, Markdown, Parallel, Pictures, compose
 from jobs.reporting.wandb_report.send import MARK_NAME, Target, runs_told, send_report, target_of, trouble
@@ -41,7 +41,7 @@ def build_sweep(tmp_path: Path, **fixed: Any) -> Sweep:
 
 def content_of(sweep: Sweep) -> Content:
     records = read_records(sweep)
-    return compose(sweep, records, build_board(sweep, records))
+    return compose(sweep, records, build_leaderboard(sweep, records))
 
 
 def have_runs(server: WandbServer, sweep: Sweep) -> None:
@@ -244,9 +244,9 @@ def test_where_the_runs_are(tmp_path: Path) -> None:
     assert target_of(sweep, records, url) == Target("petseg", "us")
     for record in records:
         note = {"url": url, "project": "pets", "entity": "them", "id": "x", "content": "y"}
-        (record.standing.trial.folder / NOTE_NAME).write_text(json.dumps(note))
+        (record.trial_status.trial.folder / NOTE_NAME).write_text(json.dumps(note))
     assert target_of(sweep, records, url) == Target("pets", "them")
-    (records[0].standing.trial.folder / NOTE_NAME).unlink()
+    (records[0].trial_status.trial.folder / NOTE_NAME).unlink()
     with pytest.raises(ValueError, match=r"several projects of wandb \(1 in us/petseg, 7 in them/pets\)"):
         target_of(sweep, records, url)
     assert "another sweep of that name" in " ".join(runs_told(sweep, records, 9))
