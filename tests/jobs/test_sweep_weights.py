@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from jobs import chain
 from jobs.runs.trial import load_sweep
 from jobs.state.trial_status import trial_statuses
-from jobs.sweep import main, with_absolute_paths
+from jobs.runs.trials import with_absolute_paths
+from jobs.sweep import main
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import trial_id, with_values
 from petseg.models.build import build_model
