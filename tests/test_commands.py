@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shards.command import CANCELLED, WRONG_USE, help_text, parse, run_command
+from tests.test_house import NAMES_OF_COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = ["petseg.train"] + [
@@ -154,6 +155,10 @@ def press(event, args):
 
 sys.addaudithook(press)
 """
+
+
+def test_no_command_is_left_out_here() -> None:
+    assert {*SCRIPTS, *MODULES} == NAMES_OF_COMMANDS
 
 
 @pytest.mark.parametrize("words", [*BY_PATH, *BY_NAME], ids=" ".join)
