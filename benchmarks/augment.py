@@ -22,7 +22,8 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import torch
 
-from petseg.augment import apply, draw
+from petseg.augment.batch import apply
+from petseg.augment.draws import draw
 from petseg.config import AugmentConfig
 from petseg.data.inputs import to_image
 from shards.command import parse

@@ -25,7 +25,7 @@ from rich.table import Table
 from petseg.config import RunConfig
 from petseg.config.values import config_from_dict, config_to_dict, with_values
 from petseg.footprint.memory import footprint, measure_footprint
-from petseg.models import build_model
+from petseg.models.build import build_model
 from shards.command import parse
 
 MIB = 2**20

@@ -15,6 +15,7 @@ from PIL import Image
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import (
     CALIBRATION_NAME,
@@ -89,7 +90,9 @@ def _fill(trial: Trial, number: int, draw: random.Random, pictures: int, epochs:
     ]
     (trial.folder / "lives.json").write_text(json.dumps(lives))
     if failed:
-        trial.write_state(status="failed", job_id=str(1000 + number), host="node1", error=TRACEBACK.splitlines()[-1])
+        trial.write_state(
+            TrialState("failed", job_id=str(1000 + number), host="node1", error=TRACEBACK.splitlines()[-1])
+        )
         log.parent.mkdir(exist_ok=True)
         log.write_text(TRACEBACK)
         return
@@ -113,7 +116,7 @@ def _fill(trial: Trial, number: int, draw: random.Random, pictures: int, epochs:
         trial.id, metrics, epochs, epochs, 31_037_698, 1, "node1", "NVIDIA H100", 600.0, 820.0, 0.01, 830.0, 0.31, 9e3
     )
     save_result(result, trial.folder)
-    trial.write_state(status="done", host="node1", job_id=str(1000 + number))
+    trial.write_state(TrialState("done", host="node1", job_id=str(1000 + number)))
 
 
 def _write_epochs(trial: Trial, best: float, epochs: int) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_peers import Peer, Step, peers_of
-from petseg.training.finish import device_name
+from petseg.footprint.utilization import device_name
 from shards.command import parse
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from petseg.config import ModelConfig, OptimConfig, RunConfig
 from petseg.config.values import with_values
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.models.layers import BilinearUpsample, ReflectConv2d
 from petseg.optim import build_optimizer
 

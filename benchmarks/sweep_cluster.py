@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.heartbeat import read_heartbeat
 from shards.pack import PackConfig, pack
 from slurm.rehearsal.cluster import Cluster, rehearse
 
@@ -208,9 +210,9 @@ def await_step(trial: Path, life: int) -> float:
     """When the first step of that life of the trial was done: its first heartbeat."""
     deadline = time.monotonic() + COMMAND_TIMEOUT_S
     while True:
-        lives, beat = read(trial / "lives.json"), read(trial / "heartbeat.json")
-        if len(lives) >= life and beat and beat["time"] > lives[-1]["time"]:
-            return float(beat["time"])
+        lives, beat = read_lives(trial), read_heartbeat(trial)
+        if len(lives) >= life and beat and beat.time > lives[-1].time:
+            return beat.time
         _require_time(deadline, f"start {life}")
         time.sleep(POLL_S)
 

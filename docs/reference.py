@@ -6,6 +6,7 @@ python docs/reference.py
 from __future__ import annotations
 
 import dataclasses
+import enum
 import inspect
 import types
 import typing
@@ -14,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from jobs.sweep import Command as SweepCommand
+from jobs.launch.options import Options as SweepCommand
 from petseg.config import RunConfig
 from shards.command import join_help
 from slurm.resources import Resources
@@ -31,7 +32,7 @@ COMMANDS = {
     "python -m petseg.estimate": "petseg.estimate:Command",
     "python -m petseg.augment": "petseg.augment.__main__:Command",
     "python -m petseg.models.weights": "petseg.models.weights:Command",
-    "python jobs/sweep.py": "jobs.sweep:Command",
+    "python jobs/sweep.py": "jobs.sweep:Options",
     "python jobs/status.py": "jobs.status:Command",
     "python jobs/logs.py": "jobs.logs:Command",
     "python jobs/retry.py": "jobs.retry:Command",
@@ -41,7 +42,7 @@ COMMANDS = {
     "python jobs/report.py": "jobs.report:Command",
     "python jobs/sync.py": "jobs.sync:Command",
     "python jobs/doctor.py": "jobs.doctor:Command",
-    "python jobs/chain.py": "jobs.chain:Command",
+    "python jobs/chain.py": "jobs.chain:ChainOptions",
 }
 HEADER = """\
 # Reference
@@ -155,6 +156,8 @@ def values_of(hint: Any) -> str:
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in args)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return ", ".join(f"`{member.value}`" for member in hint)
     if origin is tuple:
         return f"{values_of(args[0])} ..."
     if origin is dict:

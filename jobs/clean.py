@@ -30,7 +30,8 @@ import tyro
 
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import Sweep
-from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
+from jobs.state.observed import observe
+from jobs.state.trial_status import LIVE, Standing
 from petseg.run_folder.layout import CHECKPOINTS_NAME, RESULT_NAME
 from shards.command import NOT_KNOWN, OK, parse, run_command, typed
 from shards.files import read_json_object
@@ -75,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     age_s = parse_age(command.older_than)
     sweep = find_runs(command.sweep, command.runs_dir)
-    rows = standings(sweep)
+    observed = observe(sweep)
+    rows = observed.rows
     found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
     console = Terminal(soft_wrap=True, highlight=False)
     for item in found:
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(line)
     if unsent := [path for row in rows if row.status == "done" for path in unsent_runs(row.trial.folder / "wandb")]:
         console.print(f"{len(unsent)} offline wandb runs are kept: `{typed('jobs/sync.py', command.sweep)}` sends them")
-    if doubt := unknown_line(rows):
+    if doubt := observed.doubt:
         console.print(f"left alone: {doubt}")
     return NOT_KNOWN if doubt else OK
 

@@ -33,7 +33,7 @@ from rich.text import Text
 from jobs.checks.setup import Command, Finding, NotChecked, Setup
 from shards.command import FAILED, OK, parse, run_command
 from shards.terminal import Terminal
-from slurm.executor import DISTRIBUTED_NAMES
+from slurm.environment import DISTRIBUTED_NAMES
 from slurm.profiles import profile_of
 
 # name -> where its function is; imported when its turn comes, because some import torch
@@ -107,8 +107,8 @@ def examine(name: str, setup: Setup, names: Sequence[str]) -> Finding:
         with redirect_stderr(sys.stderr if talkative() else io.StringIO()):  # small runs show no progress of their own
             finding = check(setup)
     except NotChecked as error:
-        root, _, why = str(error).partition(": ")
-        detail = why if root == name else f"not checked: see {root}" if root in names else f"not checked: {why}"
+        elsewhere = f"see {error.root}" if error.root in names else error.why
+        detail = error.why if error.root == name else f"not checked: {elsewhere}"
         finding = Finding("FAIL", name, " ".join(detail.split()))
     except Exception as error:  # a check that breaks must not hide what the others find
         logger.debug("check %s", name, exc_info=True)

@@ -29,6 +29,7 @@ from jobs.runs.choose import choose_one
 from jobs.runs.log_files import rank_logs
 from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.runs.trial import Sweep, Trial
+from jobs.runs.trial_state import LAST_WORDS
 from jobs.state.slurm_states import ask
 from jobs.state.trial_status import LIVE, Standing, standing
 from shards.command import OK, NotKnown, parse, printable, run_command
@@ -105,7 +106,7 @@ def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: flo
     """Show what is written, by jobs that take its place too, until the trial is over and all is shown."""
     asked, told, over = float("-inf"), "", False
     while True:
-        ended = trial.state().get("status") in ("done", "failed", "pruned")
+        ended = trial.state().status in LAST_WORDS
         if ended or time.monotonic() - asked >= ASK_EVERY_S:
             asked = time.monotonic()
             row = look(sweep, trial)

@@ -17,30 +17,25 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
-from rich.table import Table
-from rich.text import Text
 
-from jobs.launch.submit import NOT_MINE
-from jobs.reporting.page import render_page
-from jobs.reporting.parquet import render_parquet
-from jobs.reporting.rows import INTERVALS_NOTE, render_rows, shown
-from jobs.reporting.sections.protocol import floor_of, state_counts
-from jobs.reporting.serve import serve
-from jobs.reporting.statistics.records import Record, read_records
-from jobs.reporting.statistics.verdict import Board, build_board
-from jobs.reporting.statistics.wording import judge, short
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import Sweep
-from jobs.state.trial_status import unknown_line
+from jobs.state.observed import observe
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.manifest import write_whole
 from shards.terminal import Terminal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jobs.reporting.statistics.records import Record
+    from jobs.reporting.statistics.verdict import Board
 
 REPORT_NAME, PARQUET_NAME = "report.html", "leaderboard.parquet"
 LEFT = ("finding",)
@@ -83,20 +78,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.port and not command.serve:
         raise ValueError(f"--port {command.port} is for --serve")
     sweep = find_runs(command.sweep, command.runs_dir)
+    from jobs.reporting.statistics.records import read_records  # scipy, which takes a second: `--help` does without
+    from jobs.reporting.statistics.verdict import build_board
+
     if command.serve:
+        from jobs.reporting.serve import serve
+
         serve(sweep, command.port, command.shards)
-    records = read_records(sweep)
+    observed = observe(sweep)
+    records, doubt = read_records(sweep, observed.rows), observed.doubt
     board = build_board(sweep, records)
-    doubt = unknown_line([record.standing for record in records])
     if command.to == "wandb":
         return send(sweep, records, board) or told(doubt)
-    content: str | bytes
-    if page := command.format == "html":
-        content = render_page(sweep, records, board, command.shards)
-    elif command.format == "parquet":
-        content = render_parquet(sweep, board)
-    else:
-        content = render_rows(sweep, board, command.format)
+    content, page = render(command, sweep, records, board), command.format == "html"
     by_default = {"html": sweep.folder / REPORT_NAME, "parquet": sweep.folder / PARQUET_NAME}
     path = command.out or by_default.get(command.format)
     if path is None:
@@ -110,12 +104,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return told(doubt)
 
 
+def render(command: Command, sweep: Sweep, records: Sequence[Record], board: Board) -> str | bytes:
+    """The page, or the leaderboard alone, in the format that is asked for."""
+    from jobs.reporting.page import render_page
+    from jobs.reporting.parquet import render_parquet
+    from jobs.reporting.rows import render_rows
+
+    if command.format == "html":
+        return render_page(sweep, records, board, command.shards)
+    if command.format == "parquet":
+        return render_parquet(sweep, board)
+    return render_rows(sweep, board, command.format)
+
+
 def write(path: Path, content: str | bytes, by_choice: bool) -> None:
     """Raises ValueError if the sweep's folder may not be written, as that of another user."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     except OSError as error:
+        from jobs.launch.lock import NOT_MINE
+
         if by_choice or error.errno not in NOT_MINE:
             raise
         elsewhere = f"--out {path.name} writes it into this folder"
@@ -141,6 +150,14 @@ def send(sweep: Sweep, records: Sequence[Record], board: Board) -> int:
 
 def leaderboard(sweep: Sweep, records: Sequence[Record], board: Board | None = None) -> Table:
     """The groups by mean val Dice, and the verdict."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from jobs.reporting.rows import INTERVALS_NOTE, shown
+    from jobs.reporting.sections.protocol import floor_of, state_counts
+    from jobs.reporting.statistics.verdict import build_board
+    from jobs.reporting.statistics.wording import judge, short
+
     board = board or build_board(sweep, records)
     counts = ", ".join(f"{count} {state}" for state, count in state_counts(records))
     floor = floor_of(records, "val")

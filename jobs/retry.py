@@ -19,9 +19,9 @@ from __future__ import annotations
 import runpy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
@@ -32,19 +32,17 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.launch.bad_nodes import BadNodes, bad_nodes
-from jobs.launch.submit import resubmit
+from jobs.launch.retry import Decision, Wanted, decide, require_some
 from jobs.runs.choose import choose_all
 from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.runs.trial import Sweep
-from jobs.state.causes import Cause
+from jobs.state.observed import observe
 from jobs.state.slurm_states import forget
-from jobs.state.trial_status import LIVE, Standing, standings, unknown_line
 from jobs.state.waits import release
-from petseg.run_folder.layout import load_config, load_overrides
-from shards.command import NOT_KNOWN, OK, NotKnown, parse, run_command, typed
+from shards.cause import Cause
+from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 
-ACCUMULATION = "train.accumulation_steps"
 SINGLE_RUNS = "the command that started one goes on with it where it stopped"
 
 
@@ -60,7 +58,7 @@ class Command:
     """All that failed, were interrupted, or are held by Slurm because a start failed."""
     held: bool = False
     """All that are held in the queue, by whomever: release them."""
-    cause: Cause | None = None
+    cause: tyro.conf.EnumChoicesFromValues[Cause | None] = None
     """All that ended for this reason, out of TRIALS if there are any."""
     even_so: bool = False
     """Also those that would only fail again unless something was mended."""
@@ -76,15 +74,9 @@ class Command:
     runs_dir: Path = Path("runs")
     """Where sweeps lie."""
 
-
-@dataclass(frozen=True)
-class Plan:
-    """What is submitted again, with which changes, what is not, and what is released."""
-
-    chosen: list[Standing] = field(default_factory=list)
-    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)  # trial -> dotted config field -> value
-    refused: list[tuple[Standing, str]] = field(default_factory=list)  # and why
-    released: list[Standing] = field(default_factory=list)
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.failed, self.held, self.cause, bool(self.trials), self.even_so)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,120 +84,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (command.trials or command.failed or command.held or command.cause):
         raise ValueError("say which trials: --failed, --held, --cause CAUSE, or their ids")
     sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
-    every_row = standings(sweep)
-    wanted = {trial.id for trial in choose_all(sweep, command.trials)}
-    rows = [row for row in every_row if row.trial.id in wanted]
-    plan = make_plan(ended(rows, command), command.even_so)
-    plan.released.extend(held(rows, command))
-    require_some(plan, rows, command, sweep)
+    everything = observe(sweep)
+    observed = everything.of({trial.id for trial in choose_all(sweep, command.trials)})
+    decision = decide(observed, command.wanted)
+    require_some(decision, observed, command.wanted)
     console = Terminal(width=None if sys.stdout.isatty() else 200)
-    show(plan, console)
-    doubt = unknown_line(rows)
-    if doubt:
-        console.print(Text(f"left alone: {doubt}"), soft_wrap=True)
-    if not (plan.chosen or plan.released):
+    show(decision, console)
+    if observed.doubt:
+        console.print(Text(f"left alone: {observed.doubt}"), soft_wrap=True)
+    if not (decision.submit or decision.release):
         raise ValueError("nothing to submit: mend what is said above, then add --even-so")
-    bad = BadNodes() if command.no_exclude or not plan.chosen else bad_nodes(sweep, every_row)
+    bad = BadNodes() if command.no_exclude or not decision.submit else bad_nodes(sweep, everything.rows)
     for line in bad.said:
         console.print(Text(line), soft_wrap=True)
-    if command.dry_run:
-        return NOT_KNOWN if doubt else OK
-    if plan.released:
-        release([row.submission.job_id for row in plan.released if row.submission])
+    code = OK if command.dry_run else carry_out(decision, sweep, command, bad)
+    return code or (NOT_KNOWN if observed.doubt else OK)
+
+
+def carry_out(decision: Decision, sweep: Sweep, command: Command, bad: BadNodes) -> int:
+    """Release and submit; returns the exit code."""
+    if decision.release:
+        release([row.submission.job_id for row in decision.release if row.submission])
         forget(sweep.folder)
-    code = OK
-    if plan.chosen:
-        exclude = [*([command.exclude] if command.exclude else []), *bad.names]
-        code = resubmit(
-            sweep.folder, [row.trial.id for row in plan.chosen], plan.overrides, exclude, command.allow_pipe
-        )
-    return code or (NOT_KNOWN if doubt else OK)
+    if not decision.submit:
+        return OK
+    from jobs.launch.submit import resubmit  # submitit, which only a submission needs
+
+    exclude = [*([command.exclude] if command.exclude else []), *bad.names]
+    trial_ids = [row.trial.id for row in decision.submit]
+    return resubmit(sweep.folder, trial_ids, decision.overrides, exclude, command.allow_pipe)
 
 
-def ended(rows: Sequence[Standing], command: Command) -> list[Standing]:
-    """Those that ended without a result, if such are wanted."""
-    if command.held and not (command.failed or command.cause):
-        return []
-    return [row for row in rows if row.verdict and command.cause in (None, row.cause)]
-
-
-def held(rows: Sequence[Standing], command: Command) -> list[Standing]:
-    """Those that wait until they are released, as far as they are meant."""
-    if command.cause:
-        return []
-    by_name = bool(command.trials) and not command.failed
-    return [
-        row
-        for row in rows
-        if row.wait and row.wait.is_held and (by_name or command.held or row.wait.kind == "failed_launch")
-    ]
-
-
-def require_some(plan: Plan, rows: Sequence[Standing], command: Command, sweep: Sweep) -> None:
-    """Raises ValueError if nothing is to be done, with where the trials stand; NotKnown where Slurm does not say."""
-    if plan.chosen or plan.refused or plan.released:
-        return
-    if doubt := unknown_line(rows):
-        raise NotKnown(doubt)
-    causes = ", ".join(sorted({row.cause for row in rows if row.verdict}))
-    if causes and command.cause:
-        raise ValueError(f"none of them ended by {command.cause}, but by {causes}")
-    if command.held:
-        raise ValueError(f"none of these {len(rows)} trials is held: see `{typed('jobs/status.py', sweep.folder)}`")
-    live = sum(row.status in LIVE for row in rows)
-    stand = ", ".join(sorted({row.status for row in rows}))
-    then = typed("jobs/cancel.py" if live else "jobs/status.py", sweep.folder)
-    waits = "".join(sorted({f"; {row.wait.reason}: {row.wait.advice}" for row in rows if row.wait}))
-    raise ValueError(f"none of these {len(rows)} trials has failed or was interrupted ({stand}): see `{then}`{waits}")
-
-
-def make_plan(rows: Sequence[Standing], even_so: bool) -> Plan:
-    plan = Plan()
-    for row in rows:
-        assert row.verdict is not None
-        if not (row.verdict.retryable or even_so):
-            plan.refused.append((row, row.verdict.advice))
-            continue
-        if row.cause == "gpu_memory":
-            steps = more_accumulation(row.trial.folder)
-            if steps is None:
-                plan.refused.append((row, "a pass has one sample already: choose a smaller model or picture"))
-                continue
-            plan.overrides[row.trial.id] = {ACCUMULATION: steps}
-        plan.chosen.append(row)
-    return plan
-
-
-def more_accumulation(folder: Path) -> int | None:
-    """Twice the accumulation steps of a trial, or the next number that divides its batch; None if there is none.
-
-    Raises ValueError if the trial's config.json cannot be read.
-    """
-    try:
-        train = load_config(folder)["config"]["train"]
-        steps = int(load_overrides(folder).get(ACCUMULATION, train["accumulation_steps"]))
-        batch_size = int(train["batch_size"])
-    except KeyError as error:
-        raise ValueError(f"{folder}: its config.json has no {error}") from None
-    return next((more for more in range(max(2 * steps, 2), batch_size + 1) if batch_size % more == 0), None)
-
-
-def show(plan: Plan, console: Console) -> None:
-    title = f"{len(plan.chosen)} to submit, {len(plan.refused)} not"
-    title += f", {len(plan.released)} to release" if plan.released else ""
+def show(decision: Decision, console: Console) -> None:
+    title = f"{len(decision.submit)} to submit, {len(decision.refused)} not"
+    title += f", {len(decision.release)} to release" if decision.release else ""
     table = Table(title=title, title_justify="left")
     for column in ("trial", "axes", "cause", "what is done"):
         table.add_column(column, overflow="fold")
-    for row in plan.chosen:
-        changes = ", ".join(f"{name}={value}" for name, value in plan.overrides.get(row.trial.id, {}).items())
+    for row in decision.submit:
+        changes = ", ".join(f"{name}={value}" for name, value in decision.overrides.get(row.trial.id, {}).items())
         text = f"submitted again with {changes}" if changes else "submitted again as it is"
         table.add_row(*(Text(cell) for cell in (row.trial.id, row.trial.label, row.cause, text)))
-    for row in plan.released:
+    for row in decision.release:
         reason = row.wait.reason if row.wait else ""
         table.add_row(
             *(Text(cell) for cell in (row.trial.id, row.trial.label, reason, "released, to start in its turn"))
         )
-    for row, why in plan.refused:
+    for row, why in decision.refused:
         table.add_row(*(Text(cell) for cell in (row.trial.id, row.trial.label, row.cause, f"refused: {why}")))
     console.print(table)
 

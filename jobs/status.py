@@ -50,13 +50,12 @@ from jobs.reporting.leaders import Leaders
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import SWEEP_NAME, Sweep
 from jobs.state.chain_state import BAD, ChainJob, chain_jobs, chain_lines, has_chain, to_rows
-from jobs.state.slurm_states import TIMEOUT_S, Answer
+from jobs.state.observed import Observed, glance
+from jobs.state.slurm_states import TIMEOUT_S
 from jobs.state.table import FORMAT_VERSION, render, source_line, title_of, to_document
-from jobs.state.trial_status import LIVE, Standing, quick_standings, standing, standings
+from jobs.state.trial_status import LIVE, Standing
 from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
-
-__all__ = ["LIVE", "Standing", "standing", "standings"]  # where the other commands look for them
 
 LAST_BOARD_S = 60.0  # the longest wait for the leaderboard of a sweep that is over
 LINES_BESIDE_TABLE = 12  # of the terminal: head and foot of the table, failures, the source
@@ -89,16 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = find_runs(command.sweep, command.runs_dir)
     if command.watch:
         return watch(sweep, command.every)
-    rows, answer = quick_standings(sweep)
+    observed = glance(sweep)
     jobs = chain_jobs(sweep.folder, TIMEOUT_S)
     if command.json:
-        document = to_document(sweep, rows, answer) | {"chain": to_rows(jobs)}
+        document = to_document(sweep, observed.rows, observed.answer) | {"chain": to_rows(jobs)}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
         console = Terminal(width=None if sys.stdout.isatty() else 200)
-        console.print(render(sweep, rows, answer, console.width))
+        console.print(render(sweep, observed.rows, observed.answer, console.width))
         tell_lines(chain_lines(jobs))
-    return max(exit_code(rows), chain_code(jobs))
+    return max(exit_code(observed.rows), chain_code(jobs))
 
 
 def chain_without_sweep(command: Command) -> Path | None:
@@ -141,45 +140,45 @@ def exit_code(rows: Sequence[Standing]) -> int:
 
 def watch(sweep: Sweep, every_s: float) -> int:
     """Redraw on a terminal, print a line of counts elsewhere, until nothing lives or Ctrl-C."""
-    rows, answer = quick_standings(sweep)
     if not sys.stdout.isatty():
         return _watch_plainly(sweep, every_s)
+    observed = glance(sweep)
     console, leaders = Terminal(), Leaders()
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
-        while any(row.status in LIVE for row in rows):
+        while observed.live:
+            rows, answer = observed.rows, observed.answer
             board = leaders.look(sweep, rows)
             lines = max(3, console.height - LINES_BESIDE_TABLE - leaders.height)
             live.update(Group(render(sweep, rows, answer, console.width, lines), board), refresh=True)
             leaders.pause(every_s)
             sweep = find_runs(str(sweep.folder), sweep.folder.parent)  # trials may have been added
-            rows, answer = quick_standings(sweep)
+            observed = glance(sweep)
         live.update("", refresh=True)
-    return _end(console, sweep, rows, answer, leaders)
+    return _end(console, observed, leaders)
 
 
-def _end(console: Console, sweep: Sweep, rows: Sequence[Standing], answer: Answer, leaders: Leaders) -> int:
-    """The last table, and the leaderboard that goes with it; who stops watching does not wait long for one."""
-    over = all(row.status not in LIVE for row in rows)
-    console.print(render(sweep, rows, answer, console.width))
-    if board := leaders.last(sweep, rows, LAST_BOARD_S if over else LAST_BOARD_S / 30):
+def _end(console: Console, observed: Observed, leaders: Leaders) -> int:
+    """Print the last table, and the leaderboard that goes with it; who stops watching does not wait long for one."""
+    sweep, rows = observed.sweep, observed.rows
+    console.print(render(sweep, rows, observed.answer, console.width))
+    if board := leaders.last(sweep, rows, LAST_BOARD_S / 30 if observed.live else LAST_BOARD_S):
         console.print(board)
     return exit_code(rows)
 
 
 def _watch_plainly(sweep: Sweep, every_s: float) -> int:
     console, said = Terminal(width=200), ""
-    rows, answer = quick_standings(sweep)
+    observed = glance(sweep)
     with contextlib.suppress(KeyboardInterrupt):
-        while any(row.status in LIVE for row in rows):
-            if (line := title_of(sweep, rows)) != said:  # a log file needs no line per look
-                console.print(
-                    f"{time.strftime('%H:%M:%S')} {line}; {source_line(answer)}", markup=False, soft_wrap=True
-                )
+        while observed.live:
+            if (line := title_of(sweep, observed.rows)) != said:  # a log file needs no line per look
+                source = source_line(observed.answer)
+                console.print(f"{time.strftime('%H:%M:%S')} {line}; {source}", markup=False, soft_wrap=True)
                 said = line
             time.sleep(every_s)
             sweep = find_runs(str(sweep.folder), sweep.folder.parent)
-            rows, answer = quick_standings(sweep)
-    return _end(console, sweep, rows, answer, Leaders())
+            observed = glance(sweep)
+    return _end(console, observed, Leaders())
 
 
 if __name__ == "__main__":

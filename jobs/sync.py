@@ -20,23 +20,24 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
-from filelock import FileLock, Timeout
-from rich.console import Console
 
 from jobs.runs.single_runs import find_sweep_with_jobs
-from jobs.wandb_sync.login import require_wandb
-from jobs.wandb_sync.replay import Limits, Outcome, replay_all
-from jobs.wandb_sync.trials import Plan, Target, mark_sent, plan_replays
 from petseg.run_folder.layout import CONFIG_NAME
-from petseg.tracking.client import without_secrets
+from petseg.tracking.begin import without_secrets
 from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
 from shards.terminal import Terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jobs.wandb_sync.replay import Outcome
+    from jobs.wandb_sync.trials import Plan
 
 LOCK_NAME = "wandb-sync.lock"
 
@@ -67,6 +68,12 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
+    from filelock import FileLock, Timeout
+
+    from jobs.wandb_sync.login import require_wandb
+    from jobs.wandb_sync.replay import Limits, replay_all
+    from jobs.wandb_sync.trials import Target, mark_sent, plan_replays  # numpy, which `--help` does without
+
     limits = Limits(command.parallel, command.runs_per_s, command.timeout_s)
     folder = find_folder(command.sweep, command.runs_dir)
     url = require_wandb()

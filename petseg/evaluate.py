@@ -1,6 +1,6 @@
 """Measure a model on a split: Dice, IoU, outlines and calibration, with the protocol that each number depends on.
 
-python -m petseg.evaluate runs/lab/trials/0123456789 --split test
+python -m petseg.evaluate runs/single/unet-none-0123456789 --split test
 """
 
 from __future__ import annotations
@@ -11,35 +11,29 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
-import numpy as np
 import tyro
-from PIL import Image
 
 from petseg.config import DataConfig, RunConfig
 from petseg.config.values import config_from_dict, with_values
 from petseg.data.consent import remember, require_known
 from petseg.data.store import open_store
-from petseg.evaluation.measure import predict
-from petseg.evaluation.protocol import Protocol, calibrate, measure_protocol
-from petseg.evaluation.report import Evaluated, report
-from petseg.metrics.boundary import BOUNDARY_RATIO
-from petseg.metrics.native import why_not_native
-from petseg.metrics.overlay import draw_sheet, save_image
-from petseg.metrics.pixels import PerImage
-from petseg.metrics.tta import Tta
-from petseg.run.parts import Parts, build_parts
-from petseg.run.peers import peers_may_go
-from petseg.run_folder.checkpoint import Checkpoint, list_checkpoints, load_weights
+from petseg.metrics.choices import BOUNDARY_RATIO, Tta
 from petseg.run_folder.layout import CHECKPOINTS_NAME, CONFIG_NAME, load_config
-from petseg.tracking.evaluation import track_evaluation
-from shards.command import OK, parse, run_command
+from shards.command import OK, Failure, parse, run_command
 from shards.files import require_own_folder
 from shards.terminal import Terminal
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from petseg.metrics.pixels import PerImage
+    from petseg.run.parts import Parts
+    from petseg.run_folder.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +82,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_own_folder(command.run)
     require_own_folder(command.run / "wandb")
     config = config_to_measure(config_from_dict(stored["config"]), command)
+    evaluate(command, config, stored["identity"].get("manifest_hash", ""))
+    return OK
+
+
+def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
+    """Measure, draw and report. trained_on: hash of the shard set that the run saw."""
+    from petseg.evaluation.protocol import Protocol, calibrate, measure_protocol  # torch takes seconds
+    from petseg.evaluation.report import Evaluated, report
+    from petseg.metrics.native import why_not_native
+    from petseg.metrics.overlay import save_image
+    from petseg.run.parts import build_parts
+    from petseg.run.peers import peers_may_go
+    from petseg.run_folder.checkpoint import load_weights
+    from petseg.tracking.evaluation import track_evaluation
+
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     manifest = store.manifest
-    trained_on = stored["identity"].get("manifest_hash", "")
     if manifest.hash != trained_on:
         logger.warning(
             "%s is another shard set (%.10s) than the run saw (%.10s)",
@@ -122,7 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if mode != "disabled":
             track_evaluation(command.run, config, content, mode)
     parts.close()
-    return OK
 
 
 def config_to_measure(trained: RunConfig, command: Command) -> RunConfig:
@@ -141,17 +148,27 @@ def config_to_measure(trained: RunConfig, command: Command) -> RunConfig:
 
 
 def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
+    from petseg.run_folder.checkpoint import list_checkpoints
+
     checkpoints = list_checkpoints(folder / CHECKPOINTS_NAME)
     if not checkpoints:
         raise ValueError(f"{folder} has no checkpoint yet: train first, or wait for its first epoch")
     if weights == "last":
         return checkpoints[-1]
     best_step = checkpoints[-1].state["best"]["step"]
-    return next(c for c in checkpoints if c.step == best_step)
+    best = next((checkpoint for checkpoint in checkpoints if checkpoint.step == best_step), None)
+    if best is None:
+        raise Failure(f"{folder / CHECKPOINTS_NAME} lacks the best checkpoint, step {best_step}: take --weights last")
+    return best
 
 
 def draw_extremes(parts: Parts, per_image: PerImage, command: Command) -> Image.Image:
     """A sheet with rows of the best, the median and the worst pictures by Dice."""
+    import numpy as np
+
+    from petseg.evaluation.measure import predict
+    from petseg.metrics.overlay import draw_sheet
+
     order = np.argsort(-per_image.dice, kind="stable")
     count = min(command.pictures, len(order))
     middle = (len(order) - count) // 2

@@ -10,27 +10,30 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
-from accelerate.state import PartialState
-from rich.table import Table
-
 from petseg.data.consent import remember
 from petseg.run_folder.attempts import LIVES_NAME
-from petseg.run_folder.layout import Result
 from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
 from petseg.run_folder.single_run import Command
 from petseg.training import interrupt
-from petseg.training.loop import train
 from shards.command import OK, parse, run_command
 from shards.terminal import Terminal
+
+if TYPE_CHECKING:
+    from petseg.run_folder.layout import Result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     interrupt.install()
+    from accelerate.state import PartialState  # torch, which takes seconds: only for words that are right
+
+    from petseg.training.loop import train
+
     remember([command.run.data.shards])
     folder = command.folder()
     with removed_unless_begun(missing_folders(folder), lambda error: (folder / LIVES_NAME).exists()):
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_result(result: Result, folder: Path) -> None:
+    from rich.table import Table
+
     console = Terminal(soft_wrap=True)
     console.print(f"{folder}\nbest weights: epoch {result.best_epoch} of {result.epochs}", highlight=False)
     table = Table()

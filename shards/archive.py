@@ -105,6 +105,9 @@ class ShardWriter:
         )
 
 
+CUT_OFF = "cut off"  # what is said of a header that the file ends before or within
+
+
 @dataclass(frozen=True)
 class Found:
     """A member that a header in the tar announces; `num_bytes` may reach past the end of a cut file."""
@@ -119,7 +122,7 @@ def header_at(data: memoryview, offset: int) -> Found | str:
     """The member whose header starts at `offset`, or in words why there is none."""
     block = bytes(data[offset : offset + BLOCK])
     if len(block) < BLOCK:
-        return "cut off"
+        return CUT_OFF
     if not any(block):
         return "zeroed"
     try:

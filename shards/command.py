@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from shards.cause import Cause
+
 OK = 0
 WRONG_USE = 2  # a ValueError or OSError other than a full disk: the message names the value and the next step
 FAILED = 3  # not worth retrying: data, code, NaN
@@ -66,7 +68,14 @@ class NotKnown(RuntimeError):
 
 
 class Failure(RuntimeError):
-    """Work that went wrong for a reason that a second try would meet again (damaged data, NaN loss)."""
+    """Work that went wrong for a reason that a second try would meet again (damaged data, NaN loss).
+
+    cause: the kind of reason, which whoever started the work acts on.
+    """
+
+    def __init__(self, message: str, cause: Cause | None = None) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 def printable(text: str) -> str:

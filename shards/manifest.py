@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.absent import describe_absence
+from shards.cause import ShardSetError
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -238,21 +239,21 @@ def parse_json(content: bytes | str) -> Any:
 def load_manifest(folder: Path | str) -> Manifest:
     """Read and check manifest.json.
 
-    Raises ValueError if there is none, if it is damaged, if its format version is not ours, or if it names a shard
+    Raises ShardSetError if there is none, if it is damaged, if its format version is not ours, or if it names a shard
     by anything but a plain file name: whoever opens a shard joins its name to the folder.
     """
     path = Path(folder) / MANIFEST_NAME
     try:
         content = parse_json(read_regular(path, follow=False).decode())
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(describe_absence(Path(folder), MANIFEST_NAME)) from None
+        raise ShardSetError(describe_absence(Path(folder), MANIFEST_NAME)) from None
     except NotRegular as error:
-        raise ValueError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
+        raise ShardSetError(f"{error}: a shard set's files lie in its folder; put the file itself there") from None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
+        raise ShardSetError(f"{path} is damaged ({error}): pack the set again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
-        raise ValueError(f"{path} has format version {version!r}, this petseg reads {FORMAT_VERSION}: pack it again")
+        raise ShardSetError(f"{path} has format version {version!r}, this petseg reads {FORMAT_VERSION}: pack it again")
     try:
         manifest = Manifest(
             source=Source(**content["source"]),
@@ -263,11 +264,11 @@ def load_manifest(folder: Path | str) -> Manifest:
             hash=content["hash"],
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): pack the set again") from None
+        raise ShardSetError(f"{path} is damaged ({error!r}): pack the set again") from None
     if problem := _problem_of(manifest):
-        raise ValueError(f"{path} cannot be used ({problem}): pack the set again")
+        raise ShardSetError(f"{path} cannot be used ({problem}): pack the set again")
     if manifest.hash != manifest_hash(manifest):
-        raise ValueError(f"{path} was altered: its content does not match its hash; pack the set again")
+        raise ShardSetError(f"{path} was altered: its content does not match its hash; pack the set again")
     return manifest
 
 
@@ -318,16 +319,16 @@ def save_index(samples: Iterable[Sample], folder: Path, shard: str) -> str:
 
 
 def load_index(folder: Path | str, shard: str) -> list[Sample]:
-    """Read the byte-offset index of one shard; raises ValueError that names the file if it is missing or damaged."""
+    """Read the byte-offset index of one shard; raises ShardSetError that names a missing or damaged file."""
     path = Path(folder) / index_name(shard)
     try:
         return [_sample_of_row(*row) for row in parse_json(read_regular(path, follow=False))]
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: pack the set again") from None
+        raise ShardSetError(f"{path} is missing: pack the set again") from None
     except NotRegular as error:
-        raise ValueError(str(error)) from None
+        raise ShardSetError(str(error)) from None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): pack the set again") from None
+        raise ShardSetError(f"{path} is damaged ({error}): pack the set again") from None
 
 
 def _sample_of_row(key: str, *numbers: int) -> Sample:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import submitit
@@ -19,28 +17,14 @@ from submitit.slurm.slurm import _make_sbatch_string
 from shards.command import Unavailable
 from slurm import cluster, patience
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
-from slurm.environment import sbatch_environment
 from slurm.local import OnJob, require_folder
 from slurm.refusals import advice_on
+from slurm.request import Request
 from slurm.resources import Resources, to_submitit
 from slurm.room import Room, find_room, limit_in
 from slurm.submission import TOKEN_PREFIX, Refused, last_lines, new_token, setup_lines, short, submit_array
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What all arrays of one submission share."""
-
-    folder: Path
-    resources: Resources
-    name: str
-    max_parallel: int
-    announce: Callable[[range], str] | None
-    withdraw: Callable[[str], None] | None
-    variables: Mapping[str, str]
-    as_many_as_fit: bool  # rather than to fail where the site's limit on submitted jobs leaves no room for all
 
 
 def submit_arrays(
@@ -59,8 +43,9 @@ def submit_arrays(
         planned = plan_chunks(len(items), cluster.max_array_size(), request.max_parallel)
         for index, chunk in enumerate(planned):
             before = None if chunk.after is None else jobs[planned[chunk.after].places.start].job_id
-            asked = _after(request.resources, before) if before else request.resources
-            room, submitted = _submit_what_fits(function, items, chunk, asked, request)
+            resources = _after(request.resources, before) if before else request.resources
+            array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
+            room, submitted = _submit_what_fits(function, items, chunk.places, array)
             for job in submitted:
                 jobs.append(job)
                 report(len(jobs) - 1, job, "submitted")
@@ -78,20 +63,19 @@ def submit_arrays(
 
 
 def _submit_what_fits(
-    function: Callable[[Any], Any], items: Sequence[Any], chunk: Chunk, asked: Resources, request: Request
+    function: Callable[[Any], Any], items: Sequence[Any], places: range, array: Request
 ) -> tuple[Room, list[submitit.Job[Any]]]:
-    """The array of a chunk, or of as many of its jobs as there is room for."""
-    room = Room(len(chunk.places))
-    if request.as_many_as_fit:
-        room = find_room(room.jobs, lambda count: _script(count, chunk.throttle, asked, request))
+    """Submit the array of the items at these places, or of as many of them as there is room for."""
+    room = Room(len(places))
+    if array.as_many_as_fit:
+        room = find_room(room.jobs, lambda count: render_sbatch(count, array))
     if not room.jobs:
         return room, []
-    fitting = dataclasses.replace(chunk, places=chunk.places[: room.jobs])
     try:
-        return room, _submit_array(function, items, fitting, asked, request)
+        return room, _submit_array(function, items, places[: room.jobs], array)
     except Refused as error:
         limit = limit_in(str(error))  # filled up since sbatch was asked
-        if not (request.as_many_as_fit and limit):
+        if not (array.as_many_as_fit and limit):
             raise
         return Room(0, limit), []
 
@@ -112,78 +96,50 @@ def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk
         logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", said)
 
 
-def render_scripts(
-    *, count: int, folder: Path, resources: Resources, name: str, max_parallel: int, patience_s: float | None = None
-) -> list[str]:
+def render_scripts(count: int, request: Request, patience_s: float | None = None) -> list[str]:
     """The scripts that sbatch gets for `count` items, one for each array; submits nothing.
 
     What is known only at submission stands for itself: TOKEN, and ARRAY1 for the id that the first array will have.
     Raises Unavailable if Slurm does not say, within `patience_s`, how large an array may be.
     """
-    planned = plan_chunks(count, cluster.max_array_size(patience_s), max_parallel)
-    return [
-        render_sbatch(
-            count=len(chunk.places),
-            folder=folder,
-            resources=resources if chunk.after is None else _after(resources, f"ARRAY{chunk.after + 1}"),
-            name=name,
-            max_parallel=chunk.throttle,
-            token=f"{TOKEN_PREFIX}TOKEN",
-        )
-        for chunk in planned
-    ]
+    scripts = []
+    for chunk in plan_chunks(count, cluster.max_array_size(patience_s), request.max_parallel):
+        resources = request.resources
+        if chunk.after is not None:
+            resources = _after(resources, f"ARRAY{chunk.after + 1}")
+        array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
+        scripts.append(render_sbatch(len(chunk.places), array, f"{TOKEN_PREFIX}TOKEN"))
+    return scripts
 
 
-def render_sbatch(
-    *, count: int, folder: Path, resources: Resources, name: str, max_parallel: int, token: str = ""
-) -> str:
+def render_sbatch(count: int, request: Request, token: str = "") -> str:
     """The script that sbatch gets for `count` items, which must fit one array; submits nothing.
 
     token: of a submission, by which its jobs are found, and find their work
     """
-    folder = folder.expanduser().absolute()
+    folder, resources, name = request.folder.expanduser().absolute(), request.resources, request.name
     setup = None
     if token:
         resources = dataclasses.replace(resources, comment=" ".join(filter(None, [resources.comment, token])))
         name, setup = f"{name}-{short(token)}", setup_lines(folder, token)
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
-    parameters: dict[str, Any] = to_submitit(resources, name=name, max_parallel=max_parallel)
+    parameters: dict[str, Any] = to_submitit(resources, name=name, max_parallel=request.max_parallel)
     map_count = count if count > 1 else None  # submitit makes no array of a single item
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=map_count, setup=setup, **parameters)
     return "\n".join([text.rstrip("\n"), *last_lines(), ""])
 
 
-def _script(count: int, throttle: int, asked: Resources, request: Request, token: str = "") -> str:
-    return render_sbatch(
-        count=count,
-        folder=request.folder,
-        resources=asked,
-        name=request.name,
-        max_parallel=throttle,
-        token=token,
-    )
-
-
 def _submit_array(
-    function: Callable[[Any], Any], items: Sequence[Any], chunk: Chunk, asked: Resources, request: Request
+    function: Callable[[Any], Any], items: Sequence[Any], places: range, array: Request
 ) -> list[submitit.Job[Any]]:
     """One array, or a job of its own for a single item. Raises Refused with sbatch's complaint, and Unavailable."""
-    places = chunk.places
-    token = request.announce(places) if request.announce is not None else new_token()
+    token = array.announce(places) if array.announce is not None else new_token()
+    script = render_sbatch(len(places), array, token)
     try:
-        return submit_array(
-            function,
-            items[places.start : places.stop],
-            folder=request.folder,
-            script=_script(len(places), chunk.throttle, asked, request, token),
-            token=token,
-            environ=sbatch_environment(os.environ) | dict(request.variables),
-            timeout_min=asked.timeout_min,
-            num_tasks=asked.processes,
-        )
+        return submit_array(function, items[places.start : places.stop], array, script, token)
     except Refused:
-        if request.withdraw is not None:
-            request.withdraw(token)
+        if array.withdraw is not None:
+            array.withdraw(token)
         raise
 
 

@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import submitit
 
+from slurm.gpus import visible_gpus
+from slurm.request import Request
 from slurm.resources import Resources
 
 OnJob = Callable[[int, "submitit.Job[Any]", str], None]
@@ -37,25 +39,22 @@ logger = logging.getLogger(__name__)
 def run_local(
     function: Callable[[Any], Any],
     items: Sequence[Any],
-    *,
-    folder: Path,
-    resources: Resources,
-    max_parallel: int,
+    request: Request,
     on_job: OnJob,
     save_grace_s: float = SAVE_GRACE_S,
-    variables: Mapping[str, str] | None = None,
 ) -> list[submitit.Job[Any]]:
-    """Run every item in processes of its own, at most `max_parallel` items at a time, until all have ended.
+    """Run every item in processes of its own, until all have ended.
 
     On KeyboardInterrupt, and any other exception, what runs is told to save by SIGTERM, and ended after
-    `save_grace_s` seconds; a second Ctrl-C ends it at once. `variables` are added to the jobs' environment.
-    Raises ValueError if this machine cannot give what is asked.
+    `save_grace_s` seconds; a second Ctrl-C ends it at once. Raises ValueError if this machine cannot give what is
+    asked.
     """
+    resources = request.resources
     if resources.nodes > 1:
         raise ValueError(f"nodes={resources.nodes}: this machine is one node; use --cluster slurm")
-    free = _gpu_slots(resources.gpus_per_node, max_parallel)
-    executor = _build_executor(folder, resources)
-    executor.update_parameters(variables=dict(variables or {}))
+    free = _gpu_slots(resources.gpus_per_node, request.max_parallel)
+    executor = _build_executor(request.folder, resources)
+    executor.update_parameters(variables=dict(request.variables))
     jobs: list[submitit.LocalJob[Any]] = []
     running: dict[int, list[int]] = {}  # index of the job -> its GPUs
     try:
@@ -102,21 +101,6 @@ def require_folder(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(folder.stat().st_mode & ~0o022)
-
-
-def visible_gpus() -> list[int]:
-    """Indices of the GPUs that this process may use."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        words = [word.strip() for word in allowed.split(",") if word.strip()]
-        if not all(word.isdecimal() for word in words):
-            raise ValueError(f"CUDA_VISIBLE_DEVICES={allowed}: submitit takes indices only, such as 0,1")
-        return [int(word) for word in words]
-    try:
-        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return list(range(sum(line.startswith("GPU ") for line in done.stdout.splitlines())))
 
 
 def _gpu_slots(gpus_per_job: int, max_parallel: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shlex
 import uuid
@@ -23,7 +24,9 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from shards.command import Unavailable
 from slurm import cluster, patience
+from slurm.environment import sbatch_environment
 from slurm.local import MAX_REQUEUES
+from slurm.request import Request
 
 TOKEN_PREFIX = "petseg:"  # noqa: S105 - no secret, but a name for an array of jobs
 JOB_ID = re.compile(r"^(\d+)(;\S*)?$", re.MULTILINE)  # sbatch --parsable: JOB or JOB;CLUSTER
@@ -103,29 +106,22 @@ def restore(folder: Path, token: str) -> None:
 
 
 def submit_array(
-    function: Callable[[Any], Any],
-    items: Sequence[Any],
-    *,
-    folder: Path,
-    script: str,
-    token: str,
-    environ: Mapping[str, str],
-    timeout_min: int,
-    num_tasks: int,
+    function: Callable[[Any], Any], items: Sequence[Any], request: Request, script: str, token: str
 ) -> list[submitit.Job[Any]]:
     """The jobs that run `function(item)`, by a script whose comment has the token; a job of its own for a single item.
 
     submitit's submission, but for the call of sbatch: its files are where the nodes look for them.
     Raises Refused, and Unavailable where Slurm takes no more now or does not answer.
     """
-    folder = folder.expanduser().absolute()
+    resources, environ = request.resources, sbatch_environment(os.environ) | dict(request.variables)
+    folder = request.folder.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     work = [work_file(folder, token, place) for place in range(len(items))]
     script_file = folder / f".submission_file_{short(token)}.sh"
     try:
         for item, path in zip(items, work, strict=True):
             submission = DelayedSubmission(function, item)
-            submission.set_timeout(timeout_min, MAX_REQUEUES)
+            submission.set_timeout(resources.timeout_min, MAX_REQUEUES)
             submission.dump(path)
         script_file.write_text(script)
         array = hand_over(script_file, environ, token)
@@ -140,7 +136,7 @@ def submit_array(
         with contextlib.suppress(FileNotFoundError):  # the job has begun, and took it itself
             path.rename(JobPaths(folder, job_id).submitted_pickle)
     JobPaths(folder, ids[0]).submission_file.write_text(script)
-    return [submitit.SlurmJob(folder=folder, job_id=job_id, tasks=list(range(num_tasks))) for job_id in ids]
+    return [submitit.SlurmJob(folder=folder, job_id=job_id, tasks=list(range(resources.processes))) for job_id in ids]
 
 
 def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:

@@ -21,6 +21,7 @@ DEEP = "[" * 100_000
 RUN_FILES = (
     "result.json", "state.json", "config.json", "metrics.jsonl", "lives.json", "heartbeat.json", "overrides.json",
     "pruned.json", "per_image.npz", "val_masks.npz", "calibration.json", "wandb-sync.json", "evaluate-val.json",
+    "run_name.json",
 )  # fmt: skip
 SWEEP_FILES = ("sweep.json", "submissions.jsonl", "launch.json", ".slurm.json", "search.journal", "wandb-report.json")
 

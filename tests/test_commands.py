@@ -27,6 +27,20 @@ MODULES = [
     "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal.__main__",
 ]  # fmt: skip
 BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]
+# what takes long to import, or is for what few words ask for; the commands of shards/ are about pixels
+HEAVY = (
+    "torch", "accelerate", "scipy", "numpy", "PIL", "wandb", "matplotlib", "jinja2", "optuna", "pyarrow", "submitit",
+    "yaml",
+)  # fmt: skip
+PIXELS = ("numpy", "PIL")
+HELP = """
+import importlib, io, sys
+from contextlib import redirect_stdout, suppress
+module = importlib.import_module(sys.argv[1])
+with suppress(SystemExit), redirect_stdout(io.StringIO()):
+    module.main(["--help"])
+print(*(name for name in sys.argv[2:] if name in sys.modules))
+"""
 EXAMPLE = re.compile(r"^ *(?:python|accelerate) .*", flags=re.MULTILINE)
 
 
@@ -53,6 +67,15 @@ def test_examples_can_be_copied_from_the_help(
     above = re.split(r"\n\W*(?:options|positional arguments)\W*\n", text)[0]
     assert max(map(len, above.splitlines()[1:])) <= 80  # the first line is tyro's usage
     assert examples_in(above) == examples
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, *MODULES, "petseg.run_folder.single_run"])
+def test_a_command_reads_its_words_before_it_imports_what_is_heavy(name: str) -> None:
+    """Help and a wrong flag do not wait for torch, which takes seconds; on a login node nothing is to."""
+    unwanted = [one for one in HEAVY if not (name.startswith("shards.") and one in PIXELS)]
+    command = [sys.executable, "-c", HELP, name, *unwanted]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == []
 
 
 def test_help_of_training_has_the_data_first_and_fits_when_asked_in_short(
@@ -100,8 +123,8 @@ def test_help_text_breaks_prose_and_keeps_lists(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_parse_reads_what_is_typed() -> None:
-    sweep = import_module("jobs.sweep")
-    command = parse(sweep.Command, ["--name", "x", "--gpus", "2"], None)
+    options = import_module("jobs.launch.options")
+    command = parse(options.Options, ["--name", "x", "--gpus", "2"], None)
     assert (command.name, command.resources.gpus_per_node) == ("x", 2)
 
 

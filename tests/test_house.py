@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from importlib.metadata import packages_distributions
@@ -12,8 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
-# who may import what of ours; shards.command is every command's error boundary
-OF_SHARDS = {"shards.manifest", "shards.files", "shards.terminal", "shards.command"}
+# who may import what of ours; shards.command is every command's error boundary, shards.cause why trials end
+OF_SHARDS = {"shards.manifest", "shards.files", "shards.terminal", "shards.command", "shards.cause"}
 ALLOWED = {
     "shards": {"shards"},
     "petseg": {"petseg", *OF_SHARDS},
@@ -79,6 +80,13 @@ def test_commands_that_are_shown_are_quoted() -> None:
             assert "quoted" in value, f"{path}: {value}"
 
 
+def test_petseg_knows_nothing_of_sweeps() -> None:
+    """What a run needs of its sweep (name, peers, what to tell the user) is handed in, or lies in its own folder."""
+    above = r"\bjobs/|\bjobs\.|\bsweep\.json|\btrials/|[\"']trials[\"']"
+    for path in (path for path in FILES if path.is_relative_to(REPOSITORY / "petseg")):
+        assert not (found := re.findall(above, path.read_text())), f"{path}: {found}"
+
+
 # What people type. The other modules of a wing are its rooms, in the order in which they may import each other.
 COMMANDS = {
     "shards": ("pack", "verify", "show", "duplicates"),
@@ -94,7 +102,7 @@ ORDER = {
     ),
     "slurm": ("", "rehearsal"),
     "jobs": (
-        "", "design", "runs", "state", "node", "launch", "search", "cost", "wandb_sync", "reporting", "checks",
+        "", "design", "runs", "state", "node", "search", "cost", "wandb_sync", "reporting", "launch", "checks",
     ),
 }  # fmt: skip
 MAX_ROOMS_AT_THE_ROOT, MAX_ROOMS_BELOW = 24, 16
@@ -102,6 +110,7 @@ MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffi
 NAMES_OF_COMMANDS = {f"{wing}.{name}" for wing, names in COMMANDS.items() for name in names}
 
 
+@functools.cache
 def imported_modules(name: str) -> set[str]:
     """Our modules that a module imports, `from package import module` counted as the module."""
     found: set[str] = set()

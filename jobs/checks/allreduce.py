@@ -22,7 +22,8 @@ from jobs.node.rendezvous import part, set_up_ranks
 from shards.manifest import write_whole
 from slurm.cluster import job_states
 from slurm.executor import submit
-from slurm.local import visible_gpus
+from slurm.gpus import visible_gpus
+from slurm.request import Request
 from slurm.resources import Resources
 
 MEGABYTES = 64  # about the gradients of a 17 M parameter model
@@ -80,10 +81,7 @@ def check_all_reduce(setup: Setup) -> Finding:
         return Finding("warn", what, "a trial has one process: there is nothing to add up", "--nodes 2, or --gpus 2")
     folder = (setup.command.runs_dir / f".doctor-{uuid.uuid4().hex[:12]}").absolute()  # the nodes must see it
     folder.mkdir(parents=True)
-    jobs = submit(
-        all_reduce, [str(folder)], cluster=cluster, folder=folder, resources=asked,
-        name="petseg-doctor", max_parallel=1,
-    )  # fmt: skip
+    jobs = submit(all_reduce, [str(folder)], cluster, Request(folder, asked, "petseg-doctor", 1))
     problem = "" if cluster == "local" else await_job(jobs[0].job_id, folder, 60 * setup.command.wait_min)
     if not (folder / RESULT_NAME).exists():
         log = jobs[0].paths.stdout

@@ -17,6 +17,7 @@ from slurm import patience
 from slurm.cluster import partitions
 from slurm.executor import render_sbatch, sbatch_environment
 from slurm.patience import one_line
+from slurm.request import Request
 from slurm.resources import MB_PER_GB, Resources
 from slurm.room import limit_in
 
@@ -173,9 +174,7 @@ def try_sbatch(asked: Resources) -> tuple[bool, bool, str]:
     """Whether sbatch would take a trial's job, whether only not now, and what it says; nothing is submitted."""
     with tempfile.TemporaryDirectory(prefix="petseg-") as folder:
         script = Path(folder) / "job.sh"
-        script.write_text(
-            render_sbatch(count=1, folder=Path(folder), resources=asked, name="petseg-doctor", max_parallel=1)
-        )
+        script.write_text(render_sbatch(1, Request(Path(folder), asked, "petseg-doctor", 1)))
         done = subprocess.run(
             ["sbatch", "--test-only", str(script)],
             capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False, env=sbatch_environment(os.environ),

@@ -166,7 +166,7 @@ def _needed_bytes(setup: Setup) -> int:
 def _weight_bytes(config: ModelConfig) -> int:
     import torch
 
-    from petseg.models import build_model, count_parameters
+    from petseg.models.build import build_model, count_parameters
 
     with torch.device("meta"):  # shapes only
         return 4 * count_parameters(build_model(config))

@@ -41,7 +41,11 @@ class Finding:
 
 
 class NotChecked(RuntimeError):
-    """A check cannot be made because what it stands on is not there; another check says why."""
+    """A check cannot be made because what it stands on is not there; the check `root` says why."""
+
+    def __init__(self, root: str, why: str) -> None:
+        super().__init__(f"{root}: {why}")
+        self.root, self.why = root, why
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Setup:
     command: Command
     folder: Path  # temporary, on this machine
     argv: tuple[str, ...] = ()  # as the doctor was called
-    _failed: dict[str, str] = field(default_factory=dict)
+    _failed: dict[str, NotChecked] = field(default_factory=dict)
 
     @cached_property
     def spec(self) -> Spec:
@@ -187,11 +191,13 @@ class Setup:
         if name not in self._failed:
             try:
                 return build()
-            except Exception as error:
-                self._failed[name] = str(error) if isinstance(error, NotChecked) else f"{name}: {error}"
-                if not isinstance(error, ValueError | OSError | Failure | NotChecked):  # a bug's message says little
-                    self._failed[name] = f"{name}: {type(error).__name__}: {error}"
-        raise NotChecked(self._failed[name])
+            except NotChecked as error:
+                self._failed[name] = error
+            except (ValueError, OSError, Failure) as error:
+                self._failed[name] = NotChecked(name, str(error))
+            except Exception as error:  # a bug's message says little
+                self._failed[name] = NotChecked(name, f"{type(error).__name__}: {error}")
+        raise self._failed[name]
 
 
 @contextmanager

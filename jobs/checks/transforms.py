@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from jobs.checks.setup import Finding, Setup
-from petseg import augment
+from petseg.augment import batch, draws
 from petseg.config import AugmentConfig
 
 SIZE_PX, CELL_PX, PAIRS = 128, 16, 8
@@ -29,7 +29,7 @@ def check_transforms(setup: Setup) -> Finding:
             continue
         problem, agreement = try_policy(config.augment)
         if problem:
-            return Finding("FAIL", what, f"{policy}: {problem}", "look at petseg.augment.apply and draw")
+            return Finding("FAIL", what, f"{policy}: {problem}", "look at petseg.augment.batch.apply and draws.draw")
         name = "augment.strong_p" if policy == "strong" else "augment.p"
         if (config.augment.strong_p if policy == "strong" else config.augment.p) == 0:
             return Finding("warn", what, f"{policy} with {name} = 0 changes nothing", f"raise {name}")
@@ -85,5 +85,5 @@ def agreement_of(image: torch.Tensor, trimap: torch.Tensor) -> float:
 def _augmented(
     config: AugmentConfig, image: torch.Tensor, trimap: torch.Tensor, epoch: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    draws = augment.draw(config, np.arange(PAIRS), 0, epoch, SIZE_PX)
-    return augment.apply(draws, image.clone(), trimap.clone(), config)
+    changes = draws.draw(config, np.arange(PAIRS), 0, epoch, SIZE_PX)
+    return batch.apply(changes, image.clone(), trimap.clone(), config)

@@ -11,8 +11,9 @@ from statistics import mean
 from jobs.cost.memory import predict_gpu_memory
 from jobs.cost.speeds import Pace, pace_by_probe, pace_by_records, probes_needed, read_records, steps_of_epoch
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Cell
+from jobs.runs.launch import Launch
 from jobs.runs.trial import Sweep, Trial
+from jobs.runs.trials import Trials
 from jobs.state.liveness import read_last_row
 from petseg.config import RunConfig
 from petseg.config.values import with_values
@@ -82,39 +83,31 @@ class Estimate:
         return max((c.gpu_memory_gib for c in self.trials if c.gpu_memory_gib is not None), default=None)
 
 
-def estimate(
-    sweep: Sweep,
-    cells: Mapping[str, Cell],
-    sets: ShardSets,
-    resources: Resources,
-    max_parallel: int,
-    trials_per_job: int,
-    probe: bool,
-    trials_at_once: int = 1,
-) -> Estimate:
+def estimate(trials: Trials, launch: Launch, probe: bool) -> Estimate:
     """What the trials cost that have no result: by records of earlier trials, else by short probes here.
 
-    cells: by trial id, those that are to be submitted
-    resources, max_parallel: as they will be submitted; on this machine with cpus_per_task = threads of a process
+    launch: as they will be submitted; on this machine cpus_per_task are the threads of a process
     probe: measure a few steps of what no record tells; it takes seconds on a GPU, up to minutes on a CPU
-    trials_at_once: of one job. On a CPU each has its share of the cores; how far trials on one GPU slow each other is
-        not known, and they are reckoned as if one came after the other
-    A probe that fails, and one on a CPU for jobs with GPUs, leaves its trials without an estimate, and a note.
+    Trials that share a job's CPU have each their share of the cores; how far trials on one GPU slow each other is not
+    known, and they are estimated as if one came after the other. A probe that fails, and one on a CPU for jobs with
+    GPUs, leaves its trials without an estimate, and a note.
     """
-    trials = [trial for trial in sweep.trials if trial.id in cells and trial.result() is None]
-    configs = {trial.id: with_values(cells[trial.id].config, load_overrides(trial.folder)) for trial in trials}
-    share = max(1, resources.cpus_per_task // trials_at_once)
+    sweep, sets, at_once = trials.sweep, trials.sets, launch.trials_at_once
+    resources, max_parallel = launch.settle(-(-len(trials.cells) // launch.trials_per_job))
+    missing = [trial for trial in trials if trial.result() is None]
+    configs = {trial.id: with_values(trials.cells[trial.id].config, load_overrides(trial.folder)) for trial in missing}
+    share = max(1, resources.cpus_per_task // at_once)
     paces, notes = find_paces(configs, sets, replace(resources, cpus_per_task=share), sweep, probe)
     memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(paces[i])}, resources)
     notes += more
     costs = tuple(
-        _cost(t, configs[t.id], paces[t.id], sets.of(configs[t.id]), resources, memory.get(t.id)) for t in trials
+        _cost(t, configs[t.id], paces[t.id], sets.of(configs[t.id]), resources, memory.get(t.id)) for t in missing
     )
-    side_by_side = 1 if resources.gpus_per_node else trials_at_once
-    if trials_at_once > 1:
-        costs = tuple(_times_memory(cost, trials_at_once) for cost in costs)
-        notes += _notes_on_sharing(trials_at_once, resources)
-    end_s = _end(costs, max_parallel, trials_per_job, side_by_side)
+    side_by_side = 1 if resources.gpus_per_node else at_once
+    if at_once > 1:
+        costs = tuple(_times_memory(cost, at_once) for cost in costs)
+        notes += _notes_on_sharing(at_once, resources)
+    end_s = _end(costs, max_parallel, launch.trials_per_job, side_by_side)
     if end_s is not None:
         notes.append("the wait in the queue is not known, and not in it")
     notes += _notes_on_time(costs, resources)

@@ -24,6 +24,7 @@ from petseg.config import RunConfig
 from petseg.config.values import config_from_dict, with_values
 from petseg.data.loader import Batch
 from petseg.data.store import open_store
+from petseg.footprint.utilization import device_name
 from petseg.run.batches import eval_inputs, take_step, train_batches
 from petseg.run.parts import Parts, build_parts
 from petseg.run.run import Run, new_run
@@ -143,10 +144,6 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def main() -> None:

@@ -19,14 +19,13 @@ from typing import Any
 from jobs.runs.trial import LAUNCH_NAME, SWEEP_NAME, Trial
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity
-from petseg.data.plan import steps_per_epoch
 from petseg.run.length import EpochTime
 from petseg.run_folder.attempts import read_lives
 from petseg.run_folder.layout import load_config
 from shards.files import build, read_json_object
 from shards.manifest import Manifest
-from slurm.executor import DISTRIBUTED_NAMES
-from slurm.local import visible_gpus
+from slurm.environment import DISTRIBUTED_NAMES
+from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 
 PROBE_TIMEOUT_S = 600.0
@@ -38,11 +37,12 @@ SPEED_FIELDS = (
     "train.start_size_px", "train.full_size_from", "optim.name",
 )  # fmt: skip
 POLICY = "augment.policy"
-CPU_DEVICE = re.compile(r"cpu, (\d+) threads")  # petseg.training.finish
 
 logger = logging.getLogger(__name__)
 
 Speed = tuple[tuple[str, Any], ...]
+
+MODULE = re.compile(r"^(\w+\.)+(?=\w+:)")  # of an error, at the end of a traceback
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Record:
     policy: str
     manifest_hash: str
     processes: int
-    threads: int  # of each process; 0 on a GPU, whose speed does not depend on them
+    threads: int | None  # of each process; 0 on a GPU, whose speed does not depend on them; None = nobody noted them
     step_s: float  # of its training: median of its epochs
     beside_epoch_s: float | None  # validation, saving and the measurement at the end, spread over the epochs
 
@@ -118,12 +118,14 @@ def _read_record(trial: Trial) -> Record | None:
     )
 
 
-def _where(trial: Trial) -> tuple[int, int] | None:
-    """(processes, threads): by the result, or by what the jobs of an unfinished trial ask for on Slurm."""
+def _where(trial: Trial) -> tuple[int, int | None] | None:
+    """(processes, threads): by the result, or by what the jobs of an unfinished trial ask for on Slurm.
+
+    The threads are None for a result on a CPU by a version that did not note them (petseg.run_folder.layout.Result).
+    """
     result = trial.result()
     if result is not None:
-        on_cpu = CPU_DEVICE.fullmatch(result.device)
-        return result.world_size, int(on_cpu[1]) if on_cpu else 0
+        return result.world_size, (result.threads or None) if result.is_on_cpu else 0
     launch = read_json_object(trial.folder.parents[1] / LAUNCH_NAME)
     if launch["cluster"] != "slurm":
         return None  # with or without GPU, as the machine had one
@@ -138,13 +140,16 @@ def threads_of(resources: Resources) -> int:
 def _beside_s(trial: Trial, train_s: float, epochs: int) -> float | None:
     """Seconds per epoch beside training; known where the trial had one life, so that one clock saw all of it."""
     lives, state = read_lives(trial.folder), trial.state()
-    if len(lives) != 1 or state.get("status") != "done" or state.get("host") != lives[0].host:
+    if len(lives) != 1 or state.status != "done" or state.host != lives[0].host:
         return None
-    return max(0.0, state["time"] - lives[0].time - train_s) / epochs
+    return max(0.0, state.time - lives[0].time - train_s) / epochs
 
 
 def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources, records: Sequence[Record]) -> Pace:
-    """How fast the config is by trials that were like it. Raises LookupError if there were none."""
+    """How fast the config is by trials that were like it. Raises LookupError if there were none.
+
+    Trials on CPUs whose threads nobody noted count where there are no others, for jobs without GPUs alone.
+    """
     flat = flatten(identity(config, manifest.hash))
     speed = speed_of(flat)
     alike = [
@@ -153,10 +158,12 @@ def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources,
         if record.speed == speed
         and record.manifest_hash == manifest.hash
         and record.processes == resources.processes
-        and record.threads == threads_of(resources)
+        and record.threads in (threads_of(resources), None)
+        and (record.threads is not None or not resources.gpus_per_node)
     ]
     if not alike:
         raise LookupError("no records of trials like these")
+    alike = [record for record in alike if record.threads is not None] or alike
     same = [record for record in alike if record.policy == config.augment.policy]
     used = same or alike
     train_s = median(record.step_s for record in used) * steps_of_epoch(config, manifest)
@@ -165,12 +172,16 @@ def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources,
     source = f"records of {len(used)} trial{'s' if len(used) > 1 else ''}"
     if not same:
         source += " with another augmentation"
+    if used[0].threads is None:
+        source += " on an unknown number of threads"
     if not beside:
         source += ", validation reckoned as a third of training per picture"
     return Pace(EpochTime(train_s, beside_s), rest_s=0.0, on_gpu=resources.gpus_per_node > 0, source=source)
 
 
 def steps_of_epoch(config: RunConfig, manifest: Manifest) -> int:
+    from petseg.data.plan import steps_per_epoch  # numpy, which `--help` of the commands does without
+
     return steps_per_epoch(manifest.splits["train"].num_samples, config.train.batch_size)
 
 
@@ -202,7 +213,8 @@ def pace_by_probe(config: RunConfig, manifest: Manifest, resources: Resources) -
         raise LookupError(f"the probe did not end in {timeout_s:.0f} s") from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise LookupError(f"the probe failed: {last}") from None
+        without_module = MODULE.sub("", last)
+        raise LookupError(f"the probe failed: {without_module}") from None
     return pace_of(found, config, manifest, resources)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from jobs.cost.accounting import Start, ask_sacct
 from jobs.runs.trial import LAUNCH_NAME, Submission, Sweep, Trial
-from jobs.state.trial_status import Standing, standings, unknown_line
+from jobs.state.observed import observe
+from jobs.state.trial_status import Standing
 from petseg.run_folder.attempts import Life
 from shards.files import build, read_json_object
 from slurm.resources import Resources
@@ -57,10 +58,11 @@ def measure(sweep: Sweep) -> Usage:
     submissions = sweep.all_submissions()
     on_slurm = sorted({s.job_id for s in submissions if s.cluster == "slurm" and s.job_id})
     accounts = ask_sacct(on_slurm)
-    starts, rows = accounts.starts, standings(sweep)
+    starts, observed = accounts.starts, observe(sweep)
+    rows = observed.rows
     resources = read_resources(sweep)
     doubts = [f"unknown: what accounting has (sacct: {accounts.silence})"] if accounts.silence else []
-    doubts += filter(None, [unknown_line(rows)])
+    doubts += filter(None, [observed.doubt])
     if not starts:
         return replace(by_records(sweep, rows, submissions, resources), doubts=tuple(doubts))
     usage = replace(by_sacct(sweep, rows, submissions, starts, resources), doubts=tuple(doubts))

@@ -13,8 +13,8 @@ changes the trial's identity, or data.shards, whose set does; names, paths, thre
 
 Methods: grid (every combination), random (run_cap draws, jobs.search.rounds) and bayes (run_cap trials, each round
 proposed in the light of the finished ones, jobs.search.rounds). The last two take distributions (jobs.design.space)
-too, and early_terminate (petseg.training.pruning). A grid does not: it compares cells, and if some seeds of a cell were
-stopped because they did badly, the mean of the others says too much.
+too, and early_terminate (jobs.design.early_terminate). A grid does not: it compares cells, and if some seeds of a cell
+were stopped because they did badly, the mean of the others says too much.
 `run_cap: 20` is how many trials there are, `seed: 0` (petseg's own) what a search's draws depend on.
 """
 
@@ -28,12 +28,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from jobs.design.early_terminate import parse_hyperband
 from jobs.design.space import FORMS, Distribution, categorical, parse_distribution, quantile
 from petseg.config import RunConfig
 from petseg.config.values import field_types, identity_names, typed_value, with_values
-from petseg.training.pruning import Hyperband, parse_hyperband
+from petseg.training.pruning import Hyperband
 from shards.files import read_text_file
 from shards.manifest import NotRegular
 
@@ -118,9 +117,8 @@ def load_spec(path: Path) -> Spec:
         raise ValueError(f"{what}: {_ready_sweeps()}") from None
     try:
         content = parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ValueError(f"{path} is not YAML: {why}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
     try:
         return parse_spec(content, default_name=path.stem)
     except ValueError as error:
@@ -133,8 +131,15 @@ def _ready_sweeps() -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain values; raises yaml.YAMLError, RecursionError, and ValueError for more values than any file spells out."""
-    content = yaml.safe_load(text)
+    """Plain values; raises ValueError for a text that is not YAML, or has more values than any file spells out."""
+    import yaml  # not in commands that only look at a sweep
+
+    try:
+        content = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
     _require_few(content)
     return content
 
@@ -317,7 +322,7 @@ def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
             raise ValueError(f"{flag} {setting}: write {flag} NAME=VALUE, such as {flag} train.epochs=3")
         try:
             parsed[name] = parse_yaml(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+        except ValueError:
             raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value") from None
     return parsed
 

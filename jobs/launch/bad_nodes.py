@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from jobs.node.faults import read_faults
 from jobs.runs.log_files import START_OF_LIFE, rank_logs, read_tail
 from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.triage import Evidence, daemon_lines, judge
 from jobs.state.trial_status import Standing
 from petseg.run_folder.attempts import read_lives
+from shards.cause import Cause
 from slurm.cluster import node_names
 
 ENOUGH = 2  # failures of a node: one may be chance
@@ -80,11 +82,11 @@ def _of_job(row: Standing, submission: Submission, is_last: bool) -> Iterator[Fa
     told = [(later, host) for log in logs for later, text in enumerate(reversed(log)) if (host := failed_host(text))]
     yield from ((submission.job_id, later, host) for later, host in told)
     # a node that is gone leaves no word in the log, but Slurm knows; of several nodes nobody knows which
-    silent = is_last and row.cause == "node_failure" and all(later for later, _ in told)
-    state = row.trial.state()
+    silent = is_last and row.cause == Cause.NODE_FAILURE and all(later for later, _ in told)
+    state = row.trial.state().of_job(submission.job_id)
     several = any(nodes_of(text) > 1 for log in logs for text in log)
-    if silent and not several and state.get("job_id") == submission.job_id:
-        yield submission.job_id, 0, str(state.get("host", ""))
+    if silent and not several and state.job_id:
+        yield submission.job_id, 0, state.host
 
 
 def split_starts(log: str) -> list[str]:
@@ -100,7 +102,7 @@ def nodes_of(text: str) -> int:
 
 def failed_host(text: str) -> str:
     """The host whose failure ended a start, by the log of one of its processes; empty if none is known."""
-    if judge(Evidence(said="running", logs=(text,))).cause != "node_failure":
+    if judge(Evidence(TrialState("running"), logs=(text,))).cause is not Cause.NODE_FAILURE:
         return ""
     if found := _NAMED.search(text):
         return found[1].rstrip(",:.")

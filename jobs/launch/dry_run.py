@@ -8,14 +8,69 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobs.cost.budget import check_budget
+from jobs.cost.table import label_of
+from jobs.cost.table import render as render_cost
+from jobs.launch.decision import decide
+from jobs.launch.options import Options
+from jobs.launch.run import estimate_cost, find_cells, tell_before
+from jobs.launch.submit import job_name
+from jobs.reporting.statistics.power_wording import plan_text
 from jobs.runs.trial import Sweep
+from jobs.runs.trials import Trials, plan_trials
+from jobs.state.observed import observe
 from jobs.state.table import plain_table
 from jobs.state.trial_status import Standing
+from shards.command import NOT_KNOWN, OK
+from shards.terminal import Terminal
+from slurm.executor import render_scripts
+from slurm.request import Request
 
 LISTED_WHOLE = 20  # trials, cells, or scripts that are all shown
 LISTED_FIRST = 8  # of more
 OPTION = "#SBATCH "
 ASK_FOR_ALL = "--all shows everything"
+SLURM_PATIENCE_S = 10.0  # nothing is submitted
+
+
+def show_plan(options: Options) -> int:
+    """Print the trials, what they will cost, and the scripts that sbatch would get; returns the exit code."""
+    cells = find_cells(options)
+    trials = plan_trials(cells, options.folder(cells.spec))
+    sweep = trials.sweep
+    observed = observe(sweep, SLURM_PATIENCE_S).of(trials.cells)
+    missing = trials.only(decide(observed).trials)
+    console = Terminal(soft_wrap=True)
+    console.print(*render_trials(sweep, observed.rows, set(missing.cells), options.all), sep="\n")
+    tell_before(trials, observed, console)
+    if missing.cells:
+        cost = estimate_cost(options, missing)
+        console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), options.all)))
+        if options.budget:
+            check_budget(cost, options.budget)
+    if sweep.method != "bayes":
+        console.print(plan_text(sweep, trials.cells, pictures_of_val(trials)), markup=False, highlight=False)
+    if missing.cells and options.cluster == "slurm":
+        console.print(scripts_text(options, missing), markup=False, highlight=False)
+    return NOT_KNOWN if observed.doubt else OK
+
+
+def pictures_of_val(trials: Trials) -> int:
+    """How many pictures the smallest val split of the shard sets has; 0 if none has any."""
+    splits = (manifest.splits.get("val") for manifest in trials.sets.manifests.values())
+    return min((split.num_samples for split in splits if split), default=0)
+
+
+def scripts_text(options: Options, missing: Trials) -> str:
+    """The scripts that sbatch would get for these trials."""
+    jobs = -(-len(missing.cells) // options.trials_per_job)
+    resources, max_parallel = options.launch.settle(jobs)
+    scripts = render_scripts(
+        jobs,
+        Request(missing.sweep.folder / "logs", resources, job_name(missing.sweep), max_parallel),
+        patience_s=SLURM_PATIENCE_S,
+    )
+    return render_scripts_text(scripts, options.all)
 
 
 def most_of(count: int, everything: bool) -> int:

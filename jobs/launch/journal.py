@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from submitit.core.utils import JobPaths
-
 from jobs.runs.trial import Submission, Sweep, Trial
 from slurm import cluster
-from slurm.submission import new_token, restore, revoke, work_file
 
 logger = logging.getLogger(__name__)
 
 
 def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) -> str:
     """Write down that the jobs of these groups of trials are about to be submitted; returns the token they carry."""
+    from slurm.submission import new_token  # submitit, which only a submission needs
+
     token = new_token()
     places = ((place, trial) for place, index in enumerate(indices) for trial in groups[index])
     sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, place) for place, trial in places)
@@ -44,6 +43,10 @@ def reconcile(sweep: Sweep) -> None:
     cut_off = cut_off_submissions(sweep)
     if not cut_off:
         return
+    from submitit.core.utils import JobPaths
+
+    from slurm.submission import restore, revoke, work_file
+
     logs = sweep.folder.absolute() / "logs"
     tokens = sorted({submission.intent for submission in cut_off})
     found = cluster.jobs_by_token(tokens)

@@ -8,10 +8,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -20,15 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.runs.trial import Trial
-from jobs.state.liveness import planned, planned_epochs, read_heartbeat, read_last_row
+from jobs.runs.trial_state import LAST_WORDS, Status, TrialState
+from jobs.state.liveness import planned, planned_epochs, read_last_row, time_left_s
 from petseg.run_folder.attempts import read_lives
+from petseg.run_folder.heartbeat import read_heartbeat
 from petseg.training.progress_bar import duration
 from shards.terminal import Terminal
 
 LOOK_EVERY_S = 1.0
 LINE_EVERY_S = 30.0  # in a log file
 MAX_ROWS = 20
-ENDED_BY_ITSELF = ("done", "pruned", "failed")  # a trial's own last words; its job may go on with others
 BAR_WIDTH, MIN_BAR_WIDTH = 16, 6
 GAP = 2  # columns between two cells
 
@@ -122,25 +122,24 @@ class LocalProgress:
                 said = self._notice(trial)
                 if said == "running":
                     running.append(look_at(trial, self.began[trial.id]))
-                elif said in ENDED_BY_ITSELF:
+                elif said in LAST_WORDS:
                     self._tell_end(trial)
                 elif len(running) < self.places:
                     # its process imports what it needs, or it waits for its turn
                     running.append(_idle(trial, is_saved=said == "interrupted"))
         return running[: self.places]
 
-    def _notice(self, trial: Trial) -> str:
+    def _notice(self, trial: Trial) -> Status:
         """What the trial says of itself in its job, empty if nothing; reports its start where it shares that."""
-        state = trial.state()
-        if state.get("job_id") != self.jobs[trial.id]:
+        state = trial.state().of_job(self.jobs[trial.id])
+        if not state.job_id:
             return ""
-        said, at = str(state.get("status", "")), float(state.get("time", 0.0))
         if place := self.places_in_job.pop(trial.id, ""):
             logger.info("%s %s: started in job %s (%s)", trial.id, trial.label, self.jobs[trial.id], place)
             self.began[trial.id] = max(self.began[trial.id], _began(trial, state))
-        if said in ENDED_BY_ITSELF:
-            self.ran[trial.id] = max(0.0, at - self.began[trial.id])
-        return said
+        if state.status in LAST_WORDS:
+            self.ran[trial.id] = max(0.0, state.time - self.began[trial.id])
+        return state.status
 
     def _tell_end(self, trial: Trial) -> None:
         """Report how it ended, unless that was said before; a job that is started again may mend what failed."""
@@ -209,7 +208,9 @@ def look_at(trial: Trial, began: float) -> Look:
     if beat is None or beat.time < began:  # of an earlier life
         return Look(trial, epoch, epochs, epoch / epochs if epochs else 0.0, dice)
     done, total = (beat.epoch - 1) * beat.steps_per_epoch + beat.step, beat.epochs * beat.steps_per_epoch
-    return Look(trial, epoch, epochs, min(1.0, done / max(total, 1)), dice, beat.left_s(plan), time.time() - began)
+    return Look(
+        trial, epoch, epochs, min(1.0, done / max(total, 1)), dice, time_left_s(beat, plan), time.time() - began
+    )
 
 
 def describe(trial: Trial, job_id: str) -> str:
@@ -222,16 +223,16 @@ def describe(trial: Trial, job_id: str) -> str:
         return f"done, val Dice {result.metrics['val/dice']:.4f}"
     if pruned is not None:
         return f"pruned after epoch {pruned.epoch} of {pruned.epochs}, best val Dice {pruned.best:.4f}"
-    state = trial.state()
-    if state.get("job_id") != job_id:
+    state = trial.state().of_job(job_id)
+    if not state.job_id:
         return "not begun: its job ended before its turn"
-    return f"{state.get('status', 'ended')} {state.get('error', '')}".rstrip()
+    return f"{state.status or 'ended'} {state.error}".rstrip()
 
 
-def _began(trial: Trial, state: Mapping[str, Any]) -> float:
+def _began(trial: Trial, state: TrialState) -> float:
     """When the trial's present life began, to the second or two that its imports take, by what its folder says."""
-    if state.get("status") == "running":
-        return float(state.get("time", 0.0))
+    if state.status == "running":
+        return state.time
     with contextlib.suppress(OSError, ValueError, TypeError):  # damaged, or of another version
         return max((life.time for life in read_lives(trial.folder)), default=0.0)
     return 0.0

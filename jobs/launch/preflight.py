@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell
-from jobs.launch.submit import Launch
+from jobs.runs.launch import Launch
 from petseg.config import OWN_ARCHITECTURES, RunConfig, TrainConfig
 
 ENCODERS = "segmentation_models_pytorch"

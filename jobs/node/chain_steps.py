@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import submitit
-
 from jobs.node.departure import leave
 from jobs.state.chain_state import forget_end, write_end
 from petseg.training import interrupt
@@ -41,11 +39,13 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
     job ends the step, and the job is requeued where that is called for: all steps can be done again. A step for which
     Slurm has no room now, as a sweep that is larger than the site's limits, is done again until it has.
     """
+    from submitit import JobEnvironment  # a chain's command needs none
+
     folder, steps = item
     in_job = "SUBMITIT_EXECUTOR" in os.environ
     if in_job:
         interrupt.install()
-        environment = submitit.JobEnvironment()
+        environment = JobEnvironment()
         forget_end(environment.paths.folder, environment.job_id)  # of an earlier start of the job
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for step in steps:
@@ -54,7 +54,7 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
             logger.info("exit code %d: Slurm takes no more now, or does not answer; again in %d s", code, AGAIN_S)
             code = run_step(step, folder) if paused(AGAIN_S) else code
         if code and step.must and in_job and interrupt.requested():
-            leave(submitit.JobEnvironment(), interrupt.requeue_requested())
+            leave(JobEnvironment(), interrupt.requeue_requested())
         if code and step.must and in_job:
             write_own_end(step.module, code)
         if code and step.must:
@@ -65,7 +65,9 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
 
 def write_own_end(module: str, code: int) -> None:
     """Write down in the job's folder how it ended: Slurm forgets."""
-    environment = submitit.JobEnvironment()
+    from submitit import JobEnvironment
+
+    environment = JobEnvironment()
     write_end(environment.paths.folder, environment.job_id, module, code)
 
 

@@ -8,19 +8,22 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
-
-import submitit
+from typing import TYPE_CHECKING, NoReturn
 
 from jobs.node.faults import Fault, note_fault, read_faults
 from jobs.node.rendezvous import part
 from jobs.runs.trial import Trial
-from jobs.state.causes import Cause
+from jobs.runs.trial_state import Status
 from petseg.footprint.gpus import NodeFault, node_name
+from shards.cause import Cause, cause_of
 from shards.command import INTERRUPTED
 from slurm import ending
 from slurm.ending import Ending
+
+if TYPE_CHECKING:
+    import submitit
 
 LOCAL_REQUEUE = 144  # submitit's local controller starts a job again that exits with it
 PATIENCE_S = 600.0  # for Slurm to say what becomes of the job, and then to end it; a new slurmctld takes over by then
@@ -48,7 +51,7 @@ def leave(environment: submitit.JobEnvironment, requeue: bool, folders: Sequence
             logger.info("saved, and the job is not started again (%s)", why.name.lower())
             sys.exit(INTERRUPTED)
         if refusal := ending.requeue(environment.job_id):
-            logger.error("the job cannot be requeued (%s): run the sweep again to go on", refusal)
+            logger.error("Slurm does not requeue the job (%s): run the sweep again to go on", refusal)
             sys.exit(INTERRUPTED)
         logger.info("saved, and the job is back in the queue (%s)", why.name.lower())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the end of a job that was requeued: nothing is left to save
@@ -67,18 +70,19 @@ def comes_again(why: Ending, requeue: bool) -> bool:
 
 def note_cause(folders: Sequence[str], job_id: str, why: Ending, requeue: bool) -> None:
     """Write why they stopped into the states of the trials that this job had to interrupt."""
-    cause: Cause
     if why is Ending.PREEMPTED:
-        cause = "preempted"
+        cause = Cause.PREEMPTED
     elif why is Ending.TIMED_OUT or (requeue and why is not Ending.DECIDED):
-        cause = "timeout"  # or it is near
+        cause = Cause.TIMEOUT  # or it is near
+    elif why is Ending.RUNNING and ending.node_shuts_down():
+        cause = Cause.NODE_FAILURE
     else:
         return
     for folder in folders:
         trial = Trial(Path(folder).name, {}, Path(folder))
-        state = trial.state()
-        if state.get("job_id") == job_id and state.get("status") == "interrupted":
-            trial.write_state(**state | {"cause": cause})
+        state = trial.state().of_job(job_id)
+        if state.status == "interrupted":
+            trial.write_state(replace(state, cause=cause))
 
 
 def leave_to_another_node(environment: submitit.JobEnvironment, fault: NodeFault, folders: Sequence[str]) -> None:
@@ -88,13 +92,13 @@ def leave_to_another_node(environment: submitit.JobEnvironment, fault: NodeFault
     """
     node, sweep_folder = node_name(os.environ), Path(folders[0]).parents[1]
     if environment.name() != "slurm":
-        _end_trials(folders, environment.job_id, "failed", fault)
+        end_trials(folders, environment.job_id, "failed", fault)
         return
     start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     note_fault(sweep_folder, Fault(environment.job_id, start, node, str(fault)))
     tried = {noted.node for noted in read_faults(sweep_folder) if noted.job_id == environment.job_id}
     refusal = f"it has tried {', '.join(sorted(tried))}" if len(tried) >= MOVES else ""
-    _end_trials(folders, environment.job_id, "failed" if refusal else "interrupted", fault)
+    end_trials(folders, environment.job_id, "failed" if refusal else "interrupted", fault)
     if not refusal:
         refusal = ending.requeue_elsewhere(environment.job_id, node)
     if not refusal:
@@ -103,14 +107,13 @@ def leave_to_another_node(environment: submitit.JobEnvironment, fault: NodeFault
         time.sleep(PATIENCE_S)
         sys.exit(INTERRUPTED)
     logger.error("the job is not started again on another node: %s", refusal)
-    _end_trials(folders, environment.job_id, "failed", fault)
+    end_trials(folders, environment.job_id, "failed", fault)
 
 
-def _end_trials(folders: Sequence[str], job_id: str, status: str, fault: NodeFault) -> None:
+def end_trials(folders: Sequence[str], job_id: str, status: Status, error: Exception) -> None:
     """Write into the states of the trials that this job had begun why it stops."""
-    cause: Cause = "node_failure"
     for folder in folders:
         trial = Trial(Path(folder).name, {}, Path(folder))
-        state = trial.state()
-        if state.get("job_id") == job_id and state.get("status") in ("running", "interrupted"):
-            trial.write_state(**state | {"status": status, "cause": cause, "error": str(fault)})
+        state = trial.state().of_job(job_id)
+        if state.status in ("running", "interrupted"):
+            trial.write_state(replace(state, status=status, cause=cause_of(error), error=str(error)))

@@ -11,17 +11,26 @@ import os
 import socket
 import time
 from pathlib import Path
-
-import submitit
+from typing import TYPE_CHECKING
 
 from petseg.footprint.gpus import gpus_given
+from shards.cause import Cause
 from shards.manifest import write_whole
+
+if TYPE_CHECKING:
+    import submitit
 
 POLL_S, TIMEOUT_S = 0.2, 300.0
 
 
+class RanksNotMet(OSError):
+    """The processes of a job did not find each other: no trial was trained."""
+
+    cause = Cause.LAUNCH
+
+
 def set_up_ranks(environment: submitit.JobEnvironment) -> None:
-    """Tell torch and accelerate who is who, in a job of several processes; raises OSError if rank 0 is not there."""
+    """Tell torch and accelerate who is who, in a job of several processes; raises RanksNotMet without rank 0."""
     if environment.num_tasks == 1:
         return
     address, port = meet(environment)
@@ -52,7 +61,7 @@ def meet(environment: submitit.JobEnvironment) -> tuple[str, int]:
             time.sleep(POLL_S)
             continue
         return address, port
-    raise OSError(f"rank 0 did not write {path} within {TIMEOUT_S:.0f} s: see its log")
+    raise RanksNotMet(f"no word of rank 0 in {path} within {TIMEOUT_S:.0f} s: see its log")
 
 
 def part(environment: submitit.JobEnvironment) -> None:

@@ -11,15 +11,19 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import submitit
 
-from jobs.node.departure import leave, leave_to_another_node
-from jobs.node.rendezvous import set_up_ranks
+from jobs.node.departure import end_trials, leave, leave_to_another_node
+from jobs.node.rendezvous import RanksNotMet, set_up_ranks
 from jobs.node.workers import work_off
+from jobs.runs.log_files import LOG_TIME, TRIAL_FAILED
+from jobs.runs.naming import trial_name
 from jobs.runs.trial import Trial, load_sweep
+from jobs.runs.trial_state import Status, TrialState
 from petseg.config.values import config_from_dict
 from petseg.data.places import without_secrets
 from petseg.data.store import is_remote
@@ -27,9 +31,9 @@ from petseg.footprint.gpus import NodeFault
 from petseg.run.peers import LostPeer
 from petseg.run_folder.attempts import read_lives
 from petseg.run_folder.layout import CONFIG_NAME, load_config
-from petseg.tracking.tracker import trial_name
 from petseg.training import interrupt
-from petseg.training.pruning import StoppedEarly
+from petseg.training.pruning import EarlyStop, StoppedEarly
+from shards.cause import Cause, cause_of
 from shards.command import INTERRUPTED, Interrupted
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
@@ -71,6 +75,9 @@ class TrialTask:
             sys.exit(INTERRUPTED)
         except Interrupted as stop:
             leave(environment, stop.requeue, folders)
+        except RanksNotMet as error:
+            end_trials(folders, environment.job_id, "failed", error)  # which another rank may have begun
+            raise
         except NodeFault as fault:
             leave_to_another_node(environment, fault, folders)
             raise
@@ -91,23 +98,24 @@ class TrialTask:
             except Exception as error:
                 if self.world_size > 1 or folder == last:
                     raise  # after an error that one rank met alone, the ranks cannot meet for another trial
-                logger.exception("trial %s failed, going on with the next one", Path(folder).name)
+                logger.exception(TRIAL_FAILED, Path(folder).name)
                 failed.append(error)
         return failed
 
     def _run(self, trial: Trial, environment: submitit.JobEnvironment, slot: int) -> None:
-        where: dict[str, Any] = {
-            "host": socket.gethostname(),
-            "job_id": environment.job_id,
-            "pid": os.getpid(),
-            "restarts": len(read_lives(trial.folder)),
-        }
-        if slot:
-            where |= {"slot": slot, "at_once": self.at_once}
-        first = environment.global_rank == 0
-        if first:
-            trial.write_state(status="running", **where)
-        ended = "done"
+        here = TrialState(
+            "running",
+            host=socket.gethostname(),
+            job_id=environment.job_id,
+            pid=os.getpid(),
+            restarts=len(read_lives(trial.folder)),
+            slot=slot,
+            at_once=self.at_once if slot else 1,
+        )
+        rank = environment.global_rank
+        ended: Status = "done"
+        if rank == 0:
+            trial.write_state(here)
         try:
             # several ranks stop together at a step: were one that got the signal alone to leave, the others would wait
             if interrupt.requested() and self.world_size == 1:
@@ -117,22 +125,19 @@ class TrialTask:
             logger.info("%s: %s", trial.id, early)
             ended = "pruned"
         except LostPeer as lost:  # no signal ended the trial: the logs of all ranks say what did
-            if first:
-                trial.write_state(status="failed", error=f"LostPeer: {lost}", **where)
+            note_failure(trial, here, lost, rank)
             raise
         except Interrupted as stop:
-            if first:
-                trial.write_state(status="interrupted", error=str(stop), **where)
+            if rank == 0:
+                trial.write_state(replace(here, status="interrupted", error=str(stop)))
             raise
         except NodeFault:
             raise  # what becomes of the trial is decided for the whole job
         except Exception as error:
-            if first:
-                last_line = traceback.format_exception_only(error)[-1].strip()
-                trial.write_state(status="failed", error=last_line, **where)
+            note_failure(trial, here, error, rank)
             raise
-        if first:
-            trial.write_state(status=ended, **where)
+        if rank == 0:
+            trial.write_state(replace(here, status=ended))
 
     def _train(self, trial: Trial) -> None:
         import torch
@@ -147,13 +152,33 @@ class TrialTask:
                 "was not submitted with: submit it again"
             )
         sweep = load_sweep(trial.folder.parents[1])
-        name = trial_name(self.sweep, trial.id, config, sweep.axes)
-        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, sweep.early)
+        name = trial_name(sweep, trial.id, config)
+        early = EarlyStop(sweep.early, partial(others, trial)) if sweep.early else None
+        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
+
+
+def others(trial: Trial) -> list[Path]:
+    """The folders of the other trials, which are more where a search has added some."""
+    return [folder for folder in sorted(trial.folder.parent.iterdir()) if folder.name != trial.folder.name]
+
+
+def note_failure(trial: Trial, here: TrialState, error: Exception, rank: int) -> None:
+    """Write into the trial's state that it failed, with the cause that the error names.
+
+    Another rank than the first writes only what it can name a cause for: all that the first learns of it is that it is
+    gone, and that takes the place of no cause which stands there already.
+    """
+    cause, before = cause_of(error), trial.state().of_job(here.job_id)
+    is_explained = before.status == "failed" and before.cause not in (None, Cause.UNKNOWN)
+    if (rank and cause in (None, Cause.UNKNOWN)) or (is_explained and (rank or cause is Cause.UNKNOWN)):
+        return
+    last_line = traceback.format_exception_only(error)[-1].strip()
+    trial.write_state(replace(here, status="failed", error=last_line, cause=cause))
 
 
 def set_up_logging(rank: int) -> None:
     logging.basicConfig(
         level=logging.INFO,
         format=f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
+        datefmt=LOG_TIME,
     )

@@ -11,6 +11,7 @@ import submitit
 
 from jobs.node.task import TrialTask, set_up_logging
 from jobs.node.workers import NODE_FAULT, REQUEUE, read_order, take
+from jobs.runs.log_files import START_OF_WORKER
 from petseg.footprint.gpus import NodeFault
 from petseg.training import interrupt
 from shards.command import FAILED, INTERRUPTED, OK, Interrupted
@@ -22,8 +23,7 @@ def main() -> int:
     interrupt.install()
     order, environment = read_order(), submitit.JobEnvironment()
     set_up_logging(order.slot)
-    # as submitit begins each life of a job in its log, see jobs.runs.log_files.START_OF_LIFE
-    logger.info("Starting with %s as worker %d of %d", environment, order.slot, order.at_once)
+    logger.info(START_OF_WORKER, environment, order.slot, order.at_once)
     task = TrialTask(order.sweep, 1, order.threads, order.at_once, order.named)
     try:
         failed = task.run_all(take(order), environment, order.slot)

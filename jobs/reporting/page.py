@@ -176,7 +176,7 @@ def strip_scale(groups: Sequence[Group]) -> tuple[float, float]:
 
 def newest(records: Sequence[Record]) -> str:
     """When a trial last said something, in UTC; empty if none has begun."""
-    times = [float(record.standing.trial.state().get("time", 0)) for record in records]
+    times = [record.standing.trial.state().time for record in records]
     when = max(times, default=0.0)
     return datetime.datetime.fromtimestamp(when, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC") if when else ""
 

@@ -25,8 +25,8 @@ from jobs.reporting.page import render_page
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep
-from jobs.state.liveness import HEARTBEAT_NAME
-from jobs.state.trial_status import quick_standings
+from jobs.state.observed import glance
+from petseg.run_folder.heartbeat import HEARTBEAT_NAME
 
 LOOPBACK = "127.0.0.1"
 HOSTS = ("127.0.0.1", "localhost")  # any port: through `ssh -L` it is another one
@@ -85,7 +85,7 @@ class LivePage:
     def _refresh(self) -> None:
         sweep = find_runs(str(self._folder), self._folder.parent)  # trials may have been added
         if time.monotonic() >= self._next_ask:
-            self._statuses = tuple(row.status for row in quick_standings(sweep)[0])
+            self._statuses = tuple(row.status for row in glance(sweep).rows)
             self._next_ask = time.monotonic() + ASK_EVERY_S
         seen = (fingerprint(self._folder), self._statuses)
         if seen != self._seen:
@@ -93,7 +93,7 @@ class LivePage:
             self._seen = seen  # of before it was made: what was written meanwhile is seen next time
 
     def _render(self, sweep: Sweep) -> tuple[str, bytes]:
-        rows, _ = quick_standings(sweep)
+        rows = glance(sweep).rows
         content = render_page(sweep, read_records(sweep, rows), shards=self._shards, live=MARK)
         version = hashlib.sha256(content.encode()).hexdigest()[:16]
         return version, content.replace(MARK, version).encode()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from jobs.runs.trial import Submission, Trial
+from jobs.runs.trial import TRIAL_ID, Submission, Trial
 from shards.command import printable
 from shards.manifest import open_regular
 
@@ -23,12 +22,15 @@ CHAIN = ("During handling of the above exception", "The above exception was the 
 _RANK = re.compile(r"^\[rank\d+\]: ")  # torch puts it before each line of an exception in a job of several processes
 _FIRST_LINE = "Traceback (most recent call last):"
 _FRAME = re.compile(r'^\s+File "([^"]+)", line (\d+), in (.+)$')
+LOG_TIME = "%H:%M:%S"  # begins what jobs.node logs
 _NEW_ENTRY = re.compile(  # what is not a further line of an exception's message
     r"^(\d\d:\d\d:\d\d |submitit (INFO|WARNING|ERROR)|slurmstepd\S*: |srun: |\[rank\d+\]|\[[WEIF]\d*[ :]|[WEIF]\d{4} |"
     r"Exception ignored)"
 )
-PACKED = "failed, going on with the next one"  # jobs.node.task, in a job of several trials
-_PACKED = re.compile(rf"^.*\btrial (\w+) {PACKED}$", re.MULTILINE)
+# what jobs.node writes to divide a log, in jobs of several trials; none of it is for people alone
+START_OF_WORKER = "Starting with %s as worker %d of %d"  # %s: a JobEnvironment, as in submitit's own first line
+TRIAL_FAILED = "trial %s failed; the next one follows"
+_TRIAL_FAILED = re.compile(rf"^.*\b{re.escape(TRIAL_FAILED).replace('%s', f'({TRIAL_ID.pattern})')}$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,10 @@ def rank_logs(trial: Trial, submission: Submission) -> list[Path]:
     first = trial.folder.parents[1] / "logs" / Path(submission.log).name
     if f"{submission.job_id}_0_" not in first.name:
         return [first] if first.exists() else []
-    if slot := slot_of(trial.state(), submission):
+    if slot := trial.state().of_job(submission.job_id).slot:
         own = log_of(first, submission, slot)
         return [own] if own.exists() else []
     return list(_while_there(log_of(first, submission, rank) for rank in count()))
-
-
-def slot_of(state: Mapping[str, Any], submission: Submission) -> int:
-    """The worker that trains the trial, by its state, in a job that trains several at once; else 0."""
-    return int(state.get("slot", 0)) if state.get("job_id") == submission.job_id else 0
 
 
 def log_of(first: Path, submission: Submission, rank: int) -> Path:
@@ -104,7 +101,7 @@ def last_life(text: str) -> str:
 
 def own_part(text: str, trial_id: str) -> str:
     """A log without what its job, which runs several trials, says of the others' failures."""
-    found = list(_PACKED.finditer(text)) if PACKED in text else []
+    found = list(_TRIAL_FAILED.finditer(text))
     for match in found:
         if match[1] == trial_id:
             return text[match.end() : _end_of_traceback(text, match.end())]

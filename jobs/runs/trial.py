@@ -11,19 +11,19 @@ runs/SWEEP/sweep.json                what the sweep is: axes, shard set, trials 
 from __future__ import annotations
 
 import json
-import math
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.design.early_terminate import hyperband_entry, parse_hyperband
 from jobs.design.shard_sets import SHARDS, ShardSet, ShardSets
 from jobs.design.spec import Cell, Spec
+from jobs.runs.trial_state import TrialState, read_state, write_state
 from petseg.run_folder.attempts import Life, read_lives
 from petseg.run_folder.layout import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics, warn_once
-from petseg.training.pruning import Hyperband, parse_hyperband
+from petseg.training.pruning import Hyperband
 from shards.command import typed
 from shards.files import append, build, parse_json, read_bounded, read_json_object, require_own_folder
 from shards.manifest import NotRegular, write_whole
@@ -32,7 +32,6 @@ FORMAT_VERSION = 1
 SWEEP_NAME = "sweep.json"
 LAUNCH_NAME = "launch.json"
 SUBMISSIONS_NAME = "submissions.jsonl"
-STATE_NAME = "state.json"
 CHAIN_NOTES = "chain/jobs.jsonl"  # of jobs.chain, whose first jobs come before the sweep
 WITHDRAWN = "withdrawn"  # key of a line of submissions.jsonl, whose value is an intent
 TRIALS_NAME = "trials"
@@ -40,10 +39,6 @@ MAX_SUBMISSIONS_BYTES = 256 << 20  # a line has about 300
 TRIAL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a folder's name
 INTENT = re.compile(r"[a-z]+:[0-9a-f]+")  # names files of logs
 JOB_ID = re.compile(r"(\w[\w-]*)?", re.ASCII)  # an argument of squeue and scancel, and no option
-STATE_TYPES: dict[str, type] = {
-    "status": str, "host": str, "job_id": str, "pid": int, "restarts": int, "slot": int, "at_once": int, "error": str,
-    "cause": str, "time": float,
-}  # fmt: skip
 WRITTEN_ANEW = "delete it and run the same sweep again, which writes it anew and keeps the trials"
 
 
@@ -90,7 +85,7 @@ class Trial:
     def go_on(self) -> None:
         """If it was stopped early, let it be interrupted instead."""
         if self.pruned():
-            self.write_state(**self.state() | {"status": "interrupted", "error": "it was stopped early"})
+            self.write_state(replace(self.state(), status="interrupted", error="it was stopped early"))
             (self.folder / PRUNED_NAME).unlink()
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -105,37 +100,16 @@ class Trial:
             warn_once(f"left out: {error}")
             return []
 
-    def state(self) -> dict[str, Any]:
-        """What it last said: status running, done, pruned, failed, interrupted; host, job_id, error. {} = not begun.
+    def state(self) -> TrialState:
+        """What a job last wrote of it."""
+        return read_state(self.folder)
 
-        A file that cannot be read counts as none, and a value that is not of its type is left out.
-        """
-        advice = "delete it; until then the trial counts as not begun, unless it has a result"
-        try:
-            found = read_json_object(self.folder / STATE_NAME, advice)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except (ValueError, NotRegular) as error:  # no reason to say nothing of the others
-            warn_once(str(error))
-            return {}
-        return {name: value for name, value in found.items() if _is_said(name, value)}
+    def write_state(self, state: TrialState) -> None:
+        write_state(state, self.folder)
 
     def share(self) -> float:
         """Of its job's resources, while as many trials train there as may at once."""
-        return 1 / max(1, self.state().get("at_once", 1))
-
-    def write_state(self, **state: Any) -> None:
-        require_own_folder(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / STATE_NAME, json.dumps({**state, "time": time.time()}, indent=2) + "\n")
-
-
-def _is_said(name: str, value: Any) -> bool:
-    """Whether a value is one that a state can have."""
-    kind = STATE_TYPES.get(name, str)
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value) and abs(value) < 2**53
-    return isinstance(value, str) if kind is str else type(value) is int and 0 <= value < 2**31
+        return 1 / max(1, self.state().at_once)
 
 
 @dataclass(frozen=True)
@@ -270,7 +244,7 @@ def save_sweep(sweep: Sweep) -> None:
         "shards": sweep.shards,
         "trials": [_trial_entry(trial) for trial in sweep.trials],
         "method": sweep.method,
-        **({"early_terminate": sweep.early.to_dict()} if sweep.early else {}),
+        **({"early_terminate": hyperband_entry(sweep.early)} if sweep.early else {}),
         **({"shard_sets": [asdict(one) for one in sweep.shard_sets]} if sweep.shard_sets else {}),
     }
     write_whole(sweep.folder / SWEEP_NAME, json.dumps(content, indent=2) + "\n")

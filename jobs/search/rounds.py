@@ -20,7 +20,7 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell, Spec
 from jobs.runs.trial import plan_sweep
 from jobs.search.journal import ask, cells_of, open_study, peek_study, tell
-from jobs.state.trial_status import standings
+from jobs.state.observed import observe
 
 SETTLED = ("done", "pruned", "failed")  # a failed trial keeps no place: it may fail again for ever
 
@@ -44,7 +44,7 @@ def next_round(spec: Spec, sets: ShardSets, folder: Path, batch: int, record: bo
     known = cells_of(study, spec)
     sweep = plan_sweep(spec, known, sets, folder)
     proposed = {sets.trial_id(cell.config) for cell in known}
-    rows = {row.trial.id: row for row in standings(sweep) if row.trial.id in proposed}
+    rows = {row.trial.id: row for row in observe(sweep).of(proposed).rows}
     tell(study, spec, manifest.hash, rows)
     open_trials = sum(row.status not in SETTLED for row in rows.values())
     room = min(batch - open_trials, spec.run_cap - len(known))

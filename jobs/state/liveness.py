@@ -9,11 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from petseg.run_folder.heartbeat import HEARTBEAT_NAME, Heartbeat, read_heartbeat
 from petseg.run_folder.layout import METRICS_NAME, load_config, parse_row
-from shards.files import build, read_json
 from shards.manifest import open_regular
 
-HEARTBEAT_NAME = "heartbeat.json"
 TAIL_BYTES = 4096  # a row of metrics.jsonl has about 600
 
 FEWEST_S = 600.0  # nothing is called stalled before
@@ -31,31 +30,20 @@ class Planned:
     budget_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class Heartbeat:
-    """How far a trial has come, by heartbeat.json."""
+def time_left_s(beat: Heartbeat, plan: Planned) -> float | None:
+    """About how long a trial still trains; validation and the test at the end are not in it.
 
-    time: float  # seconds since 1970, by the clock of its node
-    epoch: int  # from 1
-    epochs: int
-    step: int  # finished steps of that epoch
-    steps_per_epoch: int
-    images_per_s: float
-
-    def left_s(self, plan: Planned) -> float | None:
-        """About how long it still trains; validation and the test at the end are not in it.
-
-        With a budget of minutes no longer than is left of them; how many epochs that makes is known after the first.
-        """
-        if self.images_per_s <= 0 or not plan.batch_size:
-            return None
-        step_s = plan.batch_size / self.images_per_s
-        done = (self.epoch - 1) * self.steps_per_epoch + self.step
-        left_s = max(0, (plan.budget_steps or self.epochs * self.steps_per_epoch) - done) * step_s
-        if not plan.budget_s:
-            return left_s
-        by_clock_s = max(0.0, plan.budget_s - done * step_s)
-        return by_clock_s if self.epoch == 1 else min(left_s, by_clock_s)
+    With a budget of minutes no longer than is left of them; how many epochs that makes is known after the first.
+    """
+    if beat.images_per_s <= 0 or not plan.batch_size:
+        return None
+    step_s = plan.batch_size / beat.images_per_s
+    done = (beat.epoch - 1) * beat.steps_per_epoch + beat.step
+    by_steps_s = max(0, (plan.budget_steps or beat.epochs * beat.steps_per_epoch) - done) * step_s
+    if not plan.budget_s:
+        return by_steps_s
+    by_clock_s = max(0.0, plan.budget_s - done * step_s)
+    return by_clock_s if beat.epoch == 1 else min(by_steps_s, by_clock_s)
 
 
 @lru_cache(maxsize=10_000)
@@ -77,13 +65,6 @@ def planned_epochs(folder: Path) -> int:
         return plan.epochs
     beat = read_heartbeat(folder)
     return 0 if beat is None or (plan.budget_s and beat.epoch == 1) else beat.epochs
-
-
-def read_heartbeat(folder: Path) -> Heartbeat | None:
-    try:
-        return build(Heartbeat, read_json(folder / HEARTBEAT_NAME))
-    except (OSError, ValueError, TypeError):  # absent, or of another version
-        return None
 
 
 def read_last_row(folder: Path) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from typing import Any
 
 from jobs.runs.log_files import Traceback, fatal_traceback, last_life, own_part, rank_logs, read_tail
 from jobs.runs.trial import Submission, Trial
-from jobs.state.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, REFUSED, RETRYABLE, SLURM_STATES, Cause
-from jobs.state.liveness import planned_epochs, read_last_row
+from jobs.runs.trial_state import NOT_BEGUN, TrialState
+from jobs.state.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, RETRYABLE, SLURM_STATES
+from jobs.state.liveness import planned_epochs
 from jobs.state.waits import UNPLACEABLE_REASON
 from petseg.training.progress_bar import duration
+from shards.cause import Cause
 from shards.command import typed
 from slurm.cluster import JobState
 
@@ -35,9 +37,7 @@ class Verdict:
 class Evidence:
     """What is known of a trial whose job is over."""
 
-    said: str = ""  # its last word in this job: running | done | failed | interrupted; empty = it never began
-    error: str = ""  # the exception, by its own word
-    cause: str = ""  # by its own word
+    state: TrialState = NOT_BEGUN  # as this job wrote it
     host: str = ""
     job: JobState | None = None
     logs: tuple[str, ...] = ()  # the ends of the logs of all ranks, of the job's last life
@@ -50,56 +50,52 @@ class Evidence:
     sweep: str = "SWEEP"
 
 
-def diagnose(trial: Trial, submission: Submission, job: JobState | None, shared: bool = False) -> Verdict:
-    """Why a trial that has no result ended; its job must be over. shared: the job had other trials too."""
-    return judge(gather(trial, submission, job, trial.state(), read_last_row(trial.folder), shared))
-
-
 def gather(
     trial: Trial,
     submission: Submission,
     job: JobState | None,
-    state: Mapping[str, Any],
+    state: TrialState,
     row: Mapping[str, Any],
-    shared: bool,
+    shared: bool = False,
 ) -> Evidence:
-    """What the trial and its logs say of its last job. state, row: the trial's state.json and last row of metrics."""
-    if state.get("job_id") != submission.job_id:
-        state = {}  # of an earlier job
-    paths = rank_logs(trial, submission) if state or not shared else []  # else the log is about others
+    """What a trial without a result and its logs say of its last job, which must be over.
+
+    state, row: the trial's state and last row of metrics. shared: the job had other trials too
+    """
+    state = state.of_job(submission.job_id)
+    paths = rank_logs(trial, submission) if state.job_id or not shared else []  # else the log is about others
     texts = [own_part(last_life(read_tail(path)), trial.id) for path in paths]
-    if state.get("slot"):  # of several trials at once: what Slurm says of the job is in the job's own log
+    if state.slot:  # of several trials at once: what Slurm says of the job is in the job's own log
         texts.append(daemon_lines(last_life(read_tail(Path(submission.log)))))
-    used_s = max((path.stat().st_mtime for path in paths), default=0.0) - state.get("time", 0.0)
-    running = state.get("status") == "running"
+    used_s = max((path.stat().st_mtime for path in paths), default=0.0) - state.time
+    running = state.status == "running"
     return Evidence(
-        said=state.get("status", ""),
-        error=state.get("error", "") if state.get("status") == "failed" else "",
-        cause=state.get("cause", ""),
-        host=state.get("host", "") or (job.nodes if job else ""),
+        state=state,
+        host=state.host or (job.nodes if job else ""),
         job=job,
         logs=tuple(texts),
         epochs_done=int(row.get("epoch", 0)),
         epochs=planned_epochs(trial.folder),
         epoch_s=row.get("perf/seconds"),
-        used_s=used_s if running and paths and used_s > 0 and not state.get("restarts") else None,
+        used_s=used_s if running and paths and used_s > 0 and not state.restarts else None,
         log_is_missing=submission.cluster == "slurm" and not rank_logs(trial, submission),
-        waited=shared and not state,
+        waited=shared and not state.job_id,
         sweep=str(trial.folder.parents[1]),
     )
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """The cause by the first source that knows it; see the tables above."""
+    """The cause by the first source that knows it, and what to do about it (jobs.state.causes)."""
     found = [traceback for text in evidence.logs if (traceback := fatal_traceback(text))]
     fatal = min(found, key=lambda traceback: bool(PEER.search(traceback.error)), default=None)
     cause = _cause(evidence, found, fatal)
-    advice = _timeout_advice(evidence) if cause == "timeout" else ADVICE[cause]
+    advice = _timeout_advice(evidence) if cause is Cause.TIMEOUT else ADVICE[cause]
     host = evidence.host or "its node"
-    signature: str = cause
-    if cause == "node_failure":
+    has_traceback = cause in (Cause.CODE, Cause.LAUNCH, Cause.UNKNOWN)
+    signature = str(cause)
+    if cause is Cause.NODE_FAILURE:
         signature = f"{cause} {host}"
-    elif fatal and cause in ("code", "launch", "unknown"):
+    elif fatal and has_traceback:
         signature = f"{fatal.kind} at {fatal.frame}" if fatal.frame else fatal.error.partition("\n")[0][:120]
     return Verdict(
         cause=cause,
@@ -110,72 +106,77 @@ def judge(evidence: Evidence) -> Verdict:
         ),
         retryable=RETRYABLE[cause],
         signature=signature,
-        traceback=fatal.text if fatal and cause in ("code", "launch", "unknown") else "",
+        traceback=fatal.text if fatal and has_traceback else "",
     )
 
 
 def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | None) -> Cause:
-    failed = evidence.said == "failed"
-    told = [evidence.error, *(error for traceback in found for error in traceback.errors)]
-    in_slurm = SLURM_STATES.get(evidence.job.state) if evidence.job else None
-    if evidence.job and evidence.job.reason == UNPLACEABLE_REASON:
-        in_slurm = "unplaceable"
+    state, job = evidence.state, evidence.job
+    failed, interrupted = state.status == "failed", state.status == "interrupted"
+    named = None if state.cause is Cause.UNKNOWN else state.cause
+    told = [error for traceback in found for error in traceback.errors]
+    if failed and state.cause is None:
+        told.append(state.error)
+    in_slurm = SLURM_STATES.get(job.state) if job else None
+    if job and job.reason == UNPLACEABLE_REASON:
+        in_slurm = Cause.UNPLACEABLE
     in_logs = _first(DAEMONS, [daemon_lines(text) for text in evidence.logs])
-    only_peer = not failed or bool(PEER.search(evidence.error))
+    of_job = (Cause.HOST_MEMORY, Cause.NODE_FAILURE)
+    only_peer = not failed or _lost_peer(state)
     rules: tuple[Callable[[], Cause | None], ...] = (
-        lambda: _known(evidence.cause) if failed else None,
+        lambda: named if failed else None,
         # its own error is nearer to the cause than the end of a job that other trials shared
-        lambda: in_slurm if only_peer and in_slurm in ("host_memory", "node_failure") else None,
-        lambda: in_logs if only_peer and in_logs in ("host_memory", "node_failure") else None,
-        lambda: _first(ERRORS, told) if evidence.said != "interrupted" else None,
+        lambda: in_slurm if only_peer and in_slurm in of_job else None,
+        lambda: in_logs if only_peer and in_logs in of_job else None,
+        lambda: _first(ERRORS, told) if not interrupted else None,
         lambda: in_slurm if not failed else None,
-        lambda: _known(evidence.cause) if evidence.said == "interrupted" else None,
-        lambda: in_logs if in_logs != "launch" and not failed else None,
-        lambda: "cancelled" if evidence.said == "interrupted" else None,
-        lambda: _of_exception(evidence, fatal),
-        lambda: "killed" if _killed(evidence) else None,
-        lambda: "unseen_folder" if _folder_is_unseen(evidence) else None,
-        lambda: "never_began" if evidence.waited else None,
-        lambda: "launch" if not evidence.said and (in_logs == "launch" or _ended_badly(evidence)) else None,
+        lambda: named if interrupted else None,
+        lambda: in_logs if in_logs is not Cause.LAUNCH and not failed else None,
+        lambda: Cause.CANCELLED if interrupted else None,
+        lambda: _of_exception(state, fatal),
+        lambda: Cause.KILLED if _killed(evidence) else None,
+        lambda: Cause.UNSEEN_FOLDER if _folder_is_unseen(evidence) else None,
+        lambda: Cause.NEVER_BEGAN if evidence.waited else None,
+        lambda: Cause.LAUNCH if not state.status and (in_logs is Cause.LAUNCH or _ended_badly(evidence)) else None,
     )
-    return next((cause for rule in rules if (cause := rule())), "unknown")
+    return next((cause for rule in rules if (cause := rule())), Cause.UNKNOWN)
 
 
 def daemon_lines(text: str) -> str:
     """The lines of a log that Slurm's daemons, the shell and the interpreter wrote; few, and quick to search."""
-    return "\n".join(line for line in text.splitlines() if line.startswith(DAEMON_WORDS) or REFUSED in line)
-
-
-def _known(cause: str) -> Cause | None:
-    """The process's own finding, unless it only says that there was an error."""
-    found: Cause | None = next((name for name in RETRYABLE if name == cause), None)
-    return None if found in ("code", "launch", "unknown") else found
+    return "\n".join(line for line in text.splitlines() if line.startswith(DAEMON_WORDS))
 
 
 def _first(table: Sequence[tuple[Cause, re.Pattern[str]]], texts: Sequence[str]) -> Cause | None:
     return next((cause for cause, pattern in table if any(pattern.search(text) for text in texts)), None)
 
 
-def _of_exception(evidence: Evidence, fatal: Traceback | None) -> Cause | None:
-    error = fatal.error if fatal else evidence.error
-    if not error or (evidence.said == "done"):
+def _lost_peer(state: TrialState) -> bool:
+    """Whether the first rank failed only because another one was gone: it said so, or torch did."""
+    return state.cause is Cause.UNKNOWN or (state.cause is None and bool(PEER.search(state.error)))
+
+
+def _of_exception(state: TrialState, fatal: Traceback | None) -> Cause | None:
+    failed = state.status == "failed" and state.error
+    if state.status == "done" or not (fatal or failed):
         return None
-    if PEER.search(error):
-        return "unknown"
-    return "code" if evidence.said else "launch"
+    if PEER.search(fatal.error) if fatal else _lost_peer(state):
+        return Cause.UNKNOWN
+    return Cause.CODE if state.status else Cause.LAUNCH
 
 
 def _killed(evidence: Evidence) -> bool:
     """By SIGKILL; or gone without a word where nobody keeps exit codes (local jobs)."""
     exit_code = evidence.job.exit_code if evidence.job else ""
     by_signal = exit_code.endswith(":9") or exit_code.startswith("137:")
-    return by_signal or (evidence.said == "running" and (evidence.job is None or evidence.job.state == "FAILED"))
+    is_gone = evidence.state.status == "running" and (evidence.job is None or evidence.job.state == "FAILED")
+    return by_signal or is_gone
 
 
 def _folder_is_unseen(evidence: Evidence) -> bool:
     """Slurm ends a job at once whose log it cannot open on the node."""
     failed = evidence.job is not None and evidence.job.state == "FAILED"
-    return failed and not evidence.said and evidence.log_is_missing
+    return failed and not evidence.state.status and evidence.log_is_missing
 
 
 def _ended_badly(evidence: Evidence) -> bool:

@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.runs.log_files import log_of, slot_of
+from jobs.runs.log_files import log_of
 from jobs.runs.trial import Submission, Sweep, Trial
+from jobs.runs.trial_state import LAST_WORDS, TrialState
 from jobs.state.causes import INTERRUPTIONS
 from jobs.state.job_ends import forgotten_jobs, note_ends, read_ends, with_noted
-from jobs.state.liveness import Heartbeat, patience_s, planned, planned_epochs, read_heartbeat, read_last_row, silence_s
+from jobs.state.liveness import patience_s, planned, planned_epochs, read_last_row, silence_s, time_left_s
 from jobs.state.processes import HERE, as_pid, runs_trials
 from jobs.state.slurm_states import Answer, ask
 from jobs.state.triage import Verdict, gather, judge
 from jobs.state.waits import Wait, wait_of
+from petseg.run_folder.heartbeat import Heartbeat, read_heartbeat
 from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME, Pruned, Result
 from petseg.training.progress_bar import duration
+from shards.cause import Cause
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
 
 LIVE = ("queued", "running", "stalled", "unknown")  # a job holds the trial, or may: it is not to be submitted again
@@ -118,10 +121,9 @@ def _remembered(
     return with_noted(jobs, known, began)
 
 
-def _began(state: Mapping[str, Any], job_id: str) -> float:
+def _began(state: TrialState, job_id: str) -> float:
     """When the job last began the trial; 0 if it did not, or has said since how it ended."""
-    running = state.get("job_id") == job_id and state.get("status") == "running"
-    return float(state.get("time", 0.0)) if running else 0.0
+    return state.time if state.of_job(job_id).status == "running" else 0.0
 
 
 def _as_many_as_run(rows: Sequence[Standing]) -> list[Standing]:
@@ -129,14 +131,14 @@ def _as_many_as_run(rows: Sequence[Standing]) -> list[Standing]:
 
     A job that was requeued begins anew, with a trial that had failed before it came to the one that was interrupted.
     """
-    begun: dict[str, list[tuple[dict[str, Any], str]]] = {}
+    begun: dict[str, list[tuple[TrialState, str]]] = {}
     for row in rows:
         if row.submission and row.status in ("running", "stalled"):
             begun.setdefault(row.submission.job_id, []).append((row.trial.state(), row.trial.id))
     behind: set[str] = set()
     for several in (group for group in begun.values() if len(group) > 1):
-        latest = sorted(several, key=lambda one: float(one[0].get("time", 0.0)), reverse=True)
-        behind |= {identifier for _, identifier in latest[int(latest[0][0].get("at_once", 1)) :]}
+        latest = sorted(several, key=lambda one: one[0].time, reverse=True)
+        behind |= {identifier for _, identifier in latest[latest[0][0].at_once :]}
     waits: dict[str, Any] = {"status": "queued", "note": BEHIND, "beat": None, "left_s": None}
     return [replace(row, **waits) if row.trial.id in behind else row for row in rows]
 
@@ -156,9 +158,9 @@ def standing(
     state = trial.state()
     common: dict[str, Any] = {
         "submission": submission,
-        "host": state.get("host", ""),
+        "host": state.host,
         "log": _own_log(submission, state) if submission else "",
-        "restarts": int(state.get("restarts", 0)),
+        "restarts": state.restarts,
     }
     if submission is None:
         return _single(trial, common) if trial.lives() else Standing(trial, "planned", trouble, **common)
@@ -170,13 +172,12 @@ def standing(
         "epochs": planned_epochs(trial.folder),
         "dice": row.get("val/dice"),
     }
-    if state.get("job_id") != submission.job_id:
-        state = {}  # of an earlier job
+    state = state.of_job(submission.job_id)
     job = jobs.get(submission.job_id) if submission.cluster == "slurm" else None
     if _alive(submission, state, job):
         return _live(trial, state, job, row, common, shared)
     verdict = judge(gather(trial, submission, job, state, row, shared))
-    failed = state.get("status") == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
+    failed = state.status == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
     note = trouble or _why_over(state, job, verdict)
     return Standing(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
 
@@ -191,24 +192,24 @@ def _single(trial: Trial, common: dict[str, Any]) -> Standing:
         "epochs": planned_epochs(trial.folder),
         "dice": row.get("val/dice"),
     }
-    beat, silent_s = _sign_of_life(trial, {"time": last.time})
+    beat, silent_s = _sign_of_life(trial, last.time)
     if silent_s > patience_s(trial.folder, beat, row):
         return Standing(trial, "interrupted", f"no sign of life for {duration(silent_s)}", **common)
-    left_s = beat.left_s(planned(trial.folder)) if beat else None
+    left_s = time_left_s(beat, planned(trial.folder)) if beat else None
     return Standing(trial, "running", beat=beat, left_s=left_s, **common)
 
 
-def _own_log(submission: Submission, state: Mapping[str, Any]) -> str:
-    slot = slot_of(state, submission)
+def _own_log(submission: Submission, state: TrialState) -> str:
+    slot = state.of_job(submission.job_id).slot
     return str(log_of(Path(submission.log), submission, slot)) if slot else submission.log
 
 
-def _why_over(state: Mapping[str, Any], job: JobState | None, verdict: Verdict) -> str:
-    if state.get("status") == "failed":
-        return str(state.get("error", "")) or verdict.advice
-    if state.get("status") in ("done", "pruned"):
+def _why_over(state: TrialState, job: JobState | None, verdict: Verdict) -> str:
+    if state.status == "failed":
+        return state.error or verdict.advice
+    if state.status in ("done", "pruned"):
         return "its result.json is gone: run the sweep again"
-    if not state and verdict.cause == "unknown" and job and job.state == MISSING:
+    if not state.job_id and verdict.cause is Cause.UNKNOWN and job and job.state == MISSING:
         return "it never began, and Slurm knows its job no more (cancelled while it waited?): run the sweep again"
     return verdict.advice
 
@@ -242,7 +243,7 @@ def _pruned(trial: Trial, submission: Submission | None, pruned: Pruned) -> Stan
 
 def _live(
     trial: Trial,
-    state: Mapping[str, Any],
+    state: TrialState,
     job: JobState | None,
     row: dict[str, Any],
     common: dict[str, Any],
@@ -250,52 +251,51 @@ def _live(
 ) -> Standing:
     """Queued, running or stalled."""
     if job and job.state in WAITING:
-        reason = job.reason or ("its job comes again" if state else "")
+        reason = job.reason or ("its job comes again" if state.job_id else "")
         return Standing(trial, "queued", reason, wait=wait_of(job), **common)
     if job and job.state == UNKNOWN:
         return _unknown(trial, state, job, common)
-    if not state:
+    if not state.job_id:
         return Standing(trial, "queued" if shared else "running", BEHIND if shared else "starting", **common)
     if job and job.state in HELD:
         return Standing(trial, "running", f"{job.state.lower()} by Slurm", **common)
-    beat, silent_s = _sign_of_life(trial, state)
-    common |= {"beat": beat, "left_s": beat.left_s(planned(trial.folder)) if beat else None}
+    beat, silent_s = _sign_of_life(trial, state.time)
+    common |= {"beat": beat, "left_s": time_left_s(beat, planned(trial.folder)) if beat else None}
     if silent_s > patience_s(trial.folder, beat, row):
         return Standing(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
     return Standing(trial, "running", **common)
 
 
-def _unknown(trial: Trial, state: Mapping[str, Any], job: JobState, common: dict[str, Any]) -> Standing:
+def _unknown(trial: Trial, state: TrialState, job: JobState, common: dict[str, Any]) -> Standing:
     """Slurm does not answer: the job may wait, run, or be over."""
     note = "Slurm does not answer"
     common |= {"silence": job.reason}
-    if state.get("status") == "running":
-        beat, silent_s = _sign_of_life(trial, state)
+    if state.status == "running":
+        beat, silent_s = _sign_of_life(trial, state.time)
         return Standing(trial, "unknown", f"{note}; last sign of life {duration(silent_s)} ago", **common, beat=beat)
     return Standing(trial, "unknown", note, **common)
 
 
-def _sign_of_life(trial: Trial, state: Mapping[str, Any]) -> tuple[Heartbeat | None, float]:
-    """The last heartbeat of the trial's present life, and the seconds since its last sign of life."""
-    began = float(state.get("time", 0.0))
+def _sign_of_life(trial: Trial, began: float) -> tuple[Heartbeat | None, float]:
+    """The last heartbeat of the life that began then, and the seconds since the last sign of life."""
     beat = read_heartbeat(trial.folder)
     if beat and beat.time < began:
         beat = None  # of an earlier life
     return beat, silence_s(trial.folder, beat, began)
 
 
-def _alive(submission: Submission, state: Mapping[str, Any], job: JobState | None) -> bool:
+def _alive(submission: Submission, state: TrialState, job: JobState | None) -> bool:
     """Whether the trial's last job may still run it. A local job lives as long as a process of it on its host."""
-    if state.get("status") in ("failed", "done", "pruned"):
+    if state.status in LAST_WORDS:
         return False  # its own last word holds, whether or not Slurm can be asked; `interrupted` may be requeued
     if submission.cluster == "slurm":
         return job is None or not job.is_over
-    if state.get("host", HERE) != HERE:
-        return state.get("status") != "interrupted"  # another machine's process cannot be asked
+    if (state.host or HERE) != HERE:
+        return state.status != "interrupted"  # another machine's process cannot be asked
     if submission.cluster == "debug":
-        return state.get("status") == "running" and _exists(as_pid(state.get("pid")))
-    pids = [as_pid(state.get("pid")), as_pid(submission.job_id)]
-    if slot_of(state, submission):
+        return state.status == "running" and _exists(as_pid(state.pid))
+    pids = [as_pid(state.pid), as_pid(submission.job_id)]
+    if state.slot:
         pids.pop()  # its job lives on with other workers
     return any(runs_trials(pid) for pid in pids if pid)
 

@@ -18,7 +18,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.wandb_sync.call import is_refusal
-from petseg.tracking.client import Begin
+from petseg.tracking.begin import Begin
 from petseg.tracking.process import Answer, WandbProcess
 from petseg.tracking.tracker import EXIT_CODES, End
 from petseg.training.progress_bar import duration

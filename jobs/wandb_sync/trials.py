@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.runs.naming import name_in_place, trial_name
 from jobs.runs.trial import load_sweep
-from jobs.state.trial_status import LIVE, Standing, standings
+from jobs.state.observed import observe
+from jobs.state.trial_status import LIVE, Standing
 from jobs.wandb_sync.replay import Outcome, Replay
 from petseg.config import RunConfig
 from petseg.config.values import config_from_dict
@@ -31,13 +33,14 @@ from petseg.run_folder.layout import (
     read_metrics,
 )
 from petseg.tracking.artifacts import Which, find_artifacts
-from petseg.tracking.client import without_secrets
+from petseg.tracking.begin import without_secrets
 from petseg.tracking.evaluation import describe_evaluation, load_evaluations
 from petseg.tracking.evaluation import summary_of as evaluation_summary
+from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote
 from petseg.tracking.note import save_note as save_tracking_note
 from petseg.tracking.overlays import OVERLAY_MASKS_NAME
-from petseg.tracking.tracker import End, RunName, describe, name_in_place, trial_name
+from petseg.tracking.tracker import End, describe
 from shards.files import read_bounded, read_json, require_own_folder
 from shards.manifest import write_whole
 
@@ -84,7 +87,7 @@ def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
     else:
         found = []
         sweep = load_sweep(folder)
-        for row in standings(sweep):
+        for row in observe(sweep).rows:
             if row.status in LIVE:
                 left_out.append(f"{row.trial.id} {row.trial.label} is {row.status}: sync again when it has ended")
             elif (row.trial.folder / CONFIG_NAME).exists():
@@ -93,7 +96,7 @@ def plan_replays(folder: Path, target: Target, again: bool) -> Plan:
                 except ValueError as error:
                     left_out.append(f"{row.trial.id} {row.trial.label}: {error}")
                     continue
-                name = trial_name(sweep.name, row.trial.id, config, sweep.axes)
+                name = trial_name(sweep, row.trial.id, config)
                 found.append((row.trial.folder, name, config, end_of(row)))
     for run_folder, name, config, ended in found:
         try:

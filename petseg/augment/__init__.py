@@ -13,8 +13,3 @@ original is seen in each epoch. Batches then differ in size, by up to twice, and
 
 python -m petseg.augment --shards data/shards --policy strong --out sheet.png
 """
-
-from petseg.augment.batch import apply, augment_batch, with_copies
-from petseg.augment.draws import Change, draw
-
-__all__ = ["Change", "apply", "augment_batch", "draw", "with_copies"]

@@ -11,23 +11,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[2]}/shards/preamble.py")
 
-import numpy as np
-import torch
 import tyro
-from PIL import Image
 
-from petseg.augment import apply, draw
 from petseg.config import AugmentConfig
-from petseg.data.inputs import to_image
-from petseg.data.store import open_store
-from petseg.data.tars import TarReader
-from petseg.metrics.overlay import MISSED_RGB, TRUTH_RGB, Pixels, draw_sheet, outline, save_image
+from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from petseg.metrics.overlay import Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +59,8 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
+    from petseg.metrics.overlay import save_image
+
     save_image(draw_changes(command), command.out)
     logger.info("%s: %s, each picture as it is and in %d epochs", command.out, command.augment.policy, command.epochs)
     return OK
@@ -68,6 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def draw_changes(command: Command) -> Image.Image:
     """A row for each picture: itself, then its changes. Raises Failure if one cannot be read."""
+    import numpy as np
+    import torch  # which takes seconds: only for words that are right
+
+    from petseg.augment.batch import apply
+    from petseg.augment.draws import draw
+    from petseg.data.inputs import to_image
+    from petseg.data.store import open_store
+    from petseg.data.tars import TarReader
+    from petseg.metrics.overlay import draw_sheet
+
     store = open_store(command.shards)
     if command.split not in store.manifest.splits:
         raise ValueError(f"{command.shards} has no split {command.split}: it has {', '.join(store.manifest.splits)}")
@@ -79,7 +89,7 @@ def draw_changes(command: Command) -> Image.Image:
     reader.close()
     store.close()
     if loaded.lost:
-        raise Failure(f"cannot be read: {loaded.lost[0]}")
+        raise Failure(f"cannot be read: {loaded.lost[0]}", Cause.DATA)
     always = replace(command.augment, p=1.0, strong_p=1.0)
     original = to_image(torch.from_numpy(image), torch.device("cpu")), torch.from_numpy(trimap)
     columns = [(captions, *original)]
@@ -97,6 +107,8 @@ def draw_changes(command: Command) -> Image.Image:
 
 def outlined(pixels: Pixels, trimap: Pixels, pet: int, background: int) -> Pixels:
     """(H, W, 3) and (H, W) uint8 -> the picture; outlined in yellow is the pet, in white the pet with its border."""
+    from petseg.metrics.overlay import MISSED_RGB, TRUTH_RGB, outline
+
     drawn = pixels.copy()
     drawn[outline(trimap != background)] = TRUTH_RGB
     drawn[outline(trimap == pet)] = MISSED_RGB

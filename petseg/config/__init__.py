@@ -289,7 +289,7 @@ class TrackingConfig:
     """Write the rows of metrics.jsonl for TensorBoard too, into the run's folder `tensorboard`, which needs
     `pip install 'petseg[tensorboard]'`."""
     wandb_wait_s: float = 10.0
-    """Longest wait for wandb at the end of a run; what it has not sent by then, jobs/sync.py sends later."""
+    """Longest wait for wandb at the end of a run; what is not sent by then can be sent later, from metrics.jsonl."""
     artifacts: Literal["none", "small", "all"] = "none"
     """What wandb keeps of a finished run besides numbers: small = the shard set's manifest and the predictions on val
     (about 200 kB), all = the best weights too. None by default: nothing here reads them back, and their storage and

@@ -1,4 +1,4 @@
-"""Decoded samples: a split decoded once per node into a memory-mapped file that all ranks and trials share.
+"""Decoded samples: a split decoded once per node into a memory-mapped file that all ranks and runs share.
 
 A file is named by the shard set's hash, the split and the size; it holds the pictures (N, S, S, 3), the trimaps
 (N, S, S) and the 64-bit hashes of the keys (N,) as they were read, and nothing else. One process builds it under a lock

@@ -1,8 +1,8 @@
 """Which shard sets may be fetched, or read by running a command: those that this user has named.
 
 A location such as `https://host/pets` or `pipe:COMMAND` causes traffic, or runs a program. It is the user's own word
-where it stands on the command line, or in the sweep file of a sweep that is being submitted. Read from anything else (a
-run folder's config.json, a sweep file that is only looked at) it could be a stranger's, and is left alone.
+where it stands on the command line, or in a file of settings that the user starts runs with. Read from anything else (a
+run folder's config.json, a file that is only looked at) it could be a stranger's, and is left alone.
 
 What the user has named once is noted in the user's own state folder, as ssh keeps its known hosts: a file in a run
 folder could not say so, for it would come with the folder, and a folder that was unpacked is owned by whoever unpacked

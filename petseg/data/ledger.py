@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 
 from petseg.data.loader import Batch
 from petseg.data.tars import Lost
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import Split, key_hash
 
@@ -54,9 +55,10 @@ class Count:
         if complete and same:
             return
         raise Failure(
-            f"the ledger of {name} does not close: {self.samples} samples were consumed and {self.lost} lost, the "
+            f"the ledger of {name} does not balance: {self.samples} samples were consumed and {self.lost} lost, the "
             f"manifest has {expected.num_samples}; XOR of the keys {self.xor ^ self.lost_xor:016x}, the manifest's "
-            f"{expected.key_xor}. Some sample was seen twice or not at all: please report this"
+            f"{expected.key_xor}. Some sample was seen twice or not at all: please report this",
+            Cause.DATA,
         )
 
 
@@ -91,15 +93,16 @@ class Ledger:
 
     def failure(self, split: str, budget: int) -> Failure:
         """The error for more lost samples than allowed, naming some of all ranks'; each rank must call it."""
-        lost = gather_object([str(lost) for lost in self.lost])
-        return Failure(losses_in_words(lost, split, budget))
+        lost = gather_object([(str(lost), lost.cause) for lost in self.lost])
+        cause = next((cause for _, cause in lost if cause is not Cause.DATA), Cause.DATA)  # a node that reads nothing
+        return Failure(losses_in_words([words for words, _ in lost], split, budget), cause)
 
 
 def losses_in_words(lost: Sequence[str], split: str, budget: int) -> str:
     more = len(lost) - MAX_NAMED
     lines = [*lost[:MAX_NAMED], *([f"and {more} more"] if more > 0 else [])]
     allowed = f"data.max_lost_samples allows {budget}" if split == "train" else "an evaluation must be complete"
-    return f"{len(lost)} samples of split {split} cannot be read ({allowed}):\n  " + "\n  ".join(lines)
+    return f"{len(lost)} samples of split {split} are unreadable ({allowed}):\n  " + "\n  ".join(lines)
 
 
 def _xor(hashes: Iterable[int]) -> int:

@@ -1,4 +1,4 @@
-"""The node's cache folder: private to the user, bounded, and shared by all processes and trials of that user on a node.
+"""The node's cache folder: private to the user, bounded, and shared by all processes and runs of that user on a node.
 
 What lies below it can be fetched or built again, so the least recently used goes when room is needed. A file's mtime
 is its last use. Names that end in `.lock` are locks and stay; `.part` and `.tmp` are asides of files being written.
@@ -19,12 +19,20 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from shards.cause import Cause
+
 LOCK_SUFFIX, ASIDE_SUFFIXES = ".lock", (".part", ".tmp")
 ROOM_LOCK = f".room{LOCK_SUFFIX}"
 DEAD_ASIDE_AFTER_S = 24 * 3600.0  # nothing is written for a day: its writer was killed
 GB = 1e9
 
 logger = logging.getLogger(__name__)
+
+
+class CacheTooSmall(ValueError):
+    """The cache folder may not hold what a run needs."""
+
+    cause = Cause.DISK_FULL
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
     """
     limit = int(limit_gb * GB)
     if num_bytes > limit:
-        raise ValueError(
+        raise CacheTooSmall(
             _no_room(folder, num_bytes, f"data.cache_gb = {limit_gb:g} allows {_size(limit)}", "raise data.cache_gb")
         )
     with FileLock(folder / ROOM_LOCK):
@@ -129,7 +137,7 @@ def _files(folder: Path) -> Iterator[_Entry]:
 
 
 def _no_room(folder: Path, num_bytes: int, why: str, advice: str) -> str:
-    return f"no room for {_size(num_bytes)} in the cache folder {folder}: {why}; {advice}"
+    return f"the cache folder {folder} cannot take {_size(num_bytes)} more: {why}; {advice}"
 
 
 def _size(num_bytes: int) -> str:

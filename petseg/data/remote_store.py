@@ -21,6 +21,7 @@ from filelock import FileLock
 from petseg.data.local_cache import GB, make_room, touch
 from petseg.data.places import Place
 from petseg.data.staging import Expected, fetch
+from shards.cause import ShardSetError
 from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest, write_whole
 
 PREFETCH_THREADS = 2
@@ -159,7 +160,7 @@ def fetch_manifest(place: Place) -> Manifest:
                 return load_manifest(folder)
             except ValueError as error:
                 if last:
-                    raise ValueError(str(error).replace(folder, place.shown)) from None
+                    raise ShardSetError(str(error).replace(folder, place.shown)) from None
     raise AssertionError("unreachable")
 
 

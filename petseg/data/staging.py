@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petseg.data.places import Place, without_secrets
+from shards.cause import Cause, ShardSetError
 from shards.command import Failure
 
 TRIES, WRONG_TRIES = 5, 2  # of a file; and of one that arrives with wrong bytes, which may have happened on the way
@@ -30,6 +31,12 @@ class _Passing(Exception):
 
 class _Wrong(Exception):
     """All arrived, and it is not what the manifest says."""
+
+
+class NotFetched(OSError):
+    """A file of a remote set that no try could fetch."""
+
+    cause = Cause.DATA
 
 
 class Closed(Exception):
@@ -65,11 +72,12 @@ def fetch(place: Place, name: str, path: Path, expected: Expected, stopped: thre
             problem, num_wrong = str(error), num_wrong + 1
             if num_wrong == WRONG_TRIES:
                 raise Failure(
-                    f"{name} at {place.shown} is not the file of the manifest: {problem}; check the packed set with "
-                    f"`python -m shards.verify FOLDER` and upload it again"
+                    f"{name} at {place.shown} differs from the manifest: {problem}; check the packed set with "
+                    f"`python -m shards.verify FOLDER` and upload it again",
+                    Cause.DATA,
                 ) from None
-    raise OSError(
-        f"{name} at {place.shown} cannot be fetched, {TRIES} tries failed: {problem}; check the network, then run again"
+    raise NotFetched(
+        f"{name} at {place.shown} was not fetched, {TRIES} tries failed: {problem}; check the network, then run again"
     )
 
 
@@ -116,7 +124,7 @@ def _translated(place: Place, name: str) -> Generator[bytes, None, None]:
         told = without_secrets(f"{type(error).__name__}: {error}")
         if _may_pass(error):
             raise _Passing(told) from None
-        raise ValueError(
+        raise ShardSetError(
             f"cannot fetch {name} at {place.shown} ({told}): correct data.shards, upload the set, or see that you may "
             f"read it"
         ) from None

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from petseg.data.local_cache import cache_folder
 from petseg.data.places import PACKAGES, PIPE, open_place, without_secrets
 from petseg.data.remote_store import RemoteStore, checked_shards, fetch_manifest
+from shards.cause import Cause, ShardSetError
 from shards.command import Failure, typed
 from shards.manifest import (
     Manifest,
@@ -120,14 +121,15 @@ class LocalStore:
         try:
             content = read_regular(path, follow=False)
         except FileNotFoundError:
-            raise ValueError(f"{path} is missing: pack the set again") from None
+            raise ShardSetError(f"{path} is missing: pack the set again") from None
         except NotRegular as error:
             raise self._refused(error) from None
         actual, expected = hashlib.sha256(content).hexdigest(), self._shards[shard].index_sha256
         if actual != expected:
             raise Failure(
                 f"{path} is altered (sha256 {actual}, the manifest says {expected}): find all damage with "
-                f"`{typed('-m', 'shards.verify', self._folder)}`"
+                f"`{typed('-m', 'shards.verify', self._folder)}`",
+                Cause.DATA,
             )
         return load_index(self._folder, shard)
 
@@ -137,14 +139,14 @@ class LocalStore:
             with open_regular(path, follow=False) as file:
                 return os.dup(file.fileno())
         except FileNotFoundError:
-            raise ValueError(
+            raise ShardSetError(
                 f"{path} is missing: find all damage with `{typed('-m', 'shards.verify', self._folder)}`"
             ) from None
         except NotRegular as error:
             raise self._refused(error) from None
 
-    def _refused(self, error: NotRegular) -> ValueError:
-        return ValueError(f"{error}: find all damage with `{typed('-m', 'shards.verify', self._folder)}`")
+    def _refused(self, error: NotRegular) -> ShardSetError:
+        return ShardSetError(f"{error}: find all damage with `{typed('-m', 'shards.verify', self._folder)}`")
 
     def prefetch(self, shards: Sequence[str]) -> None:
         """Have the kernel read ahead: cold reads in random order took half as long (ext4, 56 MB, 0.17 s to 0.09 s)."""

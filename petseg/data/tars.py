@@ -20,6 +20,7 @@ from PIL import Image
 from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole_trimap
 from petseg.data.plan import Ids
 from petseg.data.store import Store
+from shards.cause import Cause, ShardSetError, cause_of
 from shards.command import NO_ROOM, Failure, typed
 from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash, parse_json
 
@@ -39,6 +40,7 @@ class Lost:
     key: str
     offset: int
     problem: str
+    cause: Cause = Cause.DATA
 
     def __str__(self) -> str:
         return f"{self.key or 'a sample'} at byte {self.offset} of {self.shard}: {self.problem}"
@@ -112,7 +114,7 @@ class TarReader:
             if isinstance(error, OSError) and error.errno in NO_ROOM:  # to stage its shard: it is as good as ever
                 raise
             image[...], trimap[...] = 0, self._background
-            return Lost(self.shards[number].name, key, offset, str(error))
+            return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
         return key_hash(key)
 
     def encoded(self, position: int) -> tuple[memoryview, memoryview]:
@@ -133,7 +135,7 @@ class TarReader:
             key, offset = sample.key, sample.png.offset
             return decode_whole_trimap(self._retried(number, lambda shard: shard.read_member(sample, sample.png)))
         except UNREADABLE as error:
-            return Lost(self.shards[number].name, key, offset, str(error))
+            return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
 
     def facts(self, position: int) -> dict[str, Any]:
         """What a sample's KEY.json says, {} where the set has none; raises ValueError or OSError if it is damaged."""
@@ -196,7 +198,7 @@ class _OpenShard:
             if self._samples is None:
                 samples = self._once(lambda: self._store.index(self._shard.name))
                 if len(samples) != self._shard.num_samples:
-                    raise ValueError(
+                    raise ShardSetError(
                         f"its index lists {len(samples)} samples, the manifest {self._shard.num_samples}: check the "
                         f"set with `{typed('-m', 'shards.verify', self._store.location)}`"
                     )

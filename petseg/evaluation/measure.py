@@ -11,9 +11,10 @@ import torch
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
 from petseg.evaluation.protocol import close_ledger, collect, forward
+from petseg.metrics.choices import Tta
 from petseg.metrics.overlay import Pixels, draw_overlay
 from petseg.metrics.pixels import PerImage, count_pixels, pet_mask
-from petseg.metrics.tta import Tta, predict_logits
+from petseg.metrics.tta import predict_logits
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import Parts
 

@@ -17,14 +17,16 @@ from petseg.data.inputs import IGNORE_INDEX, build_target
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.tars import Lost
-from petseg.metrics.boundary import BOUNDARY_RATIO, boundary_iou, hd95_px
+from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration
+from petseg.metrics.choices import BOUNDARY_RATIO, Tta
 from petseg.metrics.masks import Bits, pack
 from petseg.metrics.native import to_native
 from petseg.metrics.pixels import PerImage, Scores, count_masks, pet_mask, prefixed
-from petseg.metrics.tta import Tta, predict_logits
+from petseg.metrics.tta import predict_logits
 from petseg.run.batches import eval_batches, eval_inputs
 from petseg.run.parts import Parts
+from shards.cause import Cause
 from shards.command import Failure
 
 BORDERS = ("fg", "bg", "ignore")
@@ -198,8 +200,9 @@ def collect(parts: Parts, split: str, rows: torch.Tensor) -> NDArray[np.float64]
     assert np.array_equal(table[:, 0], np.arange(parts.manifest.splits[split].num_samples))  # the ledger has proven it
     if broken := int((~np.isfinite(table[:, 1])).sum()):
         raise Failure(
-            f"the loss is not finite on {broken} pictures of {split}: the weights have diverged; "
-            "try a lower optim.lr, optim.grad_clip 1 or train.mixed_precision no"
+            f"the loss is NaN or infinite on {broken} pictures of {split}: the weights have diverged; "
+            "try a lower optim.lr, optim.grad_clip 1 or train.mixed_precision no",
+            Cause.NAN,
         )
     return table
 

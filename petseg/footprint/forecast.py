@@ -10,7 +10,7 @@ from petseg.config import RunConfig
 from petseg.footprint.hardware import Gpu
 from petseg.footprint.memory import Footprint, measure_footprint, time_pass
 from petseg.footprint.operations import roofline_s
-from petseg.models import build_model
+from petseg.models.build import build_model
 
 # Of the best on a data sheet, what single kernels of torch reach: assumptions, from published rates of convolutions and
 # copies, that wait for a measurement. What lies between kernels is in LAUNCH_S, eager PyTorch's time per operation.

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping
 
+from shards.cause import Cause
 from shards.command import Failure
 
 VISIBLE_NAMES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -19,6 +20,9 @@ ON_PURPOSE = "ACCELERATE_USE_CPU"  # accelerate's own word for a run on the CPU
 
 class NodeFault(Failure):
     """This node lacks what it was to give. Another one may well have it: the run itself is sound."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Cause.NODE_FAILURE)
 
 
 def gpus_given(environ: Mapping[str, str]) -> int:

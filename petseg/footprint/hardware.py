@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CPU = "cpu"  # what the name of a device begins with that is no GPU
+
 
 @dataclass(frozen=True)
 class Gpu:

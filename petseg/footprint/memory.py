@@ -24,8 +24,9 @@ from petseg.config import RunConfig
 from petseg.data.inputs import normalise, to_image
 from petseg.footprint.operations import Op, OpCounter, num_bytes
 from petseg.losses import build_loss
-from petseg.models import build_model, encoder_parameters
+from petseg.models.build import build_model
 from petseg.models.checkpointing import checkpoint_stages
+from petseg.models.encoders import encoder_parameters
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
 

@@ -9,7 +9,7 @@ import torch
 
 from petseg.config import RunConfig, TrainConfig
 from petseg.config.values import with_values
-from petseg.footprint.hardware import find_gpu
+from petseg.footprint.hardware import CPU, find_gpu
 
 MB = 1e6
 
@@ -47,6 +47,11 @@ def flops_per_image(config: RunConfig) -> float:
     from petseg.footprint.memory import footprint
 
     return footprint(with_values(config, {"train.grad_checkpointing": False}), 2, "cuda").flops_per_sample
+
+
+def device_name(device: torch.device) -> str:
+    """For people: the name that a GPU's driver gives it, or the CPU with the threads of this process."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{CPU}, {torch.get_num_threads()} threads"
 
 
 def peak_memory_mb(device: torch.device) -> float:

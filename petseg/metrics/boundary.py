@@ -8,14 +8,18 @@ are higher than those of the other two rules.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-BOUNDARY_RATIO = 0.02  # of the diagonal, as Cheng et al. recommend
+from petseg.metrics.choices import BOUNDARY_RATIO
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
 HD_PERCENTILE = 95
 
 Mask = NDArray[np.bool_]
@@ -74,4 +78,6 @@ def outline_points(mask: Mask) -> NDArray[np.float64]:
 
 
 def _tree(points: NDArray[np.float64]) -> cKDTree:
+    from scipy.spatial import cKDTree  # half a second, which the first step of a training does not wait for
+
     return cKDTree(points, balanced_tree=False, compact_nodes=False)  # used once: quicker to build

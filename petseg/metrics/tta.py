@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from petseg.config import SIZE_MULTIPLE_PX
+from petseg.metrics.choices import Tta
 
-Tta = Literal["none", "flips", "scales", "flips_scales"]
 SCALES = (0.75, 1.0, 1.25)
 
 Model = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, H, W) -> (B, C, H, W) logits

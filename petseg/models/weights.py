@@ -21,11 +21,9 @@ if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[2]}/shards/preamble.py")
 
 import tyro
-from safetensors.torch import save
 
 from petseg.config import RunConfig
 from petseg.config.values import with_values
-from petseg.models import build_model
 from shards.command import OK, parse, run_command
 from shards.manifest import write_whole
 
@@ -52,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     if command.out.suffix != ".safetensors":
         raise ValueError(f"--out {command.out}: its name must end in .safetensors")
+    from safetensors.torch import save  # torch, which takes seconds: only for words that are right
+
+    from petseg.models.build import build_model
+
     values: dict[str, Any] = {"model.arch": command.arch, "model.encoder": command.encoder}
     config = with_values(RunConfig(), values | {"model.weights": command.source}).model
     encoder = build_model(config, image_size_px=command.image_size_px).get_submodule("network.encoder")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from petseg.config import OptimConfig
-from petseg.models import encoder_parameters
+from petseg.models.encoders import encoder_parameters
 from petseg.optim.muon import Muon, hidden_weights
 
 ONE_CYCLE_RISE = 0.3  # of the steps, and from where: as torch's OneCycleLR has it

@@ -32,7 +32,7 @@ def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:
         raise ValueError("train.mixed_precision = 'fp16' needs a GPU: use bf16 here")
     if not torch.cuda.is_available():
         keep_freed_memory()
-    AcceleratorState._reset_state()  # one process may run several trials, and accelerate refuses a second precision
+    AcceleratorState._reset_state()  # one process may do several runs, and accelerate refuses a second precision
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),  # or several processes without a GPU would each train alone
         mixed_precision=precision,

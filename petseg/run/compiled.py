@@ -14,7 +14,7 @@ from torch import nn
 from petseg.config import RunConfig
 from petseg.data.local_cache import cache_folder
 
-WORTHWHILE_STEPS = 5000  # a minute or two of compilation, in the first of many trials, against some ms of each step
+WORTHWHILE_STEPS = 5000  # a minute or two of compilation, in the first of many runs, against some ms of each step
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def compile_forward(model: nn.Module, sizes: set[int], cache_dir: str) -> None:
     """Let a (bare) model's forward pass run compiled, in training and on batches of these sizes.
 
     Others, such as the last one of an epoch and those of evaluation, run as before: nothing is compiled for them, and
-    the names of parameters stay. Compiled code is shared by all trials of a node through the cache folder.
+    the names of parameters stay. Compiled code is shared by all runs of a node through the cache folder.
     """
     folder = cache_folder(cache_dir) / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -2,7 +2,7 @@
 
 It is settled once in a run, by prediction and before anything is trained, and noted in overrides.json: all ranks and
 all lives of the run take the same, on whatever device they go on. So BatchNorm, whose statistics are those of a pass,
-sees passes of one size throughout. Where memory runs out even so, jobs/retry.py doubles the noted number.
+sees passes of one size throughout. Where memory runs out even so, a retry doubles the noted number.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def settle_passes(config: RunConfig, folder: Path, accelerator: Accelerator) -> 
 def free_bytes(device: torch.device) -> int:
     """Memory that this process may take."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # of an earlier trial in this process
+        torch.cuda.empty_cache()  # of an earlier run in this process
         return torch.cuda.mem_get_info(device)[0]
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(total * CPU_MEMORY_SHARE) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -17,7 +17,7 @@ from petseg.data.places import without_secrets
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
 from petseg.losses import Loss, build_loss
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
 from petseg.run.accelerator import build_accelerator

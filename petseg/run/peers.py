@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+from shards.cause import Cause
 from shards.command import Failure, Interrupted
 
 # What gloo, NCCL and torch's store say of a peer that is gone: it has no exception class of its own
@@ -18,6 +19,8 @@ GONE = re.compile(
 
 class LostPeer(Interrupted):
     """Another process of the run is gone; this one was sound, and what is saved can go on."""
+
+    cause = Cause.UNKNOWN  # to this process
 
 
 @contextlib.contextmanager
@@ -34,6 +37,6 @@ def peers_may_go() -> Iterator[None]:
         if found is None or not dist.is_initialized():
             raise
         raise LostPeer(
-            f"another process of the run is gone ({found[0]}): its own log, or its node's, says why; run the same "
+            f"another process of this run has ended ({found[0]}): its own log, or its node's, says why; run the same "
             "command to go on from what is saved"
         ) from error

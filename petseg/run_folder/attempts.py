@@ -7,7 +7,6 @@ fencing token, and no clocks are compared.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -17,13 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from petseg.run_folder.checkout import CODE_NAME, running_code
+from shards.cause import Cause
 from shards.command import Failure, Interrupted
 from shards.files import build, read_json
 from shards.manifest import NotRegular, write_whole
 
 LIVES_NAME = "lives.json"
-HEARTBEAT_NAME = "heartbeat.json"
-HEARTBEAT_EVERY_S = 15.0
 KEPT_LIVES = 100
 
 logger = logging.getLogger(__name__)
@@ -73,8 +71,9 @@ def begin_life(folder: Path, first_step: int, max_without_progress: int = 0, wor
     if stuck and len(stuck) == max_without_progress and all(life.first_step == first_step for life in stuck):
         hosts = ", ".join(dict.fromkeys(life.host for life in stuck))
         raise Failure(
-            f"{folder} was started {len(stuck)} times at step {first_step} and came no further (on {hosts}): see its "
-            f"log, and delete {folder / LIVES_NAME} to try again"
+            f"{folder} made no progress in {len(stuck)} starts, all at step {first_step} (on {hosts}): see its "
+            f"log, and delete {folder / LIVES_NAME} to try again",
+            Cause.KILLED,
         )
     came_from = running_code()
     life = Life(
@@ -111,28 +110,3 @@ def require_newest(folder: Path, life: Life) -> None:
             f"{folder} goes on in another process (start {newest[0].number} on {newest[0].host}): this one, start "
             f"{life.number}, stops and writes nothing more"
         )
-
-
-class Heartbeat:
-    """A small file that says how far a run has come, rewritten every 15 seconds while it trains."""
-
-    def __init__(self, folder: Path, epochs: int, steps_per_epoch: int) -> None:
-        self._path, self._epochs, self._steps_per_epoch = folder / HEARTBEAT_NAME, epochs, steps_per_epoch
-        self._last = float("-inf")
-
-    def beat(self, epoch: int, step: int, images_per_s: float) -> None:
-        """epoch: from 1; step: finished steps of it."""
-        now = time.monotonic()
-        if now - self._last < HEARTBEAT_EVERY_S:
-            return
-        self._last = now
-        content = {
-            "time": time.time(),
-            "epoch": epoch,
-            "epochs": self._epochs,
-            "step": step,
-            "steps_per_epoch": self._steps_per_epoch,
-            "images_per_s": images_per_s,
-        }
-        with contextlib.suppress(OSError):  # a disk that is full for a moment must not end a run for this
-            write_whole(self._path, json.dumps(content) + "\n")

@@ -42,6 +42,7 @@ from petseg.run_folder.checkpoint_files import (
     write_state,
     write_tensors,
 )
+from shards.cause import Cause
 from shards.command import Failure
 
 KEEP_NEWEST = 2
@@ -233,7 +234,7 @@ def _hidden(path: Path) -> Path:
 def _verify_best(folder: Path, step: int) -> None:
     paths = [path for other, _, path in _step_folders(folder) if other == step]
     if not paths:
-        raise Failure(f"the best checkpoint so far, of step {step}, is gone")
+        raise Failure(f"the best checkpoint so far, of step {step}, is gone", Cause.DATA)
     try:
         verify(paths[-1])
     except FileNotFoundError as error:

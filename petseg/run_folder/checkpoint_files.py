@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import NotRegular, parse_json, read_regular
 
@@ -99,12 +100,13 @@ def _read(path: Path) -> bytes:
 def altered(path: Path, why: str) -> Failure:
     """For what is not as petseg writes it, though its CRC-32 is right: somebody wrote both."""
     return Failure(
-        f"{path} was altered after it was saved ({why}): delete {path.parent} to go on from the checkpoint before it"
+        f"{path} was altered after it was saved ({why}): delete {path.parent} to go on from the checkpoint before it",
+        Cause.DATA,
     )
 
 
 def damaged(path: Path, why: str) -> Failure:
-    return Failure(f"{path} is damaged ({why}): training goes on from the checkpoint before it")
+    return Failure(f"{path} is damaged ({why}): training goes on from the checkpoint before it", Cause.DATA)
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -3,8 +3,8 @@
 config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
 epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, for good unless it is
 asked to go on), per_image.npz, val_masks.npz, calibration.json, overlays/, overlay_masks.npz and best_overlays/
-(petseg.tracking.overlays), checkpoints/, wandb/ and tracking.json (petseg.tracking.note), lives.json and heartbeat.json
-(petseg.run_folder.attempts).
+(petseg.tracking.overlays), checkpoints/, wandb/, tracking.json (petseg.tracking.note) and run_name.json
+(petseg.tracking.naming), lives.json (petseg.run_folder.attempts), heartbeat.json (petseg.run_folder.heartbeat).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity, trial_id
+from petseg.footprint.hardware import CPU
 from shards.files import append, parse_json, read_as, read_bounded, read_json_object
 from shards.manifest import NotRegular, write_whole
 
@@ -57,6 +58,12 @@ class Result:
     headroom: float  # median images/s that the same steps would reach if data cost nothing
     mfu: float | None = None  # median model FLOPs utilization; None where the device's best is not known
     peak_memory_mb: float | None = None  # of the main process: the GPU's, or without one the host's
+    threads: int = 0  # of each process on a CPU; 0 = it had a GPU, or an earlier version did not note them
+
+    @property
+    def is_on_cpu(self) -> bool:
+        """Earlier versions noted it in the device's name alone."""
+        return self.threads > 0 or self.device.startswith(CPU)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
 
 def _runs_in(folder: Path) -> str:
     """What to name instead of a folder of runs: at most three of them."""
-    found = sorted(path.parent for pattern in ("*", "trials/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
+    found = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
     return f"; name one of the runs in it, such as {', '.join(map(str, found[:3]))}" if found else ""
 
 
@@ -156,7 +163,7 @@ def load_overrides(folder: Path) -> dict[str, Any]:
     """The noted fields, {} if there are none; raises ValueError for any but those that are ever noted."""
     path = folder / OVERRIDES_NAME
     try:
-        found = read_json_object(path, "delete it, and `python jobs/retry.py` notes again what the run needs")
+        found = read_json_object(path, "delete it; a retry of the run notes again what the run needs")
     except FileNotFoundError:
         return {}
     except NotRegular as error:

@@ -1,7 +1,7 @@
 """What wandb keeps of a finished run as artifacts: the shard set's manifest, the predictions, and the best weights.
 
 wandb knows an artifact by the digest of its files: the same content again is neither uploaded nor a new version, and
-all trials on a shard set share one version of its manifest.
+all runs on a shard set share one version of its manifest.
 """
 
 from __future__ import annotations

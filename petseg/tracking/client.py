@@ -2,7 +2,7 @@
 
 Whatever hangs in it can be left behind by ending it, and no exit hook of it holds up a training that is done. It reads
 the rows from metrics.jsonl itself, so nothing piles up while it waits for the network, and what a training sends, what
-one that goes on later adds, and what jobs/sync.py replays are the same rows: each has its epoch as wandb's step, and
+one that goes on later adds, and what a replay sends are the same rows: each has its epoch as wandb's step, and
 wandb tells at the start which step of a run was its last.
 
 A line on stdin is {"begin": {...}}, {"rows": {}} or {"end": {...}}; each begin is answered by a line
@@ -20,7 +20,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ import numpy as np
 from petseg.run_folder.layout import read_metrics
 from petseg.tracking.arrival import LossListener, confirm
 from petseg.tracking.artifacts import Artifact, build
+from petseg.tracking.begin import Begin, without_secrets
 from petseg.tracking.overlays import IGNORED, OVERLAY_MASKS_NAME, Overlay, Pixels, best_name, load_overlays
 from shards.command import INTERRUPTED
 
@@ -41,33 +41,6 @@ PICTURES = "val/overlays"
 ARTIFACT_ANSWER_S = 5
 SHEET_COLUMNS = 4
 PREFIXES = ("train/*", "val/*", "test/*", "perf/*")
-_CREDENTIALS = re.compile(r"//[^/\s]+@")
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Which run, and where its numbers are."""
-
-    folder: str
-    id: str
-    group: str
-    job_type: str
-    tags: Sequence[str]
-    config: Mapping[str, Any]
-    project: str
-    entity: str
-    mode: str  # online | offline
-    wandb_dir: str  # where the client keeps its own files
-    init_timeout_s: float
-    finish_timeout_s: float
-    name: str = ""  # that is shown; empty = the id
-    program: str = "petseg/train.py"  # that was started
-    commit: str = ""  # of git that the code came from; empty = it is not known
-    remote: str = ""  # address of the git repository
-    first_epoch: int = 0  # rows before it are not sent, whatever wandb has
-    watched_pid: int = 0  # the process whose load is recorded; 0 = this is a replay
-    host: str = ""  # of a replayed run
-    confirm_s: float = 0.0  # how long wandb may take to show at the end what it was sent; 0 = it is not asked
 
 
 @dataclass
@@ -214,13 +187,6 @@ def tile(pictures: Sequence[Pixels], filler: int) -> Pixels:
         top, left = number // columns * height, number % columns * width
         whole[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return whole
-
-
-def without_secrets(text: str) -> str:
-    """A message without the key and without what addresses hold before an @."""
-    if key := os.environ.get("WANDB_API_KEY"):
-        text = text.replace(key, "***")
-    return _CREDENTIALS.sub("//***@", text)
 
 
 def whereabouts(run: Any, begin: Begin) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from petseg.config import RunConfig
 from petseg.run_folder.checkout import Checkout
 from petseg.run_folder.layout import evaluation_name, load_config
-from petseg.tracking.client import Begin
-from petseg.tracking.tracker import CONFIRM_SHARE, FINISH_SHARE, RunName, Wandb, describe, name_in_place
-from shards.command import typed
+from petseg.tracking.begin import Begin
+from petseg.tracking.naming import RunName, name_of_run
+from petseg.tracking.tracker import CONFIRM_SHARE, FINISH_SHARE, Wandb, describe
 from shards.files import read_json_object
 
 START_S = 20.0  # more than at the end of a training, which the client's start goes beside
@@ -31,7 +31,7 @@ def track_evaluation(
 
     folder: of the run; content: of the file. What goes wrong is logged, and the evaluation stands.
     """
-    name = name_in_place(folder, config)
+    name = name_of_run(folder, config)
     wait_s = config.tracking.wandb_wait_s
     begin = Begin(
         **describe_evaluation(folder, name, content),
@@ -43,8 +43,7 @@ def track_evaluation(
         finish_timeout_s=FINISH_SHARE * wait_s,
         confirm_s=CONFIRM_SHARE * wait_s,
     )
-    replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
-    remedy = f"{evaluation_name(content['split'])} has everything, `{replay}` sends it later"
+    remedy = name.remedy(evaluation_name(content["split"]))
     Wandb(begin, START_S + wait_s, remedy).finish(summary_of(content), "finished")
 
 

@@ -1,6 +1,6 @@
 """What a run knows of its view in wandb, in tracking.json: status reads it without asking wandb.
 
-Its writers are the run itself (petseg.tracking.tracker) and jobs/sync.py, when wandb has everything.
+Its writers are the run itself (petseg.tracking.tracker) and a replay of the run, when wandb has everything.
 """
 
 from __future__ import annotations

@@ -5,31 +5,36 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from petseg.config import RunConfig, TrackingConfig
-from petseg.config.values import config_to_dict, flatten
+from petseg.config import TrackingConfig
+from petseg.config.values import flatten
 from petseg.run_folder.attempts import Life, read_lives
-from petseg.run_folder.layout import append_metrics, load_config, load_overrides, read_metrics, write_metrics
+from petseg.run_folder.layout import (
+    METRICS_NAME,
+    append_metrics,
+    load_config,
+    load_overrides,
+    read_metrics,
+    write_metrics,
+)
 from petseg.tracking.artifacts import find_artifacts
-from petseg.tracking.client import Begin, without_secrets
+from petseg.tracking.begin import Begin, without_secrets
+from petseg.tracking.naming import RunName, save_name
 from petseg.tracking.note import TrackingNote, save_note
 from petseg.tracking.overlays import best_name, forget_after, is_due, save_overlays
 from petseg.tracking.process import Answer, WandbProcess
 from petseg.tracking.tensorboard_writer import TensorBoard
-from shards.command import INTERRUPTED, Interrupted, typed
-from shards.files import read_json_object
+from shards.command import INTERRUPTED, Interrupted
 
 if TYPE_CHECKING:
     from petseg.evaluation.measure import Picture
 
 INIT_TIMEOUT_S = 60.0  # beside the training, which does not wait for it
-MAX_ID = 128  # characters, by wandb's own check
 FINISH_SHARE, CONFIRM_SHARE = 0.6, 0.3  # of the wait at the end: the client says what it lacks before it is ended
 
 End = Literal["finished", "pruned", "interrupted", "failed"]
@@ -38,63 +43,6 @@ End = Literal["finished", "pruned", "interrupted", "failed"]
 EXIT_CODES: dict[End, int] = {"finished": 0, "pruned": 0, "interrupted": INTERRUPTED, "failed": 1}
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunName:
-    """How wandb shows a run; the same id is the same run for ever."""
-
-    id: str
-    group: str = ""
-    job_type: Literal["train", "eval"] = "train"
-    tags: tuple[str, ...] = ()
-    label: str = ""  # what people read in place of the id, such as `unet elastic seed 0`
-    program: str = "petseg/train.py"  # that was started
-
-    @property
-    def wandb_id(self) -> str:
-        """The id in characters that wandb takes everywhere; of a long one its end is kept, which tells trials apart."""
-        return re.sub(r"[^A-Za-z0-9_.-]", "-", self.id)[-MAX_ID:]
-
-
-def trial_name(sweep: str, trial: str, config: RunConfig, axes: Iterable[str] = ()) -> RunName:
-    """How wandb shows a trial: one run for ever, grouped with its sweep.
-
-    axes: the fields that the sweep varies
-    """
-    tags = (config.model.arch, config.augment.policy, f"seed{config.train.seed}")
-    return RunName(f"{sweep}-{trial}", sweep, tags=tags, label=label_of(config, axes), program="jobs/sweep.py")
-
-
-def single_name(trial: str, config: RunConfig) -> RunName:
-    """How wandb shows a run without a sweep."""
-    return RunName(id=trial, tags=(config.model.arch, config.augment.policy), label=label_of(config))
-
-
-def label_of(config: RunConfig, axes: Iterable[str] = ()) -> str:
-    """`unet elastic width 16 seed 0`: architecture and augmentation, what else the sweep varies, and the seed."""
-    values = flatten(config_to_dict(config))
-    varied = [name for name in axes if name in values and name not in ("model.arch", "augment.policy", "train.seed")]
-    more = [f"{name.rpartition('.')[2]} {_in_a_label(values[name])}" for name in varied]
-    return " ".join([config.model.arch, config.augment.policy, *more, f"seed {config.train.seed}"])[:MAX_ID]
-
-
-def _in_a_label(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return without_secrets(value).rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
-
-
-def name_in_place(folder: Path, config: RunConfig) -> RunName:
-    """The name of a run by where it lies: SWEEP/trials/ID is a trial of a sweep."""
-    trial, parent = load_config(folder, identified=True)["trial_id"], folder.resolve().parent
-    try:
-        sweep = read_json_object(parent.parent / "sweep.json", "delete it and run the sweep again")
-    except (FileNotFoundError, KeyError):
-        return single_name(trial, config)
-    if parent.name != "trials":
-        return single_name(trial, config)
-    return trial_name(sweep["name"], trial, config, sweep.get("axes", {}))
 
 
 def how_ended(error: BaseException) -> End:
@@ -119,6 +67,7 @@ class Tracker:
     ) -> None:
         write_metrics([row for row in read_metrics(folder) if row["epoch"] <= resumed_epoch], folder)
         forget_after(resumed_epoch, folder)
+        save_name(name, folder)
         self._folder, self._config, self._id = folder, config, name.wandb_id
         self._tensorboard = TensorBoard(folder, read_metrics(folder), resumed_epoch) if config.tensorboard else None
         self._wandb: Wandb | None = None
@@ -135,9 +84,7 @@ class Tracker:
                 first_epoch=0 if config.wandb == "online" else resumed_epoch + 1,
                 watched_pid=os.getpid(),
             )
-            replay = typed("jobs/sync.py", folder.parents[1] if name.group else folder)
-            remedy = f"metrics.jsonl has everything, `{replay}` sends it later"
-            self._wandb = Wandb(begin, config.wandb_wait_s, remedy, folder)
+            self._wandb = Wandb(begin, config.wandb_wait_s, name.remedy(METRICS_NAME), folder)
 
     def wants_pictures(self, epoch: int) -> bool:
         """Whether an epoch, the best so far, is to be logged with pictures: few of a run are."""
@@ -211,7 +158,7 @@ class Wandb:
                 return
             if "error" in answer:
                 self._told = True
-                text = " ".join(answer["text"].split()).replace(f"run {self._id}", "the run")  # alike for all trials
+                text = " ".join(answer["text"].split()).replace(f"run {self._id}", "the run")  # alike for all runs
                 reason = f"{answer['error']}: {text}"
                 self._note(replace(self._noted, state="lost", reason=reason))
                 logger.warning("wandb is off for this run (%s); %s", reason, self._remedy)

@@ -15,7 +15,7 @@ from dataclasses import astuple, dataclass
 import torch
 from accelerate.utils import gather_object
 
-from petseg.augment import augment_batch
+from petseg.augment.batch import augment_batch
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
@@ -29,10 +29,11 @@ from petseg.run.progress import PartialEpoch
 from petseg.run.resizing import shrink
 from petseg.run.run import Run
 from petseg.run.schedule import fit_budget, image_size_px_at, learning_rate_at, relative_area_of
-from petseg.run_folder.attempts import Heartbeat
+from petseg.run_folder.heartbeat import HeartbeatWriter
 from petseg.training import interrupt
 from petseg.training.progress_bar import TrainProgress
 from petseg.training.resume import save_within
+from shards.cause import Cause
 from shards.command import Failure, Interrupted
 from shards.manifest import Split, split_of_keys, write_whole
 
@@ -77,7 +78,7 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
     ledger = Ledger(before.count if parts.is_main else Count())
     own = before.sums_of(parts.rank, parts.world_size)
     sums = torch.tensor(own, dtype=torch.float64, device=parts.device)
-    heartbeat = Heartbeat(parts.folder, progress.epochs, progress.steps_per_epoch) if parts.is_main else None
+    heartbeat = HeartbeatWriter(parts.folder, progress.epochs, progress.steps_per_epoch) if parts.is_main else None
     start, waited_s = time.perf_counter() - before.seconds, before.waited_s
     batches = train_batches(parts, epoch, before.steps)
     run.pace.begin()
@@ -253,6 +254,7 @@ def not_finite(parts: Parts, epoch: int, step: int) -> Failure:
     if parts.is_main:
         write_whole(path, json.dumps({"epoch": epoch, "keys_by_step": steps}, indent=2) + "\n")
     return Failure(
-        f"the loss is not finite in steps {first}-{step} of epoch {epoch}: try a lower optim.lr, optim.grad_clip 1 or "
-        f"train.mixed_precision no; the keys of those batches are in {path}"
+        f"the loss became NaN or infinite in steps {first}-{step} of epoch {epoch}: try a lower optim.lr, "
+        f"optim.grad_clip 1 or train.mixed_precision no; the keys of those batches are in {path}",
+        Cause.NAN,
     )

@@ -13,10 +13,10 @@ from PIL import Image
 
 from petseg.evaluation.measure import predict
 from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
-from petseg.footprint.utilization import peak_memory_mb
+from petseg.footprint.utilization import device_name, peak_memory_mb
 from petseg.metrics.masks import save_masks
 from petseg.metrics.overlay import save_image
-from petseg.models import count_parameters
+from petseg.models.build import count_parameters
 from petseg.run.parts import Parts
 from petseg.run.run import Run
 from petseg.run_folder.checkpoint import list_checkpoints, load_weights
@@ -31,6 +31,7 @@ from petseg.run_folder.layout import (
     save_result,
 )
 from petseg.tracking.tracker import Tracker
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import save_manifest, write_whole
 
@@ -41,7 +42,9 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
     folder = parts.folder / CHECKPOINTS_NAME
     best = next((c for c in list_checkpoints(folder) if c.step == progress.best.step), None)
     if best is None:
-        raise Failure(f"{folder} lacks the best checkpoint, step {progress.best.step}: delete {folder} to train again")
+        raise Failure(
+            f"{folder} lacks the best checkpoint, step {progress.best.step}: delete {folder} to train again", Cause.DATA
+        )
     load_weights(best.folder, parts.bare_model)
     splits = ["val", "test"] if parts.config.train.test and "test" in parts.splits else ["val"]
     measured = {split: measure_protocol(parts, split, Protocol(masks=split == "val")) for split in splits}
@@ -65,6 +68,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         headroom=statistics.median(row["perf/headroom"] for row in rows),
         mfu=statistics.median(row["perf/mfu"] for row in rows) if all("perf/mfu" in row for row in rows) else None,
         peak_memory_mb=peak_memory_mb(parts.device),
+        threads=torch.get_num_threads() if parts.device.type == "cpu" else 0,
     )
     if tracker:
         run.attempt.require_newest()
@@ -125,9 +129,5 @@ def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: f
 
 
 def fixed_positions(num_samples: int, count: int) -> list[int]:
-    """Evenly spread positions, the same in every run, so that overlays of trials can be laid side by side."""
+    """Evenly spread positions, the same in every run, so that overlays of runs can be laid side by side."""
     return [i * num_samples // count for i in range(min(count, num_samples))]
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -25,16 +25,16 @@ from petseg.run_folder.layout import (
     PRUNED_NAME,
     Result,
     claim_folder,
-    load_config,
     load_overrides,
     load_pruned,
     load_result,
 )
-from petseg.tracking.tracker import RunName, Tracker, how_ended, single_name
+from petseg.tracking.naming import RunName, name_of_run
+from petseg.tracking.tracker import Tracker, how_ended
 from petseg.training.epoch import Row, interrupted, train_epoch
 from petseg.training.finish import finish, fixed_positions
 from petseg.training.progress_bar import TrainProgress
-from petseg.training.pruning import Hyperband, StoppedEarly, pass_rung
+from petseg.training.pruning import EarlyStop, StoppedEarly, pass_rung
 from petseg.training.resume import resume, save_epoch
 
 logger = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ def train(
     name: RunName | None = None,
     world_size: int = 0,
     max_without_progress: int = 0,
-    early: Hyperband | None = None,
+    early: EarlyStop | None = None,
 ) -> Result:
     """Run `config` in `folder`, or go on from its newest checkpoint; called by every process of the run.
 
-    name: how wandb shows the run
+    name: how wandb shows the run, by default as its folder or its identity says
     world_size: how many processes there must be, 0 = any
     max_without_progress: so many starts in a row may come no further than the ones before, 0 = any number
-    early: when to stop it early, by the runs beside `folder`; without it a run that was stopped early goes on
+    early: when to stop it early, and by which other runs; without it a run that was stopped early goes on
     Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
     Interrupted where a signal asked to stop, or where another process has taken the run over, LostPeer where one of
     its own is gone; StoppedEarly, on all
@@ -80,9 +80,9 @@ def train(
         start_attempt(run, max_without_progress)
     if run.parts.is_main:
         warn_of_poor_mixing(run.parts)
-    name = name or single_name(load_config(folder, identified=True)["trial_id"], config)
     tracker = None
     if run.parts.is_main:
+        name = name or name_of_run(folder, config)
         tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.progress.epoch)
     try:
         with peers_may_go():
@@ -118,7 +118,7 @@ def warn_of_poor_mixing(parts: Parts) -> None:
             logger.warning("%s", mixing)
 
 
-def train_epochs(run: Run, tracker: Tracker | None, early: Hyperband | None) -> None:
+def train_epochs(run: Run, tracker: Tracker | None, early: EarlyStop | None) -> None:
     """All epochs that are left, each validated, logged and saved; raises as `train` says."""
     progress = run.progress
     with TrainProgress(progress.total_steps, progress.steps_per_epoch, progress.done_steps, run.parts.is_main) as bar:

@@ -1,7 +1,7 @@
 """Stopping a run early that does worse than the runs beside it: hyperband's rungs, decided by each run for itself.
 
-When a run has finished as many epochs as a rung says, it reads what the other runs in the folder above had at that
-same epoch, by their metrics.jsonl, and goes on if it is among about the best 1 / eta of those that have come so far,
+When a run has finished as many epochs as a rung says, it reads what the other runs that it is told of had at that same
+epoch, by their metrics.jsonl, and goes on if it is among about the best 1 / eta of those that have come so far,
 itself included. That is asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter
 Tuning, 2020) with wandb's rungs and threshold: no run waits for another, and the first at a rung always passes it.
 Nothing is written that several runs share, and no server is asked: metrics.jsonl is the truth already, and a run that
@@ -14,8 +14,8 @@ import json
 import logging
 import math
 import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from petseg.run.run import Run
     from petseg.tracking.tracker import Tracker
 
-KEYS = ("type", "min_iter", "max_iter", "eta", "s", "strict")
 DECIDES_DICE = ("image_size_px", "border")  # of the data: runs that differ in them measure another Dice
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class StoppedEarly(Exception):
 
 @dataclass(frozen=True)
 class Hyperband:
-    """`early_terminate` of a sweep file, in wandb's words; an iteration is an epoch."""
+    """The rungs, in wandb's words; an iteration is an epoch."""
 
     min_iter: int = 0
     """First rung; the others follow by factors of eta. Or leave it out, and give max_iter and s."""
@@ -61,17 +60,15 @@ class Hyperband:
         for name in ("min_iter", "max_iter", "s"):
             value = getattr(self, name)
             if type(value) is not int or value < 0:
-                raise ValueError(f"early_terminate: {name} = {value!r}: must be a whole number of at least 1")
+                raise ValueError(f"{name} = {value!r}: must be a whole number of at least 1")
         if isinstance(self.eta, bool) or not isinstance(self.eta, int | float) or not 1.1 <= self.eta < math.inf:
-            raise ValueError(f"early_terminate: eta = {self.eta!r}: must be a number of at least 1.1")
+            raise ValueError(f"eta = {self.eta!r}: must be a number of at least 1.1")
         if type(self.strict) is not bool:
-            raise ValueError(f"early_terminate: strict = {self.strict!r}: must be true or false")
+            raise ValueError(f"strict = {self.strict!r}: must be true or false")
         if bool(self.min_iter) == bool(self.max_iter) or bool(self.max_iter) != bool(self.s):
-            raise ValueError("early_terminate: give min_iter, or else max_iter together with s")
+            raise ValueError("give min_iter, or else max_iter together with s")
         if self.max_iter and not self.rungs(self.max_iter):
-            raise ValueError(
-                f"early_terminate: max_iter = {self.max_iter} leaves no rung at eta = {self.eta:g}: lower eta"
-            )
+            raise ValueError(f"max_iter = {self.max_iter} leaves no rung at eta = {self.eta:g}: lower eta")
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The epochs after which a run of so many epochs may be stopped."""
@@ -82,21 +79,13 @@ class Hyperband:
             found = [int(self.min_iter * self.eta**i) for i in range(reach)]
         return tuple(sorted({rung for rung in found if 1 <= rung < epochs}))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As a sweep file says it."""
-        given = {name: value for name, value in asdict(self).items() if value != getattr(Hyperband, name)}
-        return {"type": "hyperband", **given}
 
+@dataclass(frozen=True)
+class EarlyStop:
+    """When a run is stopped early, and which other runs it is compared with."""
 
-def parse_hyperband(entry: Any) -> Hyperband:
-    """Raises ValueError that names what is not understood, and the choices."""
-    if not isinstance(entry, Mapping):
-        raise ValueError(f"early_terminate = {entry!r}: write `early_terminate: {{type: hyperband, min_iter: 3}}`")
-    if unknown := [key for key in entry if key not in KEYS]:
-        raise ValueError(f"early_terminate: {unknown[0]!r} is not understood: use {', '.join(KEYS)}")
-    if entry.get("type") != "hyperband":
-        raise ValueError(f"early_terminate: type {entry.get('type')!r}: there is hyperband only")
-    return Hyperband(**{key: value for key, value in entry.items() if key != "type"})
+    rule: Hyperband
+    find_peers: Callable[[], Iterable[Path]]  # folders of the other runs; the main process asks anew at each rung
 
 
 def is_best(own: float, values: list[float], eta: float) -> tuple[bool, float]:
@@ -108,17 +97,17 @@ def is_best(own: float, values: list[float], eta: float) -> tuple[bool, float]:
     return own >= threshold, threshold
 
 
-def pass_rung(run: Run, rule: Hyperband, tracker: Tracker | None) -> None:
+def pass_rung(run: Run, early: EarlyStop, tracker: Tracker | None) -> None:
     """Between epochs: raises StoppedEarly, on all ranks, if the run ends at this rung, with pruned.json written.
 
     Its checkpoints stay, so that it can go on. A run that was interrupted within the epoch after a rung passed it.
     """
     parts, progress = run.parts, run.progress
-    if progress.epoch not in rule.rungs(progress.epochs) or progress.partial.steps:
+    if progress.epoch not in early.rule.rungs(progress.epochs) or progress.partial.steps:
         return
-    from accelerate.utils import broadcast_object_list  # torch is not needed to read a sweep file
+    from accelerate.utils import broadcast_object_list  # torch is not needed to read a rule
 
-    (pruned,) = broadcast_object_list([judge(parts.folder, progress, rule) if parts.is_main else None])
+    (pruned,) = broadcast_object_list([judge(parts.folder, progress, early) if parts.is_main else None])
     if pruned is None:
         return
     if tracker:
@@ -130,14 +119,14 @@ def pass_rung(run: Run, rule: Hyperband, tracker: Tracker | None) -> None:
     raise StoppedEarly(pruned)
 
 
-def judge(folder: Path, progress: Progress, rule: Hyperband) -> Pruned | None:
-    """The decision at a rung, from the files of all runs beside this one."""
-    rows = read_metrics(folder)
+def judge(folder: Path, progress: Progress, early: EarlyStop) -> Pruned | None:
+    """The decision at a rung, from the files of this run and of the others."""
+    rule, rows = early.rule, read_metrics(folder)
     own = value_at(rows, progress.epoch, rule.strict)
     if own is None:
         return None
     at_rung = [row["val/dice"] for row in rows if row["epoch"] == progress.epoch]
-    values = at_rung + list(values_beside(folder, progress.epoch))
+    values = at_rung + list(values_of_peers(folder, early.find_peers(), progress.epoch))
     passed, threshold = is_best(own, values, rule.eta)
     place = f"{folder.name}: val Dice {own:.4f} at the rung of epoch {progress.epoch}, threshold {threshold:.4f}"
     logger.info("%s of %d runs: %s", place, len(values), "goes on" if passed else "stopped early")
@@ -165,12 +154,10 @@ def value_at(rows: list[dict[str, Any]], epoch: int, strict: bool) -> float | No
     return found[epoch] if strict else max(value for value in found.values() if math.isfinite(value))
 
 
-def values_beside(folder: Path, epoch: int) -> Iterator[float]:
+def values_of_peers(folder: Path, peers: Iterable[Path], epoch: int) -> Iterator[float]:
     """val/dice at an epoch of the other runs that have come so far and measure the same Dice."""
     mine = decides_dice(folder)
-    for other in sorted(folder.parent.iterdir()):
-        if other.name == folder.name:
-            continue
+    for other in peers:
         value = value_at(read_metrics(other), epoch, strict=True)
         if value is not None and decides_dice(other) == mine:
             yield value

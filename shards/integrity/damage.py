@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.archive import BLOCK, Found, find_members, header_at
+from shards.archive import BLOCK, CUT_OFF, Found, find_members, header_at
 from shards.integrity.content import check_content
 from shards.layout import Layout, split_name
 from shards.manifest import (
@@ -134,7 +134,7 @@ def _check_samples(
                 problems.append((member.offset, problem))
         if problems:
             lines = [problem for _, problem in problems]
-            is_gone = len(lines) == len(sample.members()) and all(line.endswith(" is gone") for line in lines)
+            is_gone = all(member.offset - BLOCK >= len(data) for _, member in sample.members())
             yield Finding(shard, sample.key, problems[0][0], "the sample is gone" if is_gone else "; ".join(lines))
         elif decode and (problem := _check_content(data, sample, layout)):
             yield Finding(shard, sample.key, sample.jpg.offset, problem)
@@ -147,7 +147,7 @@ def _check_member(data: memoryview, name: str, member: Member, layout: Layout) -
     is_same = len(content) == member.num_bytes and zlib.crc32(content) == member.crc32
     if isinstance(header, str):
         what = f"the header of {name} is {header}"
-        if header == "cut off":
+        if header == CUT_OFF:
             return f"{name} is cut off" if member.offset - BLOCK < len(data) else f"{name} is gone"
         return what + (", its data are whole" if is_same else ", its data too are altered" if content else "")
     if header.name != name and not layout.is_foreign:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cancel import beside, main
+from jobs.cancel import main
+from jobs.launch.cancel import beside
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
 from jobs.state.trial_status import standings
 from shards.command import run_command
@@ -133,7 +135,7 @@ def test_no_process_but_ours_is_ended(sweep: Sweep, capsys: pytest.CaptureFixtur
     with subprocess.Popen(command) as process:
         trial = sweep.trials[0]
         sweep.add_submissions([Submission(trial.id, str(process.pid), "local", "")])
-        trial.write_state(status="running", host=socket.gethostname(), job_id=str(process.pid), pid=process.pid)
+        trial.write_state(TrialState("running", host=socket.gethostname(), job_id=str(process.pid), pid=process.pid))
         assert run_command(main, [str(sweep.folder), "--yes", "--kill", "--grace-s", "0"]) == 0
         assert process.poll() is None
         process.kill()
@@ -142,7 +144,7 @@ def test_no_process_but_ours_is_ended(sweep: Sweep, capsys: pytest.CaptureFixtur
 
 def test_trials_of_another_machine_are_cancelled_there(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.add_submissions([Submission(sweep.trials[0].id, "4242", "local", "")])
-    sweep.trials[0].write_state(status="running", host="elsewhere", job_id="4242", pid=4243)
+    sweep.trials[0].write_state(TrialState("running", host="elsewhere", job_id="4242", pid=4243))
     assert run_command(main, [str(sweep.folder), "--yes"]) == 2
     assert "runs on elsewhere: cancel it there" in capsys.readouterr().err
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.chain import _out_of, _without, main, read_chain
+from jobs.chain import main, parse_options
+from jobs.launch.chain import Chain, _out_of, _without, read_chain
+from jobs.launch.options import split_words
 from jobs.node import chain_steps
 from jobs.node.chain_steps import Step, run_steps
 from jobs.runs.trial import load_sweep
@@ -21,6 +23,11 @@ from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+def parse_chain(argv: list[str]) -> Chain:
+    words, pack_flags = split_words(argv)
+    return read_chain(parse_options(words), words, pack_flags)
 
 
 @pytest.fixture
@@ -52,8 +59,8 @@ def test_wrong_use_is_told_before_anything_is_submitted(
 
 def test_words_are_taken_apart() -> None:
     words = ["pack", "train", "--side-partition", "cpu", "--gpus", "2", "--pack", "--synthetic", "4"]
-    chain = read_chain(words)
-    assert chain.command.steps == ("pack", "train")
+    chain = parse_chain(words)
+    assert chain.options.steps == ("pack", "train")
     assert chain.flags == ("--gpus", "2")
     assert chain.pack_flags == ("--synthetic", "4")
     side = chain.side("pack")

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.clean import main, parse_age, size_text
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import Result, save_result
 from shards.command import run_command
 
@@ -38,8 +39,8 @@ def sweep(tmp_path: Path) -> Sweep:
         result = Result(trial.id, {"val/dice": 0.9}, 1, 3, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0)
         save_result(result, trial.folder)
     age(trials[0].folder / "result.json")
-    trials[2].write_state(status="running", host="elsewhere", job_id="12_2")
-    trials[3].write_state(status="failed", error="KeyError: x", host="elsewhere", job_id="12_3")
+    trials[2].write_state(TrialState("running", host="elsewhere", job_id="12_2"))
+    trials[3].write_state(TrialState("failed", error="KeyError: x", host="elsewhere", job_id="12_3"))
     return sweep
 
 

@@ -14,6 +14,7 @@ from jobs import cancel, clean, logs, report, retry, status, sweep, usage
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import expand, load_spec
 from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg import evaluate
 from petseg.training.loop import train
 from shards.command import WRONG_USE, run_command
@@ -30,6 +31,7 @@ OF_SWEEP = ("sweep.json", "launch.json", "submissions.jsonl")
 OF_TRIAL = (
     "config.json", "state.json", "result.json", "lives.json", "heartbeat.json", "metrics.jsonl", "per_image.npz",
     "val_masks.npz", "calibration.json", "evaluate-val.json", "overrides.json", "overlay_masks.npz",
+    "run_name.json",
 )  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def finished(pet_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     save_sweep(planned)
     train(cells[0].config, trial.folder)
     assert run_command(evaluate.main, [str(trial.folder), "--split", "val"]) == 0
-    trial.write_state(status="done", job_id="7", host="here")
+    trial.write_state(TrialState("done", job_id="7", host="here"))
     (trial.folder / "overrides.json").write_text('{"train.accumulation_steps": 2}')
     (runs / "s" / "launch.json").write_text(json.dumps({"cluster": "local", "resources": {}}))
     planned.add_submissions([Submission(trial.id, "7", "local", str(runs / "log"))])

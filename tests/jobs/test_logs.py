@@ -10,6 +10,7 @@ import pytest
 from jobs.logs import main, start_of_last_lines
 from jobs.runs.choose import choose, choose_all
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import Result, save_result
 from shards.command import run_command
 
@@ -101,7 +102,7 @@ def test_follow_shows_what_is_added_until_the_trial_is_over(sweep: Sweep, proces
     """In a process of its own: pytest's capture loses what another thread writes while it is read."""
     trial = sweep.trials[0]
     (path,) = give_logs(sweep, trial, str(process.pid), ["one\n"])
-    trial.write_state(status="running", host=socket.gethostname(), job_id=str(process.pid))
+    trial.write_state(TrialState("running", host=socket.gethostname(), job_id=str(process.pid)))
     command = [sys.executable, "jobs/logs.py", str(sweep.folder), trial.id, "--follow"]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -119,6 +120,6 @@ def test_follow_shows_what_is_added_until_the_trial_is_over(sweep: Sweep, proces
             file.write("last\n")
         metrics = {"val/dice": 0.9}
         save_result(Result(trial.id, metrics, 1, 1, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0), trial.folder)
-        trial.write_state(status="done", host=socket.gethostname(), job_id=str(process.pid))
+        trial.write_state(TrialState("done", host=socket.gethostname(), job_id=str(process.pid)))
         assert following.stdout.read() == f"\n==> {path} <==\nlast\n"
         assert f"{trial.id} unet none seed=0 is done" in following.stderr.read()

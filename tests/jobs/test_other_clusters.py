@@ -105,7 +105,7 @@ def await_results(folder: Path, again: Callable[[], object] | None = None) -> Sw
     deadline = time.monotonic() + ROOM_S
     while len(results(sweep)) < len(sweep.trials):
         assert time.monotonic() < deadline, [(row.status, row.note) for row in standings(sweep)]
-        failed = [trial.state() for trial in sweep.trials if trial.state().get("status") == "failed"]
+        failed = [trial.state() for trial in sweep.trials if trial.state().status == "failed"]
         assert not failed
         if again is not None:
             again()
@@ -243,7 +243,7 @@ def test_a_preempted_trial_in_a_partition_with_a_long_grace(
             assert time.monotonic() - begin < 60, "the node is not given back"
             time.sleep(0.2)
         await_results(tmp_path)
-        assert trial.state()["restarts"] == 1
+        assert trial.state().restarts == 1
         assert_reported(tmp_path, wanted, capsys)
 
 

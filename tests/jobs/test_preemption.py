@@ -70,7 +70,7 @@ def test_a_preempted_trial_makes_room_at_once_and_comes_back(
     flags = [*tiny_sweep, "--set", "train.epochs=25", "--tasks-per-node", str(ranks)]
     trial, job_id = launch(flags, tmp_path, wait_for)
     urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    wait_for(lambda: trial.state()["status"] == "interrupted")
+    wait_for(lambda: trial.state().status == "interrupted")
     if grace_s:
         (preempted,) = times(slurm, job_id, "PreemptTime")
         wait_for(lambda: state_of(slurm, urgent) != "PENDING")
@@ -98,7 +98,7 @@ def test_trials_at_once_of_a_preempted_job_make_room_at_once_and_come_back(
     (job_id,) = {submission.job_id for submission in sweep.submissions().values()}
     wait_for(lambda: all(len(trial.metrics()) >= 2 for trial in sweep.trials))
     urgent = slurm("sbatch", "--parsable", "--partition=gpu", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    wait_for(lambda: [trial.state().get("cause") for trial in sweep.trials] == ["preempted"] * 2)
+    wait_for(lambda: [trial.state().cause for trial in sweep.trials] == ["preempted"] * 2)
     (preempted,) = times(slurm, job_id, "PreemptTime")
     wait_for(lambda: state_of(slurm, urgent) != "PENDING")
     (started,) = times(slurm, urgent, "StartTime")

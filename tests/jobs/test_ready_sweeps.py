@@ -15,7 +15,7 @@ from jobs.design.spec import expand, load_spec
 from jobs.runs.trial import load_sweep
 from jobs.state.trial_status import standings
 from petseg.losses import build_loss
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run_folder.layout import load_config
 

@@ -9,9 +9,12 @@ import pytest
 
 from jobs import status
 from jobs.launch.journal import cut_off_submissions
-from jobs.launch.submit import Launch, submit_trials
+from jobs.launch.submit import submit_trials
+from jobs.runs.launch import Launch
 from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import CUT_OFF, standings
+from shards.cause import Cause
 from shards.command import run_command
 from slurm.resources import Resources
 from tests.jobs.written_trials import sweep_of
@@ -24,7 +27,7 @@ def sweep(tmp_path: Path) -> Sweep:
     """Two trials; the first failed in an earlier job."""
     sweep = sweep_of(tmp_path / "runs" / "lab", 2)
     sweep.add_submissions([Submission(sweep.trials[0].id, "7", "slurm", "")])
-    sweep.trials[0].write_state(status="failed", error="RuntimeError: loss is not finite", host="node1", job_id="7")
+    sweep.trials[0].write_state(TrialState("failed", error="a NaN", cause=Cause.NAN, host="node1", job_id="7"))
     return sweep
 
 

@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 
-from jobs import retry
-from jobs.retry import main, more_accumulation
+from jobs.launch.retry import more_accumulation
+from jobs.retry import main
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import standings
 from petseg.run_folder.attempts import read_lives
 from petseg.run_folder.layout import Result, save_result
+from shards.cause import Cause
 from shards.command import FAILED, OK, WRONG_USE, run_command
 from slurm.rehearsal.cluster import Cluster
 from tests.jobs.faulty_checkout import REPOSITORY, copy_with_fault, finish, start, wait_until
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
-ENDS = [OOM, OOM, "KeyError: 'dice'", "shards.command.Failure: the loss is not finite in steps 0-9", "", ""]
+NAN = "shards.command.Failure: a loss of NaN"
+ENDS = [OOM, OOM, "KeyError: 'dice'", NAN, "", ""]
 STEPS = [1, 4, 1, 1, 1, 1]
 
 
@@ -39,7 +42,11 @@ def sweep(tmp_path: Path) -> Sweep:
         (trial.folder / "config.json").write_text(json.dumps(config))
         job_id = f"99999999{trial.id[0]}"
         sweep.add_submissions([Submission(trial.id, job_id, "local", "")])
-        trial.write_state(status="failed" if error else "running", error=error, job_id=job_id)
+        trial.write_state(
+            TrialState(
+                "failed" if error else "running", error=error, job_id=job_id, cause=Cause.NAN if error == NAN else None
+            )
+        )
     result = Result(trials[-1].id, {"val/dice": 0.9}, 1, 1, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0)
     save_result(result, trials[-1].folder)
     return sweep
@@ -57,7 +64,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         calls.append((folder, trial_ids, overrides, exclude))
         return 0
 
-    monkeypatch.setattr(retry, "resubmit", resubmit)
+    monkeypatch.setattr("jobs.launch.submit.resubmit", resubmit)
     return calls
 
 
@@ -196,7 +203,7 @@ def test_what_would_only_fail_again_needs_a_word_and_then_runs_on_this_machine(
     assert len(submissions_of(folder)) == 1
     code, _, log = finish(start(REPOSITORY, "retry", str(folder), "--failed", "--even-so"))
     assert code == FAILED, log
-    assert "not finite" in log
+    assert "NaN or infinite" in log
     assert len(submissions_of(folder)) == 2
 
 

@@ -12,6 +12,7 @@ import pytest
 from jobs import cancel, chain, clean, logs, report, retry, status, usage
 from jobs import sweep as launcher
 from jobs.runs.trial import Submission, Sweep, load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.slurm_states import ANSWER_NAME
 from jobs.state.trial_status import standings
 from shards.command import NOT_KNOWN, OK, run_command
@@ -57,7 +58,7 @@ def sweep(tmp_path: Path) -> Sweep:
     sweep = sweep_of(tmp_path / "runs" / "lab", 4)
     finish(sweep.trials[0])
     sweep.add_submissions([Submission(trial.id, f"12_{i}", "slurm", "") for i, trial in enumerate(sweep.trials[:3])])
-    sweep.trials[2].write_state(status="running", host="node1", job_id="12_2")
+    sweep.trials[2].write_state(TrialState("running", host="node1", job_id="12_2"))
     return sweep
 
 
@@ -102,7 +103,7 @@ def test_states_are_unknown_and_signs_of_life_are_shown(
 def test_what_is_known_to_have_failed_is_retried_and_the_rest_left_alone(
     sweep: Sweep, silent: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep.trials[1].write_state(status="failed", error="torch.OutOfMemoryError: CUDA out of memory", job_id="12_1")
+    sweep.trials[1].write_state(TrialState("failed", error="torch.OutOfMemoryError: CUDA out of memory", job_id="12_1"))
     assert run_command(retry.main, [str(sweep.folder), "--failed", "--dry-run"]) == NOT_KNOWN
     output = capsys.readouterr().out
     assert "1 to submit" in output
@@ -117,7 +118,7 @@ def test_cancel_tells_slurm_and_does_not_claim_an_end(
 ) -> None:
     assert run_command(cancel.main, [str(sweep.folder), "--yes"]) == NOT_KNOWN
     assert (silent / "told").read_text() == "scancel 12_1 12_2\n"
-    assert f"scancel was told, and what came of it is unknown: 2 of 2 trials, {SAID}" in capsys.readouterr().out
+    assert f"scancel was called, and what came of it is unknown: 2 of 2 trials, {SAID}" in capsys.readouterr().out
 
 
 def test_a_sweep_submits_nothing_over_jobs_it_cannot_ask_about(

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.table import render_table
-from jobs.status import main, standing
+from jobs.state.trial_status import standing
+from jobs.status import main
 from shards.command import run_command
 from tests.jobs.written_trials import finish, sweep_of
 
@@ -46,7 +48,7 @@ def failed_twice(sweep: Sweep) -> None:
         frames = '  File "/home/me/petseg/petseg/train.py", line 141, in train_step\n'
         log.write_text(f"Traceback (most recent call last):\n{frames}KeyError: 'dice'\n")
         sweep.add_submissions([Submission(trial.id, f"99999999{number}", "local", str(log))])
-        trial.write_state(status="failed", error="KeyError: 'dice'", host="node1", job_id=f"99999999{number}")
+        trial.write_state(TrialState("failed", error="KeyError: 'dice'", host="node1", job_id=f"99999999{number}"))
     finish(sweep.trials[2])
 
 
@@ -96,7 +98,7 @@ def test_json_is_one_document_of_stable_names(sweep: Sweep, capsys: pytest.Captu
 def test_watch_ends_when_nothing_lives(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:
     first = sweep.trials[0]
     sweep.add_submissions([Submission(first.id, str(process.pid), "local", "")])
-    first.write_state(status="running", host=socket.gethostname(), job_id=str(process.pid))
+    first.write_state(TrialState("running", host=socket.gethostname(), job_id=str(process.pid)))
     command = [sys.executable, "jobs/status.py", str(sweep.folder), "--watch", "--every", "1"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None

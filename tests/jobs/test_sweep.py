@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,11 @@ import tyro
 
 from jobs.design.shard_sets import read_shard_sets
 from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
-from jobs.launch.submit import has_begun
+from jobs.launch.lock import has_begun
+from jobs.launch.options import Options as Command
 from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
 from jobs.state.trial_status import standings
-from jobs.sweep import Command, main
+from jobs.sweep import main
 from shards.command import run_command
 from shards.manifest import load_manifest, save_manifest
 from shards.pack import PackConfig, pack
@@ -57,10 +57,10 @@ def test_a_failed_trial_is_reported_with_its_error_and_tried_again(
 ) -> None:
     flags = [*tiny_sweep, "--axis", "model.arch=unet", "--set", "optim.lr=1e30", "--cluster", "local"]
     assert run_command(main, flags) == 3
-    assert "not finite" in caplog.text
+    assert "NaN or infinite" in caplog.text
     (row,) = standings(load_sweep(tmp_path / "runs" / "lab"))
     assert row.status == "failed"
-    assert "Failure: the loss is not finite" in row.note
+    assert "Failure: the loss became NaN or infinite" in row.note
     assert "Traceback" in Path(row.log).read_text()
 
 
@@ -257,9 +257,3 @@ def test_two_launchers_at_once_are_told_apart(
     with FileLock(folder / ".lock"):
         assert run_command(main, [*tiny_sweep, "--cluster", "local"]) == 2
     assert "another launcher is at work" in capsys.readouterr().err
-
-
-def test_planning_and_status_stay_free_of_torch() -> None:
-    """They run on login nodes, where importing torch takes seconds."""
-    code = "import sys, jobs.sweep, jobs.status; sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -15,6 +15,7 @@ import pytest
 
 from jobs.retry import main as retry_main
 from jobs.runs.trial import load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import standings
 from jobs.sweep import main
 from petseg.run_folder.layout import load_overrides
@@ -86,7 +87,7 @@ def test_what_a_retry_has_no_room_for_is_not_changed(
     sweep = load_sweep(tmp_path / "runs" / "lab")
     for trial in sweep.trials:
         job_id = sweep.submissions()[trial.id].job_id
-        trial.write_state(status="failed", error="torch.OutOfMemoryError: CUDA out of memory.", job_id=job_id)
+        trial.write_state(TrialState("failed", error="torch.OutOfMemoryError: CUDA out of memory.", job_id=job_id))
     set_limit("user", getpass.getuser(), MaxSubmitJobs=1)
     assert run_command(retry_main, [str(sweep.folder), "--failed"]) == 75
     assert "1 of 2 trials are left" in capsys.readouterr().out
@@ -163,7 +164,7 @@ def test_a_trial_on_two_nodes_with_two_processes_each(
     flags += ["--mem-gb", "2", "--timeout-min", "10", "--axis", "model.arch=unet"]
     assert run_command(main, [*tiny_sweep, *flags]) == 0
     (trial,) = trials(tmp_path)
-    wait_for(lambda: trial.result() or trial.state().get("status") == "failed")
+    wait_for(lambda: trial.result() or trial.state().status == "failed")
     result = trial.result()
     assert result is not None, json.dumps(trial.state())
     assert result.world_size == 4

@@ -16,7 +16,7 @@ from jobs.state.trial_status import standings
 from jobs.sweep import main, with_absolute_paths
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import trial_id, with_values
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.run_folder.layout import load_config
 from shards.command import WRONG_USE, run_command
 

@@ -25,9 +25,10 @@ from petseg.config.values import trial_id
 from petseg.evaluation.measure import Picture
 from petseg.run_folder.attempts import begin_life
 from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_result
+from petseg.tracking.naming import RunName
 from petseg.tracking.note import read_note as read_tracking_note
 from petseg.tracking.overlays import save_overlays
-from petseg.tracking.tracker import EXIT_CODES, End, RunName, Tracker
+from petseg.tracking.tracker import EXIT_CODES, End, Tracker
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.wandb_server import KEY, Fault, WandbServer
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch.submit import Launch
 from jobs.logs import main as logs
 from jobs.node.workers import Order
+from jobs.runs.launch import Launch
 from jobs.runs.log_files import START_OF_LIFE, last_life, rank_logs
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.processes import parent_of
-from jobs.status import standings
+from jobs.state.trial_status import standings
 from jobs.sweep import main
 from petseg.run_folder.attempts import read_lives
 from shards.command import run_command
@@ -50,9 +50,7 @@ def launch(flags: list[str], tmp_path: Path, wait_for: Callable) -> tuple[subpro
 
 def running(sweep: Sweep) -> list[Trial]:
     """Those that are in training, two of them if all is well."""
-    return [
-        t for t in sweep.trials if t.state().get("status") == "running" and len(t.metrics()) >= 2 and not t.result()
-    ]
+    return [t for t in sweep.trials if t.state().status == "running" and len(t.metrics()) >= 2 and not t.result()]
 
 
 @pytest.mark.slow
@@ -67,13 +65,13 @@ def test_two_at_once_end_with_the_numbers_of_one_by_one(
     assert [numbers(trial) for trial in two.trials] == [numbers(trial) for trial in one.trials]
     assert len({submission.job_id for submission in two.submissions().values()}) == 1
 
-    begun = sorted((read_lives(trial.folder)[0].time, trial.state()["time"]) for trial in two.trials)
+    begun = sorted((read_lives(trial.folder)[0].time, trial.state().time) for trial in two.trials)
     assert any(after[0] < before[1] for before, after in pairwise(begun))  # one began before another had ended
-    assert {trial.state()["slot"] for trial in two.trials} == {1, 2}
+    assert {trial.state().slot for trial in two.trials} == {1, 2}
     for trial in two.trials:
         capsys.readouterr()
         assert run_command(logs, ["two", trial.id, "--lines", "0", "--runs-dir", str(tmp_path / "runs")]) == 0
-        assert f"as worker {trial.state()['slot']} of 2" in capsys.readouterr().out
+        assert f"as worker {trial.state().slot} of 2" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -93,7 +91,7 @@ def test_one_worker_is_killed_and_the_other_does_the_rest(
     flags = [*tiny_sweep, "--cluster", "local", *TWO, "--axis", "train.seed=0,1,2", "--set", "train.epochs=12"]
     launcher, sweep = launch(flags, tmp_path, wait_for)
     victim = running(sweep)[0]
-    os.kill(victim.state()["pid"], signal.SIGKILL)
+    os.kill(victim.state().pid, signal.SIGKILL)
     wait_for(lambda: {row.trial.id: row.status for row in standings(sweep)}[victim.id] == "interrupted")
     assert launcher.communicate(timeout=120)
     assert launcher.returncode == 3
@@ -113,11 +111,11 @@ def test_workers_save_and_end_when_their_job_is_killed(
     flags = [*tiny_sweep, "--cluster", "local", *TWO, "--axis", "train.seed=0,1,2", "--set", "train.epochs=400"]
     launcher, sweep = launch(flags, tmp_path, wait_for)
     trials = running(sweep)
-    job = parent_of(trials[0].state()["pid"])
-    assert job == parent_of(trials[1].state()["pid"])
+    job = parent_of(trials[0].state().pid)
+    assert job == parent_of(trials[1].state().pid)
     os.kill(job, signal.SIGKILL)
     assert launcher.communicate(timeout=120)
-    wait_for(lambda: [trial.state()["status"] for trial in trials] == ["interrupted"] * 2)
+    wait_for(lambda: [trial.state().status for trial in trials] == ["interrupted"] * 2)
 
 
 @pytest.mark.slurm
@@ -129,11 +127,11 @@ def test_an_array_of_jobs_of_two_at_once(
     assert run_command(main, [*flags, "--trials-per-job", "2", "--trials-at-once", "2"]) == 0
     sweep = sweep_of(tmp_path)
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
-    assert sorted(trial.state()["at_once"] for trial in sweep.trials) == [1, 2, 2]
+    assert sorted(trial.state().at_once for trial in sweep.trials) == [1, 2, 2]
     submissions = sweep.submissions()
     for trial in sweep.trials:
         (log,) = rank_logs(trial, submissions[trial.id])
-        assert log.name == f"{submissions[trial.id].job_id}_{trial.state()['slot']}_log.out"
+        assert log.name == f"{submissions[trial.id].job_id}_{trial.state().slot}_log.out"
         assert "as worker" in log.read_text()
 
 
@@ -167,7 +165,7 @@ def test_a_job_of_two_at_once_that_is_requeued(
 
 INTERRUPTED_WORKER = """
 import atexit, sys
-from jobs import worker
+from jobs.node import worker
 from shards.command import Interrupted
 
 def run_all(task, folders, environment, slot):

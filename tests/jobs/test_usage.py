@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from jobs.cost.accounting import Start, parse_starts
 from jobs.cost.usage import Kept, kept_by_life, measure, wasted_s
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.sweep import main as sweep_main
 from jobs.usage import main
 from petseg.run_folder.attempts import Life
@@ -80,7 +82,7 @@ def small_sweep(folder: Path) -> Sweep:
         trial.folder.mkdir(parents=True)
         sweep.add_submissions([Submission(trial.id, job_id, "slurm", "")])
         append_metrics({"epoch": 1, "step": 10, "perf/seconds": 450.0}, trial.folder)
-    trials[1].write_state(status="failed", error="RuntimeError: no", job_id="13")
+    trials[1].write_state(TrialState("failed", error="RuntimeError: no", job_id="13"))
     return sweep
 
 
@@ -163,7 +165,7 @@ def test_trials_that_share_a_job_share_what_it_holds(tmp_path: Path, monkeypatch
     before = measure(sweep)
     assert (before.total("asked_h"), before.total("used_h")) == (4.0, 1.0)
     for trial in sweep.trials:
-        trial.write_state(**trial.state() | {"slot": 1, "at_once": 2})
+        trial.write_state(replace(trial.state(), slot=1, at_once=2))
     assert measure(sweep).total("used_h") == 0.5
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from syscall_kills import Change, Kill, run, why_not
 
 from petseg.config import ModelConfig, OptimConfig, TrackingConfig
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run_folder import checkpoint
 from petseg.run_folder.checkpoint import (
@@ -37,7 +37,8 @@ from petseg.run_folder.checkpoint import (
     newest_loadable,
 )
 from petseg.run_folder.layout import CHECKPOINTS_NAME, read_metrics
-from petseg.tracking.tracker import RunName, Tracker
+from petseg.tracking.naming import RunName
+from petseg.tracking.tracker import Tracker
 
 Trained = tuple[torch.nn.Module, torch.optim.Optimizer]
 real_save = checkpoint.save_checkpoint

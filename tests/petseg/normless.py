@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from petseg.models import build_model
+from petseg.models.build import build_model
 
 
 def build_normless(*args: Any, **kwargs: Any) -> nn.Module:

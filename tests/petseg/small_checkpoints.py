@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from petseg.config import ModelConfig, OptimConfig
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run_folder.checkpoint import list_checkpoints, save_checkpoint
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from petseg.run.parts import build_parts
 from petseg.run_folder.checkpoint import list_checkpoints, load_weights
 from petseg.run_folder.layout import load_result
 from petseg.training.loop import train
-from shards.command import run_command
+from shards.command import Failure, run_command
 
 
 def test_evaluate_says_what_training_said(
@@ -148,3 +149,15 @@ def test_wrong_use_is_one_line(
         (checkpoint / "state.json").unlink()
     assert run_command(main, [str(tmp_path)]) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_a_best_checkpoint_that_is_gone_is_named(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny(train__epochs=1), tmp_path)
+    (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
+    assert evaluate.choose_checkpoint(tmp_path, "best") == checkpoint
+    state = checkpoint.state | {"best": {"step": checkpoint.step + 1}}
+    monkeypatch.setattr(evaluate, "list_checkpoints", lambda folder: [replace(checkpoint, state=state)])
+    with pytest.raises(Failure, match=rf"checkpoints lacks the best checkpoint, step {checkpoint.step + 1}"):
+        evaluate.choose_checkpoint(tmp_path, "best")

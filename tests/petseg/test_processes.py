@@ -128,7 +128,7 @@ def test_damage_that_one_rank_meets_stops_all_with_one_message(pet_shards: Path,
     failures = [line for line in done.stderr.splitlines() if line.startswith("failed:")]
     assert len(failures) == 2
     assert failures[0] == failures[1]
-    assert "samples of split train cannot be read (data.max_lost_samples allows 0)" in failures[0]
+    assert "samples of split train are unreadable (data.max_lost_samples allows 0)" in failures[0]
     assert f"{shard.name} is missing: find all damage with" in done.stderr
     assert done.stderr.count(f"exitcode: {FAILED}") or done.stderr.count(f"exitcode  : {FAILED}")
 

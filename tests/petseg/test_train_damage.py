@@ -41,7 +41,7 @@ def test_damaged_pictures_stop_training_and_are_named(
     folder, keys = broken
     changes = {"data__cache": cache, "data__cache_dir": str(tmp_path / "cache"), "train__log_every": 4}
     with pytest.raises(
-        Failure, match=r"2 samples of split train cannot be read \(data.max_lost_samples allows 0\)"
+        Failure, match=r"2 samples of split train are unreadable \(data.max_lost_samples allows 0\)"
     ) as error:
         train(tiny(data__shards=str(folder), **changes), tmp_path / "run")
     for key in keys:
@@ -64,7 +64,7 @@ def test_one_damaged_picture_beyond_the_budget_stops_training(
 ) -> None:
     folder, _ = broken
     config = tiny(data__shards=str(folder), data__max_lost_samples=1, data__cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(Failure, match=r"2 samples of split train cannot be read \(data.max_lost_samples allows 1\)"):
+    with pytest.raises(Failure, match=r"2 samples of split train are unreadable \(data.max_lost_samples allows 1\)"):
         train(config, tmp_path / "run")
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_picture_of_an_evaluation_is_never_passed_over(tiny: Tiny, pet
     folder = Path(shutil.copytree(pet_shards, tmp_path / "broken"))
     (folder / "val-000000.tar").unlink()
     config = tiny(data__shards=str(folder), data__max_lost_samples=9, data__cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(Failure, match=r"3 samples of split val cannot be read \(an evaluation must be complete\)"):
+    with pytest.raises(Failure, match=r"3 samples of split val are unreadable \(an evaluation must be complete\)"):
         train(config, tmp_path / "run")
 
 
@@ -87,7 +87,7 @@ def test_an_order_that_repeats_a_sample_stops_training(
         return np.where(found == 5, 6, found)
 
     monkeypatch.setattr(EpochOrder, "ids", repeated)
-    with pytest.raises(Failure, match="the ledger of train does not close"):
+    with pytest.raises(Failure, match="the ledger of train does not balance"):
         train(tiny(), tmp_path)
     assert not list_checkpoints(tmp_path / "checkpoints")
 
@@ -96,6 +96,6 @@ def test_an_evaluation_that_leaves_a_sample_out_is_none(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "eval_plan", lambda size, *others: eval_plan(size - 1, *others))
-    with pytest.raises(Failure, match="the ledger of val does not close"):
+    with pytest.raises(Failure, match="the ledger of val does not balance"):
         train(tiny(), tmp_path)
     assert not list_checkpoints(tmp_path / "checkpoints")

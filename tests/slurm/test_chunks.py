@@ -15,6 +15,7 @@ from slurm import cluster
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.executor import submit
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.request import Request
 from slurm.resources import Resources
 
 SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
@@ -81,7 +82,7 @@ def test_three_arrays_run_six_jobs_at_a_time(
         return at_once
 
     items = list(range(10))
-    jobs = submit(task, items, cluster="slurm", folder=tmp_path / "logs", resources=SMALL, name="t", max_parallel=6)
+    jobs = submit(task, items, "slurm", Request(tmp_path / "logs", SMALL, "t", 6))
     assert len({job.job_id.partition("_")[0] for job in jobs}) == 3
     wait_for(lambda: len(list(running.iterdir())) == 6)  # more than one array has
     (tmp_path / "go").touch()
@@ -96,10 +97,7 @@ def test_the_only_array_for_which_there_is_room_has_the_whole_limit(
     """Of three arrays with one job at a time each, there is room for the first alone."""
     monkeypatch.setattr(cluster, "max_array_size", lambda: 4)
     set_limit("user", getpass.getuser(), MaxSubmitJobs=3)
-    jobs = submit(
-        abs, list(range(10)), cluster="slurm", folder=tmp_path, resources=SMALL, name="t", max_parallel=3,
-        as_many_as_fit=True,
-    )  # fmt: skip
+    jobs = submit(abs, list(range(10)), "slurm", Request(tmp_path, SMALL, "t", 3, as_many_as_fit=True))
     assert len(jobs) == 3
     command = ["scontrol", "show", "job", jobs[0].job_id.partition("_")[0]]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout

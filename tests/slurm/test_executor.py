@@ -16,6 +16,7 @@ from slurm import cluster
 from slurm.executor import render_sbatch, sbatch_environment, submit
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import rehearse
+from slurm.request import Request
 from slurm.resources import Resources
 from slurm.submission import short
 
@@ -39,7 +40,7 @@ def test_rendered_array(tmp_path: Path):
     resources = Resources(
         partition="gpu", nodes=2, gpus_per_node=2, mem_gb=64, account="lab", nice=10, exclude="node[3-4]"
     )
-    text = render_sbatch(count=12, folder=tmp_path, resources=resources, name="pets", max_parallel=4)
+    text = render_sbatch(12, Request(tmp_path, resources, "pets", 4))
     assert sbatch_lines(text) == [
         "--account=lab",
         "--array=0-11%4",
@@ -63,14 +64,14 @@ def test_rendered_array(tmp_path: Path):
 
 def test_a_wckey_is_written_where_one_is_asked_for(tmp_path: Path):
     asked = Resources(wckey="thesis")
-    text = render_sbatch(count=1, folder=tmp_path, resources=asked, name="pets", max_parallel=1)
+    text = render_sbatch(1, Request(tmp_path, asked, "pets", 1))
     assert "--wckey=thesis" in sbatch_lines(text)
-    text = render_sbatch(count=1, folder=tmp_path, resources=Resources(), name="pets", max_parallel=1)
+    text = render_sbatch(1, Request(tmp_path, Resources(), "pets", 1))
     assert "--wckey" not in text
 
 
 def test_a_single_job_is_no_array(tmp_path: Path):
-    text = render_sbatch(count=1, folder=tmp_path, resources=SMALL, name="pets", max_parallel=4)
+    text = render_sbatch(1, Request(tmp_path, SMALL, "pets", 4))
     assert not [line for line in sbatch_lines(text) if line.startswith(("--array", "--gpus"))]
 
 
@@ -101,14 +102,14 @@ def test_secrets_and_the_surrounding_job_stay_behind():
 def test_no_sbatch_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ValueError, match=r"no sbatch on PATH: .*--cluster local"):
-        submit(abs, [1], cluster="slurm", folder=tmp_path, resources=SMALL, name="t", max_parallel=1)
+        submit(abs, [1], "slurm", Request(tmp_path, SMALL, "t", 1))
 
 
 def test_debug_runs_in_this_process(tmp_path: Path):
     def task(item: int) -> tuple[int, int]:
         return os.getpid(), submitit.JobEnvironment().num_tasks * item
 
-    jobs = submit(task, [3, 4], cluster="debug", folder=tmp_path, resources=SMALL, name="t", max_parallel=1)
+    jobs = submit(task, [3, 4], "debug", Request(tmp_path, SMALL, "t", 1))
     assert [job.result() for job in jobs] == [(os.getpid(), 3), (os.getpid(), 4)]
     assert "SUBMITIT_DEBUG_JOB_ID" not in os.environ
 
@@ -118,7 +119,7 @@ def test_debug_lets_the_exception_travel(tmp_path: Path):
         raise KeyError(item)
 
     with pytest.raises(KeyError, match="3"):
-        submit(task, [3], cluster="debug", folder=tmp_path, resources=SMALL, name="t", max_parallel=1)
+        submit(task, [3], "debug", Request(tmp_path, SMALL, "t", 1))
 
 
 @pytest.mark.slurm
@@ -138,11 +139,8 @@ def test_a_real_array(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     jobs = submit(
         task,
         [2, 3, 4],
-        cluster="slurm",
-        folder=tmp_path,
-        resources=SMALL,
-        name="squares",
-        max_parallel=2,
+        "slurm",
+        Request(tmp_path, SMALL, "squares", 2),
         on_job=lambda index, job, state: seen.append((index, state)),
     )
 
@@ -153,9 +151,9 @@ def test_a_real_array(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     script = (tmp_path / f"{array}_submission.sh").read_text()
     (token,) = re.findall(r"^#SBATCH --comment=(petseg:\w+)$", script, re.MULTILINE)
     assert f"#SBATCH --job-name=squares-{short(token)}\n" in script
-    shown = render_sbatch(count=3, folder=tmp_path, resources=SMALL, name="squares", max_parallel=2, token=token)
+    shown = render_sbatch(3, Request(tmp_path, SMALL, "squares", 2), token=token)
     assert script == shown
-    without = render_sbatch(count=3, folder=tmp_path, resources=SMALL, name="squares", max_parallel=2)
+    without = render_sbatch(3, Request(tmp_path, SMALL, "squares", 2))
     assert short(token) not in without
     assert not list(tmp_path.glob(f"{short(token)}*"))  # each job's work is in its place
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".submission")]
@@ -184,13 +182,15 @@ def test_jobs_carry_their_variables_and_both_comments(on_cluster, tmp_path: Path
     (job,) = submit(
         task,
         [1],
-        cluster="slurm",
-        folder=tmp_path,
-        resources=commented,
-        name="t",
-        max_parallel=1,
-        announce=lambda indices: f"token-{indices.start}-{indices.stop}",
-        variables={"PETSEG_CODE": "0123456789ab"},
+        "slurm",
+        Request(
+            tmp_path,
+            commented,
+            "t",
+            1,
+            variables={"PETSEG_CODE": "0123456789ab"},
+            announce=lambda indices: f"token-{indices.start}-{indices.stop}",
+        ),
     )
     command = ["squeue", "--noheader", "--states=all", f"--jobs={job.job_id}", "--format=%k"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
@@ -207,7 +207,7 @@ def test_an_array_of_the_same_lane_waits_for_the_one_before(
     never = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5, dependency="afterany:999999")
 
     def waiting_for(resources: Resources) -> tuple[str, list[str]]:
-        jobs = submit(abs, [1, 2, 3], cluster="slurm", folder=tmp_path, resources=resources, name="t", max_parallel=1)
+        jobs = submit(abs, [1, 2, 3], "slurm", Request(tmp_path, resources, "t", 1))
         first, last = (jobs[index].job_id.partition("_")[0] for index in (0, 2))
         command = ["scontrol", "show", "job", last]
         shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
@@ -224,7 +224,7 @@ def test_an_array_of_the_same_lane_waits_for_the_one_before(
 def test_a_wrong_partition_lists_the_right_ones(on_cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     wrong = Resources(partition="gpus", gpus_per_node=0, mem_gb=1)
     with pytest.raises(ValueError, match=r"(?i)invalid partition.*; partitions here: gpu, low$") as caught:
-        submit(abs, [1], cluster="slurm", folder=tmp_path, resources=wrong, name="t", max_parallel=1)
+        submit(abs, [1], "slurm", Request(tmp_path, wrong, "t", 1))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
@@ -241,9 +241,7 @@ def test_a_site_that_enforces_wckeys(
 
         def wckey_of_job(**changes: str) -> str:
             asked = replace(SMALL, **changes)
-            (job,) = submit(
-                abs, [-1], cluster="slurm", folder=tmp_path, resources=asked, name="t", max_parallel=1
-            )  # fmt: skip
+            (job,) = submit(abs, [-1], "slurm", Request(tmp_path, asked, "t", 1))
             command = ["squeue", "--noheader", "--states=all", f"--jobs={job.job_id}", "--format=%w"]
             done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
             wait_for(job.paths.result_pickle.exists)

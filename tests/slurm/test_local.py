@@ -12,8 +12,10 @@ import submitit
 
 from slurm import local
 from slurm.executor import submit
-from slurm.local import run_local, visible_gpus
+from slurm.gpus import visible_gpus
+from slurm.local import run_local
 from slurm.rehearsal.daemons import start_ticks
+from slurm.request import Request
 from slurm.resources import Resources
 
 CPU = Resources(gpus_per_node=0, timeout_min=5)
@@ -52,11 +54,8 @@ def test_no_more_than_the_limit_at_a_time(tmp_path: Path, lax_umask: None):
     jobs = submit(
         task,
         list(range(4)),
-        cluster="local",
-        folder=tmp_path / "jobs",
-        resources=CPU,
-        name="t",
-        max_parallel=2,
+        "local",
+        Request(tmp_path / "jobs", CPU, "t", 2),
         on_job=lambda index, job, state: seen.append((index, state)),
     )
 
@@ -75,7 +74,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path):
             raise ValueError("bad picture")
         return item
 
-    jobs = submit(task, [0, 1], cluster="local", folder=tmp_path, resources=CPU, name="t", max_parallel=1)
+    jobs = submit(task, [0, 1], "local", Request(tmp_path, CPU, "t", 1))
     assert "bad picture" in str(jobs[0].exception())
     assert jobs[1].result() == 1
 
@@ -88,7 +87,7 @@ def test_two_processes_know_their_ranks(tmp_path: Path):
         return environment.global_rank, environment.num_tasks
 
     two = Resources(gpus_per_node=0, tasks_per_node=2, timeout_min=5)
-    (job,) = submit(task, [0], cluster="local", folder=tmp_path, resources=two, name="t", max_parallel=1)
+    (job,) = submit(task, [0], "local", Request(tmp_path, two, "t", 1))
     assert job.results() == [(0, 2), (1, 2)]
 
 
@@ -120,13 +119,7 @@ def test_ctrl_c_lets_jobs_save_and_leaves_none_behind(tmp_path: Path, stubborn: 
 
     with pytest.raises(KeyboardInterrupt):
         run_local(
-            task,
-            [0, 1, 2],
-            folder=tmp_path / "jobs",
-            resources=CPU,
-            max_parallel=2,
-            on_job=on_job,
-            save_grace_s=1 if stubborn else 30,
+            task, [0, 1, 2], Request(tmp_path / "jobs", CPU, "t", 2), on_job=on_job, save_grace_s=1 if stubborn else 30
         )
 
     assert sorted(path.name for path in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
@@ -162,7 +155,7 @@ def test_each_job_has_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monkey
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     one = Resources(gpus_per_node=1, timeout_min=5)
-    jobs = run_local(task, [0, 1, 2, 3], folder=tmp_path, resources=one, max_parallel=9, on_job=on_job)
+    jobs = run_local(task, [0, 1, 2, 3], Request(tmp_path, one, "t", 9), on_job=on_job)
     assert most == 3
     assert {job.result() for job in jobs} == {"1", "3", "5"}
 
@@ -174,7 +167,7 @@ def test_what_this_machine_cannot_give(tmp_path: Path, monkeypatch: pytest.Monke
         (Resources(nodes=2), r"nodes=2: this machine is one node; use --cluster slurm"),
     ):
         with pytest.raises(ValueError, match=message):
-            submit(abs, [1], cluster="local", folder=tmp_path, resources=resources, name="t", max_parallel=1)
+            submit(abs, [1], "local", Request(tmp_path, resources, "t", 1))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1234")
     with pytest.raises(ValueError, match="indices only"):
         visible_gpus()

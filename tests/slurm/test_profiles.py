@@ -11,6 +11,7 @@ import tyro
 from slurm import profiles
 from slurm.executor import render_sbatch
 from slurm.profiles import load_profile, profile_of
+from slurm.request import Request
 from slurm.resources import Resources
 
 
@@ -113,7 +114,7 @@ def test_a_missing_name_is_the_parsers_matter(own_file: Path, capsys: pytest.Cap
 def test_the_rehearsal_profile_fits_the_rehearsal(on_cluster, own_file: Path, tmp_path: Path):
     resources = profile_of(["--profile", "rehearsal"])
     script = tmp_path / "job.sh"
-    script.write_text(render_sbatch(count=2, folder=tmp_path, resources=resources, name="t", max_parallel=1))
+    script.write_text(render_sbatch(2, Request(tmp_path, resources, "t", 1)))
     done = subprocess.run(
         ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=30, check=True
     )

@@ -11,6 +11,7 @@ from slurm import refusals
 from slurm.executor import submit
 from slurm.refusals import advice_on
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.request import Request
 from slurm.resources import Resources
 
 ACCOUNT = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
@@ -62,7 +63,7 @@ def test_a_cluster_without_gpus_points_at_the_cpu_and_the_doctor(
         monkeypatch.setenv(name, value)
     asked = Resources(cpus_per_task=1, mem_gb=1)
     with pytest.raises(ValueError, match=r"Invalid generic resource .*--gpus 0 runs on the CPU.*jobs/doctor\.py"):
-        submit(abs, [1, 2], cluster="slurm", folder=tmp_path, resources=asked, name="t", max_parallel=2)
+        submit(abs, [1, 2], "slurm", Request(tmp_path, asked, "t", 2))
 
 
 @pytest.mark.slurm
@@ -73,5 +74,5 @@ def test_an_unknown_account_lists_no_partitions(
         monkeypatch.setenv(name, value)
     asked = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, account="nobodys")
     with pytest.raises(ValueError, match=r"Invalid account.*another --account.*sacctmgr show assoc") as caught:
-        submit(abs, [1], cluster="slurm", folder=tmp_path, resources=asked, name="t", max_parallel=1)
+        submit(abs, [1], "slurm", Request(tmp_path, asked, "t", 1))
     assert "partitions here" not in str(caught.value)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from slurm import cluster
 from slurm.executor import submit
+from slurm.request import Request
 from slurm.resources import Resources
 from slurm.room import Room, find_room, largest_fitting, limit_in
 
@@ -51,10 +52,8 @@ def test_where_sbatch_does_not_answer_all_fit(tmp_path: Path, monkeypatch: pytes
 
 def submit_five(tmp_path: Path, as_many_as_fit: bool = True, **changes: Callable[[range], str]) -> list[str]:
     """The ids of the jobs, in arrays of two at most."""
-    jobs = submit(
-        abs, range(5), cluster="slurm", folder=tmp_path, resources=SMALL, name="five", max_parallel=5,
-        as_many_as_fit=as_many_as_fit, **changes,
-    )  # fmt: skip
+    request = Request(tmp_path, SMALL, "five", 5, as_many_as_fit=as_many_as_fit, **changes)
+    jobs = submit(abs, range(5), "slurm", request)
     return [job.job_id for job in jobs]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from submitit.core.utils import DelayedSubmission, JobPaths
 
+from slurm.request import Request
+from slurm.resources import Resources
 from slurm.submission import last_lines, submit_array
 
 PREEMPTED, NOT_PREEMPTED = "2026-11-28T11:14:38", "N/A"
@@ -69,11 +71,8 @@ def test_the_work_of_each_job_may_be_requeued_a_thousand_times(
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     folder = tmp_path / "logs"
-    environ = {"PATH": f"{tmp_path}:/bin"}
-    jobs = submit_array(
-        str.upper, items, folder=folder, script="#!/bin/sh\n", token="petseg:0123", environ=environ, timeout_min=7,
-        num_tasks=1,
-    )  # fmt: skip
+    request = Request(folder, Resources(timeout_min=7), "t", 1)
+    jobs = submit_array(str.upper, items, request, "#!/bin/sh\n", "petseg:0123")
     assert [job.job_id for job in jobs] == ids
     work = [DelayedSubmission.load(JobPaths(folder, job_id).submitted_pickle) for job_id in ids]
     assert [(one._timeout_min, one._timeout_countdown) for one in work] == [(7, 1000)] * len(items)

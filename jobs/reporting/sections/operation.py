@@ -184,8 +184,8 @@ def energy_of(rows: Sequence[TrialRow]) -> float | None:
 
 
 def _only_on_cpus(rows: Sequence[TrialRow]) -> bool:
-    devices = [row.record.result.device for row in rows if row.record.result]
-    return bool(devices) and all(device.startswith("cpu") for device in devices)
+    results = [row.record.result for row in rows if row.record.result]
+    return bool(results) and all(result.is_on_cpu for result in results)
 
 
 def speed_of(group: Group) -> Speed:

@@ -80,9 +80,13 @@ def _by_place(texts: Sequence[str], places: Sequence[str]) -> str:
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:
     """The value that all trials share, or all values if they differ."""
-    values = dict.fromkeys(str(record.values[name]) for record in records if name in record.values)
-    texts = [(words or {}).get(value, value) for value in values]
+    texts = [(words or {}).get(value, value) for value in values_of(records, name)]
     return texts[0] if len(texts) == 1 else f"differs: {', '.join(texts)}" if texts else "unknown"
+
+
+def values_of(records: Sequence[Record], name: str) -> list[str]:
+    """Each value once, in the order of the trials."""
+    return list(dict.fromkeys(str(record.values[name]) for record in records if name in record.values))
 
 
 def training(records: Sequence[Record]) -> str:
@@ -129,7 +133,7 @@ def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequenc
     found = []
     for name, word in PER_PICTURE.items():
         if name in axes:
-            values = common(records, name).removeprefix("differs: ")
+            values = ", ".join(values_of(records, name)) or "unknown"
             found.append(
                 f"The trials differ in {word} ({values}): their Dice is not the same measure, compare with care."
             )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.runs.trial import Sweep
-from jobs.state.trial_status import Standing, standings
+from jobs.state.observed import observe
+from jobs.state.trial_status import Standing
 from petseg.config.values import flatten
 from petseg.run_folder.layout import Result, load_config, warn_once
 
@@ -116,7 +117,7 @@ def axis_text(name: str, value: Any) -> str:
 
 def read_records(sweep: Sweep, rows: Sequence[Standing] | None = None) -> list[Record]:
     """All trials of the sweep, those without a folder too. rows: where they stand, if that is known already."""
-    return [read_record(row) for row in (standings(sweep) if rows is None else rows)]
+    return [read_record(row) for row in (observe(sweep).rows if rows is None else rows)]
 
 
 def read_record(standing: Standing, epochs: bool = True) -> Record:

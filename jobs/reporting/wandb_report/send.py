@@ -16,7 +16,7 @@ from jobs.runs.trial import Sweep
 from jobs.wandb_sync.call import ask, is_refusal, require_workspaces
 from jobs.wandb_sync.login import require_wandb
 from jobs.wandb_sync.trials import NOTE_NAME, read_note
-from petseg.tracking.client import without_secrets
+from petseg.tracking.begin import without_secrets
 from shards.command import Failure, Interrupted, typed
 from shards.files import read_json
 from shards.manifest import write_whole

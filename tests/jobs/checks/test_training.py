@@ -12,7 +12,7 @@ from torch import nn
 from jobs import doctor
 from jobs.checks import setup, training
 from jobs.checks.setup import Finding
-from petseg import augment
+from petseg.augment import batch, draws
 from petseg.losses import LOSSES, cross_entropy
 from petseg.training import interrupt
 from shards.command import parse
@@ -80,15 +80,15 @@ def never_the_same(before: Callable) -> Callable:
 def test_broken_augmentations(
     ask: Doctor, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Callable], Callable], detail: str
 ) -> None:
-    monkeypatch.setattr(augment, "apply", broken(augment.apply))
+    monkeypatch.setattr(batch, "apply", broken(batch.apply))
     finding = ask("transforms")["transforms"]
     assert finding.status == "FAIL"
     assert detail in finding.detail
 
 
 def test_draws_that_do_not_depend_on_the_epoch(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = augment.draw
-    monkeypatch.setattr(augment, "draw", lambda config, ids, seed, epoch, size: draw(config, ids, seed, 1, size))
+    draw = draws.draw
+    monkeypatch.setattr(draws, "draw", lambda config, ids, seed, epoch, size: draw(config, ids, seed, 1, size))
     assert "all epochs have the same draws" in ask("transforms")["transforms"].detail
     monkeypatch.undo()
     assert ask("transforms", "--set", "augment.p=0")["transforms"].status == "warn"

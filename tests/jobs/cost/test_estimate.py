@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from jobs.cost.budget import check_budget
-from jobs.cost.estimate import CORE_HOURS, GPU_HOURS, estimate
+from jobs.cost.estimate import CORE_HOURS, GPU_HOURS
 from jobs.design.shard_sets import ShardSets
 from jobs.runs.trial import save_sweep
 from petseg.run_folder.attempts import begin_life
 from shards.manifest import Manifest
-from tests.jobs.costed_sweeps import CPU, GPU, finish, plan
+from tests.jobs.costed_sweeps import CPU, GPU, estimate_of, finish, plan
 
 
 def test_records_of_other_seeds_give_the_cost_and_the_axis_that_costs_most(
@@ -29,7 +29,7 @@ def test_records_of_other_seeds_give_the_cost_and_the_axis_that_costs_most(
     axes = {"model.arch": ["unet", "resnet34_unet"], "train.seed": [1, 2]}
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)
 
-    found = estimate(sweep, cells, sets, CPU, max_parallel=2, trials_per_job=1, probe=False)
+    found = estimate_of(sweep, cells, sets, CPU, max_parallel=2, trials_per_job=1, probe=False)
 
     val = manifest.splits["val"].num_samples / manifest.splits["train"].num_samples / 3
     assert [cost.seconds for cost in found.trials] == pytest.approx([10 * s * (1 + val) for s in (360, 360, 720, 720)])
@@ -43,7 +43,7 @@ def test_records_of_other_seeds_give_the_cost_and_the_axis_that_costs_most(
         check_budget(found, "8cpuh")
     check_budget(found, "13 CPUh")
 
-    fewer_threads = estimate(sweep, cells, sets, replace(CPU, cpus_per_task=1), 2, 1, probe=False)
+    fewer_threads = estimate_of(sweep, cells, sets, replace(CPU, cpus_per_task=1), 2, 1, probe=False)
     assert fewer_threads.hours(CORE_HOURS) is None
 
 
@@ -57,7 +57,7 @@ def test_a_record_counts_only_where_it_fits(
     axes = {"augment.policy": ["none", "elastic", "elastic_crop"], "train.seed": [1]}
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)
 
-    on_gpus = estimate(sweep, cells, sets, GPU, 1, 1, probe=False)
+    on_gpus = estimate_of(sweep, cells, sets, GPU, 1, 1, probe=False)
     sources = [cost.source for cost in on_gpus.trials]
     assert [source.partition(",")[0] for source in sources] == [
         "records of 1 trial", "records of 1 trial", "records of 2 trials with another augmentation"
@@ -65,7 +65,7 @@ def test_a_record_counts_only_where_it_fits(
     assert (on_gpus.unit, on_gpus.gpus) == (GPU_HOURS, 2)
 
     for other in (replace(GPU, gpus_per_node=1), replace(CPU, tasks_per_node=2)):  # of other processes, on no GPU
-        unknown = estimate(sweep, cells, sets, other, 1, 1, probe=False)
+        unknown = estimate_of(sweep, cells, sets, other, 1, 1, probe=False)
         assert {cost.source for cost in unknown.trials} == {"no records of trials like these, and no probe was made"}
         assert unknown.hours(unknown.unit) is None
         assert unknown.end_s is None
@@ -81,14 +81,15 @@ def test_trials_side_by_side(pet_shards: Path, manifest: Manifest, sets: ShardSe
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [1, 2, 3, 4]})
     four_cores = replace(CPU, cpus_per_task=4)  # the records are of two
 
-    found = estimate(sweep, cells, sets, four_cores, 1, trials_per_job=4, probe=False, trials_at_once=2)
+    found = estimate_of(sweep, cells, sets, four_cores, 1, trials_per_job=4, probe=False, trials_at_once=2)
 
     each_s = found.trials[0].seconds
     assert each_s
     assert found.end_s == pytest.approx(2 * each_s)
     assert found.hours(CORE_HOURS) == pytest.approx(4 * each_s * 2 / 3600)
     assert "memory is that of 2 trials at once" in found.notes
-    beside = estimate(sweep, cells, sets, GPU, 1, trials_per_job=4, probe=False, trials_at_once=2)
+    one_gpu = replace(GPU, gpus_per_node=1)
+    beside = estimate_of(sweep, cells, sets, one_gpu, 1, trials_per_job=4, probe=False, trials_at_once=2)
     assert "trials that share a GPU are reckoned as one after the other, the most that it can take" in beside.notes
 
 
@@ -120,7 +121,7 @@ def test_a_trial_costs_what_its_budget_allows(
     done = {"status": "done", "host": life.host, "time": life.time + 14 * 600 + 10 * 120}
     (old.trials[0].folder / "state.json").write_text(json.dumps(done))
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {name: [value], "train.seed": [1]})
-    (cost,) = estimate(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
+    (cost,) = estimate_of(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
     assert (cost.epochs, cost.seconds) == (pytest.approx(epochs), pytest.approx(60 * minutes))
 
 
@@ -128,7 +129,7 @@ def test_minutes_are_known_without_a_pace(
     pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
 ) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_min": [30.0], "train.seed": [0, 1]})
-    found = estimate(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False)
+    found = estimate_of(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False)
     assert found.hours(CORE_HOURS) == 2 * 2 * 0.5
     assert [cost.epochs for cost in found.trials] == [None, None]
     assert found.trials[0].source.startswith("train.budget_min, without start and end")
@@ -136,7 +137,7 @@ def test_minutes_are_known_without_a_pace(
     with pytest.raises(ValueError, match=r"about 1 of them would fit.*train\.budget_steps=N"):
         check_budget(found, "1cpuh")
     steps, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_steps": [7]})
-    (cost,) = estimate(steps, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
+    (cost,) = estimate_of(steps, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
     assert (cost.epochs, cost.seconds) == (3.5, None)
 
 
@@ -152,10 +153,10 @@ def test_gpu_memory_is_predicted_where_no_probe_measures_it(
 ) -> None:
     axes = {"train.mixed_precision": ["no", "bf16"], "train.accumulation_steps": [1, 0]}
     sweep, cells = plan(pet_shards, tmp_path, axes)
-    found = estimate(sweep, cells, sets, GPU, max_parallel=1, trials_per_job=1, probe=False)
+    found = estimate_of(sweep, cells, sets, GPU, max_parallel=1, trials_per_job=1, probe=False)
     memory = {tuple(cost.trial.axes.values()): cost.gpu_memory_gib for cost in found.trials}
     assert memory["no", 0] is memory["bf16", 0] is None  # their passes are cut to the GPU
     assert memory["no", 1] > memory["bf16", 1] > 0  # type: ignore[operator]
     assert any(note.startswith("GPU GiB: predicted") for note in found.notes)
-    on_cpu = estimate(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False)
+    on_cpu = estimate_of(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False)
     assert {cost.gpu_memory_gib for cost in on_cpu.trials} == {None}

@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console
 
 from jobs.cost.budget import check_budget
-from jobs.cost.estimate import estimate
-from jobs.cost.speeds import pace_of, probes_needed, read_records
+from jobs.cost.speeds import pace_by_records, pace_of, probes_needed, read_records
 from jobs.cost.table import render
 from jobs.design.shard_sets import ShardSets
 from jobs.runs.trial import save_sweep
@@ -22,9 +21,9 @@ from petseg.run.length import EpochTime
 from petseg.run_folder.attempts import begin_life
 from petseg.run_folder.layout import write_metrics
 from shards.manifest import Manifest
-from slurm.local import visible_gpus
+from slurm.gpus import visible_gpus
 from slurm.resources import Resources
-from tests.jobs.costed_sweeps import CPU, finish, plan
+from tests.jobs.costed_sweeps import CPU, estimate_of, finish, plan
 
 
 def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
@@ -44,6 +43,36 @@ def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
     assert record.beside_epoch_s is None
 
 
+def test_a_result_without_threads_counts_for_jobs_on_cpus_where_there_are_no_others(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    """Earlier versions noted them in the device's name alone, which is for people."""
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    save_sweep(sweep)
+    (trial,) = sweep.trials
+    config = cells[trial.id].config
+    finish(trial, config, manifest, epoch_s=10.0)
+    (record,) = read_records(tmp_path / "runs")
+    assert record.threads == 2
+    path = trial.folder / "result.json"
+    content = json.loads(path.read_text())
+    del content["threads"]
+    path.write_text(json.dumps(content))
+    (old,) = read_records(tmp_path / "runs")
+    assert old == replace(record, threads=None)
+    seven = replace(CPU, cpus_per_task=7)
+    pace = pace_by_records(config, manifest, seven, [old])
+    assert pace.epoch.train_s == 10.0
+    assert "on an unknown number of threads" in pace.source
+    pace = pace_by_records(config, manifest, seven, [old, replace(record, threads=7, step_s=1.0)])
+    assert (pace.epoch.train_s, "unknown number" in pace.source) == (2.0, False)
+    for others in (seven, replace(CPU, gpus_per_node=1)):
+        with pytest.raises(LookupError, match="no records of trials like these"):
+            pace_by_records(config, manifest, others, [record])
+    with pytest.raises(LookupError, match="no records of trials like these"):
+        pace_by_records(config, manifest, replace(CPU, gpus_per_node=1), [old])
+
+
 def test_a_probe_measures_each_kind_of_trial_once(
     pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
 ) -> None:
@@ -53,7 +82,7 @@ def test_a_probe_measures_each_kind_of_trial_once(
     assert (len(ids), config.augment.policy) == (4, "elastic")
 
     one_core = replace(CPU, cpus_per_task=1)
-    found = estimate(sweep, cells, sets, one_core, max_parallel=1, trials_per_job=2, probe=True)
+    found = estimate_of(sweep, cells, sets, one_core, max_parallel=1, trials_per_job=2, probe=True)
     assert [bool(cost.seconds and cost.seconds > 0) for cost in found.trials] == [True] * 4
     assert {cost.source for cost in found.trials} == {found.trials[0].source}
     assert "a probe of 3 steps on cpu, " in found.trials[0].source
@@ -69,8 +98,8 @@ def test_a_probe_that_fails_leaves_a_note(
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
     gone = {i: replace(c, config=with_values(c.config, {"data.shards": "nowhere"})) for i, c in cells.items()}
     known = ShardSets({**sets.manifests, "nowhere": manifest})  # it was there when its manifest was read
-    found = estimate(sweep, gone, known, CPU, 1, 1, probe=True)
-    assert f"the probe failed: ValueError: no shard set in {Path.cwd() / 'nowhere'}" in found.trials[0].source
+    found = estimate_of(sweep, gone, known, CPU, 1, 1, probe=True)
+    assert f"the probe failed: ShardSetError: no shard set in {Path.cwd() / 'nowhere'}" in found.trials[0].source
 
 
 def test_a_shard_set_that_was_not_read_is_named_with_those_that_were(
@@ -82,7 +111,7 @@ def test_a_shard_set_that_was_not_read_is_named_with_those_that_were(
     }
     text = f"data.shards = 'https://host/x': this set's manifest was not read; choose one of {pet_shards}"
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
-        estimate(sweep, gone, sets, CPU, 1, 1, probe=False)
+        estimate_of(sweep, gone, sets, CPU, 1, 1, probe=False)
 
 
 @pytest.mark.slow
@@ -92,7 +121,7 @@ def test_a_probe_on_a_cpu_is_no_estimate_for_gpus(
 ) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
     one_gpu = Resources(gpus_per_node=1, cpus_per_task=1)
-    found = estimate(sweep, cells, sets, one_gpu, 1, 1, probe=True)
+    found = estimate_of(sweep, cells, sets, one_gpu, 1, 1, probe=True)
     console = Console(width=240)
     with console.capture() as capture:
         console.print(render(found))

@@ -10,10 +10,11 @@ import pytest
 
 from jobs import retry
 from jobs.launch.bad_nodes import BadNodes, bad_nodes, node_of, split_starts
-from jobs.launch.submit import Launch, leave_out
 from jobs.node.faults import Fault, note_fault
 from jobs.retry import main
+from jobs.runs.launch import Launch, leave_out
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import standings
 from shards.command import run_command
 from slurm.cluster import parse_nodes
@@ -64,7 +65,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Swee
                 log.parent.mkdir(exist_ok=True)
                 log.write_text(text)
                 sweep.add_submissions([Submission(trial.id, job_id, cluster, str(log))])
-                trial.write_state(status="running", job_id=job_id, host=host)
+                trial.write_state(TrialState("running", job_id=job_id, host=host))
         return sweep
 
     return build

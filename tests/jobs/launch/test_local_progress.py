@@ -16,6 +16,7 @@ from rich.console import Console
 from jobs.launch import local_progress
 from jobs.launch.local_progress import LocalProgress, Look
 from jobs.runs.trial import load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import standings
 from jobs.sweep import main
 from petseg.run_folder.attempts import begin_life
@@ -30,11 +31,11 @@ def test_each_trial_that_runs_is_shown_with_what_it_has_come_to(tmp_path: Path) 
     progress = LocalProgress(trials, 2)
     progress.started(trials[:1], "1", "1 of 6")
     finish(trials[0])
-    trials[0].write_state(status="done", job_id="1")
+    trials[0].write_state(TrialState("done", job_id="1"))
     progress.ended(trials[:1])
     progress.started(trials[1:2], "2", "2 of 6")
     progress.started(trials[2:3], "3", "3 of 6")
-    trials[1].write_state(status="running", job_id="2")
+    trials[1].write_state(TrialState("running", job_id="2"))
     write_metrics([{"epoch": 5, "val/dice": 0.7123}], trials[1].folder)
     beat(trials[1], 6, 50, time.time() + 1)  # 450 steps of 32 pictures are left, at 64 a second
     known, new = progress.look()
@@ -42,7 +43,7 @@ def test_each_trial_that_runs_is_shown_with_what_it_has_come_to(tmp_path: Path) 
     assert known.left_s == pytest.approx(225)
     assert known.text == "unet seed=1: epoch 5/10, val Dice 0.7123, 4 min left"
     assert new == Look(trials[2], epochs=10)
-    trials[2].write_state(status="interrupted", job_id="3")
+    trials[2].write_state(TrialState("interrupted", job_id="3"))
     assert progress.look()[1].time == "saved"
     assert progress.summary([known, new]).startswith("1 of 6 trials have ended, 2 run, 3 wait; about ")
 
@@ -87,17 +88,17 @@ def test_trials_that_share_a_job_are_reported_one_by_one(tmp_path: Path, caplog:
     caplog.set_level(logging.INFO)
     trials = sweep_of(tmp_path / "lab", 4).trials
     progress = LocalProgress(trials, 1)
-    trials[3].write_state(status="failed", error="of an earlier job", job_id="8")
+    trials[3].write_state(TrialState("failed", error="of an earlier job", job_id="8"))
     progress.started(trials, "9", "1 of 1")
     began_ago(progress, 60)
     assert [look.trial for look in progress.look()] == [trials[0]]
     assert caplog.messages == ["job 9 (1 of 1) started with 4 trials"]
     caplog.clear()
-    trials[0].write_state(status="running", job_id="9")
+    trials[0].write_state(TrialState("running", job_id="9"))
     progress.look()
     finish(trials[0])
-    trials[0].write_state(status="done", job_id="9")
-    trials[1].write_state(status="running", job_id="9")
+    trials[0].write_state(TrialState("done", job_id="9"))
+    trials[1].write_state(TrialState("running", job_id="9"))
     assert [look.trial for look in progress.look()] == [trials[1]]
     assert caplog.messages == [
         f"{trials[0].id} unet seed=0: started in job 9 (1 of 4)",
@@ -107,8 +108,8 @@ def test_trials_that_share_a_job_are_reported_one_by_one(tmp_path: Path, caplog:
     assert progress.summary(progress.look()).startswith("1 of 4 trials have ended, 1 run, 2 wait")
     assert progress.ran[trials[0].id] < 30  # not since its job began
     caplog.clear()
-    trials[1].write_state(status="failed", error="KeyError: x", job_id="9")
-    trials[2].write_state(status="running", job_id="9")
+    trials[1].write_state(TrialState("failed", error="KeyError: x", job_id="9"))
+    trials[2].write_state(TrialState("running", job_id="9"))
     progress.look()
     progress.ended(trials)
     assert caplog.messages == [
@@ -129,7 +130,7 @@ def test_a_trial_that_began_and_ended_between_two_looks_is_reported_as_both(
     progress.started(trials, "9", "1 of 1")
     began_ago(progress, 60)
     begin_life(trials[0].folder, 0)
-    trials[0].write_state(status="pruned", job_id="9")
+    trials[0].write_state(TrialState("pruned", job_id="9"))
     progress.look()
     assert [message.split(": ")[1][:7] for message in caplog.messages[1:]] == ["started", "pruned"]
     assert progress.ran[trials[0].id] < 30
@@ -142,7 +143,7 @@ def test_a_damaged_folder_does_not_end_the_launcher(tmp_path: Path, caplog: pyte
     progress.started(trials, "9", "1 of 1")
     (trials[0].folder / "lives.json").write_text('[{"number": 1}]')
     (trials[0].folder / "result.json").write_text("{}")
-    trials[0].write_state(status="failed", error="TypeError: x", job_id="9")
+    trials[0].write_state(TrialState("failed", error="TypeError: x", job_id="9"))
     progress.ended(trials)
     assert "another version" in caplog.text
     assert "seed=1: not begun" in caplog.text
@@ -196,7 +197,7 @@ def test_a_trial_that_has_saved_shows_how_far_it_came(tmp_path: Path) -> None:
     progress = LocalProgress([trial], 1)
     progress.started([trial], "1", "1 of 1")
     write_metrics([{"epoch": 4, "val/dice": 0.7}], trial.folder)
-    trial.write_state(status="interrupted", job_id="1")
+    trial.write_state(TrialState("interrupted", job_id="1"))
     (look,) = progress.look()
     assert (look.epoch, look.share, look.dice, look.time) == (4, 0.4, 0.7, "saved")
 

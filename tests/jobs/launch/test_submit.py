@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch.submit import Launch
-from jobs.launch.submit import submit as launch_module
+from jobs.runs import launch as launch_module
 from jobs.runs import snapshot
+from jobs.runs.launch import Launch
 from jobs.runs.snapshot import take_snapshot
 from petseg.run_folder.checkout import Checkout
 from slurm.resources import Resources

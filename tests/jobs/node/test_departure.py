@@ -9,6 +9,7 @@ import pytest
 from jobs.node import departure
 from jobs.node.departure import comes_again, note_cause
 from jobs.runs.trial import Trial
+from jobs.runs.trial_state import TrialState
 from slurm.ending import Ending
 
 
@@ -50,10 +51,19 @@ def test_only_what_this_job_interrupted_is_told_why(
     tmp_path: Path, why: Ending, requeue: bool, cause: str | None
 ) -> None:
     trials = [Trial(name, {}, tmp_path / name) for name in ("stopped", "done", "other", "waits")]
-    trials[0].write_state(status="interrupted", job_id="12_0", error="saved")
-    trials[1].write_state(status="done", job_id="12_0")
-    trials[2].write_state(status="interrupted", job_id="11_0")
+    trials[0].write_state(TrialState("interrupted", job_id="12_0", error="saved"))
+    trials[1].write_state(TrialState("done", job_id="12_0"))
+    trials[2].write_state(TrialState("interrupted", job_id="11_0"))
     note_cause([str(trial.folder) for trial in trials], "12_0", why, requeue)
-    assert [trial.state().get("cause") for trial in trials] == [cause, None, None, None]
-    assert trials[0].state()["error"] == "saved"
+    assert [trial.state().cause for trial in trials] == [cause, None, None, None]
+    assert trials[0].state().error == "saved"
     assert not trials[3].folder.exists()
+
+
+def test_a_node_that_shuts_down_is_why_its_job_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm may refuse to start it again, and nobody has cancelled it."""
+    trial = Trial("stopped", {}, tmp_path / "stopped")
+    trial.write_state(TrialState("interrupted", job_id="12_0", error="saved"))
+    monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: True)
+    note_cause([str(trial.folder)], "12_0", Ending.RUNNING, requeue=False)
+    assert trial.state().cause == "node_failure"

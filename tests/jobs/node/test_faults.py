@@ -45,7 +45,7 @@ def test_a_trial_without_its_gpu_goes_to_another_node(
     code, log = ended(launcher(copy, [*tiny_sweep, *WITH_GPU, "--axis", "model.arch=unet"]))
     assert code == 0, log
     (trial,) = sweep_of(tmp_path).trials
-    wait_until(lambda: trial.result() or trial.state().get("status") == "failed")
+    wait_until(lambda: trial.result() or trial.state().status == "failed")
     assert trial.result(), trial.state()
     (noted,) = read_faults(sweep_of(tmp_path).folder)
     job = sweep_of(tmp_path).submissions()[trial.id]
@@ -68,7 +68,7 @@ def test_where_no_node_has_a_gpu_all_trials_of_the_job_fail_and_say_so(
     flags = [*tiny_sweep, *WITH_GPU, "--trials-per-job", "2", "--trials-at-once", "2"]
     assert run_command(main, flags) == 0
     sweep = sweep_of(tmp_path)
-    wait_until(lambda: all(trial.state().get("status") == "failed" for trial in sweep.trials))
+    wait_until(lambda: all(trial.state().status == "failed" for trial in sweep.trials))
     assert {fault.node for fault in read_faults(sweep.folder)} == set(on_cluster.nodes)
     rows = standings(sweep)
     assert [(row.status, row.cause) for row in rows] == [("failed", "node_failure")] * 2

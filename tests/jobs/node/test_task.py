@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from jobs.node import task
-from jobs.node.task import TrialTask
+from jobs.node.rendezvous import RanksNotMet
+from jobs.node.task import TrialTask, note_failure
 from jobs.runs.trial import Sweep, Trial
+from jobs.runs.trial_state import NOT_BEGUN, TrialState
 from jobs.state.triage import Evidence, judge
 from petseg.run.peers import LostPeer
 from petseg.training import interrupt
-from shards.command import INTERRUPTED, Interrupted
+from shards.cause import Cause, ShardSetError
+from shards.command import INTERRUPTED, Failure, Interrupted
 from tests.jobs.written_trials import sweep_of
 
 
@@ -46,7 +50,7 @@ def test_a_process_alone_goes_on_with_the_next_trial(sweep: Sweep, trained: list
     failed = run_all(sweep, world_size=1)
     assert trained == [trial.id for trial in sweep.trials]
     assert [repr(error) for error in failed] == ["KeyError('dice')"]
-    assert [trial.state()["status"] for trial in sweep.trials] == ["failed", "done", "done"]
+    assert [trial.state().status for trial in sweep.trials] == ["failed", "done", "done"]
 
 
 def test_ranks_do_not_go_on_after_an_error_that_one_of_them_met(sweep: Sweep, trained: list[str]) -> None:
@@ -63,7 +67,7 @@ def test_a_signal_before_a_trial_leaves_the_rest_untouched(
     with pytest.raises(Interrupted, match="a signal came before the start"):
         run_all(sweep, world_size=1)
     assert len(trained) == 2
-    assert [trial.state()["status"] for trial in sweep.trials] == ["failed", "done", "interrupted"]
+    assert [trial.state().status for trial in sweep.trials] == ["failed", "done", "interrupted"]
 
 
 def test_a_rank_whose_peer_is_gone_ends_with_75_and_the_logs_of_all_say_why(
@@ -81,8 +85,77 @@ def test_a_rank_whose_peer_is_gone_ends_with_75_and_the_logs_of_all_say_why(
         TrialTask("lab", 2, 1)([str(trial.folder) for trial in sweep.trials])
     assert end.value.code == INTERRUPTED
     state = sweep.trials[0].state()
-    assert state["status"] == "failed"
-    seen = {"said": "failed", "error": state["error"]}
-    assert judge(Evidence(**seen, logs=("",))).retryable
+    assert (state.status, state.cause) == ("failed", Cause.UNKNOWN)
+    assert judge(Evidence(state, logs=("",))).retryable
     told = 'Traceback (most recent call last):\n  File "x.py", line 1\ntorch.OutOfMemoryError: CUDA out of memory'
-    assert judge(Evidence(**seen, logs=("", told))).cause == "gpu_memory"
+    assert judge(Evidence(state, logs=("", told))).cause == "gpu_memory"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (Failure("a loss of NaN", Cause.NAN), Cause.NAN),
+        (ShardSetError("no set"), Cause.DATA),
+        (OSError(errno.ENOSPC, "full"), Cause.DISK_FULL),
+        (KeyError("dice"), None),
+    ],
+)
+def test_the_cause_that_an_error_names_is_in_the_trials_state(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, error: Exception, cause: Cause | None
+) -> None:
+    def train(task: TrialTask, trial: Trial) -> None:
+        raise error
+
+    monkeypatch.setattr(TrialTask, "_train", train)
+    with pytest.raises(type(error)):
+        run_all(sweep, world_size=1)
+    states = [trial.state() for trial in sweep.trials]
+    assert [(state.status, state.cause) for state in states] == [("failed", cause)] * 3
+    assert judge(Evidence(states[0])).cause == (cause or Cause.CODE)
+
+
+LOST, NAN = LostPeer("gone"), Failure("a loss of NaN", Cause.NAN)
+
+
+@pytest.mark.parametrize(
+    ("ends", "cause", "host"),
+    [
+        ([(0, LOST), (1, NAN)], Cause.NAN, "node1"),  # in whichever order they come to write
+        ([(1, NAN), (0, LOST)], Cause.NAN, "node1"),
+        ([(0, NAN), (1, NAN)], Cause.NAN, "node0"),
+        ([(1, NAN), (0, KeyError("dice"))], None, "node0"),
+        ([(0, LOST), (1, KeyError("dice"))], Cause.UNKNOWN, "node0"),  # its log says it
+        ([(0, LOST), (1, LOST)], Cause.UNKNOWN, "node0"),
+    ],
+)
+def test_what_another_rank_alone_can_name_is_noted_in_its_place(
+    sweep: Sweep, ends: list[tuple[int, Exception]], cause: Cause | None, host: str
+) -> None:
+    trial = sweep.trials[0]
+    trial.write_state(TrialState("failed", job_id="11_0", cause=Cause.DISK_FULL))  # of an earlier job
+    for rank, error in ends:
+        note_failure(trial, TrialState("running", host=f"node{rank}", job_id="12_0"), error, rank)
+    state = trial.state()
+    assert (state.status, state.job_id, state.cause, state.host) == ("failed", "12_0", cause, host)
+
+
+def test_ranks_that_do_not_meet_end_what_their_job_had_begun_at_its_launch(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 may have begun the first trial, and waits in it for the others."""
+
+    def set_up(environment: object) -> None:
+        raise RanksNotMet("rank 0 is late")
+
+    begun, waits = sweep.trials[:2]
+    begun.write_state(TrialState("running", host="node0", job_id="12_0"))
+    monkeypatch.setattr(interrupt, "install", lambda: None)
+    monkeypatch.setattr(task, "set_up_ranks", set_up)
+    environment = SimpleNamespace(global_rank=1, job_id="12_0", name=lambda: "slurm")
+    monkeypatch.setattr(task.submitit, "JobEnvironment", lambda: environment)
+    with pytest.raises(RanksNotMet):
+        TrialTask("lab", 2, 1)([str(trial.folder) for trial in sweep.trials])
+    assert (begun.state().status, begun.state().cause) == ("failed", Cause.LAUNCH)
+    note_failure(begun, TrialState("running", host="node0", job_id="12_0"), LOST, rank=0)
+    assert begun.state().cause is Cause.LAUNCH
+    assert waits.state() == NOT_BEGUN

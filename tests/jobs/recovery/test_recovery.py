@@ -15,7 +15,7 @@ import pytest
 
 from jobs.launch import journal as intent_module
 from jobs.runs.trial import Sweep, Trial, load_sweep
-from jobs.status import standings
+from jobs.state.trial_status import standings
 from jobs.sweep import main
 from petseg.run_folder.attempts import read_lives
 from shards.command import run_command
@@ -61,7 +61,7 @@ def test_a_requeued_trial_on_two_nodes_ends_with_the_same_numbers(
     log = Path(job.log).read_text()
     assert "resumed" in log
     assert read_lives(stopped.folder)[1].first_step % 14 != 0  # within an epoch
-    assert stopped.state()["restarts"] == 1
+    assert stopped.state().restarts == 1
 
     assert run_command(main, [*flags, "--name", "calm"]) == 0
     (calm,) = sweep_of(tmp_path, "calm").trials
@@ -79,7 +79,7 @@ def test_a_launcher_killed_after_sbatch_submits_nothing_twice(
     flags = [*tiny_sweep, *ON_SLURM, "--axis", "train.seed=0,1"]
     script = (
         "import os, signal, sys\n"
-        "from jobs import sweep, trial\n"
+        "from jobs import sweep\nfrom jobs.runs import trial\n"
         "add = trial.Sweep.add_submissions\n"
         "def killed(self, submissions):\n"
         "    submissions = list(submissions)\n"
@@ -131,7 +131,7 @@ def test_jobs_run_the_code_of_their_submission(tiny_sweep: list[str], tmp_path: 
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from jobs import launch, sweep\n"
+        "from jobs import sweep\nfrom jobs.launch import submit as launch\n"
         "take = launch.take_snapshot\n"
         "def then_edit(folder):\n"
         "    taken = take(folder)\n"

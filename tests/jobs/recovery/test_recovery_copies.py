@@ -1,4 +1,4 @@
-"""docs/recovery.md, rows 20 and 23: which of two copies, and which checkpoint, is the newest."""
+"""docs/operating.md, rows 20 and 23: which of two copies, and which checkpoint, is the newest."""
 
 from __future__ import annotations
 

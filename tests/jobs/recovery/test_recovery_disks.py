@@ -1,4 +1,4 @@
-"""docs/recovery.md, rows 8 and 9: disks that are full, and disks that cannot read."""
+"""docs/operating.md, rows 8 and 9: disks that are full, and disks that cannot read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from petseg.run_folder import checkpoint_files
 from petseg.run_folder.attempts import read_lives
 from petseg.run_folder.checkpoint import list_checkpoints, newest_loadable
 from petseg.training.loop import train
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import load_manifest
 from tests.jobs.disturbed_runs import rows_of
@@ -66,10 +67,11 @@ def test_a_shard_that_the_disk_cannot_read_stops_training(
         return os.open(BROKEN_DISK, os.O_RDONLY) if shard == name else open_shard(store, shard)
 
     monkeypatch.setattr(LocalStore, "open", opened)
-    with pytest.raises(Failure, match=r"samples of split train cannot be read") as error:
+    with pytest.raises(Failure, match=r"samples of split train are unreadable") as error:
         train(with_values(tiny, {"data.cache": "none"}), tmp_path / "run")
     assert f"of {name}: " in str(error.value)
     assert "Input/output error" in str(error.value)
+    assert error.value.cause is Cause.NODE_FAILURE  # the data may be whole on another one
 
 
 @needs_broken_disk

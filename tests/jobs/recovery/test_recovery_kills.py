@@ -1,4 +1,4 @@
-"""docs/recovery.md, rows 1, 3, 5 and 6: a node dies, a process is killed, a signal comes before training."""
+"""docs/operating.md, rows 1, 3, 5 and 6: a node dies, a process is killed, a signal comes before training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_node_that_dies_in_an_epoch(
     first, second = read_lives(trial.folder)
     assert (first.first_step, first.job_id) == (0, second.job_id)
     assert second.first_step >= 2 * 2  # the third row is written before its checkpoint
-    assert trial.state()["restarts"] == 1
+    assert trial.state().restarts == 1
     assert [row["epoch"] for row in trial.metrics()] == list(range(1, 31))
     assert [row["data/coverage"] for row in trial.metrics()] == [1.0] * 30
 
@@ -98,7 +98,7 @@ def test_a_signal_while_torch_is_imported(tiny_sweep: list[str], tmp_path: Path,
     (trial,) = sweep_of(tmp_path).trials
     if name == "TERM":
         assert code == 3, log
-        assert trial.state()["status"] == "interrupted"
+        assert trial.state().status == "interrupted"
         assert [row.status for row in standings(sweep_of(tmp_path))] == ["interrupted"]
         code, log = ended(launcher(copy, [*tiny_sweep, *LOCAL]))
     assert code == 0, log

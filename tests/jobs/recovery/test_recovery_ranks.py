@@ -1,4 +1,4 @@
-"""docs/recovery.md, rows 12 to 15, 17 and 22: what one rank of several does to the others."""
+"""docs/operating.md, rows 12 to 15, 17 and 22: what one rank of several does to the others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from jobs.runs.log_files import fatal_traceback
 from jobs.runs.trial import load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state import liveness
 from jobs.state.triage import Evidence, judge
 from jobs.state.trial_status import standings
@@ -50,7 +51,7 @@ def test_tracebacks_that_torch_marks_with_their_rank() -> None:
     assert full.frame == "petseg/train.py:241 in train_step"
     assert lost is not None
     assert lost.error.endswith("Connection closed by peer [127.0.0.1]:42173.")
-    evidence = Evidence(said="failed", error=lost.error, host="node1", logs=(RANK_0, RANK_1))
+    evidence = Evidence(TrialState("failed", error=lost.error), host="node1", logs=(RANK_0, RANK_1))
     assert judge(evidence).cause == "gpu_memory"
 
 
@@ -99,7 +100,7 @@ def rank_1(logs: Path) -> int:
 def test_all_ranks_stop_together_at_a_loss_that_is_not_finite(pet_shards: Path, tmp_path: Path) -> None:
     code, log = ended(record(pet_shards, tmp_path, ranks=2, **{"optim.lr": 1e30, "world-size": 2}))
     assert code != 0
-    failures = [line for line in log.splitlines() if line.startswith("failed: the loss is not finite")]
+    failures = [line for line in log.splitlines() if line.startswith("failed: the loss became NaN or infinite")]
     assert len(failures) == 2
     assert failures[0] == failures[1]
     assert json.loads((tmp_path / "run" / "not_finite.json").read_text())["keys_by_step"]

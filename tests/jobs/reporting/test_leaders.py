@@ -20,6 +20,7 @@ from jobs.reporting.rows import shown
 from jobs.reporting.statistics.records import read_records
 from jobs.reporting.statistics.verdict import build_board
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import Standing, quick_standings
 from petseg.run_folder.layout import Result, save_result
 
@@ -83,7 +84,7 @@ def test_a_result_makes_one_new_board_and_nothing_else_does(sweep: Sweep) -> Non
     leaders = Leaders()
     look(leaders, sweep)
     first = leaders.look(sweep, rows_of(sweep))
-    sweep.trials[1].write_state(status="running", host="node1", job_id="1")
+    sweep.trials[1].write_state(TrialState("running", host="node1", job_id="1"))
     assert leaders.last(sweep, rows_of(sweep), 60) is first
     finish(sweep.trials[1], 0.85)
     assert "0.8000" in look(leaders, sweep)
@@ -117,7 +118,7 @@ def test_a_terminal_shows_it_beneath_the_table(sweep: Sweep) -> None:
     save_sweep(sweep)
     running = sweep.trials[1]
     sweep.add_submissions([Submission(running.id, "debug", "debug", "")])
-    running.write_state(status="running", host=socket.gethostname(), job_id="debug", pid=os.getpid())
+    running.write_state(TrialState("running", host=socket.gethostname(), job_id="debug", pid=os.getpid()))
     ours, theirs = pty.openpty()
     command = [sys.executable, "jobs/status.py", str(sweep.folder), "--watch", "--every", "600"]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "150", "LINES": "40"}

@@ -14,6 +14,7 @@ from jobs.reporting.sections.drawing import SIZE_PX
 from jobs.reporting.sections.pictures import data_uri, dice_by_key
 from jobs.reporting.statistics.records import gather, read_records, varied
 from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import save_result, write_metrics
 from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, places_of
 
@@ -76,7 +77,7 @@ def test_failed_missing_and_half_written_trials_are_shown(lab: Lab, page: Callab
     for trial in others:
         finish(trial, 0.9)
     sweep.add_submissions([Submission(failed.id, "no-such-job", "local", "logs/1_0_log.out")])
-    failed.write_state(status="failed", job_id="no-such-job", error="Failure: <script>alert(1)</script> & NaN")
+    failed.write_state(TrialState("failed", job_id="no-such-job", error="Failure: <script>alert(1)</script> & NaN"))
     epoch_rows(half, [0.4, 0.5])
     with (half.folder / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "val/di')

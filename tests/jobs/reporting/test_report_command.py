@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import report, status
-from jobs.launch.submit import launcher_lock
+from jobs.launch.lock import launcher_lock
 from jobs.runs.trial import Sweep
 from shards.command import OK, WRONG_USE, run_command
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
@@ -75,8 +75,6 @@ def test_report_does_not_wait_for_torch(finished: Sweep) -> None:
     )
     command = [sys.executable, "-c", script, str(finished.folder)]
     subprocess.run(command, check=True, timeout=120, cwd=REPOSITORY, capture_output=True)
-    lazily = "import sys, jobs.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", lazily], check=True, timeout=120, cwd=REPOSITORY)
 
 
 @pytest.fixture

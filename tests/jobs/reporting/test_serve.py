@@ -24,6 +24,7 @@ from jobs.reporting.page import render_page
 from jobs.reporting.serve import LivePage, ReportServer, fingerprint
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Result, claim_folder, save_result
 from shards.command import CANCELLED, WRONG_USE, run_command
@@ -60,7 +61,7 @@ def sweep(tmp_path: Path) -> Sweep:
 def finish(trial: Trial, dice: float) -> None:
     metrics = {"val/loss": 0.4, "val/dice": dice, "val/all_pet_dice": 0.55}
     save_result(Result(trial.id, metrics, 1, 1, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0), trial.folder)
-    trial.write_state(status="done", host="node1", job_id="1")
+    trial.write_state(TrialState("done", host="node1", job_id="1"))
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def test_the_page_changes_when_its_sweep_does(sweep: Sweep, client: Client) -> N
     assert (same.status, same.body, same.headers["ETag"]) == (304, "", before.headers["ETag"])
     version = client.ask("/version")
     assert client.ask("/version", If_None_Match=version.headers["ETag"]).status == 304
-    sweep.trials[1].write_state(status="running", host="node1", job_id="1")
+    sweep.trials[1].write_state(TrialState("running", host="node1", job_id="1"))
     sweep.add_submissions([Submission(sweep.trials[1].id, "1", "debug", "x.out")])
     finish(sweep.trials[1], 0.85)
     after = client.ask("/version", If_None_Match=version.headers["ETag"])

@@ -14,6 +14,7 @@ from jobs.design.spec import Spec, expand
 from jobs.reporting.statistics.records import gather, rank, read_records, varied
 from jobs.reporting.statistics.verdict import Board, build_board
 from jobs.runs.trial import Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Result, claim_folder, save_result, write_metrics
 from shards.manifest import Manifest, Source, Split, save_manifest
@@ -63,7 +64,7 @@ def finish(trial: Trial, dice: float, epochs: int = 2, test: bool = True) -> Non
     save_result(
         Result(trial.id, metrics, epochs, epochs, 31_037_698, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0), trial.folder
     )
-    trial.write_state(status="done", host="node1", job_id="1")
+    trial.write_state(TrialState("done", host="node1", job_id="1"))
     draw_overlay(trial)
     save_pictures(trial, splits)
 

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
+from jobs.launch.submit import Submitted
 from jobs.runs.earlier_trials import earlier_line
 from jobs.runs.trial import plan_sweep, save_sweep
 from jobs.sweep import main
@@ -81,7 +82,8 @@ def test_the_command_says_so_in_a_dry_run_and_before_it_submits(
     said = f"{tmp_path / 'runs' / 'lab'} has 1 trial of other settings (train.epochs 1, now 2): "
     assert run_command(main, [*longer, "--dry-run", "--no-probe"]) == OK
     assert said in capsys.readouterr().out
-    monkeypatch.setattr("jobs.sweep.submit_trials", lambda *_: pytest.fail("submitted") if not seen() else [])
+    nothing = Submitted(())
+    monkeypatch.setattr("jobs.launch.run.submit_trials", lambda *_: nothing if seen() else pytest.fail("submitted"))
 
     def seen() -> bool:
         return said in capsys.readouterr().out

@@ -71,7 +71,7 @@ def test_an_earlier_life_of_a_requeued_job_is_left_out() -> None:
 
 def test_jobs_of_several_trials_keep_their_failures_apart() -> None:
     first = (
-        "09:30:05 rank 0 ERROR jobs.node.task: trial aaaa failed, going on with the next one\n"
+        "09:30:05 rank 0 ERROR jobs.node.task: trial aaaa failed; the next one follows\n"
         "Traceback (most recent call last):\n"
         '  File "/x/petseg/train.py", line 3, in step\n'
         f"{CUDA_OOM}\n"

@@ -14,12 +14,14 @@ from jobs.design.spec import STARTUP, Cell, Spec, draws, expand, parse_spec
 from jobs.report import leaderboard
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.trial import Submission, Trial, load_sweep, plan_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.search.journal import JOURNAL_NAME
 from jobs.search.rounds import Round, next_round
 from jobs.state.trial_status import standings
 from jobs.sweep import main
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Pruned, Result, save_pruned, save_result
+from shards.cause import Cause
 from shards.command import run_command
 from shards.manifest import Manifest
 
@@ -67,7 +69,7 @@ def prune(trial: Trial, dice: float) -> None:
 
 
 def fail(trial: Trial, folder: Path) -> None:
-    trial.write_state(status="failed", error="Failure: the loss is not finite", job_id="1", host="h")
+    trial.write_state(TrialState("failed", error="Failure: a NaN", cause=Cause.NAN, job_id="1", host="h"))
     load_sweep(folder).add_submissions([Submission(trial.id, "1", "local", "")])
 
 

@@ -97,7 +97,7 @@ def test_a_search_that_is_killed_goes_on_to_run_cap_and_submits_nothing_twice(
     )
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait(timeout=30)
-    pids = [trial.state().get("pid") for trial in load_sweep(folder).trials]
+    pids = [trial.state().pid for trial in load_sweep(folder).trials]
     for pid in filter(None, pids):
         try:
             os.kill(pid, signal.SIGKILL)

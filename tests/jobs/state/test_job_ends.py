@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state import job_ends, slurm_states
 from jobs.state.job_ends import ENDS_NAME, read_ends
 from jobs.state.slurm_states import ask, forget
@@ -27,7 +28,7 @@ def sweep(tmp_path: Path) -> Sweep:
     sweep = sweep_of(tmp_path / "runs" / "lab", 3)
     for place, trial in enumerate(sweep.trials):
         sweep.add_submissions([Submission(trial.id, f"12_{place}", "slurm", "")])
-        trial.write_state(status="running", host="node1", job_id=f"12_{place}")
+        trial.write_state(TrialState("running", host="node1", job_id=f"12_{place}"))
     return sweep
 
 
@@ -83,7 +84,7 @@ def test_what_sacct_adds_is_noted_and_nothing_twice(sweep: Sweep, says: Says) ->
 def test_a_job_that_was_requeued_since_ended_in_another_way(sweep: Sweep, says: Says) -> None:
     says("12_0|TIMEOUT|TimeLimit|node1")
     assert causes(sweep)[0] == "timeout"
-    sweep.trials[0].write_state(status="running", host="node2", job_id="12_0")
+    sweep.trials[0].write_state(TrialState("running", host="node2", job_id="12_0"))
     says()
     assert causes(sweep)[0] == "unknown"
 

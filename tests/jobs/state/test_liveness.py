@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Sweep, Trial
+from jobs.runs.trial_state import TrialState
 from jobs.state import liveness
 from jobs.state.liveness import read_last_row
 from jobs.state.slurm_states import Answer
 from jobs.state.table import epoch_text, state_text, to_document
-from jobs.status import standing
+from jobs.state.trial_status import standing
 from petseg.run_folder.layout import write_metrics
 from tests.jobs.written_trials import beat, on_slurm, sweep_of
 
@@ -31,7 +32,7 @@ def trial(sweep: Sweep) -> Trial:
 
 def test_a_running_trial_shows_its_step_and_the_time_left(trial: Trial) -> None:
     now = time.time()
-    trial.write_state(status="running", host="node1", job_id="12_0")
+    trial.write_state(TrialState("running", host="node1", job_id="12_0"))
     beat(trial, 4, 60, now + 1)
     write_metrics([{"epoch": e, "val/dice": e / 10, "perf/seconds": 60.0} for e in (1, 2, 3)], trial.folder)
     row = standing(trial, *on_slurm(trial, "RUNNING"))
@@ -48,7 +49,7 @@ def budgeted(trial: Trial, **train: float) -> None:
     config = {"config": {"train": {"epochs": 100, "batch_size": 32, "accumulation_steps": 1, **train}}}
     path.write_text(json.dumps(config))
     liveness.planned.cache_clear()
-    trial.write_state(status="running", host="node1", job_id="12_0")
+    trial.write_state(TrialState("running", host="node1", job_id="12_0"))
 
 
 def test_a_budget_of_steps_is_what_is_left(trial: Trial) -> None:
@@ -80,9 +81,9 @@ def test_a_budget_of_minutes_is_what_is_left(sweep: Sweep, trial: Trial) -> None
 )
 def test_a_trial_without_a_sign_of_life_is_stalled(trial: Trial, silent_s: float, epoch_s: float, status: str) -> None:
     then = time.time() - silent_s
-    trial.write_state(status="running", host="node1", job_id="12_0")
-    state = trial.state() | {"time": then - 50}
-    (trial.folder / "state.json").write_text(json.dumps(state))
+    trial.write_state(TrialState("running", host="node1", job_id="12_0"))
+    path = trial.folder / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"time": then - 50}))
     beat(trial, 4, 60, then)
     write_metrics([{"epoch": 3, "perf/seconds": epoch_s}], trial.folder)
     os.utime(trial.folder / "metrics.jsonl", (then, then))

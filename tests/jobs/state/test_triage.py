@@ -9,15 +9,26 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Submission, Trial
+from jobs.runs.trial_state import TrialState, read_state
 from jobs.state.causes import ADVICE, RETRYABLE
-from jobs.state.triage import Evidence, diagnose, judge
+from jobs.state.liveness import read_last_row
+from jobs.state.triage import Evidence, Verdict, gather, judge
 from petseg.run_folder.layout import write_metrics
+from shards.cause import Cause
 from slurm.cluster import JobState
 from tests.jobs.job_logs import CANCELLED_STEP, CUDA_OOM, EPOCH, OOM_KILL, PEER, START, raised
 
 
 def job(state: str, exit_code: str = "", source: str = "squeue") -> JobState:
     return JobState(state, "", "node1", source, exit_code)
+
+
+def failed(error: str, cause: Cause | None = None) -> TrialState:
+    return TrialState("failed", error=error, cause=cause, job_id="12_0")
+
+
+def diagnose(trial: Trial, submission: Submission, state: JobState | None, shared: bool = False) -> Verdict:
+    return judge(gather(trial, submission, state, trial.state(), read_last_row(trial.folder), shared))
 
 
 # (cause, said, the trial's own error, job, log of rank 0)
@@ -75,25 +86,6 @@ CASES = [
         + EPOCH
         + "slurmstepd: error: *** JOB 12 ON node1 CANCELLED AT 2026-03-01T13:30:00 DUE TO TIME LIMIT ***\n",
     ),
-    (
-        "nan",
-        "failed",
-        "shards.command.Failure: the loss is not finite in steps 0-9 of epoch 1: try a lower optim.lr",
-        job("FAILED"),
-        START + raised("shards.command.Failure: the loss is not finite in steps 0-9 of epoch 1: try a lower optim.lr"),
-    ),
-    (
-        "data",
-        "failed",
-        (
-            "shards.command.Failure: 3 samples of split train cannot be read (data.max_lost_samples allows 0):\n  a_1 "
-            "at byte 512 of train-0000.tar: the bytes of a_1.jpg are altered"
-        ),
-        job("FAILED"),
-        START,
-    ),
-    ("data", "failed", "ValueError: no shard set in /data/x: pack one with `python -m shards.pack`", None, START),
-    ("data", "failed", "shards.command.Failure: the ledger of train does not close: 90 samples", None, START),
     (
         "disk_full",
         "failed",
@@ -174,15 +166,24 @@ CASES = [
 
 @pytest.mark.parametrize(("cause", "said", "error", "state", "log"), CASES)
 def test_causes(cause: str, said: str, error: str, state: JobState | None, log: str) -> None:
-    verdict = judge(Evidence(said=said, error=error, host="node1", job=state, logs=(log,), sweep="runs/lab"))
+    own = TrialState(said, error=error, host="node1", job_id="12_0" if said else "")
+    verdict = judge(Evidence(own, host="node1", job=state, logs=(log,), sweep="runs/lab"))
     assert verdict.cause == cause
-    assert verdict.retryable == (cause not in ("code", "nan", "data"))
+    assert verdict.retryable == (cause != "code")
     assert "{" not in verdict.advice
 
 
 def test_every_cause_has_advice_and_a_case() -> None:
     assert RETRYABLE.keys() == ADVICE.keys()
-    assert RETRYABLE.keys() == {case[0] for case in CASES} | {"never_began", "stopped", "unplaceable", "unseen_folder"}
+    named = {Cause.NAN, Cause.DATA, Cause.STOPPED, Cause.NEVER_BEGAN, Cause.UNPLACEABLE, Cause.UNSEEN_FOLDER}
+    assert RETRYABLE.keys() == {case[0] for case in CASES} | named == set(Cause)
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if cause is not Cause.UNKNOWN])
+def test_the_cause_that_an_error_named_holds_whatever_it_says(cause: Cause) -> None:
+    """Its words, and those of other ranks, may be anybody's."""
+    own = failed(CUDA_OOM, cause)
+    assert judge(Evidence(own, logs=(START + raised(CUDA_OOM),), job=job("OUT_OF_MEMORY"))).cause is cause
 
 
 def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
@@ -210,56 +211,74 @@ def test_a_job_that_could_not_open_its_log_did_not_see_the_folder(tmp_path: Path
     log.write_text("")
     assert diagnose(trial, submission, job("FAILED")).cause == "launch"
     log.unlink()
-    trial.write_state(status="running", host="node1", job_id="12_0")
+    trial.write_state(TrialState("running", host="node1", job_id="12_0"))
     assert diagnose(trial, submission, job("FAILED", "0:9", "sacct")).cause == "killed"
 
 
-def test_what_the_process_knew_holds_unless_it_only_met_an_error() -> None:
-    evidence = Evidence(said="failed", cause="disk_full", error="RuntimeError: x", logs=(raised("RuntimeError: x"),))
-    assert judge(evidence).cause == "disk_full"
-    assert judge(replace(evidence, cause="code", error=CUDA_OOM)).cause == "gpu_memory"
+def test_a_state_of_an_earlier_version_names_no_cause(tmp_path: Path) -> None:
+    """What such a version itself said is not read for one: only other programs' words are."""
+    folder = tmp_path / "lab" / "trials" / "0123456789"
+    folder.mkdir(parents=True)
+    for error, cause in (
+        ("shards.command.Failure: the loss is not finite in steps 0-9 of epoch 1", Cause.CODE),
+        (CUDA_OOM, Cause.GPU_MEMORY),
+    ):
+        content = {"status": "failed", "host": "node1", "job_id": "12_0", "pid": 7, "restarts": 0, "error": error}
+        (folder / "state.json").write_text(json.dumps(content | {"time": 1.5}))
+        state = read_state(folder)
+        assert (state.error, state.cause, state.time) == (error, None, 1.5)
+        assert judge(Evidence(state)).cause is cause
 
 
 def test_what_was_stopped_with_its_sweep_was_ended_by_nobody() -> None:
-    verdict = judge(Evidence(said="interrupted", cause="stopped"))
+    verdict = judge(Evidence(TrialState("interrupted", cause=Cause.STOPPED)))
     assert (verdict.cause, verdict.retryable) == ("stopped", True)
     assert "the same command goes on" in verdict.advice
 
 
 def test_what_interrupted_it_holds_unless_slurm_says_that_its_job_was_cancelled_later() -> None:
-    refused = START + EPOCH + "09:40:00 rank 0 ERROR jobs.node.departure: the job cannot be requeued (disabled)\n"
-    evidence = Evidence(said="interrupted", cause="preempted", job=job("FAILED", "75:0"), logs=(refused,))
+    own = TrialState("interrupted", cause=Cause.PREEMPTED)
+    evidence = Evidence(own, job=job("FAILED", "75:0"), logs=(START + EPOCH,))
     assert judge(evidence).cause == "preempted"
-    assert judge(replace(evidence, cause="")).cause == "timeout"
+    assert judge(replace(evidence, state=replace(own, cause=None))).cause == "cancelled"
     assert judge(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
 
 
 def test_a_rank_that_lost_another_does_not_hide_why() -> None:
     ranks = (START + raised(PEER), START + raised(CUDA_OOM), START + raised(PEER))
-    assert judge(Evidence(said="failed", error=PEER, job=job("FAILED"), logs=ranks)).cause == "gpu_memory"
+    assert judge(Evidence(failed(PEER), job=job("FAILED"), logs=ranks)).cause == "gpu_memory"
     ranks = (START + raised(PEER), START + raised("KeyError: 'dice'"))
-    verdict = judge(Evidence(said="failed", error=PEER, job=job("FAILED"), logs=ranks))
+    verdict = judge(Evidence(failed(PEER), job=job("FAILED"), logs=ranks))
     assert (verdict.cause, verdict.signature) == ("code", "KeyError at petseg/train.py:141 in train_step")
+
+
+def test_a_rank_that_says_itself_that_another_is_gone_leaves_the_word_to_slurm_and_to_the_logs() -> None:
+    """Whatever words gloo, NCCL and the store had for it."""
+    evidence = Evidence(failed("petseg.run.peers.LostPeer: gone (Connection refused)", Cause.UNKNOWN), logs=("",))
+    assert judge(evidence).cause is Cause.UNKNOWN
+    assert judge(replace(evidence, job=job("OUT_OF_MEMORY"))).cause is Cause.HOST_MEMORY
+    assert judge(replace(evidence, logs=("", START + raised(CUDA_OOM)))).cause is Cause.GPU_MEMORY
+    assert judge(replace(evidence, logs=("", START + raised("KeyError: 'dice'")))).cause is Cause.CODE
 
 
 def test_code_is_known_by_its_exception_and_its_last_frame_of_ours() -> None:
     library = '  File "/home/me/petseg/.venv/lib/python3.11/site-packages/torch/nn/modules/module.py", line 9, in f\n'
-    verdict = judge(Evidence(said="failed", error="x", logs=(START + raised("RuntimeError: shapes 3, 4", library),)))
+    verdict = judge(Evidence(failed("x"), logs=(START + raised("RuntimeError: shapes 3, 4", library),)))
     assert verdict.signature == "RuntimeError at petseg/train.py:141 in train_step"
     assert verdict.traceback.startswith("Traceback (most recent call last):\n")
     assert verdict.traceback.endswith("\nRuntimeError: shapes 3, 4")
-    other = judge(Evidence(said="failed", error="x", logs=(START + raised("RuntimeError: shapes 5, 6", library),)))
+    other = judge(Evidence(failed("x"), logs=(START + raised("RuntimeError: shapes 5, 6", library),)))
     assert other.signature == verdict.signature
 
 
 def test_failures_of_a_node_are_told_apart_by_its_name() -> None:
-    verdict = judge(Evidence(said="running", host="node7", job=job("NODE_FAIL")))
+    verdict = judge(Evidence(TrialState("running"), host="node7", job=job("NODE_FAIL")))
     assert verdict.signature == "node_failure node7"
     assert "--exclude node7" in verdict.advice
 
 
 def test_a_timeout_says_how_long_the_whole_trial_would_take() -> None:
-    evidence = Evidence(said="running", job=job("TIMEOUT"), epochs_done=30, epochs=100, used_s=4 * 3600.0)
+    evidence = Evidence(TrialState("running"), job=job("TIMEOUT"), epochs_done=30, epochs=100, used_s=4 * 3600.0)
     assert "30 of 100 epochs took 4 h 00 min, the whole trial needs about 13 h 20 min" in judge(evidence).advice
     evidence = replace(evidence, used_s=None, epoch_s=60.0)
     assert "training alone needs about 1 h 40 min" in judge(evidence).advice
@@ -276,12 +295,12 @@ def test_a_timeouts_advice_counts_from_the_start_only_where_one_start_trained_it
     submission = Submission(trial.id, "12_0", "slurm", str(log))
 
     def advice(**state: object) -> str:
-        trial.write_state(host="node1", job_id="12_0", **state)
+        trial.write_state(TrialState(host="node1", job_id="12_0", **state))
         path = trial.folder / "state.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"time": log.stat().st_mtime - 3600}))
         return diagnose(trial, submission, job("TIMEOUT")).advice
 
-    trial.write_state(status="running")
+    trial.write_state(TrialState("running"))
     (trial.folder / "config.json").write_text(
         json.dumps({"config": {"train": {"epochs": 10, "batch_size": 8, "accumulation_steps": 1}}})
     )
@@ -297,10 +316,10 @@ def test_a_folder_is_diagnosed_by_its_last_job_only(tmp_path: Path) -> None:
     log = logs / "12_0_0_log.out"
     log.write_text(START + raised(CUDA_OOM))
     submission = Submission(trial.id, "12_0", "slurm", str(log))
-    trial.write_state(status="failed", error="KeyError: 'x'", host="node1", job_id="11")  # of an earlier job
+    trial.write_state(TrialState("failed", error="KeyError: 'x'", host="node1", job_id="11"))  # of an earlier job
     assert diagnose(trial, submission, job("FAILED")).cause == "gpu_memory"
     assert diagnose(trial, submission, job("FAILED"), shared=True).cause == "never_began"
-    trial.write_state(status="running", host="node1", job_id="12_0", time=0)
+    trial.write_state(TrialState("running", host="node1", job_id="12_0", time=0))
     write_metrics([{"epoch": 2, "perf/seconds": 1800.0}], trial.folder)
     log.write_text(START + EPOCH)
     verdict = diagnose(trial, submission, job("TIMEOUT"))

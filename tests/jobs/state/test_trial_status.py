@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Submission, Sweep, Trial
+from jobs.runs.trial_state import TrialState
 from jobs.state.table import state_text
-from jobs.state.trial_status import CUT_OFF, rows_of, standings
-from jobs.status import standing
+from jobs.state.trial_status import CUT_OFF, rows_of, standing, standings
 from slurm.cluster import JobState
 from tests.jobs.written_trials import beat, finish, on_slurm, sweep_of
 
@@ -53,12 +53,12 @@ def test_states_on_slurm(trial: Trial) -> None:
     write_log(trial)
     row = standing(trial, *on_slurm(trial, "FAILED"))
     assert (row.status, row.cause) == ("failed", "launch")
-    trial.write_state(status="running", host="node1", job_id="12_0")
+    trial.write_state(TrialState("running", host="node1", job_id="12_0"))
     assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
     row = standing(trial, *on_slurm(trial, "NODE_FAIL"))
     assert (row.status, row.cause) == ("interrupted", "node_failure")
     assert "node1 failed" in row.note
-    trial.write_state(status="failed", error="KeyError: x", host="node1", job_id="12_0")
+    trial.write_state(TrialState("failed", error="KeyError: x", host="node1", job_id="12_0"))
     for state in ("FAILED", "UNKNOWN", "RUNNING"):  # its own last word holds
         row = standing(trial, *on_slurm(trial, state))
         assert (row.status, row.cause, row.note, row.host) == ("failed", "code", "KeyError: x", "node1")
@@ -66,7 +66,7 @@ def test_states_on_slurm(trial: Trial) -> None:
 
 def test_a_silent_trial_is_stalled_only_where_slurm_says_that_it_runs(trial: Trial) -> None:
     long_ago = time.time() - 24 * 3600
-    trial.write_state(status="running", host="node1", job_id="12_0")
+    trial.write_state(TrialState("running", host="node1", job_id="12_0"))
     state = json.loads((trial.folder / "state.json").read_text())
     (trial.folder / "state.json").write_text(json.dumps(state | {"time": long_ago}))
     for path in trial.folder.iterdir():
@@ -78,7 +78,7 @@ def test_a_silent_trial_is_stalled_only_where_slurm_says_that_it_runs(trial: Tri
 
 
 def test_a_requeued_trial_is_queued_and_not_interrupted(trial: Trial) -> None:
-    trial.write_state(status="interrupted", error="saved", host="node1", job_id="12_0", restarts=2)
+    trial.write_state(TrialState("interrupted", error="saved", host="node1", job_id="12_0", restarts=2))
     row = standing(trial, *on_slurm(trial, "PENDING", "BeginTime"))
     assert (row.status, row.note, state_text(row)) == ("queued", "BeginTime", "queued: BeginTime, 2 restarts")
     assert standing(trial, *on_slurm(trial, "UNKNOWN")).status == "unknown"
@@ -97,7 +97,7 @@ def test_trials_of_one_job_wait_for_their_turn(sweep: Sweep) -> None:
     write_log(sweep.trials[0])
     first, second = sweep.trials[:2]
     submission, jobs = on_slurm(first, "RUNNING")
-    first.write_state(status="failed", error="KeyError: x", host="node1", job_id="12_0")
+    first.write_state(TrialState("failed", error="KeyError: x", host="node1", job_id="12_0"))
     assert standing(first, submission, jobs, shared=True).status == "failed"
     row = standing(second, replace(submission, trial=second.id), jobs, shared=True)
     assert (row.status, row.note) == ("queued", "waits for its turn in its job")
@@ -121,15 +121,15 @@ def test_each_trial_of_a_job_has_a_state_of_its_own(sweep: Sweep) -> None:
     waiting, running = JobState("PENDING", "Priority", "", "squeue"), JobState("RUNNING", "", "node1", "squeue")
     assert statuses(sweep, waiting) == ["queued"] * 4
     assert statuses(sweep, running) == ["queued"] * 4  # its processes start
-    first.write_state(status="running", host="node1", job_id="12_0")
+    first.write_state(TrialState("running", host="node1", job_id="12_0"))
     assert statuses(sweep, running) == ["running", "queued", "queued", "queued"]
     finish(first)
-    second.write_state(status="failed", error="KeyError: x", host="node1", job_id="12_0")
-    third.write_state(status="running", host="node1", job_id="12_0")
+    second.write_state(TrialState("failed", error="KeyError: x", host="node1", job_id="12_0"))
+    third.write_state(TrialState("running", host="node1", job_id="12_0"))
     assert statuses(sweep, running) == ["done", "failed", "running", "queued"]
     assert statuses(sweep, waiting) == ["done", "failed", "queued", "queued"]
-    third.write_state(status="interrupted", error="saved", host="node1", job_id="12_0")
-    second.write_state(status="running", host="node1", job_id="12_0", restarts=1)  # has no result: tried once more
+    third.write_state(TrialState("interrupted", error="saved", host="node1", job_id="12_0"))
+    second.write_state(TrialState("running", host="node1", job_id="12_0", restarts=1))  # has no result: tried once more
     assert statuses(sweep, running) == ["done", "running", "queued", "queued"]
     rows = rows_of(sweep, sweep.submissions(), {"12_0": running})
     assert [row.note for row in rows[2:]] == ["waits for its turn in its job"] * 2
@@ -142,7 +142,7 @@ def test_of_a_jobs_trials_that_say_they_run_the_latest_does(sweep: Sweep) -> Non
     finish(sweep.trials[0])
     running = JobState("RUNNING", "", "node1", "squeue")
     for place in (2, 1):
-        sweep.trials[place].write_state(status="running", host="node1", job_id="12_0")
+        sweep.trials[place].write_state(TrialState("running", host="node1", job_id="12_0"))
         beat(sweep.trials[place], 4, 60, time.time())
         time.sleep(0.01)
     rows = rows_of(sweep, sweep.submissions(), {"12_0": running})
@@ -156,7 +156,7 @@ def test_as_many_trials_of_a_job_run_as_train_at_once(sweep: Sweep) -> None:
     in_one_job(sweep)
     for slot, place in ((2, 0), (1, 1), (2, 2)):
         state = {"host": "node1", "job_id": "12_0", "slot": slot, "at_once": 2}
-        sweep.trials[place].write_state(status="running", **state)
+        sweep.trials[place].write_state(TrialState("running", **state))
         time.sleep(0.01)
     assert statuses(sweep, JobState("RUNNING", "", "node1", "squeue")) == ["queued", "running", "running", "queued"]
 
@@ -164,18 +164,18 @@ def test_as_many_trials_of_a_job_run_as_train_at_once(sweep: Sweep) -> None:
 def test_states_on_this_machine(trial: Trial, process: subprocess.Popen[bytes]) -> None:
     mine = Submission(trial.id, str(process.pid), "local", "x.out")
     gone, foreign = replace(mine, job_id="999999999"), replace(mine, job_id=str(os.getpid()))
-    trial.write_state(status="running", host=socket.gethostname(), job_id=mine.job_id)
+    trial.write_state(TrialState("running", host=socket.gethostname(), job_id=mine.job_id))
     assert standing(trial, mine, {}).status == "running"
     for other in (gone, foreign):  # a pid that another program was given
-        trial.write_state(status="running", host=socket.gethostname(), job_id=other.job_id)
+        trial.write_state(TrialState("running", host=socket.gethostname(), job_id=other.job_id))
         row = standing(trial, other, {})
         assert (row.status, row.cause) == ("interrupted", "killed")
     # its controller was killed, its rank 0 was not
-    trial.write_state(status="running", host=socket.gethostname(), job_id=gone.job_id, pid=process.pid)
+    trial.write_state(TrialState("running", host=socket.gethostname(), job_id=gone.job_id, pid=process.pid))
     assert standing(trial, gone, {}).status == "running"
-    trial.write_state(status="running", host="another", job_id=gone.job_id)
+    trial.write_state(TrialState("running", host="another", job_id=gone.job_id))
     assert standing(trial, gone, {}).status == "running"
-    trial.write_state(status="running", host=socket.gethostname(), job_id="DEBUG_1", pid=os.getpid())
+    trial.write_state(TrialState("running", host=socket.gethostname(), job_id="DEBUG_1", pid=os.getpid()))
     assert standing(trial, Submission(trial.id, "DEBUG_1", "debug", ""), {}).status == "running"
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch.submit import Launch, submit_trials
+from jobs.launch.submit import submit_trials
 from jobs.retry import main as retry_main
+from jobs.runs.launch import Launch
 from jobs.runs.trial import Submission, Sweep
 from jobs.state.slurm_states import forget
 from jobs.state.trial_status import Standing, standing, standings

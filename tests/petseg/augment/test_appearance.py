@@ -7,8 +7,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from petseg.augment import Change, apply, draw
 from petseg.augment.appearance import NOISE_OFFSETS, add_noise, blur, color_matrix, recolor
+from petseg.augment.batch import apply
+from petseg.augment.draws import Change, draw
 from petseg.config import AugmentConfig
 
 SIZE = 64

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petseg.augment import Change, apply, draw, with_copies
+from petseg.augment.batch import apply, with_copies
+from petseg.augment.draws import Change, draw
 from petseg.augment.warp import affine_grid, displacement
 from petseg.config import AugmentConfig
 

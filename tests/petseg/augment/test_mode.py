@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from petseg.augment import __main__ as sheet
-from petseg.augment import augment_batch, draw
+from petseg.augment.batch import augment_batch
+from petseg.augment.draws import draw
 from petseg.config import RunConfig
 from petseg.data.plan import train_plan
 from petseg.data.store import open_store

@@ -10,6 +10,7 @@ from petseg.data.ledger import Count, Ledger, losses_in_words
 from petseg.data.loader import Batch
 from petseg.data.plan import MicroBatch
 from petseg.data.tars import Lost
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import key_hash, split_of_keys
 
@@ -47,14 +48,14 @@ def test_a_sample_too_few_too_many_or_swapped_does_not_close(all_keys: list[str]
     if len(all_keys) > 1:
         wrong.append([*all_keys[:-1], all_keys[0]])
     for seen in wrong:
-        with pytest.raises(Failure, match="the ledger of train does not close"):
+        with pytest.raises(Failure, match="the ledger of train does not balance"):
             count(batch(seen)).check(expected, "train")
 
 
 @given(keys)
 def test_a_sample_seen_three_times_does_not_close(all_keys: list[str]) -> None:
     """Its hash alone would not show it: two of three cancel out."""
-    with pytest.raises(Failure, match="the ledger of train does not close"):
+    with pytest.raises(Failure, match="the ledger of train does not balance"):
         count(batch([*all_keys, all_keys[0], all_keys[0]])).check(split_of_keys(all_keys), "train")
 
 
@@ -82,7 +83,15 @@ def test_lost_samples_close_it_by_name_or_by_number() -> None:
         count(batch(["a"], lost=[""])).check(expected, "train")
 
 
+@pytest.mark.parametrize("cause", [Cause.DATA, Cause.NODE_FAILURE])
+def test_a_node_that_cannot_read_a_sample_is_the_cause_of_all_losses(cause: Cause) -> None:
+    lost = [Lost("train-000000.tar", "a", 512, "altered"), Lost("train-000001.tar", "b", 512, "EIO", cause)]
+    failure = Ledger(Count(), lost).failure("train", 0)
+    assert failure.cause is cause
+    assert "a at byte 512 of train-000000.tar: altered" in str(failure)
+
+
 def test_an_error_names_a_few_of_many() -> None:
     words = losses_in_words([f"sample {i}" for i in range(20)], "train", 3)
-    assert words.startswith("20 samples of split train cannot be read (data.max_lost_samples allows 3):\n  sample 0")
+    assert words.startswith("20 samples of split train are unreadable (data.max_lost_samples allows 3):\n  sample 0")
     assert words.endswith("sample 7\n  and 12 more")

@@ -135,7 +135,7 @@ def test_weights_that_are_not_finite_are_said(whole_parts: Parts) -> None:
     with torch.no_grad():
         next(whole_parts.bare_model.parameters()).fill_(float("nan"))
     for work in (lambda: measure(whole_parts, "val"), lambda: measure_protocol(whole_parts, "val", Protocol())):
-        with pytest.raises(Failure, match="not finite on 2 pictures of val"):
+        with pytest.raises(Failure, match="NaN or infinite on 2 pictures of val"):
             work()
 
 
@@ -156,7 +156,7 @@ def test_a_trimap_that_is_lost_after_it_was_cached_is_named(whole_shards: Path, 
         file.seek(sample.png.offset + 60)
         file.write(bytes([byte[0] ^ 1]))
     measure_protocol(parts, "test", Protocol())  # the cache has it
-    with pytest.raises(Failure, match=rf"1 samples of split test cannot be read.*\n.*{sample.key} at byte"):
+    with pytest.raises(Failure, match=rf"1 samples of split test are unreadable.*\n.*{sample.key} at byte"):
         measure_protocol(parts, "test", Protocol(native=True))
     parts.close()
 

@@ -22,7 +22,7 @@ from petseg.footprint.hardware import GPUS, find_gpu
 from petseg.footprint.memory import Footprint, footprint, grown_batch, largest_batch, measure_footprint
 from petseg.footprint.operations import Op, OpCounter, roofline_s
 from petseg.footprint.utilization import flops_per_image, mfu_row, model_flops_utilization
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.run.batches import take_step, train_batches
 from petseg.run.parts import build_parts
 from petseg.run.run import new_run

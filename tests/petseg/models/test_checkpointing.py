@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from petseg.config import ModelConfig, RunConfig
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.models.checkpointing import checkpoint_stages
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
@@ -132,7 +132,7 @@ import copy, sys, torch, warnings
 import torch.distributed as dist, torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel as DDP
 from petseg.config import ModelConfig
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.models.checkpointing import checkpoint_stages
 
 def work(rank, path):

@@ -12,8 +12,8 @@ import torch
 from jobs.design.spec import expand, load_spec
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import with_values
-from petseg.models import build_model, count_parameters, encoder_parameters
-from petseg.models.encoders import DECODERS, PooledBatchNorm2d, encoder_name
+from petseg.models.build import build_model, count_parameters
+from petseg.models.encoders import DECODERS, PooledBatchNorm2d, encoder_name, encoder_parameters
 from tests.petseg.tensors import assert_same_tensors
 
 MOBILE = "tu-mobilenetv3_small_050"

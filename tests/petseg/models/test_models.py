@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from petseg.config import ModelConfig
-from petseg.models import build_model, count_parameters
+from petseg.models.build import build_model, count_parameters
 from petseg.models.layers import PointwiseConv2d, ReflectConv2d, build_upsample
 
 

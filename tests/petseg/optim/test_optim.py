@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from petseg.config import ModelConfig, OptimConfig
-from petseg.models import build_model, encoder_parameters
+from petseg.models.build import build_model
+from petseg.models.encoders import encoder_parameters
 from petseg.optim import build_optimizer, learning_rate, set_learning_rate
 from petseg.optim.muon import Muon, hidden_weights, orthogonal
 

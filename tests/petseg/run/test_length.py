@@ -8,10 +8,10 @@ import pytest
 
 from petseg.config import RunConfig, TrainConfig
 from petseg.data.store import open_store
-from petseg.estimate import _whole
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run.progress import start_progress
 from petseg.run.schedule import fit_budget
+from petseg.training.needs import _whole
 
 TIME = EpochTime(train_s=50.0, beside_s=10.0)
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from jobs.retry import more_accumulation
+from jobs.launch.retry import more_accumulation
 from petseg.config import RunConfig
 from petseg.config.values import trial_id, with_values
 from petseg.footprint.memory import footprint
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.run import micro_batches
 from petseg.run.execution import fit_for_training
 from petseg.run.micro_batches import RESERVE_BYTES, SLACK, fewest_passes, fits, samples_per_pass, usable_bytes

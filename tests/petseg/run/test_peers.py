@@ -56,7 +56,7 @@ def test_a_rank_whose_peer_was_killed_says_run_me_again(
             rank.kill()
             rank.communicate()
     assert ranks[1 - killed].returncode == INTERRUPTED, said
-    assert "interrupted: another process of the run is gone (" in said
+    assert "interrupted: another process of this run has ended (" in said
     assert "run the same command to go on from what is saved" in said
     assert "bug:" not in said
     assert load_result(tmp_path / "run") is None
@@ -76,7 +76,7 @@ def test_a_rank_whose_peer_was_killed_says_run_me_again(
 )
 def test_what_gloo_and_nccl_say_of_a_peer_that_is_gone(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    with pytest.raises(LostPeer, match="is gone"), peers_may_go():
+    with pytest.raises(LostPeer, match="has ended"), peers_may_go():
         raise RuntimeError(said)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from petseg.config import RunConfig
 from petseg.config.values import trial_id, with_values
 from petseg.data.store import open_store
-from petseg.models import build_model
+from petseg.models.build import build_model
 from petseg.run.batches import take_step, train_batches
 from petseg.run.parts import build_parts
 from petseg.run.progress import start_progress

@@ -12,23 +12,14 @@ import pytest
 
 from jobs.sync import main as sync
 from petseg.config import RunConfig, TrackingConfig
-from petseg.config.values import config_to_dict, with_values
+from petseg.config.values import config_to_dict
 from petseg.evaluate import main as evaluate
 from petseg.run_folder.attempts import begin_life
 from petseg.run_folder.layout import claim_folder, save_overrides
 from petseg.tracking import tracker as tracking
 from petseg.tracking.artifacts import MAX_NAME, find_artifacts
-from petseg.tracking.tracker import (
-    EXIT_CODES,
-    End,
-    RunName,
-    Tracker,
-    describe,
-    how_ended,
-    name_in_place,
-    single_name,
-    trial_name,
-)
+from petseg.tracking.naming import RunName, name_of_run
+from petseg.tracking.tracker import EXIT_CODES, End, Tracker, describe, how_ended
 from petseg.training.loop import train
 from shards.command import OK, Failure, Interrupted, run_command
 from shards.manifest import load_manifest, save_manifest
@@ -36,6 +27,7 @@ from tests.wandb_server import Fault, WandbServer
 
 HASH = "0" * 64
 NAME = RunName("lab-0123456789", group="lab")
+TRIAL = RunName("lab-0123456789", "lab", label="unet none width 4 seed 0", program="jobs/sweep.py")
 
 
 def test_an_end_is_told_by_what_ended_the_run() -> None:
@@ -74,34 +66,6 @@ def test_the_config_says_where_and_with_how_many_processes(tmp_path: Path, monke
     said = describe(tmp_path, NAME, config_to_dict(config))["config"]
     assert (said["world_size"], said["world_sizes"], said["restarts"]) == (2, [4, 2], 1)
     assert "code_hashes" not in said
-
-
-def test_a_trial_has_one_name_wherever_it_is_asked_for(tmp_path: Path) -> None:
-    trial, single = tmp_path / "lab" / "trials" / "x", tmp_path / "single" / "y"
-    for folder in (trial, single):
-        claim_folder(RunConfig(), HASH, folder)
-    (tmp_path / "lab" / "sweep.json").write_text(json.dumps({"name": "lab"}))
-    id_ = name_in_place(single, RunConfig()).id
-    assert (name_in_place(trial, RunConfig()).id, name_in_place(trial, RunConfig()).group) == (f"lab-{id_}", "lab")
-    assert name_in_place(single, RunConfig()).group == ""
-    assert name_in_place(single, RunConfig()).program == "petseg/train.py"
-
-
-def test_a_label_says_what_a_trial_is_and_what_its_sweep_varies() -> None:
-    config = with_values(RunConfig(), {"augment.policy": "elastic", "optim.lr": 0.0003, "data.shards": "/a/b/small/"})
-    assert single_name("x", config).label == trial_name("lab", "x", config).label == "unet elastic seed 0"
-    axes = ["model.arch", "train.seed", "optim.lr", "data.shards", "no.longer.a.field"]
-    assert trial_name("lab", "x", config, axes).label == "unet elastic lr 0.0003 shards small seed 0"
-    secret = with_values(config, {"data.shards": "https://me:word@host"})
-    assert trial_name("lab", "x", secret, axes).label == "unet elastic lr 0.0003 shards ***@host seed 0"
-
-
-def test_a_trial_has_the_label_of_its_sweep_where_it_is_evaluated(tmp_path: Path) -> None:
-    folder = tmp_path / "lab" / "trials" / "x"
-    claim_folder(RunConfig(), HASH, folder)
-    (tmp_path / "lab" / "sweep.json").write_text(json.dumps({"name": "lab", "axes": {"model.width": [64]}}))
-    name = name_in_place(folder, RunConfig())
-    assert (name.label, name.program) == ("unet none width 64 seed 0", "jobs/sweep.py")
 
 
 def test_artifacts_are_those_of_a_finished_run(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
@@ -194,7 +158,7 @@ def test_rows_that_were_lost_on_the_way_are_said_and_sent_later(
     server.fault, server.fault_at = fault, "file_stream"
     train(tiny(tracking__wandb="online"), tmp_path)
     assert caplog.text.count("wandb is off for this run") == 1
-    assert f"`python jobs/sync.py {tmp_path}`" in caplog.text
+    assert "; metrics.jsonl has everything\n" in caplog.text
     (run,) = server.runs.values()
     assert not run.rows
     server.fault = ""
@@ -207,18 +171,16 @@ def test_an_evaluation_is_a_run_beside_the_trainings(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "lab" / "trials" / "x"
-    config = tiny(tracking__wandb_wait_s=60.0)
-    train(config, folder)
-    (tmp_path / "lab" / "sweep.json").write_text(json.dumps({"name": "lab"}))
+    train(tiny(tracking__wandb_wait_s=60.0), folder, TRIAL)
     assert run_command(evaluate, [str(folder), "--split", "test"]) == OK
     assert not server.runs  # as the training, which did not ask for wandb
     asked = [str(folder), "--split", "test", "--wandb", "online"]
     for _ in range(2):
         assert run_command(evaluate, asked) == OK
     ((name, run),) = server.runs.items()
-    training = name_in_place(folder, RunConfig()).wandb_id
+    training = TRIAL.wandb_id
     assert name.startswith(f"{training}-eval-")
-    assert run.upserts[0]["displayName"] == f"{name_in_place(folder, config).label} eval test"
+    assert run.upserts[0]["displayName"] == "unet none width 4 seed 0 eval test"
     assert run.upserts[0]["program"] == "petseg/evaluate.py"
     assert (run.upserts[0]["groupName"], run.upserts[0]["jobType"]) == ("lab", "eval")
     assert (run.config["train_run"], run.config["eval.split"], run.config["model.width"]) == (training, "test", 4)
@@ -240,7 +202,7 @@ def test_an_evaluation_that_was_offline_is_sent_later(
     assert run_command(evaluate, [str(tmp_path), "--split", "test", "--wandb", "offline"]) == OK
     assert not server.runs
     assert run_command(sync, [str(tmp_path)]) == OK
-    training = name_in_place(tmp_path, RunConfig()).wandb_id
+    training = name_of_run(tmp_path, RunConfig()).wandb_id
     assert server.runs[training].epochs == [1, 2]
     (name,) = set(server.runs) - {training}
     run = server.runs[name]

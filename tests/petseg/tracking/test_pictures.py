@@ -18,6 +18,7 @@ from petseg.metrics.pixels import count_masks
 from petseg.metrics.pixels import dice_of as dice_of_counts
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
+from petseg.tracking.naming import RunName
 from petseg.tracking.overlays import (
     best_name,
     dice_of,
@@ -27,7 +28,7 @@ from petseg.tracking.overlays import (
     save_overlays,
     shown_epochs,
 )
-from petseg.tracking.tracker import RunName, Tracker
+from petseg.tracking.tracker import Tracker
 from petseg.training.loop import train
 
 

@@ -11,8 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from petseg.config import RunConfig, TrackingConfig
 from petseg.run_folder.layout import read_metrics
+from petseg.tracking.naming import RunName
 from petseg.tracking.tensorboard_writer import FOLDER_NAME
-from petseg.tracking.tracker import RunName, Tracker
+from petseg.tracking.tracker import Tracker
 from petseg.training.loop import train
 
 ON = TrackingConfig(tensorboard=True)

@@ -22,16 +22,25 @@ from hypothesis import strategies as st
 from petseg.config import RunConfig, TrackingConfig
 from petseg.evaluation.measure import Picture
 from petseg.run_folder.layout import load_config, read_metrics
-from petseg.tracking.client import Begin, best_and_last, sheet, tile, without_secrets
+from petseg.tracking.begin import Begin, without_secrets
+from petseg.tracking.client import best_and_last, sheet, tile
+from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote, read_note
 from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
-from petseg.tracking.tracker import RunName, Tracker
+from petseg.tracking.tracker import Tracker
 from petseg.training import interrupt
 from petseg.training.loop import train
 from shards.command import Interrupted
 from tests.wandb_server import KEY, Fault, SentRun, WandbServer
 
-NAME = RunName("lab-0123456789", "lab", tags=("unet", "none"), label="unet none seed 0", program="jobs/sweep.py")
+NAME = RunName(
+    "lab-0123456789",
+    "lab",
+    tags=("unet", "none"),
+    label="unet none seed 0",
+    program="jobs/sweep.py",
+    resend="`python jobs/sync.py runs/lab` sends it later",
+)
 OFF = "wandb is off for this run"
 
 
@@ -125,7 +134,7 @@ def test_a_killed_run_goes_on_as_one_curve(
     """The rows that its last checkpoint did not have are run again, and are there once."""
     code = (
         "import os, signal, sys; from pathlib import Path; from petseg.config import TrackingConfig\n"
-        "from petseg.tracking.tracker import RunName, Tracker\n"
+        "from petseg.tracking.naming import RunName; from petseg.tracking.tracker import Tracker\n"
         "config = TrackingConfig(wandb='online')\n"
         "tracker = Tracker(Path(sys.argv[1]), config, RunName('lab/x y', group=''), {}, 0)\n"
         "for e in (1, 2, 3): tracker.log({'epoch': e, 'step': 10 * e, 'val/dice': 0.1 * e})\n"
@@ -203,7 +212,7 @@ def test_a_server_that_misbehaves_does_not_hold_up_the_training(
         tracker.log(row(epoch))
     tracker.finish({})
     assert caplog.text.count(OFF) == 1
-    assert f"`python jobs/sync.py {tmp_path}`" in caplog.text
+    assert "; metrics.jsonl has everything\n" in caplog.text
     assert KEY not in caplog.text
     assert len(read_metrics(tmp_path)) == 2
     note = read_note(tmp_path)
@@ -221,7 +230,7 @@ def test_a_refusal_on_the_way_is_said_while_the_training_runs(
     tracker.log(row(1))
     wait_for(lambda: OFF in caplog.text)
     assert "(LostRows: Fatal error while uploading data)" in caplog.text
-    assert f"`python jobs/sync.py {tmp_path.parents[1]}`" in caplog.text
+    assert f"; metrics.jsonl has everything, {NAME.resend}\n" in caplog.text
     tracker.log(row(2))
     tracker.finish({})
     assert caplog.text.count(OFF) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from petseg.config.values import with_values
 from petseg.run_folder.layout import PRUNED_NAME, claim_folder, load_pruned, load_result, read_metrics, write_metrics
 from petseg.training import interrupt
 from petseg.training.loop import train
-from petseg.training.pruning import Hyperband, StoppedEarly, is_best, parse_hyperband, value_at
+from petseg.training.pruning import EarlyStop, Hyperband, StoppedEarly, is_best, value_at
 from shards.command import Interrupted
 
 STEPS_PER_EPOCH = 4
@@ -39,13 +38,11 @@ def test_rungs_by_hand(rule: Hyperband, epochs: int, rungs: tuple[int, ...]) -> 
 
 
 @given(st.integers(1, 50), st.floats(1.1, 9), st.integers(1, 300), st.booleans())
-def test_rungs_lie_within_the_run_and_survive_the_file(first: int, eta: float, epochs: int, strict: bool) -> None:
-    rule = Hyperband(min_iter=first, eta=eta, strict=strict)
-    rungs = rule.rungs(epochs)
+def test_rungs_lie_within_the_run(first: int, eta: float, epochs: int, strict: bool) -> None:
+    rungs = Hyperband(min_iter=first, eta=eta, strict=strict).rungs(epochs)
     assert list(rungs) == sorted(set(rungs))
     assert all(first <= rung < epochs for rung in rungs)
     assert (first in rungs) == (first < epochs)
-    assert parse_hyperband(json.loads(json.dumps(rule.to_dict()))) == rule
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40, unique=True), st.floats(1.1, 9))
@@ -63,6 +60,11 @@ def test_strict_compares_the_rung_and_else_the_best_up_to_it() -> None:
     assert value_at(rows, 4, strict=False) is None
 
 
+def beside(folder: Path, rule: Hyperband = FIRST) -> EarlyStop:
+    """Early stopping by all other runs of a folder's parent."""
+    return EarlyStop(rule, lambda: [other for other in sorted(folder.parent.iterdir()) if other != folder])
+
+
 def neighbour(folder: Path, config: RunConfig, *dice: float) -> None:
     """A run beside the others that has had these val Dice."""
     claim_folder(config, "m", folder)
@@ -73,7 +75,7 @@ def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_neve
     tiny: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     config = tiny(train__epochs=3, optim__lr=1e-4)
-    calm = train(config, tmp_path / "alone" / "calm", early=FIRST)  # nobody is beside it
+    calm = train(config, tmp_path / "alone" / "calm", early=beside(tmp_path / "alone" / "calm"))  # nobody is there
     own = read_metrics(tmp_path / "alone" / "calm")
     neighbour(tmp_path / "trials" / "better", with_values(config, {"train.seed": 1}), 0.1, 1.0)
     neighbour(tmp_path / "trials" / "finer", with_values(config, {"data.image_size_px": 128}), 1.0, 1.0)
@@ -81,7 +83,7 @@ def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_neve
     (tmp_path / "trials" / "no run").mkdir()
     folder = tmp_path / "trials" / "own"
     with pytest.raises(StoppedEarly, match="stopped early after epoch 2 of 3, best val Dice 0"):
-        train(config, folder, early=FIRST)  # at the first rung it was the best, and `finer` is another measure
+        train(config, folder, early=beside(folder))  # at the first rung it was the best, and `finer` is another measure
     pruned = load_pruned(folder)
     assert pruned is not None
     assert (pruned.epoch, pruned.epochs, pruned.threshold, pruned.compared_with) == (2, 3, 1.0, 1)
@@ -89,7 +91,7 @@ def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_neve
     assert load_result(folder) is None
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2]
     with pytest.raises(StoppedEarly):  # for good
-        train(config, folder, early=FIRST)
+        train(config, folder, early=beside(folder))
     assert len(read_metrics(folder)) == 2
 
     assert train(config, folder).metrics == calm.metrics
@@ -109,10 +111,10 @@ def test_a_run_that_is_killed_at_a_rung_is_judged_by_its_next_life(
     with monkeypatch.context() as patch:
         patch.setattr("petseg.training.pruning.save_pruned", die)
         with pytest.raises(KeyboardInterrupt):
-            train(config, folder, early=FIRST)
+            train(config, folder, early=beside(folder))
     assert load_pruned(folder) is None
     with pytest.raises(StoppedEarly, match="after epoch 1 of 3"):
-        train(config, folder, early=FIRST)
+        train(config, folder, early=beside(folder))
 
 
 def test_a_run_that_passed_a_rung_is_not_judged_by_it_again(
@@ -124,9 +126,9 @@ def test_a_run_that_passed_a_rung_is_not_judged_by_it_again(
     with monkeypatch.context() as patch:
         patch.setattr(interrupt, "requested", lambda: next(asked) == STEPS_PER_EPOCH + 2)
         with pytest.raises(Interrupted, match="epoch 1 and 2 steps"):
-            train(config, folder, early=Hyperband(min_iter=1, eta=9))
+            train(config, folder, early=beside(folder, Hyperband(min_iter=1, eta=9)))
     neighbour(tmp_path / "better", with_values(config, {"train.seed": 1}), 1.0)
-    assert train(config, folder, early=Hyperband(min_iter=1, eta=9)).epochs == 3
+    assert train(config, folder, early=beside(folder, Hyperband(min_iter=1, eta=9))).epochs == 3
 
 
 def test_a_pruned_json_of_another_version_is_named(tmp_path: Path) -> None:

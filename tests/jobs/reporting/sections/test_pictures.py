@@ -29,6 +29,7 @@ from jobs.reporting.sections.samples import ValSplit, load_facts, load_samples
 from jobs.reporting.statistics.records import Record, rank, read_records
 from jobs.reporting.statistics.verdict import Board, build_board
 from jobs.runs.trial import Sweep, find_sweep, plan_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
 from petseg.metrics.masks import load_masks, save_masks
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
@@ -60,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for trial in sweep.trials:
         claim_folder(configs[trial.id], manifest.hash, trial.folder)
         train(configs[trial.id], trial.folder)
-        trial.write_state(status="done", host="node1", job_id="1")
+        trial.write_state(TrialState("done", host="node1", job_id="1"))
     return root
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from jobs.reporting.sections.operation import error_line, group_failures, operat
 from jobs.reporting.sections.trials import trial_row
 from jobs.reporting.statistics.records import Record, gather, read_records, varied
 from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
 from petseg.metrics.calibration import Calibration
 from petseg.run_folder.layout import Result, claim_folder, save_result, write_metrics
@@ -62,7 +64,7 @@ def finish(trial: Trial, dice: float) -> None:
     metrics = {"val/dice": dice, "val/temperature": 1.5, "val/all_pet_dice": 0.5}
     result = Result(trial.id, metrics, 3, 3, 100, 2, "node1", "cpu, 1 threads", 60.0, 83.0, 0.01, 84.0, None, 500.0)
     save_result(result, trial.folder)
-    trial.write_state(status="done", host="node1", job_id="1")
+    trial.write_state(TrialState("done", host="node1", job_id="1"))
 
 
 def additive(trial: Trial) -> float:
@@ -211,9 +213,9 @@ def test_operation_counts_failures_once_and_starts_all(sweep: Sweep) -> None:
         log.parent.mkdir(exist_ok=True)
         log.write_text(traceback + "\n")
         sweep.add_submissions([Submission(trial.id, trial.id, "local", str(log))])
-        trial.write_state(status="failed", job_id=trial.id, error="KeyError: <b>")
+        trial.write_state(TrialState("failed", job_id=trial.id, error="KeyError: <b>"))
         write_metrics([{"epoch": 1, "perf/seconds": 1800.0, "perf/energy_j": 9e5, "val/dice": 0.1}], trial.folder)
-    second.write_state(**second.state() | {"at_once": 2})
+    second.write_state(replace(second.state(), at_once=2))
     life = {"host": "node2", "job_id": "1", "first_step": 0, "time": 0.0}
     lives = [{"number": 1, "code": "abc", **life}, {"number": 2, "code": "def", **life, "first_step": 10}]
     (third.folder / "lives.json").write_text(json.dumps(lives))
@@ -243,7 +245,7 @@ def test_trials_at_once_share_the_cost_of_their_job(sweep: Sweep) -> None:
     (sweep.folder / "launch.json").write_text(json.dumps({"resources": resources}))
     for trial in sweep.trials[:5]:
         finish(trial, 0.8)
-        trial.write_state(**trial.state() | {"slot": 1, "at_once": 2})
+        trial.write_state(replace(trial.state(), slot=1, at_once=2))
         sweep.add_submissions([Submission(trial.id, "1", "slurm", "")])
     _, groups, records = groups_of(sweep)
     cost = operate(sweep, groups, [trial_row(record, "h") for record in records]).cost

@@ -20,7 +20,8 @@ from jobs.runs.trial import Sweep
 from jobs.wandb_sync.trials import NOTE_NAME
 from petseg.run_folder.layout import load_config
 from petseg.tracking.client import best_and_last
-from petseg.tracking.tracker import RunName, describe
+from petseg.tracking.naming import RunName
+from petseg.tracking.tracker import describe
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, Failure, Interrupted, run_command
 from tests.jobs.reporting.written_sweep import Lab, finish
 from tests.wandb_server import KEY, Fault, SentRun, WandbServer

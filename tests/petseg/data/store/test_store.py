@@ -190,7 +190,7 @@ def test_a_slow_server_is_no_stall(
 
 
 def test_without_a_server_it_says_so(server: ShardServer) -> None:
-    with pytest.raises(OSError, match=r"manifest.json at http://127.0.0.1:9/pets cannot be fetched, 5 tries failed"):
+    with pytest.raises(OSError, match=r"manifest.json at http://127.0.0.1:9/pets was not fetched, 5 tries failed"):
         open_store("http://127.0.0.1:9/pets")
 
 

@@ -1,0 +1,44 @@
+"""The cells that a sweep file and flags ask for, with the manifests of the shard sets that they train on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.design.shard_sets import ShardSets
+from jobs.design.spec import Cell, Spec, load_spec, parse_axes, parse_settings
+from petseg.config import WEIGHTS_SUFFIXES
+from shards.command import typed
+
+WEIGHTS = "model.weights"
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What is asked for: a spec, its cells as far as they are known, and their shard sets."""
+
+    spec: Spec
+    cells: tuple[Cell, ...]
+    sets: ShardSets
+
+
+def read_spec(path: Path, axes: Sequence[str], settings: Sequence[str]) -> Spec:
+    """Read a sweep file, changed by the words of --axis and --set.
+
+    Raises ValueError that names the file or the flag, and for weights that are not there.
+    """
+    spec = load_spec(path).changed(parse_axes(axes), parse_settings(settings, "--set"))
+    require_weights(spec)
+    return spec
+
+
+def require_weights(spec: Spec) -> None:
+    """Raises ValueError for a file of weights that the sweep names and that is not there."""
+    drawn = spec.space[WEIGHTS].values if WEIGHTS in spec.space else ()
+    for weights in (spec.fixed.get(WEIGHTS), *spec.axes.get(WEIGHTS, ()), *drawn):
+        if str(weights).endswith(WEIGHTS_SUFFIXES) and not Path(weights).is_file():
+            raise ValueError(
+                f"{WEIGHTS} = {weights!r}: there is no such file in {Path.cwd()}: write its whole path, or make it by "
+                f"`{typed('-m', 'petseg.models.weights', 'ENCODER', '--out', weights)}`"
+            )

@@ -1,0 +1,52 @@
+"""One look at the trials of a sweep, from which every command begins: their folders, their processes, and Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+from jobs.runs.trial import Sweep
+from jobs.state.slurm_states import Answer
+from jobs.state.trial_status import ENDED, LIVE, Standing, quick_standings, standings, unknown_line
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The trials of a sweep as they were found, all of them or some."""
+
+    sweep: Sweep
+    rows: tuple[Standing, ...]
+    answer: Answer = field(default_factory=Answer)  # Slurm's, which may be some seconds old after `glance`
+
+    def of(self, ids: Collection[str]) -> Observed:
+        """Those trials alone."""
+        return replace(self, rows=tuple(row for row in self.rows if row.trial.id in ids))
+
+    @property
+    def live(self) -> tuple[Standing, ...]:
+        """The trials that a job holds, or may hold."""
+        return tuple(row for row in self.rows if row.status in LIVE)
+
+    @property
+    def unfinished(self) -> tuple[Standing, ...]:
+        """The trials that have neither a result nor been stopped early."""
+        return tuple(row for row in self.rows if row.status not in ENDED)
+
+    @property
+    def doubt(self) -> str:
+        """What to tell the user where Slurm does not say how jobs stand; empty if all is known."""
+        return unknown_line(self.rows)
+
+
+def observe(sweep: Sweep, patience_s: float | None = None) -> Observed:
+    """Look at all trials, with one question to Slurm.
+
+    patience_s: how long Slurm may take to answer; by default it is asked again while it is busy
+    """
+    return Observed(sweep, tuple(standings(sweep, patience_s)))
+
+
+def glance(sweep: Sweep) -> Observed:
+    """Look for people who look often: Slurm's answer may be some seconds old, and none is waited for long."""
+    rows, answer = quick_standings(sweep)
+    return Observed(sweep, tuple(rows), answer)

@@ -1,0 +1,77 @@
+"""What a trial's state.json says, and what is read of one that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.runs.trial_state import NOT_BEGUN, TrialState, read_state, write_state
+from shards.cause import Cause
+
+
+def written(folder: Path, state: TrialState) -> dict[str, Any]:
+    write_state(state, folder)
+    content: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    return content
+
+
+def test_a_state_is_written_with_the_time_and_without_what_does_not_apply(tmp_path: Path) -> None:
+    running = TrialState("running", host="node1", job_id="12_0", pid=7)
+    content = written(tmp_path, running)
+    assert content | {"time": 0} == {
+        "status": "running", "host": "node1", "job_id": "12_0", "pid": 7, "restarts": 0, "time": 0,
+    }  # fmt: skip
+    assert content["time"] > 1.7e9
+    failed = TrialState("failed", job_id="12_0", slot=2, at_once=3, error="a NaN", cause=Cause.NAN)
+    content = written(tmp_path, failed)
+    assert (content["slot"], content["at_once"], content["error"], content["cause"]) == (2, 3, "a NaN", "nan")
+    assert read_state(tmp_path).cause is Cause.NAN
+
+
+def test_a_state_is_that_of_one_job() -> None:
+    state = TrialState("running", job_id="12_0")
+    assert state.of_job("12_0") is state
+    assert state.of_job("12_1") == NOT_BEGUN
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[1]", "null", '{"status": NaN', "[" * 100_000],
+    ids=["empty", "cut", "list", "null", "nan", "deep"],
+)
+def test_a_damaged_state_counts_as_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    assert read_state(tmp_path) == NOT_BEGUN
+    assert read_state(tmp_path / "none") == NOT_BEGUN
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("status", "melted"), ("status", 5), ("host", ["a"]), ("job_id", 12), ("pid", -1), ("pid", True),
+        ("restarts", 1.5), ("slot", 2**31), ("at_once", None), ("error", {}), ("cause", "bad luck"), ("cause", None),
+        ("time", float("inf")), ("time", "now"), ("time", 2**60), ("folder", "/etc"),
+    ],
+)  # fmt: skip
+def test_a_value_that_none_can_have_is_left_out(tmp_path: Path, name: str, value: Any) -> None:
+    good = {"status": "running", "host": "node1", "job_id": "12_0", "pid": 7, "time": 5}
+    (tmp_path / "state.json").write_text(json.dumps(good | {name: value}))
+    kept = {key: one for key, one in good.items() if key != name}
+    assert read_state(tmp_path) == TrialState(**kept)
+
+
+values = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text() | st.just(["a"])
+
+
+@given(content=st.dictionaries(st.sampled_from([*TrialState.__dataclass_fields__, "other"]), values))
+def test_any_values_are_a_state(tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]) -> None:
+    folder = tmp_path_factory.mktemp("trial")
+    (folder / "state.json").write_text(json.dumps(content))
+    state = read_state(folder)
+    again = written(folder, state)
+    assert read_state(folder) == TrialState(**(vars(state) | {"time": again["time"]}))
