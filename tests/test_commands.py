@@ -195,6 +195,17 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path, words: lis
     assert (done.stdout, done.stderr) in [("", ""), ("", "interrupted\n")]
 
 
+def test_ctrl_c_after_the_imports_is_one_line(tmp_path: Path) -> None:
+    """tyro is imported when the words are read, within run_command."""
+    at_tyro = IMPORT_HOOK.replace('if event == "import" and', 'if args[:1] == ("tyro",) and')
+    (tmp_path / "sitecustomize.py").write_text(at_tyro)
+    done = subprocess.run(
+        [sys.executable, "shards/duplicates.py", "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+        check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (CANCELLED, "", "interrupted\n")
+
+
 @pytest.mark.parametrize("words", [*BY_PATH, *BY_NAME, *(["-m", name] for name in BENCHMARKS)], ids=" ".join)
 def test_not_installed_is_one_line(bare_python: Path, words: list[str]) -> None:
     done = subprocess.run(
