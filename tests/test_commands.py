@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shards.command import CANCELLED, WRONG_USE, help_text, parse, run_command
+from tests.test_house import NAMES_OF_COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]
 SCRIPTS = ["petseg.train"] + [
@@ -179,6 +180,10 @@ sys.addaudithook(press)
 """
 
 
+def test_no_command_is_left_out_here() -> None:
+    assert {*SCRIPTS, *MODULES} == NAMES_OF_COMMANDS
+
+
 @pytest.mark.parametrize("words", [*BY_PATH, *BY_NAME], ids=" ".join)
 def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "sitecustomize.py").write_text(IMPORT_HOOK)
@@ -188,6 +193,17 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path: Path, words: lis
     )  # fmt: skip
     assert done.returncode in (-signal.SIGINT, CANCELLED)  # a shell shows 130 for both
     assert (done.stdout, done.stderr) in [("", ""), ("", "interrupted\n")]
+
+
+def test_ctrl_c_after_the_imports_is_one_line(tmp_path: Path) -> None:
+    """tyro is imported when the words are read, within run_command."""
+    at_tyro = IMPORT_HOOK.replace('if event == "import" and', 'if args[:1] == ("tyro",) and')
+    (tmp_path / "sitecustomize.py").write_text(at_tyro)
+    done = subprocess.run(
+        [sys.executable, "shards/duplicates.py", "--help"], cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+        check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (CANCELLED, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("words", [*BY_PATH, *BY_NAME, *(["-m", name] for name in BENCHMARKS)], ids=" ".join)
