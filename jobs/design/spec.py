@@ -191,12 +191,12 @@ def parse_spec(content: Any, default_name: str) -> Spec:
 def check_axes(spec: Spec) -> None:
     """Raises ValueError for an axis of which values would be one trial: it changes no identity, or has one twice."""
     for name in spec.names:
-        _require_different(name, spec.axes[name] if name in spec.axes else spec.space[name].values)
         if name in field_types() and name not in identity_names() and name != "data.shards":
             raise ValueError(
                 f"{name} cannot be an axis: it does not change a trial's numbers and is no part of its identity, so "
                 f"all its values would be the same trial. Fix it by `value:` in the file or by --set {name}=VALUE"
             )
+        _require_different(name, spec.axes[name] if name in spec.axes else spec.space[name].values)
 
 
 def _require_different(name: str, values: Sequence[Any]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.cost.estimate import estimate
 from jobs.design.shard_sets import ShardSets, read_shard_sets
 from jobs.design.spec import Spec, expand, field_value, load_spec, parse_axes
 from jobs.reporting.sections.protocol import protocol, warnings
@@ -22,7 +21,7 @@ from shards.command import run_command
 from shards.manifest import Manifest, load_manifest
 from shards.pack import PackConfig, pack
 from tests.jobs.conftest import Doctor
-from tests.jobs.costed_sweeps import CPU, finish
+from tests.jobs.costed_sweeps import CPU, estimate_of, finish
 
 ENCODER_FIELDS = ("model.encoder", "model.weights")  # of architectures that are not the lab's own
 # another value of each field that takes no neighbouring number
@@ -173,7 +172,7 @@ def test_each_cells_cost_is_that_of_its_set(pet_shards: Path, other_shards: Path
     save_sweep(sweep)
     for trial in sweep.trials[::2]:
         finish(trial, chosen[trial.id].config, sets.of(chosen[trial.id].config), epoch_s=60.0)
-    costs = estimate(sweep, chosen, sets, CPU, max_parallel=1, trials_per_job=1, probe=False).trials
+    costs = estimate_of(sweep, chosen, sets, CPU, max_parallel=1).trials
     assert [cost.source.startswith("records of 1 trial,") for cost in costs] == [True, True]
     assert costs[0].seconds > costs[1].seconds > 0  # type: ignore[operator]
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from jobs import chain
 from jobs.runs.trial import load_sweep
-from jobs.state.trial_status import trial_statuses
 from jobs.runs.trials import with_absolute_paths
+from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import trial_id, with_values

@@ -23,7 +23,7 @@ from jobs.wandb_sync import replay
 from jobs.wandb_sync.trials import NOTE_NAME, end_of
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import trial_id
-from petseg.evaluation.measure import Picture
+from petseg.evaluation.measure import PredictedPicture
 from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_result
 from petseg.tracking.naming import RunName
@@ -97,7 +97,7 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
     sweep = build_sweep(tmp_path / "runs" / "lab", 3)
     with_pictures = sweep.trials[0].folder
     blank = np.zeros((32, 32), np.uint8)
-    save_overlays(3, [Picture("cat_1", np.zeros((32, 32, 3), np.uint8), blank, blank)], with_pictures)
+    save_overlays(3, [PredictedPicture("cat_1", np.zeros((32, 32, 3), np.uint8), blank, blank)], with_pictures)
     name = f"lab-{sweep.trials[0].id}"
     offline, evaluation = (
         with_pictures / "wandb" / f"offline-run-20260301_000000-{id_}" / f"run-{id_}.wandb"

@@ -18,7 +18,7 @@ from PIL import Image
 
 from shards.archive import BLOCK, ShardWriter
 from shards.command import OK, WRONG_USE, run_command
-from shards.integrity.damage import Finding, check_shard
+from shards.integrity.damage import Damage, check_shard
 from shards.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -78,7 +78,7 @@ def damage(folder: Path, kind, shard: str = SHARD, victim: int = VICTIM) -> Samp
     return sample
 
 
-def of_key(findings: list[Finding], key: str) -> list[Finding]:
+def of_key(findings: list[Damage], key: str) -> list[Damage]:
     return [finding for finding in findings if finding.key == key]
 
 
@@ -113,7 +113,7 @@ def test_a_missing_shard_names_its_samples(shard_set: Path) -> None:
     keys = {sample.key for sample in load_index(shard_set, SHARD)}
     (shard_set / SHARD).unlink()
     findings = verify(shard_set)
-    assert Finding(SHARD, "", None, "the shard is missing") in findings
+    assert Damage(SHARD, "", None, "the shard is missing") in findings
     assert {finding.key for finding in findings if finding.key} == keys
 
 
@@ -138,7 +138,7 @@ def test_bytes_too_many_and_bytes_of_nobody(shard_set: Path) -> None:
 
 def test_a_missing_index(shard_set: Path) -> None:
     (shard_set / index_name(SHARD)).unlink()
-    assert verify(shard_set) == [Finding(index_name(SHARD), "", None, "the index is missing")]
+    assert verify(shard_set) == [Damage(index_name(SHARD), "", None, "the index is missing")]
 
 
 def test_an_altered_index_is_not_trusted(shard_set: Path) -> None:
@@ -158,12 +158,12 @@ def test_shard_and_index_damaged(shard_set: Path) -> None:
 
 def test_a_stray_index(shard_set: Path) -> None:
     shutil.copy(shard_set / "train-000000.index.json", shard_set / "train-000009.index.json")
-    assert verify(shard_set) == [Finding("train-000009.index.json", "", None, "is not in the manifest")]
+    assert verify(shard_set) == [Damage("train-000009.index.json", "", None, "is not in the manifest")]
 
 
 def test_a_stray_shard(shard_set: Path) -> None:
     (shard_set / "train-000009.tar").touch()
-    assert verify(shard_set) == [Finding("train-000009.tar", "", None, "is not in the manifest")]
+    assert verify(shard_set) == [Damage("train-000009.tar", "", None, "is not in the manifest")]
 
 
 def test_a_missing_mask_is_named(shard_set: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from jobs import retry
 from jobs.launch.bad_nodes import BadNodes, bad_nodes, node_of, split_starts
 from jobs.node.faults import Fault, note_fault
 from jobs.retry import main
@@ -149,7 +148,7 @@ def test_retry_leaves_them_out_and_says_so(
     build: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(retry, "resubmit", lambda *words: calls.append(words[3]) or 0)
+    monkeypatch.setattr("jobs.launch.submit.resubmit", lambda *words: calls.append(words[3]) or 0)
     sweep = build([[start("node3") + ECC], [start("node3") + ECC]])
     assert run_command(main, [str(sweep.folder), "--failed", "--exclude", "node[5-6]"]) == 0
     assert "node3 is left out: 2 starts" in capsys.readouterr().out

@@ -269,7 +269,7 @@ def fail_with(error: type[BaseException], out: Path, *staged: str) -> None:
     with staging_folder(out) as staging:
         for name in (RESUME_NAME, *staged):
             (staging / name).touch()
-        raise error
+        raise error("stopped")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, WorkerLost, Failure, ValueError, RuntimeError])
