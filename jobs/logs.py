@@ -33,7 +33,7 @@ from jobs.runs.trial_state import LAST_WORDS
 from jobs.state.slurm_states import ask
 from jobs.state.trial_status import LIVE, TrialStatus, trial_status
 from shards.command import OK, NotKnown, parse, printable, run_command
-from shards.manifest import open_regular
+from shards.files import open_regular
 
 POLL_S = 0.5
 ASK_EVERY_S = 10.0  # Slurm, whether the trial is over; the trial's own word is looked at in each poll

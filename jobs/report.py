@@ -28,7 +28,7 @@ from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import Sweep
 from jobs.state.observed import observe
 from shards.command import NOT_KNOWN, OK, parse, run_command
-from shards.manifest import write_whole
+from shards.files import write_whole
 from shards.terminal import Terminal
 
 if TYPE_CHECKING:

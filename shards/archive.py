@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from shards.manifest import Member, Sample, Shard, named, save_index
+from shards.files import named
+from shards.manifest import Member, Sample, Shard, save_index
 
 BLOCK = tarfile.BLOCKSIZE
 END_OF_ARCHIVE = bytes(2 * BLOCK)

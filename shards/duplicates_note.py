@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shards.command import typed
-from shards.manifest import FORMAT_VERSION, KEY_PATTERN, parse_json, read_regular, write_whole
+from shards.files import decode_json, read_regular, write_whole
+from shards.manifest import FORMAT_VERSION, KEY_PATTERN
 
 NEAR_DUPLICATES_NAME = "near_duplicates.json"
 MAX_PAIRS_NAMED = 1_000
@@ -66,7 +67,7 @@ def load_near_duplicates(folder: Path | str, manifest_hash: str) -> NearDuplicat
     """The note beside a set; None if there is none, or one of another set. Raises ValueError if it is damaged."""
     path = Path(folder) / NEAR_DUPLICATES_NAME
     try:
-        content = parse_json(read_regular(path))
+        content = decode_json(read_regular(path))
         if content.pop("format_version") != FORMAT_VERSION or content["manifest_hash"] != manifest_hash:
             return None
         pairs = tuple(Pair(**pair) for pair in content["pairs"])

@@ -1,4 +1,4 @@
-"""Files that could be a stranger's, read and added to without being led astray.
+"""Files appear whole, and those that could be a stranger's are read without being led astray.
 
 A run folder or a shard set may come from anybody. A name in it can be that of a link out of the folder, or of a FIFO
 that nobody writes to; JSON can be nested until the parser's stack ends, or be larger than memory; a text can hold
@@ -8,21 +8,100 @@ escapes that a terminal obeys. What is read here is a regular file of the folder
 from __future__ import annotations
 
 import errno
+import json
 import os
+import stat
 import types
 import typing
+import uuid
 from dataclasses import MISSING, fields
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shards.command import printable
-from shards.manifest import NotRegular, named, open_regular, read_regular, require_regular
-from shards.manifest import parse_json as json_value
 
 Kind = TypeVar("Kind")
 
 MAX_JSON_BYTES = 64 << 20  # the sweep.json of 100,000 trials has 20 MB
+_FILE_KINDS = (
+    (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+class NotRegular(OSError):
+    """A name that should be a file's is that of a link, a folder, a FIFO or a device."""
+
+
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Open a regular file for reading, without ever waiting for a writer as an open of a FIFO does.
+
+    follow: take the file that a symbolic link points to. Raises NotRegular, FileNotFoundError and other OSErrors.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
+    file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - Path.open takes no flags, and the caller closes it
+    try:
+        require_regular(path, os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: Path, *, follow: bool = True) -> bytes:
+    """The bytes of a regular file; raises as `open_regular`."""
+    with open_regular(path, follow=follow) as file:
+        return file.read()
+
+
+def require_regular(path: Path, found: os.stat_result) -> None:
+    """Raises NotRegular that says what the path is, unless it is a regular file."""
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((word for is_kind, word in _FILE_KINDS if is_kind(found.st_mode)), "no file")
+        raise NotRegular(f"{path} is {kind}, not a regular file")
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that it appears whole or not at all: aside, fsync, rename.
+
+    Raises OSError that names the file; nothing stays aside then, which a full disk would have to hold.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # processes of two nodes can share a pid
+    try:
+        with aside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named(error, path) from None
+        raise
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The same error with the file's name, which write and fsync leave out; or the error that has one."""
+    return error if error.filename is not None else type(error)(error.errno, error.strerror, str(path))
+
+
+def fsync(path: Path) -> None:
+    """Have what a file or a folder holds on the disk, as far as the disk tells."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def decode_json(content: bytes | str) -> Any:
+    """A JSON text's value; raises ValueError, for one whose nesting would end the parser's stack too."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def read_bounded(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
@@ -43,7 +122,7 @@ def parse_json(content: bytes | str, name: Path | str) -> Any:
     A number of more than 64 bits is refused: arithmetic on it fails later, in one place or another.
     """
     try:
-        return _printable(json_value(content))
+        return _printable(decode_json(content))
     except ValueError as error:  # of UnicodeDecodeError's kind too
         raise ValueError(f"{name} is damaged ({error})") from None
 

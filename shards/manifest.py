@@ -14,19 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import stat
-import uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from shards.absent import describe_absence
 from shards.cause import ShardSetError
+from shards.files import NotRegular, decode_json, read_regular, write_whole
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -36,10 +33,6 @@ KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 MEMBER_SUFFIXES = ("jpg", "png", "json")  # in this order within a sample
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")  # one component of a path, and it can stand in any address
 TRIMAP_NAMES = ("pet", "background", "border")
-_FILE_KINDS = (
-    (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,76 +157,11 @@ def with_hash(manifest: Manifest) -> Manifest:
     return replace(manifest, hash=manifest_hash(manifest))
 
 
-class NotRegular(OSError):
-    """A name that should be a file's is that of a link, a folder, a FIFO or a device."""
-
-
-def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
-    """Open a regular file for reading, without ever waiting for a writer as an open of a FIFO does.
-
-    follow: take the file that a symbolic link points to. Raises NotRegular, FileNotFoundError and other OSErrors.
-    """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    require_regular(path, path.stat() if follow else path.lstat())  # before: opening a device can act on it
-    file = open(os.open(path, flags), "rb")  # noqa: PTH123, SIM115 - Path.open takes no flags, and the caller closes it
-    try:
-        require_regular(path, os.fstat(file.fileno()))
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def read_regular(path: Path, *, follow: bool = True) -> bytes:
-    """The bytes of a regular file; raises as `open_regular`."""
-    with open_regular(path, follow=follow) as file:
-        return file.read()
-
-
-def require_regular(path: Path, found: os.stat_result) -> None:
-    """Raises NotRegular that says what the path is, unless it is a regular file."""
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((word for is_kind, word in _FILE_KINDS if is_kind(found.st_mode)), "no file")
-        raise NotRegular(f"{path} is {kind}, not a regular file")
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file so that it appears whole or not at all: aside, fsync, rename.
-
-    Raises OSError that names the file; nothing stays aside then, which a full disk would have to hold.
-    """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # processes of two nodes can share a pid
-    try:
-        with aside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException as error:
-        aside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise named(error, path) from None
-        raise
-
-
-def named(error: OSError, path: Path) -> OSError:
-    """The same error with the file's name, which write and fsync leave out; or the error that has one."""
-    return error if error.filename is not None else type(error)(error.errno, error.strerror, str(path))
-
-
 def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
     """Write manifest.json with its hash filled in, and return that manifest."""
     manifest = with_hash(manifest)
     write_whole(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=2) + "\n")
     return manifest
-
-
-def parse_json(content: bytes | str) -> Any:
-    """A JSON text's value; raises ValueError, for one whose nesting would end the parser's stack too."""
-    try:
-        return json.loads(content)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def load_manifest(folder: Path | str) -> Manifest:
@@ -244,7 +172,7 @@ def load_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST_NAME
     try:
-        content = parse_json(read_regular(path, follow=False).decode())
+        content = decode_json(read_regular(path, follow=False).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise ShardSetError(describe_absence(Path(folder), MANIFEST_NAME)) from None
     except NotRegular as error:
@@ -322,7 +250,7 @@ def load_index(folder: Path | str, shard: str) -> list[Sample]:
     """Read the byte-offset index of one shard; raises ShardSetError that names a missing or damaged file."""
     path = Path(folder) / index_name(shard)
     try:
-        return [_sample_of_row(*row) for row in parse_json(read_regular(path, follow=False))]
+        return [_sample_of_row(*row) for row in decode_json(read_regular(path, follow=False))]
     except FileNotFoundError:
         raise ShardSetError(f"{path} is missing: pack the set again") from None
     except NotRegular as error:

@@ -27,7 +27,8 @@ from PIL import Image, UnidentifiedImageError
 
 from shards.duplicates_note import MAX_PAIRS_NAMED, NearDuplicates, Pair
 from shards.encoding import MAX_PIXELS
-from shards.manifest import Manifest, Shard, load_index, open_regular
+from shards.files import open_regular
+from shards.manifest import Manifest, Shard, load_index
 from shards.pool import ordered_map, progress
 
 METHOD = "dhash-16x16"

@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from shards.command import OK, Failure, parse, printable, run_command, typed
 from shards.encoding import png_damage
-from shards.manifest import Manifest, Member, Sample, load_index, load_manifest, open_regular, write_whole
+from shards.files import open_regular, write_whole
+from shards.manifest import Manifest, Member, Sample, load_index, load_manifest
 
 TINT = np.array([235, 45, 60], np.float32)
 CONTOUR = np.array([255, 225, 40], np.float32)

@@ -19,7 +19,7 @@ import submitit
 
 from jobs.checks.setup import Finding, Setup
 from jobs.node.rendezvous import remove_rendezvous, set_up_ranks
-from shards.manifest import write_whole
+from shards.files import write_whole
 from slurm.cluster import job_states
 from slurm.executor import submit
 from slurm.gpus import visible_gpus

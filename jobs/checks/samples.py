@@ -8,18 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from petseg.data.store import Store
-from shards.manifest import (
-    Manifest,
-    Member,
-    Sample,
-    Shard,
-    Split,
-    save_index,
-    save_manifest,
-    shard_name,
-    split_of_keys,
-    write_whole,
-)
+from shards.files import write_whole
+from shards.manifest import Manifest, Member, Sample, Shard, Split, save_index, save_manifest, shard_name, split_of_keys
 
 SMALL_SAMPLES = {"train": 24, "val": 4}
 TAR_BLOCK = 512

@@ -33,8 +33,7 @@ from jobs.design.space import FORMS, Distribution, categorical, parse_distributi
 from petseg.config import RunConfig
 from petseg.config.values import field_types, identity_names, typed_value, with_values
 from petseg.training.pruning import Hyperband
-from shards.files import read_text_file
-from shards.manifest import NotRegular
+from shards.files import NotRegular, read_text_file
 
 TOP_LEVEL = (
     "name", "description", "method", "metric", "parameters", "project", "entity", "program", "run_cap", "seed",

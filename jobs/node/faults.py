@@ -11,8 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.files import build, read_json, require_own_folder
-from shards.manifest import write_whole
+from shards.files import build, read_json, require_own_folder, write_whole
 
 FOLDER = "node_faults"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from petseg.footprint.gpus import gpus_given
 from shards.cause import Cause
-from shards.manifest import write_whole
+from shards.files import write_whole
 
 if TYPE_CHECKING:
     import submitit

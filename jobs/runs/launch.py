@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.runs.trial import LAUNCH_NAME
-from shards.files import build, read_json_object
-from shards.manifest import write_whole
+from shards.files import build, read_json_object, write_whole
 from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from jobs.runs.trial import TRIAL_ID, Submission, Trial
 from shards.command import printable
-from shards.manifest import open_regular
+from shards.files import open_regular
 
 TAIL_BYTES = 64 * 1024
 ROOMS = frozenset({"jobs", "petseg", "shards", "slurm"})

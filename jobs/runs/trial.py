@@ -25,8 +25,16 @@ from petseg.run_folder.attempts import Attempt, read_attempts
 from petseg.run_folder.layout import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics, warn_once
 from petseg.training.pruning import Hyperband
 from shards.command import typed
-from shards.files import append, build, parse_json, read_bounded, read_json_object, require_own_folder
-from shards.manifest import NotRegular, write_whole
+from shards.files import (
+    NotRegular,
+    append,
+    build,
+    parse_json,
+    read_bounded,
+    read_json_object,
+    require_own_folder,
+    write_whole,
+)
 
 FORMAT_VERSION = 1
 SWEEP_NAME = "sweep.json"

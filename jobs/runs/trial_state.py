@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 
 from petseg.run_folder.layout import warn_once
 from shards.cause import Cause
-from shards.files import read_json_object, require_own_folder
-from shards.manifest import NotRegular, write_whole
+from shards.files import NotRegular, read_json_object, require_own_folder, write_whole
 
 STATE_NAME = "state.json"
 Status = Literal["", "running", "done", "pruned", "failed", "interrupted"]

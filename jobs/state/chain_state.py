@@ -13,8 +13,7 @@ from jobs.runs.log_files import RAISED, last_life, read_tail
 from jobs.runs.trial import CHAIN_NOTES, JOB_ID, SWEEP_NAME
 from jobs.state.job_ends import note_ends, read_ends, with_noted
 from jobs.state.waits import wait_of
-from shards.files import append, build, parse_json, read_bounded, read_json_object
-from shards.manifest import write_whole
+from shards.files import append, build, parse_json, read_bounded, read_json_object, write_whole
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
 
 FOLDER = "chain"

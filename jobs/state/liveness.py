@@ -11,7 +11,7 @@ from typing import Any
 
 from petseg.run_folder.heartbeat import HEARTBEAT_NAME, Heartbeat, read_heartbeat
 from petseg.run_folder.layout import METRICS_NAME, load_config, parse_row
-from shards.manifest import open_regular
+from shards.files import open_regular
 
 TAIL_BYTES = 4096  # a row of metrics.jsonl has about 600
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from shards.files import build, read_json
-from shards.manifest import write_whole
+from shards.files import build, read_json, write_whole
 from slurm.cluster import UNKNOWN, JobState, job_states
 
 ANSWER_NAME = ".slurm.json"

@@ -41,8 +41,7 @@ from petseg.tracking.note import TrackingNote
 from petseg.tracking.note import save_note as save_tracking_note
 from petseg.tracking.overlays import OVERLAY_MASKS_NAME
 from petseg.tracking.tracker import End, describe
-from shards.files import read_bounded, read_json, require_own_folder
-from shards.manifest import write_whole
+from shards.files import read_bounded, read_json, require_own_folder, write_whole
 
 NOTE_NAME = "wandb-sync.json"
 PROJECT_URL = "project_url"  # in a note: where it lies, which does not tell whether all of it was sent

@@ -28,7 +28,7 @@ from petseg.data.loader import Batch
 from petseg.data.local_cache import cache_folder, make_room, touch
 from petseg.data.plan import Ids, MicroBatch
 from petseg.data.tars import Loaded, Lost, TarReader
-from shards.manifest import named
+from shards.files import named
 
 LAYOUT_VERSION = 1  # raised when decoding gives other pixels than before
 CHUNK = 64  # samples that a thread decodes at a time

@@ -22,7 +22,8 @@ from petseg.data.local_cache import GB, make_room, touch
 from petseg.data.places import Place
 from petseg.data.staging import Expected, fetch
 from shards.cause import ShardSetError
-from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest, write_whole
+from shards.files import write_whole
+from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest
 
 PREFETCH_THREADS = 2
 EVICTED_TRIES = 5  # between being staged and being opened a file can be evicted by another process

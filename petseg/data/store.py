@@ -19,16 +19,8 @@ from petseg.data.places import PACKAGES, PIPE, open_place, without_secrets
 from petseg.data.remote_store import RemoteStore, checked_shards, fetch_manifest
 from shards.cause import Cause, ShardSetError
 from shards.command import Failure, typed
-from shards.manifest import (
-    Manifest,
-    NotRegular,
-    Sample,
-    index_name,
-    load_index,
-    load_manifest,
-    open_regular,
-    read_regular,
-)
+from shards.files import NotRegular, open_regular, read_regular
+from shards.manifest import Manifest, Sample, index_name, load_index, load_manifest
 
 ADVISE_BYTES = 256_000_000  # of a local set at a time: the advice itself takes 0.25 ms per MB
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

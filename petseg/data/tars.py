@@ -22,7 +22,8 @@ from petseg.data.plan import Ids
 from petseg.data.store import Store
 from shards.cause import Cause, ShardSetError, cause_of
 from shards.command import NO_ROOM, Failure, typed
-from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash, parse_json
+from shards.files import decode_json
+from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
 
 MAX_OPEN_SHARDS = 64
 RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before a read that failed for a passing reason is tried again
@@ -143,7 +144,7 @@ class TarReader:
         sample = self._retried(number, lambda shard: shard.samples()[row])
         if sample.json == NO_MEMBER:
             return {}
-        facts: dict[str, Any] = parse_json(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
+        facts: dict[str, Any] = decode_json(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
         return facts
 
     def close(self) -> None:

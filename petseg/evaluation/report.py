@@ -17,7 +17,7 @@ from petseg.metrics.pixels import Scores
 from petseg.run.parts import Parts
 from petseg.run_folder.checkout import running_code
 from petseg.run_folder.layout import evaluation_name
-from shards.manifest import write_whole
+from shards.files import write_whole
 from shards.terminal import Terminal
 
 NUM_WORST = 20  # pictures

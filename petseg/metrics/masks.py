@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from petseg.run_folder.layout import VAL_MASKS_NAME
 from shards.command import printable
-from shards.manifest import open_regular, write_whole
+from shards.files import open_regular, write_whole
 
 Bits = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from shards.manifest import write_whole
+from shards.files import write_whole
 
 PREDICTION_RGB = (0, 158, 115)  # Okabe and Ito's palette, told apart by colour-blind readers
 MISSED_RGB = (230, 159, 0)

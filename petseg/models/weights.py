@@ -25,7 +25,7 @@ import tyro
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from shards.command import OK, parse, run_command
-from shards.manifest import write_whole
+from shards.files import write_whole
 
 logger = logging.getLogger(__name__)
 

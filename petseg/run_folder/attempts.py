@@ -18,8 +18,7 @@ from pathlib import Path
 from petseg.run_folder.checkout import CODE_NAME, running_code
 from shards.cause import Cause
 from shards.command import Failure, Interrupted
-from shards.files import build, read_json
-from shards.manifest import NotRegular, write_whole
+from shards.files import NotRegular, build, read_json, write_whole
 
 ATTEMPTS_NAME = "lives.json"
 KEPT_ATTEMPTS = 100

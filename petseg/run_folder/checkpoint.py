@@ -35,7 +35,6 @@ from petseg.run_folder.checkpoint_files import (
     STATE_NAME,
     altered,
     damaged,
-    fsync,
     load_tensors,
     read_state,
     verify,
@@ -44,6 +43,7 @@ from petseg.run_folder.checkpoint_files import (
 )
 from shards.cause import Cause
 from shards.command import Failure
+from shards.files import fsync
 
 KEEP_NEWEST = 2
 TRAINING_NAME = "training.safetensors"

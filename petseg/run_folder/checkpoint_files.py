@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from safetensors.torch import load, save_file
 
 from shards.cause import Cause
 from shards.command import Failure
-from shards.manifest import NotRegular, parse_json, read_regular
+from shards.files import NotRegular, decode_json, read_regular
 
 FORMAT_VERSION = 3
 STATE_NAME = "state.json"
@@ -55,7 +54,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json. Raises FileNotFoundError, Failure if it is damaged, ValueError if it has another format."""
     path = folder / STATE_NAME
     try:
-        content = parse_json(_read(path))
+        content = decode_json(_read(path))
     except ValueError as error:
         raise damaged(path, str(error)) from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -131,11 +130,3 @@ def verify(folder: Path) -> dict[str, Any]:
 
 def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-
-
-def fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

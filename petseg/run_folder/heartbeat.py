@@ -8,8 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.files import build, read_json
-from shards.manifest import write_whole
+from shards.files import build, read_json, write_whole
 
 HEARTBEAT_NAME = "heartbeat.json"
 HEARTBEAT_EVERY_S = 15.0

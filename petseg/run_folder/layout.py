@@ -21,8 +21,7 @@ from typing import Any
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity, trial_id
 from petseg.footprint.hardware import CPU
-from shards.files import append, parse_json, read_as, read_bounded, read_json_object
-from shards.manifest import NotRegular, write_whole
+from shards.files import NotRegular, append, parse_json, read_as, read_bounded, read_json_object, write_whole
 
 CONFIG_NAME = "config.json"
 OVERRIDES_NAME = "overrides.json"

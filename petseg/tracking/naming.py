@@ -18,8 +18,7 @@ from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten
 from petseg.run_folder.layout import load_config
 from petseg.tracking.begin import without_secrets
-from shards.files import build, read_json_object
-from shards.manifest import write_whole
+from shards.files import build, read_json_object, write_whole
 
 RUN_NAME = "run_name.json"
 KEPT = ("id", "group", "tags", "label", "program")  # fields of RunName

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from shards.files import build, read_json_object
-from shards.manifest import write_whole
+from shards.files import build, read_json_object, write_whole
 
 TRACKING_NAME = "tracking.json"
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.manifest import open_regular, write_whole
+from shards.files import open_regular, write_whole
 
 if TYPE_CHECKING:
     from petseg.evaluation.measure import PredictedPicture

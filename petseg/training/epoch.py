@@ -35,7 +35,8 @@ from petseg.training.progress_bar import TrainProgress
 from petseg.training.resume import save_within
 from shards.cause import Cause
 from shards.command import Failure, Interrupted
-from shards.manifest import Split, split_of_keys, write_whole
+from shards.files import write_whole
+from shards.manifest import Split, split_of_keys
 
 Row = dict[str, float]
 

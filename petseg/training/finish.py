@@ -33,7 +33,8 @@ from petseg.run_folder.layout import (
 from petseg.tracking.tracker import Tracker
 from shards.cause import Cause
 from shards.command import Failure
-from shards.manifest import save_manifest, write_whole
+from shards.files import write_whole
+from shards.manifest import save_manifest
 
 
 def finish(run: Run, tracker: Tracker | None) -> Result:

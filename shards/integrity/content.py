@@ -10,7 +10,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from shards.encoding import MAX_PIXELS, png_damage
-from shards.manifest import parse_json
+from shards.files import decode_json
 from shards.orientation import exif_orientation, without_app1
 
 
@@ -81,7 +81,7 @@ def _too_large(name: str, width: int, height: int) -> str:
 
 def _check_facts(key: str, facts: bytes) -> str:
     try:
-        found = parse_json(facts)["key"]
+        found = decode_json(facts)["key"]
     except (ValueError, KeyError, TypeError) as error:
         return f"{key}.json cannot be read ({error!r})"
     return "" if found == key else f"{key}.json is of {found!r}"

@@ -11,19 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.archive import BLOCK, CUT_OFF, Found, find_members, header_at
+from shards.files import NotRegular, open_regular, read_regular
 from shards.integrity.content import check_content
 from shards.layout import Layout, split_name
-from shards.manifest import (
-    NO_MEMBER,
-    Member,
-    NotRegular,
-    Sample,
-    Shard,
-    index_name,
-    load_index,
-    open_regular,
-    read_regular,
-)
+from shards.manifest import NO_MEMBER, Member, Sample, Shard, index_name, load_index
 
 OURS = Layout()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shards.command import Failure
 from shards.encoding import JPEG_QUALITY
+from shards.files import fsync, open_regular
 from shards.integrity.damage import samples_in_tar
 from shards.manifest import (
     DROPPED,
@@ -24,7 +25,6 @@ from shards.manifest import (
     Shard,
     index_name,
     load_manifest,
-    open_regular,
     save_index,
     split_of_keys,
 )
@@ -126,7 +126,7 @@ def _replace(
         for name in names:
             _put(aside / name, folder / name)
             replaced.append(name)
-        publish.fsync_folder(folder)
+        fsync(folder)
         logger.info("repaired %s", ", ".join(names))
     if problems:
         done = f"repaired {', '.join(replaced)}, but not these" if replaced else "nothing was repaired"

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shards.command import Failure
 from shards.encoding import MAX_PIXELS, encode_jpeg, encode_png, png_damage
-from shards.manifest import NotRegular, read_regular
+from shards.files import NotRegular, read_regular
 from shards.orientation import exif_orientation, without_app1
 from shards.packing.suspects import why_suspect
 from shards.picture_hash import picture_hash, pixels_hash

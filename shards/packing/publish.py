@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from shards.duplicates_note import NEAR_DUPLICATES_NAME
+from shards.files import fsync
 from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, index_name, load_manifest
 from shards.packing.plan import TooManyCorrupt
 from shards.pool import WorkerLost
@@ -141,9 +142,9 @@ def publish(staging: Path, out: Path) -> Manifest:
             (staging / name).replace(out / name)
     if (staging / NEAR_DUPLICATES_NAME).exists():  # one of another set that stays is known by its manifest hash
         (staging / NEAR_DUPLICATES_NAME).replace(out / NEAR_DUPLICATES_NAME)
-    fsync_folder(out)
+    fsync(out)
     (staging / MANIFEST_NAME).replace(out / MANIFEST_NAME)
-    fsync_folder(out)
+    fsync(out)
     return manifest
 
 
@@ -156,11 +157,3 @@ def is_complete(out: Path, manifest: Manifest) -> bool:
     """Whether all files of the set are there in their size; `shards.verify` reads them too."""
     sizes = {path.name: path.stat().st_size for path in shard_files(out) if path.is_file() and not path.is_symlink()}
     return all(sizes.get(s.name) == s.num_bytes and index_name(s.name) in sizes for s in manifest.shards)
-
-
-def fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

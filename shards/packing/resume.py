@@ -14,18 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from shards.archive import END_OF_ARCHIVE, render_member
-from shards.manifest import (
-    FORMAT_VERSION,
-    Sample,
-    Shard,
-    index_name,
-    load_index,
-    open_regular,
-    parse_json,
-    read_regular,
-    render_index,
-    write_whole,
-)
+from shards.files import decode_json, open_regular, read_regular, write_whole
+from shards.manifest import FORMAT_VERSION, Sample, Shard, index_name, load_index, render_index
 from shards.packing.plan import Built, ShardPlan
 from shards.packing.publish import RESUME_NAME
 from shards.picture_hash import picture_hash
@@ -88,7 +78,7 @@ def save_identity(staging: Path, mine: dict[str, Any]) -> None:
 def _why_not_same(staging: Path, mine: dict[str, Any]) -> str:
     """In words what differs from the pack that is staged, "" if nothing does."""
     try:
-        theirs = parse_json(read_regular(staging / RESUME_NAME, follow=False))
+        theirs = decode_json(read_regular(staging / RESUME_NAME, follow=False))
     except (OSError, ValueError):
         return f"no readable {RESUME_NAME}"
     if not isinstance(theirs, dict):
@@ -132,7 +122,7 @@ def _prove_bytes(planned: ShardPlan, samples: list[Sample], index: bytes, data: 
             for piece in (header, *rest):
                 rendered.update(piece)
                 offset += len(piece)
-        facts = parse_json(bytes(content))  # of the last member, KEY.json
+        facts = decode_json(bytes(content))  # of the last member, KEY.json
         oddities += [(kind, sample.key) for kind in facts["oddities"]]
     rendered.update(END_OF_ARCHIVE)
     sha256 = hashlib.sha256(data).hexdigest()

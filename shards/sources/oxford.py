@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.files import read_text_file
-from shards.manifest import KEY_PATTERN, Source, parse_json
+from shards.files import decode_json, read_text_file
+from shards.manifest import KEY_PATTERN, Source
 
 OXFORD = Source(
     name="oxford-iiit-pet",
@@ -185,7 +185,7 @@ def _kind_of_extra(name: str, suffix: str, unlisted: str) -> str:
 def _read_source(root: Path) -> Source:
     path = root / "source.json"
     try:
-        content = parse_json(read_text_file(path, "it"))
+        content = decode_json(read_text_file(path, "it"))
         return Source(name=str(content["name"]), attribution=str(content["attribution"]))
     except FileNotFoundError:
         return OXFORD

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shards.encoding import encode_jpeg, encode_png
-from shards.manifest import write_whole
+from shards.files import write_whole
 from shards.pool import ordered_map, progress
 from shards.sources.drawing import Style, draw_pet
 

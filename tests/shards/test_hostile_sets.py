@@ -14,16 +14,15 @@ import pytest
 from petseg.data.store import LocalStore
 from petseg.data.tars import TarReader
 from shards.command import FAILED, OK, WRONG_USE, run_command
+from shards.files import NotRegular, open_regular
 from shards.manifest import (
     MANIFEST_NAME,
     Manifest,
-    NotRegular,
     Sample,
     index_name,
     load_index,
     load_manifest,
     manifest_hash,
-    open_regular,
     save_index,
 )
 from shards.pack import main as pack

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shards.files import write_whole
 from shards.manifest import (
     MANIFEST_NAME,
     Member,
@@ -20,7 +21,6 @@ from shards.manifest import (
     render_index,
     save_index,
     split_of_keys,
-    write_whole,
 )
 
 keys = st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True)

@@ -308,13 +308,13 @@ def test_the_shards_names_are_on_the_disk_before_the_manifest_has_its_own(
     staging.mkdir()
     for name, content in files_of(packed).items():
         (staging / name).write_bytes(content)
-    at_each_sync, fsync_folder = [], publish.fsync_folder
+    at_each_sync, fsync = [], publish.fsync
 
     def noted(folder: Path) -> None:
         at_each_sync.append((folder.name, (shard_set / MANIFEST_NAME).exists(), len(list(shard_set.glob("*.tar")))))
-        fsync_folder(folder)
+        fsync(folder)
 
-    monkeypatch.setattr(publish, "fsync_folder", noted)
+    monkeypatch.setattr(publish, "fsync", noted)
     publish.publish(staging, shard_set)
     shards = len(load_manifest(packed).shards)
     assert at_each_sync == [(shard_set.name, False, shards), (shard_set.name, True, shards)]

@@ -15,7 +15,7 @@ from jobs.reporting.sections.drawing import SIZE_PX, webp_uri
 from jobs.reporting.statistics.records import Group, Record
 from petseg.run_folder.layout import OVERLAYS_NAME, PER_IMAGE_NAME
 from shards.command import printable
-from shards.manifest import open_regular
+from shards.files import open_regular
 
 MAX_PIXELS = 4096 * 4096
 MAX_ROWS, MAX_COLUMNS = 24, 8  # of 6-9 kB each: below 2.5 MB as base64

@@ -18,8 +18,7 @@ from jobs.wandb_sync.login import require_wandb
 from jobs.wandb_sync.trials import NOTE_NAME, read_note
 from petseg.tracking.begin import without_secrets
 from shards.command import Failure, Interrupted, typed
-from shards.files import read_json
-from shards.manifest import write_whole
+from shards.files import read_json, write_whole
 
 MARK_NAME = "wandb_report.json"
 LOCK_NAME = "wandb_report.lock"
