@@ -29,8 +29,7 @@ import tyro
 
 from jobs.runs.single_runs import find_sweep_with_jobs
 from petseg.run_folder.layout import CONFIG_NAME
-from petseg.tracking.begin import without_secrets
-from shards.command import FAILED, INTERRUPTED, OK, parse, run_command
+from shards.command import FAILED, INTERRUPTED, OK, parse, run_command, without_secrets
 from shards.terminal import Terminal
 
 if TYPE_CHECKING:

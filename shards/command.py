@@ -83,6 +83,15 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def without_secrets(text: str) -> str:
+    """The text without wandb's key, and without user, password and query in its addresses."""
+    if key := os.environ.get("WANDB_API_KEY"):
+        text = text.replace(key, "***")
+    text = re.sub(r"(\w://)[^/\s'\"?]*@", r"\1", text)
+    text = re.sub(r"(\w://)[^/\s'\"]*:[^/\s'\"]*@", r"\1", text)  # a password may hold a question mark
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\")]*", r"\1", text)
+
+
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run `main` with the arguments less `--debug`, and turn what it raises into a line and an exit code.
 

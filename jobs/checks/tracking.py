@@ -6,7 +6,7 @@ import os
 
 from jobs.checks.setup import Finding, Setup
 from jobs.wandb_sync.login import find_login, unreachable
-from petseg.tracking.begin import without_secrets
+from shards.command import without_secrets
 from slurm.environment import sbatch_environment
 
 TRAINS_ON = "training goes on without wandb in any case"

@@ -19,8 +19,8 @@ from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run_folder.layout import load_overrides
-from petseg.training.progress_bar import duration
 from shards.manifest import Manifest
+from shards.terminal import duration
 from slurm.resources import Resources
 
 GPU_HOURS, CORE_HOURS = "GPU hours", "CPU core hours"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from jobs.cost.estimate import Estimate, TrialCost
 from jobs.runs.trial import Trial
-from petseg.training.progress_bar import duration
+from shards.terminal import duration
 
 MAX_LISTED = 40
 SEED_AXIS = "train.seed"

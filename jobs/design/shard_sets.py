@@ -12,8 +12,8 @@ from jobs.design.spec import Cell, Spec
 from petseg.config import RunConfig
 from petseg.config.values import trial_id
 from petseg.data.consent import require_known
-from petseg.data.places import without_secrets
 from petseg.data.store import folder_of, is_remote, read_manifest
+from shards.command import without_secrets
 from shards.duplicates_note import load_near_duplicates
 from shards.manifest import Manifest
 

@@ -23,8 +23,7 @@ from jobs.runs.trial_state import LAST_WORDS, Status, TrialState
 from jobs.state.liveness import planned, planned_epochs, read_last_row, time_left_s
 from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.heartbeat import read_heartbeat
-from petseg.training.progress_bar import duration
-from shards.terminal import Terminal
+from shards.terminal import Terminal, duration
 
 LOOK_EVERY_S = 1.0
 LINE_EVERY_S = 30.0  # in a log file

@@ -25,7 +25,6 @@ from jobs.runs.naming import trial_name
 from jobs.runs.trial import Trial, load_sweep
 from jobs.runs.trial_state import Status, TrialState
 from petseg.config.values import config_from_dict
-from petseg.data.places import without_secrets
 from petseg.data.store import is_remote
 from petseg.footprint.gpus import NodeFault
 from petseg.run.peers import LostPeer
@@ -34,7 +33,7 @@ from petseg.run_folder.layout import CONFIG_NAME, load_config
 from petseg.training import interrupt
 from petseg.training.pruning import EarlyStop, StoppedEarly
 from shards.cause import Cause, cause_of
-from shards.command import INTERRUPTED, Interrupted
+from shards.command import INTERRUPTED, Interrupted, without_secrets
 
 MAX_STARTS_WITHOUT_PROGRESS = 5
 

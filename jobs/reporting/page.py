@@ -25,6 +25,7 @@ from jobs.reporting.statistics.verdict import Difference, Leaderboard, build_lea
 from jobs.reporting.statistics.wording import FINDINGS, bounds, judge, minus, ranks_text
 from jobs.runs.trial import Sweep
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
+from shards.terminal import duration
 
 if TYPE_CHECKING:  # jinja2 is imported where it is used
     from jinja2 import Template
@@ -188,13 +189,6 @@ def quantity(value: Any) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return f"{number:.0f}"
-
-
-def duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d}"
 
 
 def signed(value: float) -> str:

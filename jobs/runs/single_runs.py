@@ -12,9 +12,8 @@ from typing import Any
 from jobs.design.shard_sets import SHARDS, ShardSet
 from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep, Trial, find_sweep, load_sweep
 from petseg.config.values import flatten
-from petseg.data.places import without_secrets
 from petseg.run_folder.layout import CONFIG_NAME, load_config
-from shards.command import typed
+from shards.command import typed, without_secrets
 
 HASH = "manifest_hash"
 

@@ -18,8 +18,8 @@ from jobs.state.triage import Diagnosis
 from jobs.state.trial_status import LIVE, STATES, TrialStatus
 from jobs.state.waits import Wait
 from jobs.state.wandb_status import wandb_status
-from petseg.training.progress_bar import duration
 from shards.command import typed
+from shards.terminal import duration
 
 FORMAT_VERSION = 1
 MAX_NAMED = 12  # trials listed of one failure

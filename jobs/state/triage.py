@@ -14,9 +14,9 @@ from jobs.runs.trial_state import NOT_BEGUN, TrialState
 from jobs.state.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, RETRYABLE, SLURM_STATES
 from jobs.state.liveness import planned_epochs
 from jobs.state.waits import UNPLACEABLE_REASON
-from petseg.training.progress_bar import duration
 from shards.cause import Cause
 from shards.command import typed
+from shards.terminal import duration
 from slurm.cluster import JobState
 
 CLEAN_NOW = ("--older-than", "0m", "--checkpoints-only")  # what frees most, at once

@@ -21,8 +21,8 @@ from jobs.state.triage import Diagnosis, diagnose, gather
 from jobs.state.waits import Wait, wait_of
 from petseg.run_folder.heartbeat import Heartbeat, read_heartbeat
 from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME, Pruned, Result
-from petseg.training.progress_bar import duration
 from shards.cause import Cause
+from shards.terminal import duration
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
 
 LIVE = ("queued", "running", "stalled", "unknown")  # a job holds the trial, or may: it is not to be submitted again

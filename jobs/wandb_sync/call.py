@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from petseg.tracking.begin import without_secrets
+from shards.command import without_secrets
 
 REQUEST_TIMEOUT_S = 10
 TRIES, WAIT_S = 2, 1.0

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from jobs.wandb_sync.call import answer, ask
-from petseg.tracking.begin import without_secrets
+from shards.command import without_secrets
 
 KEY_NAME = "WANDB_API_KEY"
 URL_NAME = "WANDB_BASE_URL"

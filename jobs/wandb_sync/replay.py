@@ -21,8 +21,7 @@ from jobs.wandb_sync.call import is_refusal
 from petseg.tracking.begin import Begin
 from petseg.tracking.process import Answer, WandbProcess
 from petseg.tracking.tracker import EXIT_CODES, End
-from petseg.training.progress_bar import duration
-from shards.terminal import Terminal
+from shards.terminal import Terminal, duration
 
 GIVE_UP_AFTER = 3  # trials in a row that wandb did not take for a passing reason
 LOG_EVERY_S = 10.0

@@ -33,7 +33,6 @@ from petseg.run_folder.layout import (
     read_metrics,
 )
 from petseg.tracking.artifacts import Which, find_artifacts
-from petseg.tracking.begin import without_secrets
 from petseg.tracking.evaluation import describe_evaluation, load_evaluations
 from petseg.tracking.evaluation import summary_of as evaluation_summary
 from petseg.tracking.naming import RunName
@@ -41,6 +40,7 @@ from petseg.tracking.note import TrackingNote
 from petseg.tracking.note import save_note as save_tracking_note
 from petseg.tracking.overlays import OVERLAY_MASKS_NAME
 from petseg.tracking.tracker import End, describe
+from shards.command import without_secrets
 from shards.files import read_bounded, read_json, require_own_folder, write_whole
 
 NOTE_NAME = "wandb-sync.json"

@@ -18,8 +18,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from petseg.data.places import without_secrets
 from petseg.data.store import is_remote
+from shards.command import without_secrets
 from shards.files import append, read_bounded
 
 FILE_NAME = "known_shards"

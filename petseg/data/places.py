@@ -6,7 +6,6 @@ A place is an address for fsspec (`https://host/pets`, `s3://bucket/pets`) or we
 from __future__ import annotations
 
 import os
-import re
 import select
 import shlex
 import signal
@@ -15,6 +14,8 @@ import tempfile
 from collections.abc import Generator
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
+
+from shards.command import without_secrets
 
 PIPE = "pipe:"
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}  # what fsspec needs for each scheme
@@ -138,9 +139,3 @@ def _last_line(file: IO[bytes]) -> str:
     file.seek(max(file.seek(0, os.SEEK_END) - 1000, 0))
     lines = file.read().decode(errors="replace").strip().splitlines()
     return f": {lines[-1]}" if lines else ""
-
-
-def without_secrets(text: str) -> str:
-    """The text with user, password and query cut out of its addresses."""
-    text = re.sub(r"(\w://)[^/\s'\"?]*@", r"\1", text)
-    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\")]*", r"\1", text)

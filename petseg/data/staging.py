@@ -13,9 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from petseg.data.places import Place, without_secrets
+from petseg.data.places import Place
 from shards.cause import Cause, ShardSetError
-from shards.command import Failure
+from shards.command import Failure, without_secrets
 
 TRIES, WRONG_TRIES = 5, 2  # of a file; and of one that arrives with wrong bytes, which may have happened on the way
 BACKOFF_S, MAX_BACKOFF_S = 0.2, 5.0

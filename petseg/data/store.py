@@ -15,10 +15,10 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from petseg.data.local_cache import cache_folder
-from petseg.data.places import PACKAGES, PIPE, open_place, without_secrets
+from petseg.data.places import PACKAGES, PIPE, open_place
 from petseg.data.remote_store import RemoteStore, checked_shards, fetch_manifest
 from shards.cause import Cause, ShardSetError
-from shards.command import Failure, typed
+from shards.command import Failure, typed, without_secrets
 from shards.files import NotRegular, open_regular, read_regular
 from shards.manifest import Manifest, Sample, index_name, load_index, load_manifest
 

@@ -13,7 +13,6 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from petseg.config import RunConfig
-from petseg.data.places import without_secrets
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
 from petseg.losses import Loss, build_loss
@@ -24,6 +23,7 @@ from petseg.run.accelerator import build_accelerator
 from petseg.run.execution import fit_for_training
 from petseg.run.micro_batches import settle_passes
 from petseg.run.resizing import require_sizes
+from shards.command import without_secrets
 from shards.manifest import Manifest
 
 

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+
+from shards.command import without_secrets
 
 CODE_NAME, COMMIT_NAME, CHANGED_NAME, REMOTE_NAME = "PETSEG_CODE", "PETSEG_COMMIT", "PETSEG_CHANGED", "PETSEG_REMOTE"
 TIMEOUT_S = 30
@@ -46,7 +47,7 @@ def read_checkout(path: Path) -> Checkout:
     except (OSError, subprocess.SubprocessError):
         return Checkout()
     try:
-        remote = without_credentials(git("remote", "get-url", "origin"))
+        remote = without_secrets(git("remote", "get-url", "origin"))
     except subprocess.SubprocessError:
         remote = ""
     return Checkout(commit, changed, remote)
@@ -66,9 +67,3 @@ class Git:
             timeout=TIMEOUT_S, check=True,
         )  # fmt: skip
         return done.stdout.strip()
-
-
-def without_credentials(address: str) -> str:
-    """An address without its user and password; `git@host:path`, which has no password, stays."""
-    parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.scheme else address

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-_CREDENTIALS = re.compile(r"//[^/\s]+@")
 
 
 @dataclass(frozen=True)
@@ -35,10 +31,3 @@ class Begin:
     watched_pid: int = 0  # the process whose load is recorded; 0 = this is a replay
     host: str = ""  # of a replayed run
     confirm_s: float = 0.0  # how long wandb may take to show at the end what it was sent; 0 = it is not asked
-
-
-def without_secrets(text: str) -> str:
-    """A message without the key and without what addresses hold before an @."""
-    if key := os.environ.get("WANDB_API_KEY"):
-        text = text.replace(key, "***")
-    return _CREDENTIALS.sub("//***@", text)

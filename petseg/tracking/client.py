@@ -32,9 +32,9 @@ import numpy as np
 from petseg.run_folder.layout import read_metrics
 from petseg.tracking.arrival import LossListener, confirm
 from petseg.tracking.artifacts import Artifact, build
-from petseg.tracking.begin import Begin, without_secrets
+from petseg.tracking.begin import Begin
 from petseg.tracking.overlays import IGNORED, OVERLAY_MASKS_NAME, Overlay, Pixels, best_name, load_overlays
-from shards.command import INTERRUPTED
+from shards.command import INTERRUPTED, without_secrets
 
 CLASSES = {0: "background", 1: "pet", 255: "ignored"}
 PICTURES = "val/overlays"

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten
 from petseg.run_folder.layout import load_config
-from petseg.tracking.begin import without_secrets
+from shards.command import without_secrets
 from shards.files import build, read_json_object, write_whole
 
 RUN_NAME = "run_name.json"

@@ -23,13 +23,13 @@ from petseg.run_folder.layout import (
     write_metrics,
 )
 from petseg.tracking.artifacts import find_artifacts
-from petseg.tracking.begin import Begin, without_secrets
+from petseg.tracking.begin import Begin
 from petseg.tracking.naming import RunName, save_name
 from petseg.tracking.note import TrackingNote, save_note
 from petseg.tracking.overlays import best_name, forget_after, is_due, save_overlays
 from petseg.tracking.process import Answer, WandbProcess
 from petseg.tracking.tensorboard_writer import TensorBoard
-from shards.command import INTERRUPTED, Interrupted
+from shards.command import INTERRUPTED, Interrupted, without_secrets
 
 if TYPE_CHECKING:
     from petseg.evaluation.measure import PredictedPicture

@@ -18,7 +18,7 @@ from petseg.footprint.utilization import flops_per_image, model_flops_utilizatio
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run.micro_batches import PASSES, RESERVE_BYTES, SLACK, fewest_passes, fits, samples_per_pass, usable_bytes
 from petseg.run.resizing import relative_area
-from petseg.training.progress_bar import duration
+from shards.terminal import duration
 
 MOST_SAMPLES = 4096  # of a pass, where a search for the largest ends
 AREA_STEPS = 1000  # over which the mean area of progressive resizing is taken

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from shards.terminal import Terminal
+from shards.terminal import Terminal, duration
 
 LOG_EVERY_S = 30.0
 
@@ -84,11 +84,3 @@ class TrainProgress:
                 row["val/iou"], row["perf/images_per_s"], 100 * row["perf/data_wait"],
                 row["perf/headroom"],
             )  # fmt: skip
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 7 min, 2 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -16,9 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from jobs.reporting.statistics.records import Record
 from petseg.data.decode import decode_trimap
-from petseg.data.places import without_secrets
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
+from shards.command import without_secrets
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

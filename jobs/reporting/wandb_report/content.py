@@ -17,8 +17,7 @@ from jobs.reporting.statistics.records import SEED_AXIS, Record, rank
 from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.reporting.statistics.wording import judge, short
 from jobs.runs.trial import Sweep
-from petseg.tracking.begin import without_secrets
-from shards.command import typed
+from shards.command import typed, without_secrets
 
 CURVES = {
     "val/dice": "Dice on val",

@@ -16,8 +16,7 @@ from jobs.runs.trial import Sweep
 from jobs.wandb_sync.call import ask, is_refusal, require_workspaces
 from jobs.wandb_sync.login import require_wandb
 from jobs.wandb_sync.trials import NOTE_NAME, read_note
-from petseg.tracking.begin import without_secrets
-from shards.command import Failure, Interrupted, typed
+from shards.command import Failure, Interrupted, typed, without_secrets
 from shards.files import read_json, write_whole
 
 MARK_NAME = "wandb_report.json"

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from jobs.reporting.page import duration, heat_of, quantity, signed
+from jobs.reporting.page import heat_of, quantity, signed
 from jobs.reporting.sections import plots
 from jobs.reporting.sections.drawing import SIZE_PX
 from jobs.reporting.sections.pictures import data_uri, dice_by_key
@@ -16,6 +16,7 @@ from jobs.reporting.statistics.records import gather, read_records, varied
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import save_result, write_metrics
+from shards.terminal import duration
 from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, places_of
 
 
@@ -162,7 +163,7 @@ def test_pictures_are_small_and_carry_their_dice(finished: Sweep) -> None:
 
 def test_number_formats() -> None:
     assert [quantity(n) for n in (31_037_698, 270_906, 12)] == ["31.0 M", "270.9 k", "12"]
-    assert [duration(s) for s in (84, 4000, 9000)] == ["84 s", "67 min", "2 h 30"]
+    assert [duration(s) for s in (84, 4000, 9000)] == ["84 s", "67 min", "2 h 30 min"]
     assert signed(-0.01) == "\N{MINUS SIGN}0.0100"
 
 

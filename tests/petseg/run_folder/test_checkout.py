@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from petseg.run_folder.checkout import Checkout, read_checkout, running_code, without_credentials
+from petseg.run_folder.checkout import Checkout, read_checkout, running_code
+from shards.command import without_secrets
 
 
 def git(folder: Path, *words: str) -> str:
@@ -36,11 +37,11 @@ def test_a_checkout_has_a_commit_and_changes_or_none(code: Path, monkeypatch: py
     assert read_checkout(code).commit == head
 
 
-def test_the_remote_is_told_without_credentials(code: Path) -> None:
+def test_the_remote_is_told_without_secrets(code: Path) -> None:
     git(code.parent, "remote", "add", "origin", "https://me:s3cret@host/lab/petseg.git")
     assert read_checkout(code).remote == "https://host/lab/petseg.git"
-    assert without_credentials("https://me:s3c@ret@host/x") == "https://host/x"
-    assert without_credentials("git@host:lab/petseg.git") == "git@host:lab/petseg.git"
+    assert without_secrets("https://me:s3c@ret@host/x") == "https://host/x"
+    assert without_secrets("git@host:lab/petseg.git") == "git@host:lab/petseg.git"
 
 
 def test_a_repository_that_only_surrounds_the_code_is_not_its_own(code: Path) -> None:

@@ -74,4 +74,4 @@ def test_a_label_says_what_a_run_is_and_what_is_varied() -> None:
     varied = ["model.arch", "train.seed", "optim.lr", "data.shards", "no.longer.a.field"]
     assert label_of(config, varied) == "unet elastic lr 0.0003 shards small seed 0"
     secret = with_values(config, {"data.shards": "https://me:word@host"})
-    assert label_of(secret, varied) == "unet elastic lr 0.0003 shards ***@host seed 0"
+    assert label_of(secret, varied) == "unet elastic lr 0.0003 shards host seed 0"

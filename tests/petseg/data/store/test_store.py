@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,8 @@ def test_locations_are_told_apart() -> None:
 def test_a_missing_package_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package = places.PACKAGES[scheme]
     monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    fsspec_registry = import_module("fsspec.registry")
+    monkeypatch.delitem(fsspec_registry._registry, scheme, raising=False)  # it may have been used in this process
     with pytest.raises(ValueError, match=rf"{scheme}:// needs {package}: pip install 'petseg\[remote\]'"):
         open_store(f"{scheme}://bucket/pets")
 
