@@ -88,9 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
     """Measure, draw and report. trained_on: hash of the shard set that the run saw."""
-    from petseg.evaluation.protocol import Protocol, calibrate, measure_protocol  # torch takes seconds
+    from petseg.evaluation.protocol import Protocol, calibrate, measure_protocol, why_not_native  # torch takes seconds
     from petseg.evaluation.report import Evaluated, report
-    from petseg.metrics.native import why_not_native
     from petseg.metrics.overlay import save_image
     from petseg.run.parts import build_parts
     from petseg.run.peers import peers_may_go

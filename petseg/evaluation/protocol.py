@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from petseg.data.inputs import IGNORE_INDEX, build_target
@@ -21,13 +22,13 @@ from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration
 from petseg.metrics.choices import BOUNDARY_RATIO, Tta
 from petseg.metrics.masks import Bits, pack
-from petseg.metrics.native import to_native
 from petseg.metrics.pixels import PerImage, Scores, count_masks, pet_mask, prefixed
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import eval_batches, eval_inputs
 from petseg.run.parts import Parts
 from shards.cause import Cause
 from shards.command import Failure
+from shards.manifest import Manifest
 
 BORDERS = ("fg", "bg", "ignore")
 CHUNK = (
@@ -221,3 +222,22 @@ def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.T
     order, gathered = columns[0].numpy(), columns[1].numpy()
     found: Bits = gathered[order >= 0][np.argsort(order[order >= 0], kind="stable")]
     return found
+
+
+def why_not_native(manifest: Manifest) -> str:
+    """Why a shard set has no trimaps at native size, "" if it has.
+
+    A sample's JSON then still records `original_width_px` and `original_height_px`, but the trimap's pixels are gone.
+    """
+    side_px = manifest.packer.get("image_size_px", 0)
+    if not side_px:
+        return ""
+    return (
+        f"the shards hold pictures and trimaps squashed to {side_px} px: pack the set with --image-size-px 0 "
+        "for numbers at native resolution"
+    )
+
+
+def to_native(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(C, S, S) logits of one picture -> (1, C, H, W) float32, bilinear: the squash to a square is undone."""
+    return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)

@@ -22,8 +22,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.evaluation.measure import measure, predict
-from petseg.evaluation.protocol import BORDERS, Protocol, calibrate, measure_protocol
-from petseg.metrics.native import why_not_native
+from petseg.evaluation.protocol import BORDERS, Protocol, calibrate, measure_protocol, why_not_native
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import Parts, build_parts
 from petseg.training.loop import train

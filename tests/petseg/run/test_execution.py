@@ -15,7 +15,7 @@ from torch import nn
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.data.plan import EpochOrder, train_plan
-from petseg.run.compiled import WORTHWHILE_STEPS, compile_forward, compile_wanted, full_pass_sizes, why_not_compile
+from petseg.run.execution import WORTHWHILE_STEPS, compile_forward, compile_wanted, full_pass_sizes, why_not_compile
 
 Tiny = Callable[..., RunConfig]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
