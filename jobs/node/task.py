@@ -168,11 +168,12 @@ def note_failure(trial: Trial, here: TrialState, error: Exception, rank: int) ->
     gone, and that takes the place of no cause which stands there already.
     """
     cause, before = cause_of(error), trial.state().of_job(here.job_id)
-    is_explained = before.status == "failed" and before.cause not in (None, Cause.UNKNOWN)
-    if (rank and cause in (None, Cause.UNKNOWN)) or (is_explained and (rank or cause is Cause.UNKNOWN)):
-        return
-    last_line = traceback.format_exception_only(error)[-1].strip()
-    trial.write_state(replace(here, status="failed", error=last_line, cause=cause))
+    no_answer = (None, Cause.UNKNOWN)
+    is_explained = before.status == "failed" and before.cause not in no_answer
+    tells_more = cause not in no_answer and not is_explained if rank else not (is_explained and cause is Cause.UNKNOWN)
+    if tells_more:
+        last_line = traceback.format_exception_only(error)[-1].strip()
+        trial.write_state(replace(here, status="failed", error=last_line, cause=cause))
 
 
 def set_up_logging(rank: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,9 +67,9 @@ def _is_valid(name: str, value: Any) -> bool:
         case "pid" | "restarts" | "slot" | "at_once":
             return type(value) is int and 0 <= value < 2**31
         case "status" | "cause":
-            return isinstance(value, str) and value in (get_args(Status) if name == "status" else list(Cause))
+            return value in (get_args(Status) if name == "status" else list(Cause))
         case "time":
-            return type(value) in (int, float) and math.isfinite(value) and abs(value) < 2**53
+            return type(value) in (int, float) and abs(value) < 2**53  # neither infinite nor NaN
     return False
 
 

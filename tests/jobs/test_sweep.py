@@ -59,7 +59,7 @@ def test_a_failed_trial_is_reported_with_its_error_and_tried_again(
     assert run_command(main, flags) == 3
     assert "NaN or infinite" in caplog.text
     (row,) = trial_statuses(load_sweep(tmp_path / "runs" / "lab"))
-    assert row.status == "failed"
+    assert (row.status, row.cause) == ("failed", "nan")
     assert "Failure: the loss became NaN or infinite" in row.note
     assert "Traceback" in Path(row.log).read_text()
 

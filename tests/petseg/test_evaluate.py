@@ -105,7 +105,7 @@ def test_the_sheet_has_the_best_the_median_and_the_worst_pictures(
         assert columns == 2
         return draw_sheet(pictures, columns)
 
-    monkeypatch.setattr(evaluate, "draw_sheet", noted)
+    monkeypatch.setattr("petseg.metrics.overlay.draw_sheet", noted)
     for tta in ("none", "flips"):
         flags = ["--split", "test", "--pictures", "2", "--tta", tta, "--no-native"]
         assert run_command(main, [str(tmp_path), *flags]) == 0
@@ -158,6 +158,7 @@ def test_a_best_checkpoint_that_is_gone_is_named(
     (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
     assert evaluate.choose_checkpoint(tmp_path, "best") == checkpoint
     state = checkpoint.state | {"best": {"step": checkpoint.step + 1}}
-    monkeypatch.setattr(evaluate, "list_checkpoints", lambda folder: [replace(checkpoint, state=state)])
+    without_best = [replace(checkpoint, state=state)]
+    monkeypatch.setattr("petseg.run_folder.checkpoint.list_checkpoints", lambda folder: without_best)
     with pytest.raises(Failure, match=rf"checkpoints lacks the best checkpoint, step {checkpoint.step + 1}"):
         evaluate.choose_checkpoint(tmp_path, "best")

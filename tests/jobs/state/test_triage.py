@@ -254,7 +254,8 @@ def test_a_rank_that_lost_another_does_not_hide_why() -> None:
 
 def test_a_rank_that_says_itself_that_another_is_gone_leaves_the_word_to_slurm_and_to_the_logs() -> None:
     """Whatever words gloo, NCCL and the store had for it."""
-    evidence = Evidence(failed("petseg.run.peers.LostPeer: gone (Connection refused)", Cause.UNKNOWN), logs=("",))
+    own = failed("petseg.run.peers.LostPeer: gone (DistNetworkError: Connection refused)", Cause.UNKNOWN)
+    evidence = Evidence(own, logs=("",))
     assert diagnose(evidence).cause is Cause.UNKNOWN
     assert diagnose(replace(evidence, job=job("OUT_OF_MEMORY"))).cause is Cause.HOST_MEMORY
     assert diagnose(replace(evidence, logs=("", START + raised(CUDA_OOM)))).cause is Cause.GPU_MEMORY
