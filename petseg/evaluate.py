@@ -24,6 +24,7 @@ from petseg.data.consent import remember, require_known
 from petseg.data.store import open_store
 from petseg.metrics.choices import BOUNDARY_RATIO, Tta
 from petseg.run_folder.layout import CHECKPOINTS_NAME, CONFIG_NAME, load_config
+from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
 from shards.files import require_own_folder
 from shards.terminal import Terminal
@@ -157,7 +158,9 @@ def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
     best_step = checkpoints[-1].state["best"]["step"]
     best = next((checkpoint for checkpoint in checkpoints if checkpoint.step == best_step), None)
     if best is None:
-        raise Failure(f"{folder / CHECKPOINTS_NAME} lacks the best checkpoint, step {best_step}: take --weights last")
+        raise Failure(
+            f"{folder / CHECKPOINTS_NAME} lacks the best checkpoint, step {best_step}: take --weights last", Cause.DATA
+        )
     return best
 
 
