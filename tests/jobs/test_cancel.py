@@ -29,6 +29,7 @@ LAUNCHER = """\
 import signal, sys, time
 from pathlib import Path
 from slurm.executor import submit
+from slurm.request import Request
 from slurm.resources import Resources
 
 def ready(index, job, state):
@@ -38,8 +39,7 @@ def ready(index, job, state):
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 resources = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1)
 try:
-    submit(time.sleep, [300.0] * int(sys.argv[2]), cluster="local", folder=Path(sys.argv[1]), resources=resources,
-           name="test", max_parallel=2, on_job=ready)
+    submit(time.sleep, [300.0] * int(sys.argv[2]), "local", Request(Path(sys.argv[1]), resources, "test", 2), ready)
 except KeyboardInterrupt:
     sys.exit(130)
 """

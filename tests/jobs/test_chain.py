@@ -80,7 +80,7 @@ def test_a_step_that_must_succeed_ends_the_job(tmp_path: Path) -> None:
 def test_a_step_that_slurm_has_no_room_for_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A launcher in a job ends with 75, then 4, then 0; told to end while it waits, the job leaves."""
+    """A launcher in a job ends with 75, then 4, then 0; told to end while it waits, the job ends."""
     (tmp_path / "launcher.py").write_text(
         "import sys\n"
         "with open('tries', 'a+') as file:\n"
@@ -101,7 +101,7 @@ def test_a_step_that_slurm_has_no_room_for_is_done_again(
     (tmp_path / "tries").write_text("")
     monkeypatch.setattr(chain_steps, "AGAIN_S", 600)
     monkeypatch.setattr(chain_steps.interrupt, "requested", lambda: (tmp_path / "tries").read_text() == "x")
-    monkeypatch.setattr(chain_steps, "leave", lambda environment, requeue: sys.exit(75))
+    monkeypatch.setattr(chain_steps, "exit_job", lambda environment, requeue: sys.exit(75))
     with pytest.raises(SystemExit):
         run_steps((str(tmp_path), [Step("launcher", ())]))
     assert (tmp_path / "tries").read_text() == "x"

@@ -63,7 +63,7 @@ def test_a_limit_that_filled_up_meanwhile_is_none_either(
     sbatch(tmp_path / "bin", monkeypatch, "QOSMaxSubmitJobPerUserLimit")
     text = (tmp_path / "bin" / "sbatch").read_text()
     (tmp_path / "bin" / "sbatch").write_text(text.replace("echo", '[ "$1" = --test-only ] && exit 0; echo'))
-    assert submit_trials(LAUNCH, sweep, sweep.trials) == list(sweep.trials)
+    assert submit_trials(LAUNCH, sweep, sweep.trials).left == sweep.trials
     assert cut_off_submissions(sweep) == []
 
 

@@ -62,13 +62,13 @@ def sync(sweep: Sweep, *flags: str) -> int:
     return run_command(main, [str(sweep.folder), "--parallel", "2", "--runs-per-s", "50", *flags])
 
 
-def test_runs_begin_at_the_pace_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_begin_at_the_rate_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, now = [], iter([100.0, 100.0, 100.1, 107.0, 107.0])
     clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
     monkeypatch.setattr(replay, "time", clock)
-    pace = replay.Pace(per_s=2)
+    limit = replay.RateLimit(per_s=2)
     for _ in range(5):
-        pace.wait()
+        limit.wait()
     assert slept == pytest.approx([0.0, 0.5, 0.9, 0.0, 0.5])
 
 

@@ -35,7 +35,7 @@ def test_a_later_life_fences_off_the_earlier_ones(tmp_path: Path) -> None:
 def test_starts_without_progress_end(tmp_path: Path) -> None:
     for _ in range(3):
         begin_attempt(tmp_path, 4, max_without_progress=3)
-    with pytest.raises(Failure, match=r"made no progress in 3 starts, all at step 4 \(on .*delete .*attempts\.json"):
+    with pytest.raises(Failure, match=r"made no progress in 3 starts, all at step 4 \(on .*delete .*lives\.json"):
         begin_attempt(tmp_path, 4, max_without_progress=3)
     assert begin_attempt(tmp_path, 5, max_without_progress=3).number == 4
     assert begin_attempt(tmp_path, 5).number == 5  # no limit for who starts it by hand
@@ -50,7 +50,7 @@ def test_a_run_that_moved_on_between_its_starts_is_not_stuck(tmp_path: Path) -> 
 
 
 def test_only_the_newest_lives_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts_module, "KEPT_LIVES", 3)
+    monkeypatch.setattr(attempts_module, "KEPT_ATTEMPTS", 3)
     for _ in range(5):
         begin_attempt(tmp_path, 0)
     assert [attempt.number for attempt in read_attempts(tmp_path)] == [3, 4, 5]
