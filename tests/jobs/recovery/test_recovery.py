@@ -135,7 +135,7 @@ def test_jobs_run_the_code_of_their_submission(tiny_sweep: list[str], tmp_path: 
         "take = launch.take_snapshot\n"
         "def then_edit(folder):\n"
         "    taken = take(folder)\n"
-        "    Path(sys.argv[1], 'petseg', 'train.py').write_text('raise SystemExit(9)')\n"
+        "    Path(sys.argv[1], 'petseg', 'training', 'loop.py').write_text('raise SystemExit(9)')\n"
         "    return taken\n"
         "launch.take_snapshot = then_edit\n"
         "sys.exit(sweep.main(sys.argv[2:]))\n"
@@ -149,7 +149,7 @@ def test_jobs_run_the_code_of_their_submission(tiny_sweep: list[str], tmp_path: 
     (code,) = {read_attempts(trial.folder)[0].code for trial in sweep.trials}
     note = json.loads((sweep.folder / "code" / code / "snapshot.json").read_text())
     assert note["code"] == code
-    assert (sweep.folder / "code" / code / "petseg" / "train.py").read_text() != "raise SystemExit(9)"
+    assert (sweep.folder / "code" / code / "petseg" / "training" / "loop.py").read_text() != "raise SystemExit(9)"
 
 
 @pytest.mark.slow

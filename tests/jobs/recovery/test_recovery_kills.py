@@ -93,7 +93,7 @@ SIGNAL_RANK_1 = """\
 def test_a_signal_while_torch_is_imported(tiny_sweep: list[str], tmp_path: Path, name: str) -> None:
     """Ahead of the time limit the job comes back by itself; after TERM the same command goes on."""
     fault = SIGNAL_ONCE.format(marker=str(tmp_path / "sent"), name=name)
-    copy = copy_with_fault(tmp_path / "checkout", "petseg/train.py", "import ", fault)
+    copy = copy_with_fault(tmp_path / "checkout", "petseg/training/loop.py", "import ", fault)
     code, log = ended(launcher(copy, [*tiny_sweep, *LOCAL]))
     (trial,) = sweep_of(tmp_path).trials
     if name == "TERM":
