@@ -7,7 +7,7 @@ DEMO_PETS ?= 800
 # a set packed at 256 px, for bench-gpu
 SHARDS ?= data/shards
 GPU_EPOCHS ?= 40
-# processes that share the slow tests, file by file; their torch has one thread each
+# processes that share the tests, file by file; their torch has one thread each
 TEST_WORKERS ?= 2
 
 .PHONY: install install-dev demo test test-slow chaos check format bench bench-gpu clean
@@ -35,7 +35,7 @@ demo: install
 	@echo 'next, in this shell: . $(BIN)/activate'
 
 test: install-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses $(TEST_WORKERS) --dist loadfile
 
 # several processes, a real Slurm, kills at every file operation: minutes
 test-slow: install-dev
