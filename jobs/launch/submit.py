@@ -211,5 +211,6 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
 
 def _tell_failures(rows: Sequence[TrialStatus]) -> int:
     for row in rows:
-        logger.error("%s %s: %s %s; its log: %s", row.trial.id, row.trial.label, row.status, row.note, row.log)
+        state = f"{row.status}: {row.note}" if row.note else row.status
+        logger.error("%s %s: %s%s", row.trial.id, row.trial.label, state, f"; its log: {row.log}" if row.log else "")
     return FAILED if rows else OK

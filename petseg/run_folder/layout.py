@@ -107,11 +107,11 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
             old, new = flatten(found), flatten(wanted)
             changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
             listed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in changed)
-            raise ValueError(f"{folder} holds another run ({listed}): choose another folder with --out")
+            raise ValueError(f"{folder} holds another run ({listed}): choose another folder")
         if stored["config"] == config_to_dict(config):
             return
     elif (folder / CHECKPOINTS_NAME).exists():
-        raise ValueError(f"{folder} has checkpoints but no {CONFIG_NAME}: choose another folder with --out")
+        raise ValueError(f"{folder} has checkpoints but no {CONFIG_NAME}: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "trial_id": trial_id(config, manifest_hash),

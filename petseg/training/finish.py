@@ -23,6 +23,7 @@ from petseg.run_folder.checkpoint import list_checkpoints, load_weights
 from petseg.run_folder.layout import (
     CALIBRATION_NAME,
     CHECKPOINTS_NAME,
+    METRICS_NAME,
     OVERLAYS_NAME,
     PER_IMAGE_NAME,
     Result,
@@ -46,6 +47,12 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         raise Failure(
             f"{folder} lacks the best checkpoint, step {progress.best.step}: delete {folder} to train again", Cause.DATA
         )
+    rows = read_metrics(parts.folder)
+    if not rows:
+        raise Failure(
+            f"{parts.folder / METRICS_NAME} has no epochs of this run: delete {folder} to train again",
+            Cause.DATA,
+        )
     load_weights(best.folder, parts.bare_model)
     splits = ["val", "test"] if parts.config.train.test and "test" in parts.splits else ["val"]
     measured = {split: measure_protocol(parts, split, Protocol(masks=split == "val")) for split in splits}
@@ -53,7 +60,6 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
     metrics: dict[str, float] = {}
     for split, one in measured.items():
         metrics |= one.metrics(split, parts.config.data.border, temperature)
-    rows = read_metrics(parts.folder)
     result = Result(
         trial_id=load_config(parts.folder, identified=True)["trial_id"],
         metrics=metrics,

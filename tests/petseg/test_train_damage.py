@@ -99,3 +99,11 @@ def test_an_evaluation_that_leaves_a_sample_out_is_none(
     with pytest.raises(Failure, match="the ledger of val does not balance"):
         train(tiny(), tmp_path)
     assert not list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_trained_run_whose_result_and_rows_are_gone_is_named(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(), tmp_path)
+    for name in ("result.json", "metrics.jsonl"):
+        (tmp_path / name).unlink()
+    with pytest.raises(Failure, match=rf"{tmp_path}/metrics.jsonl has no epochs.* delete {tmp_path}/checkpoints to"):
+        train(tiny(), tmp_path)
