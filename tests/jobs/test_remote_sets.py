@@ -14,9 +14,11 @@ import pytest
 from jobs.chain import main as chain
 from jobs.retry import main as retry
 from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main as sweep_main
 from petseg.run_folder.attempts import read_attempts
+from shards.cause import Cause
 from shards.command import OK, WRONG_USE, run_command
 from slurm.rehearsal.cluster import Cluster
 from tests.petseg.shard_server import serve
@@ -65,7 +67,8 @@ def test_retry_fetches_what_another_user_has_named_only_where_it_is_told_to(
     assert run_command(sweep_main, [*remote_sweep, "--cluster", "debug"]) == OK
     (trial,) = sweep_of(tmp_path).trials
     (trial.folder / "result.json").unlink()
-    trial.write_state(status="failed", error="OSError: x", job_id=sweep_of(tmp_path).submissions()[trial.id].job_id)
+    job_id = sweep_of(tmp_path).submissions()[trial.id].job_id
+    trial.write_state(TrialState("failed", error="OSError: x", cause=Cause.DATA, job_id=job_id))
     forget_known_sets(tmp_path, monkeypatch)
     words = [str(tmp_path / "runs" / "lab"), "--failed", "--even-so"]
     capsys.readouterr()
