@@ -129,8 +129,8 @@ def test_a_job_fetches_no_set_that_was_put_into_its_config_after_the_submission(
     (bad.folder / "config.json").write_text(json.dumps(content))
     subprocess.run(["scancel", blocker], check=True, timeout=30)
     wait_for(good.result)
-    wait_for(lambda: bad.state().get("status") == "failed")
-    assert "which the sweep was not submitted with" in bad.state()["error"]
+    wait_for(lambda: bad.state().status == "failed")
+    assert "which the sweep was not submitted with" in bad.state().error
     assert not (tmp_path / "canary").exists()
 
 
