@@ -8,17 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.table import render_table
 from jobs.state.trial_status import trial_status
 from jobs.status import main
 from shards.command import run_command
-from tests.jobs.written_trials import finish, sweep_of
+from tests.jobs.written_trials import beat, finish, sweep_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -93,6 +94,53 @@ def test_json_is_one_document_of_stable_names(sweep: Sweep, capsys: pytest.Captu
         "error: --json prints one document: leave --watch out",
         "error: --every 0: must be at least 1 second",
     ]
+
+
+def test_json_says_of_each_trial_and_failure_what_its_folder_says(
+    sweep: Sweep, process: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One trial each that has failed, runs, is done, and is planned; what is not known is null or empty, never 0."""
+    failed_twice(sweep)
+    failed, running, done, planned = sweep.trials
+    sweep.add_submissions([Submission(running.id, str(process.pid), "local", "run.out")])
+    running.write_state(TrialState("running", host=socket.gethostname(), job_id=str(process.pid), restarts=2))
+    (running.folder / "metrics.jsonl").write_text('{"epoch": 3, "val/dice": 0.75}\n')
+    beat(running, 4, 60, time.time())
+    assert run_command(main, [str(sweep.folder), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rows = document["trials"]
+    log = str(sweep.folder / "logs" / "12_0_0_log.out")
+    assert rows[0] == _as_json(
+        failed, 0, state="failed", cause="code", note="KeyError: 'dice'", epochs=10, host="node1", log=log
+    ) | {"cluster": "local", "job_id": "999999990"}
+    assert rows[1].pop("left_s") > 0
+    assert rows[1] == _as_json(
+        running, 1, state="running", epoch=3, epochs=10, step=60, steps_per_epoch=100, images_per_s=64.0, val_dice=0.75
+    ) | {"restarts": 2, "host": socket.gethostname(), "cluster": "local", "job_id": str(process.pid)} | {
+        "log": str(sweep.folder / "logs" / "run.out")
+    }
+    assert rows[2] == _as_json(done, 2, state="done", epoch=10, epochs=10, val_dice=0.9, host="node1")
+    assert rows[3] == _as_json(planned, 3, state="planned")
+    (failure,) = document["failures"]
+    assert failure["traceback"].startswith("Traceback (most recent call last):\n")
+    assert failure["traceback"].endswith("in train_step\nKeyError: 'dice'")
+    assert failure["signature"] != failure["traceback"]
+    assert (failure["cause"], failure["retryable"], failure["trials"]) == ("code", False, [failed.id])
+    assert document["counts"] == dict.fromkeys(document["counts"], 0) | {
+        "failed": 1, "running": 1, "done": 1, "planned": 1
+    }  # fmt: skip
+
+
+def _as_json(trial: Trial, seed: int, **known: object) -> dict[str, object]:
+    """A trial of which nothing is known but its place on the axes, and what is known."""
+    unknown = dict.fromkeys(("step", "steps_per_epoch", "images_per_s", "left_s", "val_dice"))
+    empty = dict.fromkeys(("cause", "note", "host", "cluster", "job_id", "log"), "")
+    place = {"id": trial.id, "label": f"unet seed={seed}", "axes": {"model.arch": "unet", "train.seed": seed}}
+    counts = {"epoch": 0, "epochs": 0, "restarts": 0}
+    row = {**place, **unknown, **empty, **counts, **known}
+    if row["state"] == "running":
+        row.pop("left_s")  # which the clock decides
+    return row
 
 
 def test_watch_ends_when_nothing_lives(sweep: Sweep, process: subprocess.Popen[bytes]) -> None:

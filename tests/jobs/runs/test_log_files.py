@@ -82,6 +82,14 @@ def test_jobs_of_several_trials_keep_their_failures_apart() -> None:
     assert EPOCH in own_part(log, "bbbb")
 
 
+def test_a_log_that_ends_in_a_traceback_keeps_what_comes_before_it_once() -> None:
+    said = "09:30:05 rank 0 ERROR jobs.node.task: trial aaaa failed; the next one follows"
+    trace = f'\nTraceback (most recent call last):\n  File "/x/petseg/train.py", line 3, in step\n{CUDA_OOM}\n'
+    log = START + EPOCH + said + trace
+    assert own_part(log, "aaaa") == trace
+    assert own_part(log, "bbbb") == START + EPOCH
+
+
 def test_the_logs_of_all_ranks_of_the_last_job(tmp_path: Path) -> None:
     trial = Trial("0123456789", {}, tmp_path / "lab" / "trials" / "0123456789")
     logs = tmp_path / "lab" / "logs"

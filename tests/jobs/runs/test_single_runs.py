@@ -54,6 +54,21 @@ def test_they_are_compared_as_the_trials_of_a_sweep(single: Path, capsys: pytest
     assert not (single / "sweep.json").exists()
 
 
+def test_a_run_that_was_resumed_counts_by_its_last_attempt(single: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = single / "resumed"
+    claim_folder(with_values(RunConfig(), {"train.seed": 20}), "0" * 64, folder)
+    for first_step in (0, 5, 9):
+        begin_attempt(folder, first_step=first_step)
+    attempts = json.loads((folder / "lives.json").read_text())
+    hosts = ("node1", "node2", "node3")
+    (folder / "lives.json").write_text(
+        json.dumps([one | {"host": host} for one, host in zip(attempts, hosts, strict=True)])
+    )
+    assert run_command(status.main, [str(single), "--json"]) == OK
+    (row,) = (row for row in json.loads(capsys.readouterr().out)["trials"] if row["state"] == "running")
+    assert (row["restarts"], row["host"], row["val_dice"]) == (2, "node3", None)
+
+
 def test_status_knows_what_runs_and_what_has_stopped(single: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = {}
     for number, name in enumerate(("running", "stopped", "claimed")):

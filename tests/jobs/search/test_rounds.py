@@ -6,6 +6,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 
@@ -209,3 +210,15 @@ def test_status_and_report_keep_what_was_stopped_early_apart(
     table = leaderboard(sweep, read_records(sweep))
     assert table.row_count == 2
     assert "2 done, 0 failed, 1 pruned" in str(table.title)
+
+
+def test_a_folders_journal_holds_one_study_under_the_name_of_earlier_searches(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    """A search that was begun by another version is found under this name, and goes on."""
+    propose(search_of(pet_shards), manifest, tmp_path / "s", 2)
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "s" / JOURNAL_NAME))
+    )
+    assert optuna.study.get_all_study_names(storage) == ["petseg"]
+    assert optuna.load_study(study_name="petseg", storage=storage).direction.name == "MAXIMIZE"

@@ -190,6 +190,23 @@ def test_calibration_is_drawn_where_it_was_kept(sweep: Sweep) -> None:
     assert 'id="calibration"' in render_page(sweep, records)
 
 
+def test_the_error_of_scaled_confidences_stands_beside_the_one_of_those_as_they_are(sweep: Sweep) -> None:
+    for i, trial in enumerate(sweep.trials):
+        finish(trial, 0.8 + 0.01 * i)
+    _, groups, _ = groups_of(sweep)
+    as_is = [{"from": 0.9, "to": 1.0, "pixels": 4, "confidence": 0.95, "accuracy": 0.75}]
+    scaled = [{"from": 0.7, "to": 0.8, "pixels": 4, "confidence": 0.78, "accuracy": 0.75}]
+    splits = {"val": {"as_is": as_is, "scaled": scaled}}
+    (sweep.trials[-1].folder / "calibration.json").write_text(json.dumps({"splits": splits}))
+    (cell,) = calibrate_cells(groups[::-1]).cells
+    assert (cell.ece, cell.ece_scaled) == (pytest.approx(0.2), pytest.approx(0.03))
+    assert [curve.kind for curve in cell.curves] == ["as-is", "scaled"]
+    assert [[words for *_, words in curve.dots] for curve in cell.curves] == [
+        ["confidence 0.950: 0.750 right, 1e+02 % of pixels"],
+        ["confidence 0.780: 0.750 right, 1e+02 % of pixels"],
+    ]
+
+
 def test_curves_that_were_kept_have_the_same_error(tmp_path: Path) -> None:
     calibration = Calibration(torch.device("cpu"))
     logits = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
