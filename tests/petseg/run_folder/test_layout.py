@@ -35,7 +35,7 @@ def test_a_file_that_may_not_stand_is_named(tmp_path: Path, text: str, match: st
         load_overrides(tmp_path)
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink(__file__, path)])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(__file__)])
 def test_what_is_no_file_is_refused_and_never_taken_for_no_overrides(tmp_path: Path, make) -> None:
     make(tmp_path / OVERRIDES_NAME)
     with pytest.raises(ValueError, match=OVERRIDES_NAME):
