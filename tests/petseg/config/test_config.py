@@ -122,3 +122,19 @@ def test_the_defaults_that_no_id_tells_stay() -> None:
         "tracking.wandb": "disabled", "tracking.project": "petseg", "tracking.entity": "", "tracking.overlays": 8,
         "tracking.tensorboard": False, "tracking.wandb_wait_s": 10.0, "tracking.artifacts": "none",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [
+        ("train.focal_gamma", 1.0, 0.99),
+        ("train.label_smoothing", 0.0, 1.0),
+        ("train.border_weight", 0.0, -0.01),
+        ("train.border_px", 1, 0),
+        ("train.full_size_from", 1.0, 0.0),
+    ],
+)
+def test_the_bound_itself_is_allowed_where_the_message_says_so(name: str, allowed: float, refused: float) -> None:
+    with_values(RunConfig(), {name: allowed})
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        with_values(RunConfig(), {name: refused})
