@@ -16,6 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from petseg.config import RunConfig
+from petseg.data.consent import is_known
 from petseg.data.plan import EpochOrder
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
@@ -210,3 +211,21 @@ def test_only_what_was_made_for_it_goes_with_work_that_did_not_begin(tmp_path: P
     (folder / "deep").rmdir()
     attempt(begun=False)  # it was there before
     assert (folder / "deep").is_dir()
+
+
+def test_shards_that_the_command_line_names_are_known_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noted before the run begins, so that a retry from its folder may fetch them."""
+    location = "pipe:cat /mnt/pets/{}"
+
+    def begin(config: RunConfig, folder: Path, **_: Any) -> None:
+        assert (config.data.shards, is_known(location)) == (location, True)
+        raise Failure("far enough")
+
+    monkeypatch.setattr("petseg.training.loop.train", begin)
+    assert not is_known(location)
+    with pytest.raises(Failure, match="far enough"):
+        main(["--data.shards", location, "--out", str(tmp_path / "run")])
+    assert is_known(location)
+    assert not is_known("pipe:cat /mnt/other/{}")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, Failure, run_command
+from shards.encoding import JPEG_QUALITY
 from shards.manifest import MANIFEST_NAME, load_index, load_manifest, save_manifest, split_of_keys
 from shards.pack import PackConfig, main, pack
 from shards.packing import publish
@@ -109,7 +110,9 @@ def test_the_manifest_knows_no_time_machine_or_path(packed: Path, drawn: Path) -
     text = (packed / MANIFEST_NAME).read_text()
     assert str(drawn) not in text
     assert os.uname().nodename not in text
-    assert set(json.loads(text)["packer"]) == {"image_size_px", "jpeg_quality", "samples_per_shard", "seed", "oddities"}
+    packer = json.loads(text)["packer"]
+    assert set(packer) == {"image_size_px", "jpeg_quality", "samples_per_shard", "seed", "oddities"}
+    assert packer["jpeg_quality"] == JPEG_QUALITY == 95  # sets that were packed before say so, and are repaired by it
 
 
 def test_oddities_are_counted(odd, tmp_path: Path, make, capsys: pytest.CaptureFixture[str]) -> None:

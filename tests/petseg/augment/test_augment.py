@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petseg.augment.batch import apply, with_copies
-from petseg.augment.draws import Change, draw
+from petseg.augment.draws import Change, _blur_noise, draw
 from petseg.augment.warp import affine_grid, displacement
 from petseg.config import AugmentConfig
 
@@ -253,3 +253,14 @@ def autocorrelation(field: torch.Tensor, distance: int, dim: int) -> float:
     length = field.shape[dim] - distance
     pairs = field.narrow(dim, 0, length) * field.narrow(dim, distance, length)
     return (pairs.mean() / field.square().mean()).item()
+
+
+def test_blur_and_noise_are_drawn_over_their_whole_ranges() -> None:
+    config, rng = AugmentConfig(blur_max_sigma_px=2.0, noise_max_std=8.0), np.random.default_rng(0)
+    drawn = [_blur_noise(rng, config, 64) for _ in range(2000)]
+    sigmas = [fields["blur_sigma_px"] for fields in drawn if "blur_sigma_px" in fields]
+    stds = [fields["noise_std"] for fields in drawn if "noise_std" in fields]
+    assert len(sigmas) == pytest.approx(1000, abs=100)
+    assert len(sigmas) + len(stds) == 2000
+    assert (min(sigmas), max(sigmas)) == (pytest.approx(1.0, abs=0.02), pytest.approx(2.0, abs=0.02))
+    assert (min(stds), max(stds)) == (pytest.approx(0.0, abs=0.1), pytest.approx(8.0, abs=0.1))

@@ -16,6 +16,7 @@ from petseg.config import (
 from petseg.config.values import (
     config_from_dict,
     config_to_dict,
+    flatten,
     identity,
     trial_id,
     with_values,
@@ -100,3 +101,40 @@ def test_yaml_readings_are_put_right() -> None:
 def test_a_wrong_value_is_named_with_what_is_allowed(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_values(RunConfig(), values)
+
+
+def test_the_defaults_that_no_id_tells_stay() -> None:
+    """The default run's id covers the other fields: a changed default here would go unseen, and could reach wandb."""
+    config = RunConfig()
+    said = flatten(identity(config, ""))
+    assert {name: value for name, value in flatten(config_to_dict(config)).items() if name not in said} == {
+        "data.shards": "data/shards", "data.threads": 2, "data.cache": "auto", "data.cache_dir": "",
+        "data.cache_gb": 50.0,
+        "augment.mode": "replace", "augment.strong_p": 1.0, "augment.rotate_max_deg": 20.0, "augment.scale_min": 0.7,
+        "augment.scale_max": 1.4, "augment.color_strength": 0.3, "augment.blur_max_sigma_px": 1.0,
+        "augment.noise_max_std": 15.0, "augment.cutout_max_side": 0.4,
+        "model.encoder": "", "model.weights": "none",
+        "optim.momentum": 0.9, "optim.encoder_lr_factor": 1.0,
+        "train.budget_steps": 0, "train.budget_min": 0.0, "train.start_size_px": 0, "train.full_size_from": 0.5,
+        "train.focal_gamma": 2.0, "train.label_smoothing": 0.0, "train.border_weight": 1.0, "train.border_px": 3,
+        "train.ema_decay": 0.0, "train.grad_checkpointing": False, "train.compile": "no",
+        "train.sync_batchnorm": False, "train.log_every": 10, "train.save_every_min": 10.0,
+        "tracking.wandb": "disabled", "tracking.project": "petseg", "tracking.entity": "", "tracking.overlays": 8,
+        "tracking.tensorboard": False, "tracking.wandb_wait_s": 10.0, "tracking.artifacts": "none",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [
+        ("train.focal_gamma", 1.0, 0.99),
+        ("train.label_smoothing", 0.0, 1.0),
+        ("train.border_weight", 0.0, -0.01),
+        ("train.border_px", 1, 0),
+        ("train.full_size_from", 1.0, 0.0),
+    ],
+)
+def test_the_bound_itself_is_allowed_where_the_message_says_so(name: str, allowed: float, refused: float) -> None:
+    with_values(RunConfig(), {name: allowed})
+    with pytest.raises(ValueError, match=rf"^{name} "):
+        with_values(RunConfig(), {name: refused})

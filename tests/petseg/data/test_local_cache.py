@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from petseg.data.local_cache import cache_folder, make_room, touch
+from shards.cause import Cause, cause_of
 
 KB = 1e-6  # in GB
 
@@ -108,9 +109,10 @@ def test_locks_stay_asides_count_and_those_of_the_dead_go(tmp_path: Path) -> Non
 
 def test_what_can_never_fit_evicts_nothing(tmp_path: Path) -> None:
     kept = put(tmp_path / "kept", 3000)
-    with pytest.raises(ValueError, match=r"cannot take 1.1e-05 GB more: .*data\.cache_gb"):
+    with pytest.raises(ValueError, match=r"cannot take 1.1e-05 GB more: .*data\.cache_gb") as error:
         make_room(tmp_path, 11_000, 10 * KB)
     assert kept.exists()
+    assert cause_of(error.value) == Cause.DISK_FULL  # by which a sweep tells it from a wrong value
 
 
 def test_a_disk_without_space_names_the_folder(tmp_path: Path) -> None:

@@ -115,3 +115,28 @@ def test_a_slow_rank_is_named_with_its_host(pet_shards: Path, tmp_path: Path, ra
     (row,) = read_metrics(tmp_path / "run")
     assert row["perf/straggler"] > 1.2
     assert row["data/coverage"] == 1.0
+
+
+def test_only_the_time_between_a_resume_and_the_next_stop_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 2.0, 5.0, 9.0])
+    monkeypatch.setattr("petseg.run.pace.time.perf_counter", lambda: next(now))
+    pace = StepClock()
+    pace.stop()  # it never ran
+    pace.resume()  # 0
+    pace.stop()  # 2
+    pace.stop()  # it stands already
+    pace.resume()  # 5
+    pace.stop()  # 9
+    assert pace.own_s == 6.0
+    pace.begin()
+    pace.stop()
+    assert pace.own_s == 0.0
+
+
+def test_a_clock_that_is_off_never_runs() -> None:
+    pace = StepClock(enabled=False)
+    pace.resume()
+    with pace.stopped(), pace.stopped_until(nn.Linear(1, 1)):
+        pass
+    pace.stop()
+    assert pace.own_s == 0.0

@@ -39,6 +39,23 @@ def test_a_full_disk_costs_no_old_checkpoint(tmp_path: Path, small_disk: Callabl
     assert found.step == 2
 
 
+@pytest.mark.parametrize(
+    ("code", "is_space"),
+    [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EFBIG, True), (errno.EIO, False), (errno.EROFS, False)],
+)
+def test_only_a_lack_of_room_is_called_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, is_space: bool
+) -> None:
+    def broken(path: Path) -> None:
+        raise OSError(code, "the disk's own words", str(path))
+
+    monkeypatch.setattr("petseg.run_folder.checkpoint.fsync", broken)
+    with pytest.raises(OSError, match="a checkpoint of" if is_space else "the disk's own words") as error:
+        save(tmp_path / "run", 1, best=1)
+    assert error.value.errno == code
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 @pytest.fixture
 def file_size_limit() -> Iterator[Callable[[int], None]]:
     """A limit of the shell, for every user; as on a full disk, a write stops in the middle."""

@@ -28,6 +28,19 @@ def test_a_run_beats_once_in_a_while(tmp_path: Path) -> None:
     assert (beat.epoch, beat.epochs, beat.step, beat.steps_per_epoch, beat.images_per_s) == (1, 3, 2, 4, 10.0)
 
 
+def test_a_run_beats_again_once_15_seconds_have_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    now = 100.0
+    monkeypatch.setattr("petseg.run_folder.heartbeat.time.monotonic", lambda: now)
+    writer = HeartbeatWriter(tmp_path, epochs=3, steps_per_epoch=4)
+    for step, now in enumerate((100.0, 114.9, 115.0, 129.9, 130.0, 130.1)):  # noqa: B007 - read by the clock
+        writer.beat(1, step, 10.0)
+        beat = read_heartbeat(tmp_path)
+        assert beat is not None
+        seen.append(beat.step)
+    assert seen == [0, 0, 2, 2, 4, 4]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"time": "x"}', json.dumps(CONTENT | {"epoch": None})])
 def test_a_file_that_is_no_heartbeat_counts_as_none(tmp_path: Path, text: str) -> None:
     assert read_heartbeat(tmp_path) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import claim_folder, save_overrides
 from petseg.tracking import tracker as tracking
 from petseg.tracking.artifacts import MAX_NAME, find_artifacts
+from petseg.tracking.begin import Begin
 from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.tracker import EXIT_CODES, End, Tracker, describe, how_ended
 from petseg.training.loop import train
@@ -217,3 +219,20 @@ def test_an_evaluation_that_was_offline_is_sent_later(
     assert run_command(evaluate, [str(tmp_path), "--split", "test", "--wandb", "online"]) == OK
     assert {key: value for key, value in run.summary.items() if key.startswith("test/")} == said
     assert len(server.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "resumed_epoch", "first_epoch"), [("online", 3, 0), ("offline", 0, 1), ("offline", 3, 4)]
+)
+def test_the_client_is_begun_with_its_shares_of_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, resumed_epoch: int, first_epoch: int
+) -> None:
+    """It says what wandb lacks before it is ended, both within the time that a run waits for it."""
+    begun: list[tuple[Begin, float]] = []
+    monkeypatch.setattr("petseg.tracking.tracker.Wandb", lambda begin, wait_s, *_: begun.append((begin, wait_s)))
+    config = TrackingConfig(mode, project="pets", entity="team", wandb_wait_s=100.0)
+    Tracker(tmp_path, config, NAME, {}, resumed_epoch)
+    ((begin, wait_s),) = begun
+    assert (begin.finish_timeout_s, begin.confirm_s, wait_s) == (60.0, 30.0, 100.0)
+    assert (begin.mode, begin.project, begin.entity, begin.first_epoch) == (mode, "pets", "team", first_epoch)
+    assert (begin.wandb_dir, begin.watched_pid) == (str(tmp_path), os.getpid())

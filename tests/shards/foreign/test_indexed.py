@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from petseg.data.store import open_store
+from petseg.data.tars import TarReader
 from shards.command import FAILED, OK, WRONG_USE, run_command
 from shards.foreign.index import ForeignConfig, index_folder
 from shards.integrity.repair import repair
@@ -133,3 +135,12 @@ def test_options_on_the_command_line(folder: Path, pair, capsys) -> None:
     }
     assert run_command(main, [str(folder)]) == OK
     assert "whole: 1 test samples in 1 shards" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", [("jpg", "png"), ("png", "jpg")])
+def test_a_sample_is_read_whichever_member_comes_first(folder: Path, pair, order: tuple[str, str]) -> None:
+    members = dict(zip(("jpg", "png"), pair(0), strict=True))
+    write_tar(folder / "train-0.tar", [(f"a.{kind}", members[kind]) for kind in order])
+    index_folder(folder, ForeignConfig())
+    jpg, png = TarReader(open_store(str(folder)), "train", 32).encoded(0)
+    assert (bytes(jpg), bytes(png)) == (members["jpg"], members["png"])

@@ -165,3 +165,19 @@ def test_lists_of_other_editors(odd) -> None:
     path.write_text(text, encoding="utf-16")
     with pytest.raises(ValueError, match=r"trainval\.txt is not UTF-8 \(.*\): save the list as UTF-8"):
         read_folder(odd.root)
+
+
+def test_the_source_is_the_files_where_there_is_one(odd) -> None:
+    odd.add("pug_1")
+    assert read_folder(odd.root).source.name == "oxford-iiit-pet"
+    path = odd.root / "source.json"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"name": "mine", "attribution": "me"}')  # with an editor's mark
+    assert (read_folder(odd.root).source.name, read_folder(odd.root).source.attribution) == ("mine", "me")
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"name": "mine"}', b"{", b'{"name": "\xff", "attribution": "me"}'])
+def test_a_source_that_is_none_is_named(odd, content: bytes) -> None:
+    odd.add("pug_1")
+    (odd.root / "source.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"source\.json must be an object with name and attribution: "):
+        read_folder(odd.root)

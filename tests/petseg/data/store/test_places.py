@@ -45,6 +45,26 @@ def test_a_command_that_fails_is_told(location: str, kind: type[Exception], matc
         open_store(location)
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"", "exit code 1;"),
+        (b"\n \n", "exit code 1;"),
+        (b"first\nsecond\n\n", "exit code 1: second;"),
+        (b"caf\xe9 is missing\n", "exit code 1: caf\ufffd is missing;"),  # not UTF-8
+        ("\u20ac".encode() * 400 + b" end\n", "\u20ac end;"),  # the last 1000 bytes begin within a character
+        (b"too early\n" + b"x" * 1000, f"exit code 1: {'x' * 1000};"),
+    ],
+)
+def test_the_last_line_that_a_command_wrote_is_shown(tmp_path: Path, written: bytes, said: str) -> None:
+    (tmp_path / "written").write_bytes(written)
+    script = f"import sys; sys.stderr.buffer.write(open('{tmp_path}/written', 'rb').read()); sys.exit(1)"
+    place = places.PipePlace(f'pipe:{sys.executable} -S -c "{script}" {{}}')
+    with pytest.raises(OSError, match="exit code 1") as error:
+        list(place.chunks("manifest.json"))
+    assert f"{error.value};".endswith(said)
+
+
 def test_a_command_that_stalls_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(places, "STALL_S", 0.1)
     script = f"import os, time; open('{tmp_path}/pids', 'a').write(str(os.getpid()) + chr(10)); time.sleep(1000)"

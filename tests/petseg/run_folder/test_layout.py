@@ -1,0 +1,42 @@
+"""overrides.json: the fields that a machine forces on a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from petseg.run_folder.layout import OVERRIDES_NAME, load_overrides, save_overrides
+
+
+def test_what_is_noted_is_what_is_loaded(tmp_path: Path) -> None:
+    assert load_overrides(tmp_path) == {}
+    noted = {"train.accumulation_steps": 4, "train.grad_checkpointing": True}
+    save_overrides(noted, tmp_path)
+    assert load_overrides(tmp_path) == noted
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (
+            '{"train.batch_size": 1, "data.shards": "x"}',
+            r"overrides\.json sets data\.shards, and may change nothing but",
+        ),
+        ('{"trainer": 1}', r"sets trainer, and may change nothing but fields of train\.: delete it"),
+        ("[]", r"holds a list, not an object\): delete it; a retry of the run notes again"),
+        ("{", r"overrides\.json is damaged \(.*\): delete it"),
+    ],
+)
+def test_a_file_that_may_not_stand_is_named(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / OVERRIDES_NAME).write_text(text)
+    with pytest.raises(ValueError, match=match):
+        load_overrides(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(__file__)])
+def test_what_is_no_file_is_refused_and_never_taken_for_no_overrides(tmp_path: Path, make) -> None:
+    make(tmp_path / OVERRIDES_NAME)
+    with pytest.raises(ValueError, match=OVERRIDES_NAME):
+        load_overrides(tmp_path)
