@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.run.attempt import CurrentAttempt
+from petseg.run.run import CurrentAttempt
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ from petseg.run.attempt import CurrentAttempt
 def test_a_save_is_due_once_its_minutes_have_passed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, every_min: float, elapsed_s: float, is_due: bool
 ) -> None:
-    monkeypatch.setattr("petseg.run.attempt.time.monotonic", lambda: 5000.0 + elapsed_s)
+    monkeypatch.setattr("petseg.run.run.time.monotonic", lambda: 5000.0 + elapsed_s)
     assert CurrentAttempt(tmp_path, every_min, saved_at=5000.0).save_due is is_due
