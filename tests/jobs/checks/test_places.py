@@ -48,6 +48,14 @@ def test_a_clock_that_is_off(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> No
     assert "-60 s off this host's" in finding.detail
 
 
+def test_the_cache_itself_is_written_to(ask: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another folder of the same disk can be writable where the cache is not."""
+    written: list[Path] = []
+    monkeypatch.setattr(places, "_write", lambda path, content: written.append(path))
+    ask("cache", "--set", f"data.cache_dir={tmp_path / 'cache'}")
+    assert [path.parents[1] for path in written] == [tmp_path / "cache"]
+
+
 @pytest.mark.parametrize(
     ("cache", "gb", "status", "detail"),
     [

@@ -283,3 +283,16 @@ def test_a_disk_without_room_to_stage_a_shard_loses_no_sample(
     reader = TarReader(LocalStore(str(pet_shards)), "train", 64)
     with pytest.raises(OSError, match="no room for train-"):
         reader.load(np.arange(1), np.empty((1, 64, 64, 3), np.uint8), np.empty((1, 64, 64), np.uint8))
+
+
+def test_encoded_bytes_are_those_of_the_sample_at_that_place_of_its_shard(pet_shards: Path) -> None:
+    reader = TarReader(open_store(str(pet_shards)), "train", SIZE)
+    position = 0
+    for name in ("train-000000.tar", "train-000001.tar"):
+        whole, samples = (pet_shards / name).read_bytes(), load_index(pet_shards, name)
+        for row in (0, len(samples) - 1):
+            jpg, png = reader.encoded(position + row)
+            for got, member in ((jpg, samples[row].jpg), (png, samples[row].png)):
+                assert bytes(got) == whole[member.offset : member.offset + member.num_bytes]
+        position += len(samples)
+    reader.close()
