@@ -109,7 +109,7 @@ def submit_trials(
         withdraw=sweep.withdraw_intent,
         as_many_as_fit=True,
     )
-    task = TrialTask(sweep.name, resources.processes, threads, launch.trials_at_once, tuple(sorted(named)))
+    task = TrialTask(resources.processes, threads, launch.trials_at_once, tuple(sorted(named)))
     folders = [[str(trial.folder.absolute()) for trial in group] for group in groups]
     stack = ExitStack()
     if launch.cluster != "slurm":

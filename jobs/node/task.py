@@ -47,15 +47,13 @@ class TrialTask:
     done, and goes on with the others from their newest checkpoints.
     """
 
-    def __init__(
-        self, sweep: str, world_size: int, threads: int, at_once: int = 1, named: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, world_size: int, threads: int, at_once: int = 1, named: tuple[str, ...] = ()) -> None:
         """threads: of each process. at_once: how many trials train side by side, each in a process of its own.
 
         named: the shard sets that the user named at submission. This comes from the launcher, with the job itself; a
         trial's config.json, which could have been changed since, cannot have the job fetch or run anything else.
         """
-        self.sweep, self.world_size, self.threads, self.at_once = sweep, world_size, threads, at_once
+        self.world_size, self.threads, self.at_once = world_size, threads, at_once
         self.named = named
 
     def __call__(self, folders: Sequence[str]) -> None:
@@ -64,7 +62,7 @@ class TrialTask:
         set_up_logging(environment.global_rank)
         try:
             if self.at_once > 1:
-                work_off(self.sweep, folders, self.at_once, self.threads, self.named)
+                work_off(folders, self.at_once, self.threads, self.named)
             else:
                 set_up_ranks(environment)
                 if failed := self.run_all(folders, environment, last=folders[-1]):

@@ -24,7 +24,7 @@ def main() -> int:
     order, environment = read_order(), submitit.JobEnvironment()
     set_up_logging(order.slot)
     logger.info(START_OF_WORKER, environment, order.slot, order.at_once)
-    task = TrialTask(order.sweep, 1, order.threads, order.at_once, order.named)
+    task = TrialTask(1, order.threads, order.at_once, order.named)
     try:
         failed = task.run_all(take(order), environment, order.slot)
     except Interrupted as stop:

@@ -38,7 +38,6 @@ PLACE_BYTES = 4  # a pipe hands out so few bytes whole, to one reader each
 class Order:
     """What a worker is told, as a line on its input."""
 
-    sweep: str
     threads: int
     slot: int  # from 1; its log is named as that of such a rank
     at_once: int
@@ -51,7 +50,7 @@ class WorkerFailed(Exception):
     """Some workers ended badly; the others have gone on to the end."""
 
 
-def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int, named: tuple[str, ...] = ()) -> None:
+def work_off(folders: Sequence[str], at_once: int, threads: int, named: tuple[str, ...] = ()) -> None:
     """Train the trials of these folders, `at_once` at a time; returns when all have ended.
 
     Raises Interrupted where one was interrupted, NodeFault where the node fails all, WorkerFailed where one failed or
@@ -66,8 +65,7 @@ def work_off(sweep: str, folders: Sequence[str], at_once: int, threads: int, nam
     os.close(writer)
     count = min(at_once, len(folders))
     workers = [
-        start(Order(sweep, threads, slot, count, reader, tuple(folders), named), environment)
-        for slot in range(1, count + 1)
+        start(Order(threads, slot, count, reader, tuple(folders), named), environment) for slot in range(1, count + 1)
     ]
     os.close(reader)
     codes = await_all(workers)

@@ -56,12 +56,6 @@ class Footprint:
         """Forward and backward, with what checkpointing computes again."""
         return sum(op.flops for op in self.pass_ops) / self.micro_batch
 
-    @property
-    def workspace_bytes(self) -> int:
-        """What the peak holds beyond weights, optimizer, averages and activations: gradients and temporaries."""
-        kept = self.weights_bytes + self.optimizer_bytes + self.ema_bytes + self.activation_bytes
-        return max(0, self.peak_bytes - kept)
-
 
 def footprint(config: RunConfig, micro_batch: int, device: DeviceType, world_size: int = 1) -> Footprint:
     """The footprint of a config whose passes take `micro_batch` samples (with their copies, in augment.mode "add").

@@ -100,13 +100,6 @@ class Calibration:
         columns = (pixels, pixels * confidence, right)
         return Reliability(*(torch.bincount(places, c.flatten(), minlength=NUM_BINS).numpy() for c in columns))
 
-    def nll(self, temperature: float) -> float:
-        """Mean negative log-likelihood of a pixel at a temperature, from the fine histogram."""
-        pixels, margin = self._means()
-        signs = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-        losses = torch.nn.functional.softplus(signs * margin / temperature)
-        return float((pixels * losses).sum() / pixels.sum().clamp(min=1))
-
     def fit_temperature(self) -> float:
         """The temperature with the lowest mean negative log-likelihood (Guo et al. 2017, section 4.2).
 

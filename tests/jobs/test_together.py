@@ -189,7 +189,7 @@ def test_a_worker_whose_trial_is_saved_leaves_without_a_teardown(requeue: bool, 
     }
     environ |= {"SUBMITIT_LOCAL_LOCALRANK": "0", "SUBMITIT_LOCAL_NTASKS": "1"}
     environ.pop("PYTHONUNBUFFERED", None)
-    order = json.dumps(asdict(Order("lab", 1, 1, 2, 0, ())))
+    order = json.dumps(asdict(Order(1, 1, 2, 0, ())))
     done = subprocess.run(
         [sys.executable, "-c", script], input=order + "\n", env=environ, capture_output=True, text=True, timeout=60,
         check=False,

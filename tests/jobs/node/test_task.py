@@ -43,7 +43,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run_all(sweep: Sweep, world_size: int) -> list[Exception]:
     environment = SimpleNamespace(global_rank=0, job_id="12_0")
     folders = [str(trial.folder) for trial in sweep.trials]
-    return TrialTask("lab", world_size, 1).run_all(folders, environment, last=folders[-1])
+    return TrialTask(world_size, 1).run_all(folders, environment, last=folders[-1])
 
 
 def test_a_process_alone_goes_on_with_the_next_trial(sweep: Sweep, trained: list[str]) -> None:
@@ -82,7 +82,7 @@ def test_a_rank_whose_peer_is_gone_ends_with_75_and_the_logs_of_all_say_why(
     environment = SimpleNamespace(global_rank=0, job_id="12_0", name=lambda: "slurm")
     monkeypatch.setattr(task.submitit, "JobEnvironment", lambda: environment)
     with pytest.raises(SystemExit) as end:
-        TrialTask("lab", 2, 1)([str(trial.folder) for trial in sweep.trials])
+        TrialTask(2, 1)([str(trial.folder) for trial in sweep.trials])
     assert end.value.code == INTERRUPTED
     state = sweep.trials[0].state()
     assert (state.status, state.cause) == ("failed", Cause.UNKNOWN)
@@ -154,7 +154,7 @@ def test_ranks_that_do_not_meet_end_what_their_job_had_begun_at_its_launch(
     environment = SimpleNamespace(global_rank=1, job_id="12_0", name=lambda: "slurm")
     monkeypatch.setattr(task.submitit, "JobEnvironment", lambda: environment)
     with pytest.raises(RanksNotMet):
-        TrialTask("lab", 2, 1)([str(trial.folder) for trial in sweep.trials])
+        TrialTask(2, 1)([str(trial.folder) for trial in sweep.trials])
     assert (begun.state().status, begun.state().cause) == ("failed", Cause.LAUNCH)
     note_failure(begun, TrialState("running", host="node0", job_id="12_0"), LOST, rank=0)
     assert begun.state().cause is Cause.LAUNCH

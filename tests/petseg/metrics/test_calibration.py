@@ -100,7 +100,6 @@ def test_the_histogram_says_what_all_pixels_say() -> None:
     optimizer.step(closure)
     found = calibration.fit_temperature()
     assert found == pytest.approx(log_t.exp().item(), rel=1e-4)
-    assert calibration.nll(found) == pytest.approx(closure().item(), abs=1e-5)
     divided = calibration_of(logits.double() / found, target).reliability()
     assert calibration.scaled(found).ece == pytest.approx(divided.ece, abs=2e-4)
     assert calibration.scaled(1.0).ece == pytest.approx(calibration.reliability().ece, abs=2e-4)
@@ -121,4 +120,4 @@ def test_logits_beyond_the_histogram_and_of_low_precision_are_taken() -> None:
     logits = torch.tensor([[-500.0, 500.0], [500.0, -500.0]]).T.reshape(1, 2, 1, 2).bfloat16()
     sure = calibration_of(logits, torch.tensor([[[1, 1]]]))
     assert sure.reliability().ece == pytest.approx(0.5)
-    assert sure.nll(1.0) == pytest.approx(500.0)
+    assert sure.fit_temperature() == pytest.approx(TEMPERATURES[1])
