@@ -32,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupt.install()
     from accelerate.state import PartialState  # torch, which takes seconds: only for words that are right
 
-    from petseg.training.loop import train
+    from petseg.training.loop import Terms, train
 
     remember([command.run.data.shards])
     folder = command.folder()
     with removed_unless_begun(missing_folders(folder), lambda error: (folder / ATTEMPTS_NAME).exists()):
-        result = train(command.run, folder, world_size=command.world_size)
+        result = train(command.run, folder, Terms(world_size=command.world_size))
     if PartialState().is_main_process:
         show_result(result, folder)
     return OK

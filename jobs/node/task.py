@@ -139,7 +139,7 @@ class TrialTask:
     def _train(self, trial: Trial) -> None:
         import torch
 
-        from petseg.training.loop import train
+        from petseg.training.loop import Terms, train
 
         torch.set_num_threads(self.threads)
         config = config_from_dict(load_config(trial.folder)["config"])
@@ -151,7 +151,7 @@ class TrialTask:
         sweep = load_sweep(trial.folder.parents[1])
         name = trial_name(sweep, trial.id, config)
         early = EarlyStop(sweep.early, partial(others, trial)) if sweep.early else None
-        train(config, trial.folder, name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early)
+        train(config, trial.folder, Terms(name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early))
 
 
 def others(trial: Trial) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
@@ -12,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, with_values
 from petseg.data.mixing import mixing_of
-from petseg.data.store import enlarged_line, open_store
+from petseg.data.store import Store, enlarged_line, open_store
 from petseg.data.tars import UNREADABLE
 from petseg.evaluation.measure import PredictedPicture, measure, predict
 from petseg.models.pretrained import load_pretrained
@@ -40,53 +41,42 @@ from petseg.training.resume import resume, save_epoch
 logger = logging.getLogger(__name__)
 
 
-def train(
-    config: RunConfig,
-    folder: Path,
-    name: RunName | None = None,
-    world_size: int = 0,
-    max_without_progress: int = 0,
-    early: EarlyStop | None = None,
-) -> Result:
-    """Run `config` in `folder`, or go on from its newest checkpoint; called by every process of the run.
+@dataclass(frozen=True)
+class Terms:
+    """What whoever starts a run knows of it beyond its config."""
 
-    name: how wandb shows the run, by default as its folder or its identity says
-    world_size: how many processes there must be, 0 = any
-    max_without_progress: so many starts in a row may come no further than the ones before, 0 = any number
-    early: when to stop it early, and by which other runs; without it a run that was stopped early goes on
+    name: RunName | None = None  # how wandb shows the run; by default as its folder or its identity says
+    world_size: int = 0  # how many processes there must be, 0 = any
+    max_without_progress: int = 0  # so many starts in a row may come no further than the ones before, 0 = any number
+    early: EarlyStop | None = None  # when to stop it early, and by which other runs
+
+
+def train(config: RunConfig, folder: Path, terms: Terms | None = None) -> Result:
+    """Run `config` in `folder`, or resume it from its newest checkpoint; called by every process of the run.
+
+    Without `terms.early` a run that was stopped early goes on.
     Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
     Interrupted where a signal asked to stop, or where another process has taken the run over, LostPeer where one of
-    its own is gone; StoppedEarly, on all
-    ranks and at any later time, where `early` has stopped it.
+    its own is gone; StoppedEarly, on all ranks and at any later time, where `terms.early` has stopped it.
     """
+    terms = terms or Terms()
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
-    manifest = store.manifest
-    claim_folder(config, manifest.hash, folder)
+    claim_folder(config, store.manifest.hash, folder)
     if (result := load_result(folder)) is not None:
         logger.info("%s is finished", folder)
         store.close()
         return result
-    if early and (pruned := load_pruned(folder)):
+    if terms.early and (pruned := load_pruned(folder)):
         store.close()
         raise StoppedEarly(pruned)
-    if overrides := load_overrides(folder):
-        logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
-        config = with_values(config, overrides)
-    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
-        logger.warning("%s", enlarged)
-    splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
-    run = new_run(build_parts(config, store, folder, world_size, splits))
-    with peers_may_go():
-        start_attempt(run, max_without_progress)
-    if run.parts.is_main:
-        warn_of_poor_mixing(run.parts)
+    run = build_run(config, folder, store, terms)
     tracker = None
     if run.parts.is_main:
-        name = name or name_of_run(folder, config)
-        tracker = Tracker(folder, config.tracking, name, config_to_dict(config), run.progress.epoch)
+        name = terms.name or name_of_run(folder, run.parts.config)
+        tracker = Tracker(folder, config.tracking, name, config_to_dict(run.parts.config), run.progress.epoch)
     try:
         with peers_may_go():
-            train_epochs(run, tracker, early)
+            train_epochs(run, tracker, terms.early)
             return finish(run, tracker)
     except StoppedEarly:
         raise
@@ -96,6 +86,23 @@ def train(
         raise
     finally:
         run.parts.close()
+
+
+def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Run:
+    """Build the run's parts, say what is unusual about them, and resume or begin it."""
+    manifest = store.manifest
+    if overrides := load_overrides(folder):
+        logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
+        config = with_values(config, overrides)
+    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
+        logger.warning("%s", enlarged)
+    splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
+    run = new_run(build_parts(config, store, folder, terms.world_size, splits))
+    with peers_may_go():
+        start_attempt(run, terms.max_without_progress)
+    if run.parts.is_main:
+        warn_of_poor_mixing(run.parts)
+    return run
 
 
 def start_attempt(run: Run, max_without_progress: int) -> None:

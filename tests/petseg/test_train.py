@@ -219,7 +219,7 @@ def test_shards_that_the_command_line_names_are_known_from_then_on(
     """Noted before the run begins, so that a retry from its folder may fetch them."""
     location = "pipe:cat /mnt/pets/{}"
 
-    def begin(config: RunConfig, folder: Path, **_: Any) -> None:
+    def begin(config: RunConfig, folder: Path, terms: Any) -> None:
         assert (config.data.shards, is_known(location)) == (location, True)
         raise Failure("far enough")
 

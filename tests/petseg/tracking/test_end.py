@@ -22,7 +22,7 @@ from petseg.tracking.artifacts import MAX_NAME, find_artifacts
 from petseg.tracking.begin import Begin
 from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.tracker import EXIT_CODES, End, Tracker, describe, how_ended
-from petseg.training.loop import train
+from petseg.training.loop import Terms, train
 from shards.command import OK, Failure, Interrupted, run_command
 from shards.manifest import load_manifest, save_manifest
 from tests.wandb_server import Fault, WandbServer
@@ -173,7 +173,7 @@ def test_an_evaluation_is_a_run_beside_the_trainings(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "lab" / "trials" / "x"
-    train(tiny(tracking__wandb_wait_s=60.0), folder, TRIAL)
+    train(tiny(tracking__wandb_wait_s=60.0), folder, Terms(TRIAL))
     assert run_command(evaluate, [str(folder), "--split", "test"]) == OK
     assert not server.runs  # as the training, which did not ask for wandb
     asked = [str(folder), "--split", "test", "--wandb", "online"]

@@ -13,7 +13,7 @@ from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run_folder.layout import claim_folder, load_config
 from petseg.tracking.naming import RUN_NAME, RunName, label_of, name_of_run, read_name, save_name, single_name
-from petseg.training.loop import train
+from petseg.training.loop import Terms, train
 
 HASH = "0" * 64
 NAME = RunName("lab-01", "lab", tags=("unet", "seed0"), label="unet", program="x.py", resend="`rm -rf /` sends it")
@@ -23,7 +23,7 @@ def test_a_run_is_trained_and_found_under_the_name_that_was_handed_in(
     tiny: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     config = tiny(train__epochs=1, train__test=False)
-    train(config, tmp_path, NAME)
+    train(config, tmp_path, Terms(NAME))
     assert name_of_run(tmp_path, config) == replace(NAME, resend="")
 
 

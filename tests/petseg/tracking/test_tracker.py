@@ -29,7 +29,7 @@ from petseg.tracking.note import TrackingNote, read_note
 from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
 from petseg.tracking.tracker import Tracker
 from petseg.training import interrupt
-from petseg.training.loop import train
+from petseg.training.loop import Terms, train
 from shards.command import Interrupted, without_secrets
 from tests.wandb_server import KEY, Fault, SentRun, WandbServer
 
@@ -73,7 +73,7 @@ def test_an_online_run_has_every_epoch_its_config_and_its_summary(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "lab" / "trials" / "0123456789"
-    result = train(tiny(tracking__wandb="online", tracking__wandb_wait_s=60.0), folder, NAME)
+    result = train(tiny(tracking__wandb="online", tracking__wandb_wait_s=60.0), folder, Terms(NAME))
     run, rows = the_run(server), read_metrics(folder)
     assert OFF not in caplog.text
     assert list(server.runs) == ["lab-0123456789"]
@@ -117,11 +117,11 @@ def test_an_interrupted_run_is_preempting_and_goes_on_as_one_curve(
     with monkeypatch.context() as patch:
         patch.setattr(interrupt, "requested", lambda: next(asked) >= 3)  # at every other of 4 steps: in epoch 2
         with pytest.raises(Interrupted):
-            train(config, tmp_path, RunName("x"))
+            train(config, tmp_path, Terms(RunName("x")))
     run = the_run(server)
     assert run.epochs == [1]
     assert (run.exit_codes, run.preempting > 0, run.summary["ended"]) == ([75], True, "interrupted")
-    train(config, tmp_path, RunName("x"))
+    train(config, tmp_path, Terms(RunName("x")))
     assert run.epochs == [1, 2]
     assert run.exit_codes == [75, 0]
     assert run.config["restarts"] == 1
@@ -170,7 +170,7 @@ def test_an_offline_run_holds_every_epoch_and_the_config(
 ) -> None:
     """Read back with wandb's own reader."""
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    train(tiny(tracking__wandb="offline", tracking__wandb_wait_s=60.0), tmp_path / "a" / "b" / "c", NAME)
+    train(tiny(tracking__wandb="offline", tracking__wandb_wait_s=60.0), tmp_path / "a" / "b" / "c", Terms(NAME))
     (log,) = tmp_path.glob("a/b/c/wandb/offline-run-*/run-*.wandb")
     env = {**os.environ, "WANDB_MODE": "offline"}
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]

@@ -13,7 +13,7 @@ from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run_folder.layout import PRUNED_NAME, claim_folder, load_pruned, load_result, read_metrics, write_metrics
 from petseg.training import interrupt
-from petseg.training.loop import train
+from petseg.training.loop import Terms, train
 from petseg.training.pruning import EarlyStop, Hyperband, StoppedEarly, is_best, value_at
 from shards.command import Interrupted
 
@@ -75,7 +75,8 @@ def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_neve
     tiny: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     config = tiny(train__epochs=3, optim__lr=1e-4)
-    calm = train(config, tmp_path / "alone" / "calm", early=beside(tmp_path / "alone" / "calm"))  # nobody is there
+    alone = tmp_path / "alone" / "calm"
+    calm = train(config, alone, Terms(early=beside(alone)))  # nobody is there
     own = read_metrics(tmp_path / "alone" / "calm")
     neighbour(tmp_path / "trials" / "better", with_values(config, {"train.seed": 1}), 0.1, 1.0)
     neighbour(tmp_path / "trials" / "finer", with_values(config, {"data.image_size_px": 128}), 1.0, 1.0)
@@ -83,7 +84,8 @@ def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_neve
     (tmp_path / "trials" / "no run").mkdir()
     folder = tmp_path / "trials" / "own"
     with pytest.raises(StoppedEarly, match="stopped early after epoch 2 of 3, best val Dice 0"):
-        train(config, folder, early=beside(folder))  # at the first rung it was the best, and `finer` is another measure
+        # at the first rung it was the best, and `finer` is another measure
+        train(config, folder, Terms(early=beside(folder)))
     pruned = load_pruned(folder)
     assert pruned is not None
     assert (pruned.epoch, pruned.epochs, pruned.threshold, pruned.compared_with) == (2, 3, 1.0, 1)
@@ -91,7 +93,7 @@ def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_neve
     assert load_result(folder) is None
     assert [row["epoch"] for row in read_metrics(folder)] == [1, 2]
     with pytest.raises(StoppedEarly):  # for good
-        train(config, folder, early=beside(folder))
+        train(config, folder, Terms(early=beside(folder)))
     assert len(read_metrics(folder)) == 2
 
     assert train(config, folder).metrics == calm.metrics
@@ -111,10 +113,10 @@ def test_a_run_that_is_killed_at_a_rung_is_judged_by_its_next_life(
     with monkeypatch.context() as patch:
         patch.setattr("petseg.training.pruning.save_pruned", die)
         with pytest.raises(KeyboardInterrupt):
-            train(config, folder, early=beside(folder))
+            train(config, folder, Terms(early=beside(folder)))
     assert load_pruned(folder) is None
     with pytest.raises(StoppedEarly, match="after epoch 1 of 3"):
-        train(config, folder, early=beside(folder))
+        train(config, folder, Terms(early=beside(folder)))
 
 
 def test_a_run_that_passed_a_rung_is_not_judged_by_it_again(
@@ -126,9 +128,9 @@ def test_a_run_that_passed_a_rung_is_not_judged_by_it_again(
     with monkeypatch.context() as patch:
         patch.setattr(interrupt, "requested", lambda: next(asked) == STEPS_PER_EPOCH + 2)
         with pytest.raises(Interrupted, match="epoch 1 and 2 steps"):
-            train(config, folder, early=beside(folder, Hyperband(min_iter=1, eta=9)))
+            train(config, folder, Terms(early=beside(folder, Hyperband(min_iter=1, eta=9))))
     neighbour(tmp_path / "better", with_values(config, {"train.seed": 1}), 1.0)
-    assert train(config, folder, early=beside(folder, Hyperband(min_iter=1, eta=9))).epochs == 3
+    assert train(config, folder, Terms(early=beside(folder, Hyperband(min_iter=1, eta=9)))).epochs == 3
 
 
 def test_a_pruned_json_of_another_version_is_named(tmp_path: Path) -> None:
