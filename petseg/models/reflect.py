@@ -7,10 +7,14 @@ resnet34_unet. Here the backward pass folds the padding onto the map as sums of 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+_as_on_gpu = False
 
 
 def reflect_pad(x: torch.Tensor, border: int) -> torch.Tensor:
@@ -20,7 +24,7 @@ def reflect_pad(x: torch.Tensor, border: int) -> torch.Tensor:
     32 px picture passes through a network that reduces it to one pixel.
     """
     reflects = min(x.shape[-2:]) > border
-    if x.device.type == "cpu":
+    if on_cpu(x):
         with torch.autocast("cpu", enabled=False):  # which would pad in float32, twice the bytes
             return F.pad(x, (border,) * 4, mode="reflect" if reflects else "replicate")
     padded: torch.Tensor = _ReflectPad.apply(x, border, reflects)
@@ -121,6 +125,22 @@ def _fold_as_sum(grad: torch.Tensor, border: int, reflects: bool) -> torch.Tenso
             folded = folded + F.pad(strip, around if dim == 3 else (0, 0, *around))
         grad = folded
     return grad
+
+
+def on_cpu(x: torch.Tensor) -> bool:
+    """Whether a layer takes torch's own kernel, which on a CPU keeps the layout and is deterministic."""
+    return x.device.type == "cpu" and not _as_on_gpu
+
+
+@contextlib.contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Let layers take their way on a GPU on any device: fake tensors that stand for a GPU's say they are on a CPU."""
+    global _as_on_gpu
+    before, _as_on_gpu = _as_on_gpu, True
+    try:
+        yield
+    finally:
+        _as_on_gpu = before
 
 
 def is_channels_last(x: torch.Tensor) -> bool:

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-from petseg.models.reflect import is_channels_last
+from petseg.models.reflect import is_channels_last, on_cpu
 
 _matrices: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 
@@ -23,7 +23,7 @@ def upsample_bilinear(x: torch.Tensor) -> torch.Tensor:
     device = x.device.type
     autocast = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
     with autocast:
-        if device == "cpu":  # where torch's own kernel is quicker, and deterministic
+        if on_cpu(x):  # where torch's own kernel is quicker, and deterministic
             return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
         return upsample_by_products(x)
 
@@ -60,8 +60,8 @@ def interpolation_matrix(size: int, dtype: torch.dtype, device: torch.device) ->
 
 
 def _interpolation(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The matrix, kept for the next step; a compiled step has it among its constants, and a meta tensor is not kept."""
-    if torch.compiler.is_compiling() or device.type == "meta":
+    """The matrix, kept for the next step; a compiled step makes its own, and without a GPU it may be fake."""
+    if torch.compiler.is_compiling() or device.type != "cuda":
         return interpolation_matrix(size, dtype, device)
     key = (size, dtype, device)
     if key not in _matrices:
