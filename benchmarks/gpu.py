@@ -3,18 +3,21 @@
 python -m benchmarks.gpu --minutes 9
 python -m benchmarks.gpu --minutes 9 --shards data/shards
 
-It needs no network, no wandb and no virtual environment: what petseg imports must be there, with the machine's own torch.
-Each part is a process of its own with a time limit (benchmarks.gpu_parts). Rows are written as they come, so that a part
-that fails or runs out of time leaves what it had measured; a part for which no time is left says so. Without a GPU all of
-it runs in miniature on the CPU (--image-size-px 64 --width 4), which tests the way and measures nothing.
+It needs no network, no wandb and no virtual environment, only what petseg imports, beside the machine's own torch. Each
+part is a process of its own with a time limit (benchmarks.gpu_parts). Rows are written as they come: a part that fails
+or runs out of time leaves what it has measured, and a part for which no time is left says so. Without a GPU it runs in
+miniature on the CPU (--image-size-px 64 --width 4), which tests the benchmark and measures nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,13 +31,14 @@ from petseg.footprint.utilization import device_name
 from shards.command import parse
 
 REPOSITORY = Path(__file__).parent.parent
+MINUTES = 9.0  # what a machine is lent for, less a start
 
 
 @dataclass(frozen=True)
 class BenchConfig:
     """Measure steps, the training loop, estimates, exactness and accuracy per second on this machine's GPU."""
 
-    minutes: float = 9.0
+    minutes: float = MINUTES
     """All of it ends by then."""
     shards: str = ""
     """Shard set to train on, packed at --image-size-px or larger; by default pets are drawn."""
@@ -67,7 +71,7 @@ class Part:
     """A process of benchmarks.gpu_parts."""
 
     name: str
-    limit_s: float  # at most; less if less time is left
+    limit_s: float  # at most, of MINUTES; less if less time is left
     fewest_s: float  # with less time left it is not begun
 
 
@@ -120,40 +124,47 @@ def markdown(device: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run_part(part: Part, config: BenchConfig, shards: str, report: Report, deadline: float, scratch: Path) -> None:
+@dataclass(frozen=True)
+class Bench:
+    """What all parts share."""
+
+    config: BenchConfig
+    report: Report
+    shards: str
+    scratch: Path
+    deadline: float  # by time.monotonic
+
+
+def run_part(part: Part, bench: Bench) -> None:
     """Start the part's process and take its rows until it ends or its time is over."""
-    left_s = deadline - time.monotonic()
+    report, left_s = bench.report, bench.deadline - time.monotonic()
     if left_s < part.fewest_s:
-        return report.add(Row(part.name, "left out", f"{left_s:.0f} s were left, it takes {part.fewest_s:.0f}"))
-    settings, log = scratch / f"{part.name}.json", scratch / f"{part.name}.log"
-    limit_s = min(part.limit_s, left_s)
-    # of a CPU in miniature the numbers do not count: it needs longer than a GPU would
-    content = {"shards": shards, "scratch": str(scratch), "limit_s": limit_s, **without_paths(config)}
-    settings.write_text(json.dumps(content))
+        report.add(Row(part.name, "left out", f"{left_s:.0f} s were left, it takes {part.fewest_s:.0f}"))
+        return
+    limit_s = min(part.limit_s * max(bench.config.minutes / MINUTES, 1), left_s)
+    settings, log = bench.scratch / f"{part.name}.json", bench.scratch / f"{part.name}.log"
+    shared = {"shards": bench.shards, "scratch": str(bench.scratch)}
+    settings.write_text(json.dumps(shared | without_paths(bench.config)))
     command = [sys.executable, "-m", "benchmarks.gpu_parts", part.name, str(settings)]
     began = time.monotonic()
     with log.open("wb") as errors:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True)
-        killer = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"import os, signal, time; time.sleep({limit_s}); os.kill({process.pid}, signal.SIGKILL)",
-            ]
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
+        killer = threading.Timer(limit_s, os.killpg, (process.pid, signal.SIGKILL))  # with the runs that it started
+        killer.start()
         assert process.stdout is not None
         for line in process.stdout:
             report.add(Row(**json.loads(line)))
         code = process.wait()
-        killer.kill()
-        killer.wait()
+        killer.cancel()
     took_s = time.monotonic() - began
-    if code:
-        last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-        why = f"its limit of {limit_s:.0f} s" if took_s >= limit_s - 1 else f"exit code {code}: {last[:200]}"
-        report.add(Row(part.name, "ended early", why))
-    else:
+    if not code:
         report.add(Row(part.name, "seconds in all", took_s, "s"))
+        return
+    last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+    why = f"its limit of {limit_s:.0f} s" if code == -signal.SIGKILL else f"exit code {code}: {last[:200]}"
+    report.add(Row(part.name, "ended early", why))
 
 
 def without_paths(config: BenchConfig) -> dict[str, object]:
@@ -183,9 +194,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         report.add(
             Row("data", shards if config.shards else f"{config.pictures} drawn pets", time.monotonic() - began, "s")
         )
+        bench = Bench(config, report, shards, scratch, deadline)
         for part in PARTS:
             if not config.only or part.name in config.only:
-                run_part(part, config, shards, report, deadline, scratch)
+                run_part(part, bench)
     table = Table("part", "what", "value", "beside", title=device)
     for row in report.rows:
         value = row.value if isinstance(row.value, str) else f"{row.value:.4g} {row.unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from petseg.footprint.hardware import find_gpu
 from petseg.footprint.memory import footprint
 from petseg.models.build import build_model
 from petseg.run_folder.layout import load_result, read_metrics
-from petseg.training.probe import median_s, probe_step
+from petseg.training.probe import probe_step, timed
 
 GIB = 2**30
 STEP_S = 3.0  # of measuring one kind of step
@@ -37,7 +38,6 @@ class Settings:
 
     shards: str
     scratch: str
-    limit_s: float
     minutes: float
     pictures: int
     image_size_px: int
@@ -82,7 +82,7 @@ class PlainUNet(nn.Module):
                 layers += [nn.Conv2d(into, out, 3, step, 1), norm, nn.LeakyReLU(0.01, inplace=True)]
             return nn.Sequential(*layers)
 
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.downs = nn.ModuleList([stage(3, widths[0], 1), *(stage(a, b, 2) for a, b in pairs)])
         self.ups = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in reversed(pairs))
         self.merges = nn.ModuleList(stage(2 * a, a, 1) for a, _ in reversed(pairs))
@@ -130,7 +130,7 @@ def steps(settings: Settings) -> None:
             torch.cuda.empty_cache()
     for name, build, batches in others(settings):
         for batch in batches:
-            step_s = median_s(library_step(build(), settings, batch, compiled=False), here(), STEP_S)
+            _, step_s = timed(library_step(build(), settings, batch, compiled=False), here(), STEP_S)
             say(Row("steps", f"{name}, batch {batch}, eager", batch / step_s, "images/s", f"{1e3 * step_s:.1f} ms"))
             torch.cuda.empty_cache()
 
@@ -157,26 +157,24 @@ def others(settings: Settings) -> list[tuple[str, Callable[[], nn.Module], list[
 
 
 def compiled(settings: Settings) -> None:
-    """torch.compile: ours and the library's, with the seconds of the first step."""
-    first, *larger = settings.batch_sizes
-    ours = [("resnet34_unet", first), *(("resnet34_unet", batch) for batch in larger), ("unet", first)]
-    for arch, batch in ours:
-        config = settings.config(arch, batch).model
-        say_compiled(f"{arch}, batch {batch}", build_model(config), settings, batch)
-        if arch == "resnet34_unet":
-            for name, build, batches in others(settings):
-                if batch in batches and name.startswith("smp"):
-                    say_compiled(f"{name}, batch {batch}", build(), settings, batch)
+    """torch.compile: ours with and without graphs, and the library's, with the seconds of the first step."""
+    for arch, batch in step_shapes(settings):
+        for graphs in (True, False) if here().type == "cuda" else (False,):
+            config = settings.config(arch, batch, train__compile="always", train__cuda_graphs=graphs)
+            probe = probe_step(config, batch, here(), STEP_S)
+            what = f"{arch}, batch {batch}, compiled{', one launch a pass' if graphs else ''}"
+            beside = f"first step {probe.first_s:.1f} s, then {1e3 * probe.step_s:.1f} ms"
+            say(Row("compiled", what, batch / probe.step_s, "images/s", beside))
+            torch.compiler.reset()
+            torch.cuda.empty_cache()
+        for name, build, batches in others(settings):
+            if arch == "resnet34_unet" and batch in batches and name.startswith("smp"):
+                say_compiled(f"{name}, batch {batch}, compiled", build(), settings, batch)
 
 
 def say_compiled(what: str, model: nn.Module, settings: Settings, batch: int) -> None:
     step = library_step(model, settings, batch, compiled=True)
-    began = time.perf_counter()
-    step()
-    if here().type == "cuda":
-        torch.cuda.synchronize()
-    first_s = time.perf_counter() - began
-    step_s = median_s(step, here(), STEP_S)
+    first_s, step_s = timed(step, here(), STEP_S)
     say(Row("compiled", what, batch / step_s, "images/s", f"first step {first_s:.1f} s, then {1e3 * step_s:.1f} ms"))
     torch.compiler.reset()
     torch.cuda.empty_cache()
@@ -213,9 +211,9 @@ def loop(settings: Settings) -> None:
         out = train(settings, f"loop-{arch}-{batch}", [*flags, "--train.epochs", "4", *strong])
         rows = read_metrics(out)
         images_per_s = max(row["perf/images_per_s"] for row in rows[1:])
-        bare, mfu = batch / probe.step_s, max(row.get("perf/mfu", 0) for row in rows[1:])
-        wait = rows[-1]["perf/data_wait"]
-        beside = f"bare step {bare:.4g}, ratio {images_per_s / bare:.3f}, MFU {mfu:.1%}, data wait {wait:.1%}"
+        bare, last = batch / probe.step_s, rows[-1]
+        beside = f"bare step {bare:.4g}, ratio {images_per_s / bare:.3f}, data wait {last['perf/data_wait']:.1%}"
+        beside += f", MFU {last['perf/mfu']:.1%}" if "perf/mfu" in last else ""
         say(Row("loop", f"{arch}, batch {batch}, strong", images_per_s, "images/s", beside))
 
 
@@ -282,7 +280,8 @@ def dice(settings: Settings) -> None:
     """Seconds of training and validation to values of val Dice, and the best."""
     epochs = ["--train.epochs", str(settings.epochs)] if settings.epochs else []
     out = Path(settings.scratch) / "dice"
-    flags = ["--recipe", settings.recipe, *epochs]
+    full_size = ["--train.start-size-px", "0"] if settings.image_size_px < 256 else []
+    flags = ["--recipe", settings.recipe, *epochs, *full_size]
     began = time.perf_counter()
     process = subprocess.Popen(
         train_command(settings, out, flags), cwd=REPOSITORY, env=environment(settings),

@@ -12,8 +12,8 @@ from petseg.footprint.memory import Footprint, measure_footprint, time_pass
 from petseg.footprint.operations import roofline_s
 from petseg.models.build import build_model
 
-# What single kernels of torch reach of the best on a data sheet. Fitted to three steps that an H100 took in bf16 at 256 px
-# (resnet34_unet, batch 32 and 128: 22.6 and 73.2 ms; unet, batch 32: 41.5 ms), which they give back within 16 %: large
+# What single kernels of torch reach of the best on a data sheet. Fitted to three steps of an H100 in bf16 at 256 px
+# (resnet34_unet, batch 32 and 128: 22.6 and 73.2 ms; unet, batch 32: 41.5 ms), which they predict within 16 %: large
 # convolutions reach some 60 % of the arithmetic, and strided bf16 maps a third to two fifths of the memory's rate.
 MATH_SHARE = 0.65
 BANDWIDTH_SHARE = 0.38

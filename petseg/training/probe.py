@@ -15,10 +15,11 @@ from petseg.losses import build_loss
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run.determinism import set_arithmetic
+from petseg.run.execution import compile_forward
 from petseg.run.graphs import PassInputs, build_pass_graphs
 
 PROBE_S = 5.0
-FEWEST_STEPS = 3
+FEWEST_TIMES = 3
 CHUNK = 5  # steps between two looks at the clock, which wait for the device
 
 
@@ -26,7 +27,8 @@ CHUNK = 5  # steps between two looks at the clock, which wait for the device
 class Probe:
     """What was measured in one process."""
 
-    step_s: float  # of an optimizer step, data at hand; the median
+    first_s: float  # of the first step, in which kernels are compiled, chosen and captured
+    step_s: float  # of an optimizer step without the wait for data, the median
     eval_s_per_sample: float
     peak_bytes: int  # allocated on the GPU, 0 on a CPU
 
@@ -41,11 +43,10 @@ def probe_step(config: RunConfig, micro_batch: int, device: torch.device, second
         model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer, loss, graphs = (
-        build_optimizer(config.optim, model),
-        build_loss(config.train),
-        build_pass_graphs(config, model, device, world_size=1),
-    )
+    if config.train.compile == "always":
+        compile_forward(model, {micro_batch}, config.data.cache_dir)
+    optimizer, loss = build_optimizer(config.optim, model), build_loss(config.train)
+    graphs = build_pass_graphs(config, model, device, world_size=1)
     inputs = _random_inputs(config, micro_batch, device)
 
     def forward() -> torch.Tensor:
@@ -66,28 +67,32 @@ def probe_step(config: RunConfig, micro_batch: int, device: torch.device, second
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    step_s = median_s(step, device, seconds)
+    first_s, step_s = timed(step, device, seconds)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     model.eval()
     with torch.no_grad():
-        eval_s = median_s(lambda: forward(), device, seconds / 5)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return Probe(step_s, eval_s / micro_batch, peak)
+        _, eval_s = timed(forward, device, seconds / 5)
+    return Probe(first_s, step_s, eval_s / micro_batch, peak)
 
 
-def median_s(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Median seconds of a call, in chunks that wait for the device once, after a first call that does not count."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+def timed(work: Callable[[], object], device: torch.device, seconds: float) -> tuple[float, float]:
+    """Seconds of the first call, and of the calls after it, which go on for so long: the median."""
+    on_gpu = device.type == "cuda"
+    calls = CHUNK if on_gpu else 1
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    began = time.perf_counter()
     work()
     wait()
+    first_s = time.perf_counter() - began
     times: list[float] = []
     began = time.perf_counter()
-    while len(times) < FEWEST_STEPS or time.perf_counter() - began < seconds:
+    while len(times) < FEWEST_TIMES or time.perf_counter() - began < seconds:
         start = time.perf_counter()
-        for _ in range(CHUNK if device.type == "cuda" else 1):
+        for _ in range(calls):
             work()
         wait()
-        times.append((time.perf_counter() - start) / (CHUNK if device.type == "cuda" else 1))
-    return statistics.median(times)
+        times.append((time.perf_counter() - start) / calls)
+    return first_s, statistics.median(times)
 
 
 def _random_inputs(config: RunConfig, batch: int, device: torch.device) -> PassInputs:
