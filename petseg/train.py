@@ -19,7 +19,7 @@ if __name__ == "__main__":
 from petseg.data.consent import remember
 from petseg.run_folder.attempts import ATTEMPTS_NAME
 from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
-from petseg.run_folder.single_run import parse_command
+from petseg.run_folder.single_run import Command, parse_command
 from petseg.training import interrupt
 from shards.command import OK, run_command
 from shards.terminal import Terminal
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = parse_command(argv, __doc__)
+    command: Command = parse_command(argv, __doc__)
     interrupt.install()
     from accelerate.state import PartialState  # torch, which takes seconds: only for words that are right
 
