@@ -44,10 +44,10 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    from petseg.training.needs import make_plan, render  # torch, which takes seconds: only for words that are right
+    from petseg.training.needs import estimate_needs, render  # torch takes seconds: imported once the flags are right
 
-    plan = make_plan(command.run, command.world_size, command.device, command.gpu_gb)
-    Terminal(width=None if sys.stdout.isatty() else 160).print(render(plan), highlight=False)
+    needs = estimate_needs(command.run, command.world_size, command.device, command.gpu_gb)
+    Terminal(width=None if sys.stdout.isatty() else 160).print(render(needs), highlight=False)
     return OK
 
 

@@ -93,7 +93,7 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
     from petseg.evaluation.report import Evaluated, report
     from petseg.metrics.overlay import save_image
     from petseg.run.parts import build_parts
-    from petseg.run.peers import peers_may_go
+    from petseg.run.peers import lost_peers_raise
     from petseg.run_folder.checkpoint import load_weights
     from petseg.tracking.evaluation import track_evaluation
 
@@ -113,7 +113,7 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
     no_native = why_not_native(manifest) if command.native else "not asked for"
     protocol = Protocol(command.tta, native=not no_native, boundary_ratio=command.boundary_ratio)
     temperature = None
-    with peers_may_go():
+    with lost_peers_raise():
         measured = measure_protocol(parts, command.split, protocol)
         if command.split == "val" or with_val:
             on_val = calibrate(parts, "val", command.tta) if with_val else measured.calibration

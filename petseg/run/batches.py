@@ -9,7 +9,7 @@ import torch
 
 from petseg.data.inputs import build_target, normalise, to_image
 from petseg.data.loader import Batch
-from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, train_plan
+from petseg.data.plan import Batching, EpochOrder, MicroBatch, eval_plan, train_plan
 from petseg.run.parts import Parts
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -24,7 +24,8 @@ def epoch_order(parts: Parts, epoch: int) -> EpochOrder:
 def train_batches(parts: Parts, epoch: int, first_step: int = 0) -> Iterator[Batch]:
     """This rank's micro-batches of an epoch (from 1), in the order of the plan."""
     train, data, order = parts.config.train, parts.splits["train"], epoch_order(parts, epoch)
-    plan = train_plan(order, train.batch_size, train.accumulation_steps, parts.rank, parts.world_size, first_step)
+    batching = Batching(train.batch_size, train.accumulation_steps, parts.rank, parts.world_size)
+    plan = train_plan(order, batching, first_step)
     return data.batches(data.announced(plan, order, train.batch_size), pin=_pins(parts))
 
 

@@ -21,8 +21,9 @@ from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
 from petseg.run.accelerator import build_accelerator
 from petseg.run.execution import fit_for_training
-from petseg.run.micro_batches import settle_passes
+from petseg.run.micro_batches import settle_accumulation_steps
 from petseg.run.resizing import require_sizes
+from petseg.run_folder.checkpoint import Learner
 from shards.command import without_secrets
 from shards.manifest import Manifest
 
@@ -64,6 +65,11 @@ class Parts:
         return self.accelerator.is_main_process
 
     @property
+    def learner(self) -> Learner:
+        """What checkpoints save and restore."""
+        return Learner(self.bare_model, self.optimizer, self.ema)
+
+    @property
     def eval_batch_size(self) -> int:
         """Samples of one forward pass of evaluation: as many as in training, which is known to fit."""
         return -(-self.config.train.batch_size // (self.world_size * self.config.train.accumulation_steps))
@@ -100,7 +106,7 @@ def build_parts(
     accelerator = build_accelerator(config, world_size)
     # before the micro-batches are settled: samples on the GPU leave them less memory
     opened = open_splits(config, store, splits, accelerator.device)
-    config = settle_passes(config, folder, accelerator)
+    config = settle_accumulation_steps(config, folder, accelerator)
     set_seed(config.train.seed)
     # without the weights that an encoder starts from: a resumed run has them in its checkpoint
     bare_model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)

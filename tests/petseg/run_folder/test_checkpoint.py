@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from petseg.run_folder.checkpoint import list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
+from petseg.run_folder.checkpoint import Learner, list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
 from tests.petseg.small_checkpoints import build, save, step, steps_in
 
 
 def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path, 2, best=2, steps=2)
     model, optimizer = build(0)
-    load_checkpoint(list_checkpoints(tmp_path)[-1], model, optimizer)
+    load_checkpoint(list_checkpoints(tmp_path)[-1], Learner(model, optimizer))
     step(model, optimizer, 2)
     unbroken, _ = build(4)
     for (name, ours), theirs in zip(model.state_dict().items(), unbroken.state_dict().values(), strict=True):
@@ -82,7 +82,7 @@ def test_a_loaded_checkpoint_is_not_held_open(tmp_path: Path) -> None:
     """On NFS a file in use cannot be deleted, and a deleted one that is mapped kills its reader."""
     save(tmp_path, 1, best=1)
     model, optimizer = build(0)
-    load_checkpoint(list_checkpoints(tmp_path)[-1], model, optimizer)
+    load_checkpoint(list_checkpoints(tmp_path)[-1], Learner(model, optimizer))
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
@@ -95,13 +95,13 @@ def test_no_epoch_measured_yet_needs_no_best(tmp_path: Path) -> None:
 
 
 def test_checkpoints_come_and_go_while_others_read(tmp_path: Path) -> None:
-    trained = build(1)
+    learner = Learner(*build(1))
     state = {"best": {"step": 0}}
-    save_checkpoint(tmp_path, 1, *trained, state)
+    save_checkpoint(tmp_path, 1, learner, state)
 
     def train() -> None:
         for number in range(2, 21):
-            save_checkpoint(tmp_path, number, *trained, state)
+            save_checkpoint(tmp_path, number, learner, state)
 
     trainer = threading.Thread(target=train)
     trainer.start()

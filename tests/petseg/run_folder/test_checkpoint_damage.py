@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from petseg.run_folder.checkpoint import (
     Checkpoint,
+    Learner,
     list_checkpoints,
     load_checkpoint,
     load_rank_buffers,
@@ -49,12 +50,12 @@ def test_damage_is_named_and_the_one_before_is_taken(
     buffers = torch.ones(2, 3)
     for number in (1, 2, 3):
         state = {"epoch": number, "best": {"step": 1}, "scaler": None}
-        save_checkpoint(tmp_path, number, *build(1), state, buffers)
+        save_checkpoint(tmp_path, number, Learner(*build(1)), state, buffers)
     newest = list_checkpoints(tmp_path)[-1]
     damage(newest.folder / name)
 
     def load_all() -> None:
-        load_checkpoint(newest, *build(0))
+        load_checkpoint(newest, Learner(*build(0)))
         load_rank_buffers(newest.folder)
 
     with pytest.raises(Failure, match=f"step-00000003/{re.escape(name)} is damaged .*{why}"):
@@ -64,7 +65,7 @@ def test_damage_is_named_and_the_one_before_is_taken(
     assert found.step == 2
     assert "cannot go on from step-00000003" in caplog.text
     assert name in caplog.text
-    load_checkpoint(found, *build(0))
+    load_checkpoint(found, Learner(*build(0)))
 
 
 def no_json(path: Path) -> None:
@@ -178,4 +179,4 @@ def test_a_state_that_lacks_a_part_is_named(tmp_path: Path, gone: str) -> None:
         state.pop(name)
     write_state(state | ({"optimizer_groups": []} if gone == "optimizer_groups" else {}), folder / "state.json")
     with pytest.raises(Failure, match=rf"{folder}/state\.json was altered"):
-        load_checkpoint(Checkpoint(folder, 1, read_state(folder)), *build(0))
+        load_checkpoint(Checkpoint(folder, 1, read_state(folder)), Learner(*build(0)))
