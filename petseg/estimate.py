@@ -29,11 +29,11 @@ class Command:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
     device: str = ""
-    """A GPU's name such as H100 or "A100 SXM4 40GB", or cpu; by default what this machine has, else an H100."""
+    """Name of a GPU such as H100 or "A100 SXM4 40GB", or cpu; by default this machine's GPU, else an H100."""
     gpu_gb: float = 0.0
-    """Memory of the device in GB, if it is not what its data sheet says; for a CPU, what the process may take."""
+    """Memory of the device in GB, if it differs from its data sheet; for a CPU, the memory that the process may use."""
     world_size: int = 1
-    """Processes, a GPU each."""
+    """Number of processes, each with a GPU."""
 
     def __post_init__(self) -> None:
         if self.world_size < 1 or self.world_size > self.run.train.batch_size:

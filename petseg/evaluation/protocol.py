@@ -20,9 +20,9 @@ from petseg.data.inputs import IGNORE_INDEX, build_target
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.tars import Lost
+from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration
-from petseg.metrics.choices import BOUNDARY_RATIO, Tta
 from petseg.metrics.masks import Bits, pack
 from petseg.metrics.pixels import PerImage, Scores, count_masks, pet_mask, prefixed
 from petseg.metrics.tta import predict_logits

@@ -103,8 +103,8 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
     heartbeat = HeartbeatWriter(parts.folder, progress.epochs, progress.steps_per_epoch) if parts.is_main else None
     batches = train_batches(parts, epoch, done)
     parts.model.train()
-    run.pace.begin()
-    run.energy.begin()
+    run.pace.reset()
+    run.energy.start()
     while done < progress.steps_of(epoch):
         run.pace.resume()
         micro_batches = tally.take_step(batches)

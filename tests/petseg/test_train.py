@@ -22,7 +22,7 @@ from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import load_config, load_result, read_metrics
-from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
+from petseg.run_folder.new_folder import missing_folders, removed_unless_started
 from petseg.train import main
 from petseg.training import epoch as epoch_module
 from petseg.training.loop import train
@@ -196,7 +196,7 @@ def test_only_what_was_made_for_it_goes_with_work_that_did_not_begin(tmp_path: P
     folder = tmp_path / "kept" / "new" / "run"
 
     def work(begun: bool) -> None:
-        with removed_unless_begun(missing_folders(folder), lambda error: begun):
+        with removed_unless_started(missing_folders(folder), lambda error: begun):
             (folder / "deep").mkdir(parents=True, exist_ok=True)
             raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ from filelock import FileLock
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.data import cache as cache_module
-from petseg.data.cache import DeviceCache, Room, choose_place, decoded_bytes, open_node_cache
+from petseg.data.cache import DeviceCache, Room, choose_cache, decoded_bytes, open_node_cache
 from petseg.data.loader import load_batches
 from petseg.data.plan import Batching, EpochOrder, eval_plan, train_plan
 from petseg.data.split import open_splits
@@ -159,8 +159,8 @@ def test_a_file_of_another_size_is_built_anew(pet_shards: Path, tmp_path: Path) 
 def test_the_place_is_chosen_by_size_and_says_why(
     wanted: str, num_bytes: int, room: Room, place: str, why: str
 ) -> None:
-    choice = choose_place(wanted, num_bytes, room)  # type: ignore[arg-type]
-    assert choice.place == place
+    choice = choose_cache(wanted, num_bytes, room)  # type: ignore[arg-type]
+    assert choice.cache == place
     assert why in choice.why
 
 

@@ -28,7 +28,7 @@ def test_no_driver_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real library on a machine without the driver's, or with a GPU that it does not know."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0"))
     meter = open_meter(torch.device("cuda", 0))
-    meter.begin()
+    meter.start()
     assert math.isnan(meter.joules())
 
 

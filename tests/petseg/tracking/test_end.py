@@ -19,8 +19,8 @@ from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import claim_folder, save_overrides
 from petseg.tracking import tracker as tracking
 from petseg.tracking.artifacts import MAX_NAME, find_artifacts
-from petseg.tracking.begin import Begin
 from petseg.tracking.naming import RunName, name_of_run
+from petseg.tracking.process import RunSettings
 from petseg.tracking.tracker import EXIT_CODES, End, Tracker, describe, how_ended
 from petseg.training.loop import Terms, train
 from shards.command import OK, Failure, Interrupted, run_command
@@ -228,7 +228,7 @@ def test_the_client_is_begun_with_its_shares_of_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, resumed_epoch: int, first_epoch: int
 ) -> None:
     """It says what wandb lacks before it is ended, both within the time that a run waits for it."""
-    begun: list[tuple[Begin, float]] = []
+    begun: list[tuple[RunSettings, float]] = []
     monkeypatch.setattr("petseg.tracking.tracker.Wandb", lambda begin, wait_s, *_: begun.append((begin, wait_s)))
     config = TrackingConfig(mode, project="pets", entity="team", wandb_wait_s=100.0)
     Tracker(tmp_path, config, NAME, {}, resumed_epoch)

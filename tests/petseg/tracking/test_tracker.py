@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from petseg.config import RunConfig, TrackingConfig
 from petseg.evaluation.measure import PredictedPicture
 from petseg.run_folder.layout import load_config, read_metrics
-from petseg.tracking.begin import Begin
 from petseg.tracking.client import best_and_last, sheet, tile
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote, read_note
 from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
+from petseg.tracking.process import RunSettings
 from petseg.tracking.tracker import Tracker
 from petseg.training import interrupt
 from petseg.training.loop import Terms, train
@@ -300,7 +300,7 @@ def test_a_client_that_reads_nothing_is_not_waited_for(
     assert tracker._wandb is not None
     os.kill(tracker._wandb._process._process.pid, signal.SIGSTOP)
     for _ in range(10_000):  # more than a pipe holds
-        tracker._wandb.look()
+        tracker._wandb.read_rows()
     tracker.finish({})
     assert caplog.text.count(OFF) == 1
 
@@ -365,7 +365,7 @@ def test_what_the_client_prints_is_no_answer(tmp_path: Path) -> None:
         "import os\nprint('hello', flush=True)\nos.write(1, b'from a library\\n')\nraise ImportError('no wandb')\n"
     )
     (tmp_path / "wandb.py").write_text(printing)
-    begin = Begin(
+    begin = RunSettings(
         str(tmp_path), "x", "", "train", (), {}, "petseg", "", "offline", str(tmp_path), init_timeout_s=1.0,
         finish_timeout_s=1.0,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import places
+from petseg.data import remotes
 from petseg.data.store import LocalStore, Store, is_remote, open_store, read_manifest
 from shards.command import Failure
 from shards.manifest import index_name, load_manifest, save_manifest
@@ -62,7 +62,7 @@ def test_locations_are_told_apart() -> None:
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_missing_package_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = places.PACKAGES[scheme]
+    package = remotes.PACKAGES[scheme]
     monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     fsspec_registry = import_module("fsspec.registry")
     monkeypatch.delitem(fsspec_registry._registry, scheme, raising=False)  # it may have been used in this process
@@ -176,7 +176,7 @@ def test_a_redirect_within_http_is_followed(
 def test_a_stall_ends(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "STALL_S", 0.5)
+    monkeypatch.setattr(remotes, "STALL_S", 0.5)
     shard = first(pet_shards)
     server.faults[shard] = Fault(times=1, stall_after=8192)
     assert content(opened(server.url), shard) == (pet_shards / shard).read_bytes()
@@ -185,7 +185,7 @@ def test_a_stall_ends(
 def test_a_slow_server_is_no_stall(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "STALL_S", 0.5)
+    monkeypatch.setattr(remotes, "STALL_S", 0.5)
     shard = first(pet_shards)
     server.faults[shard] = Fault(times=1, pause_s=0.03)
     assert content(opened(server.url), shard) == (pet_shards / shard).read_bytes()
