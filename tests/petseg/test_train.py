@@ -32,7 +32,7 @@ Tiny = Callable[..., RunConfig]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_learns_and_writes_all_files(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(
         train__epochs=12, train__batch_size=4, train__loss="ce_dice", train__test=True, optim__lr=3e-3, model__width=8
     )
@@ -191,7 +191,7 @@ def test_a_run_that_cannot_begin_leaves_no_folder(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_only_what_was_made_for_it_goes_with_work_that_did_not_begin(tmp_path: Path) -> None:
+def test_work_that_did_not_start_removes_only_its_own_folders(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     folder = tmp_path / "kept" / "new" / "run"
 

@@ -49,7 +49,7 @@ def test_a_killed_run_ends_with_the_same_numbers(
     assert resumed.metrics == calm.metrics
 
 
-def test_a_model_without_batchnorm_goes_on_within_an_epoch(
+def test_a_model_without_batchnorm_resumes_within_an_epoch(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no statistics to be saved."""
@@ -104,7 +104,7 @@ def test_an_interrupt_loses_no_step_and_the_numbers_stay_the_same(
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
-def test_every_optimizer_goes_on_with_the_same_bits(
+def test_every_optimizer_resumes_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     config = tiny(

@@ -94,7 +94,7 @@ def test_processes_that_start_together_build_one_file(pet_shards: Path, tmp_path
     tars.close()
 
 
-def test_waiting_for_another_process_is_said(
+def test_waiting_for_another_process_is_logged(
     pet_shards: Path, tmp_path: Path, wait_for: Callable[[Callable[[], object]], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     tars, _ = open_cache(pet_shards, tmp_path)
@@ -156,7 +156,7 @@ def test_a_file_of_another_size_is_built_anew(pet_shards: Path, tmp_path: Path) 
         ("none", 1, Room(GB, GB, GB), "none", "data.cache = none"),
     ],
 )
-def test_the_place_is_chosen_by_size_and_says_why(
+def test_the_cache_is_chosen_by_size_with_a_reason(
     wanted: str, num_bytes: int, room: Room, place: str, why: str
 ) -> None:
     choice = choose_cache(wanted, num_bytes, room)  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def test_ranks_share_an_epoch_without_gap_or_repeat(
 
 
 @given(shard_sizes, windows, batch_sizes, st.integers(1, 4), worlds)
-def test_all_ranks_take_the_same_passes_and_steps(
+def test_all_ranks_have_the_same_micro_batches_and_steps(
     sizes: list[int], window: int, batch: int, accumulate: int, world: int
 ) -> None:
     order = EpochOrder(sizes, window, seed=0, epoch=1)
@@ -108,7 +108,7 @@ def test_a_step_has_the_same_samples_on_any_number_of_ranks(
 
 
 @given(shard_sizes, windows, batch_sizes, worlds, worlds, st.integers(0, 50))
-def test_resuming_is_the_suffix_also_on_another_number_of_ranks(
+def test_a_resumed_plan_is_the_rest_on_any_number_of_ranks(
     sizes: list[int], window: int, batch: int, world: int, other_world: int, first: int
 ) -> None:
     order = EpochOrder(sizes, window, seed=0, epoch=1)

@@ -132,9 +132,7 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(folder)]
 
 
-def test_a_stopped_run_goes_on_to_the_same_averages(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_ends_with_the_same_averages(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the averages are what is validated, kept as the best, and measured at the end."""
     config = tiny(train__ema_decay=0.9, train__log_every=1, optim__name="adamw", optim__schedule="one_cycle")
     calm = train(config, tmp_path / "calm")
@@ -175,7 +173,7 @@ def test_the_warm_up_counts_the_steps_of_the_run(tiny: Tiny, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_to_the_same_averages(pet_shards: Path, tmp_path: Path) -> None:
+def test_two_resumed_processes_end_with_the_same_averages(pet_shards: Path, tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("calm", "stopped")}
     for folder in folders.values():
         folder.mkdir()

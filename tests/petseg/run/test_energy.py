@@ -32,7 +32,7 @@ def test_no_driver_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.isnan(meter.joules())
 
 
-def test_an_epoch_has_what_its_training_took(
+def test_an_epochs_row_has_the_energy_of_its_training(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = itertools.count(1000.0, 250.0)

@@ -39,14 +39,14 @@ def memory_for(config: RunConfig, samples: int) -> int:
     return int(SLACK * peak) + RESERVE_BYTES + 1
 
 
-def test_what_is_usable_fits_and_no_more() -> None:
+def test_usable_bytes_are_the_largest_that_fit() -> None:
     memory = 4 * 2**30
     assert fits(usable_bytes(memory), memory)
     assert not fits(usable_bytes(memory) + 2, memory)
     assert usable_bytes(1000) == 0
 
 
-def test_the_largest_pass_that_fits_is_taken(tiny: Tiny) -> None:
+def test_the_largest_micro_batch_that_fits_is_chosen(tiny: Tiny) -> None:
     config = tiny(train__accumulation_steps=0, train__batch_size=24)
     assert fewest_micro_batches(config, "cpu", 2**40, world_size=1) == 1
     for samples, wanted in ((12, 2), (7, 4), (4, 6)):
@@ -55,13 +55,13 @@ def test_the_largest_pass_that_fits_is_taken(tiny: Tiny) -> None:
     assert fewest_micro_batches(config, "cpu", RESERVE_BYTES, world_size=1) is None
 
 
-def test_a_pass_holds_its_share_with_copies(tiny: Tiny) -> None:
+def test_a_micro_batch_includes_copies(tiny: Tiny) -> None:
     assert samples_per_micro_batch(tiny(train__batch_size=10), 2, 3) == 2
     grown = tiny(train__batch_size=10, augment__mode="add", augment__policy="flip", augment__p=1.0)
     assert samples_per_micro_batch(grown, 2, 3) == 4
 
 
-def test_the_number_is_noted_and_every_life_keeps_it(
+def test_the_number_is_noted_and_every_attempt_keeps_it(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is that of the number, bit for bit, also where it goes on with more memory."""
@@ -86,7 +86,7 @@ def test_other_overrides_stay(tiny: Tiny, tmp_path: Path) -> None:
     assert load_overrides(tmp_path) == {"train.grad_checkpointing": True, "train.accumulation_steps": 1}
 
 
-def test_where_nothing_fits_it_is_said(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_says_that_nothing_fits(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(micro_batches, "free_bytes", lambda device: RESERVE_BYTES)
     with pytest.raises(ValueError, match=r"not even a micro-batch of one sample fits in 1.0 GiB, by prediction"):
         train(tiny(train__accumulation_steps=0), tmp_path)

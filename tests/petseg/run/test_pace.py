@@ -21,7 +21,7 @@ def ranks(*own_s: float) -> list[RankTime]:
     return [RankTime(waited_s=own / 2, own_s=own, seconds=20.0) for own in own_s]
 
 
-def test_the_data_wait_is_that_of_the_rank_that_waited_most() -> None:
+def test_the_data_wait_is_the_largest_of_all_ranks() -> None:
     assert data_wait([RankTime(1.0, 3.0, 10.0), RankTime(4.0, 6.0, 10.0), RankTime(2.0, 3.0, 10.0)]) == 0.4
 
 
@@ -56,7 +56,7 @@ def test_a_straggler_is_slow_from_a_fifth_and_a_second_on() -> None:
     )
 
 
-def test_the_clock_stands_until_the_model_itself_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_is_stopped_until_the_model_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 2.0, 5.0, 6.0, 9.0, 13.0])
     monkeypatch.setattr("petseg.run.pace.time.perf_counter", lambda: next(now))
     model, pace = nn.Linear(1, 1), StepClock()
@@ -132,7 +132,7 @@ def test_only_the_time_between_a_resume_and_the_next_stop_is_counted(monkeypatch
     assert pace.own_s == 0.0
 
 
-def test_a_clock_that_is_off_never_runs() -> None:
+def test_a_disabled_clock_never_runs() -> None:
     pace = StepClock(enabled=False)
     pace.resume()
     with pace.stopped(), pace.stopped_until(nn.Linear(1, 1)):

@@ -44,7 +44,7 @@ DAMAGE = [(cut, r"bytes of \d+"), (flip, "do not match their CRC-32"), (Path.unl
 
 @pytest.mark.parametrize(("damage", "why"), DAMAGE)
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "buffers.safetensors"])
-def test_damage_is_named_and_the_one_before_is_taken(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: Callable[[Path], None], why: str
 ) -> None:
     buffers = torch.ones(2, 3)
@@ -96,7 +96,7 @@ def test_a_damaged_state_is_passed_over_with_a_warning(
         load_weights(tmp_path / "step-00000003", build(0)[0])
 
 
-def test_what_is_set_aside_takes_no_new_ones_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoints_set_aside_do_not_count_as_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in (2, 4, 6):
         save(tmp_path, number, best=2)
     cut(tmp_path / "step-00000006" / "model.safetensors")
@@ -112,7 +112,7 @@ def test_what_is_set_aside_takes_no_new_ones_place(tmp_path: Path, caplog: pytes
     assert steps_in(tmp_path) == [2, 4, 5]
 
 
-def test_one_whose_best_is_damaged_is_not_gone_on_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_whose_best_is_damaged_is_not_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The run would end without its best weights; from further back it finds them again."""
     for number, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
         save(tmp_path, number, best)

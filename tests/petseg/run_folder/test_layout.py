@@ -10,7 +10,7 @@ import pytest
 from petseg.run_folder.layout import OVERRIDES_NAME, load_overrides, save_overrides
 
 
-def test_what_is_noted_is_what_is_loaded(tmp_path: Path) -> None:
+def test_saved_overrides_are_loaded(tmp_path: Path) -> None:
     assert load_overrides(tmp_path) == {}
     noted = {"train.accumulation_steps": 4, "train.grad_checkpointing": True}
     save_overrides(noted, tmp_path)
@@ -36,7 +36,7 @@ def test_a_file_that_may_not_stand_is_named(tmp_path: Path, text: str, match: st
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(__file__)])
-def test_what_is_no_file_is_refused_and_never_taken_for_no_overrides(tmp_path: Path, make) -> None:
+def test_overrides_that_are_no_file_are_refused(tmp_path: Path, make) -> None:
     make(tmp_path / OVERRIDES_NAME)
     with pytest.raises(ValueError, match=OVERRIDES_NAME):
         load_overrides(tmp_path)

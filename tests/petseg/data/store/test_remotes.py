@@ -24,7 +24,7 @@ def test_a_command_can_be_a_remote(pet_shards: Path, opened: Callable[..., Store
     assert_same(opened(f"pipe:cat '{pet_shards}/{{}}'"), pet_shards)
 
 
-def test_a_command_is_read_by_no_shell(pet_shards: Path, tmp_path: Path) -> None:
+def test_no_shell_interprets_a_command(pet_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"exit code 1: cat: .*No such file"):
         open_store(f"pipe:cat {pet_shards}/{{}} ; touch {tmp_path}/planted")
     assert not (tmp_path / "planted").exists()
@@ -40,7 +40,7 @@ def test_a_command_is_read_by_no_shell(pet_shards: Path, tmp_path: Path) -> None
         ("pipe:sleep 100 {}", OSError, "exit code 1: .*sleep"),
     ],
 )
-def test_a_command_that_fails_is_told(location: str, kind: type[Exception], match: str) -> None:
+def test_a_failing_command_is_reported(location: str, kind: type[Exception], match: str) -> None:
     with pytest.raises(kind, match=match):
         open_store(location)
 
@@ -128,7 +128,7 @@ def test_a_set_in_a_bucket_is_staged(
     assert read_manifest(f"{bucket}/") == store.manifest
 
 
-def test_what_a_bucket_lacks_is_told_at_once(
+def test_a_file_missing_from_a_bucket_is_not_retried(
     bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", logger="petseg")
