@@ -94,9 +94,8 @@ class Ledger:
     def failure(self, split: str, budget: int) -> Failure:
         """The error for too many lost samples, which names some of all ranks'; each rank must call it."""
         lost = gather_object([(str(lost), lost.cause) for lost in self.lost])
-        cause = next(
-            (cause for _, cause in lost if cause is not Cause.DATA), Cause.DATA
-        )  # such as a node that can read nothing
+        # a cause other than DATA, such as a node that can read nothing, explains all losses
+        cause = next((cause for _, cause in lost if cause is not Cause.DATA), Cause.DATA)
         return Failure(losses_in_words([words for words, _ in lost], split, budget), cause)
 
 

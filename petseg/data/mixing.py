@@ -24,14 +24,8 @@ from petseg.data.tars import UNREADABLE, TarReader
 
 BATCHES = 32  # batches of an epoch to examine
 JSONS = 256  # to read for some batches, and again for samples spread evenly over the split
-FIELDS = (
-    "breed",
-    "class",
-    "cls",
-    "label",
-    "category",
-    "species",
-)  # of a sample's JSON; the first that has a class counts
+# of a sample's JSON; the first that has a class counts
+FIELDS = ("breed", "class", "cls", "label", "category", "species")
 POOR = 0.75  # share of the classes of a batch drawn from all samples, below which mixing is poor
 
 

@@ -93,10 +93,8 @@ def _fetch_once(remote: Remote, name: str, path: Path, expected: Expected, stopp
     digest, count = hashlib.sha256(), 0
     try:
         with aside.open("wb") as file, closing(_translated(remote, name)) as chunks:
-            if expected.num_bytes:
-                os.posix_fallocate(
-                    file.fileno(), 0, expected.num_bytes
-                )  # a full disk fails now, and others see the size
+            if expected.num_bytes:  # a full disk fails now, and others see the size
+                os.posix_fallocate(file.fileno(), 0, expected.num_bytes)
             for chunk in chunks:
                 if stopped.is_set():
                     raise Closed(f"closed while {name} was fetched")

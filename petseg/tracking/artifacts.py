@@ -70,9 +70,7 @@ def _is_own(path: Path) -> bool:
 
 def find_best_weights(folder: Path) -> Path | None:
     """The weights of the run's best checkpoint, None if there are none in its folder."""
-    from petseg.run_folder.checkpoint import (
-        list_checkpoints,
-    )  # torch takes a second, and most runs need no weights here
+    from petseg.run_folder.checkpoint import list_checkpoints  # torch, which most runs do not need here
 
     checkpoints = list_checkpoints(folder / CHECKPOINTS_NAME)
     best = [c for c in checkpoints if c.step == checkpoints[-1].state["best"]["step"]]

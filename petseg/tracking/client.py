@@ -147,9 +147,8 @@ def open_run(settings: RunSettings) -> Any:
             **where,
         ),
     )  # fmt: skip
-    run.config.update(
-        dict(settings.config), allow_val_change=True
-    )  # an attempt on another host, with another world size
+    # an attempt can be on another host, with another world size
+    run.config.update(dict(settings.config), allow_val_change=True)
     for metric in ("epoch", "step"):
         run.define_metric(metric)
     for metrics in PREFIXES:

@@ -103,9 +103,8 @@ def load_overlays(folder: Path, name: str = OVERLAY_MASKS_NAME) -> tuple[int, li
 
 def _load(path: Path) -> tuple[int, list[Overlay]]:
     with open_regular(path, follow=False) as content, np.load(content, allow_pickle=False) as file:
-        dice = (
-            file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)
-        )  # an earlier version kept none
+        # an earlier version kept no Dice
+        dice = file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)
         overlays = [
             Overlay(
                 str(key),

@@ -57,12 +57,7 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        config: TrackingConfig,
-        name: RunName,
-        run_config: Mapping[str, Any],
-        resumed_epoch: int,
+        self, folder: Path, config: TrackingConfig, name: RunName, run_config: Mapping[str, Any], resumed_epoch: int
     ) -> None:
         write_metrics([row for row in read_metrics(folder) if row["epoch"] <= resumed_epoch], folder)
         forget_after(resumed_epoch, folder)
@@ -157,9 +152,7 @@ class Wandb:
                 return
             if "error" in answer:
                 self._failed = True
-                text = " ".join(answer["text"].split()).replace(
-                    f"run {self._id}", "the run"
-                )  # the same text for all runs
+                text = " ".join(answer["text"].split()).replace(f"run {self._id}", "the run")  # so for all runs alike
                 reason = f"{answer['error']}: {text}"
                 self._note(replace(self._noted, state="lost", reason=reason))
                 logger.warning("wandb is off for this run (%s); %s", reason, self._remedy)

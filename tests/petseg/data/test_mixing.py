@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from petseg.data import mixing
-from petseg.data.mixing import Mixing, classes_of_keys, expected_classes, measure_mixing, mixing_of
+from petseg.data.mixing import Mixing, classes_of_keys, expected_classes, measure_mixing, mixing_of, some_batches
 from petseg.data.plan import EpochOrder
 from petseg.data.store import LocalStore, open_store
 from petseg.data.tars import TarReader
@@ -61,6 +61,12 @@ def test_sorted_shards_give_as_many_classes_as_the_window_has_shards(window: int
     assert found.seen == pytest.approx(seen)
     assert found.possible == pytest.approx(expected_classes([32] * 8, 32))
     assert found.is_poor
+
+
+def test_a_small_last_batch_is_not_examined() -> None:
+    order = EpochOrder([10], 1, 0, 1)
+    assert [len(batch) for batch in some_batches(order, 4, count=32)] == [4, 4]
+    assert [len(batch) for batch in some_batches(order, 16, count=32)] == [10]
 
 
 def test_a_window_over_all_shards_mixes_best() -> None:

@@ -104,6 +104,16 @@ def test_prefetch_stages_no_more_than_the_reader_can_keep(
     assert all(server.asked[name] == 1 for name in names)
 
 
+def test_prefetch_stages_a_shard_of_more_than_half_the_cache(
+    pet_shards: Path, server: ShardServer, opened: Callable[..., Store], wait_for: Wait
+) -> None:
+    shards = load_manifest(pet_shards).shards
+    largest = max(shards, key=lambda shard: shard.num_bytes)
+    store = opened(server.url, cache_gb=1.5 * largest.num_bytes / GB)
+    store.prefetch([largest.name])
+    wait_for(lambda: server.asked[largest.name] == 1)
+
+
 def test_a_failed_prefetch_is_the_readers_to_report(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], wait_for: Wait
 ) -> None:
