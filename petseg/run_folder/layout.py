@@ -113,11 +113,7 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     elif (folder / CHECKPOINTS_NAME).exists():
         raise ValueError(f"{folder} has checkpoints but no {CONFIG_NAME}: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "trial_id": trial_id(config, manifest_hash),
-        "identity": wanted,
-        "config": config_to_dict(config),
-    }
+    content = {"trial_id": trial_id(config, manifest_hash), "identity": wanted, "config": config_to_dict(config)}
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 

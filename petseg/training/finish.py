@@ -147,10 +147,7 @@ def save_val_masks(parts: Parts, measured: Measured) -> None:
 def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: float) -> None:
     """Write calibration.json: each split's reliability curve, as it is and at the temperature fitted on val."""
     splits = {
-        split: {
-            "as_is": one.calibration.reliability().rows(),
-            "scaled": one.calibration.scaled(temperature).rows(),
-        }
+        split: {"as_is": one.calibration.reliability().rows(), "scaled": one.calibration.scaled(temperature).rows()}
         for split, one in measured.items()
     }
     content = {"format_version": 1, "temperature": temperature, "splits": splits}

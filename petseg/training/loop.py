@@ -22,14 +22,7 @@ from petseg.run.peers import lost_peers_raise
 from petseg.run.run import Run, new_run
 from petseg.run.schedule import fit_budget
 from petseg.run_folder.attempts import begin_attempt
-from petseg.run_folder.layout import (
-    PRUNED_NAME,
-    Result,
-    claim_folder,
-    load_overrides,
-    load_pruned,
-    load_result,
-)
+from petseg.run_folder.layout import PRUNED_NAME, Result, claim_folder, load_overrides, load_pruned, load_result
 from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.tracker import Tracker, how_ended
 from petseg.training.epoch import Row, interrupted, train_epoch

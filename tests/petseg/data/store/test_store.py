@@ -108,6 +108,7 @@ def test_the_staged_folder_is_a_shard_set(
 @pytest.mark.parametrize(
     "fault",
     [
+        Fault(times=4, status=500),
         Fault(times=4, status=503),
         Fault(times=4, status=429),
         Fault(times=4, drop_after=8192),
