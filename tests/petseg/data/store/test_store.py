@@ -116,7 +116,7 @@ def test_the_staged_folder_is_a_shard_set(
         Fault(times=4, truncate_to=5000),
         Fault(times=1, flip=True),
     ],
-    ids=["503", "429", "dropped midway", "dropped at once", "short", "a wrong byte"],
+    ids=["500", "503", "429", "dropped midway", "dropped at once", "short", "a wrong byte"],
 )
 def test_transient_failures_are_retried(
     fault: Fault, pet_shards: Path, tmp_path: Path, server: ShardServer, opened: Callable[..., Store]
