@@ -37,7 +37,7 @@ class DataConfig:
     shuffle_window_shards: int = 16
     """Samples are shuffled within windows of so many (shuffled) shards, so that reading stays nearly sequential."""
     cache: Literal["auto", "none", "node", "device"] = field(default="auto", metadata=FREE)
-    """Where decoded samples are kept: nowhere, in a memory-mapped file per node, in the GPU's memory, or by size."""
+    """Cache of decoded samples: none, a memory-mapped file per node, the GPU's memory, or chosen by size (auto)."""
     cache_dir: str = field(default="", metadata=FREE)
     """Local folder for decoded samples and staged shards; by default $PETSEG_CACHE or one in the temporary folder."""
     cache_gb: float = field(default=50.0, metadata=FREE)

@@ -81,13 +81,13 @@ def classes_of_keys(keys: Sequence[str]) -> NDArray[np.int64] | None:
 
 
 def some_batches(order: EpochOrder, batch_size: int, count: int) -> list[Ids]:
-    """At most so many batches of the epoch, spread evenly over it."""
+    """Up to `count` batches of the epoch, spread evenly over it."""
     steps = len(order) // batch_size or 1  # the last batch may be small
     return [global_batch(order, batch_size, int(step)) for step in evenly(steps, count)]
 
 
 def evenly(num: int, count: int) -> NDArray[np.int64]:
-    """At most `count` of the numbers from 0 to num - 1, from the first to the last."""
+    """Up to `count` of the numbers from 0 to num - 1, spread evenly over them."""
     return np.unique(np.linspace(0, num - 1, min(num, count)).astype(np.int64))
 
 

@@ -140,7 +140,7 @@ class TarReader:
             return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
 
     def facts(self, position: int) -> dict[str, Any]:
-        """What a sample's KEY.json says, {} where the set has none; raises ValueError or OSError if it is damaged."""
+        """The content of a sample's KEY.json, {} if the set has none; raises ValueError or OSError if it is damaged."""
         number, sample = self._sample(position)
         if sample.json == NO_MEMBER:
             return {}

@@ -1,4 +1,4 @@
-"""The whole protocol in one pass over a split: every border rule, network and native size, outlines, calibration.
+"""Measures the whole protocol in one pass over a split: border rules, network and native size, outlines, calibration.
 
 Validation during training (`petseg.evaluation.measure`) does without it; the end of a run and the evaluate command
 take the time.

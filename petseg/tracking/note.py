@@ -47,7 +47,7 @@ def save_note(note: TrackingNote, folder: Path) -> None:
 
 
 def read_note(folder: Path) -> TrackingNote | None:
-    """None if the run never asked for wandb, or its file cannot be read."""
+    """The state of a run's view in wandb, None if the run never used wandb or the file cannot be read."""
     try:
         return build(TrackingNote, read_json_object(folder / TRACKING_NAME))
     except (OSError, ValueError, TypeError):
