@@ -20,6 +20,7 @@ from petseg.data.consent import is_known
 from petseg.data.plan import EpochOrder
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
+from petseg.optim import learning_rate
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import load_config, load_result, read_metrics
 from petseg.run_folder.new_folder import missing_folders, removed_unless_started
@@ -56,6 +57,12 @@ def test_a_run_learns_and_writes_all_files(tiny: Tiny, tmp_path: Path) -> None:
     assert len(per_image["test/counts"]) == 30
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
     assert load_config(tmp_path)["config"]["model"]["width"] == 8
+
+
+def test_an_epochs_row_has_the_learning_rate_of_its_last_step(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(optim__schedule="cosine")
+    train(config, tmp_path)
+    assert [row["lr"] for row in read_metrics(tmp_path)] == [learning_rate(config.optim, step, 8) for step in (3, 7)]
 
 
 def test_an_epochs_seconds_are_those_of_all_its_steps(

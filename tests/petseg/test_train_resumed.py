@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from petseg.config import RunConfig
 from petseg.run import parts as parts_module
 from petseg.run.parts import Parts
 from petseg.run_folder.layout import read_metrics
+from petseg.training import interrupt
 from petseg.training import loop as train_module
 from petseg.training.loop import train
 from shards.command import INTERRUPTED, Interrupted, run_command
@@ -78,6 +80,16 @@ def test_a_fresh_run_never_continues_from_an_old_file(tiny: Tiny, tmp_path: Path
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has checkpoints but no config\.json"):
         train(tiny(train__epochs=1), tmp_path)
+
+
+@pytest.mark.parametrize(("number", "requeue"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
+def test_only_the_signal_of_the_time_limit_asks_for_a_requeue(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, requeue: bool
+) -> None:
+    monkeypatch.setattr(interrupt, "_received", [number])
+    with pytest.raises(Interrupted) as stopped:
+        train(tiny(train__log_every=1), tmp_path)
+    assert stopped.value.requeue is requeue
 
 
 def test_an_interrupt_loses_no_step_and_the_numbers_stay_the_same(
