@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from petseg.run_folder.layout import OVERRIDES_NAME, load_overrides, save_overrides
+from petseg.config import RunConfig
+from petseg.run_folder.layout import CONFIG_NAME, OVERRIDES_NAME, claim_folder, load_overrides, save_overrides
 
 
 def test_saved_overrides_are_loaded(tmp_path: Path) -> None:
@@ -40,3 +41,11 @@ def test_overrides_that_are_no_file_are_refused(tmp_path: Path, make) -> None:
     make(tmp_path / OVERRIDES_NAME)
     with pytest.raises(ValueError, match=OVERRIDES_NAME):
         load_overrides(tmp_path)
+
+
+def test_a_config_that_is_a_dangling_link_is_not_replaced(tmp_path: Path) -> None:
+    link = tmp_path / CONFIG_NAME
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=CONFIG_NAME):
+        claim_folder(RunConfig(), "0" * 64, tmp_path)
+    assert link.is_symlink()
