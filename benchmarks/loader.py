@@ -36,7 +36,7 @@ from benchmarks.loader_peers import BATCH_SIZE, SIZE_PX, Way
 from petseg.config import DataConfig
 from petseg.data.cache import NodeCache, open_node_cache
 from petseg.data.loader import load_batches
-from petseg.data.plan import EpochOrder, train_plan
+from petseg.data.plan import Batching, EpochOrder, train_plan
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from shards.command import parse
@@ -107,7 +107,7 @@ def epoch_of(sources: Sequence[TarReader | NodeCache], threads: int) -> Way:
         samples = 0
         for source, shard_sizes in zip(sources, orders, strict=True):
             order = EpochOrder(shard_sizes, DataConfig.shuffle_window_shards, SEED, epoch)
-            plan = train_plan(order, BATCH_SIZE, 1, rank=0, world_size=1)
+            plan = train_plan(order, Batching(BATCH_SIZE))
             samples += sum(len(batch.image) - len(batch.lost) for batch in load_batches(source, plan, threads))
         return samples
 

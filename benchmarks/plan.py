@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from petseg.data.plan import EpochOrder, MicroBatch, steps_per_epoch, train_plan
+from petseg.data.plan import Batching, EpochOrder, MicroBatch, steps_per_epoch, train_plan
 from shards.command import parse
 
 
@@ -77,7 +77,7 @@ def measure(case: Case, config: BenchConfig) -> Row:
     total = steps_per_epoch(int(sizes.sum()), case.batch_size)
 
     def plan(first_step: int, order: EpochOrder) -> Iterator[MicroBatch]:
-        return train_plan(order, case.batch_size, 1, case.world_size // 2, case.world_size, first_step)
+        return train_plan(order, Batching(case.batch_size, 1, case.world_size // 2, case.world_size), first_step)
 
     start = time.perf_counter()
     order = EpochOrder(sizes, config.window_shards, seed=0, epoch=1)

@@ -89,7 +89,7 @@ def time_saves(parts: Parts) -> list[float]:
     for step in range(1, SAVE_RUNS + 3):
         state = {"epoch": step, "best": {"step": step, "epoch": step, "val/dice": 0.5}}
         start = time.perf_counter()
-        save_checkpoint(parts.folder / "checkpoints", step, parts.bare_model, parts.optimizer, state)
+        save_checkpoint(parts.folder / "checkpoints", step, parts.learner, state)
         seconds.append(time.perf_counter() - start)
     return seconds[2:]
 

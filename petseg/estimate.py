@@ -29,11 +29,11 @@ class Command:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
     device: str = ""
-    """A GPU's name such as H100 or "A100 SXM4 40GB", or cpu; by default what this machine has, else an H100."""
+    """Name of a GPU such as H100 or "A100 SXM4 40GB", or cpu; by default this machine's GPU, else an H100."""
     gpu_gb: float = 0.0
-    """Memory of the device in GB, if it is not what its data sheet says; for a CPU, what the process may take."""
+    """Memory of the device in GB, if it differs from its data sheet; for a CPU, the memory that the process may use."""
     world_size: int = 1
-    """Processes, a GPU each."""
+    """Number of processes, each with a GPU."""
 
     def __post_init__(self) -> None:
         if self.world_size < 1 or self.world_size > self.run.train.batch_size:
@@ -44,10 +44,10 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    from petseg.training.needs import make_plan, render  # torch, which takes seconds: only for words that are right
+    from petseg.training.needs import estimate_needs, render  # torch takes seconds: imported once the flags are right
 
-    plan = make_plan(command.run, command.world_size, command.device, command.gpu_gb)
-    Terminal(width=None if sys.stdout.isatty() else 160).print(render(plan), highlight=False)
+    needs = estimate_needs(command.run, command.world_size, command.device, command.gpu_gb)
+    Terminal(width=None if sys.stdout.isatty() else 160).print(render(needs), highlight=False)
     return OK
 
 

@@ -1,4 +1,4 @@
-"""Measure a model on a split: Dice, IoU, outlines and calibration, with the protocol that each number depends on.
+"""Measure a model on a split: Dice, IoU, outlines and calibration, together with the protocol of the numbers.
 
 python -m petseg.evaluate runs/single/unet-none-0123456789 --split test
 """
@@ -22,7 +22,7 @@ from petseg.config import DataConfig, RunConfig
 from petseg.config.values import config_from_dict, with_values
 from petseg.data.consent import remember, require_known
 from petseg.data.store import open_store
-from petseg.metrics.choices import BOUNDARY_RATIO, Tta
+from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.run_folder.layout import CHECKPOINTS_NAME, CONFIG_NAME, load_config
 from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
@@ -41,34 +41,34 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Command:
-    """Measure a run's best weights on a split by every border rule, at the network's and at native size, and draw the
-    best, median and worst pictures."""
+    """Measure a run's best weights on a split by every border rule, at the network's size and at native size, and draw
+    the best, median and worst pictures."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
     split: Literal["train", "val", "test"] = "test"
     shards: str = ""
-    """The shard set, if it is not where it was during training: a folder, or an address or command as data.shards."""
+    """The shard set, if it has moved since the training: a folder, an address or a command, as data.shards."""
     allow_pipe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Fetch the shards from the address, or by the command, that the run's config.json names, although you have never
-    named it yourself: it could be a stranger's."""
+    """Fetch the shards from the address, or by the command, in the run's config.json although you have never named it
+    yourself: it could be a stranger's."""
     cache_dir: str = ""
-    """Local folder of decoded samples and staged shards, as data.cache_dir; the one in the run's config.json is not
-    taken, for it could be a stranger's."""
+    """Local folder for decoded samples and staged shards, as data.cache_dir; the one in the run's config.json is not
+    used, since it could be a stranger's."""
     weights: Literal["best", "last"] = "best"
     """Which checkpoint: the best validation Dice, or the last epoch."""
     pictures: int = 4
-    """How many of the best, of the median and of the worst pictures are drawn."""
+    """Number of pictures to draw of the best, of the median and of the worst ones."""
     tta: Tta = "none"
     """Average the probabilities of several views: the picture and its mirror image, three scales (0.75, 1, 1.25), or
     all six."""
     native: bool = True
-    """Measure at native resolution too, where the shard set holds original pictures."""
+    """Measure at native resolution too, if the shard set holds the original pictures."""
     boundary_ratio: float = BOUNDARY_RATIO
-    """How far from a mask's outline boundary IoU looks, as a share of the picture's diagonal."""
+    """Width of the band along outlines that boundary IoU compares, as a share of the picture's diagonal."""
     wandb: Literal["as_trained", "online", "offline", "disabled"] = "as_trained"
     """Show the numbers in wandb too, as a run of job type eval beside the training's; by default as the training did.
-    The same evaluation again is the same run."""
+    Repeating an evaluation updates its run."""
 
     def __post_init__(self) -> None:
         if not 0 < self.boundary_ratio <= 1:
@@ -88,24 +88,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
-    """Measure, draw and report. trained_on: hash of the shard set that the run saw."""
+    """Measure, draw and report. trained_on: hash of the shard set that the run was trained on"""
     from petseg.evaluation.protocol import Protocol, calibrate, measure_protocol, why_not_native  # torch takes seconds
     from petseg.evaluation.report import Evaluated, report
     from petseg.metrics.overlay import save_image
     from petseg.run.parts import build_parts
-    from petseg.run.peers import peers_may_go
+    from petseg.run.peers import lost_peers_raise
     from petseg.run_folder.checkpoint import load_weights
     from petseg.tracking.evaluation import track_evaluation
 
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     manifest = store.manifest
     if manifest.hash != trained_on:
-        logger.warning(
-            "%s is another shard set (%.10s) than the run saw (%.10s)",
-            config.data.shards,
-            manifest.hash,
-            trained_on,
-        )
+        words = "%s is another shard set (%.10s) than the run saw (%.10s)"
+        logger.warning(words, config.data.shards, manifest.hash, trained_on)
     with_val = command.split != "val" and "val" in manifest.splits
     parts = build_parts(config, store, command.run, splits=(command.split, "val") if with_val else (command.split,))
     checkpoint = choose_checkpoint(command.run, command.weights)
@@ -113,7 +109,7 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
     no_native = why_not_native(manifest) if command.native else "not asked for"
     protocol = Protocol(command.tta, native=not no_native, boundary_ratio=command.boundary_ratio)
     temperature = None
-    with peers_may_go():
+    with lost_peers_raise():
         measured = measure_protocol(parts, command.split, protocol)
         if command.split == "val" or with_val:
             on_val = calibrate(parts, "val", command.tta) if with_val else measured.calibration
@@ -133,21 +129,21 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
 
 
 def config_to_measure(trained: RunConfig, command: Command) -> RunConfig:
-    """The run's config with this machine's places: what a config.json names is no place to write to or to fetch from.
+    """The run's config with this user's locations: those in a config.json must not be written to or fetched from.
 
-    Raises ValueError for a shard set that would be fetched, which the user has not named.
+    Raises ValueError for a shard set that would be fetched although the user has not named it.
     """
     if not (command.shards or command.allow_pipe):
         remedy = "name them by --shards, or "
         require_known(trained.data.shards, f"{command.run / CONFIG_NAME}", remedy)
     shards = command.shards or trained.data.shards
     remember([shards])
-    usual = DataConfig()
-    places = {"data.shards": shards, "data.cache_dir": command.cache_dir, "data.cache_gb": usual.cache_gb}
-    return with_values(trained, places)
+    own = {"data.shards": shards, "data.cache_dir": command.cache_dir, "data.cache_gb": DataConfig().cache_gb}
+    return with_values(trained, own)
 
 
 def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
+    """The run's best or last checkpoint. Raises ValueError if there is none yet, Failure if the best one is missing."""
     from petseg.run_folder.checkpoint import list_checkpoints
 
     checkpoints = list_checkpoints(folder / CHECKPOINTS_NAME)

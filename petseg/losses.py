@@ -1,7 +1,7 @@
-"""Losses of binary segmentation: one value per sample, so that a batch of any size weighs each sample alike.
+"""Losses of binary segmentation: one value per sample, so that samples have equal weight in batches of any size.
 
-Each takes logits (B, C, H, W), the target (B, H, W) int64 and what each pixel weighs (B, H, W), 0 where the target is
-ignored; without weights, all pixels that count weigh 1. Half-precision logits are computed on in float32.
+Each takes logits (B, C, H, W), the target (B, H, W) int64 and the weights of pixels (B, H, W), 0 where the target is
+ignored; without weights, all pixels that count have weight 1. Half-precision logits are converted to float32.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def cross_entropy(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """(B,) mean over the pixels; label_smoothing as in torch: that share of the truth goes to all classes alike."""
+    """(B,) mean over the pixels; label_smoothing as in torch spreads that share of the truth over all classes."""
     return _mean(_cross_entropies(logits, target, label_smoothing), target, weight)
 
 
 def focal(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None, gamma: float = 2.0
 ) -> torch.Tensor:
-    """(B,) mean of -(1 - p) ** gamma * log p, p being the true class's probability.
+    """(B,) mean of -(1 - p) ** gamma * log p, where p is the probability of the true class.
 
-    Lin et al. 2017 without their alpha: it balances classes, and pet and background are of like size.
+    Lin et al. 2017 without alpha, which balances classes: pet and background are of similar size.
     """
     entropies = _cross_entropies(logits, target)
     wrong = -torch.expm1(-entropies)  # 1 - p, exact where it is small
@@ -43,8 +43,8 @@ def soft_dice(
 ) -> torch.Tensor:
     """(B,) 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) of class 1.
 
-    Milletari et al. 2016 in the linear form of nnU-Net; p is the probability of class 1. `smooth` makes a right
-    empty prediction of an empty target cost nothing.
+    Milletari et al. 2016 in the linear form of nnU-Net; p is the probability of class 1. With `smooth`, an
+    empty prediction of an empty target has loss 0.
     """
     counted = (target != IGNORE_INDEX) if weight is None else weight
     probability = _precise(logits).softmax(dim=1)[:, 1]
@@ -64,15 +64,15 @@ def ce_dice(
 
 
 def lovasz(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """(B,) Lovasz-softmax of class 1 (Berman et al. 2018): 1 - IoU, carried on from masks to probabilities.
+    """(B,) Lovasz-softmax of class 1 (Berman et al. 2018): 1 - IoU, extended from masks to probabilities.
 
-    The errors |t - p|, largest first, each count by how much 1 - IoU grows when its pixel joins those that are wrong.
-    Weights make it the IoU of weighted pixels. Of an empty target it is the largest error.
+    Each error |t - p|, largest first, is weighted by the growth of 1 - IoU when its pixel joins the wrong ones. With
+    weights it extends the IoU of weighted pixels. For an empty target it is the largest error.
     """
     probability = _precise(logits).softmax(dim=1)[:, 1].flatten(1)  # (B, H * W)
     weight = (target != IGNORE_INDEX) if weight is None else weight
     weight, truth = weight.flatten(1).to(probability.dtype), (target == 1).flatten(1).to(probability.dtype)
-    # a pixel that weighs nothing must not come first: there it would be given the step from no union to one
+    # a pixel of weight 0 must not come first, where the union becomes more than 0 and 1 - IoU grows at once
     errors, order = ((truth - probability).abs() * (weight > 0)).sort(dim=1, descending=True)
     weight, truth = weight.gather(1, order), truth.gather(1, order)
     pet = (weight * truth).sum(dim=1, keepdim=True)
@@ -86,7 +86,7 @@ def lovasz(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | No
 def pixel_weights(target: torch.Tensor, border_weight: float, border_px: int) -> torch.Tensor:
     """(B, H, W) float: 0 where the target is ignored, border_weight near where it changes, 1 elsewhere.
 
-    Near is a square: another value, be it the ignored one, lies within border_px in height and in width.
+    Near: another value, the ignored one included, lies within border_px in height and in width.
     """
     values = target.float().unsqueeze(1)
     highest, lowest = _highest_near(values, border_px), -_highest_near(-values, border_px)
@@ -95,7 +95,7 @@ def pixel_weights(target: torch.Tensor, border_weight: float, border_px: int) ->
 
 
 def _highest_near(values: torch.Tensor, border_px: int) -> torch.Tensor:
-    """(B, 1, H, W) largest value of a square, by rows and then by columns, which is quicker."""
+    """(B, 1, H, W) largest value within a square, by rows and then by columns, which is faster."""
     side = 2 * border_px + 1
     by_row = F.max_pool2d(values, (1, side), stride=1, padding=(0, border_px))
     return F.max_pool2d(by_row, (side, 1), stride=1, padding=(border_px, 0))
@@ -122,14 +122,14 @@ def _precise(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _cross_entropies(logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """(B, H, W) of each pixel, 0 where it is ignored."""
+    """(B, H, W) cross-entropy of each pixel, 0 where it is ignored."""
     return F.cross_entropy(
         _precise(logits), target, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=label_smoothing
     )
 
 
 def _mean(pixels: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
-    """(B,) weighted mean; 0 where no pixel weighs anything."""
+    """(B,) weighted mean; 0 if all weights are 0."""
     if weight is None:
         return pixels.sum(dim=(1, 2)) / (target != IGNORE_INDEX).sum(dim=(1, 2)).clamp(min=1)
     total = weight.sum(dim=(1, 2))

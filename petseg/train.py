@@ -1,4 +1,4 @@
-"""Train one model on a shard set. The same command again goes on where it stopped, or says that it is finished.
+"""Train one model on a shard set. The same command resumes an interrupted run, or says that it is finished.
 
 python petseg/train.py --data.shards data/shards --model.arch resnet34_unet --train.epochs 20
 python petseg/train.py --recipe fast --data.shards data/shards --model.arch resnet34_unet
@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 from petseg.data.consent import remember
 from petseg.run_folder.attempts import ATTEMPTS_NAME
-from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
+from petseg.run_folder.new_folder import missing_folders, removed_unless_started
 from petseg.run_folder.single_run import Command, parse_command
 from petseg.training import interrupt
 from shards.command import OK, run_command
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     command: Command = parse_command(argv, __doc__)
     interrupt.install()
-    from accelerate.state import PartialState  # torch, which takes seconds: only for words that are right
+    from accelerate.state import PartialState  # torch takes seconds: imported once the flags are right
 
     from petseg.training.loop import Terms, train
 
     remember([command.run.data.shards])
     folder = command.folder()
-    with removed_unless_begun(missing_folders(folder), lambda error: (folder / ATTEMPTS_NAME).exists()):
+    with removed_unless_started(missing_folders(folder), lambda error: (folder / ATTEMPTS_NAME).exists()):
         result = train(command.run, folder, Terms(world_size=command.world_size))
     if PartialState().is_main_process:
         show_result(result, folder)

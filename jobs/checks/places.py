@@ -69,7 +69,7 @@ def check_cache(setup: Setup) -> Finding:
     """The cache folder is private and writable, and the decoded set has room in it."""
     import torch
 
-    from petseg.data.cache import choose_place, decoded_bytes, room_here
+    from petseg.data.cache import choose_cache, decoded_bytes, room_here
 
     what, data = "cache", setup.config.data
     advice = "choose another with data.cache_dir or $PETSEG_CACHE, or raise data.cache_gb"
@@ -84,11 +84,11 @@ def check_cache(setup: Setup) -> Finding:
     needed = decoded_bytes(sum(samples), size_px)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     room = room_here(folder, data.cache_gb, device)
-    choice = choose_place(data.cache, needed, room)
-    shown = f"{folder} (of this host): {choice.place}, {choice.why}"
+    choice = choose_cache(data.cache, needed, room)
+    shown = f"{folder} (of this host): {choice.cache}, {choice.why}"
     if data.cache in ("node", "device") and needed > room.disk:
         return Finding("FAIL", what, f"{folder}: {_gb(needed)} decoded, room for {_gb(room.disk)}", advice)
-    if data.cache == "auto" and choice.place == "none":
+    if data.cache == "auto" and choice.cache == "none":
         return Finding("warn", what, f"{shown}; every epoch decodes anew", advice)
     return Finding("ok", what, shown)
 

@@ -38,7 +38,7 @@ def predict_gpu_memory(configs: Mapping[str, RunConfig], resources: Resources) -
 
 def _peak_gib(config: RunConfig, processes: int) -> float:
     from petseg.footprint.memory import footprint  # torch, which the commands of a login node do without where they can
-    from petseg.run.micro_batches import samples_per_pass
+    from petseg.run.micro_batches import samples_per_micro_batch
 
-    samples = samples_per_pass(config, config.train.accumulation_steps, processes)
+    samples = samples_per_micro_batch(config, config.train.accumulation_steps, processes)
     return footprint(config, samples, "cuda", processes).peak_bytes / GIB

@@ -135,7 +135,7 @@ def time_evaluation(parts: Parts, batch: Batch) -> float:
 
 def time_save(parts: Parts, folder: Path) -> float:
     began = time.perf_counter()
-    save_checkpoint(folder / "checkpoints", 1, parts.bare_model, parts.optimizer, {"best": {"step": 0}}, ema=parts.ema)
+    save_checkpoint(folder / "checkpoints", 1, parts.learner, {"best": {"step": 0}})
     return time.perf_counter() - began
 
 

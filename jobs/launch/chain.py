@@ -22,7 +22,7 @@ from jobs.runs.trial import CHAIN_NOTES, load_sweep
 from jobs.state.chain_state import FOLDER, Note, add_note
 from jobs.state.observed import observe
 from petseg.data.store import is_remote
-from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
+from petseg.run_folder.new_folder import missing_folders, removed_unless_started
 from shards.command import NOT_KNOWN, OK
 from shards.terminal import Terminal
 from slurm.executor import submit
@@ -159,7 +159,7 @@ def submit_from_pack(chain: Chain) -> None:
     require_pack(chain.pack_flags)
     missing = missing_folders(chain.folder)
     notes = chain.folder / CHAIN_NOTES
-    with removed_unless_begun(missing, lambda error: notes.exists() or not isinstance(error, ValueError)):
+    with removed_unless_started(missing, lambda error: notes.exists() or not isinstance(error, ValueError)):
         _submit_pack_and_rest(chain)
 
 

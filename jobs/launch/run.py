@@ -28,7 +28,7 @@ from jobs.state.observed import Observed, observe
 from jobs.state.trial_status import LIVE
 from petseg.data.consent import remember
 from petseg.data.store import enlarged_line
-from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
+from petseg.run_folder.new_folder import missing_folders, removed_unless_started
 from shards.command import NOT_KNOWN, OK, typed
 from shards.terminal import Terminal
 
@@ -46,7 +46,7 @@ def launch_sweep(options: Options) -> int:
     if options.cluster == "local":
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
             signal.signal(number, signal.default_int_handler)
-    with launcher_lock(folder), removed_unless_begun(missing, partial(has_begun, folder)):
+    with launcher_lock(folder), removed_unless_started(missing, partial(has_begun, folder)):
         if cells.spec.method == "bayes":
             code = run_search(options, cells, folder)
         else:

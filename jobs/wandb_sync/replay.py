@@ -18,8 +18,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jobs.wandb_sync.call import is_refusal
-from petseg.tracking.begin import Begin
-from petseg.tracking.process import Answer, WandbProcess
+from petseg.tracking.process import Answer, RunSettings, WandbProcess
 from petseg.tracking.tracker import EXIT_CODES, End
 from shards.terminal import Terminal, duration
 
@@ -34,7 +33,7 @@ class Replay:
     """A run that is to be sent."""
 
     note_path: Path  # where its note is kept when it is sent
-    about: Mapping[str, Any]  # fields of Begin
+    about: Mapping[str, Any]  # fields of RunSettings
     summary: Mapping[str, Any]
     ended: End
     note: Mapping[str, Any]
@@ -175,7 +174,7 @@ class Worker:
     def replay(self, replay: Replay) -> Outcome:
         deadline = time.monotonic() + self._timeout_s
         self._process = self._process or WandbProcess()
-        begin = Begin(
+        begin = RunSettings(
             **replay.about,
             mode="online",
             wandb_dir=self._wandb_dir,

@@ -150,7 +150,7 @@ def place_of(config: RunConfig, target: Target) -> Place:
 
 
 def begin_of(about: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    """Fields of Begin for a run that is over."""
+    """Fields of RunSettings for a run that is over."""
     return {**about, "project": place.project, "entity": place.entity, "host": about["config"]["host"]}
 
 

@@ -1,8 +1,8 @@
-"""RunConfig: one frozen tree that says what a run is, checked when it is built and never changed afterwards.
+"""RunConfig: a frozen tree of all settings of a run, validated when it is built and never changed afterwards.
 
-The same tree makes the command line (tyro), the axes of a sweep (dotted names such as `model.arch`) and config.json.
-Fields marked FREE (names, paths, tracking, threads) do not change the numbers and are left out of the run's identity,
-which is a hash of the rest and of the shard set.
+It defines the command line (tyro), the axes of a sweep (dotted names such as `model.arch`) and config.json. Fields
+marked FREE (names, paths, tracking, threads) do not change the numbers and are left out of the run's identity, which is
+a hash of the others and of the shard set.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ def _require(ok: bool, name: str, value: object, rule: str) -> None:
 class DataConfig:
     shards: str = field(default="data/shards", metadata=FREE)
     """Folder of the shard set, made by `python -m shards.pack`; or http(s)://, s3://, gs://, file://, or
-    `pipe:COMMAND`, whose output is the file that stands for {} in it: such shards are staged to data.cache_dir."""
+    `pipe:COMMAND`, which writes the file named by {} to its output: such shards are staged to data.cache_dir."""
     image_size_px: int = 256
     """Pictures are squashed to this many pixels square (a multiple of 32)."""
     border: Literal["fg", "bg", "ignore"] = "fg"
     """What the trimap's border counts as: pet, background, or left out of loss and metrics."""
     threads: int = field(default=2, metadata=FREE)
-    """Threads per process that read and decode."""
+    """Threads per process that read and decode samples."""
     shuffle_window_shards: int = 16
-    """Samples are shuffled among those of so many shards, which are shuffled too: reading stays near-sequential."""
+    """Samples are shuffled within windows of so many (shuffled) shards, so that reading stays nearly sequential."""
     cache: Literal["auto", "none", "node", "device"] = field(default="auto", metadata=FREE)
-    """Where decoded samples are kept: nowhere, in a memory-mapped file per node, in the GPU's memory, or by size."""
+    """Cache of decoded samples: none, a memory-mapped file per node, the GPU's memory, or chosen by size (auto)."""
     cache_dir: str = field(default="", metadata=FREE)
-    """Local folder of decoded samples and staged shards; by default $PETSEG_CACHE or one in the temporary folder."""
+    """Local folder for decoded samples and staged shards; by default $PETSEG_CACHE or one in the temporary folder."""
     cache_gb: float = field(default=50.0, metadata=FREE)
-    """What that folder may take; the least recently used goes first."""
+    """Size limit of that folder in GB; the least recently used files are deleted first."""
     max_lost_samples: int = 0
-    """Samples per epoch, over all processes, that training may go without because they cannot be read."""
+    """Number of unreadable samples per epoch, over all processes, that training tolerates."""
 
     def __post_init__(self) -> None:
         size = self.image_size_px
@@ -65,17 +65,17 @@ class AugmentConfig:
     policy: Literal[
         "none", "elastic", "elastic_crop", "flip", "rotate", "scale", "color", "blur_noise", "cutout", "strong"
     ] = "none"
-    """What happens to a sample that is changed. elastic: smooth random displacement; elastic_crop: that or a random
-    crop scaled back, one or the other; flip: left and right change places; rotate, scale: about the middle, about a
-    random point; color: brightness, contrast, saturation and hue; blur_noise: one or the other; cutout: a rectangle of
-    the picture is hidden, its mask is kept; strong: all of these together, each by a chance of its own."""
+    """How samples are augmented. elastic: smooth random displacement; elastic_crop: that, or else a random crop scaled
+    back; flip: left-right mirror image; rotate, scale: about the center, about a random point; color: brightness,
+    contrast, saturation and hue; blur_noise: one or the other; cutout: hides a rectangle of the picture and keeps its
+    mask; strong: all of these together, each with its own probability."""
     mode: Literal["replace", "add"] = field(default="replace", metadata=LATER)
-    """replace: the changed picture stands for the original; add: the original stays in its batch, the changed picture
-    joins it, and they share the picture's weight. Either way an epoch has the same optimizer steps."""
+    """replace: the changed picture replaces the original; add: the changed picture joins the original in its batch, and
+    they share its weight. Either way an epoch has the same number of optimizer steps."""
     p: float = 0.2
-    """Probability that a sample is changed, by any policy but strong."""
+    """Probability that a sample is changed, with any policy but strong."""
     strong_p: float = field(default=1.0, metadata=LATER)
-    """Probability that a sample is changed by the policy strong."""
+    """Probability that a sample is changed, with the policy strong."""
     elastic_alpha: float = 30.0
     """Strength of the displacement, in the sense of torchvision's ElasticTransform (30 is about 0.5 px rms)."""
     elastic_sigma_px: float = 5.0
@@ -124,7 +124,7 @@ class ModelConfig:
     """Architecture: the lab's own (unet, resnet34_unet), or a decoder of segmentation-models-pytorch on `encoder`,
     which needs `pip install 'petseg[encoders]'`. dpt takes the vision transformers of timm only."""
     width: int = 64
-    """Channels of the first stage of unet and resnet34_unet; all others scale with it."""
+    """Channels of the first stage of unet and resnet34_unet; the other stages scale with it."""
     up: Literal["bilinear", "transposed"] = "bilinear"
     """How the decoder of unet and resnet34_unet doubles the size: interpolation, or a learned 2x2 transposed
     convolution."""
@@ -132,8 +132,8 @@ class ModelConfig:
     """Encoder of the other architectures: a name of segmentation-models-pytorch (resnet34, mit_b0) or of timm
     (tu-mobilenetv3_small_050, convnext_tiny.fb_in22k); empty = resnet34, for dpt tu-vit_small_patch16_224."""
     weights: str = field(default="none", metadata=LATER | BY_CONTENT)
-    """What the encoder starts from: none = random, imagenet = downloaded from the hub of its package, or a file
-    (.safetensors; .pth and .pt are pickles, read with torch's weights_only), known by its content, not by its name."""
+    """Initial weights of the encoder: none = random, imagenet = downloaded from the hub of its package, or a file
+    (.safetensors; .pth and .pt are pickles, read with torch's weights_only), identified by its content."""
 
     def __post_init__(self) -> None:
         _require(self.width >= 2 and self.width % 2 == 0, "model.width", self.width, "must be even and at least 2")
@@ -149,9 +149,9 @@ class ModelConfig:
 @dataclass(frozen=True)
 class OptimConfig:
     name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
-    """Optimizer. sgd has Nesterov momentum; muon orthogonalises the updates of convolutions and linear layers, and
-    leaves the rest (first and last layer, depthwise, vectors) to adamw. adamw and muon leave normalisation layers and
-    biases without weight decay."""
+    """Optimizer. sgd has Nesterov momentum; muon orthogonalises the updates of convolutions and linear layers, and uses
+    adamw for the rest (first and last layer, depthwise, vectors). adamw and muon do not decay normalisation layers and
+    biases."""
     lr: float = 1e-3
     """Peak learning rate."""
     weight_decay: float = 0.0
@@ -159,12 +159,12 @@ class OptimConfig:
     momentum: float = field(default=0.9, metadata=LATER)
     """Momentum of sgd."""
     encoder_lr_factor: float = field(default=1.0, metadata=LATER)
-    """The encoder's learning rate is this times the decoder's; below 1 for pretrained weights, 0 = it stands still."""
+    """The encoder's learning rate as a multiple of the decoder's; below 1 for pretrained weights, 0 = frozen."""
     schedule: Literal["constant", "cosine", "one_cycle", "poly"] = "constant"
-    """Learning rate after the warm-up: kept, or brought down to zero after the last step by a cosine or by
-    (1 - progress) ** 0.9 (poly). one_cycle: a cosine up from lr / 25 in `warmup` or 0.3 of the steps, and one down."""
+    """Learning rate after the warm-up: constant, or falling to zero by a cosine or by (1 - progress) ** 0.9 (poly).
+    one_cycle: rises by a cosine from lr / 25 in `warmup` or 0.3 of the steps, and falls by another."""
     warmup: float = 0.0
-    """Share of all steps in which the learning rate rises, in a line from zero but for one_cycle."""
+    """Share of all steps in which the learning rate rises, linearly from zero except with one_cycle."""
     grad_clip: float = 0.0
     """Largest norm of the gradient, 0 = no clipping."""
 
@@ -181,46 +181,46 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 100
-    """Passes over the train split, unless a budget says otherwise."""
+    """Passes over the train split, unless there is a budget."""
     budget_steps: int = field(default=0, metadata=LATER)
-    """Optimizer steps of the whole run in place of train.epochs, to which the schedule is fitted; the last epoch may
-    end early. 0 = train.epochs counts."""
+    """Optimizer steps of the whole run in place of train.epochs, to which the schedule adapts; the last epoch may end
+    early. 0 = train.epochs counts."""
     budget_min: float = field(default=0.0, metadata=LATER)
-    """Minutes of training and validation in place of train.epochs: the first epoch shows the pace, and with it how many
-    steps fit is settled, once and for all attempts of the run. Two such runs are not the same to the bit. 0 = off."""
+    """Minutes of training and validation in place of train.epochs: the speed of the first epoch fixes how many steps
+    fit, for all attempts at the run. Two such runs are not identical to the bit. 0 = off."""
     start_size_px: int = field(default=0, metadata=LATER)
-    """Progressive resizing: training begins on pictures shrunk to this size (a multiple of 32), which grow by 32 px
-    at a time to data.image_size_px; validation always sees full ones. 0 = full size throughout."""
+    """Progressive resizing: training starts on pictures shrunk to this size (a multiple of 32), which grow by 32 px
+    at a time to data.image_size_px; validation always uses the full size. 0 = full size throughout."""
     full_size_from: float = field(default=0.5, metadata=LATER)
-    """Share of the steps after which pictures have their full size, with train.start_size_px."""
+    """Share of the steps after which pictures have full size, with train.start_size_px."""
     batch_size: int = 32
     """Samples per optimizer step, over all processes and accumulation steps together."""
     accumulation_steps: int = 1
-    """Forward and backward passes per optimizer step; more need less memory. 0 = as few as the device's memory allows
-    by the prediction of `python -m petseg.estimate`, settled at the run's first start and noted in its overrides.json.
-    BatchNorm's statistics are those of a pass, so the numbers depend on it: say how many where they are compared."""
+    """Micro-batches per optimizer step; more need less memory. 0 = as few as the device's memory allows by the
+    prediction of `python -m petseg.estimate`, fixed at the run's first start and noted in its overrides.json.
+    BatchNorm's statistics are those of a micro-batch, so the numbers depend on it: only compare runs that share it."""
     loss: Literal["ce", "dice", "ce_dice", "focal", "lovasz"] = "ce"
-    """Cross-entropy, soft Dice, or their sum; focal: cross-entropy that makes little of easy pixels; lovasz: the
-    Lovasz-softmax of the pet, which stands for 1 - IoU."""
+    """Cross-entropy, soft Dice, or their sum; focal: cross-entropy with less weight on easy pixels; lovasz: the
+    Lovasz-softmax of the pet, a surrogate of 1 - IoU."""
     focal_gamma: float = field(default=2.0, metadata=LATER)
-    """How little the loss focal makes of easy pixels: their loss counts (1 - p) ** gamma."""
+    """Exponent of the focal loss: a pixel of probability p has the weight (1 - p) ** gamma."""
     label_smoothing: float = field(default=0.0, metadata=LATER)
-    """Share of the certainty that the cross-entropy in ce and ce_dice spreads evenly over the classes."""
+    """Share of the target probability that ce and ce_dice spread evenly over the classes."""
     border_weight: float = field(default=1.0, metadata=LATER)
-    """Weight in the loss of pixels within train.border_px of where the target changes; all others weigh 1."""
+    """Loss weight of pixels within train.border_px of a change of the target; all others have weight 1."""
     border_px: int = field(default=3, metadata=LATER)
-    """How far train.border_weight reaches to either side, in pixels of the squashed picture."""
+    """Reach of train.border_weight to either side, in pixels of the squashed picture."""
     ema_decay: float = field(default=0.0, metadata=LATER)
-    """Validate, choose and keep a running average of the weights, which forgets this slowly (0.999); 0 = none."""
+    """Decay of a running average of the weights (such as 0.999), which is validated and kept instead; 0 = none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward and backward pass; fp16 needs a GPU."""
     channels_last: bool = True
-    """Keep activations in NHWC order, which convolutions prefer."""
+    """Keep activations in NHWC order, which is faster for convolutions."""
     grad_checkpointing: bool = field(default=False, metadata=LATER)
-    """Compute activations again in the backward pass instead of keeping them: the same numbers from less memory, in
-    about a third more time."""
+    """Recompute activations in the backward pass instead of keeping them: the same numbers with less memory, in about a
+    third more time."""
     compile: Literal["no", "auto", "always"] = field(default="no", metadata=LATER)
-    """Train with torch.compile; auto: on a GPU, where the run has enough steps to pay for it."""
+    """Train with torch.compile; auto: on a GPU, if the run has enough steps to gain from it."""
     cuda_graphs: bool = field(default=True, metadata=FREE)
     """On a GPU, start each training pass with one launch: forward and backward pass are captured once for each shape
     of batch. The numbers stay; what cannot be captured runs as without, and the log says why."""
@@ -234,15 +234,15 @@ class TrainConfig:
     """On a GPU, compute float32 convolutions in TF32, with 10 bits of mantissa instead of 23, as torch does by default;
     of no effect with bf16 and fp16."""
     sync_batchnorm: bool = field(default=False, metadata=LATER)
-    """BatchNorm's statistics are those of all processes' passes together (GPUs only)."""
+    """Compute BatchNorm's statistics over the micro-batches of all processes together (GPUs only)."""
     seed: int = 0
     """Seed of the weights, the order of the samples and the augmentation."""
     test: bool = True
-    """Measure the test split with the best weights when training has ended."""
+    """Measure the test split with the best weights after training."""
     log_every: int = field(default=10, metadata=FREE)
-    """Steps between two looks at the loss: progress, the check for NaN, and where an interrupt stops all processes."""
+    """Steps between two points at which progress is shown, the loss is checked for NaN, and an interrupt can stop."""
     save_every_min: float = field(default=10.0, metadata=FREE)
-    """Save at least this often within an epoch, so that a kill without warning costs no more than this; 0 = never."""
+    """Minutes between saves within an epoch, which a kill without warning costs at most; 0 = save only after epochs."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "must be at least 1")
@@ -290,22 +290,22 @@ class TrainConfig:
 @dataclass(frozen=True)
 class TrackingConfig:
     wandb: Literal["online", "offline", "disabled"] = "disabled"
-    """Where wandb keeps its view of the run; metrics.jsonl is written in any case."""
+    """Whether and how wandb shows the run; metrics.jsonl is written in any case."""
     project: str = "petseg"
     """Project of the wandb run."""
     entity: str = ""
     """User or team of the wandb run; empty = your default."""
     overlays: int = 8
-    """Validation pictures drawn with their masks at the end, and for wandb after some of the best epochs."""
+    """Number of validation pictures drawn with masks at the end, and for wandb after some of the best epochs."""
     tensorboard: bool = False
-    """Write the rows of metrics.jsonl for TensorBoard too, into the run's folder `tensorboard`, which needs
+    """Write the rows of metrics.jsonl for TensorBoard too, into the run's folder `tensorboard`; needs
     `pip install 'petseg[tensorboard]'`."""
     wandb_wait_s: float = 10.0
-    """Longest wait for wandb at the end of a run; what is not sent by then can be sent later, from metrics.jsonl."""
+    """Longest wait for wandb at the end of a run; what is not sent by then can be sent later from metrics.jsonl."""
     artifacts: Literal["none", "small", "all"] = "none"
-    """What wandb keeps of a finished run besides numbers: small = the shard set's manifest and the predictions on val
-    (about 200 kB), all = the best weights too. None by default: nothing here reads them back, and their storage and
-    the time to send them, within wandb_wait_s, are yours."""
+    """Artifacts of a finished run in wandb: small = the shard set's manifest and the predictions on val (about 200 kB),
+    all = the best weights too. None by default: petseg does not read them back, they use your storage, and sending
+    them takes part of wandb_wait_s."""
 
     def __post_init__(self) -> None:
         _require(self.overlays >= 0, "tracking.overlays", self.overlays, "must not be negative")

@@ -1,4 +1,4 @@
-"""A config's values: by dotted names, as nested dicts, and as the hash by which a run is known."""
+"""A config's values: by dotted names, as nested dicts, and as the hash that identifies a run."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ Node = TypeVar("Node")
 
 
 def identity(config: RunConfig, manifest_hash: str) -> dict[str, Any]:
-    """What makes the run's numbers: the config without names, paths and tracking, and the shard set's hash.
+    """All that determines a run's numbers: the config without names, paths and tracking, and the shard set's hash.
 
-    A weights file stands in it by its content; raises ValueError if there is no such file.
+    A weights file is represented by its content; raises ValueError if there is no such file.
     """
     return {**_identity_fields(config), "manifest_hash": manifest_hash}
 
 
 def _identity_fields(node: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for f in fields(node):
         value, takes_part = getattr(node, f.name), f.metadata.get("identity", True)
         if not takes_part or (f.metadata.get("later") and value == f.default):
             continue
         if is_dataclass(value):
-            found[f.name] = _identity_fields(value)
+            parts[f.name] = _identity_fields(value)
         else:
-            found[f.name] = takes_part(value) if callable(takes_part) else value
-    return found
+            parts[f.name] = takes_part(value) if callable(takes_part) else value
+    return parts
 
 
 def identity_names(node: Any = RunConfig, prefix: str = "") -> frozenset[str]:
-    """Dotted names of the fields that make the run's numbers."""
+    """Dotted names of the fields that determine a run's numbers."""
     names: set[str] = set()
     for f in fields(node):
         if f.metadata.get("identity", True):
@@ -82,7 +82,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def typed_value(name: str, value: Any) -> Any:
-    """A value as a config field has it. Raises ValueError for an unknown field or a value of another type."""
+    """A value converted to the type of its field. Raises ValueError for an unknown field or a value of another type."""
     known = field_types()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or list(known)
@@ -109,7 +109,7 @@ def _rebuilt(node: Node, prefix: str, values: Mapping[str, Any]) -> Node:
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value as the field's type; YAML reads `1e-3` as a string, `no` as false and `null` as None: put right."""
+    """The value in the field's type; corrects YAML's `1e-3` as a string, `no` as false, `null` as None."""
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         value = {False: "no", None: "none"}.get(value, value) if value in (False, None) else value

@@ -1,9 +1,8 @@
-"""Decoded samples: a split decoded once per node into a memory-mapped file that all ranks and runs share.
+"""Caches of decoded samples: a split is decoded once per node into a memory-mapped file that all ranks and runs share.
 
 A file is named by the shard set's hash, the split and the size; it holds the pictures (N, S, S, 3), the trimaps
 (N, S, S) and the 64-bit hashes of the keys (N,) as they were read, and nothing else. One process builds it under a lock
-while the others wait. A split with samples that cannot be read is not cached, so that a repaired set is not mistaken
-for it.
+while the others wait. A split with unreadable samples is not cached, so that the set is read anew once it is repaired.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ from shards.files import named
 
 LAYOUT_VERSION = 1  # raised when decoding gives other pixels than before
 CHUNK = 64  # samples that a thread decodes at a time
-SAY_EVERY_S = 10.0
-DEVICE_SHARE, MEMORY_SHARE = 0.25, 0.5  # what a set may take of a GPU's memory, and of the machine's, by itself
+LOG_EVERY_S = 10.0
+DEVICE_SHARE, MEMORY_SHARE = 0.25, 0.5  # of a GPU's memory, and of the machine's, that "auto" lets a set take
 
-Place = Literal["none", "node", "device"]
+CacheKind = Literal["none", "node", "device"]
 logger = logging.getLogger(__name__)
 
 
@@ -74,33 +73,34 @@ class DeviceCache:
         return self._node.key(position)
 
     def batches(self, plan: Iterable[MicroBatch]) -> Iterator[Batch]:
-        """A Batch on the device for each part of the plan."""
-        for part in plan:
-            rows = torch.from_numpy(part.ids).to(self._device, non_blocking=True)
+        """A Batch on the device for each micro-batch of the plan."""
+        for micro_batch in plan:
+            ids = micro_batch.ids
+            rows = torch.from_numpy(ids).to(self._device, non_blocking=True)
             image, trimap = self._image.index_select(0, rows), self._trimap.index_select(0, rows)
-            weight = torch.full((len(part.ids),), 0.0 if part.filler else 1.0)
-            yield Batch(part, image, trimap, weight, self._node.hashes[part.ids])
+            weight = torch.full((len(ids),), 0.0 if micro_batch.filler else 1.0)
+            yield Batch(micro_batch, image, trimap, weight, self._node.hashes[ids])
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Where decoded samples are kept, and why, in words."""
+    """The cache that keeps decoded samples, and why that one, in words."""
 
-    place: Place
+    cache: CacheKind
     why: str
 
 
 @dataclass(frozen=True)
 class Room:
-    """What decoded samples may take, in bytes."""
+    """The space that decoded samples may take, in bytes."""
 
     device: int  # 0 without a GPU
     memory: int
     disk: int
 
 
-def choose_place(wanted: Literal["auto", "none", "node", "device"], num_bytes: int, room: Room) -> Choice:
-    """Where `num_bytes` of decoded samples go: what is wanted, or with "auto" the quickest place that has room."""
+def choose_cache(wanted: Literal["auto", "none", "node", "device"], num_bytes: int, room: Room) -> Choice:
+    """The cache for `num_bytes` of decoded samples: the one that is wanted, or with "auto" the fastest with room."""
     size = f"{num_bytes / 1e9:.2f} GB decoded"
     if wanted != "auto":
         return Choice(wanted, f"{size}; data.cache = {wanted}")
@@ -114,6 +114,7 @@ def choose_place(wanted: Literal["auto", "none", "node", "device"], num_bytes: i
 
 
 def room_here(folder: Path, cache_gb: float, device: torch.device) -> Room:
+    """The room on this machine, its device, and the disk of the cache folder."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     disk = min(int(cache_gb * 1e9), shutil.disk_usage(folder).free)
@@ -126,7 +127,7 @@ def decoded_bytes(num_samples: int, image_size_px: int) -> int:
 
 
 def open_node_cache(tars: TarReader, cache_dir: str, cache_gb: float) -> NodeCache | None:
-    """The cache of a split, built if there is none; None if samples of the split cannot be read.
+    """The cache of a split, built if it does not exist; None if samples of the split cannot be read.
 
     Raises ValueError if the cache folder has no room.
     """
@@ -134,15 +135,15 @@ def open_node_cache(tars: TarReader, cache_dir: str, cache_gb: float) -> NodeCac
     name = f"{tars.store.manifest.hash[:16]}-{tars.split}-{tars.image_size_px}-v{LAYOUT_VERSION}.u8"
     path = folder / "decoded" / name
     path.parent.mkdir(exist_ok=True)
-    if not _is_there(path, tars):
+    if not _is_built(path, tars):
         with _locked(path):
-            if not _is_there(path, tars) and not _build(path, tars, folder, cache_gb):
+            if not _is_built(path, tars) and not _build(path, tars, folder, cache_gb):
                 return None
     touch(path)
     return NodeCache(path, tars)
 
 
-def _is_there(path: Path, tars: TarReader) -> bool:
+def _is_built(path: Path, tars: TarReader) -> bool:
     return path.exists() and path.stat().st_size == decoded_bytes(len(tars), tars.image_size_px)
 
 
@@ -157,7 +158,7 @@ def _locked(path: Path) -> FileLock:
 
 
 def _build(path: Path, tars: TarReader, folder: Path, cache_gb: float) -> bool:
-    """Decode the split aside, fsync, rename; False, and nothing there, if a sample cannot be read."""
+    """Decode the split into a file aside, fsync, rename; False, without a file, if a sample cannot be read."""
     num_bytes = decoded_bytes(len(tars), tars.image_size_px)
     make_room(folder, num_bytes, cache_gb)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
@@ -177,7 +178,7 @@ def _build(path: Path, tars: TarReader, folder: Path, cache_gb: float) -> bool:
 
 
 def _allocate(file: int, num_bytes: int, path: Path) -> None:
-    """Take the room on the disk now: a full one is an error here, which names the file, and not a SIGBUS later."""
+    """Reserve the disk space now: a full disk raises an error that names the file, rather than SIGBUS later."""
     try:
         os.posix_fallocate(file, 0, num_bytes)
     except OSError as error:
@@ -186,7 +187,7 @@ def _allocate(file: int, num_bytes: int, path: Path) -> None:
 
 def _decode_all(path: Path, tars: TarReader) -> list[Lost]:
     image, trimap, hashes = _arrays(path, tars, "r+")
-    start = said = time.monotonic()
+    start = logged = time.monotonic()
     done, lost = 0, list[Lost]()
 
     def decode(first: int) -> tuple[int, list[Lost]]:
@@ -202,8 +203,8 @@ def _decode_all(path: Path, tars: TarReader) -> list[Lost]:
             count, lost_here = future.result()
             done, lost = done + count, lost + lost_here
             now = time.monotonic()
-            if now - said > SAY_EVERY_S:
-                said, left_s = now, (now - start) / done * (len(tars) - done)
+            if now - logged > LOG_EVERY_S:
+                logged, left_s = now, (now - start) / done * (len(tars) - done)
                 logger.info("decoding %s: %d of %d, %.0f s left", tars.split, done, len(tars), left_s)
     for array in (image, trimap, hashes):
         array.flush()

@@ -1,13 +1,12 @@
 """Which shard sets may be fetched, or read by running a command: those that this user has named.
 
-A location such as `https://host/pets` or `pipe:COMMAND` causes traffic, or runs a program. It is the user's own word
-where it stands on the command line, or in a file of settings that the user starts runs with. Read from anything else (a
-run folder's config.json, a file that is only looked at) it could be a stranger's, and is left alone.
+A location such as `https://host/pets` or `pipe:COMMAND` causes traffic, or runs a program. The user has named it if it
+is on the command line, or in a settings file from which the user starts runs. A location from any other source (a run
+folder's config.json, a file that is only inspected) could be a stranger's, and is not used.
 
-What the user has named once is noted in the user's own state folder, as ssh keeps its known hosts: a file in a run
-folder could not say so, for it would come with the folder, and a folder that was unpacked is owned by whoever unpacked
-it. Locations can hold tokens, so their SHA-256 stands for them. To run a known location again does what this user has
-done before, whoever asks for it.
+Named locations are recorded in the user's state folder, as ssh keeps its known hosts. A file in a run folder cannot
+record them, since it comes with the folder, and whoever unpacks a folder owns it. Locations can hold tokens, so their
+SHA-256 is stored. Using a known location again only repeats what this user has done before.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def remember(locations: Iterable[str]) -> None:
-    """Note that the user has named these locations; folders need no note, and a home that cannot be written to none."""
+    """Record that the user has named these locations, except folders; a home that cannot be written to is no error."""
     new = [location for location in locations if is_remote(location) and not is_known(location)]
     path = _path()
     try:
@@ -47,8 +46,8 @@ def is_known(location: str) -> bool:
         return True
     path = _path()
     try:
-        found = path.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        status = path.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
             return False  # others could have added to it
         return _digest(location) in read_bounded(path).decode(errors="replace").split()
     except (OSError, ValueError):
@@ -58,7 +57,7 @@ def is_known(location: str) -> bool:
 def require_known(location: str, source: str, remedy: str = "") -> None:
     """Raises ValueError for a location that is neither a folder nor known. source: the file that names it.
 
-    remedy: another way than the flag, such as another flag to name the location by
+    remedy: another way than --allow-pipe, such as a flag that names the location
     """
     if is_known(location):
         return

@@ -1,4 +1,4 @@
-"""Bytes of a sample -> uint8 arrays at the size of the network, written straight into their place in a batch."""
+"""Decodes the bytes of a sample into uint8 arrays at the size of the network, straight into the batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 Pixels = NDArray[np.uint8]
 Buffer = bytes | memoryview
 
-MAX_PIXELS = 25_000_000  # asked of the header before anything is decoded: a small file can claim to be huge
+MAX_PIXELS = 25_000_000  # checked in the header before decoding: a small file can decode to a huge picture
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
 _thread = threading.local()
 
@@ -23,26 +23,26 @@ _thread = threading.local()
 def decode_image(content: Buffer, out: Pixels) -> None:
     """JPEG -> out (H, W, 3) uint8 RGB, contiguous; squashed with antialiased bilinear interpolation if need be.
 
-    Raises ValueError for what is no whole JPEG, and for more than 25 megapixels.
+    Raises ValueError unless it is a whole JPEG of at most 25 megapixels.
     """
     height, width, _, _ = simplejpeg.decode_jpeg_header(content)
     _refuse_bomb(width, height)
     if (height, width) == out.shape[:2]:
         simplejpeg.decode_jpeg(content, "RGB", buffer=out)
         return
-    import torch  # only to squash: the report reads pictures and trimaps without it
+    import torch  # only for squashing: the report reads pictures and trimaps without it
     import torch.nn.functional as F
 
     original = simplejpeg.decode_jpeg(content, "RGB", buffer=_scratch(height, width))
-    # In this view torch sees channels_last and takes its quick way on uint8: a quarter of Pillow's time, the same to a
-    # level. B = 1 is added first, or torch takes the strides for another layout.
+    # This view is channels_last, for which torch has a fast path on uint8: a quarter of Pillow's time, and results that
+    # differ by a level at most. B = 1 is added first, or torch takes the strides for another layout.
     view = torch.from_numpy(original)[None].permute(0, 3, 1, 2)
     squashed = F.interpolate(view, size=out.shape[:2], mode="bilinear", antialias=True)
     out[...] = squashed[0].permute(1, 2, 0).numpy()
 
 
 def _scratch(height: int, width: int) -> Pixels:
-    """(height, width, 3) uint8 of this thread, to be overwritten: fresh memory for each picture costs page faults."""
+    """A (height, width, 3) uint8 buffer of this thread, reused because fresh memory costs page faults."""
     size = height * width * 3
     if len(getattr(_thread, "scratch", ())) < size:
         _thread.scratch = np.empty(size, np.uint8)
@@ -52,7 +52,7 @@ def _scratch(height: int, width: int) -> Pixels:
 def decode_trimap(content: Buffer, out: Pixels) -> None:
     """PNG -> out (H, W) uint8, squashed to the nearest pixel if need be, so that its values stay what they are.
 
-    Raises ValueError, OSError or SyntaxError for what is no whole 8-bit grey PNG, and for more than 25 megapixels.
+    Raises ValueError, OSError or SyntaxError unless it is a whole 8-bit grey PNG of at most 25 megapixels.
     """
     if _decode_plain_png(content, out):
         return
@@ -70,7 +70,7 @@ def decode_whole_trimap(content: Buffer) -> Pixels:
 def _open_trimap(content: Buffer) -> Image.Image:
     try:
         trimap = Image.open(io.BytesIO(content), formats=["PNG"])
-    except UnidentifiedImageError:  # its message shows the object that held the bytes
+    except UnidentifiedImageError:  # its message shows only the BytesIO object
         raise ValueError("the trimap is no readable PNG") from None
     _refuse_bomb(*trimap.size)
     if trimap.mode != "L":

@@ -1,4 +1,4 @@
-"""From decoded uint8 batches to what a network and its loss take, on the device."""
+"""Turns decoded uint8 batches into inputs of a network and targets of its loss, on the device."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def normalise(image: torch.Tensor, channels_last: bool) -> torch.Tensor:
 
 
 def build_target(trimap: torch.Tensor, border: str, values: Mapping[str, int]) -> torch.Tensor:
-    """(B, H, W) uint8 trimap -> int64 target: 1 pet, 0 background, 255 ignored; the border by the rule `border`.
+    """(B, H, W) uint8 trimap -> int64 target: 1 pet, 0 background, 255 ignored; `border` is the rule for the border.
 
-    values: what the trimap's numbers mean, as the manifest's source says.
+    values: the trimap's values by name, as the manifest's source lists them
     """
     target = (trimap == values["pet"]).long()
     is_border = trimap == values["border"]

@@ -1,7 +1,7 @@
 """The ledger of an epoch: proof, while training runs, that each sample was consumed exactly once.
 
-Each rank counts the samples it consumed and XORs the 64-bit hashes of their keys, as they were read. Brought together
-at the end of an epoch, count and XOR must be the manifest's: a lost, repeated or swapped sample changes them.
+Each rank counts the samples it consumed and XORs the 64-bit hashes of their keys, as they were read. At the end of an
+epoch, the ranks' counts and XORs together must be the manifest's: a lost, repeated or swapped sample changes them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_NAMED = 8  # lost samples that an error names
 
 @dataclass(frozen=True)
 class Count:
-    """How many samples were consumed and lost, with the XOR of their key hashes; `unnamed`: lost ones without a key."""
+    """Numbers of consumed and lost samples, and the XORs of their key hashes; `unnamed`: lost samples without a key."""
 
     samples: int = 0
     xor: int = 0
@@ -45,7 +45,7 @@ class Count:
         )
 
     def coverage(self, expected: Split) -> float:
-        """Consumed samples as a share of the split's: 1.0 but for losses within the budget."""
+        """Consumed samples as a share of the split's: 1.0 unless samples were lost within the budget."""
         return self.samples / expected.num_samples
 
     def check(self, expected: Split, name: str) -> None:
@@ -64,13 +64,13 @@ class Count:
 
 @dataclass
 class Ledger:
-    """What one rank consumed since `count` began, and the samples it could not read."""
+    """The count of the samples that one rank consumed, and the samples it could not read."""
 
     count: Count = Count()
     lost: list[Lost] = field(default_factory=list)
 
     def add(self, batch: Batch) -> None:
-        """Enter a batch; fillers count nothing."""
+        """Enter a batch; fillers do not count."""
         if batch.plan.filler:
             return
         read = batch.hashes[batch.hashes != 0]
@@ -92,13 +92,15 @@ class Ledger:
         return sum((Count(*row) for row in rows), Count())
 
     def failure(self, split: str, budget: int) -> Failure:
-        """The error for more lost samples than allowed, naming some of all ranks'; each rank must call it."""
+        """The error for too many lost samples, which names some of all ranks'; each rank must call it."""
         lost = gather_object([(str(lost), lost.cause) for lost in self.lost])
-        cause = next((cause for _, cause in lost if cause is not Cause.DATA), Cause.DATA)  # a node that reads nothing
+        # a cause other than DATA, such as a node that can read nothing, explains all losses
+        cause = next((cause for _, cause in lost if cause is not Cause.DATA), Cause.DATA)
         return Failure(losses_in_words([words for words, _ in lost], split, budget), cause)
 
 
 def losses_in_words(lost: Sequence[str], split: str, budget: int) -> str:
+    """The message about lost samples, given one text for each of them."""
     more = len(lost) - MAX_NAMED
     lines = [*lost[:MAX_NAMED], *([f"and {more} more"] if more > 0 else [])]
     allowed = f"data.max_lost_samples allows {budget}" if split == "train" else "an evaluation must be complete"

@@ -1,4 +1,4 @@
-"""Batches in the order of a plan, read and decoded by threads ahead of the training step."""
+"""Batches in the order of a plan, which threads read and decode ahead of the training step."""
 
 from __future__ import annotations
 
@@ -23,56 +23,57 @@ PREFETCH_BATCHES = 4
 
 
 class Reader(Protocol):
-    """Where the samples of a split come from: tars, or a cache of decoded ones."""
+    """Reads samples of a split, from tars or from a cache of decoded ones."""
 
     image_size_px: int
 
-    def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded: ...
+    def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded:
+        """Write samples into image (B, S, S, 3) and trimap (B, S, S) uint8."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples as they were decoded; normalisation, augmentation and the target come on the device."""
+    """Samples as they were decoded; they are normalised and augmented on the device."""
 
     plan: MicroBatch
-    image: torch.Tensor  # (B, H, W, 3) uint8, contiguous: permuted on the device, that is channels_last for free
+    image: torch.Tensor  # (B, H, W, 3) uint8, contiguous: permuted on the device, this is channels_last for free
     trimap: torch.Tensor  # (B, H, W) uint8
     weight: torch.Tensor  # (B,) float32: 0 for fillers and for samples that could not be read, else 1
-    hashes: NDArray[np.uint64]  # (B,) of the keys as they were read, 0 where a sample is lost
+    hashes: NDArray[np.uint64]  # (B,) hashes of the keys as they were read, 0 where a sample is lost
     lost: list[Lost] = field(default_factory=list)
 
 
 def load_batches(reader: Reader, plan: Iterable[MicroBatch], threads: int, pin: bool = False) -> Iterator[Batch]:
-    """Yield a Batch for each part of the plan, in order; with threads, a few batches are decoded ahead.
+    """Yield a Batch for each micro-batch of the plan, in order; with threads, a few batches are decoded ahead.
 
-    threads: 0 loads in the caller's thread, as is best for a cache: to copy takes less than to hand over
-    pin: place the tensors in page-locked memory, from which a GPU copies while it computes
-    A sample that cannot be read raises nothing: it is among the batch's lost ones, and weighs nothing.
+    threads: 0 loads in the caller's thread, which is faster for a cache: copying takes less than handing over
+    pin: put the tensors in page-locked memory, from which a GPU copies while it computes
+    An unreadable sample raises no error: it is among the batch's lost ones, and its weight is 0.
     """
     buffers = _Buffers(reader.image_size_px, pin)
     if threads == 0:
-        for part in plan:
-            image, trimap = buffers.batch(len(part.ids))
-            yield _batch(part, image, trimap, [reader.load(part.ids, image.numpy(), trimap.numpy())])
+        for micro_batch in plan:
+            image, trimap = buffers.batch(len(micro_batch.ids))
+            yield _batch(micro_batch, image, trimap, [reader.load(micro_batch.ids, image.numpy(), trimap.numpy())])
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        ahead: deque[_Coming] = deque()
+        ahead: deque[_Pending] = deque()
         try:
-            for part in plan:
-                ahead.append(_Coming(part, reader, threads, buffers, pool))
+            for micro_batch in plan:
+                ahead.append(_Pending(micro_batch, reader, threads, buffers, pool))
                 if len(ahead) > PREFETCH_BATCHES:
                     yield ahead.popleft().batch()
             while ahead:
                 yield ahead.popleft().batch()
         finally:
-            for coming in ahead:
-                coming.cancel()
+            for pending in ahead:
+                pending.cancel()
 
 
 class _Buffers:
-    """Memory for batches, used again once the last tensor that shows it is gone.
+    """Memory for batches, reused once the last tensor on it is gone.
 
-    Fresh memory costs a page fault every 4 KiB, which is as much as copying decoded samples into it.
+    Fresh memory costs a page fault every 4 KiB, which takes as long as copying decoded samples into it.
     """
 
     def __init__(self, image_size_px: int, pin: bool) -> None:
@@ -80,22 +81,22 @@ class _Buffers:
         self._free: dict[int, list[Pixels]] = defaultdict(list)  # by size in bytes
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (size, S, S, 3) and trimaps (size, S, S) uint8 with anything in them."""
+        """Pictures (size, S, S, 3) and trimaps (size, S, S) uint8, uninitialised."""
         return self._tensor((size, self._side, self._side, 3)), self._tensor((size, self._side, self._side))
 
     def _tensor(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._pin:  # torch itself keeps page-locked memory, until the device has copied it
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         size = math.prod(shape)
-        # torch's own memory is aligned to 64 bytes: copying into numpy's, aligned to 16, takes half as long again
+        # torch's memory is aligned to 64 bytes: copying into numpy's, aligned to 16, takes 1.5 times as long
         memory = self._free[size].pop() if self._free[size] else torch.empty(size, dtype=torch.uint8).numpy()
         array = memory.reshape(shape)
-        weakref.finalize(array, self._free[size].append, memory)  # tensors made of an array hold it
+        weakref.finalize(array, self._free[size].append, memory)  # tensors made from an array keep it alive
         return torch.from_numpy(array)
 
 
-class _Coming:
-    """A batch that is being decoded, each thread writing its run of samples into its place."""
+class _Pending:
+    """A batch that is being decoded: each thread writes a run of its samples."""
 
     def __init__(
         self, plan: MicroBatch, reader: Reader, threads: int, buffers: _Buffers, pool: ThreadPoolExecutor

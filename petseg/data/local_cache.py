@@ -1,7 +1,7 @@
 """The node's cache folder: private to the user, bounded, and shared by all processes and runs of that user on a node.
 
-What lies below it can be fetched or built again, so the least recently used goes when room is needed. A file's mtime
-is its last use. Names that end in `.lock` are locks and stay; `.part` and `.tmp` are asides of files being written.
+Its files can be fetched or built again, so the least recently used ones are deleted when room is needed. A file's
+mtime is its last use. Files that end in `.lock` are locks and stay; `.part` and `.tmp` are files being written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class CacheTooSmall(ValueError):
-    """The cache folder may not hold what a run needs."""
+    """The limit of the cache folder is too low for what a run needs."""
 
     cause = Cause.DISK_FULL
 
@@ -46,9 +46,9 @@ def cache_folder(configured: str = "") -> Path:
     """`configured`, or $PETSEG_CACHE, or `petseg-cache-UID` in $SLURM_TMPDIR, $TMPDIR or /tmp; made if it is not there.
 
     Raises ValueError if it belongs to another user, if others may write to it, or if it is a symbolic link: in a
-    shared /tmp anyone could have put it there, and would choose what is trained on.
+    shared /tmp anyone could have put it there, and would control the training data.
     """
-    path = _place(configured)
+    path = _configured_path(configured)
     if path.is_symlink():
         raise ValueError(f"cache folder {path} is a symbolic link: set data.cache_dir to the folder it points to")
     try:
@@ -57,21 +57,23 @@ def cache_folder(configured: str = "") -> Path:
         raise ValueError(
             f"cannot make the cache folder {path}: {error.strerror}; choose one with data.cache_dir"
         ) from None
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise ValueError(f"cache folder {path} belongs to user {found.st_uid}: choose one of yours with data.cache_dir")
-    if found.st_mode & 0o022:
-        mode = stat.S_IMODE(found.st_mode)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise ValueError(
+            f"cache folder {path} belongs to user {status.st_uid}: choose one of yours with data.cache_dir"
+        )
+    if status.st_mode & 0o022:
+        mode = stat.S_IMODE(status.st_mode)
         raise ValueError(f"others may write to the cache folder {path} (mode {mode:o}): `chmod 700 {path}`")
     return path
 
 
 def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
-    """Delete what was not used for longest until `num_bytes` more fit into `limit_gb` and on the disk.
+    """Delete the least recently used files until `num_bytes` more fit into `limit_gb` and on the disk.
 
-    Two that ask at the same moment and write only later can go over the limit by what they write; the next call
-    puts it right. A file that another process has open or mapped stays readable for it (Linux). Raises ValueError if
-    the limit is too low for it, OSError (ENOSPC) if there is no room now.
+    Two processes that call this at the same moment and write only later can exceed the limit by what they write; the
+    next call corrects that. A file that another process has open or mapped stays readable for it (Linux). Raises
+    ValueError if the limit is too low, OSError (ENOSPC) if there is no room now.
     """
     limit = int(limit_gb * GB)
     if num_bytes > limit:
@@ -79,7 +81,7 @@ def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
             _no_room(folder, num_bytes, f"data.cache_gb = {limit_gb:g} allows {_size(limit)}", "raise data.cache_gb")
         )
     with FileLock(folder / ROOM_LOCK):
-        entries, asides = _look(folder)
+        entries, asides = _scan(folder)
         used = sum(entry.num_bytes for entry in entries) + sum(aside.num_bytes for aside in asides)
         for entry in entries:
             if used + num_bytes <= limit and shutil.disk_usage(folder).free >= num_bytes:
@@ -98,21 +100,21 @@ def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
 
 
 def touch(path: Path) -> None:
-    """Mark an entry as used now; one that was evicted meanwhile is no error."""
+    """Mark a file as used now; it is no error if it was evicted meanwhile."""
     with suppress(FileNotFoundError):
-        now = time.time_ns()  # the kernel's own stamps are some milliseconds coarse
+        now = time.time_ns()  # the kernel's own timestamps have a resolution of some milliseconds
         os.utime(path, ns=(now, now))
 
 
-def _place(configured: str) -> Path:
+def _configured_path(configured: str) -> Path:
     if chosen := configured or os.environ.get("PETSEG_CACHE"):
         return Path(chosen).expanduser().absolute()
     scratch = os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - checked above
     return Path(scratch).absolute() / f"petseg-cache-{os.getuid()}"
 
 
-def _look(folder: Path) -> tuple[list[_Entry], list[_Entry]]:
-    """(entries, least recently used first; asides that may still be written); asides of the dead are deleted."""
+def _scan(folder: Path) -> tuple[list[_Entry], list[_Entry]]:
+    """(entries, least recently used first; asides still being written); deletes the asides of dead processes."""
     entries, asides = [], []
     for entry in _files(folder):
         if not entry.path.name.endswith(ASIDE_SUFFIXES):
@@ -131,9 +133,9 @@ def _files(folder: Path) -> Iterator[_Entry]:
         for name in names:
             path = Path(parent, name)
             with suppress(FileNotFoundError):
-                found = path.lstat()
-                if stat.S_ISREG(found.st_mode) and not name.endswith(LOCK_SUFFIX):
-                    yield _Entry(found.st_mtime_ns, found.st_size, path)
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and not name.endswith(LOCK_SUFFIX):
+                    yield _Entry(status.st_mtime_ns, status.st_size, path)
 
 
 def _no_room(folder: Path, num_bytes: int, why: str, advice: str) -> str:

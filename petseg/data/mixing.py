@@ -1,9 +1,9 @@
-"""How well an epoch's order mixes the classes of shards that are sorted by class: by the plan, no picture is read.
+"""How well an epoch's order mixes classes in shards that are sorted by class, from the plan alone: no picture is read.
 
-A sample's class is what its JSON says, or else how its key begins.
+A sample's class is in its JSON, or else the beginning of its key.
 
-Shards that petseg packs are mixed already. Those packed elsewhere often stand one class behind the other, and then a
-window of few shards gives batches of few classes.
+Shards that petseg packs are mixed already. Those packed elsewhere are often sorted by class, and then a window of few
+shards gives batches of few classes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from petseg.data.plan import EpochOrder, Ids, global_batch
 from petseg.data.store import LocalStore, Store
 from petseg.data.tars import UNREADABLE, TarReader
 
-BATCHES = 32  # of an epoch, that are looked at
-JSONS = 256  # read of some batches, and as many of samples spread evenly over the split
-FIELDS = ("breed", "class", "cls", "label", "category", "species")  # of a sample's JSON, the first one that tells
+BATCHES = 32  # batches of an epoch to examine
+JSONS = 256  # to read for some batches, and again for samples spread evenly over the split
+# of a sample's JSON; the first that has a class counts
+FIELDS = ("breed", "class", "cls", "label", "category", "species")
 POOR = 0.75  # share of the classes of a batch drawn from all samples, below which mixing is poor
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mean number of classes in a batch: by the order of an epoch, and in one drawn from the whole split."""
+    """Mean number of classes in a batch of the epoch's order, and in a batch drawn from the whole split."""
 
     seen: float
     possible: float
@@ -50,7 +51,7 @@ class Mixing:
 
 
 def measure_mixing(order: EpochOrder, classes: NDArray[np.int64], batch_size: int, window_shards: int) -> Mixing:
-    """Exact for up to BATCHES batches, spread evenly over the epoch. classes: (N,) of the samples, by position."""
+    """The mixing of up to BATCHES batches, spread evenly over the epoch. classes: (N,) of the samples, by position."""
     seen = [len(np.unique(classes[batch])) for batch in some_batches(order, batch_size, BATCHES)]
     counts = np.unique(classes, return_counts=True)[1]
     possible = expected_classes(counts.tolist(), min(batch_size, len(order)))
@@ -71,27 +72,27 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def classes_of_keys(keys: Sequence[str]) -> NDArray[np.int64] | None:
-    """(N,) the class of each sample by its key, as in Abyssinian_1; None where the keys do not tell classes."""
+    """(N,) the class of each sample by its key, as in Abyssinian_1; None if the keys have no classes."""
     names = [key.rpartition("_")[0] for key in keys if key.rpartition("_")[2].isdecimal()]
-    found, numbers = np.unique(names, return_inverse=True)
-    if len(names) < len(keys) or "" in found or not 1 < len(found) <= len(keys) // 2:
+    classes, numbers = np.unique(names, return_inverse=True)
+    if len(names) < len(keys) or "" in classes or not 1 < len(classes) <= len(keys) // 2:
         return None
     return numbers.astype(np.int64)
 
 
 def some_batches(order: EpochOrder, batch_size: int, count: int) -> list[Ids]:
-    """At most so many batches of the epoch, spread evenly over it."""
+    """Up to `count` batches of the epoch, spread evenly over it."""
     steps = len(order) // batch_size or 1  # the last batch may be small
     return [global_batch(order, batch_size, int(step)) for step in evenly(steps, count)]
 
 
 def evenly(num: int, count: int) -> NDArray[np.int64]:
-    """At most `count` of the numbers from 0 to num - 1, from the first to the last."""
+    """Up to `count` of the numbers from 0 to num - 1, spread evenly over them."""
     return np.unique(np.linspace(0, num - 1, min(num, count)).astype(np.int64))
 
 
 def mixing_of(store: Store, window_shards: int, batch_size: int, seed: int) -> Mixing | None:
-    """How the train split is mixed in the first epoch; None where the window holds all shards or no class is known.
+    """How the first epoch mixes the train split; None if the window holds all shards, or if no class is known.
 
     Raises ValueError, OSError or Failure if an index cannot be read.
     """
@@ -99,25 +100,25 @@ def mixing_of(store: Store, window_shards: int, batch_size: int, seed: int) -> M
     if window_shards >= len(shards):
         return None
     order = EpochOrder([shard.num_samples for shard in shards], window_shards, seed, epoch=1)
-    if isinstance(store, LocalStore):  # of a remote set whole shards would have to be fetched for their JSON
+    if isinstance(store, LocalStore):  # a remote set would have to fetch whole shards for their JSON
         with closing(TarReader(store, "train", image_size_px=0)) as reader, suppress(*UNREADABLE):
-            if found := mixing_by_json(reader, order, batch_size, window_shards):
-                return found
+            if mixing := mixing_by_json(reader, order, batch_size, window_shards):
+                return mixing
     classes = classes_of_keys([sample.key for shard in shards for sample in store.index(shard.name)])
     return None if classes is None else measure_mixing(order, classes, batch_size, window_shards)
 
 
 def mixing_by_json(reader: TarReader, order: EpochOrder, batch_size: int, window_shards: int) -> Mixing | None:
-    """Measured on 2 x JSONS samples at most; None where their JSON tells no class.
+    """The mixing of 2 x JSONS samples at most; None if their JSON has no class.
 
-    What a batch could have is what one drawn from the evenly spread samples would have (rarefaction: a part of a random
-    sample is a random sample of the whole). A batch that is larger than JSONS is looked at in part.
+    The possible number of classes is that of a batch drawn from the evenly spread samples (rarefaction: a part of a
+    random sample is a random sample of the whole). Only JSONS samples of a larger batch are examined.
     """
     size = min(batch_size, len(order), JSONS)
     batches = [batch[evenly(len(batch), size)] for batch in some_batches(order, batch_size, max(1, JSONS // size))]
     spread = evenly(len(order), JSONS)
     facts = {int(i): reader.facts(int(i)) for i in np.unique(np.concatenate([*batches, spread]))}
-    field = telling_field(facts.values())
+    field = class_field(facts.values())
     if field is None:
         return None
     classes = {i: one[field] for i, one in facts.items()}
@@ -127,10 +128,10 @@ def mixing_by_json(reader: TarReader, order: EpochOrder, batch_size: int, window
     return Mixing(float(np.mean(seen)), possible, window_shards, len(order.shards))
 
 
-def telling_field(facts: Iterable[Any]) -> str | None:
-    """The field in which all samples' JSON has a class; None if there is none.
+def class_field(facts: Iterable[Any]) -> str | None:
+    """The field that holds the class in the JSON of all samples; None if there is none.
 
-    Several values, each a text or a whole number, and not another one in each sample, as an id or a caption has.
+    It has several values, each a text or an integer, but fewer than samples: an id or a caption differs in each sample.
     """
     known = list(facts)
     for field in FIELDS:

@@ -1,10 +1,10 @@
-"""Which sample when: the order of an epoch and each rank's part of it, as pure functions of numbers (numpy only).
+"""Which sample when: the order of an epoch and each rank's share of it, as pure functions of numbers (numpy only).
 
 The order of an epoch depends on (shard sizes, window, seed, epoch) alone: the shards are shuffled, and samples are
 shuffled within windows of a few shards, so that storage which likes sequential reads sees a few shards at a time.
 Global batch s is a slice of that order; each rank takes every world_size-th sample of it. So any world size sees the
-same global batches, all ranks take the same number of steps, and the place to resume at is arithmetic. No permutation
-of the whole set is ever held: a window's is made when its turn comes.
+same global batches, all ranks take the same number of steps, and the point to resume from is arithmetic. No permutation
+of the whole set is ever held: that of a window is made when its turn comes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,23 @@ class MicroBatch:
 
     ids: Ids  # (n,) never empty
     step: int  # optimizer step within the epoch
-    step_samples: int  # samples of that step over all ranks and passes
-    last: bool  # the step's last pass: gradients are exchanged and the optimizer steps
-    filler: bool = False  # the rank has no sample of a small batch, and runs one that counts nothing to keep step
+    step_samples: int  # samples of that step over all ranks and micro-batches
+    last: bool  # the step's last micro-batch: gradients are exchanged and the optimizer steps
+    filler: bool = False  # the rank has no sample of a small batch, and runs one of weight 0 to stay in step
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How an order is cut: into global batches, each of them by rank, and a rank's share into micro-batches."""
+
+    batch_size: int  # samples of an optimizer step over all ranks
+    accumulation_steps: int = 1
+    rank: int = 0
+    world_size: int = 1
 
 
 class EpochOrder:
-    """The order of one epoch: `ids(start, stop)` are the samples at its places start to stop.
+    """The order of one epoch: `ids(start, stop)` are its samples from number `start` to number `stop`.
 
     shard_sizes: samples of each shard, in the order of the split's positions
     window_shards: samples are shuffled among those of so many consecutive (shuffled) shards
@@ -54,27 +64,27 @@ class EpochOrder:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def ids(self, start: int, stop: int) -> Ids:
-        """(<= stop - start,) positions of the samples at these places of the epoch."""
+        """(<= stop - start,) positions of the epoch's samples from number `start` to number `stop`, exclusive."""
         stop = min(stop, len(self))
-        parts = [np.empty(0, np.int64)]
+        slices = [np.empty(0, np.int64)]
         while start < stop:
             window = self.window_at(start)
             end = int(self._ends[window])
             first = end - len(self._window(window))
-            parts.append(self._window(window)[start - first : min(stop, end) - first])
+            slices.append(self._window(window)[start - first : min(stop, end) - first])
             start = end
-        return np.concatenate(parts)
+        return np.concatenate(slices)
 
-    def window_at(self, place: int) -> int:
-        """Number of the window that holds a place of the epoch."""
-        return int(np.searchsorted(self._ends, place, side="right"))
+    def window_at(self, number: int) -> int:
+        """The window that holds the epoch's sample of this number."""
+        return int(np.searchsorted(self._ends, number, side="right"))
 
     def shards_of_window(self, window: int) -> Ids:
-        """The shards of a window, as places in `shard_sizes`; none beyond the last window."""
+        """The shards of a window, as indices of `shard_sizes`; none beyond the last window."""
         return self.shards[window * self._window_shards : (window + 1) * self._window_shards]
 
     def _window(self, window: int) -> Ids:
-        """The samples of a window in their order; the newest two are kept, because a batch may reach into the next."""
+        """A window's samples in their order; the newest two windows are kept: a batch may reach into the next one."""
         if window not in self._permuted:
             shards = slice(window * self._window_shards, (window + 1) * self._window_shards)
             runs = zip(self._first_ids[shards], self._sizes[shards], strict=True)
@@ -97,28 +107,21 @@ def global_batch(order: EpochOrder, batch_size: int, step: int) -> Ids:
     return order.ids(step * batch_size, (step + 1) * batch_size)
 
 
-def rank_part(batch: Ids, rank: int, world_size: int) -> Ids:
-    """A rank's samples of a global batch; the parts are disjoint, complete, and differ in size by at most one."""
-    return batch[rank::world_size]
-
-
-def train_plan(
-    order: EpochOrder, batch_size: int, accumulation_steps: int, rank: int, world_size: int, first_step: int = 0
-) -> Iterator[MicroBatch]:
-    """A rank's forward passes of one epoch from `first_step` on: as many on every rank, so that none waits for ever."""
-    for step in range(first_step, steps_per_epoch(len(order), batch_size)):
-        batch = global_batch(order, batch_size, step)
-        largest_part = -(-len(batch) // world_size)
-        passes = min(accumulation_steps, largest_part)
-        for number, ids in enumerate(np.array_split(rank_part(batch, rank, world_size), passes), start=1):
+def train_plan(order: EpochOrder, batching: Batching, first_step: int = 0) -> Iterator[MicroBatch]:
+    """A rank's micro-batches of one epoch from `first_step` on: as many on every rank, so that none waits for ever."""
+    for step in range(first_step, steps_per_epoch(len(order), batching.batch_size)):
+        batch = global_batch(order, batching.batch_size, step)
+        own = batch[batching.rank :: batching.world_size]  # disjoint, complete, and equal in size but for one sample
+        micro_batches = min(batching.accumulation_steps, -(-len(batch) // batching.world_size))
+        for number, ids in enumerate(np.array_split(own, micro_batches), start=1):
             filler = len(ids) == 0
-            yield MicroBatch(batch[:1] if filler else ids, step, len(batch), number == passes, filler)
+            yield MicroBatch(batch[:1] if filler else ids, step, len(batch), number == micro_batches, filler)
 
 
 def eval_plan(num_samples: int, batch_size: int, rank: int, world_size: int) -> Iterator[MicroBatch]:
-    """A rank's forward passes over a split in which each sample is seen once; ranks may take different numbers.
+    """A rank's batches of a split in which each sample is seen once; ranks may have different numbers of batches.
 
-    Each rank takes one run of the split, so that it reads its shards from front to back and the others' not at all.
+    Each rank takes one run of the split, so that it reads its shards from front to back and no shard of the others.
     """
     first, end = (num_samples * r // world_size for r in (rank, rank + 1))
     for step, start in enumerate(range(first, end, batch_size)):

@@ -1,6 +1,6 @@
-"""A shard set far away, whose shards are staged to the node's cache folder as they are needed.
+"""The store of a remote shard set, whose shards are staged to the node's cache folder as they are needed.
 
-A login node reads a manifest here: nothing imports torch, and fsspec only where a place is read.
+Login nodes read manifests with it: nothing here imports torch, and fsspec is imported only when a remote is read.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 from filelock import FileLock
 
 from petseg.data.local_cache import GB, make_room, touch
-from petseg.data.places import Place
+from petseg.data.remotes import Remote
 from petseg.data.staging import Expected, fetch
 from shards.cause import ShardSetError
 from shards.files import write_whole
 from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest
 
 PREFETCH_THREADS = 2
-EVICTED_TRIES = 5  # between being staged and being opened a file can be evicted by another process
-PREFETCH_SHARE = 0.5  # of data.cache_gb: more, and what is staged ahead evicts what is staged ahead
+EVICTED_TRIES = 5  # another process can evict a file between its staging and its opening
+PREFETCH_SHARE = 0.5  # of data.cache_gb: with more, prefetched shards evict each other
 MANIFEST_MAX_BYTES = 1 << 28
 INDEX_MAX_BYTES_PER_SAMPLE = 1024  # a row is a key and nine numbers, about 100 bytes
 
@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteStore:
-    """A shard set far away, staged file by file to `CACHE/shards/HASH`, where all processes of the node find it."""
+    """A remote shard set, staged file by file to `CACHE/shards/HASH`, which all processes of the node share."""
 
-    def __init__(self, place: Place, manifest: Manifest, cache: Path, cache_gb: float) -> None:
-        self.location, self.manifest = place.shown, manifest
-        self._place, self._cache, self._cache_gb = place, cache, cache_gb
-        self._shards = checked_shards(place, manifest, cache_gb)
+    def __init__(self, remote: Remote, manifest: Manifest, cache: Path, cache_gb: float) -> None:
+        self.location, self.manifest = remote.shown, manifest
+        self._remote, self._cache, self._cache_gb = remote, cache, cache_gb
+        self._shards = checked_shards(remote, manifest, cache_gb)
         self._folder = cache / "shards" / manifest.hash[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._folder / MANIFEST_NAME, json.dumps(asdict(manifest)))  # `shards.verify` reads the folder
+        write_whole(self._folder / MANIFEST_NAME, json.dumps(asdict(manifest)))  # shards.verify reads this folder
         self._turn = threading.Condition()
         self._queue: deque[str] = deque()
         self._unread: dict[str, int] = {}  # staged ahead and not opened since -> bytes
@@ -59,7 +59,7 @@ class RemoteStore:
             self._stage(name, Expected(most, sha256=expected.index_sha256))
             try:
                 if hashlib.sha256(path.read_bytes()).hexdigest() != expected.index_sha256:
-                    path.unlink(missing_ok=True)  # this disk's fault: what was fetched was right
+                    path.unlink(missing_ok=True)  # this disk's fault: the fetched bytes were right
                     continue
                 return load_index(self._folder, shard)
             except (FileNotFoundError, ValueError):
@@ -83,7 +83,7 @@ class RemoteStore:
 
     def prefetch(self, shards: Sequence[str]) -> None:
         with self._turn:
-            # a reader keeps what it opened lately: staging that again would be for nothing
+            # a reader keeps recently opened shards open, so that staging them again is useless
             self._queue = deque(shard for shard in dict.fromkeys(shards) if shard not in self._opened)
             self._unread = {shard: size for shard, size in self._unread.items() if shard in self._queue}
             self._opened = set()
@@ -99,7 +99,7 @@ class RemoteStore:
             self._turn.notify_all()
         for thread in self._threads:
             thread.join(timeout=5)
-        self._place.close()
+        self._remote.close()
 
     def _evicted(self, name: str) -> OSError:
         return OSError(f"{name} is evicted from {self._cache} again and again before it is read: raise data.cache_gb")
@@ -112,7 +112,7 @@ class RemoteStore:
                 logger.debug("prefetch of %s: %s", shard, error)
 
     def _next(self) -> str | None:
-        """The next shard to stage once there is room ahead for it; None when the store is closed."""
+        """Wait for room ahead, and return the next shard to stage; None when the store is closed."""
         with self._turn:
             while not self._stopped.is_set():
                 if self._queue:
@@ -130,21 +130,23 @@ class RemoteStore:
         return self._stage(shard, Expected(expected.num_bytes, expected.num_bytes, expected.sha256))
 
     def _stage(self, name: str, expected: Expected) -> Path:
-        """The staged file, fetched by the one process of the node that is first while the others wait for it."""
+        """The staged file; the first process of the node that needs it fetches it while the others wait."""
         path = self._folder / name
         if not _is_staged(path, expected):
             with FileLock(self._folder / f"{name}.lock"):
                 if not _is_staged(path, expected):
-                    for aside in self._folder.glob(f".{name}.*.part"):  # of one that was killed: this lock is ours
+                    for aside in self._folder.glob(
+                        f".{name}.*.part"
+                    ):  # a killed process left it: this process holds the lock
                         aside.unlink(missing_ok=True)
                     make_room(self._cache, expected.max_bytes, self._cache_gb)
-                    fetch(self._place, name, path, expected, self._stopped)
+                    fetch(self._remote, name, path, expected, self._stopped)
         touch(path)
         return path
 
 
 def _is_staged(path: Path, expected: Expected) -> bool:
-    """By its size alone: its sha256 was compared when it was staged, and each sample's CRC-32 is at each read."""
+    """Whether a file of the right size is there: staging compared its sha256, and each read compares a CRC-32."""
     try:
         num_bytes = path.stat().st_size
     except FileNotFoundError:
@@ -152,25 +154,25 @@ def _is_staged(path: Path, expected: Expected) -> bool:
     return num_bytes == expected.num_bytes if expected.num_bytes is not None else num_bytes <= expected.max_bytes
 
 
-def fetch_manifest(place: Place) -> Manifest:
-    """Always fetched anew: it says whether what is staged is still the set."""
+def fetch_manifest(remote: Remote) -> Manifest:
+    """Fetch the manifest anew: it shows whether the staged files still belong to the set."""
     with tempfile.TemporaryDirectory(prefix="petseg-") as folder:
-        for last in (False, True):  # it has no sha256 to be compared with, but contradicts itself if a byte is wrong
-            fetch(place, MANIFEST_NAME, Path(folder, MANIFEST_NAME), Expected(MANIFEST_MAX_BYTES), threading.Event())
+        for last in (False, True):  # no sha256 of it is known, but a wrong byte makes it contradict itself
+            fetch(remote, MANIFEST_NAME, Path(folder, MANIFEST_NAME), Expected(MANIFEST_MAX_BYTES), threading.Event())
             try:
                 return load_manifest(folder)
             except ValueError as error:
                 if last:
-                    raise ShardSetError(str(error).replace(folder, place.shown)) from None
+                    raise ShardSetError(str(error).replace(folder, remote.shown)) from None
     raise AssertionError("unreachable")
 
 
-def checked_shards(place: Place, manifest: Manifest, cache_gb: float) -> dict[str, Shard]:
-    """Name -> shard; raises ValueError for a shard too large for the cache."""
+def checked_shards(remote: Remote, manifest: Manifest, cache_gb: float) -> dict[str, Shard]:
+    """The shards by name; raises ValueError for a shard too large for the cache."""
     for shard in manifest.shards:
         if shard.num_bytes > cache_gb * GB:
             size = f"{shard.num_bytes / GB:.3g} GB"
             raise ValueError(
-                f"{shard.name} at {place.shown} has {size}, more than data.cache_gb = {cache_gb:g}: raise it"
+                f"{shard.name} at {remote.shown} has {size}, more than data.cache_gb = {cache_gb:g}: raise it"
             )
     return {shard.name: shard for shard in manifest.shards}

@@ -1,4 +1,4 @@
-"""The samples of one split: where they lie, and the quickest way to them that has room."""
+"""The samples of one split, read from the fastest source that has room for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from petseg.config import RunConfig
-from petseg.data.cache import DeviceCache, NodeCache, choose_place, decoded_bytes, open_node_cache, room_here
+from petseg.data.cache import DeviceCache, NodeCache, choose_cache, decoded_bytes, open_node_cache, room_here
 from petseg.data.loader import Batch, load_batches
 from petseg.data.local_cache import cache_folder
 from petseg.data.plan import EpochOrder, MicroBatch
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SplitData:
-    """A split's tars, and where its decoded samples come from: the tars themselves or a cache."""
+    """A split's tars, and the source of its decoded samples: the tars themselves or a cache."""
 
     tars: TarReader
     source: TarReader | NodeCache | DeviceCache
@@ -34,24 +34,24 @@ class SplitData:
         return self.tars.key(position)
 
     def batches(self, plan: Iterable[MicroBatch], pin: bool = False) -> Iterator[Batch]:
-        """A Batch for each part of the plan, in order."""
+        """A Batch for each micro-batch of the plan, in order."""
         if isinstance(self.source, DeviceCache):
             return self.source.batches(plan)
         return load_batches(self.source, plan, self.threads if self.source is self.tars else 0, pin)
 
-    def announced(self, plan: Iterable[MicroBatch], order: EpochOrder, batch_size: int) -> Iterator[MicroBatch]:
-        """The same plan; where it enters a window of the order, that one's and the next one's shards are announced."""
+    def prefetched(self, plan: Iterable[MicroBatch], order: EpochOrder, batch_size: int) -> Iterator[MicroBatch]:
+        """Pass on the plan; on entering a window of the order, announce the shards of this window and the next."""
         entered = -1
-        for part in plan:
-            window = order.window_at(part.step * batch_size)
+        for micro_batch in plan:
+            window = order.window_at(micro_batch.step * batch_size)
             if window != entered and self.source is self.tars:
                 self.tars.prefetch([*order.shards_of_window(window), *order.shards_of_window(window + 1)])
             entered = window
-            yield part
+            yield micro_batch
 
 
 def open_splits(config: RunConfig, store: Store, names: Sequence[str], device: torch.device) -> dict[str, SplitData]:
-    """The splits of a shard set, decoded beforehand where `data.cache` says so or, with "auto", where there is room.
+    """The splits of a shard set, decoded in advance if `data.cache` says so or, with "auto", if there is room.
 
     Raises ValueError if a cache was asked for and has no room.
     """
@@ -59,13 +59,13 @@ def open_splits(config: RunConfig, store: Store, names: Sequence[str], device: t
     tars = {name: TarReader(store, name, data.image_size_px) for name in names}
     folder = cache_folder(data.cache_dir)
     num_bytes = sum(decoded_bytes(len(reader), data.image_size_px) for reader in tars.values())
-    choice = choose_place(data.cache, num_bytes, room_here(folder, data.cache_gb, device))
-    logger.info("%s, decoded: %s (%s)", ", ".join(names), choice.place, choice.why)
+    choice = choose_cache(data.cache, num_bytes, room_here(folder, data.cache_gb, device))
+    logger.info("%s, decoded: %s (%s)", ", ".join(names), choice.cache, choice.why)
     splits = {}
     for name, reader in tars.items():
         source: TarReader | NodeCache | DeviceCache = reader
-        node = open_node_cache(reader, data.cache_dir, data.cache_gb) if choice.place != "none" else None
+        node = open_node_cache(reader, data.cache_dir, data.cache_gb) if choice.cache != "none" else None
         if node is not None:
-            source = DeviceCache(node, device) if choice.place == "device" else node
+            source = DeviceCache(node, device) if choice.cache == "device" else node
         splits[name] = SplitData(reader, source, data.threads)
     return splits

@@ -1,4 +1,5 @@
-"""Fetch the files of a remote shard set: again where a failure may pass, proven by sha256, whole or not at all."""
+"""Fetches the files of a remote shard set: transient failures are retried, and files appear whole, with their sha256
+checked, or not at all."""
 
 from __future__ import annotations
 
@@ -13,28 +14,34 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from petseg.data.places import Place
+from petseg.data.remotes import Remote
 from shards.cause import Cause, ShardSetError
 from shards.command import Failure, without_secrets
 
-TRIES, WRONG_TRIES = 5, 2  # of a file; and of one that arrives with wrong bytes, which may have happened on the way
+TRIES, WRONG_TRIES = 5, 2  # of a file; of one with wrong bytes, which the transfer may have corrupted
 BACKOFF_S, MAX_BACKOFF_S = 0.2, 5.0
 # classes of the protocols' packages (aiohttp, botocore, google.auth), which are not imported to name them
-_PASSING = {"ClientConnectionError", "ClientPayloadError", "HTTPClientError", "ConnectionError", "TransportError"}
+_TRANSIENT_NAMES = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "HTTPClientError",
+    "ConnectionError",
+    "TransportError",
+}
 
 logger = logging.getLogger(__name__)
 
 
-class _Passing(Exception):
+class _Transient(Exception):
     """A failure that another try may not meet."""
 
 
-class _Wrong(Exception):
-    """All arrived, and it is not what the manifest says."""
+class _WrongContent(Exception):
+    """The whole file arrived, and differs from the manifest."""
 
 
 class NotFetched(OSError):
-    """A file of a remote set that no try could fetch."""
+    """No try could fetch a file of a remote set."""
 
     cause = Cause.DATA
 
@@ -45,62 +52,62 @@ class Closed(Exception):
 
 @dataclass(frozen=True)
 class Expected:
-    """What a file must be; None = not known before."""
+    """The size and hash that a file must have; None = not known."""
 
     max_bytes: int
     num_bytes: int | None = None
     sha256: str | None = None
 
 
-def fetch(place: Place, name: str, path: Path, expected: Expected, stopped: threading.Event) -> None:
-    """Make `path` the file `name` of the place.
+def fetch(remote: Remote, name: str, path: Path, expected: Expected, stopped: threading.Event) -> None:
+    """Fetch the file `name` of the remote to `path`.
 
-    Raises ValueError for what another try would meet again (not there, not allowed), OSError if it cannot be reached or
-    written, Failure that names both hashes if its bytes are not those of the manifest, Closed once `stopped` is set.
+    Raises ValueError for an error that would recur (missing, forbidden), OSError if the file cannot be reached or
+    written, Failure that names both hashes if its bytes are not the manifest's, Closed once `stopped` is set.
     """
     problem, num_wrong = "", 0
     for number in range(TRIES):
         if number:
             wait_s = min(BACKOFF_S * 2 ** (number - 1), MAX_BACKOFF_S) * random.uniform(0.75, 1.25)  # noqa: S311
-            logger.debug("%s/%s: %s; trying again in %.1f s", place.shown, name, problem, wait_s)
+            logger.debug("%s/%s: %s; trying again in %.1f s", remote.shown, name, problem, wait_s)
             stopped.wait(wait_s)
         try:
-            return _fetch_once(place, name, path, expected, stopped)
-        except _Passing as error:
+            return _fetch_once(remote, name, path, expected, stopped)
+        except _Transient as error:
             problem = str(error)
-        except _Wrong as error:
+        except _WrongContent as error:
             problem, num_wrong = str(error), num_wrong + 1
             if num_wrong == WRONG_TRIES:
                 raise Failure(
-                    f"{name} at {place.shown} differs from the manifest: {problem}; check the packed set with "
+                    f"{name} at {remote.shown} differs from the manifest: {problem}; check the packed set with "
                     f"`python -m shards.verify FOLDER` and upload it again",
                     Cause.DATA,
                 ) from None
     raise NotFetched(
-        f"{name} at {place.shown} was not fetched, {TRIES} tries failed: {problem}; check the network, then run again"
+        f"{name} at {remote.shown} was not fetched, {TRIES} tries failed: {problem}; check the network, then run again"
     )
 
 
-def _fetch_once(place: Place, name: str, path: Path, expected: Expected, stopped: threading.Event) -> None:
+def _fetch_once(remote: Remote, name: str, path: Path, expected: Expected, stopped: threading.Event) -> None:
     aside = path.with_name(f".{name}.{uuid.uuid4().hex[:12]}.part")
     digest, count = hashlib.sha256(), 0
     try:
-        with aside.open("wb") as file, closing(_translated(place, name)) as chunks:
-            if expected.num_bytes:
-                os.posix_fallocate(file.fileno(), 0, expected.num_bytes)  # a full disk shows now; others see the size
+        with aside.open("wb") as file, closing(_translated(remote, name)) as chunks:
+            if expected.num_bytes:  # a full disk fails now, and others see the size
+                os.posix_fallocate(file.fileno(), 0, expected.num_bytes)
             for chunk in chunks:
                 if stopped.is_set():
                     raise Closed(f"closed while {name} was fetched")
                 digest.update(chunk)
                 count += len(chunk)
                 if count > expected.max_bytes:
-                    raise _Wrong(f"more than {expected.max_bytes} bytes")
+                    raise _WrongContent(f"more than {expected.max_bytes} bytes")
                 file.write(chunk)
             _compare(expected, count, digest.hexdigest())
             file.flush()
-            os.fsync(file.fileno())  # a right size alone proves it from now on, after a crash of the node too
+            os.fsync(file.fileno())  # from now on its size proves it, even after a crash of the node
         aside.replace(path)
-    except OSError as error:  # of this disk: the place's own are told as _Passing or ValueError
+    except OSError as error:  # this disk's: those of the remote are raised as _Transient or ValueError
         raise OSError(
             error.errno,
             f"{error.strerror} while {name} was staged in {path.parent}; data.cache_dir chooses another folder",
@@ -111,29 +118,29 @@ def _fetch_once(place: Place, name: str, path: Path, expected: Expected, stopped
 
 def _compare(expected: Expected, count: int, sha256: str) -> None:
     if expected.num_bytes is not None and count < expected.num_bytes:
-        raise _Passing(f"it ended after {count} of {expected.num_bytes} bytes")
+        raise _Transient(f"it ended after {count} of {expected.num_bytes} bytes")
     if expected.sha256 is not None and sha256 != expected.sha256:
-        raise _Wrong(f"its sha256 is {sha256}, the manifest says {expected.sha256}")
+        raise _WrongContent(f"its sha256 is {sha256}, the manifest says {expected.sha256}")
 
 
-def _translated(place: Place, name: str) -> Generator[bytes, None, None]:
-    """The chunks of a file; what its protocol raises becomes _Passing, or a ValueError with the next step."""
+def _translated(remote: Remote, name: str) -> Generator[bytes, None, None]:
+    """The chunks of a file; errors of its protocol become _Transient, or a ValueError that says what to do."""
     try:
-        yield from place.chunks(name)
+        yield from remote.chunks(name)
     except Exception as error:
-        told = without_secrets(f"{type(error).__name__}: {error}")
-        if _may_pass(error):
-            raise _Passing(told) from None
+        problem = without_secrets(f"{type(error).__name__}: {error}")
+        if _is_transient(error):
+            raise _Transient(problem) from None
         raise ShardSetError(
-            f"cannot fetch {name} at {place.shown} ({told}): correct data.shards, upload the set, or see that you may "
-            f"read it"
+            f"cannot fetch {name} at {remote.shown} ({problem}): correct data.shards, upload the set, or see that you "
+            "may read it"
         ) from None
 
 
-def _may_pass(error: Exception) -> bool:
-    status = vars(error).get("status", vars(error).get("code"))  # of aiohttp, of gcsfs
+def _is_transient(error: Exception) -> bool:
+    status = vars(error).get("status", vars(error).get("code"))  # aiohttp's, gcsfs's
     if isinstance(status, int):
         return status >= 500 or status in (408, 429)
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
         return False
-    return isinstance(error, OSError) or any(base.__name__ in _PASSING for base in type(error).__mro__)
+    return isinstance(error, OSError) or any(base.__name__ in _TRANSIENT_NAMES for base in type(error).__mro__)

@@ -1,4 +1,4 @@
-"""Read samples of a shard set by shard and byte offset; each is proven to be what the index says before it is used."""
+"""Reads samples of a shard set by shard and byte offset, and checks each against the index before it is used."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from shards.files import decode_json
 from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
 
 MAX_OPEN_SHARDS = 64
-RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before a read that failed for a passing reason is tried again
-PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO}
+RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before the retries of a read that failed for a transient reason
+TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO}
 UNREADABLE = (OSError, ValueError, SyntaxError, Failure, Image.DecompressionBombError)
 Opened = TypeVar("Opened")
 _HEADER, _NAME_BYTES = 512, 100  # of a tar member
@@ -35,7 +35,7 @@ _HEADER, _NAME_BYTES = 512, 100  # of a tar member
 
 @dataclass(frozen=True)
 class Lost:
-    """A sample that could not be read, and why; its key is empty where the shard's index cannot be read either."""
+    """A sample that could not be read, and why; its key is empty if the shard's index cannot be read either."""
 
     shard: str
     key: str
@@ -49,17 +49,17 @@ class Lost:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What reading a batch gave besides its pixels."""
+    """The results of reading a batch, besides its pixels."""
 
-    hashes: NDArray[np.uint64]  # (B,) `key_hash` of each sample as it was found; 0 where it is lost
+    hashes: NDArray[np.uint64]  # (B,) `key_hash` of each sample as it was read; 0 where it is lost
     lost: list[Lost] = field(default_factory=list)
 
 
 class TarReader:
     """Random access to the samples of one split; safe to use from many threads.
 
-    A sample is one `os.pread`. Its members' names in the tar and their CRC-32 are compared with the index each time,
-    so a flipped byte, a missing mask or another sample in its place is never trained on.
+    Each sample is read by one `os.pread`. The names of its members in the tar and their CRC-32 are compared with the
+    index each time, so that training never sees a flipped byte, a missing mask or another sample in its place.
     """
 
     def __init__(self, store: Store, split: str, image_size_px: int) -> None:
@@ -75,35 +75,35 @@ class TarReader:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def key(self, position: int) -> str:
-        """Raises ValueError or OSError if the index of its shard cannot be read."""
-        number, row = self._place(position)
+        """The key of a sample; raises ValueError or OSError if the index of its shard cannot be read."""
+        number, row = self._locate(position)
         return self._shard(number).samples()[row].key
 
     def prefetch(self, shards: Iterable[int]) -> None:
-        """These shards (numbers within the split) are read next, in this order."""
+        """Announce the shards (numbers within the split) that are read next, in this order."""
         self.store.prefetch([self.shards[number].name for number in shards])
 
     def shards_of(self, first: int, end: int) -> range:
         """Numbers of the shards that hold the positions from `first` to `end`."""
-        return range(self._place(first)[0], self._place(end - 1)[0] + 1) if first < end else range(0)
+        return range(self._locate(first)[0], self._locate(end - 1)[0] + 1) if first < end else range(0)
 
     def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded:
         """Read and decode samples into image (B, S, S, 3) and trimap (B, S, S), both contiguous uint8.
 
-        A sample that cannot be read is among the lost ones, and its place shows a black picture of background.
+        An unreadable sample is among the lost ones, and in the batch it is a black picture of background.
         """
         loaded = Loaded(np.zeros(len(ids), np.uint64))
-        for place, position in enumerate(ids):
-            found = self._load_one(int(position), image[place], trimap[place])
-            if isinstance(found, Lost):
-                loaded.lost.append(found)
+        for i, position in enumerate(ids):
+            hash_or_lost = self._load_one(int(position), image[i], trimap[i])
+            if isinstance(hash_or_lost, Lost):
+                loaded.lost.append(hash_or_lost)
             else:
-                loaded.hashes[place] = found
+                loaded.hashes[i] = hash_or_lost
         return loaded
 
     def _load_one(self, position: int, image: Pixels, trimap: Pixels) -> int | Lost:
         """The hash of the sample's key, or why it is lost."""
-        number, row = self._place(position)
+        number, row = self._locate(position)
         key, offset = "", 0
         try:
             sample = self._retried(number, lambda shard: shard.samples()[row])
@@ -112,7 +112,9 @@ class TarReader:
             decode_image(jpg, image)
             decode_trimap(png, trimap)
         except UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno in NO_ROOM:  # to stage its shard: it is as good as ever
+            if (
+                isinstance(error, OSError) and error.errno in NO_ROOM
+            ):  # for staging its shard: the sample is not damaged
                 raise
             image[...], trimap[...] = 0, self._background
             return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
@@ -123,13 +125,12 @@ class TarReader:
 
         Raises ValueError, OSError or Failure if they cannot be read or are not what the index says.
         """
-        number, row = self._place(position)
-        sample = self._retried(number, lambda shard: shard.samples()[row])
+        number, sample = self._sample(position)
         return self._retried(number, lambda shard: shard.read(sample))
 
     def whole_trimap(self, position: int) -> Pixels | Lost:
         """A sample's trimap (H, W) uint8 at the size it was packed at."""
-        number, row = self._place(position)
+        number, row = self._locate(position)
         key, offset = "", 0
         try:
             sample = self._retried(number, lambda shard: shard.samples()[row])
@@ -139,9 +140,8 @@ class TarReader:
             return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
 
     def facts(self, position: int) -> dict[str, Any]:
-        """What a sample's KEY.json says, {} where the set has none; raises ValueError or OSError if it is damaged."""
-        number, row = self._place(position)
-        sample = self._retried(number, lambda shard: shard.samples()[row])
+        """The content of a sample's KEY.json, {} if the set has none; raises ValueError or OSError if it is damaged."""
+        number, sample = self._sample(position)
         if sample.json == NO_MEMBER:
             return {}
         facts: dict[str, Any] = decode_json(self._retried(number, lambda shard: shard.read_member(sample, sample.json)))
@@ -151,8 +151,13 @@ class TarReader:
         with self._lock:
             self._open.clear()
 
-    def _place(self, position: int) -> tuple[int, int]:
-        """Number of the shard and row in its index."""
+    def _sample(self, position: int) -> tuple[int, Sample]:
+        """The number of a sample's shard, and its row in the index."""
+        number, row = self._locate(position)
+        return number, self._retried(number, lambda shard: shard.samples()[row])
+
+    def _locate(self, position: int) -> tuple[int, int]:
+        """The number of a sample's shard, and the number of its row in the index."""
         number = int(np.searchsorted(self._ends, position, side="right"))
         return number, position - int(self._ends[number] - self.shard_sizes[number])
 
@@ -167,12 +172,12 @@ class TarReader:
             return shard
 
     def _retried(self, number: int, action: Callable[[_OpenShard], Opened]) -> Opened:
-        """What the action gives, after a few tries where the reason of a failure may pass."""
+        """The result of the action, which is retried after transient failures."""
         for wait_s in RETRY_AFTER_S:
             try:
                 return action(self._shard(number))
             except OSError as error:
-                if error.errno not in PASSING:
+                if error.errno not in TRANSIENT:
                     raise
                 with self._lock:
                     self._open.pop(number, None)  # a stale handle stays stale: open the file anew
@@ -181,9 +186,9 @@ class TarReader:
 
 
 class _OpenShard:
-    """One shard that is being read: its index and its file, closed when the last thread lets go of it.
+    """One shard that is being read: its index, and its file, which is closed when no thread uses it any more.
 
-    Opening may mean fetching from afar: it happens outside the reader's lock, once; what went wrong is told to all.
+    Opening may fetch the file from a remote: it happens once, outside the reader's lock; all threads get its error.
     """
 
     def __init__(self, store: Store, shard: Shard) -> None:
@@ -207,7 +212,7 @@ class _OpenShard:
             return self._samples
 
     def read(self, sample: Sample) -> tuple[memoryview, memoryview]:
-        """Its picture and its trimap, in one go."""
+        """The sample's picture and trimap, by one read."""
         members = (sample.jpg, sample.png)
         start = min(member.offset for member in members) - _HEADER
         span = self._span(start, max(member.offset + member.num_bytes for member in members))
@@ -236,14 +241,14 @@ class _OpenShard:
 
 
 def _member(span: memoryview, start: int, key: str, member: Member) -> memoryview:
-    """One member's bytes out of a span of the tar that starts at byte `start`; raises ValueError if it is not whole."""
+    """A member's bytes, from the span of its tar that starts at byte `start`; raises ValueError if they are damaged."""
     at = member.offset - start
     content = span[at : at + member.num_bytes]
     if len(content) != member.num_bytes:
         raise ValueError(f"the shard ends at byte {start + len(span)}, {key} at {member.offset + member.num_bytes}")
     path = bytes(span[at - _HEADER : at - _HEADER + _NAME_BYTES]).rstrip(b"\0")
     name = path.rpartition(b"/")[2].decode(errors="replace")
-    cut = len(path) == _NAME_BYTES  # foreign shards can have longer paths, of which the header keeps the start
+    cut = len(path) == _NAME_BYTES  # foreign shards can have longer paths, which the header cuts off
     if not cut and not name.startswith(f"{key}."):
         raise ValueError(f"{name or 'nothing'!r} lies where {key} should")
     if zlib.crc32(content) != member.crc32:

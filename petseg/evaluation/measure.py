@@ -1,4 +1,4 @@
-"""A model's numbers and masks on a split, without the rest of the protocol (petseg.evaluation.protocol)."""
+"""Validation during training: a model's loss and Dice on a split, without the rest of petseg.evaluation.protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
 from petseg.evaluation.protocol import close_ledger, collect, forward
-from petseg.metrics.choices import Tta
+from petseg.metrics import Tta
 from petseg.metrics.overlay import Pixels, draw_overlay
 from petseg.metrics.pixels import PerImage, count_pixels, pet_mask
 from petseg.metrics.tta import predict_logits
@@ -21,10 +21,10 @@ from petseg.run.parts import Parts
 
 @torch.no_grad()
 def measure(parts: Parts, split: str) -> PerImage:
-    """Loss and pixel counts of each picture of a split, the same on every rank; each picture is seen exactly once.
+    """Loss and pixel counts of each picture of a split, each seen exactly once; all ranks return the same.
 
-    Ranks work alone and meet once at the end, so an uneven share cannot hang. Raises Failure, on all ranks, if a
-    picture cannot be read or is missing from what the ranks bring together.
+    Ranks work alone and exchange results once at the end, so that uneven shares cannot hang. Raises Failure, on all
+    ranks, if a picture cannot be read or is missing from the results.
     """
     rows = [torch.zeros((0, 5), dtype=torch.float64, device=parts.device)]
     ledger = Ledger()

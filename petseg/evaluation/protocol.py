@@ -1,11 +1,12 @@
-"""The protocol of a number, measured in one pass: every border rule, network and native size, outlines, calibration.
+"""Measures the whole protocol in one pass over a split: border rules, network and native size, outlines, calibration.
 
-Training's validation (`petseg.evaluate.measure`) does without; the end of a run and the evaluate command pay for it.
+Validation during training (`petseg.evaluation.measure`) does without it; the end of a run and the evaluate command
+take the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from petseg.data.decode import Pixels
 from petseg.data.inputs import IGNORE_INDEX, build_target
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.tars import Lost
+from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration
-from petseg.metrics.choices import BOUNDARY_RATIO, Tta
 from petseg.metrics.masks import Bits, pack
 from petseg.metrics.pixels import PerImage, Scores, count_masks, pet_mask, prefixed
 from petseg.metrics.tta import predict_logits
@@ -31,10 +33,9 @@ from shards.command import Failure
 from shards.manifest import Manifest
 
 BORDERS = ("fg", "bg", "ignore")
-CHUNK = (
-    4  # pictures scored at a time: at 384 px 64 at once fall out of a CPU's cache, and took 38 ms each instead of 15
-)
+CHUNK = 4  # pictures scored at a time: at 384 px 64 at once exceed a CPU's cache, and took 38 ms each instead of 15
 COLUMNS = 5  # of a border rule: true positives, false positives, false negatives, boundary IoU, HD95 in pixels
+WIDTH = COLUMNS * len(BORDERS)
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,19 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the pass over a split found, in the order of the split."""
+    """The results of a pass over a split, in the order of the split."""
 
     per_image: PerImage  # as validation measures it: the config's border rule at the network's size
-    network: dict[str, Scores]  # by border rule; the squashed picture's pixels
-    native: dict[str, Scores]  # the same in the original picture's pixels; {} if it was not measured
+    network: dict[str, Scores]  # by border rule, in pixels of the squashed picture
+    native: dict[str, Scores]  # by border rule, in pixels of the original picture; {} if it was not measured
     calibration: Calibration  # the config's border rule at the network's size
-    masks: Bits | None = (
-        None  # (N, H, ceil(W / 8)) uint8 as petseg.metrics.masks packs them; None unless they were asked for
-    )
+    masks: Bits | None = None  # (N, H, ceil(W / 8)) uint8 as petseg.metrics.masks packs them; None unless asked for
 
     def metrics(self, split: str, border: str, temperature: float | None) -> dict[str, float]:
         """Numbers by name, such as val/dice, val/border_bg/dice, val/native/border_bg/dice and val/ece.
 
-        The config's border rule stands without a prefix as well. temperature: fitted on val, None if there is no val.
+        The config's border rule is listed without a prefix as well.
+        temperature: fitted on val, None without a val split
         """
         named = {"all_pet_dice": self.per_image.all_pet_dice(), "ece": self.calibration.reliability().ece}
         if temperature is not None:
@@ -74,7 +74,7 @@ class Measured:
 
 
 def by_rule(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """border_bg/dice and so on."""
+    """The means by border rule, as border_bg/dice and so on."""
     return {
         name: value for rule, one in scores.items() for name, value in prefixed(f"border_{rule}", one.means()).items()
     }
@@ -82,22 +82,22 @@ def by_rule(scores: Mapping[str, Scores]) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
-    """Measure each picture of a split once, the same on every rank. Raises as `petseg.evaluate.measure`.
+    """Measure each picture of a split once; all ranks return the same. Raises as `petseg.evaluation.measure`.
 
-    What is kept of a picture is a row of numbers and perhaps its mask, and of all pixels two histograms.
+    For each picture a row of numbers is kept, and its mask if it is asked for; for all pixels together two histograms.
     """
     ledger, calibration = Ledger(), Calibration(parts.device)
-    width = 2 + COLUMNS * len(BORDERS) * (1 + protocol.native)
-    rows, masks = [torch.zeros((0, width), dtype=torch.float64)], []
+    rows, masks = [torch.zeros((0, 2 + WIDTH * (1 + protocol.native)), dtype=torch.float64)], []
     with ThreadPoolExecutor(parts.config.data.threads, thread_name_prefix="measure") as pool:
+        scorer = Scorer(parts.manifest.source.trimap, protocol.boundary_ratio, pool)
         for batch, logits, target in forward(parts, split, protocol.tta, ledger):
             calibration.add(logits, target)
             columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, target).cpu()[:, None]]
             predicted = pet_mask(logits)
-            pairs = zip(predicted.split(CHUNK), batch.trimap.to(logits.device).split(CHUNK), strict=True)
-            columns.append(torch.cat([score(parts, *pair, protocol, pool) for pair in pairs]))
+            columns.append(scorer.score(predicted, batch.trimap.to(logits.device)))
             if protocol.native:
-                columns.append(score_native(parts, split, batch, logits, protocol, pool, ledger))
+                trimaps = pool.map(parts.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
+                columns.append(scorer.score_native(logits, trimaps, ledger))
             if protocol.masks:
                 masks.append(torch.from_numpy(pack(predicted.cpu().numpy())))
             rows.append(torch.cat([column.double() for column in columns], dim=1))
@@ -106,8 +106,7 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     own = torch.cat(rows)
     table = collect(parts, split, own.to(parts.device))
     bits = collect_masks(parts, own[:, 0].long(), masks) if protocol.masks else None
-    half = 2 + COLUMNS * len(BORDERS)
-    network, native = scores_of(table[:, 2:half]), scores_of(table[:, half:])
+    network, native = scores_of(table[:, 2 : 2 + WIDTH]), scores_of(table[:, 2 + WIDTH :])
     counts = network[parts.config.data.border].counts
     per_image = PerImage(counts=counts, loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
     return Measured(per_image, network, native, calibration, bits)
@@ -115,7 +114,7 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
 
 @torch.no_grad()
 def calibrate(parts: Parts, split: str, tta: Tta) -> Calibration:
-    """Only the calibration of a split, the same on every rank; raises as `measure_protocol`."""
+    """Measure only the calibration on a split; all ranks return the same. Raises as `measure_protocol`."""
     ledger, calibration = Ledger(), Calibration(parts.device)
     for _, logits, target in forward(parts, split, tta, ledger):
         calibration.add(logits, target)
@@ -135,50 +134,50 @@ def forward(parts: Parts, split: str, tta: Tta, ledger: Ledger) -> Iterator[tupl
         yield batch, logits, target
 
 
-def score(
-    parts: Parts, prediction: torch.Tensor, trimap: torch.Tensor, protocol: Protocol, pool: ThreadPoolExecutor
-) -> torch.Tensor:
-    """(B, H, W) bool prediction, (B, H, W) uint8 trimap -> (B, COLUMNS * len(BORDERS)) float64, on the CPU."""
-    columns = []
-    for border in BORDERS:
-        target = build_target(trimap, border, parts.manifest.source.trimap)
-        predicted, truth = prediction & (target != IGNORE_INDEX), target == 1
-        distances = list(pool.map(hd95_px, predicted.cpu().numpy(), truth.cpu().numpy()))
-        columns.append(count_masks(predicted, truth).double().cpu())
-        columns.append(boundary_iou(predicted, truth, protocol.boundary_ratio).cpu()[:, None])
-        columns.append(torch.tensor(distances, dtype=torch.float64)[:, None])
-    return torch.cat(columns, dim=1)
+@dataclass(frozen=True)
+class Scorer:
+    """Compares predicted masks with trimaps by every border rule; the threads of `pool` measure distances."""
 
+    trimap_values: Mapping[str, int]
+    boundary_ratio: float
+    pool: ThreadPoolExecutor
 
-def score_native(
-    parts: Parts,
-    split: str,
-    batch: Batch,
-    logits: torch.Tensor,
-    protocol: Protocol,
-    pool: ThreadPoolExecutor,
-    ledger: Ledger,
-) -> torch.Tensor:
-    """The columns of `score` for the pictures of a batch as they came in; a trimap that is lost is in the ledger."""
-    rows = [torch.zeros((0, COLUMNS * len(BORDERS)), dtype=torch.float64)]
-    trimaps = pool.map(parts.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
-    for picture, trimap in zip(logits, trimaps, strict=True):
-        if isinstance(trimap, Lost):
-            ledger.lost.append(trimap)
-            ledger.count += Count(lost=1, unnamed=1)
-            rows.append(rows[0].new_zeros(1, rows[0].shape[1]))
-            continue
-        prediction = pet_mask(to_native(picture, (trimap.shape[0], trimap.shape[1])))
-        rows.append(score(parts, prediction, torch.from_numpy(trimap)[None].to(logits.device), protocol, pool))
-    return torch.cat(rows)
+    def score(self, prediction: torch.Tensor, trimap: torch.Tensor) -> torch.Tensor:
+        """(B, H, W) bool prediction, (B, H, W) uint8 trimap -> (B, WIDTH) float64, on the CPU."""
+        chunks = zip(prediction.split(CHUNK), trimap.split(CHUNK), strict=True)
+        return torch.cat([self._score_chunk(*chunk) for chunk in chunks])
+
+    def _score_chunk(self, prediction: torch.Tensor, trimap: torch.Tensor) -> torch.Tensor:
+        columns = []
+        for border in BORDERS:
+            target = build_target(trimap, border, self.trimap_values)
+            predicted, truth = prediction & (target != IGNORE_INDEX), target == 1
+            distances = list(self.pool.map(hd95_px, predicted.cpu().numpy(), truth.cpu().numpy()))
+            columns.append(count_masks(predicted, truth).double().cpu())
+            columns.append(boundary_iou(predicted, truth, self.boundary_ratio).cpu()[:, None])
+            columns.append(torch.tensor(distances, dtype=torch.float64)[:, None])
+        return torch.cat(columns, dim=1)
+
+    def score_native(self, logits: torch.Tensor, trimaps: Iterable[Pixels | Lost], ledger: Ledger) -> torch.Tensor:
+        """(B, C, S, S) logits and the B trimaps (H, W) as packed -> (B, WIDTH); the ledger gets those that are lost."""
+        rows = [torch.zeros((0, WIDTH), dtype=torch.float64)]
+        for picture, trimap in zip(logits, trimaps, strict=True):
+            if isinstance(trimap, Lost):
+                ledger.lost.append(trimap)
+                ledger.count += Count(lost=1, unnamed=1)
+                rows.append(rows[0].new_zeros(1, WIDTH))
+                continue
+            prediction = pet_mask(to_native(picture, (trimap.shape[0], trimap.shape[1])))
+            rows.append(self.score(prediction, torch.from_numpy(trimap)[None].to(logits.device)))
+        return torch.cat(rows)
 
 
 def scores_of(columns: NDArray[np.float64]) -> dict[str, Scores]:
-    """(N, COLUMNS * len(BORDERS)) as `score` gives them; {} if there are none."""
+    """(N, WIDTH) columns of `Scorer.score` -> scores by border rule; {} if there are no columns."""
     if columns.shape[1] == 0:
         return {}
     by_border = zip(BORDERS, np.split(columns, len(BORDERS), axis=1), strict=True)
-    return {border: Scores(part[:, :3].astype(np.int64), part[:, 3], part[:, 4]) for border, part in by_border}
+    return {border: Scores(own[:, :3].astype(np.int64), own[:, 3], own[:, 4]) for border, own in by_border}
 
 
 def close_ledger(parts: Parts, split: str, ledger: Ledger) -> None:
@@ -190,7 +189,7 @@ def close_ledger(parts: Parts, split: str, ledger: Ledger) -> None:
 
 
 def collect(parts: Parts, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Bring together (n, columns) rows of all ranks, in the order of the split; each begins with position and loss.
+    """Gather the (n, columns) rows of all ranks in the order of the split; each begins with position and loss.
 
     Raises Failure, on all ranks, if a loss is not finite.
     """
@@ -209,9 +208,9 @@ def collect(parts: Parts, split: str, rows: torch.Tensor) -> NDArray[np.float64]
 
 
 def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.Tensor]) -> Bits:
-    """Bring together the packed masks (n, H, ceil(W / 8)) of all ranks' pictures, in the order of the split.
+    """Gather the packed masks (n, H, ceil(W / 8)) of all ranks' pictures in the order of the split.
 
-    A bit per pixel: of 368 pictures of 256 px each rank holds 3 MB for a moment.
+    At a bit per pixel, 368 pictures of 256 px take 3 MB on each rank for a moment.
     """
     side_px, device = parts.config.data.image_size_px, parts.device
     bits = torch.cat([torch.zeros((0, side_px, -(-side_px // 8)), dtype=torch.uint8), *masks])
@@ -220,12 +219,12 @@ def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.T
         for column, pad in ((positions, -1), (bits, 0))
     ]
     order, gathered = columns[0].numpy(), columns[1].numpy()
-    found: Bits = gathered[order >= 0][np.argsort(order[order >= 0], kind="stable")]
-    return found
+    in_order: Bits = gathered[order >= 0][np.argsort(order[order >= 0], kind="stable")]
+    return in_order
 
 
 def why_not_native(manifest: Manifest) -> str:
-    """Why a shard set has no trimaps at native size, "" if it has.
+    """Why a shard set has no trimaps at native size; "" if it has.
 
     A sample's JSON then still records `original_width_px` and `original_height_px`, but the trimap's pixels are gone.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation says: tables on the terminal, and evaluate-SPLIT.json in the run's folder."""
+"""The report of an evaluation: tables on the terminal, and evaluate-SPLIT.json in the run's folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Group = dict[str, float]  # pictures, and means over them
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A measured split, and how it was measured."""
+    """The measurements on a split, and how they were made."""
 
     split: str
     weights: str  # best | last
@@ -40,7 +40,7 @@ class Evaluated:
 
 
 def report(parts: Parts, done: Evaluated) -> dict[str, Any]:
-    """Write evaluate-SPLIT.json, then print its tables; its content."""
+    """Write evaluate-SPLIT.json and print its tables; returns its content."""
     content = as_json(parts, done)
     write_whole(parts.folder / evaluation_name(done.split), json.dumps(content, indent=2) + "\n")
     console = Terminal()
@@ -54,7 +54,7 @@ def report(parts: Parts, done: Evaluated) -> dict[str, Any]:
 
 
 def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
-    """What evaluate-SPLIT.json holds; pictures are judged by the config's border rule at the network's size."""
+    """The content of evaluate-SPLIT.json; pictures are scored by the config's border rule at the network's size."""
     data, scores = parts.splits[done.split], done.measured.network[parts.config.data.border]
     keys = [data.key(i) for i in range(len(data))]
     kinds = [kind_of(key, data.tars.facts(i)) for i, key in enumerate(keys)]
@@ -62,7 +62,7 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
     return {
         "split": done.split,
         "weights": done.weights,
-        "protocol": in_words(parts, done),
+        "protocol": protocol_in_words(parts, done),
         "manifest_hash": parts.manifest.hash,
         "checkpoint": done.checkpoint,
         "checkout": asdict(running_code()),
@@ -82,7 +82,7 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
     }
 
 
-def in_words(parts: Parts, done: Evaluated) -> str:
+def protocol_in_words(parts: Parts, done: Evaluated) -> str:
     config = parts.config.data
     tta = "" if done.protocol.tta == "none" else f", TTA {done.protocol.tta}"
     return f"border={config.border}, {config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}"
@@ -133,9 +133,9 @@ def groups_table(content: Mapping[str, Any]) -> Table:
     """Species, and the breeds with the lowest Dice."""
     breeds = sorted(content["breeds"].items(), key=lambda item: item[1]["dice"])
     table = _table(("", "pictures", "Dice", "IoU", "boundary IoU", "HD95 px"), "species, and breeds of lowest Dice")
-    for place, (name, group) in enumerate([*content["species"].items(), *breeds[:NUM_LOWEST]], start=1):
+    for number, (name, group) in enumerate([*content["species"].items(), *breeds[:NUM_LOWEST]], start=1):
         shares = (_share(group[metric]) for metric in ("dice", "iou", "boundary_iou"))
-        last_species = place == len(content["species"])
+        last_species = number == len(content["species"])
         table.add_row(name, str(group["pictures"]), *shares, f"{group['hd95_px']:.2f}", end_section=last_species)
     return table
 

@@ -1,8 +1,8 @@
-"""How well a mask's outline is met: boundary IoU, and the 95th percentile of the Hausdorff distance.
+"""How well a mask matches an outline: boundary IoU, and the 95th percentile of the Hausdorff distance.
 
-Pixels that do not count (border = ignore) are expected to be False in both masks, as for Dice. Where a prediction ends
-within the ignored band, both outlines then run along the band's edge: such numbers say how it does beyond the band, and
-are higher than those of the other two rules.
+Pixels that do not count (border = ignore) must be False in both masks, as for Dice. Where a prediction ends within the
+ignored band, both outlines then run along the band's edge: these numbers describe the prediction outside the band, and
+are better than those of the other two rules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from petseg.metrics.choices import BOUNDARY_RATIO
+from petseg.metrics import BOUNDARY_RATIO
 
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
@@ -42,11 +42,11 @@ def boundary_width_px(size: tuple[int, int], ratio: float) -> int:
 
 
 def inner_boundary(mask: torch.Tensor, width_px: int) -> torch.Tensor:
-    """(B, H, W) bool: the mask without what `width_px` erosions by a 3 x 3 square leave of it."""
+    """(B, H, W) bool: the pixels of the mask that `width_px` erosions by a 3 x 3 square remove."""
     eroded = mask
     for dim in (1, 2):
-        # so many erosions are one by a square of 2 width + 1: all pixels of such a run are True where their sum says
-        # so. Sums take the same time for any width; max pooling would take 14 times it at 500 px
+        # width_px erosions equal one by a square of 2 * width_px + 1, whose pixels are all True where their sum is that
+        # large. Sums take the same time for any width; max pooling would take 14 times as long at 500 px
         padding = (0, 0, width_px + 1, width_px) if dim == 1 else (width_px + 1, width_px)
         sums = F.pad(eroded.int(), padding).cumsum(dim=dim, dtype=torch.int32)
         run = 2 * width_px + 1
@@ -56,7 +56,7 @@ def inner_boundary(mask: torch.Tensor, width_px: int) -> torch.Tensor:
 
 
 def hd95_px(prediction: Mask, truth: Mask) -> float:
-    """The 95th percentile of the distances (pixels) of one outline's pixels to the other's, the larger of both ways.
+    """The 95th percentile of the distances in pixels from one outline to the other, the larger of the two directions.
 
     (H, W) masks; 0 where both are empty, the picture's diagonal where one is, as Metrics Reloaded (Maier-Hein et al.
     2024) gives a metric's worst value to an empty mask.
@@ -78,6 +78,6 @@ def outline_points(mask: Mask) -> NDArray[np.float64]:
 
 
 def _tree(points: NDArray[np.float64]) -> cKDTree:
-    from scipy.spatial import cKDTree  # half a second, which the first step of a training does not wait for
+    from scipy.spatial import cKDTree  # half a second, which a training's first step need not wait for
 
-    return cKDTree(points, balanced_tree=False, compact_nodes=False)  # used once: quicker to build
+    return cKDTree(points, balanced_tree=False, compact_nodes=False)  # faster to build, as it is used once

@@ -1,4 +1,4 @@
-"""What a sample shows: its breed and species. Without torch, so that the report stays quick."""
+"""The breed and species of a sample, without torch, so that the report of a sweep is quick."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Do pixels that are called with a confidence of 0.9 turn out right nine times in ten? And one number that mends it.
+"""Calibration: whether nine in ten pixels of confidence 0.9 are classified right, and a temperature that corrects it.
 
-Everything comes from two histograms over pixels, which any number of pictures and ranks can be added to. Of two classes
-only the difference of their logits matters: its size |d| is the margin of the predicted class, whose confidence at
+Everything is computed from two histograms over pixels, to which any number of pictures and ranks can be added. With two
+classes only the difference d of their logits matters: |d| is the margin of the predicted class, whose confidence at
 temperature T is 1 / (1 + exp(-|d| / T)).
 """
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from petseg.data.inputs import IGNORE_INDEX
 
 NUM_BINS = 15  # as in Guo et al.
-FINE_BINS, FINE_PER_LOGIT = 65536, 1024  # margins that fall into one are taken as their mean
-CHUNK = 4  # pictures at a time: at 256 px 64 at once fall out of a CPU's cache, and took 8.4 ms each instead of 2.7
-TEMPERATURES = (0.02, 50.0)  # where a temperature is looked for
+FINE_BINS, FINE_PER_LOGIT = 65536, 1024  # the mean margin of a bin stands for all margins in it
+CHUNK = 4  # pictures at a time: at 256 px 64 at once exceed a CPU's cache, and took 8.4 ms each instead of 2.7
+TEMPERATURES = (0.02, 50.0)  # the range of the search
 HALVINGS = 50
 
 Floats = NDArray[np.float64]
@@ -31,13 +31,13 @@ class Reliability:
 
     pixels: Floats  # (M,) of each bin
     confidence: Floats  # (M,) sums over them
-    right: Floats  # (M,) rightly called ones
+    right: Floats  # (M,) numbers of correctly classified ones
 
     @property
     def ece(self) -> float:
         """Expected calibration error: sum over bins of pixels / all pixels * |share right - mean confidence|.
 
-        Of the predicted class's confidence, as Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
+        The confidence is the predicted class's: Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 3.
         """
         return float(np.abs(self.right - self.confidence).sum() / max(self.pixels.sum(), 1))
 
@@ -66,11 +66,11 @@ class Calibration:
 
     def add(self, logits: torch.Tensor, target: torch.Tensor) -> None:
         """(B, 2, H, W) logits, (B, H, W) target; ignored pixels and logits that are not finite do not count."""
-        for part, aims in zip(logits.split(CHUNK), target.split(CHUNK), strict=True):
-            pair = part.double()
-            counted = (aims != IGNORE_INDEX) & pair.isfinite().all(dim=1)
+        for chunk, truth in zip(logits.split(CHUNK), target.split(CHUNK), strict=True):
+            pair = chunk.double()
+            counted = (truth != IGNORE_INDEX) & pair.isfinite().all(dim=1)
             difference = (pair[:, 1] - pair[:, 0])[counted]
-            self._add_pixels(difference.abs(), (difference > 0).long() == aims[counted])
+            self._add_pixels(difference.abs(), (difference > 0).long() == truth[counted])
 
     def _add_pixels(self, margin: torch.Tensor, right: torch.Tensor) -> None:
         confidence = margin.sigmoid()
@@ -82,29 +82,31 @@ class Calibration:
             self._fine[row] += torch.bincount(fine, weight, minlength=2 * FINE_BINS).view(2, FINE_BINS)
 
     def reduce(self, accelerator: Accelerator) -> None:
-        """Add up what all ranks have; each must call it once."""
+        """Add up the histograms of all ranks; each must call it once."""
         self._coarse, self._fine = accelerator.reduce(self._coarse), accelerator.reduce(self._fine)
 
     def reliability(self) -> Reliability:
-        """As the model is, of the very confidences."""
+        """The curve of the model as it is, from exact confidences."""
         return Reliability(*self._coarse.cpu().numpy())
 
     def scaled(self, temperature: float) -> Reliability:
-        """With all logits divided by the temperature, from the fine histogram: 65,536 random pixels' ECE came out
-        within 1e-4 of that of the divided logits."""
+        """The curve with all logits divided by the temperature, from the fine histogram.
+
+        The ECE of 65,536 random pixels differed by less than 1e-4 from that of the divided logits.
+        """
         pixels, margin = self._means()
         confidence = torch.sigmoid(margin / temperature)
-        places = _bin_of(confidence).flatten()
+        bins = _bin_of(confidence).flatten()
         right = pixels.clone()
         right[0] = 0
         columns = (pixels, pixels * confidence, right)
-        return Reliability(*(torch.bincount(places, c.flatten(), minlength=NUM_BINS).numpy() for c in columns))
+        return Reliability(*(torch.bincount(bins, c.flatten(), minlength=NUM_BINS).numpy() for c in columns))
 
     def fit_temperature(self) -> float:
         """The temperature with the lowest mean negative log-likelihood (Guo et al. 2017, section 4.2).
 
-        The likelihood is concave in 1 / T, so that halving the interval by the sign of its slope finds the only best
-        one; at an end of TEMPERATURES if it lies beyond, as where no pixel is wrong. 1 if there are no pixels.
+        The likelihood is concave in 1 / T, so that bisection by the sign of its slope finds the only maximum, or an end
+        of TEMPERATURES if the maximum lies beyond, as where no pixel is wrong. 1 if there are no pixels.
         """
         pixels, margin = self._means()
         if pixels.sum() == 0:
@@ -124,5 +126,5 @@ class Calibration:
 
 
 def _bin_of(confidence: torch.Tensor) -> torch.Tensor:
-    """The number m of the bin (m / M, (m + 1) / M] of a confidence."""
+    """The number m of the bin (m / M, (m + 1) / M] that holds a confidence."""
     return (confidence * NUM_BINS).ceil().long().sub(1).clamp(0, NUM_BINS - 1)

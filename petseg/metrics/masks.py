@@ -1,14 +1,13 @@
 """The masks that a finished run predicted on val, in one small file of its folder, readable without torch.
 
-val_masks.npz, no pickle, the same bytes for the same masks:
+val_masks.npz has no pickle, and the same bytes for the same masks:
 
     keys    (N,) str      of the pictures, in the order of the split
     width   () int64      W of the masks, in the network's pixels
     bits    (N, H, ceil(W / 8)) uint8   a bit per pixel, 1 = pet, a row's first in the highest bit (numpy.packbits)
 
-They are those of the best weights, from the pass that measured them: true positives and so on of per_image.npz are
-theirs. deflate leaves 3 % of the bits of smooth masks and
-11 % of ragged ones: 0.1 to 0.3 MB for 368 pictures of 256 px.
+The masks are those of the best weights, from the pass that measured them: the counts in per_image.npz are theirs.
+Compression leaves 3 % of smooth masks and 11 % of ragged ones: 0.1 to 0.3 MB for 368 pictures of 256 px.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def save_masks(keys: Sequence[str], width_px: int, bits: Bits, folder: Path) -> 
 
 
 def load_masks(folder: Path) -> Masks | None:
-    """The masks in a run's folder; None if it kept none, as those of earlier versions, or if the file is damaged."""
+    """The masks in a run's folder; None if it has none, as with earlier versions, or if the file is damaged."""
     try:
         with open_regular(folder / VAL_MASKS_NAME, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
             keys = tuple(printable(str(key)) for key in arrays["keys"].tolist())

@@ -1,4 +1,4 @@
-"""Pictures with their masks drawn over, for eyes: reports, wandb and evaluation."""
+"""Pictures with their masks drawn over them, for reports, wandb and evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from shards.files import write_whole
 
-PREDICTION_RGB = (0, 158, 115)  # Okabe and Ito's palette, told apart by colour-blind readers
+PREDICTION_RGB = (0, 158, 115)  # Okabe and Ito's palette, which colour-blind readers can distinguish
 MISSED_RGB = (230, 159, 0)
 WRONG_RGB = (213, 94, 0)
 TRUTH_RGB = (255, 255, 255)
@@ -23,8 +23,10 @@ Mask = NDArray[np.bool_]
 
 
 def draw_overlay(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
-    """(H, W, 3) uint8 and two (H, W) masks -> the picture tinted: right pet green, missed pet yellow, wrongly called
-    pet red; the true outline is white."""
+    """(H, W, 3) uint8 and two (H, W) masks -> the tinted picture with the true outline in white.
+
+    Pet that was found is green, missed pet yellow, and background that was taken for pet red.
+    """
     drawn = image.astype(np.float32)
     for mask, colour in (
         (truth & prediction, PREDICTION_RGB),

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 def pet_mask(logits: torch.Tensor) -> torch.Tensor:
     """(B, 2, H, W) logits -> (B, H, W) bool: where pet is the class with the larger one.
 
-    As argmax over the classes, which took 12 of the 39 ms of a picture measured at 384 px on a CPU core.
+    The same as argmax over the classes, which took 12 of the 39 ms per picture at 384 px on a CPU core.
     """
     return logits[:, 1] > logits[:, 0]
 
@@ -84,13 +84,13 @@ class Scores(Counted):
         return super().means() | outlines
 
     def of(self, positions: NDArray[np.int64]) -> Scores:
-        """The same of some pictures."""
+        """The scores of some of the pictures."""
         return Scores(self.counts[positions], self.boundary_iou[positions], self.hd95_px[positions])
 
 
 @dataclass(frozen=True)
 class PerImage(Counted):
-    """What training's own validation measures on each picture."""
+    """What validation during training measures on each picture."""
 
     loss: Floats  # (N,)
     pixels: int  # of one picture
@@ -99,7 +99,7 @@ class PerImage(Counted):
         return prefixed(split, {"loss": float(self.loss.mean())} | self.means())
 
     def all_pet_dice(self) -> float:
-        """Mean Dice per picture of calling every pixel pet: what a model has to beat."""
+        """Mean Dice per picture if every pixel is called pet: the baseline of any model."""
         truth = self.counts[:, 0] + self.counts[:, 2]
         return float((2 * truth / (truth + self.pixels)).mean())
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from petseg.config import SIZE_MULTIPLE_PX
-from petseg.metrics.choices import Tta
+from petseg.metrics import Tta
 
 SCALES = (0.75, 1.0, 1.25)
 
@@ -18,8 +18,8 @@ Model = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, H, W) -> (B, C, H, W) l
 def predict_logits(model: Model, image: torch.Tensor, tta: Tta) -> torch.Tensor:
     """(B, 3, H, W) pictures -> (B, C, H, W) logits; with views, the logarithm of their mean probabilities.
 
-    flips: the picture and its mirror image, left for right; scales: resized to each of SCALES (up to the next size that
-    the network takes); flips_scales: all six. Views are mapped back before they are averaged.
+    flips: the picture and its left-right mirror image; scales: the picture resized to each of SCALES, rounded up to a
+    size that the network takes; flips_scales: all six. Views are mapped back before they are averaged.
     """
     if tta == "none":
         return model(image)
@@ -43,7 +43,7 @@ def _view(model: Model, image: torch.Tensor, flip: bool, scale: float) -> torch.
 
 
 def scaled_px(side_px: int, scale: float) -> int:
-    """A side's length at a scale, made up to a multiple of what networks halve."""
+    """The length of a side at a scale, rounded up to a multiple of SIZE_MULTIPLE_PX."""
     if scale == 1:
         return side_px
     return -int(-side_px * scale // SIZE_MULTIPLE_PX) * SIZE_MULTIPLE_PX

@@ -1,7 +1,7 @@
 """Gradient checkpointing (Chen et al. 2016): backward computes activations again instead of keeping them.
 
-The numbers stay the same to the bit: what is computed again sees the same inputs, and BatchNorm's running statistics
-are updated by the first pass only.
+The numbers stay the same to the bit: the second computation sees the same inputs, and only the first one updates
+BatchNorm's running statistics.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-MOST_LAYERS = 8  # of a stage: a residual block, an inverted bottleneck, a transformer's block, a decoder's stage
+MOST_LAYERS = 8  # of a stage, such as a residual block, an inverted bottleneck, a transformer block, a decoder stage
 Forward = Callable[..., Any]
 
 
 def checkpoint_stages(model: nn.Module) -> list[str]:
-    """Keep only what goes into each stage of a (bare) model, in training; names of parameters stay. Returns the stages.
+    """In training, keep only the inputs of each stage of a (bare) model; parameter names stay. Returns the stages.
 
     A stage is an outermost module of two to MOST_LAYERS convolutions and linear layers.
     """
@@ -43,13 +43,13 @@ def _stages(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 def _run(stage: nn.Module, forward: Forward, *args: Any, **kwargs: Any) -> Any:
     if not (stage.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
-    # lists are copied, because a network may add to its own meanwhile: DenseNet does
+    # lists are copied, because a network may append to them meanwhile, as DenseNet does
     given = [list(arg) if isinstance(arg, list) else arg for arg in args]
     return checkpoint(
         forward,
         *given,
-        use_reentrant=False,  # which keeps hooks and DDP as they are
-        preserve_rng_state=False,  # nothing draws: dropout is switched off
+        use_reentrant=False,  # hooks and DDP work as without it
+        preserve_rng_state=False,  # nothing is random: dropout is switched off
         context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(stage)),
         **kwargs,
     )
@@ -57,7 +57,7 @@ def _run(stage: nn.Module, forward: Forward, *args: Any, **kwargs: Any) -> Any:
 
 @contextlib.contextmanager
 def _frozen_statistics(stage: nn.Module) -> Iterator[None]:
-    """BatchNorm layers update copies of their running statistics meanwhile."""
+    """A context in which BatchNorm layers update copies of their running statistics."""
     norms = [m for m in stage.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm, buffers in zip(norms, kept, strict=True):

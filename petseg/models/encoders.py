@@ -1,8 +1,8 @@
-"""Decoders of segmentation-models-pytorch on any encoder that it or timm knows, fitted to how petseg trains.
+"""Decoders of segmentation-models-pytorch on any encoder of that package or of timm, adapted to petseg's training.
 
-What is changed in them, and why: no dropout or stochastic depth, because what they draw is in no checkpoint and a run
-that goes on must end with the same numbers; no parts that never run, because DDP waits for their gradients; BatchNorm
-behind a global pooling uses its running statistics where a batch is a single picture, which has no variance.
+They have no dropout or stochastic depth, whose random state is in no checkpoint, while a resumed run must end with the
+same numbers; no modules that never run, for whose gradients DDP would wait; and BatchNorm behind a global pooling uses
+its running statistics when a batch is a single picture, which has no variance.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ DECODERS = {
     "segformer": "Segformer",
     "dpt": "DPT",
 }
-DEFAULT_ENCODER = {"dpt": "tu-vit_small_patch16_224"}  # of the others: resnet34
+DEFAULT_ENCODER = {"dpt": "tu-vit_small_patch16_224"}  # resnet34 for the others
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as petseg.data.inputs.normalise
-# encoders of segmentation-models-pytorch whose ImageNet weights saw pictures normalised otherwise
+# encoders of segmentation-models-pytorch whose ImageNet weights expect another normalisation
 _HALF = ((0.5,) * 3, (0.5,) * 3)
 _DPN = ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 _STATISTICS = {"inception": _HALF, "xception": _HALF, "dpn": _DPN}
 
 
 class EncoderModel(nn.Module):
-    """A network of segmentation-models-pytorch that takes what the lab's take.
+    """A network of segmentation-models-pytorch with the inputs and outputs of the lab's networks.
 
-    mean, std: (R, G, B) of the pictures that the encoder's weights were trained on, if they are not ImageNet's
+    mean, std: (R, G, B) of the pictures that the encoder's weights were trained on
 
     Shape: (B, 3, H, W) normalised with ImageNet's mean and std -> logits (B, num_classes, H, W).
     Raises ValueError unless H and W are multiples of 32.
@@ -73,7 +73,7 @@ class EncoderModel(nn.Module):
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm of maps that may be a single pixel: of a single picture then, so that the running statistics serve."""
+    """BatchNorm of maps that may be one pixel: for a single picture it then uses the running statistics."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and x.numel() == x.shape[1]:
@@ -86,7 +86,7 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 def build_encoder_model(config: ModelConfig, num_classes: int, image_size_px: int) -> EncoderModel:
     """The config's decoder on its encoder, with fresh weights from torch's global random state.
 
-    Raises ValueError if the packages are missing, for an unknown encoder, and for one that does not go with the
+    Raises ValueError if the packages are missing, for an unknown encoder, and for one that does not work with the
     decoder or the size of the pictures.
     """
     smp, name = import_smp(), encoder_name(config)
@@ -109,7 +109,7 @@ def build_encoder_model(config: ModelConfig, num_classes: int, image_size_px: in
     try:
         with torch.enable_grad():
             _fit(network, image_size_px)
-    except Exception as error:  # whatever the layers of others raise for a size that is not theirs
+    except Exception as error:  # other packages' layers can raise anything for a size that they do not take
         raise ValueError(
             f"{what} does not work on pictures of {image_size_px} px ({str(error) or type(error).__name__}): "
             "choose another encoder, another architecture, or another data.image_size_px"
@@ -122,11 +122,11 @@ def build_encoder_model(config: ModelConfig, num_classes: int, image_size_px: in
 def encoder_name(config: ModelConfig) -> str:
     """The config's encoder as segmentation-models-pytorch spells it: one of its own, or a timm model as `tu-NAME`.
 
-    Raises ValueError that lists near names for an unknown one.
+    Raises ValueError that lists similar names for an unknown one.
     """
     smp, timm = import_smp(), importlib.import_module("timm")
     given = config.encoder or DEFAULT_ENCODER.get(config.arch, "resnet34")
-    # its names with timm- are deprecated spellings of timm's
+    # names with timm- are deprecated spellings of timm's names
     own = [name for name in smp.encoders.get_encoder_names() if not name.startswith("timm-")]
     name = given.removeprefix("tu-")
     base, _, tag = name.partition(".")
@@ -147,7 +147,7 @@ def encoder_name(config: ModelConfig) -> str:
 
 
 def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(mean, std) of the pictures, RGB in 0-1, that the encoder's usual weights were trained on."""
+    """(mean, std), RGB in 0-1, of the pictures that the encoder's usual weights were trained on."""
     if name.startswith("tu-"):
         known = importlib.import_module("timm").models.get_pretrained_cfg(name.removeprefix("tu-"))
         return (tuple(known.mean), tuple(known.std)) if known else (IMAGENET_MEAN, IMAGENET_STD)
@@ -155,13 +155,13 @@ def input_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def encoder_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trainable parameters of a (bare) model's encoder, [] for the lab's unet, which has none apart."""
+    """The trainable parameters of a (bare) model's encoder; [] for the lab's unet, which has no separate encoder."""
     encoder = getattr(model, "encoder", None)
     return [p for p in encoder.parameters() if p.requires_grad] if isinstance(encoder, nn.Module) else []
 
 
 def import_smp() -> Any:
-    """segmentation_models_pytorch, imported where it is used: that takes seconds."""
+    """segmentation_models_pytorch, imported only when it is used, since that takes seconds."""
     try:
         importlib.import_module("timm")
         return importlib.import_module("segmentation_models_pytorch")
@@ -181,13 +181,16 @@ def _switch_off_dropout(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in ("drop_prob", "_drop_connect_rate"):  # stochastic depth, as timm's DropPath and EfficientNet say it
+        for name in (
+            "drop_prob",
+            "_drop_connect_rate",
+        ):  # stochastic depth, as timm's DropPath and EfficientNet name it
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
 
 
 def _fit(network: nn.Module, image_size_px: int) -> None:
-    """Run a copy without numbers (device meta) forward and backward, and change what would not train well.
+    """Run a copy forward and backward on the device meta, and replace modules that would not train well.
 
     Raises ValueError for logits of another size, and whatever the layers raise.
     """

@@ -1,4 +1,4 @@
-"""The weights that an encoder starts from: a file, or what its package has for ImageNet on the hub."""
+"""Loads the weights that an encoder starts from: a file, or its package's ImageNet weights from the hub."""
 
 from __future__ import annotations
 
@@ -28,28 +28,27 @@ Tensors = dict[str, torch.Tensor]
 def load_pretrained(config: ModelConfig, model: nn.Module) -> None:
     """Load the weights that the config names into the encoder of the (bare) model.
 
-    Called by all processes: the first one reads or downloads, and hands the tensors to the others.
-    Raises ValueError, on all of them, if the weights cannot be had or are not the encoder's.
+    Called by all processes: the first one reads or downloads the weights, and broadcasts them.
+    Raises ValueError, on all processes, if the weights cannot be read or do not fit the encoder.
     """
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    message = None
-    if config.weights != "none" and not (together and torch.distributed.get_rank()):
+    if config.weights == "none":
+        return
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        _load(config, model)
+        return
+    messages: list[str | None] = [None]
+    if torch.distributed.get_rank() == 0:
         try:
             _load(config, model)
         except (ValueError, OSError) as error:
-            if not together:
-                raise
-            message = str(error)
-    if not together or config.weights == "none":
-        return
-    said = [message]
-    torch.distributed.broadcast_object_list(said, src=0)
-    if said[0] is not None:
-        raise ValueError(said[0])
+            messages = [str(error)]
+    torch.distributed.broadcast_object_list(messages, src=0)
+    if messages[0] is not None:
+        raise ValueError(messages[0])
     for tensor in model.state_dict().values():
-        there = tensor.cuda() if torch.cuda.is_available() else tensor  # NCCL sends from GPU to GPU only
-        torch.distributed.broadcast(there, src=0)
-        tensor.copy_(there)
+        sent = tensor.cuda() if torch.cuda.is_available() else tensor  # NCCL sends from GPU to GPU only
+        torch.distributed.broadcast(sent, src=0)
+        tensor.copy_(sent)
 
 
 def _load(config: ModelConfig, model: nn.Module) -> None:
@@ -62,14 +61,14 @@ def _load(config: ModelConfig, model: nn.Module) -> None:
     else:
         given = read_tensors(Path(config.weights))
         source = config.weights
-    found = match(encoder.state_dict(), given)
-    found.check(f"model.weights = {source!r} for model.encoder = {name!r}", given)
+    matched = match(encoder.state_dict(), given)
+    matched.check(f"model.weights = {source!r} for model.encoder = {name!r}", given)
     wanted = encoder.state_dict()
-    for ours, theirs in found.pairs.items():
+    for ours, theirs in matched.pairs.items():
         wanted[ours].copy_(given[theirs])  # keeps dtype, memory format and device
-    logger.info("%s: %d of %d tensors from %s", name, len(found.pairs), found.wanted, source)
-    if found.missing:
-        logger.warning("not in it, and left random: %s", some(found.missing))
+    logger.info("%s: %d of %d tensors from %s", name, len(matched.pairs), matched.wanted, source)
+    if matched.missing:
+        logger.warning("not in it, and left random: %s", some(matched.missing))
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -86,7 +85,7 @@ def read_tensors(path: Path) -> Tensors:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged, or holds more than tensors: {_first_line(error)}") from None
-    for name in ("state_dict", "model"):  # what training scripts wrap them in
+    for name in ("state_dict", "model"):  # as training scripts wrap them
         content = content[name] if isinstance(content, dict) and isinstance(content.get(name), dict) else content
     tensors = {k: v for k, v in content.items() if torch.is_tensor(v)} if isinstance(content, dict) else {}
     if not tensors:
@@ -105,7 +104,7 @@ def _require_safe_pickles(path: Path) -> None:
 
 
 def _from_hub(name: str, encoder: nn.Module) -> Tensors:
-    """The tensors that the encoder's package publishes for it, adapted by that package to its size of pictures."""
+    """The weights that the encoder's package publishes, adapted by that package to the size of the pictures."""
     smp = import_smp()
     if not name.startswith("tu-"):
         known = smp.encoders.encoders[name]["pretrained_settings"]
@@ -122,7 +121,7 @@ def _from_hub(name: str, encoder: nn.Module) -> Tensors:
             f"model.encoder = {name!r} has no weights on the hub: timm.list_pretrained() names those that do"
         )
     path = fetch(name, config.hf_hub_id, config.hf_hub_filename or "model.safetensors", None)
-    # timm fits tables of positions to the size, and translates the names of the papers' own checkpoints
+    # timm adapts position embeddings to the size, and translates the names of the papers' checkpoints
     sizes = [m.img_size for m in encoder.modules() if isinstance(getattr(m, "img_size", None), tuple)]
     fixed: dict[str, Any] = {"img_size": sizes[0]} if sizes else {}
     overlay = {"file": str(path), "custom_load": False}
@@ -131,10 +130,10 @@ def _from_hub(name: str, encoder: nn.Module) -> Tensors:
 
 
 def fetch(encoder: str, repository: str, filename: str, revision: str | None) -> Path:
-    """A file that the hub has for an encoder, from its cache on this machine if it is there.
+    """An encoder's file from the hub, or from the hub's cache on this machine.
 
-    Raises ValueError that says how to do without a network if it cannot be reached: at once, without the minute of
-    retries that the hub's client would make.
+    If the hub cannot be reached, raises a ValueError that says how to do without a network, at once rather than after
+    the minute of retries of the hub's client.
     """
     import huggingface_hub as hub
 
@@ -145,11 +144,11 @@ def fetch(encoder: str, repository: str, filename: str, revision: str | None) ->
     try:
         hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S)
         return Path(hub.hf_hub_download(repository, filename, revision=revision))
-    except Exception as error:  # of the client's HTTP library, which differs between its versions
-        fetch = typed("-m", "petseg.models.weights", encoder, "--out", "FILE.safetensors")
+    except Exception as error:  # from the client's HTTP library, which differs between its versions
+        command = typed("-m", "petseg.models.weights", encoder, "--out", "FILE.safetensors")
         raise ValueError(
             f"model.weights = imagenet: {url} cannot be fetched ({_first_line(error)}), and {cache_folder()} "
-            f"does not have it. Where there is a network, run `{fetch}` "
+            f"does not have it. Where there is a network, run `{command}` "
             "and give --model.weights FILE.safetensors, or fill that folder (HF_HOME) there"
         ) from None
 

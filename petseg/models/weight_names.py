@@ -1,4 +1,4 @@
-"""Which tensor of a file belongs to which of an encoder, whoever wrote the file."""
+"""Matches the tensors of a weights file with those of an encoder, whichever package wrote the file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-NEARLY_ALL = 0.95  # share of the encoder's tensors that a file must have: less, and it belongs to another encoder
+NEARLY_ALL = 0.95  # share of the encoder's tensors that a file must have; with less, it is another encoder's
 EXAMPLES = 3
-_COUNTER = "num_batches_tracked"  # of BatchNorm: it plays no part
+_COUNTER = "num_batches_tracked"  # of BatchNorm: unused
 
 
 @dataclass(frozen=True)
 class Match:
-    """Which tensor of a file belongs to which of an encoder."""
+    """The tensors of a file that belong to those of an encoder."""
 
     pairs: dict[str, str]  # name in the encoder -> name in the file
     missing: tuple[str, ...]  # of the encoder: not in the file, or of another shape
@@ -24,7 +24,7 @@ class Match:
         return len(self.pairs) + len(self.missing)
 
     def check(self, what: str, given: Mapping[str, torch.Tensor]) -> None:
-        """Raises ValueError with examples unless nearly all tensors are there."""
+        """Raises ValueError with examples unless nearly all tensors were matched."""
         if len(self.pairs) >= NEARLY_ALL * self.wanted:
             return
         raise ValueError(
@@ -36,8 +36,8 @@ class Match:
 def match(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> Match:
     """Pair tensors by name and shape.
 
-    What differs between the packages is looked through: a prefix (`model.`, `encoder.`, of a whole checkpoint of
-    petseg's), timm's `stages_0` for `stages.0` where it extracts features, and the names of EfficientNet-PyTorch.
+    Differences between packages are ignored: a prefix (`model.`, `encoder.`, that of a whole petseg checkpoint), timm's
+    `stages_0` for `stages.0` in feature extraction, and the names of EfficientNet-PyTorch.
     """
     ours = {_plain(name): name for name in wanted if not name.endswith(_COUNTER)}
     while len(heads := {name.partition(".")[0] for name in ours}) == 1 and all("." in name for name in ours):
@@ -63,17 +63,21 @@ def _plain(name: str) -> str:
 
 
 def _timm_names(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """EfficientNet-PyTorch's plain names as timm has them: blocks are counted within their stage, and the convolutions
-    and BatchNorms of a block are named by their place in it."""
-    if "blocks.0.0.bn1.weight" in theirs:  # it is timm's
+    """EfficientNet-PyTorch's plain names as timm's names.
+
+    timm counts blocks within their stage, and names the convolutions and BatchNorms of a block by their order in it.
+    """
+    if "blocks.0.0.bn1.weight" in theirs:  # timm's own names
         return dict(theirs)
     blocks = list(dict.fromkeys(".".join(n.split(".")[:3]) for n in ours if n.startswith("blocks.")))
     inner = {"se.reduce": "se.conv.reduce", "se.expand": "se.conv.expand"}
-    found = {}
+    renamed_tensors = {}
     for name, full in theirs.items():
         top, number, part = name.partition(".")[0], *[*name.split(".", 2), "", ""][1:3]
         if top != "blocks":
-            found[name.replace("bn0.", "bn1.") if name.startswith("bn0.") else name.replace("bn1.", "bn2.")] = full
+            renamed_tensors[
+                name.replace("bn0.", "bn1.") if name.startswith("bn0.") else name.replace("bn1.", "bn2.")
+            ] = full
             continue
         expands = f"blocks.{number}.expand.conv.weight" in theirs
         renamed = {
@@ -87,8 +91,8 @@ def _timm_names(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str,
         }
         layer, _, leaf = part.rpartition(".") if not part.endswith(("mean", "var", "tracked")) else part.partition(".")
         if int(number) < len(blocks):
-            found[f"{blocks[int(number)]}.{renamed.get(layer, layer)}.{leaf}"] = full
-    return found
+            renamed_tensors[f"{blocks[int(number)]}.{renamed.get(layer, layer)}.{leaf}"] = full
+    return renamed_tensors
 
 
 def some(names: Sequence[str]) -> str:

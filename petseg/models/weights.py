@@ -1,6 +1,6 @@
 """Write the weights of an encoder to a file that model.weights takes.
 
-Where there is no network, fetch them where there is one, and carry the file:
+For a machine without network, fetch them on another one, and copy the file:
 
     python -m petseg.models.weights tu-mobilenetv3_small_050 --out mobilenetv3.safetensors
     python petseg/train.py --model.arch fpn --model.encoder tu-mobilenetv3_small_050 \\
@@ -35,22 +35,22 @@ class Command:
     """Write the weights of an encoder to a .safetensors file that model.weights takes."""
 
     encoder: Annotated[str, tyro.conf.Positional]
-    """Its name, as in model.encoder."""
+    """Name of the encoder, as in model.encoder."""
     out: Path
     """The file, .safetensors."""
     source: str = "imagenet"
     """imagenet = the hub of its package, or a file to convert (.pth, .pt, .safetensors)."""
     arch: str = "smp_unet"
-    """model.arch; it matters for dpt, whose encoders are others."""
+    """model.arch; it matters for dpt, which has other encoders."""
     image_size_px: int = 256
-    """data.image_size_px, to which tables of positions are fitted."""
+    """data.image_size_px, to which position embeddings are adapted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     if command.out.suffix != ".safetensors":
         raise ValueError(f"--out {command.out}: its name must end in .safetensors")
-    from safetensors.torch import save  # torch, which takes seconds: only for words that are right
+    from safetensors.torch import save  # torch takes seconds: imported once the flags are right
 
     from petseg.models.build import build_model
 

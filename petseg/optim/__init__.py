@@ -1,4 +1,4 @@
-"""Optimizer, and the learning rate as a pure function of the step."""
+"""Builds optimizers, and computes the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from petseg.config import OptimConfig
 from petseg.models.encoders import encoder_parameters
 from petseg.optim.muon import Muon, hidden_weights
 
-ONE_CYCLE_RISE = 0.3  # of the steps, and from where: as torch's OneCycleLR has it
+ONE_CYCLE_RISE = 0.3  # share of the steps, and the first rate as a share of the peak: torch's OneCycleLR
 ONE_CYCLE_START = 1 / 25
 POLY_POWER = 0.9  # DeepLab's (Chen et al. 2017)
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
-    """Rate of optimizer step `step` (from 0) of `total_steps`: the warm-up, then what the schedule says.
+    """Rate of optimizer step `step` (from 0) of `total_steps`: a warm-up, then the schedule.
 
-    All but the constant one reach zero at `total_steps`, which is the step after the last. one_cycle is Smith's (2018)
-    with cosines, without his third phase and with the momentum left as it is.
+    All schedules but the constant one reach zero at `total_steps`, the step after the last. one_cycle is Smith's (2018)
+    with cosines, without his third phase and with a constant momentum.
     """
     one_cycle = config.schedule == "one_cycle"
     warmup_steps = math.ceil((config.warmup or ONE_CYCLE_RISE * one_cycle) * total_steps)
@@ -36,12 +36,12 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
 
 
 def _half_cosine(progress: float) -> float:
-    """1 at 0, 0 at 1."""
+    """The falling half of a cosine: 1 at 0, 0 at 1."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Each group has this rate, or its own share of it."""
+    """Set the rate of each parameter group to this rate times the group's lr_factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_factor", 1.0)
 
@@ -49,8 +49,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The config's optimizer of a (bare) model's parameters.
 
-    With decoupled decay, vectors (normalisation, biases) take none, as is the custom.
-    Raises ValueError for a rate of the encoder's own where the model has no encoder apart.
+    With decoupled weight decay, vectors (normalisation, biases) have none, as is usual.
+    Raises ValueError for encoder_lr_factor if the model has no separate encoder.
     """
     fused = True  # on a CPU too: AdamW steps a U-Net of width 16 in 1.2 ms instead of 3.0
     lr, decay = config.lr, config.weight_decay
@@ -58,11 +58,11 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
         hidden = hidden_weights(model)
         rest = [p for p in model.parameters() if all(p is not q for q in hidden)]
         groups = [{"params": hidden, "weight_decay": decay, "muon": True}, *_decay_groups(rest, decay)]
-        return Muon(_encoder_apart(groups, config, model), lr, fused=fused)
+        return Muon(_split_encoder(groups, config, model), lr, fused=fused)
     if config.name == "adamw":
-        groups = _encoder_apart(_decay_groups(model.parameters(), decay), config, model)
+        groups = _split_encoder(_decay_groups(model.parameters(), decay), config, model)
         return torch.optim.AdamW(groups, lr, fused=fused)
-    groups = _encoder_apart([{"params": list(model.parameters())}], config, model)
+    groups = _split_encoder([{"params": list(model.parameters())}], config, model)
     if config.name == "adam":
         return torch.optim.Adam(groups, lr, weight_decay=decay, fused=fused)
     momentum, nesterov = config.momentum, config.momentum > 0
@@ -77,8 +77,8 @@ def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> li
     ]
 
 
-def _encoder_apart(groups: list[dict[str, Any]], config: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
-    """The groups, each cut into the encoder's parameters, with its factor, and the others', unless that is 1."""
+def _split_encoder(groups: list[dict[str, Any]], config: OptimConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """The groups, each split into the encoder's parameters, with their factor, and the others, unless that is 1."""
     if config.encoder_lr_factor == 1:
         return [group for group in groups if group["params"]]
     encoder = {id(p) for p in encoder_parameters(model)}

@@ -1,4 +1,4 @@
-"""A running average of a model's weights, which is what is measured and kept (Polyak averaging, as in Mean Teacher)."""
+"""The running average of a model's weights, which is measured and kept (Polyak averaging, as in Mean Teacher)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from torch import nn
 class Ema:
     """The average of a (bare) model's parameters and of its BatchNorm statistics, on the model's device.
 
-    The statistics are averaged with the weights, not copied: they are what the layers saw under the weights of the same
-    steps, and those of the newest weights do not belong to older ones. Since both averages are linear, the mean of the
-    ranks' averages is the average of the ranks' means, whenever they are taken. Counters (int) stay the model's.
+    The statistics are averaged like the weights, not copied: those of the newest weights do not belong to an average of
+    older weights. Since both averages are linear, the mean of the ranks' averages is the average of the ranks' means,
+    whenever they are taken. Counters (int) stay the model's.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
         named = [*model.named_parameters(), *model.named_buffers()]
-        # the very tensors of the model, not their memory, which a resume may replace
+        # the model's tensor objects, not their memory, which a resume may replace
         self._model: dict[str, torch.Tensor] = {name: tensor for name, tensor in named if tensor.is_floating_point()}
         self._buffer_names = [name for name, b in model.named_buffers() if b.is_floating_point()]
         self.tensors = {name: tensor.detach().clone() for name, tensor in self._model.items()}
 
     def buffers(self) -> list[torch.Tensor]:
-        """The averages of BatchNorm's statistics, which differ between the ranks as the statistics do."""
+        """The averages of BatchNorm's statistics, which differ between ranks like the statistics."""
         return [self.tensors[name] for name in self._buffer_names]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimizer step `step` of the run (from 0).
+        """Average in the weights after optimizer step `step` of the run (from 0).
 
-        The decay warms up as min(decay, (1 + step) / (10 + step)): the first average is not the random weights.
+        The decay warms up as min(decay, (1 + step) / (10 + step)), so that the random first weights are soon forgotten.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.tensors.values()), list(self._model.values()), 1 - decay)
@@ -41,16 +41,16 @@ class Ema:
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Set the averages from `state_dict` of a checkpoint; a memory format stays."""
         for name, average in self.tensors.items():
-            if name in tensors:  # buffers that a model keeps to itself are in no state_dict
+            if name in tensors:  # non-persistent buffers are in no state_dict
                 average.copy_(tensors[name])
 
     def state_dict(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """The model's state_dict with the averages in place of what is averaged."""
+        """The model's state_dict with the averages in place of the averaged tensors."""
         return {name: self.tensors.get(name, tensor) for name, tensor in model.state_dict().items()}
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averages meanwhile; it must not be trained then."""
+        """A context in which the model has the averages; it must not be trained in it."""
         self._exchange()
         try:
             yield

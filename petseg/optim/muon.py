@@ -1,8 +1,8 @@
-"""Muon for networks of convolutions (Jordan et al. 2024): the momentum of a weight, made orthogonal, is its update.
+"""Muon for convolutional networks (Jordan et al. 2024): the update of a weight is its orthogonalised momentum.
 
-torch.optim.Muon takes matrices alone; most weights here are (out, in, height, width), which the step sees as matrices
+torch.optim.Muon takes only matrices; most weights here are (out, in, height, width), and are treated as matrices
 (out, in * height * width). The numbers are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw" (Liu et al.
-2025), by which a rate and a decay that suit AdamW suit it too.
+2025), so that a learning rate and a weight decay for AdamW suit it too.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _EPS = 1e-7
 
 
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
-    """Weights of convolutions and linear layers but for the first and the last, which stand for inputs and classes.
+    """Weights of all convolutions and linear layers but the first and the last, which belong to inputs and classes.
 
-    Depthwise convolutions are left out: their filters meet no common input, so that there is nothing to make
-    orthogonal. So is what is frozen.
+    Frozen weights are left out, and depthwise convolutions: their filters share no input, so that there is nothing to
+    orthogonalise.
     """
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     weights = [m.get_parameter("weight") for m in layers[1:-1] if getattr(m, "groups", 1) == 1]
@@ -33,7 +33,7 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `muon` set are updated by Muon, all others by AdamW."""
+    """Updates parameter groups with `muon` set by Muon, all others by AdamW."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, fused: bool) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "muon": False, "fused": fused})
@@ -83,9 +83,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """(M, N) of the same singular vectors, with singular values near 1 (0.7 to 1.2), by Newton and Schulz.
+    """(M, N) with the same singular vectors, and singular values near 1 (0.7 to 1.2), by the Newton-Schulz iteration.
 
-    In bfloat16, for which the polynomial was made, where a GPU is quick at it; in float32 on CPUs.
+    It runs in bfloat16, for which the polynomial was designed, on GPUs, which are fast at it, and in float32 on CPUs.
     """
     x = matrix.bfloat16() if matrix.is_cuda else matrix
     tall = len(x) > x.shape[1]

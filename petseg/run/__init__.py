@@ -1,1 +1,1 @@
-"""What a run consists of: its parts, built once and then only used, and its progress, the rest that changes."""
+"""A training run in one process: its parts, which are built once, and its progress, which changes."""

@@ -1,4 +1,4 @@
-"""The batches of a run, by the plan of its splits, and as tensors on the device."""
+"""The batches of a run: read in the order of a plan, and turned into tensors on the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from petseg.data.inputs import build_target, normalise, to_image
 from petseg.data.loader import Batch
-from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, train_plan
+from petseg.data.plan import Batching, EpochOrder, MicroBatch, eval_plan, train_plan
 from petseg.run.parts import Parts
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -24,8 +24,9 @@ def epoch_order(parts: Parts, epoch: int) -> EpochOrder:
 def train_batches(parts: Parts, epoch: int, first_step: int = 0) -> Iterator[Batch]:
     """This rank's micro-batches of an epoch (from 1), in the order of the plan."""
     train, data, order = parts.config.train, parts.splits["train"], epoch_order(parts, epoch)
-    plan = train_plan(order, train.batch_size, train.accumulation_steps, parts.rank, parts.world_size, first_step)
-    return data.batches(data.announced(plan, order, train.batch_size), pin=_pins(parts))
+    batching = Batching(train.batch_size, train.accumulation_steps, parts.rank, parts.world_size)
+    plan = train_plan(order, batching, first_step)
+    return data.batches(data.prefetched(plan, order, train.batch_size), pin=_pins(parts))
 
 
 def take_step(batches: Iterator[Batch]) -> list[Batch]:
@@ -57,13 +58,13 @@ def to_device(parts: Parts, batch: Batch) -> Pair:
 
 
 def to_inputs(parts: Parts, image: torch.Tensor, trimap: torch.Tensor) -> Pair:
-    """What model and loss take: normalised pictures (B, 3, H, W), and the target (B, H, W) int64."""
+    """Inputs of model and loss: normalised pictures (B, 3, H, W), and the target (B, H, W) int64."""
     target = build_target(trimap, parts.config.data.border, parts.manifest.source.trimap)
     return normalise(image, parts.config.train.channels_last), target
 
 
 def eval_inputs(parts: Parts, batch: Batch) -> Pair:
-    """A batch as it is: pictures (B, 3, H, W) float32, target (B, H, W) int64."""
+    """A batch without augmentation: pictures (B, 3, H, W) float32, target (B, H, W) int64."""
     return to_inputs(parts, *to_device(parts, batch))
 
 

@@ -1,4 +1,4 @@
-"""How long a run will be, by what its config counts in (epochs, steps, minutes), as petseg.run settles it."""
+"""The length of a run by its epochs, steps or minutes; without torch, so that a login node can quote it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from petseg.config import TrainConfig
 
 @dataclass(frozen=True)
 class EpochTime:
-    """Seconds of a whole epoch: of its steps, and of the validation and the saving after them."""
+    """Seconds of a whole epoch: those of its steps, and those of the validation and the save after them."""
 
     train_s: float
     beside_s: float
 
     def run_s(self, epochs: float) -> float:
-        """Of so many epochs; a last one that ends early is validated and saved like the others."""
+        """Seconds of so many epochs; a last one that ends early is validated and saved like the others."""
         return epochs * self.train_s + math.ceil(epochs) * self.beside_s
 
 
 def epochs_of(train: TrainConfig, steps_per_epoch: int, time: EpochTime) -> float:
-    """Epochs of the whole run; a fraction where the budget ends within the last one.
+    """Epochs of the whole run; a fraction if the budget ends within the last one.
 
-    Minutes are those of training and validation; within the first epoch, of training alone, as its pace is known then.
+    A budget of minutes is for training and validation; if it ends within the first epoch, only for training, as a run
+    has not measured its validation by then.
     """
     if train.budget_steps:
         return train.budget_steps / steps_per_epoch

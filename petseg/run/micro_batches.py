@@ -1,8 +1,8 @@
 """Into how many micro-batches a step is cut with `train.accumulation_steps` = 0: as few as the device's memory allows.
 
-The number is settled once in a run, by prediction and before anything is trained, and noted in overrides.json: all
-ranks and all attempts take the same, on whatever device they go on. So BatchNorm, whose statistics are those of a
-micro-batch, sees micro-batches of one size throughout. Where memory runs out even so, a retry doubles the number.
+The number is fixed once in a run, by prediction and before anything is trained, and noted in overrides.json: all ranks
+and all attempts use it, whatever device they run on. So BatchNorm, whose statistics are those of a micro-batch, sees
+micro-batches of one size throughout. Where memory runs out even so, a retry doubles the number.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from petseg.run_folder.layout import load_overrides, save_overrides
 if TYPE_CHECKING:  # imported where it is used: torch's machinery of fake tensors takes a second
     from petseg.footprint.memory import DeviceType
 
-PASSES = "train.accumulation_steps"
-# what the prediction does not see: the driver's context, cuBLAS's and cuDNN's workspaces, and the allocator's gaps
+ACCUMULATION_STEPS = "train.accumulation_steps"
+# what the prediction leaves out: the driver's context, cuBLAS's and cuDNN's workspaces, and the allocator's gaps
 RESERVE_BYTES = 2**30
 SLACK = 1.1
 CPU_MEMORY_SHARE = 0.5  # the rest is for the page cache and the loader
@@ -42,62 +42,64 @@ def usable_bytes(memory_bytes: int) -> int:
     return max(0, int((memory_bytes - RESERVE_BYTES) / SLACK))
 
 
-def samples_per_pass(config: RunConfig, passes: int, world_size: int) -> int:
-    """Of the largest pass of a rank, with copies."""
+def samples_per_micro_batch(config: RunConfig, micro_batches: int, world_size: int) -> int:
+    """Samples of the largest micro-batch of a rank, with the copies of augment.mode "add"."""
     from petseg.footprint.memory import grown_batch
 
     share = -(-config.train.batch_size // world_size)
-    return grown_batch(config, -(-share // passes))
+    return grown_batch(config, -(-share // micro_batches))
 
 
-def fewest_passes(config: RunConfig, device: DeviceType, memory_bytes: int, world_size: int) -> int | None:
-    """The smallest divisor of the batch whose passes fit; None if single samples do not. Some seconds long."""
+def fewest_micro_batches(config: RunConfig, device: DeviceType, memory_bytes: int, world_size: int) -> int | None:
+    """The smallest divisor of the batch whose micro-batches fit, None if no single sample does; takes some seconds."""
     from petseg.footprint.memory import footprint
 
     batch_size = config.train.batch_size
     smallest_seen = 0
-    for passes in (n for n in range(1, batch_size + 1) if batch_size % n == 0):
-        samples = samples_per_pass(config, passes, world_size)
+    for count in (n for n in range(1, batch_size + 1) if batch_size % n == 0):
+        samples = samples_per_micro_batch(config, count, world_size)
         if samples == smallest_seen:
             continue
         smallest_seen = samples
-        asked = with_values(config, {PASSES: passes})
-        peak = footprint(asked, samples, device, world_size).peak_bytes
-        logger.debug("%d passes of %d samples would take %.2f GiB", passes, samples, peak / GIB)
+        candidate = with_values(config, {ACCUMULATION_STEPS: count})
+        peak = footprint(candidate, samples, device, world_size).peak_bytes
+        logger.debug("%d micro-batches of %d samples would take %.2f GiB", count, samples, peak / GIB)
         if fits(peak, memory_bytes):
-            return passes
+            return count
     return None
 
 
-def settle_passes(config: RunConfig, folder: Path, accelerator: Accelerator) -> RunConfig:
-    """The config with its number of passes, which all ranks agree on. Raises ValueError, on all, if nothing fits."""
+def settle_accumulation_steps(config: RunConfig, folder: Path, accelerator: Accelerator) -> RunConfig:
+    """The config with accumulation steps that all ranks agree on. Raises ValueError, on all ranks, if nothing fits."""
     if config.train.accumulation_steps:
         return config
     device: DeviceType = "cuda" if accelerator.device.type == "cuda" else "cpu"
     free = torch.tensor([free_bytes(accelerator.device)], dtype=torch.int64, device=accelerator.device)
     memory_bytes = int(accelerator.gather(free).min())
-    passes = None
+    steps = None
     if accelerator.is_main_process:
         overrides = load_overrides(folder)
-        passes = overrides.get(PASSES) or fewest_passes(config, device, memory_bytes, accelerator.num_processes)
-        if passes and PASSES not in overrides:
+        steps = overrides.get(ACCUMULATION_STEPS) or fewest_micro_batches(
+            config, device, memory_bytes, accelerator.num_processes
+        )
+        if steps and ACCUMULATION_STEPS not in overrides:
             folder.mkdir(parents=True, exist_ok=True)
-            save_overrides(overrides | {PASSES: passes}, folder)
-            logger.info("%s = %d fits in %.1f GiB, by prediction", PASSES, passes, memory_bytes / GIB)
-    (passes,) = broadcast_object_list([passes])
-    if passes is None:
+            save_overrides(overrides | {ACCUMULATION_STEPS: steps}, folder)
+            logger.info("%s = %d fits in %.1f GiB, by prediction", ACCUMULATION_STEPS, steps, memory_bytes / GIB)
+    (steps,) = broadcast_object_list([steps])
+    if steps is None:
         raise ValueError(
-            f"not even one sample a pass fits in {memory_bytes / GIB:.1f} GiB, by prediction "
+            f"not even a micro-batch of one sample fits in {memory_bytes / GIB:.1f} GiB, by prediction "
             "(python -m petseg.estimate): "
             "choose a smaller model.arch, model.width or data.image_size_px, or --train.grad-checkpointing"
         )
-    return with_values(config, {PASSES: passes})
+    return with_values(config, {ACCUMULATION_STEPS: steps})
 
 
 def free_bytes(device: torch.device) -> int:
     """Memory that this process may take."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()  # of an earlier run in this process
+        torch.cuda.empty_cache()  # what an earlier run in this process has left
         return torch.cuda.mem_get_info(device)[0]
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(total * CPU_MEMORY_SHARE) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

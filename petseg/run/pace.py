@@ -1,9 +1,9 @@
-"""How quick each rank of a run is by itself: what it waits for data, and its work outside of waiting for the others.
+"""The speed of each rank alone: its wait for data and its work, without the time that it waits for other ranks.
 
-In DDP all ranks take as long for a step as the slowest, so a step's time says nothing about who that is. A rank's own
-time is all but the places where it may wait for another: the last backward pass of a step, in which gradients are
-exchanged, and the start of the forward pass, at which DDP sends rank 0's buffers. That is measured on CPUs, where the
-host does the work; of a GPU the host only knows how long it waited for data, and asking for more would make it wait.
+In DDP every rank takes as long for a step as the slowest, so a step's time does not show which rank that is. A rank's
+own time leaves out the points where it may wait for others: the last backward pass of a step, in which gradients are
+exchanged, and the start of the forward pass, when DDP sends rank 0's buffers. It is measured on CPUs, where hosts do
+the work; with a GPU the host only knows how long it waited for data, and measuring more would make it wait.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-SLOW = 1.2  # times the middle of the ranks
-SLOW_S = 1.0  # and so much in an epoch: less is noise
+SLOW = 1.2  # times the median of the ranks: from here on a rank is slow
+SLOW_S = 1.0  # and by so many seconds in an epoch: less is noise
 
 
 @dataclass
 class StepClock:
-    """A clock that runs while a rank works by itself, and stands while it may wait for others."""
+    """A clock that runs while a rank works on its own, and is stopped while it may wait for others."""
 
     enabled: bool = True
     own_s: float = 0.0
     _since: float | None = None
 
-    def begin(self) -> None:
-        """Start an epoch with nothing."""
+    def reset(self) -> None:
+        """Reset the clock for an epoch."""
         self.own_s, self._since = 0.0, None
 
     def resume(self) -> None:
@@ -49,7 +49,7 @@ class StepClock:
 
     @contextlib.contextmanager
     def stopped_until(self, model: nn.Module) -> Iterator[None]:
-        """Stopped until `model` is called: what wraps it (DDP) may wait before."""
+        """Stop the clock until `model` is called: its wrapper (DDP) may wait for other ranks before."""
         if not self.enabled:
             yield
             return
@@ -63,48 +63,48 @@ class StepClock:
 
 @dataclass(frozen=True)
 class RankTime:
-    """What one rank knows of an epoch."""
+    """The times of one rank in an epoch."""
 
     waited_s: float  # for data
-    own_s: float  # outside of waiting for other ranks, the wait for data included; since the run's last start
-    seconds: float  # in all
+    own_s: float  # without the wait for other ranks, but with that for data; since the run's last start
+    seconds: float  # of the epoch
 
 
 def with_common_steps(ranks: Sequence[RankTime]) -> list[RankTime]:
-    """Own times where only the waits for data are known (GPUs): each rank's, and the steps, which are alike for all.
+    """Own times if only the waits for data are known (GPUs): each rank's wait plus the steps, equal on all ranks.
 
-    The steps are what the rank that waited for data most has left: it is the one that waited for no other.
+    The steps take what is left of the epoch on the rank that waited longest for data: it waited for no other rank.
     """
     steps_s = min(rank.seconds - rank.waited_s for rank in ranks)
     return [replace(rank, own_s=rank.waited_s + steps_s) for rank in ranks]
 
 
 def data_wait(ranks: Sequence[RankTime]) -> float:
-    """Share of the time that the rank waited for data that waited most: the others wait for it."""
+    """Share of its time that a rank waited for data, the largest of all ranks: the others wait for that rank."""
     return max(rank.waited_s / rank.seconds for rank in ranks)
 
 
 def straggler(ranks: Sequence[RankTime]) -> tuple[int, float]:
-    """The slowest rank, and its own time as a multiple of the ranks' middle (median, of an even number the lower)."""
+    """The slowest rank, and its own time as a multiple of the ranks' median (of an even number the lower one)."""
     own_s = [rank.own_s for rank in ranks]
-    middle_s = statistics.median_low(own_s)
+    median_s = statistics.median_low(own_s)
     slowest = own_s.index(max(own_s))
-    return slowest, own_s[slowest] / middle_s if middle_s else 1.0
+    return slowest, own_s[slowest] / median_s if median_s else 1.0
 
 
 def is_slow(ranks: Sequence[RankTime]) -> bool:
-    """Whether the slowest rank is a fifth slower than the middle, and that by a second or more."""
+    """Whether the slowest rank is slower than the median by a fifth, and by at least a second."""
     slowest, ratio = straggler(ranks)
     own_s = ranks[slowest].own_s
     return ratio > SLOW and own_s - own_s / ratio >= SLOW_S
 
 
 def straggler_in_words(ranks: Sequence[RankTime], hosts: Sequence[str]) -> str:
-    """hosts: of each rank."""
+    """The warning about the slowest rank. hosts: of each rank"""
     slowest, ratio = straggler(ranks)
     own_s = ranks[slowest].own_s
     return (
-        f"rank {slowest} on {hosts[slowest]} took {own_s:.1f} s by itself in this epoch, {100 * (ratio - 1):.0f} % "
-        f"more than the ranks' middle of {own_s / ratio:.1f} s: the others wait for it in each step. If it stays so, "
+        f"rank {slowest} on {hosts[slowest]} took {own_s:.1f} s of its own in this epoch, {100 * (ratio - 1):.0f} % "
+        f"more than the ranks' median of {own_s / ratio:.1f} s: the others wait for it in each step. If that persists, "
         "see what else runs there, or leave the host out with --exclude"
     )

@@ -1,4 +1,4 @@
-"""The parts of a run: what one process builds once, and then only uses."""
+"""The parts of a run, which each process builds once and then only uses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
 from petseg.run.accelerator import build_accelerator
 from petseg.run.execution import fit_for_training
-from petseg.run.micro_batches import settle_passes
+from petseg.run.micro_batches import settle_accumulation_steps
 from petseg.run.resizing import require_sizes
+from petseg.run_folder.checkpoint import Learner
 from shards.command import without_secrets
 from shards.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Model, optimizer and data of one process; evaluation needs nothing else of a run."""
+    """Model, optimizer and data of one process: all of a run that evaluation needs."""
 
     config: RunConfig
     folder: Path
@@ -64,12 +65,17 @@ class Parts:
         return self.accelerator.is_main_process
 
     @property
+    def learner(self) -> Learner:
+        """What checkpoints save and restore."""
+        return Learner(self.bare_model, self.optimizer, self.ema)
+
+    @property
     def eval_batch_size(self) -> int:
-        """Samples of one forward pass of evaluation: as many as in training, which is known to fit."""
+        """Samples of one forward pass in evaluation: as many as in training, which are known to fit."""
         return -(-self.config.train.batch_size // (self.world_size * self.config.train.accumulation_steps))
 
     def float_buffers(self) -> list[torch.Tensor]:
-        """BatchNorm's running statistics and their averages, which differ between ranks within an epoch; maybe none."""
+        """BatchNorm's running statistics and their averages, which differ between ranks within an epoch; or []."""
         own = [b for b in self.bare_model.buffers() if b.is_floating_point()]
         return [*own, *(self.ema.buffers() if self.ema else [])]
 
@@ -91,18 +97,18 @@ class Parts:
 def build_parts(
     config: RunConfig, store: Store, folder: Path, world_size: int = 0, splits: Sequence[str] = ("train", "val")
 ) -> Parts:
-    """Build a model with fresh weights and its optimizer, and open some splits, decoded beforehand if that pays.
+    """Build a model with fresh weights and its optimizer, and open some splits, decoded in advance as data.cache says.
 
-    world_size: how many processes there must be, 0 = any.
-    Raises ValueError for a split without samples, and for what the config asks for and this machine cannot do.
+    world_size: number of processes that there must be, 0 = any
+    Raises ValueError for a split without samples, and if the config asks for what this machine cannot do.
     """
     store.manifest.require_samples(splits, without_secrets(config.data.shards))
     accelerator = build_accelerator(config, world_size)
-    # before the micro-batches are settled: samples on the GPU leave them less memory
+    # before the accumulation steps are chosen: samples on the GPU leave less memory for micro-batches
     opened = open_splits(config, store, splits, accelerator.device)
-    config = settle_passes(config, folder, accelerator)
+    config = settle_accumulation_steps(config, folder, accelerator)
     set_seed(config.train.seed)
-    # without the weights that an encoder starts from: a resumed run has them in its checkpoint
+    # without pretrained weights: a resumed run has its weights in a checkpoint
     bare_model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
     bare_model = bare_model.to(accelerator.device)
     if config.train.channels_last:
@@ -110,7 +116,7 @@ def build_parts(
     if "train" in splits:
         require_sizes(config, bare_model)
         bare_model = fit_for_training(config, bare_model, accelerator, len(opened["train"]))
-    # the loader is never prepared: accelerate would silently drop samples of one that splits by rank itself
+    # the loader is not prepared: it splits by rank itself, and accelerate would silently drop samples
     model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))
     return Parts(
         config=config,

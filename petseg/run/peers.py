@@ -1,4 +1,4 @@
-"""The other processes of a run: what collectives raise when one of them is gone becomes one error that says so."""
+"""The other processes of a run: when one is gone, the errors of the collectives become one that says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from shards.cause import Cause
 from shards.command import Failure, Interrupted
 
-# What gloo, NCCL and torch's store say of a peer that is gone: it has no exception class of its own
+# Messages of gloo, NCCL and torch's store about a peer that is gone, for which they have no exception class
 GONE = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|Socket closed|Connection was likely closed|"
     r"remote process exited|ncclRemoteError|NCCL communicator was aborted|Connection refused|"
@@ -18,14 +18,14 @@ GONE = re.compile(
 
 
 class LostPeer(Interrupted):
-    """Another process of the run is gone; this one was sound, and what is saved can go on."""
+    """Another process of the run is gone; this one was sound, and the run can resume from what is saved."""
 
     cause = Cause.UNKNOWN  # to this process
 
 
 @contextlib.contextmanager
-def peers_may_go() -> Iterator[None]:
-    """Raises LostPeer in place of what a collective raises where another process of the run has gone."""
+def lost_peers_raise() -> Iterator[None]:
+    """Turn what a collective raises when another process of the run is gone into LostPeer."""
     import torch.distributed as dist
 
     try:
@@ -33,10 +33,10 @@ def peers_may_go() -> Iterator[None]:
     except (Interrupted, Failure):
         raise
     except RuntimeError as error:  # DistBackendError and DistNetworkError too
-        found = GONE.search(str(error))
-        if found is None or not dist.is_initialized():
+        words = GONE.search(str(error))
+        if words is None or not dist.is_initialized():
             raise
         raise LostPeer(
-            f"another process of this run has ended ({found[0]}): its own log, or its node's, says why; run the same "
+            f"another process of this run has ended ({words[0]}): its own log, or its node's, says why; run the same "
             "command to go on from what is saved"
         ) from error

@@ -1,4 +1,4 @@
-"""How far a run has come and how far it will go: all that a checkpoint keeps besides tensors."""
+"""The progress of a run: what it has done, and how many steps it will have. Checkpoints keep it beside the tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUMS = 4  # per rank: samples, and their loss, Dice and IoU
 
 @dataclass(frozen=True)
 class PartialEpoch:
-    """What all ranks together did of an epoch that was interrupted."""
+    """What all ranks together have done of an interrupted epoch."""
 
     steps: int = 0  # finished optimizer steps
     sums: tuple[tuple[float, ...], ...] = ()  # of each rank: samples, and their loss, Dice and IoU
@@ -24,9 +24,9 @@ class PartialEpoch:
     waited_s: float = 0.0
 
     def sums_of(self, rank: int, world_size: int) -> tuple[float, ...]:
-        """What a rank starts from: its own sums, or on another number of ranks all of them on rank 0.
+        """The sums that a rank resumes from: its own or, if the number of ranks has changed, all of them on rank 0.
 
-        Its own, because floating-point sums depend on their order: a resumed run ends with the very same numbers.
+        Each rank resumes its own because floating-point sums depend on their order: the numbers stay the same.
         """
         if len(self.sums) == world_size:
             return self.sums[rank]
@@ -49,7 +49,7 @@ class Progress:
     """Epochs and steps of a run, done and to do."""
 
     steps_per_epoch: int
-    total_steps: int  # with train.budget_min the first epoch shows how many they are
+    total_steps: int  # with train.budget_min fixed by the time of the first epoch
     epoch: int = 0  # finished epochs
     partial: PartialEpoch = field(default_factory=PartialEpoch)  # of the next epoch
     best: Best = field(default_factory=Best)
@@ -73,7 +73,7 @@ class Progress:
         return min(self.steps_per_epoch, self.total_steps - self.first_step(epoch))
 
     def finish_epoch(self, epoch: int, step: int, dice: float) -> None:
-        """Note that an epoch is done, and whether it is the best so far. step: since the start of the run."""
+        """Note that an epoch is done, which may be the best so far. step: since the start of the run"""
         self.epoch = epoch
         if dice > self.best.dice:
             self.best = Best(step, epoch, dice)
@@ -88,9 +88,9 @@ class Progress:
         }
 
     def from_state(self, state: Mapping[str, Any], budget_min: float) -> None:
-        """Take over what `to_state` wrote. With a budget in minutes, the number of steps was settled then.
+        """Restore what `to_state` wrote; the number of steps is restored only with a budget in minutes.
 
-        Raises KeyError, TypeError or AttributeError where the state does not say how far the run had come.
+        Raises KeyError, TypeError or AttributeError if the state lacks something.
         """
         if budget_min:
             self.total_steps = int(state["total_steps"])
@@ -103,6 +103,6 @@ class Progress:
 
 
 def start_progress(config: RunConfig, num_samples: int) -> Progress:
-    """The progress of a run that has not begun. num_samples: of the train split."""
+    """The progress of a run at its start. num_samples: of the train split"""
     per_epoch = steps_per_epoch(num_samples, config.train.batch_size)
     return Progress(per_epoch, config.train.budget_steps or per_epoch * config.train.epochs)

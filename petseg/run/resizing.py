@@ -1,6 +1,6 @@
-"""Progressive resizing: training begins on small pictures, which are cheap, and ends on those of full size.
+"""Progressive resizing: training starts on small pictures, which are cheap, and ends on pictures of full size.
 
-After the small sizes of Howard's ImageNet training for DAWNBench (2018), which others' fast recipes took over.
+Howard's ImageNet training for DAWNBench (2018) introduced it, and other fast recipes adopted it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from petseg.config import SIZE_MULTIPLE_PX, RunConfig
 def size_px(config: RunConfig, step: int, total_steps: int) -> int:
     """Side of the pictures in optimizer step `step` (from 0) of `total_steps`.
 
-    From train.start_size_px to data.image_size_px in equally long stretches of the sizes between, SIZE_MULTIPLE_PX
-    apart; full from train.full_size_from of the steps on.
+    The side grows from train.start_size_px in steps of SIZE_MULTIPLE_PX, which last equally long, and is
+    data.image_size_px from the share train.full_size_from of the optimizer steps on.
     """
     start, full = config.train.start_size_px, config.data.image_size_px
     if not start:
@@ -27,7 +27,7 @@ def size_px(config: RunConfig, step: int, total_steps: int) -> int:
 
 
 def relative_area(config: RunConfig, first: int, end: int, total_steps: int) -> float:
-    """Mean area of the pictures in steps first to end - 1, as a share of the full one: what convolutions cost."""
+    """Mean area of the pictures in steps first to end - 1 as a share of the full area: what convolutions cost."""
     if not config.train.start_size_px:
         return 1.0
     areas = [size_px(config, step, total_steps) ** 2 for step in range(first, end)]
@@ -35,7 +35,7 @@ def relative_area(config: RunConfig, first: int, end: int, total_steps: int) -> 
 
 
 def shrink(image: torch.Tensor, trimap: torch.Tensor, side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, 3, H, W) float, averaged, and (B, H, W) uint8, nearest, to side_px square."""
+    """Shrink (B, 3, H, W) float pictures by averaging, and (B, H, W) uint8 trimaps to the nearest, to side_px."""
     size = (side_px, side_px)
     small = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
     return small, F.interpolate(trimap.unsqueeze(1), size, mode="nearest-exact").squeeze(1)
@@ -52,7 +52,7 @@ def require_sizes(config: RunConfig, model: nn.Module) -> None:
     for side in range(start, full, SIZE_MULTIPLE_PX):
         try:
             model(torch.zeros(2, 3, side, side, device=device))
-        except Exception as error:  # whatever the layers of others raise for a size that is not theirs
+        except Exception as error:  # other packages' layers can raise anything for a size that they do not take
             raise ValueError(
                 f"train.start_size_px = {start}: model.arch = {config.model.arch!r} does not work on pictures of "
                 f"{side} px ({str(error) or type(error).__name__}): choose a larger one, or leave it out"

@@ -1,4 +1,4 @@
-"""A training run in this process: its parts, how far it has come, and the clocks that watch it."""
+"""A training run in this process: its parts, its progress, its attempt, its clock and its energy meter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from petseg.run_folder.attempts import Attempt, require_newest
 
 @dataclass
 class CurrentAttempt:
-    """Only the main process has one `noted`: the others write nothing."""
+    """The current attempt at a run; `noted` only on the main process, since the others write nothing."""
 
     folder: Path
     save_every_min: float
@@ -25,19 +25,19 @@ class CurrentAttempt:
 
     @property
     def save_due(self) -> bool:
-        """Whether the last save is longer ago than `train.save_every_min`."""
+        """Whether the last save was more than `train.save_every_min` ago."""
         every_s = 60 * self.save_every_min
         return bool(every_s) and time.monotonic() - self.saved_at >= every_s
 
     def require_newest(self) -> None:
-        """Raises Interrupted on the main process of a run that another process has taken over; called before writes."""
+        """Call before writing: raises Interrupted on the main process if another process has taken the run over."""
         if self.noted is not None:
             require_newest(self.folder, self.noted)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Evaluation takes the parts alone; whoever trains takes it all."""
+    """All that training needs; evaluation needs only the parts."""
 
     parts: Parts
     progress: Progress
@@ -48,7 +48,7 @@ class Run:
 
 
 def new_run(parts: Parts) -> Run:
-    """A run that has not begun, of parts that have a train split."""
+    """A run at its start. parts: with a train split"""
     train = parts.config.train
     return Run(
         parts=parts,

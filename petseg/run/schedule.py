@@ -1,4 +1,4 @@
-"""What a step is trained with by its place in the run, learning rate and picture size, and how many steps there are."""
+"""The learning rate and the picture size of each step, and the number of steps that fit a budget of minutes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def relative_area_of(config: RunConfig, progress: Progress, epoch: int) -> float
 
 
 def fit_budget(config: RunConfig, progress: Progress, steps: int, seconds: float, validation_s: float = 0.0) -> None:
-    """With `train.budget_min`: as many steps in all as fit at the pace of the first ones, which took so long.
+    """With `train.budget_min`, set the total number of steps to what fits at the speed of the first `steps` steps.
 
-    The cost of a step grows with the area of its pictures (petseg.run.resizing); a validation comes with each epoch.
+    seconds: that those took. A step costs as much as the area of its pictures (petseg.run.resizing), and each epoch has
+    a validation.
     """
     if minutes := config.train.budget_min:
         area = relative_area(config, 0, steps, progress.total_steps)

@@ -1,1 +1,1 @@
-"""What the folder of a run holds: layout, checkpoints, and the attempts that wrote it."""
+"""The folder of a run: its files, its checkpoints, and the attempts that wrote them."""

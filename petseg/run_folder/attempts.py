@@ -1,8 +1,8 @@
-"""The attempts at a run: how often it was started, where, and which of them may write.
+"""The attempts at a run: how often it was started, where, and which attempt may write.
 
-A run that is requeued can have two processes that both believe they own it, if a node only lost its network. Each
-attempt takes the next number in lives.json, and every write first looks whether that number is still the newest: the
-number is a fencing token, and no clocks are compared.
+If a node only lost its network, a requeued run can have two processes that both believe they own it. Each attempt takes
+the next number in lives.json, and checks before every write whether that number is still the newest: the number is a
+fencing token, and no clocks are compared.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class Attempt:
     number: int  # from 1
     host: str
     job_id: str
-    code: str  # hash of the code that ran, empty if it ran from the working tree
-    first_step: int  # optimizer steps that were done before
+    code: str  # hash of the copy of the code that ran, empty for the working tree
+    first_step: int  # optimizer steps that earlier attempts have done
     time: float  # seconds since 1970, for people
-    world_size: int = 0  # processes; 0 = an earlier version did not say
-    commit: str = ""  # of git that the code came from, empty if it came from no checkout
-    changed: bool = False  # the checkout had changes beside the commit
+    world_size: int = 0  # processes; 0 = noted by an earlier version, which did not say
+    commit: str = ""  # git commit of the code, empty if it came from no checkout
+    changed: bool = False  # the checkout had changes that are not in the commit
     remote: str = ""  # address of the checkout's origin
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """The attempts at a run, oldest first; raises ValueError that names a file that is damaged."""
+    """The attempts at a run, oldest first; raises ValueError if their file is damaged."""
     path = folder / ATTEMPTS_NAME
     try:
         rows = read_json(path)
@@ -60,10 +60,10 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 
 def begin_attempt(folder: Path, first_step: int, max_without_progress: int = 0, world_size: int = 0) -> Attempt:
-    """Take the next number and write it down; the attempts before may write no more. Says so if it has other code.
+    """Take the next number and write it, so that earlier attempts may write no more; warns if they ran other code.
 
-    max_without_progress: so many attempts in a row may start at the same step, 0 = any number. Raises Failure at more:
-    a run that is requeued again and again without finishing a step costs a cluster and never ends.
+    max_without_progress: how many attempts in a row may start at the same step, 0 = any number. Raises Failure at
+    more: a run that is requeued again and again without finishing a step wastes the cluster and never ends.
     """
     attempts = read_attempts(folder)
     stuck = attempts[-max_without_progress:] if max_without_progress else []
@@ -74,7 +74,7 @@ def begin_attempt(folder: Path, first_step: int, max_without_progress: int = 0, 
             f"log, and delete {folder / ATTEMPTS_NAME} to try again",
             Cause.KILLED,
         )
-    came_from = running_code()
+    checkout = running_code()
     attempt = Attempt(
         number=attempts[-1].number + 1 if attempts else 1,
         host=socket.gethostname(),
@@ -83,9 +83,9 @@ def begin_attempt(folder: Path, first_step: int, max_without_progress: int = 0, 
         first_step=first_step,
         time=time.time(),
         world_size=world_size,
-        commit=came_from.commit,
-        changed=came_from.changed,
-        remote=came_from.remote,
+        commit=checkout.commit,
+        changed=checkout.changed,
+        remote=checkout.remote,
     )
     rows = [asdict(row) for row in [*attempts, attempt][-KEPT_ATTEMPTS:]]
     write_whole(folder / ATTEMPTS_NAME, json.dumps(rows, indent=2) + "\n")
@@ -102,7 +102,7 @@ def _code_in_words(attempt: Attempt) -> str:
 
 
 def require_newest(folder: Path, attempt: Attempt) -> None:
-    """Raises Interrupted if a later attempt at the run has begun: this one is to stop, and to write nothing."""
+    """Raises Interrupted if a later attempt at the run has started: this one must stop and write nothing."""
     newest = read_attempts(folder)[-1:]
     if newest and newest[0].number > attempt.number:
         raise Interrupted(

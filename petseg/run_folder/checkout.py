@@ -1,6 +1,6 @@
-"""Which commit the running code is, for people: it is noted with each attempt of a run and shown in wandb.
+"""The git commit of the running code, for people: it is noted with each attempt at a run and shown in wandb.
 
-A job runs from a copy of the code that is no checkout: its launcher says what the copy was made of.
+A job runs a copy of the code outside any checkout: its launcher passes on what the copy was made from.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Checkout:
-    """A state of the git checkout; all empty where the code lies in none."""
+    """The state of a git checkout; all empty if the code is in none."""
 
     commit: str = ""
     changed: bool = False  # files of the checkout differ from the commit
     remote: str = ""  # address of origin, without credentials
 
     def variables(self) -> dict[str, str]:
-        """Tell it to the jobs that run a copy of this code."""
+        """Environment variables that tell it to jobs which run a copy of this code."""
         return {COMMIT_NAME: self.commit, CHANGED_NAME: "1" if self.changed else "", REMOTE_NAME: self.remote}
 
 
 def running_code() -> Checkout:
-    """Where the code of this process came from: from its launcher, if it runs a copy, else from git."""
+    """The checkout that this process's code came from: as its launcher says if it runs a copy, else by git."""
     if os.environ.get(CODE_NAME):
         commit, changed, remote = (os.environ.get(name, "") for name in (COMMIT_NAME, CHANGED_NAME, REMOTE_NAME))
         return Checkout(commit, bool(changed), remote)
@@ -39,7 +39,7 @@ def running_code() -> Checkout:
 
 
 def read_checkout(path: Path) -> Checkout:
-    """The checkout that tracks this file. A repository that only surrounds it, such as a user's own, is not meant."""
+    """The checkout that tracks this file; one that merely surrounds it, such as a user's own, does not count."""
     git = Git(path.parent)
     try:
         git("ls-files", "--error-unmatch", path.name)
@@ -54,7 +54,7 @@ def read_checkout(path: Path) -> Checkout:
 
 
 class Git:
-    """git in a folder, whatever repository the environment points at."""
+    """git in a folder, regardless of any repository in the environment."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

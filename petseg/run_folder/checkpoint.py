@@ -1,14 +1,14 @@
 """Checkpoints: folders of safetensors and JSON that appear whole or not at all, and go whole.
 
-    checkpoints/step-00000104/model.safetensors       weights and BatchNorm buffers to measure and to use
-                              training.safetensors    only where those are averages: the ones that training goes on from
+    checkpoints/step-00000104/model.safetensors       weights and BatchNorm buffers, to evaluate and to use
+                              training.safetensors    only where those are averages: the weights that training resumes
                               optimizer.safetensors   the optimizer's tensors, named "parameter.field"
                               buffers.safetensors     only within an epoch: BatchNorm's statistics of each rank
                               state.json              the rest: epoch, step, best so far, optimizer groups, and the
                                                       size and CRC-32 of each file, its own included
     checkpoints/step-00000104.1/         the same step saved again by a later attempt: the highest number counts
-    checkpoints/.step-00000104.tmp/      being written or deleted; what a kill leaves goes at the next save
-    checkpoints/unusable-step-00000104/  set aside at a resume: it, or the best one that it names, is damaged
+    checkpoints/.step-00000104.tmp/      being written or deleted; the next save removes what a kill leaves behind
+    checkpoints/unusable-step-00000104/  set aside at a resume: it, or the best checkpoint that it names, is damaged
 
 No pickle is read or written: a checkpoint from a stranger can be wrong, but it cannot run code.
 """
@@ -62,27 +62,36 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def list_checkpoints(folder: Path) -> list[Checkpoint]:
-    """The checkpoints of a run, oldest first, one per step; that their tensors are undamaged shows when they load.
+@dataclass(frozen=True)
+class Learner:
+    """What learns: a (bare) model, its optimizer and, where there is one, the average of its weights."""
 
-    Passed over: what has no state.json, what another process deletes meanwhile and, with a warning, what has a damaged
-    state.json. Raises ValueError for a checkpoint of another format.
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None = None
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, oldest first, one per step; damaged tensors are found when they are loaded.
+
+    Skips folders without state.json, folders that another process deletes meanwhile and, with a warning, those with a
+    damaged state.json. Raises ValueError for a checkpoint of another format.
     """
-    found: dict[int, Checkpoint] = {}
+    by_step: dict[int, Checkpoint] = {}
     for step, _, path in _step_folders(folder):
         try:
-            found[step] = Checkpoint(path, step, read_state(path))
+            by_step[step] = Checkpoint(path, step, read_state(path))
         except FileNotFoundError:
             continue
         except Failure as error:
             logger.warning("passed over: %s", error)
-    return list(found.values())
+    return list(by_step.values())
 
 
 def newest_loadable(folder: Path, set_aside: bool = False) -> Checkpoint | None:
-    """The newest checkpoint that a run can go on from: neither it nor the best one that it names is damaged.
+    """The newest checkpoint that a run can resume from: neither it nor the best one that it names is damaged.
 
-    None if there is none: then the run begins anew. A warning says why each newer one is not it.
+    None if there is none: then the run starts from the beginning. A warning says why each newer one is unusable.
     set_aside: rename those to unusable-step-N, so that they are not kept in place of new ones; for the one process of
     a run that saves. Raises ValueError for a checkpoint of another format.
     """
@@ -109,28 +118,17 @@ def newest_loadable(folder: Path, set_aside: bool = False) -> Checkpoint | None:
 
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    rank_buffers: torch.Tensor | None = None,
-    ema: Ema | None = None,
+    folder: Path, step: int, learner: Learner, state: dict[str, Any], rank_buffers: torch.Tensor | None = None
 ) -> None:
     """Write `folder/step-N` aside, fsync, rename; then delete all but the two newest and the best of each.
 
-    ema: the model's averages, where there are any
-    rank_buffers: (world_size, n) the float buffers of each rank, where they differ
     state: what else a resume needs, JSON; state["best"]["step"] names the best checkpoint, which is kept.
-    Old checkpoints go only after the new one stands: a kill, or a full disk, loses nothing. Raises OSError that names
-    the folder and the bytes needed where they do not fit; nothing half-written stays then.
+    rank_buffers: (world_size, n) the float buffers of each rank, where they differ
+    Old checkpoints are deleted only after the new one is complete: a kill, or a full disk, loses nothing. Raises
+    OSError that names the folder and the bytes needed where they do not fit; nothing half-written stays then.
     """
-    moments, groups = _flatten_optimizer(optimizer)
-    files = {"model.safetensors": model.state_dict(), "optimizer.safetensors": moments}
-    if ema is not None:
-        files |= {"model.safetensors": ema.state_dict(model), TRAINING_NAME: files["model.safetensors"]}
-    if rank_buffers is not None:
-        files["buffers.safetensors"] = {"buffers": rank_buffers}
+    files, groups = _tensors_by_file(learner, rank_buffers)
+    content = {"format_version": FORMAT_VERSION, "step": step, **state, "optimizer_groups": groups}
     target = _free_name(folder, step)
     aside = _hidden(target)
     try:
@@ -139,7 +137,6 @@ def save_checkpoint(
             shutil.rmtree(leftover, ignore_errors=True)
         aside.mkdir()
         written = {name: write_tensors(tensors, aside / name) for name, tensors in files.items()}
-        content = {"format_version": FORMAT_VERSION, "step": step, **state, "optimizer_groups": groups}
         write_state(content | {"files": written}, aside / STATE_NAME)
         for path in (*aside.iterdir(), aside):
             fsync(path)
@@ -154,8 +151,26 @@ def save_checkpoint(
     _prune(folder, step)
 
 
+def _tensors_by_file(
+    learner: Learner, rank_buffers: torch.Tensor | None
+) -> tuple[dict[str, dict[str, torch.Tensor]], list[dict[str, Any]]]:
+    """The tensors of each safetensors file, and the optimizer's parameter groups."""
+    weights, optimizer = learner.model.state_dict(), learner.optimizer.state_dict()
+    moments = {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, fields in optimizer["state"].items()
+        for name, value in fields.items()
+    }
+    files = {"model.safetensors": weights, "optimizer.safetensors": moments}
+    if learner.ema is not None:
+        files |= {"model.safetensors": learner.ema.state_dict(learner.model), TRAINING_NAME: weights}
+    if rank_buffers is not None:
+        files["buffers.safetensors"] = {"buffers": rank_buffers}
+    return files, optimizer["param_groups"]
+
+
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load a checkpoint's weights into the (unwrapped) model; its memory format stays.
+    """Load a checkpoint's weights into the (bare) model; its memory format stays.
 
     Raises Failure that names the file if it is missing or damaged.
     """
@@ -165,7 +180,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 def _load_into(model: nn.Module, folder: Path, name: str) -> None:
     """Load tensors whose names, shapes and types are the model's; raises Failure that names the file if they are not.
 
-    torch itself would turn whole numbers into weights without a word.
+    torch itself would silently turn integers into weights.
     """
     tensors = load_tensors(folder, name)
     wanted = model.state_dict()
@@ -178,18 +193,16 @@ def _load_into(model: nn.Module, folder: Path, name: str) -> None:
         raise altered(folder / name, " ".join(str(error).split())) from None
 
 
-def load_checkpoint(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None = None
-) -> None:
+def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> None:
     """Restore model, optimizer and averages as they were when the checkpoint was saved.
 
     Raises Failure that names the file if one is missing or damaged.
     """
     averaged = TRAINING_NAME in checkpoint.state["files"]
-    _load_into(model, checkpoint.folder, TRAINING_NAME if averaged else "model.safetensors")
-    if ema is not None:
+    _load_into(learner.model, checkpoint.folder, TRAINING_NAME if averaged else "model.safetensors")
+    if learner.ema is not None:
         try:
-            ema.load(load_tensors(checkpoint.folder, "model.safetensors"))
+            learner.ema.load(load_tensors(checkpoint.folder, "model.safetensors"))
         except RuntimeError as error:  # shapes
             raise altered(checkpoint.folder / "model.safetensors", str(error)) from None
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -197,13 +210,11 @@ def load_checkpoint(
         number, _, fieldname = name.partition(".")
         state.setdefault(int(number) if number.isdecimal() else -1, {})[fieldname] = tensor
     try:
-        optimizer.load_state_dict({"state": state, "param_groups": checkpoint.state["optimizer_groups"]})
+        learner.optimizer.load_state_dict({"state": state, "param_groups": checkpoint.state["optimizer_groups"]})
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise altered(checkpoint.folder / STATE_NAME, f"it is of another optimizer: {error!r}") from None
-    for (
-        parameter,
-        fields,
-    ) in optimizer.state.items():  # moments in the parameter's memory format, as in a fresh run
+    # moments take the parameter's memory format, as in a fresh run
+    for parameter, fields in learner.optimizer.state.items():
         for name, tensor in fields.items():
             if torch.is_tensor(tensor) and tensor.shape == parameter.shape and tensor.ndim == 4:
                 fields[name] = torch.empty_like(parameter).copy_(tensor)
@@ -222,7 +233,7 @@ def _step_folders(folder: Path) -> list[tuple[int, int, Path]]:
 
 
 def _free_name(folder: Path, step: int) -> Path:
-    """A name that is not taken: the same step of an earlier attempt stays until the new one stands, and goes then."""
+    """An unused name: an earlier attempt's checkpoint of the same step is deleted only once the new one is complete."""
     again = [number + 1 for other, number, _ in _step_folders(folder) if other == step]
     return folder / (f"step-{step:08d}.{again[-1]}" if again else f"step-{step:08d}")
 
@@ -252,22 +263,10 @@ def _no_space(error: OSError, folder: Path, files: Mapping[str, Mapping[str, tor
     )
 
 
-def _flatten_optimizer(
-    optimizer: torch.optim.Optimizer,
-) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    content = optimizer.state_dict()
-    tensors = {
-        f"{number}.{name}": torch.as_tensor(value)
-        for number, fields in content["state"].items()
-        for name, value in fields.items()
-    }
-    return tensors, content["param_groups"]
-
-
 def _prune(folder: Path, saved_step: int) -> None:
-    """Delete what is older than `saved_step`, but for the one before it and the best of each that stays.
+    """Delete the checkpoints before `saved_step` except the previous one and the best checkpoints that the two name.
 
-    The best of the one before too: should the newest be damaged, the one before it is still enough to go on from.
+    The previous one's best is kept too, so that the run can resume from the previous one if the newest is damaged.
     """
     checkpoints = list_checkpoints(folder)
     oldest_kept = [c.step for c in checkpoints if c.step <= saved_step][-KEEP_NEWEST:][0]
@@ -279,6 +278,6 @@ def _prune(folder: Path, saved_step: int) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Take a checkpoint out of sight as a whole, then delete it; what cannot be deleted now is tried at each save."""
+    """Hide a checkpoint in one move, then delete it; each save tries again to delete what could not be deleted."""
     with contextlib.suppress(FileNotFoundError):  # another process was quicker
         shutil.rmtree(path.rename(_hidden(path)), ignore_errors=True)

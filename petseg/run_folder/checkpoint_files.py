@@ -1,6 +1,6 @@
 """The files of one checkpoint: tensors as safetensors, the rest as JSON that records each file's size and CRC-32.
 
-A CRC finds what a disk has lost or altered. It is no seal: whoever can write the folder can write the CRC too.
+A CRC detects what a disk has lost or altered. It is no signature: whoever can write the folder can write the CRC too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ STATE_NAME = "state.json"
 
 
 def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, int]:
-    """Write a safetensors file; what of it is recorded."""
+    """Write a safetensors file; returns its size and CRC-32."""
     try:
-        save_file(_on_cpu(tensors), path)
-    except SafetensorError as error:  # what the disk says comes as text: "I/O error: ... (os error 28)"
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # it carries the disk's error as text: "I/O error: ... (os error 28)"
         if match := re.search(r"os error (\d+)|code: (\d+)", str(error)):
             raise OSError(int(match[1] or match[2]), str(error), str(path)) from error
         raise
@@ -42,7 +42,7 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, 
 
 
 def write_state(content: dict[str, Any], path: Path) -> None:
-    content = json.loads(json.dumps(content))  # as it will be read: tuples are lists by then
+    content = json.loads(json.dumps(content))  # as it will be read: tuples become lists
     path.write_text(json.dumps({**content, "crc32": _crc32_of(content)}, indent=2))
 
 
@@ -72,7 +72,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def _read_whole(folder: Path, name: str, recorded: dict[str, int]) -> bytes:
-    """The bytes of one file of a checkpoint; raises Failure if they are not those that were recorded."""
+    """The bytes of one file of a checkpoint; raises Failure unless size and CRC-32 are the recorded ones."""
     path = folder / name
     try:
         content = _read(path)
@@ -97,7 +97,7 @@ def _read(path: Path) -> bytes:
 
 
 def altered(path: Path, why: str) -> Failure:
-    """For what is not as petseg writes it, though its CRC-32 is right: somebody wrote both."""
+    """The error for content that petseg would not write although its CRC-32 is right: somebody changed both."""
     return Failure(
         f"{path} was altered after it was saved ({why}): delete {path.parent} to go on from the checkpoint before it",
         Cause.DATA,
@@ -109,8 +109,11 @@ def damaged(path: Path, why: str) -> Failure:
 
 
 def load_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """Read once, checked and copied: load_file would leave the file mapped while the optimizer holds its tensors, and
-    a file in use cannot be deleted on NFS. Raises Failure that names the file if it is missing or damaged."""
+    """The tensors of a checkpoint's file, read once and checked; raises Failure that names a missing or damaged file.
+
+    They are copies: load_file would leave the file mapped while the optimizer holds its tensors, and NFS cannot delete
+    a file in use.
+    """
     recorded = read_state(folder)["files"].get(name)
     if recorded is None:
         raise altered(folder / STATE_NAME, f"it does not list {name}")
@@ -126,7 +129,3 @@ def verify(folder: Path) -> dict[str, Any]:
     for name, recorded in state["files"].items():
         _read_whole(folder, name, recorded)
     return state
-
-
-def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""heartbeat.json: how far a run has come while it trains, and when it last said so."""
+"""heartbeat.json: how far a run has come, rewritten while it trains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEARTBEAT_EVERY_S = 15.0
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """How far a run had come at a time."""
+    """How far a run had come at some time."""
 
     time: float  # seconds since 1970, by the clock of the run's node
     epoch: int  # from 1
@@ -27,13 +27,13 @@ class Heartbeat:
 
 
 def save_heartbeat(beat: Heartbeat, folder: Path) -> None:
-    """A disk that is full for a moment must not end a run for this."""
+    """Write heartbeat.json; a full disk is no error, since a run must not end for this."""
     with contextlib.suppress(OSError):
         write_whole(folder / HEARTBEAT_NAME, json.dumps(asdict(beat)) + "\n")
 
 
 def read_heartbeat(folder: Path) -> Heartbeat | None:
-    """None if there is no heartbeat.json, or none that can be read."""
+    """The heartbeat of a run, None if there is none or it cannot be read."""
     try:
         return build(Heartbeat, read_json(folder / HEARTBEAT_NAME))
     except (OSError, ValueError, TypeError):
@@ -48,7 +48,7 @@ class HeartbeatWriter:
         self._last = float("-inf")
 
     def beat(self, epoch: int, step: int, images_per_s: float) -> None:
-        """epoch: from 1; step: finished steps of it."""
+        """Write a heartbeat if the last one is old enough. epoch: from 1; step: finished steps of it"""
         now = time.monotonic()
         if now - self._last < HEARTBEAT_EVERY_S:
             return

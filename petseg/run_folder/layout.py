@@ -1,8 +1,8 @@
-"""What a run's folder holds, readable without torch so that status and report stay quick.
+"""The files of a run's folder, readable without torch so that status and report are quick.
 
-config.json (resolved, with the run's identity), overrides.json (what a machine forced on it), metrics.jsonl (a line per
-epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, for good unless it is
-asked to go on), per_image.npz, val_masks.npz, calibration.json, overlays/, overlay_masks.npz and best_overlays/
+config.json (resolved, with the run's identity), overrides.json (fields that a machine forced on it), metrics.jsonl (a
+line per epoch), result.json (written last: its presence means finished) or pruned.json (stopped early, unless it is
+resumed), per_image.npz, val_masks.npz, calibration.json, overlays/, overlay_masks.npz and best_overlays/
 (petseg.tracking.overlays), checkpoints/, wandb/, tracking.json (petseg.tracking.note) and run_name.json
 (petseg.tracking.naming), lives.json (petseg.run_folder.attempts), heartbeat.json (petseg.run_folder.heartbeat).
 """
@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity, trial_id
@@ -33,18 +33,19 @@ CALIBRATION_NAME = "calibration.json"
 VAL_MASKS_NAME = "val_masks.npz"
 OVERLAYS_NAME = "overlays"
 CHECKPOINTS_NAME = "checkpoints"
-MAX_METRICS_BYTES = 256 << 20  # a row has about 600
-OVERRIDABLE = "train."  # fields that a machine may force on a run begin so: none of them names a place
+MAX_METRICS_BYTES = 256 << 20  # a row has about 600 bytes
+OVERRIDABLE = "train."  # start of the fields that a machine may force on a run: none of them is a path
 
+Outcome = TypeVar("Outcome")
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run has to say."""
+    """The result of a finished run."""
 
     trial_id: str
-    metrics: dict[str, float]  # of the best weights: val/*, test/* if measured, and */all_pet_dice
+    metrics: dict[str, float]  # of the best weights: val/*, and test/* if measured
     best_epoch: int
     epochs: int
     parameters: int
@@ -54,57 +55,56 @@ class Result:
     train_s: float  # of the run's last attempt
     images_per_s: float  # median over that attempt's epochs
     data_wait: float  # median share of the time in which a step waited for data
-    headroom: float  # median images/s that the same steps would reach if data cost nothing
-    mfu: float | None = None  # median model FLOPs utilization; None where the device's best is not known
-    peak_memory_mb: float | None = None  # of the main process: the GPU's, or without one the host's
-    threads: int = 0  # of each process on a CPU; 0 = it had a GPU, or an earlier version did not note them
+    headroom: float  # median images/s without the wait for data
+    mfu: float | None = None  # median model FLOPs utilization; None if the device's peak is not known
+    peak_memory_mb: float | None = None  # of the main process, on the GPU or else on the host
+    threads: int = 0  # of each process on a CPU; 0 = it had a GPU, or an earlier version wrote this
 
     @property
     def is_on_cpu(self) -> bool:
-        """Earlier versions noted it in the device's name alone."""
+        """Whether the run trained on a CPU, which earlier versions noted only in the device's name."""
         return self.threads > 0 or self.device.startswith(CPU)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a run has to say that was stopped early, because others did better (petseg.training.pruning).
+    """The outcome of a run that was stopped early because others did better (petseg.training.pruning).
 
-    A file of its own and no result.json: whoever averages or ranks results cannot take it for one.
+    It is a file apart from result.json, so that nothing that averages or ranks results takes it for one.
     """
 
     trial_id: str
     epoch: int  # after which it was stopped
-    epochs: int  # that it would have had
+    epochs: int  # that were planned
     best_epoch: int
     best: float  # val/dice of that epoch
-    value: float  # what was compared at the rung
-    threshold: float  # what would have been enough
+    value: float  # that was compared at the rung
+    threshold: float  # that the run had to reach
     compared_with: int  # other runs at that rung
     host: str
     train_s: float  # of the run's last attempt
 
 
 def evaluation_name(split: str) -> str:
-    """Of the file with the numbers of petseg.evaluate."""
+    """Name of the file with the numbers of petseg.evaluate."""
     return f"evaluate-{split}.json"
 
 
 def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
-    """Write config.json into a new folder, or check that an old one holds this very run.
+    """Write config.json into a new folder, or check that an existing one holds this very run.
 
-    Raises ValueError that lists the differences if the folder holds another run: nothing continues from it.
+    Raises ValueError that lists the differences if the folder holds another run.
     """
     path = folder / CONFIG_NAME
     stored = load_config(folder, identified=True) if path.exists() or path.is_symlink() else None
     if stored and _weights_are_gone(config):
         same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
         if same:
-            return  # its checkpoints have what the weights file gave
+            return  # its checkpoints have the weights already
     wanted = identity(config, manifest_hash)
     if stored:
-        found = stored["identity"]
-        if found != wanted:
-            old, new = flatten(found), flatten(wanted)
+        if stored["identity"] != wanted:
+            old, new = flatten(stored["identity"]), flatten(wanted)
             changed = [name for name in sorted(old | new) if old.get(name) != new.get(name)]
             listed = ", ".join(f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in changed)
             raise ValueError(f"{folder} holds another run ({listed}): choose another folder")
@@ -113,11 +113,7 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     elif (folder / CHECKPOINTS_NAME).exists():
         raise ValueError(f"{folder} has checkpoints but no {CONFIG_NAME}: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "trial_id": trial_id(config, manifest_hash),
-        "identity": wanted,
-        "config": config_to_dict(config),
-    }
+    content = {"trial_id": trial_id(config, manifest_hash), "identity": wanted, "config": config_to_dict(config)}
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -128,9 +124,9 @@ def _weights_are_gone(config: RunConfig) -> bool:
 def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
     """config.json of a run: trial_id, identity, config. Raises ValueError if the folder holds no run, or a damaged one.
 
-    The folder can be a stranger's: what the config names is neither fetched, executed nor written to without asking
-    petseg.data.consent.
-    identified: the first two are needed; otherwise they may be empty
+    identified: require the first two, which otherwise may be empty
+    The folder can be a stranger's: ask petseg.data.consent before anything that the config names is fetched, executed
+    or written to.
     """
     path, advice = folder / CONFIG_NAME, f"put it back from a copy, or delete {folder} and start the run again"
     try:
@@ -148,28 +144,28 @@ def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:
 
 
 def _runs_in(folder: Path) -> str:
-    """What to name instead of a folder of runs: at most three of them."""
-    found = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
-    return f"; name one of the runs in it, such as {', '.join(map(str, found[:3]))}" if found else ""
+    """Advice that names at most three runs below the folder; empty if there are none."""
+    runs = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{CONFIG_NAME}"))
+    return f"; name one of the runs in it, such as {', '.join(map(str, runs[:3]))}" if runs else ""
 
 
 def save_overrides(overrides: Mapping[str, Any], folder: Path) -> None:
-    """Note config fields (dotted) that this run takes otherwise than its identity says, so that it fits a machine."""
+    """Write the config fields (dotted) in which this run differs from its identity, so that it fits a machine."""
     write_whole(folder / OVERRIDES_NAME, json.dumps(dict(overrides), indent=2) + "\n")
 
 
 def load_overrides(folder: Path) -> dict[str, Any]:
-    """The noted fields, {} if there are none; raises ValueError for any but those that are ever noted."""
+    """The overridden fields, {} if there are none; raises ValueError for a field that petseg never overrides."""
     path = folder / OVERRIDES_NAME
     try:
-        found = read_json_object(path, "delete it; a retry of the run notes again what the run needs")
+        overrides = read_json_object(path, "delete it; a retry of the run notes again what the run needs")
     except FileNotFoundError:
         return {}
     except NotRegular as error:
         raise ValueError(str(error)) from None
-    if odd := [name for name in found if not name.startswith(OVERRIDABLE)]:
+    if odd := [name for name in overrides if not name.startswith(OVERRIDABLE)]:
         raise ValueError(f"{path} sets {odd[0]}, and may change nothing but fields of {OVERRIDABLE}: delete it")
-    return found
+    return overrides
 
 
 def save_result(result: Result, folder: Path) -> None:
@@ -179,13 +175,8 @@ def save_result(result: Result, folder: Path) -> None:
 def load_result(folder: Path) -> Result | None:
     """result.json of a run, None while it is not finished; raises ValueError for one that another version wrote."""
     path, advice = folder / RESULT_NAME, "delete it to measure the run again"
-    try:
-        result = read_as(Result, path, advice)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except NotRegular as error:
-        raise ValueError(f"{error}: {advice}") from None
-    if not math.isfinite(result.metrics.get("val/dice", math.nan)):
+    result = _load(Result, path, advice)
+    if result and not math.isfinite(result.metrics.get("val/dice", math.nan)):
         raise ValueError(f"{path} is damaged (it has no val/dice): {advice}")
     return result
 
@@ -196,9 +187,12 @@ def save_pruned(pruned: Pruned, folder: Path) -> None:
 
 def load_pruned(folder: Path) -> Pruned | None:
     """pruned.json of a run, None if it was not stopped early; raises ValueError for one that another version wrote."""
-    advice = "delete it to go on with the run"
+    return _load(Pruned, folder / PRUNED_NAME, "delete it to go on with the run")
+
+
+def _load(kind: type[Outcome], path: Path, advice: str) -> Outcome | None:
     try:
-        return read_as(Pruned, folder / PRUNED_NAME, advice)
+        return read_as(kind, path, advice)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except NotRegular as error:
@@ -206,8 +200,10 @@ def load_pruned(folder: Path) -> Pruned | None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, oldest first: epoch, step and numbers. What is none is left out: half a last line,
-    which a kill left, or what another program wrote, of which the log says so."""
+    """The rows of metrics.jsonl, oldest first: epoch, step and numbers.
+
+    Other lines are left out: the half of a last line that a kill leaves and, with a warning, any others.
+    """
     path = folder / METRICS_NAME
     try:
         lines = read_bounded(path, MAX_METRICS_BYTES).splitlines()
@@ -235,7 +231,7 @@ def parse_row(line: bytes, path: Path) -> dict[str, Any] | None:
 
 @functools.lru_cache(maxsize=1000)
 def warn_once(message: str) -> None:
-    """For what is looked at again and again, as by `status --watch`."""
+    """Log a warning only once, even if its file is read again and again, as by `status --watch`."""
     logger.warning("%s", message)
 
 
@@ -247,6 +243,6 @@ def write_metrics(rows: list[Mapping[str, Any]], folder: Path) -> None:
 def append_metrics(row: Mapping[str, Any], folder: Path) -> None:
     """Add a line to metrics.jsonl, on disk when this returns; an OSError names the file and leaves no half a line.
 
-    Opened for each line: a handle kept for hours goes stale on NFS, and what a full disk refused stays in its buffer.
+    The file is opened for each line: a handle kept for hours goes stale on NFS, and after a full disk keeps its buffer.
     """
     append(folder / METRICS_NAME, json.dumps(row) + "\n")

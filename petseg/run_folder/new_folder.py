@@ -1,4 +1,4 @@
-"""A folder that was made for work which then could not begin does not stay behind."""
+"""Removes the folder of work that fails before it starts."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from pathlib import Path
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """`folder` and those of its parents that do not exist, the innermost first."""
+    """`folder` and its parents, as far as they do not exist, innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 @contextlib.contextmanager
-def removed_unless_begun(missing: Sequence[Path], has_begun: Callable[[BaseException], bool]) -> Iterator[None]:
-    """Where the block raises before the work has begun, remove the folders that it made.
+def removed_unless_started(missing: Sequence[Path], has_started: Callable[[BaseException], bool]) -> Iterator[None]:
+    """If the block raises before the work has started, remove the folders that it made.
 
-    missing: from `missing_folders`, before the block. The innermost is removed with all that it holds, and a parent
-    only if it is empty.
+    missing: from `missing_folders`, before the block. The innermost is removed with its content, parents only if empty.
     """
     try:
         yield
     except BaseException as error:
-        if missing and not has_begun(error):
+        if missing and not has_started(error):
             shutil.rmtree(missing[0], ignore_errors=True)
             for parent in missing[1:]:
                 with contextlib.suppress(OSError):

@@ -1,8 +1,7 @@
-"""The folder of a run started by hand.
+"""The folder of a run that is started by hand.
 
-`python -m petseg.run_folder.single_run` prints it for the flags of petseg/train.py.
-
-It needs no torch, so that a script can ask before it starts the training.
+`python -m petseg.run_folder.single_run` prints it for the flags of petseg/train.py. It does not import torch, so that a
+script can quickly ask for the folder before it starts the training.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from shards.command import OK, parse, run_command
 
 @dataclass(frozen=True)
 class Command:
-    """Train one model on a shard set. The same command again goes on where it stopped."""
+    """Train one model on a shard set. The same command resumes an interrupted run."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
     recipe: str = ""

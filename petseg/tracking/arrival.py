@@ -1,7 +1,7 @@
-"""Whether what wandb's client has sent has arrived: no call of the client says so.
+"""Whether the rows that wandb's client sent have arrived, which no call of the client reports.
 
-A server that refuses rows (403) is heard of while the training runs, one on the way that answers for wandb only at the
-end, when wandb itself is asked what it has.
+If the server refuses rows (403), the client logs that while the training runs. If a proxy answers in wandb's place, it
+shows only at the end, when wandb itself is asked what it has.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ CONFIRM_EVERY_S = 0.5
 
 
 def confirm(path: str, wanted: Mapping[str, Any], timeout_s: float) -> None:
-    """Raises TimeoutError unless wandb shows this in a run's summary.
+    """Raises TimeoutError unless wandb shows these values in the run's summary within the time.
 
-    Rows that it refused are dropped without an error, and so are those that a proxy on the way has answered for.
+    Rows that wandb refused, or that a proxy answered for, are dropped without an error.
     """
     import wandb
 
@@ -30,7 +30,7 @@ def confirm(path: str, wanted: Mapping[str, Any], timeout_s: float) -> None:
 
 
 def shows(summary: Any, wanted: Mapping[str, Any]) -> bool:
-    """Whether all values are there, or a later step."""
+    """Whether the summary has all values; for `_step`, this or a later one."""
     return all(
         int(summary.get(name, -1)) >= value if name == "_step" else summary.get(name) == value
         for name, value in wanted.items()
@@ -38,17 +38,17 @@ def shows(summary: Any, wanted: Mapping[str, Any]) -> bool:
 
 
 class LossListener(logging.Handler):
-    """Hears wandb's client say, in a line for people, that it has given up sending a run's rows.
+    """Catches the line by which wandb's client logs that it has given up sending a run's rows; no call of it raises.
 
-    No call of it raises then. Should the words change, `confirm` finds the loss, but only when the run has ended.
+    If the client's words change, `confirm` detects the loss, but only when the run has ended.
     """
 
     WORDS = "data will not be synced"
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, on_loss: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
-        self._tell = tell
+        self._on_loss = on_loss
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.WORDS in (text := record.getMessage()):
-            self._tell(text.partition(". ")[0].removeprefix("wandb: WARNING "))
+            self._on_loss(text.partition(". ")[0].removeprefix("wandb: WARNING "))

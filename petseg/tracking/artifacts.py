@@ -1,7 +1,7 @@
-"""What wandb keeps of a finished run as artifacts: the shard set's manifest, the predictions, and the best weights.
+"""The artifacts of a finished run in wandb: the shard set's manifest, the predictions, and the best weights.
 
-wandb knows an artifact by the digest of its files: the same content again is neither uploaded nor a new version, and
-all runs on a shard set share one version of its manifest.
+wandb identifies an artifact by the digest of its files: unchanged content is not uploaded again and makes no new
+version, and all runs on a shard set share one version of its manifest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_NAME = 128  # characters
 
 @dataclass(frozen=True)
 class Artifact:
-    """A name that stays, and the files of this version."""
+    """An artifact's name, and the files of this version."""
 
     name: str
     type: str
@@ -37,25 +37,25 @@ class Artifact:
 
 
 def find_artifacts(folder: Path, run_id: str, which: Which) -> list[Artifact]:
-    """Those of a run that there are files of; none before it is finished."""
+    """The artifacts whose files the run has; none before it is finished."""
     if which == "none" or not (folder / RESULT_NAME).exists():
         return []
-    found = []
+    artifacts = []
     if manifest := find_manifest(folder):
         data_hash = load_config(folder, identified=True)["identity"]["manifest_hash"]
         files = {MANIFEST_NAME: str(manifest)}
-        found.append(Artifact(f"shards-{data_hash[:16]}", "dataset", files, {"data_hash": data_hash}))
+        artifacts.append(Artifact(f"shards-{data_hash[:16]}", "dataset", files, {"data_hash": data_hash}))
     kept = {name: str(folder / name) for name in (PER_IMAGE_NAME, VAL_MASKS_NAME) if _is_own(folder / name)}
     if kept:
-        found.append(Artifact(_name("predictions", run_id), "predictions", kept))
+        artifacts.append(Artifact(_name("predictions", run_id), "predictions", kept))
     if which == "all" and (weights := find_best_weights(folder)):
         files = {weights.name: str(weights), CONFIG_NAME: str(folder / CONFIG_NAME)}
-        found.append(Artifact(_name("model", run_id), "model", files))
-    return found
+        artifacts.append(Artifact(_name("model", run_id), "model", files))
+    return artifacts
 
 
 def find_manifest(folder: Path) -> Path | None:
-    """The manifest that a run was trained on, as it was copied into its folder; the shard set itself is not opened."""
+    """The copy of its shard set's manifest in a run's folder, None if it is absent or another set's."""
     wanted = load_config(folder)["identity"]["manifest_hash"]
     with contextlib.suppress(ValueError, OSError):
         if load_manifest(folder).hash == wanted:
@@ -64,12 +64,13 @@ def find_manifest(folder: Path) -> Path | None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether it is a file of the folder; a link could name any other, which would be uploaded."""
+    """Whether it is a file of the folder itself: through a link, any file could be uploaded."""
     return path.is_file() and not path.is_symlink()
 
 
 def find_best_weights(folder: Path) -> Path | None:
-    from petseg.run_folder.checkpoint import list_checkpoints  # torch takes a second, and most need no weights
+    """The weights of the run's best checkpoint, None if there are none in its folder."""
+    from petseg.run_folder.checkpoint import list_checkpoints  # torch, which most runs do not need here
 
     checkpoints = list_checkpoints(folder / CHECKPOINTS_NAME)
     best = [c for c in checkpoints if c.step == checkpoints[-1].state["best"]["step"]]
@@ -82,10 +83,10 @@ def _name(kind: str, run_id: str) -> str:
 
 
 def build(artifact: Artifact) -> Any:
-    """As wandb's client takes it."""
+    """The artifact as an object of wandb's client."""
     import wandb
 
     built = wandb.Artifact(artifact.name, artifact.type, metadata=dict(artifact.metadata))
     for name, path in artifact.files.items():
-        built.add_file(path, name=name, policy="immutable", skip_cache=True)  # they stay where they are: no copies
+        built.add_file(path, name=name, policy="immutable", skip_cache=True)  # used in place, without copies
     return built

@@ -1,17 +1,17 @@
-"""The wandb client, in a process of its own: `python -m petseg.tracking.client`, told what to do line by line.
+"""The wandb client in a process of its own, `python -m petseg.tracking.client`, which takes a command per line.
 
-Whatever hangs in it can be left behind by ending it, and no exit hook of it holds up a training that is done. It reads
-the rows from metrics.jsonl itself, so nothing piles up while it waits for the network, and what a training sends, what
-one that goes on later adds, and what a replay sends are the same rows: each has its epoch as wandb's step, and
-wandb tells at the start which step of a run was its last.
+If it hangs, it can be killed, and its exit hooks do not hold up a training that is done. It reads the rows from
+metrics.jsonl itself, so nothing piles up while it waits for the network, and a training, its next attempt and a replay
+send the same rows: each row has its epoch as wandb's step, and wandb reports at the start which step of the run was the
+last.
 
-A line on stdin is {"begin": {...}}, {"rows": {}} or {"end": {...}}; each begin is answered by a line
-{"begun": first step, "url": ..., "project_url": ..., "resumed": bool} and each end by {"ended": rows sent}, anything
-that goes wrong by {"error": type, "text": ...}.
+A line on stdin is {"begin": {...}}, {"rows": {}} or {"end": {...}}. A begin is answered by the line
+{"begun": first step, "url": ..., "project_url": ..., "resumed": bool}, an end by {"ended": rows sent}, and any error by
+{"error": type, "text": ...}.
 
 A run uploads few files: config.yaml, requirements.txt, wandb-metadata.json and wandb-summary.json, and three for each
-set of pictures, of which there are at most 2 + log2(epochs): a sheet and its two masks. What the process printed is in
-the run's log, and is not sent; what the machine did (GPU, memory) goes along with the rows.
+set of pictures, of which there are at most 2 + log2(epochs): a sheet and its two masks. What the process prints stays
+in the run's log; the machine's load (GPU, memory) is sent with the rows.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ import numpy as np
 from petseg.run_folder.layout import read_metrics
 from petseg.tracking.arrival import LossListener, confirm
 from petseg.tracking.artifacts import Artifact, build
-from petseg.tracking.begin import Begin
 from petseg.tracking.overlays import IGNORED, OVERLAY_MASKS_NAME, Overlay, Pixels, best_name, load_overlays
+from petseg.tracking.process import RunSettings
 from shards.command import INTERRUPTED, without_secrets
 
 CLASSES = {0: "background", 1: "pet", 255: "ignored"}
@@ -45,20 +45,20 @@ PREFIXES = ("train/*", "val/*", "test/*", "perf/*")
 
 @dataclass
 class Sender:
-    """A run of wandb that is open, and the step that comes next in it."""
+    """An open wandb run, and its next step."""
 
-    begin: Begin
+    settings: RunSettings
     run: Any
     next_step: int = field(init=False)
     sent: int = 0  # rows
 
     def __post_init__(self) -> None:
-        self.next_step = max(self.begin.first_epoch, self.run.starting_step)
+        self.next_step = max(self.settings.first_epoch, self.run.starting_step)
 
     def send_rows(self) -> None:
-        """Log what is new in metrics.jsonl, and at last the pictures: they are there when the last row is."""
-        folder, last = Path(self.begin.folder), 0
-        if self.begin.job_type == "eval":  # the rows are those of the training
+        """Log the new rows of metrics.jsonl, then the pictures of the end, which are saved after the last row."""
+        folder, last = Path(self.settings.folder), 0
+        if self.settings.job_type == "eval":  # the rows belong to the training's run
             return
         for row in read_metrics(folder):
             last = int(row["epoch"])
@@ -66,13 +66,13 @@ class Sender:
         self._log(last + 1, {"epoch": last}, OVERLAY_MASKS_NAME)
 
     def _log(self, step: int, content: Mapping[str, Any], pictures: str) -> None:
-        """A row with the pictures of its epoch, which are in a file or not; nothing where there are neither."""
+        """Log a row with the pictures of its epoch, if their file exists; nothing if there is neither."""
         if step < self.next_step:
             return
         row = dict(content)
-        with contextlib.suppress(FileNotFoundError, ValueError):  # damaged ones are none
-            epoch, overlays = load_overlays(Path(self.begin.folder), pictures)
-            if epoch == content["epoch"]:  # else they are of an attempt whose last epochs are run again
+        with contextlib.suppress(FileNotFoundError, ValueError):  # no pictures, or damaged ones
+            epoch, overlays = load_overlays(Path(self.settings.folder), pictures)
+            if epoch == content["epoch"]:  # else they are from an attempt whose last epochs are run again
                 row[PICTURES] = [sheet(overlays)]
         if len(row) > 1:
             self.run.log(row, step=step, commit=True)
@@ -80,33 +80,33 @@ class Sender:
 
     def end(self, summary: Mapping[str, Any], exit_code: int, artifacts: Sequence[Mapping[str, Any]] = ()) -> None:
         self.send_rows()
-        said = dict(summary)
-        if self.begin.job_type == "train":
-            said = best_and_last(read_metrics(Path(self.begin.folder))) | said
-        self.run.summary.update(said)
+        totals = dict(summary)
+        if self.settings.job_type == "train":
+            totals = best_and_last(read_metrics(Path(self.settings.folder))) | totals
+        self.run.summary.update(totals)
         logged = [self.run.log_artifact(build(Artifact(**artifact))) for artifact in artifacts]
         if exit_code == INTERRUPTED:
             self.run.mark_preempting()
         path = f"{self.run.entity}/{self.run.project}/{self.run.id}"
         self.run.finish(exit_code=exit_code)
-        if self.begin.mode != "online":
+        if self.settings.mode != "online":
             return
-        for artifact in logged:  # they have been sent by now, or refused
+        for artifact in logged:  # by now they have been sent or refused
             try:
                 artifact.wait(timeout=ARTIFACT_ANSWER_S)
             except Exception as error:
                 raise RuntimeError(f"artifact {artifact.name} is not there: {error}") from error
-        if self.begin.confirm_s:
+        if self.settings.confirm_s:
             steps = {"_step": self.next_step - 1} if self.sent else {}
-            confirm(path, {"ended": said["ended"], **steps}, self.begin.confirm_s)
+            confirm(path, {"ended": totals["ended"], **steps}, self.settings.confirm_s)
 
 
 def best_and_last(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a table of runs is sorted by: the best and the last validation Dice, and their epochs."""
+    """The columns by which a table of runs is sorted: the best and the last validation Dice, and their epochs."""
     scored = [row for row in rows if "val/dice" in row]
     if not scored:
         return {}
-    best = max(scored, key=lambda row: row["val/dice"])  # the first of equal ones, as the kept weights are
+    best = max(scored, key=lambda row: row["val/dice"])  # the first of equals, whose weights are kept
     return {
         "best_dice": best["val/dice"],
         "best_epoch": best["epoch"],
@@ -115,47 +115,42 @@ def best_and_last(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def open_run(begin: Begin) -> Any:
-    """wandb.init for a run that may be there already; raises what the client raises, within `init_timeout_s`."""
-    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # where it copies tables to: a home may be small, or read-only
-        os.environ[name] = str(Path(begin.wandb_dir) / "wandb" / name.removeprefix("WANDB_").lower())
+def open_run(settings: RunSettings) -> Any:
+    """Open a run that wandb may know already; raises what the client raises, within `init_timeout_s`."""
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # it copies tables there: a home may be small or read-only
+        os.environ[name] = str(Path(settings.wandb_dir) / "wandb" / name.removeprefix("WANDB_").lower())
     import wandb
 
-    wandb.setup()  # which would undo the next line later
+    wandb.setup()  # later it would undo the next line
     wandb.termsetup(wandb.Settings(silent=True), logging.getLogger("wandb"))  # LossListener's
-    where: dict[str, Any] = {"x_stats_pid": begin.watched_pid}
-    if not begin.watched_pid:  # what this machine is and does says nothing about the run
-        where = {"host": begin.host or None}
+    where: dict[str, Any] = {"x_stats_pid": settings.watched_pid}
+    if not settings.watched_pid:  # a replay: this machine is not the run's
+        where = {"host": settings.host or None}
         where |= {"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False}
     run = wandb.init(
-        project=begin.project,
-        entity=begin.entity or None,
-        id=begin.id,
-        name=begin.name or begin.id,
-        group=begin.group or None,
-        job_type=begin.job_type,
-        tags=list(begin.tags),
-        config=dict(begin.config),
-        dir=begin.wandb_dir,
-        mode="online" if begin.mode == "online" else "offline",
-        resume="allow" if begin.mode == "online" else None,
+        project=settings.project, entity=settings.entity or None,
+        id=settings.id, name=settings.name or settings.id, group=settings.group or None,
+        job_type=settings.job_type, tags=list(settings.tags), config=dict(settings.config), dir=settings.wandb_dir,
+        mode="online" if settings.mode == "online" else "offline",
+        resume="allow" if settings.mode == "online" else None,
         settings=wandb.Settings(
             silent=True,
             console="off",
             save_code=False,
             disable_git=True,  # it would look at the copy of the code, or at wherever this process was started
-            program=begin.program,
-            git_commit=begin.commit or None,
-            git_remote_url=begin.remote or None,
-            init_timeout=begin.init_timeout_s,
-            finish_timeout=begin.finish_timeout_s,
+            program=settings.program,
+            git_commit=settings.commit or None,
+            git_remote_url=settings.remote or None,
+            init_timeout=settings.init_timeout_s,
+            finish_timeout=settings.finish_timeout_s,
             finish_timeout_raises=True,
             **where,
         ),
-    )
-    run.config.update(dict(begin.config), allow_val_change=True)  # an attempt on another host, with another world size
-    run.define_metric("epoch")
-    run.define_metric("step")
+    )  # fmt: skip
+    # an attempt can be on another host, with another world size
+    run.config.update(dict(settings.config), allow_val_change=True)
+    for metric in ("epoch", "step"):
+        run.define_metric(metric)
     for metrics in PREFIXES:
         run.define_metric(metrics, step_metric="epoch")
     return run
@@ -164,7 +159,7 @@ def open_run(begin: Begin) -> Any:
 def sheet(overlays: Sequence[Overlay]) -> Any:
     """The pictures side by side as one image, with masks to switch on and off over all of them.
 
-    Each picture with two masks of its own would be three uploads.
+    Separate pictures, each with two masks, would be three uploads per picture.
     """
     import wandb
 
@@ -189,16 +184,16 @@ def tile(pictures: Sequence[Pixels], filler: int) -> Pixels:
     return whole
 
 
-def whereabouts(run: Any, begin: Begin) -> dict[str, Any]:
-    """Where people find the run, and whether wandb had it before."""
-    if begin.mode != "online":  # the client would warn that there is no address
+def addresses_of(run: Any, mode: str) -> dict[str, Any]:
+    """The addresses of the run and its project, and whether wandb had the run before."""
+    if mode != "online":  # the client would warn that there is no address
         return {"url": "", "project_url": "", "resumed": False}
     addresses = {"url": run.url or "", "project_url": run.project_url or ""}
     return {name: without_secrets(address) for name, address in addresses.items()} | {"resumed": run.resumed}
 
 
 def serve(commands: TextIO, answers: int) -> None:
-    """Do what is asked until the input ends; a run whose owner died without a word is failed, with all its rows.
+    """Carry out commands until the input ends; if the training died, its run gets all rows and is marked as failed.
 
     answers: file descriptor
     """
@@ -208,23 +203,23 @@ def serve(commands: TextIO, answers: int) -> None:
     )
 
     def answer(**content: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the owner is dead, and its rows are still to be sent
+        with contextlib.suppress(BrokenPipeError):  # the training is dead, and its rows are still to be sent
             os.write(answers, (json.dumps(content) + "\n").encode())
 
     for line in commands:
         ((verb, content),) = json.loads(line).items()
         try:
             if verb == "begin":
-                begin = Begin(**content)
-                sender = Sender(begin, open_run(begin))
-                answer(begun=sender.next_step, **whereabouts(sender.run, begin))
+                settings = RunSettings(**content)
+                sender = Sender(settings, open_run(settings))
+                answer(begun=sender.next_step, **addresses_of(sender.run, settings.mode))
             elif sender and verb == "rows":
                 sender.send_rows()
             elif sender and verb == "end":
                 open_sender, sender = sender, None
                 open_sender.end(**content)
                 answer(ended=open_sender.sent)
-        except Exception as error:  # whatever the client raises, its owner is told
+        except Exception as error:  # whatever the client raises, the training is told
             sender = None
             answer(error=type(error).__name__, text=without_secrets(str(error)))
     if sender:
@@ -232,10 +227,10 @@ def serve(commands: TextIO, answers: int) -> None:
 
 
 def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # meant for the training, which will say what to do
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):  # meant for the training, which sends a command then
         signal.signal(number, signal.SIG_IGN)
     answers = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the client prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the client prints must not mix with answers
     serve(sys.stdin, answers)
 
 

@@ -1,7 +1,7 @@
-"""How wandb shows a run, and where the run keeps that: run_name.json, written when its training starts.
+"""A run's name in wandb, kept in its folder as run_name.json, which is written when its training starts.
 
-Whoever starts a run may know more of it than the run itself, such as the group that it belongs to, and hands in its
-name. What is done with the folder later (an evaluation, a replay) finds the name there.
+The caller may know more of a run than the run itself, such as the group that it belongs to, and passes in its name.
+Whatever uses the folder later (an evaluation, a replay) finds the name there.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ MAX_ID = 128  # characters, by wandb's own check
 
 @dataclass(frozen=True)
 class RunName:
-    """How wandb shows a run; the same id is the same run for ever."""
+    """How wandb shows a run; an id always means the same run."""
 
     id: str
     group: str = ""
     job_type: Literal["train", "eval"] = "train"
     tags: tuple[str, ...] = ()
-    label: str = ""  # what people read in place of the id, such as `unet elastic seed 0`
-    program: str = "petseg/train.py"  # that was started
-    resend: str = ""  # how what wandb lacks is sent later, in words for the user; empty = nothing is known
+    label: str = ""  # shown in place of the id, such as `unet elastic seed 0`
+    program: str = "petseg/train.py"  # the script that was started
+    resend: str = ""  # how the user can send later what wandb lacks, in words; empty = not known
 
     @property
     def wandb_id(self) -> str:
-        """The id in characters that wandb takes everywhere; of a long one its end is kept, which tells runs apart."""
+        """The id in characters that wandb accepts everywhere; a long one keeps its end, which distinguishes runs."""
         return re.sub(r"[^A-Za-z0-9_.-]", "-", self.id)[-MAX_ID:]
 
     def remedy(self, file_name: str) -> str:
-        """What the user is told where wandb lacks something that this file of the run has."""
+        """Advice for the user if wandb lacks something that this file of the run has."""
         return f"{file_name} has everything" + (f", {self.resend}" if self.resend else "")
 
 
@@ -67,7 +67,7 @@ def _in_a_label(value: Any) -> str:
 
 
 def save_name(name: RunName, folder: Path) -> None:
-    """A disk that is full must not end a run for this: wandb is a view."""
+    """Write run_name.json; a full disk is no error: wandb is only a view."""
     content = {field: value for field, value in asdict(name).items() if field in KEPT}
     with contextlib.suppress(OSError):
         write_whole(folder / RUN_NAME, json.dumps(content, indent=2) + "\n")
@@ -76,7 +76,7 @@ def save_name(name: RunName, folder: Path) -> None:
 def read_name(folder: Path) -> RunName | None:
     """The name that a run was trained under; None if run_name.json is absent or damaged.
 
-    The folder can be a stranger's: the name comes without words that the user would be told to type.
+    The folder can be a stranger's: the name comes without `resend`, which the user would be told to type.
     """
     try:
         content = read_json_object(folder / RUN_NAME)
@@ -92,9 +92,9 @@ def read_name(folder: Path) -> RunName | None:
 
 
 def name_of_run(folder: Path, config: RunConfig) -> RunName:
-    """The name that a run was trained under; where the folder does not say, its identity as the name of a single run.
+    """The name that a run was trained under; if its folder has none, that of a single run, made of its identity.
 
-    A folder says nothing if an earlier version trained in it. For a run that was one of a group, the name of a single
-    run is another run of wandb's: whoever knows the group hands in the name instead of asking here.
+    Folders of earlier versions have no name. If such a run was one of a group, the name of a single run means another
+    run in wandb: a caller that knows the group must pass the name instead of asking here.
     """
     return read_name(folder) or single_name(load_config(folder, identified=True)["trial_id"], config)

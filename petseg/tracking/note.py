@@ -1,6 +1,6 @@
-"""What a run knows of its view in wandb, in tracking.json: status reads it without asking wandb.
+"""tracking.json: the state of a run's view in wandb, which status reads without asking wandb.
 
-Its writers are the run itself (petseg.tracking.tracker) and a replay of the run, when wandb has everything.
+It is written by the run itself (petseg.tracking.tracker), and by a replay of the run once wandb has everything.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ TRACKING_NAME = "tracking.json"
 State = Literal[
     "starting",  # the client was started
     "sending",  # wandb has the run
-    "sent",  # wandb has shown all of what this attempt, or a replay, has sent
-    "lost",  # wandb has not got everything
+    "sent",  # wandb has shown all that this attempt, or a replay, has sent
+    "lost",  # wandb has not received everything
     "offline",  # kept in the run's folder
 ]
 
 
 @dataclass(frozen=True)
 class TrackingNote:
-    """What became of a run's view in wandb."""
+    """The state of a run's view in wandb."""
 
     state: State
     reason: str = ""  # why it is lost
@@ -41,13 +41,13 @@ class TrackingNote:
 
 
 def save_note(note: TrackingNote, folder: Path) -> None:
-    """A disk that is full, or a folder that is gone, must not end a run for this."""
+    """Write tracking.json; a full disk or a missing folder is no error, since a run must not end for this."""
     with contextlib.suppress(OSError):
         write_whole(folder / TRACKING_NAME, json.dumps(asdict(note), indent=2) + "\n")
 
 
 def read_note(folder: Path) -> TrackingNote | None:
-    """None if the run never asked for wandb, or its file cannot be read."""
+    """The state of a run's view in wandb, None if the run never used wandb or the file cannot be read."""
     try:
         return build(TrackingNote, read_json_object(folder / TRACKING_NAME))
     except (OSError, ValueError, TypeError):

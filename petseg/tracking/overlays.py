@@ -1,8 +1,9 @@
 """The pictures that wandb shows with masks to switch on and off, in small files of a run's folder.
 
-overlay_masks.npz has those of the end, best_overlays/epoch-N.npz those of some best epochs: an epoch is shown if it is
-the best so far and at least twice the one shown before, so N epochs have at most 1 + log2(N). They outlive the run, so
-that a replay shows what the run itself would have: at most 16 of at most 256 px, as JPEG, about 20 kB each.
+overlay_masks.npz has the pictures of the end, best_overlays/epoch-N.npz those of some best epochs: an epoch is shown if
+it is the best so far and its number is at least twice that of the one shown before, so that N epochs have at most
+1 + log2(N). They stay in the folder, so that a replay shows what the run itself would have shown: at most 16 pictures
+of at most 256 px, as JPEG, about 20 kB each.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Overlay:
-    """A picture with its masks as wandb gets it."""
+    """A picture with its masks, at the size that wandb gets."""
 
     key: str
     image: Pixels  # (H, W, 3) uint8
     truth: Pixels  # (H, W) uint8: 1 pet, 0 background, 255 ignored
     prediction: Pixels  # (H, W) uint8: 1 pet, 0 background
-    dice: float  # in the network's pixels, which the picture may have more of
+    dice: float  # at the network's size, before the picture was shrunk
 
 
 def best_name(epoch: int) -> str:
-    """Where the pictures of a best epoch lie in a run's folder."""
+    """Name of the file with the pictures of a best epoch, in a run's folder."""
     return f"{BEST_FOLDER}/epoch-{epoch:05d}.npz"
 
 
@@ -56,7 +57,7 @@ def shown_epochs(folder: Path) -> list[int]:
 
 
 def is_due(epoch: int, folder: Path) -> bool:
-    """Whether the pictures of this epoch, the best so far, are to be shown too."""
+    """Whether to show the pictures of this epoch, the best so far."""
     return epoch >= 2 * max(shown_epochs(folder), default=0)
 
 
@@ -70,7 +71,7 @@ def forget_after(epoch: int, folder: Path) -> None:
 def save_overlays(
     epoch: int, pictures: Sequence[PredictedPicture], folder: Path, name: str = OVERLAY_MASKS_NAME
 ) -> None:
-    """Write the pictures, shown at an epoch, into a run's folder; none of them is written if there are none."""
+    """Write the pictures of an epoch into a run's folder; no file if there are none."""
     if not pictures:
         return
     kept = [_shrink(picture) for picture in pictures[:MAX_OVERLAYS]]
@@ -91,7 +92,7 @@ def save_overlays(
 
 
 def load_overlays(folder: Path, name: str = OVERLAY_MASKS_NAME) -> tuple[int, list[Overlay]]:
-    """(epoch, pictures) as they were saved; FileNotFoundError: there are none, ValueError: damaged ones."""
+    """(epoch, pictures) as saved; raises FileNotFoundError if there are none, ValueError for a damaged file."""
     try:
         return _load(folder / name)
     except FileNotFoundError:
@@ -102,7 +103,8 @@ def load_overlays(folder: Path, name: str = OVERLAY_MASKS_NAME) -> tuple[int, li
 
 def _load(path: Path) -> tuple[int, list[Overlay]]:
     with open_regular(path, follow=False) as content, np.load(content, allow_pickle=False) as file:
-        dice = file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)  # of an earlier version
+        # an earlier version kept no Dice
+        dice = file["dice"] if "dice" in file.files else np.full(len(file["keys"]), np.nan)
         overlays = [
             Overlay(
                 str(key),
@@ -117,14 +119,14 @@ def _load(path: Path) -> tuple[int, list[Overlay]]:
 
 
 def dice_of(truth: Pixels, prediction: Pixels) -> float:
-    """Dice of one picture as in petseg.metrics.pixels, without torch: truth 255 does not count; 1 if both are empty."""
+    """Dice of one picture as in petseg.metrics.pixels, without torch; 255 does not count, and 1 if both are empty."""
     pet, called = truth == 1, (prediction == 1) & (truth != IGNORED)
     total = int(pet.sum()) + int(called.sum())
     return 2 * int((pet & called).sum()) / total if total else 1.0
 
 
 def _shrink(picture: PredictedPicture) -> Overlay:
-    """At most MAX_PX wide and high; masks keep their values."""
+    """The picture at most MAX_PX wide and high; masks keep their values."""
     height, width = picture.truth.shape
     scale, dice = MAX_PX / max(height, width), dice_of(picture.truth, picture.prediction)
     if scale >= 1:

@@ -1,7 +1,7 @@
-"""The rows of metrics.jsonl once more for TensorBoard: an event file per attempt at a run, in `tensorboard/`.
+"""The rows of metrics.jsonl as TensorBoard events: a file per attempt at a run, in `tensorboard/`.
 
-The events and their framing are TensorBoard's own, but written at once, with one write per epoch: its EventFileWriter
-keeps them for up to two minutes in a thread, which a kill takes along.
+Events and framing are TensorBoard's, but each epoch is written at once: its EventFileWriter buffers events in a thread
+for up to two minutes, and a kill loses them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class TensorBoard:
-    """A view that can neither stop nor slow training: what goes wrong is logged, once, and ends it for this attempt."""
+    """A view that can neither stop nor slow training: the first error is logged, and ends it for this attempt."""
 
     def __init__(self, run_folder: Path, rows: Iterable[Mapping[str, Any]], resumed_epoch: int) -> None:
-        """rows: those that are kept, up to `resumed_epoch`; written too where no earlier attempt has.
+        """rows: those up to `resumed_epoch`, written here if no earlier attempt has written them.
 
         Raises ValueError if TensorBoard is not installed.
         """
@@ -34,20 +34,20 @@ class TensorBoard:
         self._folder = run_folder / FOLDER_NAME
         self._path: Path | None = None
         try:
-            self._begin(list(rows), resumed_epoch)
-        except Exception as error:  # a view fails and the training does not, whatever it is
+            self._start(list(rows), resumed_epoch)
+        except Exception as error:  # whatever it is, only the view fails
             self._give_up(error)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """One epoch's numbers, at the epoch as TensorBoard's step."""
+        """Write one epoch's numbers, with the epoch as TensorBoard's step."""
         if self._path:
             try:
                 self._write(self._path, [_event(row)])
             except Exception as error:  # as above
                 self._give_up(error)
 
-    def _begin(self, rows: list[Mapping[str, Any]], resumed_epoch: int) -> None:
-        """TensorBoard reads files in the order of their names, and forgets the steps from a START's on."""
+    def _start(self, rows: list[Mapping[str, Any]], resumed_epoch: int) -> None:
+        """Start a new file. TensorBoard reads files in the order of their names, and a START discards later steps."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         self._folder.mkdir(exist_ok=True)

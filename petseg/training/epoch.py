@@ -1,4 +1,4 @@
-"""The work of an epoch: steps, the looks at what they show, and the points at which a run may stop."""
+"""One epoch of training: its steps and, every few of them, the numbers of all ranks, the heartbeat, saves and stops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 
@@ -47,16 +47,36 @@ logger = logging.getLogger(__name__)
 
 
 class Stop(enum.IntEnum):
-    """What signals ask for, over all ranks."""
+    """What the signals that the ranks received ask for."""
 
     NO = 0
     SAVE = 1
     REQUEUE = 2
 
 
+@dataclass
+class RankTally:
+    """What this rank has done of an epoch so far, over all attempts."""
+
+    sums: torch.Tensor  # (4,) float64: samples, and the sums of their loss, Dice and IoU
+    ledger: Ledger
+    start: float  # by time.perf_counter
+    waited_s: float  # for data
+    seconds: float = 0.0  # until the ranks last shared their numbers
+
+    def take_step(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The micro-batches of the next optimizer step, timed and entered in the ledger."""
+        asked = time.perf_counter()
+        micro_batches = take_step(batches)
+        self.waited_s += time.perf_counter() - asked
+        for batch in micro_batches:
+            self.ledger.add(batch)
+        return micro_batches
+
+
 @dataclass(frozen=True)
 class StepStats:
-    """What all ranks together have done of an epoch so far, and what they are asked for."""
+    """What all ranks together have done of an epoch so far, and what they are to do now."""
 
     samples: float
     loss: float  # this and the next two: sums over the samples
@@ -65,58 +85,61 @@ class StepStats:
     lost: float  # samples that could not be read
     stop: Stop
     save_due: bool
-    seconds: float  # by the main process's clock, which is that of all
+    seconds: float  # by the main process's clock, which counts for all
+
+    @property
+    def images_per_s(self) -> float:
+        return self.samples / self.seconds
 
 
 def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
-    """One pass over the train split, or the rest of it; and what signals asked for near its end.
+    """Train on the whole train split, or on what an interrupted epoch has left of it.
 
-    The row has means over the samples, speed, the share of time spent waiting for data by the rank that waited most,
-    how far the slowest rank is behind (petseg.run.pace), and the ledger's coverage.
-    Raises Interrupted, with the steps saved, if a rank is told to stop within the epoch; Failure, on all ranks, for a
-    loss that is not finite, for more unreadable samples than allowed, and for a ledger that does not close.
+    Returns the epoch's row, and what signals asked for near its end. The row has means over the samples, speed, the
+    share of time that the rank which waited most for data spent waiting, how far the slowest rank is behind
+    (petseg.run.pace), and the ledger's coverage.
+    Raises Interrupted, with the steps saved, if a signal asks a rank to stop within the epoch; Failure, on all ranks,
+    for a loss that is not finite, for more unreadable samples than allowed, and for a ledger that does not balance.
     """
     parts, progress = run.parts, run.progress
-    parts.model.train()
-    before = progress.partial
-    ledger = Ledger(before.count if parts.is_main else Count())
-    own = before.sums_of(parts.rank, parts.world_size)
-    sums = torch.tensor(own, dtype=torch.float64, device=parts.device)
+    tally, done = start_tally(run), progress.partial.steps  # done: optimizer steps of this epoch
     heartbeat = HeartbeatWriter(parts.folder, progress.epochs, progress.steps_per_epoch) if parts.is_main else None
-    start, waited_s = time.perf_counter() - before.seconds, before.waited_s
-    batches = train_batches(parts, epoch, before.steps)
-    run.pace.begin()
-    run.energy.begin()
-    for step in range(before.steps, progress.steps_of(epoch)):
-        asked = time.perf_counter()
+    batches = train_batches(parts, epoch, done)
+    parts.model.train()
+    run.pace.reset()
+    run.energy.start()
+    while done < progress.steps_of(epoch):
         run.pace.resume()
-        micro_batches = take_step(batches)
-        waited_s += time.perf_counter() - asked
-        for batch in micro_batches:
-            ledger.add(batch)
-        train_step(run, epoch, step, micro_batches, sums)
+        micro_batches = tally.take_step(batches)
+        train_step(run, epoch, done, micro_batches, tally.sums)
         run.pace.stop()
-        if (step + 1) % parts.config.train.log_every and step + 1 < progress.steps_of(epoch):
+        done += 1
+        if done % parts.config.train.log_every and done < progress.steps_of(epoch):
             continue
-        elapsed_s = time.perf_counter() - start
-        stats = share_stats(run, sums, ledger.count.lost, elapsed_s)
-        require_sound(parts, epoch, step, stats, ledger)
+        stats = share_stats(run, tally)
+        require_sound(parts, epoch, done - 1, stats, tally.ledger)
         if epoch == 1:
-            fit_budget(parts.config, progress, step + 1, stats.seconds)  # which may end the epoch here
-        images_per_s = stats.samples / stats.seconds
+            fit_budget(parts.config, progress, done, stats.seconds)  # which may end the epoch here
         if heartbeat:
-            heartbeat.beat(epoch, step + 1, images_per_s)
-        is_last = step + 1 == progress.steps_of(epoch)
-        if (stats.stop or stats.save_due) and not is_last:
-            save_part(run, step + 1, sums, ledger, waited_s, stats.seconds)
-        if stats.stop and not is_last:
-            raise interrupted(run, stats.stop)
-        done = progress.first_step(epoch) + step + 1
-        bar.update(done, progress.total_steps, stats.loss / stats.samples, images_per_s)
-        if is_last:
-            break
+            heartbeat.beat(epoch, done, stats.images_per_s)
+        if done < progress.steps_of(epoch):
+            save_or_stop(run, done, tally, stats)
+        all_done = progress.first_step(epoch) + done
+        bar.update(all_done, progress.total_steps, stats.loss / stats.samples, stats.images_per_s)
     progress.partial = PartialEpoch()
-    return epoch_row(run, epoch, stats, ledger, RankTime(waited_s, run.pace.own_s, elapsed_s)), stats.stop
+    return epoch_row(run, epoch, stats, tally), stats.stop
+
+
+def start_tally(run: Run) -> RankTally:
+    """What this rank starts an epoch with: nothing, or what was done of the epoch before it was interrupted."""
+    parts, before = run.parts, run.progress.partial
+    own = before.sums_of(parts.rank, parts.world_size)
+    return RankTally(
+        sums=torch.tensor(own, dtype=torch.float64, device=parts.device),
+        ledger=Ledger(before.count if parts.is_main else Count()),
+        start=time.perf_counter() - before.seconds,
+        waited_s=before.waited_s,
+    )
 
 
 def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
@@ -169,16 +192,16 @@ def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
     return torch.stack(columns).double() @ inputs.weight.double()
 
 
-def share_stats(run: Run, sums: torch.Tensor, lost: int, elapsed_s: float) -> StepStats:
-    """The only place within an epoch where the host waits for the device and the ranks for each other's numbers."""
+def share_stats(run: Run, tally: RankTally) -> StepStats:
+    """Add up the ranks' tallies. Only here, within an epoch, do hosts wait for devices and ranks for other ranks."""
+    tally.seconds = time.perf_counter() - tally.start
     main = run.parts.is_main
-    save_due = main and run.attempt.save_due
-    flags = [lost, interrupt.requested(), interrupt.requeue_requested(), save_due, elapsed_s * main]
-    shared = torch.cat([sums, sums.new_tensor([float(flag) for flag in flags])])
-    reduced = run.parts.accelerator.reduce(shared).tolist()
-    samples, loss, dice, iou, lost_in_all, stops, requeues, due, seconds = reduced
+    flags = [interrupt.requested(), interrupt.requeue_requested(), main and run.attempt.save_due]
+    own = [float(number) for number in (tally.ledger.count.lost, *flags, tally.seconds * main)]
+    reduced = run.parts.accelerator.reduce(torch.cat([tally.sums, tally.sums.new_tensor(own)])).tolist()
+    samples, loss, dice, iou, lost, stops, requeues, due, seconds = reduced
     stop = Stop.REQUEUE if requeues else Stop.SAVE if stops else Stop.NO
-    return StepStats(samples, loss, dice, iou, lost_in_all, stop, bool(due), seconds)
+    return StepStats(samples, loss, dice, iou, lost, stop, bool(due), seconds)
 
 
 def require_sound(parts: Parts, epoch: int, step: int, stats: StepStats, ledger: Ledger) -> None:
@@ -189,22 +212,25 @@ def require_sound(parts: Parts, epoch: int, step: int, stats: StepStats, ledger:
         raise not_finite(parts, epoch, step)
 
 
-def save_part(run: Run, steps: int, sums: torch.Tensor, ledger: Ledger, waited_s: float, seconds: float) -> None:
-    """A checkpoint within the epoch, after its first `steps` steps."""
-    own = torch.cat([sums, sums.new_tensor([waited_s])]).unsqueeze(0)
+def save_or_stop(run: Run, done: int, tally: RankTally, stats: StepStats) -> None:
+    """Within an epoch, after `done` of its steps: save where that is due; where a signal came, raise Interrupted."""
+    if not (stats.stop or stats.save_due):
+        return
+    own = torch.cat([tally.sums, tally.sums.new_tensor([tally.waited_s])]).unsqueeze(0)
     *columns, waits = run.parts.accelerator.gather(own).T.tolist()
-    every_rank = tuple(zip(*columns, strict=True))
-    count = ledger.gather(run.parts.accelerator)
-    save_within(run, PartialEpoch(steps, every_rank, count, seconds, max(waits)))
+    sums_of_ranks = tuple(zip(*columns, strict=True))
+    count = tally.ledger.gather(run.parts.accelerator)
+    save_within(run, PartialEpoch(done, sums_of_ranks, count, stats.seconds, max(waits)))
+    if stats.stop:
+        raise interrupted(run, stats.stop)
 
 
-def epoch_row(run: Run, epoch: int, stats: StepStats, ledger: Ledger, own: RankTime) -> Row:
-    """What metrics.jsonl says of the epoch's training. Each rank must call it."""
+def epoch_row(run: Run, epoch: int, stats: StepStats, tally: RankTally) -> Row:
+    """The numbers of the epoch's training for metrics.jsonl. Each rank must call it."""
     parts, progress = run.parts, run.progress
-    expected, count = samples_of(run, epoch), ledger.gather(parts.accelerator)
+    expected, count = samples_of(run, epoch), tally.ledger.gather(parts.accelerator)
     count.check(expected, "train")
-    images_per_s = stats.samples / stats.seconds
-    full_size_per_s = images_per_s * relative_area_of(parts.config, progress, epoch)
+    full_size_per_s = stats.images_per_s * relative_area_of(parts.config, progress, epoch)
     return {
         "train/loss": stats.loss / stats.samples,
         "train/dice": stats.dice / stats.samples,
@@ -212,22 +238,22 @@ def epoch_row(run: Run, epoch: int, stats: StepStats, ledger: Ledger, own: RankT
         "lr": learning_rate_at(parts.config, progress, epoch, progress.steps_of(epoch) - 1),
         "data/coverage": count.coverage(expected),
         "perf/seconds": stats.seconds,
-        "perf/images_per_s": images_per_s,
-        **pace_row(run, own, images_per_s),
+        "perf/images_per_s": stats.images_per_s,
+        **pace_row(run, RankTime(tally.waited_s, run.pace.own_s, tally.seconds), stats.images_per_s),
         **mfu_row(parts.config, full_size_per_s, parts.device, parts.world_size),
         **energy_row(run),
     }
 
 
 def energy_row(run: Run) -> Row:
-    """What the GPUs took for the epoch's training since the run's last start. Each rank must call it."""
+    """The energy that the GPUs used for the epoch's training since the run's last start. Each rank must call it."""
     own = torch.tensor(run.energy.joules(), device=run.parts.device)
     joules = run.parts.accelerator.reduce(own).item()
     return {} if math.isnan(joules) else {"perf/energy_j": joules}
 
 
 def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:
-    """What data cost, and how far the slowest rank is behind, which is said if it is much. Each rank must call it."""
+    """The wait for data, and how far the slowest rank is behind; a warning if that is much. Each rank must call it."""
     row_of_rank = torch.tensor([astuple(own)], dtype=torch.float64, device=run.parts.device)
     table = run.parts.accelerator.gather(row_of_rank)
     ranks = [RankTime(*row) for row in table.tolist()]
@@ -245,7 +271,7 @@ def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:
 
 
 def samples_of(run: Run, epoch: int) -> Split:
-    """What the ledger of an epoch must come to: the train split, or what a budget leaves of it in the last epoch."""
+    """What an epoch's ledger must show: the train split, or what a budget leaves of it in the last epoch."""
     parts, steps = run.parts, run.progress.steps_of(epoch)
     if steps == run.progress.steps_per_epoch:
         return parts.manifest.splits["train"]
@@ -254,6 +280,7 @@ def samples_of(run: Run, epoch: int) -> Split:
 
 
 def interrupted(run: Run, stop: Stop) -> Interrupted:
+    """The error for a run that a signal has stopped and that is saved."""
     progress = run.progress
     steps = f" and {progress.partial.steps} steps" if progress.partial.steps else ""
     message = f"{run.parts.folder} is saved up to epoch {progress.epoch}{steps}: run the same command to go on"
@@ -261,7 +288,7 @@ def interrupted(run: Run, stop: Stop) -> Interrupted:
 
 
 def not_finite(parts: Parts, epoch: int, step: int) -> Failure:
-    """The error for a loss that is NaN or infinite; the keys of the batches it may come from are written down."""
+    """The error for a loss that is NaN or infinite; writes the keys of the batches that it may come from to a file."""
     every = parts.config.train.log_every
     first = step - step % every
     order, data = epoch_order(parts, epoch), parts.splits["train"]

@@ -1,4 +1,4 @@
-"""The end of a run: the best weights measured picture by picture, and written down."""
+"""The end of a run: its best weights are measured picture by picture, and the results are written."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import io
 import json
 import socket
 import statistics
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from petseg.evaluation.measure import predict
+from petseg.evaluation.measure import PredictedPicture, predict
 from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
 from petseg.footprint.utilization import device_name, peak_memory_mb
 from petseg.metrics.masks import save_masks
@@ -39,28 +40,55 @@ from shards.manifest import save_manifest
 
 
 def finish(run: Run, tracker: Tracker | None) -> Result:
-    """Measure the best weights picture by picture, draw some, and write result.json last."""
-    parts, progress = run.parts, run.progress
-    folder = parts.folder / CHECKPOINTS_NAME
-    best = next((c for c in list_checkpoints(folder) if c.step == progress.best.step), None)
-    if best is None:
-        raise Failure(
-            f"{folder} lacks the best checkpoint, step {progress.best.step}: delete {folder} to train again", Cause.DATA
-        )
-    rows = read_metrics(parts.folder)
-    if not rows:
-        raise Failure(
-            f"{parts.folder / METRICS_NAME} has no epochs of this run: delete {folder} to train again",
-            Cause.DATA,
-        )
-    load_weights(best.folder, parts.bare_model)
+    """Measure the best weights picture by picture, draw some pictures, and write result.json last."""
+    parts = run.parts
+    rows = load_best(run)
     splits = ["val", "test"] if parts.config.train.test and "test" in parts.splits else ["val"]
     measured = {split: measure_protocol(parts, split, Protocol(masks=split == "val")) for split in splits}
     temperature = measured["val"].calibration.fit_temperature()
     metrics: dict[str, float] = {}
     for split, one in measured.items():
         metrics |= one.metrics(split, parts.config.data.border, temperature)
-    result = Result(
+    result = build_result(run, metrics, rows)
+    if tracker:
+        run.attempt.require_newest()
+        save_per_image(parts, measured)
+        save_val_masks(parts, measured["val"])
+        save_calibration(parts, measured, temperature)
+        save_manifest(parts.manifest, parts.folder)
+        tracker.log_overlays(run.progress.epoch, draw_overlays(parts))
+        save_result(result, parts.folder)
+        tracker.finish(metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters})
+    parts.accelerator.wait_for_everyone()
+    return result
+
+
+def load_best(run: Run) -> list[dict[str, Any]]:
+    """Load the best weights into the model; returns the rows of the run's metrics.jsonl.
+
+    Raises Failure if the folder lacks either.
+    """
+    parts, step = run.parts, run.progress.best.step
+    folder = parts.folder / CHECKPOINTS_NAME
+    advice = f"delete {folder} to train again"
+    best = next((c for c in list_checkpoints(folder) if c.step == step), None)
+    if best is None:
+        raise Failure(f"{folder} lacks the best checkpoint, step {step}: {advice}", Cause.DATA)
+    rows = read_metrics(parts.folder)
+    if not rows:
+        raise Failure(f"{parts.folder / METRICS_NAME} has no epochs of this run: {advice}", Cause.DATA)
+    load_weights(best.folder, parts.bare_model)
+    return rows
+
+
+def build_result(run: Run, metrics: dict[str, float], rows: list[dict[str, Any]]) -> Result:
+    """The content of result.json. rows: of metrics.jsonl"""
+    parts, progress = run.parts, run.progress
+
+    def median(name: str) -> float:
+        return statistics.median(row[name] for row in rows)
+
+    return Result(
         trial_id=load_config(parts.folder, identified=True)["trial_id"],
         metrics=metrics,
         best_epoch=progress.best.epoch,
@@ -70,34 +98,28 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
         host=socket.gethostname(),
         device=device_name(parts.device),
         train_s=sum(row["perf/seconds"] for row in rows),
-        images_per_s=statistics.median(row["perf/images_per_s"] for row in rows),
-        data_wait=statistics.median(row["perf/data_wait"] for row in rows),
-        headroom=statistics.median(row["perf/headroom"] for row in rows),
-        mfu=statistics.median(row["perf/mfu"] for row in rows) if all("perf/mfu" in row for row in rows) else None,
+        images_per_s=median("perf/images_per_s"),
+        data_wait=median("perf/data_wait"),
+        headroom=median("perf/headroom"),
+        mfu=median("perf/mfu") if all("perf/mfu" in row for row in rows) else None,
         peak_memory_mb=peak_memory_mb(parts.device),
         threads=torch.get_num_threads() if parts.device.type == "cpu" else 0,
     )
-    if tracker:
-        run.attempt.require_newest()
-        save_per_image(parts, measured)
-        save_val_masks(parts, measured["val"])
-        save_calibration(parts, measured, temperature)
-        save_manifest(parts.manifest, parts.folder)
-        pictures = predict(parts, "val", fixed_positions(len(parts.splits["val"]), parts.config.tracking.overlays))
-        for picture in pictures:
-            save_image(Image.fromarray(picture.overlay()), parts.folder / OVERLAYS_NAME / f"{picture.key}.png")
-        tracker.log_overlays(progress.epoch, pictures)
-        save_result(result, parts.folder)
-        tracker.finish(metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters})
-    parts.accelerator.wait_for_everyone()
-    return result
+
+
+def draw_overlays(parts: Parts) -> list[PredictedPicture]:
+    """Save some val pictures with their masks drawn over them as overlays/KEY.png; returns the pictures."""
+    pictures = predict(parts, "val", fixed_positions(len(parts.splits["val"]), parts.config.tracking.overlays))
+    for picture in pictures:
+        save_image(Image.fromarray(picture.overlay()), parts.folder / OVERLAYS_NAME / f"{picture.key}.png")
+    return pictures
 
 
 def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
-    """per_image.npz: arrays over the N pictures of each measured split, in the order of the split.
+    """Write per_image.npz: arrays over the N pictures of each measured split, in the order of the split.
 
     SPLIT/keys (N,) str, SPLIT/loss (N,) float64; by the config's border rule SPLIT/counts (N, 3) int64 of true
-    positives, false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and the same
+    positives, false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and these
     three by each border rule, as SPLIT/border_fg/counts and so on. All in the network's pixels.
     """
     arrays: dict[str, np.ndarray] = {}
@@ -116,19 +138,16 @@ def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
 
 
 def save_val_masks(parts: Parts, measured: Measured) -> None:
-    """val_masks.npz, as petseg.metrics.masks says."""
+    """Write val_masks.npz, which petseg.metrics.masks describes."""
     assert measured.masks is not None
     keys = [parts.splits["val"].key(i) for i in range(len(parts.splits["val"]))]
     save_masks(keys, parts.config.data.image_size_px, measured.masks, parts.folder)
 
 
 def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: float) -> None:
-    """calibration.json: the reliability curve of each measured split, as it is and at the temperature fitted on val."""
+    """Write calibration.json: each split's reliability curve, as it is and at the temperature fitted on val."""
     splits = {
-        split: {
-            "as_is": one.calibration.reliability().rows(),
-            "scaled": one.calibration.scaled(temperature).rows(),
-        }
+        split: {"as_is": one.calibration.reliability().rows(), "scaled": one.calibration.scaled(temperature).rows()}
         for split, one in measured.items()
     }
     content = {"format_version": 1, "temperature": temperature, "splits": splits}
@@ -136,5 +155,5 @@ def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: f
 
 
 def fixed_positions(num_samples: int, count: int) -> list[int]:
-    """Evenly spread positions, the same in every run, so that overlays of runs can be laid side by side."""
+    """Evenly spread positions, the same in every run, so that the overlays of runs can be compared."""
     return [i * num_samples // count for i in range(min(count, num_samples))]

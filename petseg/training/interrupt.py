@@ -1,9 +1,9 @@
-"""A flag that a signal sets and training reads where it can stop.
+"""A flag that signals set, and that training reads where it can stop.
 
-USR2 is what Slurm sends ahead of the time limit (`--signal`): save, and ask to be requeued. TERM comes at preemption,
-at a node's shutdown and from people: save, and then find out who sent it. Slurm sends CONT along with TERM; it is left
-alone, because a job that was suspended and goes on gets it too.
-Every rank may get a signal or only one: the flag travels with the next all-reduce, and all ranks stop at one step.
+Slurm sends USR2 ahead of the time limit (`--signal`): save, and ask to be requeued. TERM comes at preemption, at a
+node's shutdown and from people: save, and then find out who sent it. Slurm sends CONT along with TERM; it is ignored,
+because a suspended job that is resumed gets it too.
+One rank or all may get a signal: the flag is part of the next all-reduce, so that all ranks stop after the same step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _received: list[int] = []
 
 
 def install() -> None:
-    """Let TERM and USR2 set the flag instead of ending the process; call it first of all, in the main thread."""
+    """Let TERM and USR2 set the flag instead of ending the process; call it at the start, in the main thread."""
     for number in SIGNALS:
         signal.signal(number, _note)
 
@@ -28,7 +28,7 @@ def requested() -> bool:
 
 
 def received() -> tuple[int, ...]:
-    """The signals that came, in their order."""
+    """The signals so far, in the order in which they came."""
     return tuple(_received)
 
 

@@ -1,4 +1,4 @@
-"""Training of one model from its first or newest checkpoint to its result: attempts, epochs, validation, the end."""
+"""Training of one model from its start, or its newest checkpoint, to its result: attempts, epochs, validation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,11 @@ from petseg.data.tars import UNREADABLE
 from petseg.evaluation.measure import PredictedPicture, measure, predict
 from petseg.models.pretrained import load_pretrained
 from petseg.run.parts import Parts, build_parts
-from petseg.run.peers import peers_may_go
+from petseg.run.peers import lost_peers_raise
 from petseg.run.run import Run, new_run
 from petseg.run.schedule import fit_budget
 from petseg.run_folder.attempts import begin_attempt
-from petseg.run_folder.layout import (
-    PRUNED_NAME,
-    Result,
-    claim_folder,
-    load_overrides,
-    load_pruned,
-    load_result,
-)
+from petseg.run_folder.layout import PRUNED_NAME, Result, claim_folder, load_overrides, load_pruned, load_result
 from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.tracker import Tracker, how_ended
 from petseg.training.epoch import Row, interrupted, train_epoch
@@ -43,21 +36,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Terms:
-    """What whoever starts a run knows of it beyond its config."""
+    """What the caller knows of a run beyond its config."""
 
     name: RunName | None = None  # how wandb shows the run; by default as its folder or its identity says
-    world_size: int = 0  # how many processes there must be, 0 = any
-    max_without_progress: int = 0  # so many starts in a row may come no further than the ones before, 0 = any number
-    early: EarlyStop | None = None  # when to stop it early, and by which other runs
+    world_size: int = 0  # number of processes that there must be, 0 = any
+    max_without_progress: int = 0  # starts in a row that may end without a finished step, 0 = any number
+    early: EarlyStop | None = None  # when to stop it early, compared with which other runs
 
 
 def train(config: RunConfig, folder: Path, terms: Terms | None = None) -> Result:
     """Run `config` in `folder`, or resume it from its newest checkpoint; called by every process of the run.
 
-    Without `terms.early` a run that was stopped early goes on.
-    Raises ValueError for a folder that holds another run, Failure for damaged data or a loss that is not finite,
-    Interrupted where a signal asked to stop, or where another process has taken the run over, LostPeer where one of
-    its own is gone; StoppedEarly, on all ranks and at any later time, where `terms.early` has stopped it.
+    Without `terms.early`, a run that was stopped early resumes.
+    Raises ValueError for a folder that holds another run; Failure for damaged data or a loss that is not finite;
+    Interrupted if a signal asked to stop, or if another process has taken the run over; LostPeer if one of its own
+    processes is gone; StoppedEarly, on all ranks, if `terms.early` stops it now or has done so before.
     """
     terms = terms or Terms()
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
@@ -75,7 +68,7 @@ def train(config: RunConfig, folder: Path, terms: Terms | None = None) -> Result
         name = terms.name or name_of_run(folder, run.parts.config)
         tracker = Tracker(folder, config.tracking, name, config_to_dict(run.parts.config), run.progress.epoch)
     try:
-        with peers_may_go():
+        with lost_peers_raise():
             train_epochs(run, tracker, terms.early)
             return finish(run, tracker)
     except StoppedEarly:
@@ -89,7 +82,7 @@ def train(config: RunConfig, folder: Path, terms: Terms | None = None) -> Result
 
 
 def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Run:
-    """Build the run's parts, say what is unusual about them, and resume or begin it."""
+    """Build the run's parts, warn of what is unusual about them, and start or resume the run."""
     manifest = store.manifest
     if overrides := load_overrides(folder):
         logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
@@ -98,7 +91,7 @@ def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Ru
         logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = new_run(build_parts(config, store, folder, terms.world_size, splits))
-    with peers_may_go():
+    with lost_peers_raise():
         start_attempt(run, terms.max_without_progress)
     if run.parts.is_main:
         warn_of_poor_mixing(run.parts)
@@ -106,7 +99,7 @@ def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Ru
 
 
 def start_attempt(run: Run, max_without_progress: int) -> None:
-    """Begin from the newest checkpoint, or from fresh or pretrained weights, and take the right to write."""
+    """Load the newest checkpoint, or else the pretrained weights if there are any, and take the right to write."""
     parts = run.parts
     if not resume(run):
         load_pretrained(parts.config.model, parts.bare_model)
@@ -119,14 +112,14 @@ def start_attempt(run: Run, max_without_progress: int) -> None:
 
 def warn_of_poor_mixing(parts: Parts) -> None:
     data, train = parts.config.data, parts.config.train
-    with contextlib.suppress(*UNREADABLE):  # which is reported where the samples are read
+    with contextlib.suppress(*UNREADABLE):  # reported where the samples are read
         mixing = mixing_of(parts.store, data.shuffle_window_shards, train.batch_size, train.seed)
         if mixing and mixing.is_poor:
             logger.warning("%s", mixing)
 
 
 def train_epochs(run: Run, tracker: Tracker | None, early: EarlyStop | None) -> None:
-    """All epochs that are left, each validated, logged and saved; raises as `train` says."""
+    """Train all remaining epochs; each is validated, logged and saved. Raises as `train` says."""
     progress = run.progress
     with TrainProgress(progress.total_steps, progress.steps_per_epoch, progress.done_steps, run.parts.is_main) as bar:
         while progress.epoch < progress.epochs:
@@ -149,22 +142,22 @@ def train_epochs(run: Run, tracker: Tracker | None, early: EarlyStop | None) -> 
 
 def validate(parts: Parts) -> Row:
     """Measure val with the weights that are kept."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     parts.sync_buffers()
     with kept_weights(parts):
         row = measure(parts, "val").summary("val")
-    return row | {"perf/validation_s": time.perf_counter() - began}
+    return row | {"perf/validation_s": time.perf_counter() - start}
 
 
 def kept_weights(parts: Parts) -> contextlib.AbstractContextManager[None]:
-    """Within it, the model has the weights that are measured and kept: the averages, where there are any."""
+    """A context in which the model has the weights that are measured and kept: the averages, where there are any."""
     return parts.ema.in_place() if parts.ema else contextlib.nullcontext()
 
 
 def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[PredictedPicture]:
-    """On the main process: the fixed val pictures with the masks of the weights that are kept, if wandb is to see them.
+    """The fixed val pictures with masks of the weights that are kept, if wandb is to show them; on the main process.
 
-    No number of the training changes: the model is in its evaluation mode, and nothing is drawn by chance.
+    This changes no number of the training: the model is in evaluation mode, and nothing random is drawn.
     """
     parts = run.parts
     if row["val/dice"] <= run.progress.best.dice or not tracker.wants_pictures(int(row["epoch"])):
@@ -174,7 +167,7 @@ def pictures_of_best(run: Run, row: Row, tracker: Tracker) -> list[PredictedPict
 
 
 def settle_budget(run: Run, train_s: float, validation_s: float) -> None:
-    """With `train.budget_min`: the first epoch, its validation included, says how many steps the run has for good."""
+    """With `train.budget_min`, fix the run's number of steps by the time of its first epoch and its validation."""
     if run.parts.config.train.budget_min:
         train_s, validation_s = broadcast_object_list([train_s, validation_s])
         fit_budget(run.parts.config, run.progress, run.progress.steps_of(1), train_s, validation_s)

@@ -1,4 +1,4 @@
-"""A line that moves on a terminal, plain lines in a log file."""
+"""The progress of training: a moving bar on a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -36,13 +36,7 @@ class TrainProgress:
             disable=not self.live,
         )
         self.task = self.bar.add_task(
-            "train",
-            total=self.total,
-            completed=done_steps,
-            epoch=0,
-            epochs=self.epochs,
-            loss=float("nan"),
-            rate=0.0,
+            "train", total=self.total, completed=done_steps, epoch=0, epochs=self.epochs, loss=float("nan"), rate=0.0
         )
 
     @property
@@ -59,7 +53,7 @@ class TrainProgress:
         self.bar.stop()
 
     def update(self, step: int, total_steps: int, loss: float, images_per_s: float) -> None:
-        """step: optimizer steps done since the start of the run, over all epochs, of total_steps as known by now."""
+        """Show the progress. step: optimizer steps since the start of the run; total_steps: as known by now"""
         self.total = total_steps
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(

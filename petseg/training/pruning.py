@@ -1,11 +1,11 @@
-"""Stopping a run early that does worse than the runs beside it: hyperband's rungs, decided by each run for itself.
+"""Early stopping of runs that do worse than their peers: hyperband's rungs, at which each run decides for itself.
 
-When a run has finished as many epochs as a rung says, it reads what the other runs that it is told of had at that same
-epoch, by their metrics.jsonl, and goes on if it is among about the best 1 / eta of those that have come so far,
-itself included. That is asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter
-Tuning, 2020) with wandb's rungs and threshold: no run waits for another, and the first at a rung always passes it.
-Nothing is written that several runs share, and no server is asked: metrics.jsonl is the truth already, and a run that
-is requeued finds the same lines. What is left to chance is which runs had come to a rung by then.
+When a run has finished the epochs of a rung, it reads the values of its peers at that epoch from their metrics.jsonl,
+and continues if it is among about the best 1 / eta of those that have reached the rung, itself included. This is
+asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020) with wandb's
+rungs and threshold: no run waits for another, and the first at a rung always passes it.
+Runs share no file for this and ask no server: metrics.jsonl has all values, and a requeued run finds the same lines.
+Only which peers have reached a rung by then is left to chance.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from petseg.run.run import Run
     from petseg.tracking.tracker import Tracker
 
-DECIDES_DICE = ("image_size_px", "border")  # of the data: runs that differ in them measure another Dice
+DICE_FIELDS = ("image_size_px", "border")  # of the data: the Dice of runs that differ in them cannot be compared
 
 logger = logging.getLogger(__name__)
 
 
 class StoppedEarly(Exception):
-    """A run has ended before its last epoch, for good."""
+    """A run was stopped before its last epoch."""
 
     def __init__(self, pruned: Pruned) -> None:
         super().__init__(
@@ -43,7 +43,7 @@ class StoppedEarly(Exception):
 
 @dataclass(frozen=True)
 class Hyperband:
-    """The rungs, in wandb's words; an iteration is an epoch."""
+    """The rungs, in wandb's terms; an iteration is an epoch."""
 
     min_iter: int = 0
     """First rung; the others follow by factors of eta. Or leave it out, and give max_iter and s."""
@@ -72,35 +72,35 @@ class Hyperband:
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The epochs after which a run of so many epochs may be stopped."""
-        reach = 2 + int(math.log(max(epochs, self.max_iter, 1), self.eta))  # further powers of eta matter to none
+        reach = 2 + int(math.log(max(epochs, self.max_iter, 1), self.eta))  # further powers of eta exceed all epochs
         if self.max_iter:
-            found = [int(self.max_iter / self.eta**i) for i in range(1, min(self.s, reach) + 1)]
+            rungs = [int(self.max_iter / self.eta**i) for i in range(1, min(self.s, reach) + 1)]
         else:
-            found = [int(self.min_iter * self.eta**i) for i in range(reach)]
-        return tuple(sorted({rung for rung in found if 1 <= rung < epochs}))
+            rungs = [int(self.min_iter * self.eta**i) for i in range(reach)]
+        return tuple(sorted({rung for rung in rungs if 1 <= rung < epochs}))
 
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """When a run is stopped early, and which other runs it is compared with."""
+    """The rule that stops a run early, and the runs that it is compared with."""
 
     rule: Hyperband
-    find_peers: Callable[[], Iterable[Path]]  # folders of the other runs; the main process asks anew at each rung
+    find_peers: Callable[[], Iterable[Path]]  # folders of its peers; the main process calls it at each rung
 
 
 def is_best(own: float, values: list[float], eta: float) -> tuple[bool, float]:
-    """Whether a value passes among all values at a rung (its own too), higher being better; and the threshold.
+    """Whether a value passes among all values at a rung (its own included), higher being better; and the threshold.
 
-    wandb's rule: the threshold is the value at place floor(n / eta) of n, counted from 0 and from the best.
+    wandb's rule: the threshold is number floor(n / eta) of the n values, counted from 0 and from the best.
     """
     threshold = sorted(values, reverse=True)[int(len(values) / eta)]
     return own >= threshold, threshold
 
 
 def pass_rung(run: Run, early: EarlyStop, tracker: Tracker | None) -> None:
-    """Between epochs: raises StoppedEarly, on all ranks, if the run ends at this rung, with pruned.json written.
+    """Call between epochs: if the run ends at this rung, write pruned.json and raise StoppedEarly on all ranks.
 
-    Its checkpoints stay, so that it can go on. A run that was interrupted within the epoch after a rung passed it.
+    Its checkpoints stay, so that it can be resumed. A run that was interrupted in the epoch after a rung has passed it.
     """
     parts, progress = run.parts, run.progress
     if progress.epoch not in early.rule.rungs(progress.epochs) or progress.partial.steps:
@@ -113,14 +113,14 @@ def pass_rung(run: Run, early: EarlyStop, tracker: Tracker | None) -> None:
     if tracker:
         run.attempt.require_newest()
         save_pruned(pruned, parts.folder)
-        said = {"pruned_epoch": pruned.epoch, "best_epoch": pruned.best_epoch, "val/dice": pruned.best}
-        tracker.finish(said, "pruned")
+        summary = {"pruned_epoch": pruned.epoch, "best_epoch": pruned.best_epoch, "val/dice": pruned.best}
+        tracker.finish(summary, "pruned")
     parts.accelerator.wait_for_everyone()
     raise StoppedEarly(pruned)
 
 
 def decide(folder: Path, progress: Progress, early: EarlyStop) -> Pruned | None:
-    """The decision at a rung, from the files of this run and of the others."""
+    """The outcome if the run is stopped at this rung, None if it passes; from the files of this run and its peers."""
     rule, rows = early.rule, read_metrics(folder)
     own = value_at(rows, progress.epoch, rule.strict)
     if own is None:
@@ -128,8 +128,8 @@ def decide(folder: Path, progress: Progress, early: EarlyStop) -> Pruned | None:
     at_rung = [row["val/dice"] for row in rows if row["epoch"] == progress.epoch]
     values = at_rung + list(values_of_peers(folder, early.find_peers(), progress.epoch))
     passed, threshold = is_best(own, values, rule.eta)
-    place = f"{folder.name}: val Dice {own:.4f} at the rung of epoch {progress.epoch}, threshold {threshold:.4f}"
-    logger.info("%s of %d runs: %s", place, len(values), "goes on" if passed else "stopped early")
+    rung = f"{folder.name}: val Dice {own:.4f} at the rung of epoch {progress.epoch}, threshold {threshold:.4f}"
+    logger.info("%s of %d runs: %s", rung, len(values), "continues" if passed else "stopped early")
     if passed:
         return None
     return Pruned(
@@ -147,25 +147,26 @@ def decide(folder: Path, progress: Progress, early: EarlyStop) -> Pruned | None:
 
 
 def value_at(rows: list[dict[str, Any]], epoch: int, strict: bool) -> float | None:
-    """val/dice after an epoch, or the best up to it; None if a run has not come so far."""
-    found = {int(row["epoch"]): float(row["val/dice"]) for row in rows if int(row["epoch"]) <= epoch}
-    if epoch not in found or not math.isfinite(found[epoch]):
+    """val/dice after an epoch, or the best up to it; None if the run has not reached the epoch."""
+    dice = {int(row["epoch"]): float(row["val/dice"]) for row in rows if int(row["epoch"]) <= epoch}
+    if epoch not in dice or not math.isfinite(dice[epoch]):
         return None
-    return found[epoch] if strict else max(value for value in found.values() if math.isfinite(value))
+    return dice[epoch] if strict else max(value for value in dice.values() if math.isfinite(value))
 
 
 def values_of_peers(folder: Path, peers: Iterable[Path], epoch: int) -> Iterator[float]:
-    """val/dice at an epoch of the other runs that have come so far and measure the same Dice."""
-    mine = decides_dice(folder)
+    """val/dice at an epoch of the peers that have reached it and measure the same Dice."""
+    own = dice_settings(folder)
     for other in peers:
         value = value_at(read_metrics(other), epoch, strict=True)
-        if value is not None and decides_dice(other) == mine:
+        if value is not None and dice_settings(other) == own:
             yield value
 
 
-def decides_dice(folder: Path) -> list[Any]:
+def dice_settings(folder: Path) -> list[Any]:
+    """The settings of a run on which its Dice depends, [] if they cannot be read."""
     try:
         data = load_config(folder)["identity"]["data"]
     except (ValueError, KeyError, json.JSONDecodeError):
         return []
-    return [data.get(name) for name in DECIDES_DICE]
+    return [data.get(name) for name in DICE_FIELDS]

@@ -1,4 +1,4 @@
-"""Where a run stands: saved after each epoch and within, restored by the next attempt."""
+"""A run's progress: saved after each epoch and within epochs, restored by the next attempt."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def resume(run: Run) -> bool:
     newest = newest_of_all(parts)
     if newest is None:
         return False
-    load_checkpoint(newest, parts.bare_model, parts.optimizer, parts.ema)
+    load_checkpoint(newest, parts.learner)
     try:
         progress.from_state(newest.state, parts.config.train.budget_min)
     except (KeyError, TypeError, AttributeError) as error:
         raise altered(newest.folder / STATE_NAME, repr(error)) from None
-    if (buffers := load_rank_buffers(newest.folder)) is not None:  # of another number of ranks: their mean
+    if (buffers := load_rank_buffers(newest.folder)) is not None:  # saved by another number of ranks: take the mean
         own = buffers[parts.rank] if len(buffers) == parts.world_size else buffers.mean(dim=0)
         nn.utils.vector_to_parameters(own.to(parts.device), parts.float_buffers())
     if parts.accelerator.scaler is not None:
@@ -51,23 +51,23 @@ def resume(run: Run) -> bool:
 
 
 def newest_of_all(parts: Parts) -> Checkpoint | None:
-    """The newest whole checkpoint, as the main process finds it: damaged ones are set aside by it alone."""
+    """The newest undamaged checkpoint, chosen by the main process, which alone sets damaged ones aside."""
     folder = parts.folder / CHECKPOINTS_NAME
-    found = newest_loadable(folder, set_aside=True) if parts.is_main else None
-    (step,) = broadcast_object_list([found.step if found else None])
+    newest = newest_loadable(folder, set_aside=True) if parts.is_main else None
+    (step,) = broadcast_object_list([newest.step if newest else None])
     if parts.is_main or step is None:
-        return found
+        return newest
     return next(checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.step == step)
 
 
 def save_epoch(run: Run, row: dict[str, float]) -> None:
-    """Note the epoch, and whether it is the best so far, in a checkpoint."""
+    """Save a checkpoint after an epoch, which may be the best so far."""
     run.progress.finish_epoch(int(row["epoch"]), int(row["step"]), row["val/dice"])
     save(run, rank_buffers=None)
 
 
 def save_within(run: Run, partial: PartialEpoch) -> None:
-    """Note how far the epoch has come in a checkpoint, each rank's BatchNorm statistics included."""
+    """Save a checkpoint within an epoch, with each rank's BatchNorm statistics."""
     run.progress.partial = partial
     buffers = run.parts.float_buffers()
     own = nn.utils.parameters_to_vector(buffers).unsqueeze(0) if buffers else None
@@ -82,8 +82,5 @@ def save(run: Run, rank_buffers: torch.Tensor | None) -> None:
     if parts.is_main:
         scaler = parts.accelerator.scaler
         state = run.progress.to_state() | {"scaler": scaler.state_dict() if scaler else None}
-        folder = parts.folder / CHECKPOINTS_NAME
-        save_checkpoint(
-            folder, run.progress.done_steps, parts.bare_model, parts.optimizer, state, rank_buffers, parts.ema
-        )
+        save_checkpoint(parts.folder / CHECKPOINTS_NAME, run.progress.done_steps, parts.learner, state, rank_buffers)
     parts.accelerator.wait_for_everyone()

@@ -31,6 +31,7 @@ from petseg.optim import build_optimizer
 from petseg.run_folder import checkpoint
 from petseg.run_folder.checkpoint import (
     Checkpoint,
+    Learner,
     list_checkpoints,
     load_checkpoint,
     load_rank_buffers,
@@ -146,7 +147,7 @@ def train_copies(arch: str, steps: int) -> list[Trained]:
 def fingerprint(found: Checkpoint) -> str:
     """Load a checkpoint whole, into a model of other weights: a hash of all that was in it."""
     model, optimizer = FRESH
-    load_checkpoint(found, model, optimizer)
+    load_checkpoint(found, Learner(model, optimizer))
     moments = {f"{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
     buffers = load_rank_buffers(found.folder)
     tensors = {**model.state_dict(), **moments, **({} if buffers is None else {"buffers": buffers})}
@@ -164,7 +165,7 @@ def attempt(folder: Path, phase: Phase, save: Callable[..., None]) -> None:
         tracker.log({"epoch": phase.step})
     buffers = torch.arange(6.0).view(2, 3) if phase.buffers else None
     state = {"epoch": phase.step, "best": {"step": 1}, "scaler": None}
-    save(folder / CHECKPOINTS_NAME, phase.step, *TRAINED[phase.trained], state, buffers)
+    save(folder / CHECKPOINTS_NAME, phase.step, Learner(*TRAINED[phase.trained]), state, buffers)
 
 
 def look(folder: Path, phase: Phase, allowed: list[str], listed_after: list[str]) -> str:

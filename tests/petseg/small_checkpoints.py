@@ -9,7 +9,7 @@ import torch
 from petseg.config import ModelConfig, OptimConfig
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
-from petseg.run_folder.checkpoint import list_checkpoints, save_checkpoint
+from petseg.run_folder.checkpoint import Learner, list_checkpoints, save_checkpoint
 
 
 def build(steps: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -29,7 +29,8 @@ def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, times: int) -
 
 
 def save(folder: Path, number: int, best: int, steps: int = 1) -> None:
-    save_checkpoint(folder, number, *build(steps), {"epoch": number, "best": {"step": best}, "scaler": None})
+    state = {"epoch": number, "best": {"step": best}, "scaler": None}
+    save_checkpoint(folder, number, Learner(*build(steps)), state)
 
 
 def steps_in(folder: Path) -> list[int]:

@@ -25,7 +25,7 @@ from petseg.training.loop import train
 from shards.command import Failure, run_command
 
 
-def test_evaluate_says_what_training_said(
+def test_evaluate_repeats_the_numbers_of_training(
     tiny: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny(train__test=True), tmp_path)

@@ -42,7 +42,7 @@ def test_ce_dice_is_their_sum() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_one_value_per_sample_whatever_else_is_in_the_batch(name: str) -> None:
+def test_a_samples_loss_does_not_depend_on_its_batch(name: str) -> None:
     """The lab averaged batch means: a last batch of 8 weighed as much as one of 20."""
     logits, target = torch.randn(5, 2, 8, 8), torch.randint(0, 2, (5, 8, 8))
     together = LOSSES[name](logits, target)
@@ -173,7 +173,7 @@ def test_a_weight_is_how_often_a_pixel_counts(name: str) -> None:
 
 
 @given(st.integers(1, 3), st.integers(0, 2**31 - 1))
-def test_the_border_is_what_has_another_value_near(border_px: int, seed: int) -> None:
+def test_the_border_is_where_another_value_is_near(border_px: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     coarse = torch.tensor([0, 1, IGNORE_INDEX])[torch.randint(0, 3, (2, 3, 4), generator=random)]
     target = coarse.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (2, 12, 16)

@@ -89,7 +89,7 @@ def test_kills_and_other_world_sizes_change_no_steps_keys(pet_shards: Path, tmp_
 
 
 @pytest.mark.slow
-def test_four_processes_go_on_with_the_same_bits(pet_shards: Path, tmp_path: Path) -> None:
+def test_four_processes_resume_with_the_same_bits(pet_shards: Path, tmp_path: Path) -> None:
     """DDP lays its gradients out anew after the first step of a process, and four sums depend on the layout."""
     folders = {name: tmp_path / name for name in ("calm", "stopped")}
     for folder in folders.values():

@@ -20,9 +20,10 @@ from petseg.data.consent import is_known
 from petseg.data.plan import EpochOrder
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
+from petseg.optim import learning_rate
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import load_config, load_result, read_metrics
-from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
+from petseg.run_folder.new_folder import missing_folders, removed_unless_started
 from petseg.train import main
 from petseg.training import epoch as epoch_module
 from petseg.training.loop import train
@@ -32,7 +33,7 @@ Tiny = Callable[..., RunConfig]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_learns_and_writes_all_files(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(
         train__epochs=12, train__batch_size=4, train__loss="ce_dice", train__test=True, optim__lr=3e-3, model__width=8
     )
@@ -56,6 +57,12 @@ def test_a_run_learns_and_writes_what_the_contract_says(tiny: Tiny, tmp_path: Pa
     assert len(per_image["test/counts"]) == 30
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
     assert load_config(tmp_path)["config"]["model"]["width"] == 8
+
+
+def test_an_epochs_row_has_the_learning_rate_of_its_last_step(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(optim__schedule="cosine")
+    train(config, tmp_path)
+    assert [row["lr"] for row in read_metrics(tmp_path)] == [learning_rate(config.optim, step, 8) for step in (3, 7)]
 
 
 def test_an_epochs_seconds_are_those_of_all_its_steps(
@@ -191,12 +198,12 @@ def test_a_run_that_cannot_begin_leaves_no_folder(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_only_what_was_made_for_it_goes_with_work_that_did_not_begin(tmp_path: Path) -> None:
+def test_work_that_did_not_start_removes_only_its_own_folders(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     folder = tmp_path / "kept" / "new" / "run"
 
     def work(begun: bool) -> None:
-        with removed_unless_begun(missing_folders(folder), lambda error: begun):
+        with removed_unless_started(missing_folders(folder), lambda error: begun):
             (folder / "deep").mkdir(parents=True, exist_ok=True)
             raise KeyboardInterrupt
 

@@ -65,7 +65,7 @@ def test_a_budget_of_minutes_is_settled_once(tiny: Tiny, tmp_path: Path, monkeyp
         assert row["lr"] == learning_rate(config.optim, int(row["step"]) - 1, totals[2])
 
 
-def test_a_run_of_some_minutes_ends_by_itself(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_budget_of_minutes_ends_the_run(tiny: Tiny, tmp_path: Path) -> None:
     result = train(tiny(train__budget_min=0.03, optim__schedule="cosine", train__ema_decay=0.9), tmp_path)
     rows, state = read_metrics(tmp_path), list_checkpoints(tmp_path / "checkpoints")[-1].state
     assert rows[-1]["step"] == state["total_steps"]

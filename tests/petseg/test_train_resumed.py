@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from petseg.config import RunConfig
 from petseg.run import parts as parts_module
 from petseg.run.parts import Parts
 from petseg.run_folder.layout import read_metrics
+from petseg.training import interrupt
 from petseg.training import loop as train_module
 from petseg.training.loop import train
 from shards.command import INTERRUPTED, Interrupted, run_command
@@ -49,7 +51,7 @@ def test_a_killed_run_ends_with_the_same_numbers(
     assert resumed.metrics == calm.metrics
 
 
-def test_a_model_without_batchnorm_goes_on_within_an_epoch(
+def test_a_model_without_batchnorm_resumes_within_an_epoch(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no statistics to be saved."""
@@ -80,6 +82,16 @@ def test_a_fresh_run_never_continues_from_an_old_file(tiny: Tiny, tmp_path: Path
         train(tiny(train__epochs=1), tmp_path)
 
 
+@pytest.mark.parametrize(("number", "requeue"), [(signal.SIGUSR2, True), (signal.SIGTERM, False)])
+def test_only_the_signal_of_the_time_limit_asks_for_a_requeue(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, requeue: bool
+) -> None:
+    monkeypatch.setattr(interrupt, "_received", [number])
+    with pytest.raises(Interrupted) as stopped:
+        train(tiny(train__log_every=1), tmp_path)
+    assert stopped.value.requeue is requeue
+
+
 def test_an_interrupt_loses_no_step_and_the_numbers_stay_the_same(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,7 +116,7 @@ def test_an_interrupt_loses_no_step_and_the_numbers_stay_the_same(
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
-def test_every_optimizer_goes_on_with_the_same_bits(
+def test_every_optimizer_resumes_with_the_same_bits(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     config = tiny(

@@ -15,7 +15,7 @@ from petseg.augment import __main__ as sheet
 from petseg.augment.batch import augment_batch
 from petseg.augment.draws import draw
 from petseg.config import RunConfig
-from petseg.data.plan import train_plan
+from petseg.data.plan import Batching, train_plan
 from petseg.data.store import open_store
 from petseg.run.batches import batches_at, epoch_order, eval_inputs, take_step, to_device, to_inputs, train_batches
 from petseg.run.parts import Parts, build_parts
@@ -43,7 +43,7 @@ def weights_of_step(parts: Parts, accumulation_steps: int, world_size: int, step
     """What each distinct picture of a step weighs, over all ranks and passes; fillers weigh nothing."""
     weights: Counter[bytes] = Counter()
     for rank in range(world_size):
-        plan = train_plan(epoch_order(parts, 1), 8, accumulation_steps, rank, world_size)
+        plan = train_plan(epoch_order(parts, 1), Batching(8, accumulation_steps, rank, world_size))
         for batch in parts.splits["train"].batches(part for part in plan if part.step == step):
             image, trimap = to_device(parts, batch)
             image, trimap, weight = augment_batch(parts.config, batch.plan.ids, 1, image, trimap, batch.weight)

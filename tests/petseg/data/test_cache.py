@@ -16,9 +16,9 @@ from filelock import FileLock
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.data import cache as cache_module
-from petseg.data.cache import DeviceCache, Room, choose_place, decoded_bytes, open_node_cache
+from petseg.data.cache import DeviceCache, Room, choose_cache, decoded_bytes, open_node_cache
 from petseg.data.loader import load_batches
-from petseg.data.plan import EpochOrder, eval_plan, train_plan
+from petseg.data.plan import Batching, EpochOrder, eval_plan, train_plan
 from petseg.data.split import open_splits
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
@@ -52,7 +52,7 @@ def test_a_filler_weighs_nothing_wherever_its_pixels_come_from(pet_shards: Path,
     """27 samples in batches of 13 over 2 ranks: the last batch has one sample, and rank 1 has none of it."""
     tars, node = open_cache(pet_shards, tmp_path)
     assert node is not None
-    plan = list(train_plan(EpochOrder(tars.shard_sizes, 1, 0, 1), 13, 1, rank=1, world_size=2))
+    plan = list(train_plan(EpochOrder(tars.shard_sizes, 1, 0, 1), Batching(13, 1, rank=1, world_size=2)))
     assert [part.filler for part in plan] == [False, False, True]
     loaders = (load_batches(tars, plan, threads=2), load_batches(node, plan, threads=0))
     for batches in (*loaders, DeviceCache(node, torch.device("cpu")).batches(plan)):
@@ -94,7 +94,7 @@ def test_processes_that_start_together_build_one_file(pet_shards: Path, tmp_path
     tars.close()
 
 
-def test_waiting_for_another_process_is_said(
+def test_waiting_for_another_process_is_logged(
     pet_shards: Path, tmp_path: Path, wait_for: Callable[[Callable[[], object]], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     tars, _ = open_cache(pet_shards, tmp_path)
@@ -156,11 +156,11 @@ def test_a_file_of_another_size_is_built_anew(pet_shards: Path, tmp_path: Path) 
         ("none", 1, Room(GB, GB, GB), "none", "data.cache = none"),
     ],
 )
-def test_the_place_is_chosen_by_size_and_says_why(
+def test_the_cache_is_chosen_by_size_with_a_reason(
     wanted: str, num_bytes: int, room: Room, place: str, why: str
 ) -> None:
-    choice = choose_place(wanted, num_bytes, room)  # type: ignore[arg-type]
-    assert choice.place == place
+    choice = choose_cache(wanted, num_bytes, room)  # type: ignore[arg-type]
+    assert choice.cache == place
     assert why in choice.why
 
 

@@ -27,7 +27,7 @@ def pillow_png(trimap: np.ndarray) -> bytes:
 
 
 @given(trimaps)
-def test_a_trimap_comes_back_whoever_encoded_it(trimap: np.ndarray) -> None:
+def test_a_trimap_is_decoded_from_any_encoder(trimap: np.ndarray) -> None:
     for content in (encode_png(trimap), pillow_png(trimap)):
         out = np.zeros_like(trimap)
         decode_trimap(memoryview(content), out)
@@ -41,7 +41,7 @@ def test_a_squashed_trimap_keeps_its_values() -> None:
     assert np.array_equal(out, np.array([[1, 2], [3, 2]], np.uint8).repeat(16, 0).repeat(16, 1))
 
 
-def test_a_picture_is_decoded_into_its_place_or_squashed_as_in_packing() -> None:
+def test_a_picture_is_decoded_or_squashed_as_in_packing() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     content = encode_jpeg(picture)
     same = np.zeros((48, 64, 3), np.uint8)
@@ -94,13 +94,13 @@ def test_a_png_that_unpacks_to_more_than_it_says_is_not_unpacked() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", encode_jpeg(np.zeros((64, 64, 3), np.uint8))[:-300]])
-def test_what_is_no_whole_jpeg_is_an_error(content: bytes) -> None:
+def test_an_incomplete_jpeg_is_an_error(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         decode_image(content, np.zeros((64, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", pillow_png(np.ones((64, 64), np.uint8))[:60]])
-def test_what_is_no_whole_png_is_an_error(content: bytes) -> None:
+def test_an_incomplete_png_is_an_error(content: bytes) -> None:
     with pytest.raises((ValueError, OSError, SyntaxError)):
         decode_trimap(content, np.zeros((64, 64), np.uint8))
 

@@ -32,7 +32,9 @@ def count(*batches: Batch) -> Count:
 
 
 @given(keys, st.randoms(), st.integers(1, 4))
-def test_it_closes_for_any_order_on_any_number_of_ranks(all_keys: list[str], random: object, world: int) -> None:
+def test_the_ledger_balances_for_any_order_on_any_number_of_ranks(
+    all_keys: list[str], random: object, world: int
+) -> None:
     expected = split_of_keys(all_keys)
     random.shuffle(all_keys)  # type: ignore[attr-defined]
     ranks = [count(batch(all_keys[rank::world])) for rank in range(world)]
@@ -42,7 +44,7 @@ def test_it_closes_for_any_order_on_any_number_of_ranks(all_keys: list[str], ran
 
 
 @given(keys)
-def test_a_sample_too_few_too_many_or_swapped_does_not_close(all_keys: list[str]) -> None:
+def test_a_missing_repeated_or_swapped_sample_does_not_balance(all_keys: list[str]) -> None:
     expected = split_of_keys(all_keys)
     wrong = [all_keys[1:], [*all_keys, all_keys[0]], [*all_keys[1:], "not-of-the-set"]]
     if len(all_keys) > 1:
@@ -53,7 +55,7 @@ def test_a_sample_too_few_too_many_or_swapped_does_not_close(all_keys: list[str]
 
 
 @given(keys)
-def test_a_sample_seen_three_times_does_not_close(all_keys: list[str]) -> None:
+def test_a_sample_seen_three_times_does_not_balance(all_keys: list[str]) -> None:
     """Its hash alone would not show it: two of three cancel out."""
     with pytest.raises(Failure, match="the ledger of train does not balance"):
         count(batch([*all_keys, all_keys[0], all_keys[0]])).check(split_of_keys(all_keys), "train")
@@ -67,11 +69,11 @@ def test_the_error_has_the_counts() -> None:
         count(batch(["a", "b"])).check(expected, "train")
 
 
-def test_fillers_count_nothing() -> None:
+def test_fillers_do_not_count() -> None:
     count(batch(["a", "b"]), batch(["a"], filler=True)).check(split_of_keys(["a", "b"]), "train")
 
 
-def test_lost_samples_close_it_by_name_or_by_number() -> None:
+def test_lost_samples_balance_by_key_or_by_number() -> None:
     expected = split_of_keys(["a", "b", "c"])
     named = count(batch(["a", "b"], lost=["c"]))
     named.check(expected, "train")

@@ -43,7 +43,7 @@ def test_the_configured_folder_is_made_private(tmp_path: Path) -> None:
         ({"TMPDIR": "c"}, f"c/petseg-cache-{os.getuid()}"),
     ],
 )
-def test_without_one_the_node_says_where(
+def test_the_default_folder_is_the_nodes_temporary_one(
     variables: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PETSEG_CACHE", "SLURM_TMPDIR", "TMPDIR"):
@@ -107,7 +107,7 @@ def test_locks_stay_asides_count_and_those_of_the_dead_go(tmp_path: Path) -> Non
         make_room(tmp_path, 5000, 10 * KB)
 
 
-def test_what_can_never_fit_evicts_nothing(tmp_path: Path) -> None:
+def test_an_oversized_request_evicts_nothing(tmp_path: Path) -> None:
     kept = put(tmp_path / "kept", 3000)
     with pytest.raises(ValueError, match=r"cannot take 1.1e-05 GB more: .*data\.cache_gb") as error:
         make_room(tmp_path, 11_000, 10 * KB)
@@ -150,5 +150,5 @@ def test_processes_that_fill_it_at_once_keep_it_below_the_limit(tmp_path: Path) 
     assert total(tmp_path) == 10_000
 
 
-def test_a_touch_of_what_is_gone_is_no_error(tmp_path: Path) -> None:
+def test_touching_an_evicted_file_is_no_error(tmp_path: Path) -> None:
     touch(tmp_path / "gone")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from petseg.data import mixing
-from petseg.data.mixing import Mixing, classes_of_keys, expected_classes, measure_mixing, mixing_of
+from petseg.data.mixing import Mixing, classes_of_keys, expected_classes, measure_mixing, mixing_of, some_batches
 from petseg.data.plan import EpochOrder
 from petseg.data.store import LocalStore, open_store
 from petseg.data.tars import TarReader
@@ -63,14 +63,20 @@ def test_sorted_shards_give_as_many_classes_as_the_window_has_shards(window: int
     assert found.is_poor
 
 
-def test_a_window_over_all_shards_is_as_good_as_it_gets() -> None:
+def test_a_small_last_batch_is_not_examined() -> None:
+    order = EpochOrder([10], 1, 0, 1)
+    assert [len(batch) for batch in some_batches(order, 4, count=32)] == [4, 4]
+    assert [len(batch) for batch in some_batches(order, 16, count=32)] == [10]
+
+
+def test_a_window_over_all_shards_mixes_best() -> None:
     order, classes = EpochOrder([32] * 8, 8, 0, 1), np.repeat(np.arange(8), 32)
     found = measure_mixing(order, classes, 8, 8)
     assert found.seen == pytest.approx(found.possible, rel=0.1)
     assert not found.is_poor
 
 
-def test_it_is_said_with_the_numbers() -> None:
+def test_the_warning_has_the_numbers() -> None:
     assert str(Mixing(3.61, 12.94, 1, 13)) == (
         "a shuffle window of 1 shard sees 3.6 of the 12.9 classes that a batch can have: the shards are sorted by "
         "class; raise data.shuffle_window_shards (there are 13)"
@@ -162,12 +168,12 @@ def test_mixed_shards_are_not_warned_of(tmp_path: Path) -> None:
         lambda position: [position // 32],
     ],
 )
-def test_json_without_classes_tells_none(tmp_path: Path, facts: Callable[[int], Any]) -> None:
+def test_json_without_classes_gives_no_mixing(tmp_path: Path, facts: Callable[[int], Any]) -> None:
     assert mixing_of(sorted_set(tmp_path / "set", facts), 1, 16, 0) is None
 
 
 @pytest.mark.parametrize("batch_size", [1, 16, 200, 4096])
-def test_few_samples_are_read_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
+def test_mixing_reads_few_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
     store, read = sorted_set(tmp_path / "set", lambda position: {"cls": position // 32}), list[int]()
     monkeypatch.setattr(mixing, "JSONS", 20)
     facts = TarReader.facts
@@ -176,7 +182,7 @@ def test_few_samples_are_read_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert 0 < len(read) <= 40
 
 
-def test_a_remote_set_is_not_fetched_for_it(tmp_path: Path) -> None:
+def test_mixing_does_not_fetch_a_remote_set(tmp_path: Path) -> None:
     sorted_set(tmp_path / "set", lambda position: {"cls": position // 32})
     with serve(tmp_path / "set") as server, closing(open_store(server.url, str(tmp_path / "cache"))) as store:
         assert mixing_of(store, 1, 16, 0) is None

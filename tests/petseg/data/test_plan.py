@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.data.plan import EpochOrder, MicroBatch, eval_plan, global_batch, steps_per_epoch, train_plan
+from petseg.data.plan import Batching, EpochOrder, MicroBatch, eval_plan, global_batch, steps_per_epoch, train_plan
 
 shard_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 windows = st.integers(1, 14)
@@ -75,22 +75,25 @@ def test_ranks_share_an_epoch_without_gap_or_repeat(
     sizes: list[int], window: int, batch: int, accumulate: int, world: int, seed: int
 ) -> None:
     order = EpochOrder(sizes, window, seed, epoch=1)
-    plans = [list(train_plan(order, batch, accumulate, rank, world)) for rank in range(world)]
+    plans = [list(train_plan(order, Batching(batch, accumulate, rank, world))) for rank in range(world)]
     assert sorted(ids_of([part for plan in plans for part in plan])) == list(range(sum(sizes)))
 
 
 @given(shard_sizes, windows, batch_sizes, st.integers(1, 4), worlds)
-def test_all_ranks_take_the_same_passes_and_steps(
+def test_all_ranks_have_the_same_micro_batches_and_steps(
     sizes: list[int], window: int, batch: int, accumulate: int, world: int
 ) -> None:
     order = EpochOrder(sizes, window, seed=0, epoch=1)
     shapes = [
-        [(part.step, part.last, part.step_samples) for part in train_plan(order, batch, accumulate, rank, world)]
+        [
+            (part.step, part.last, part.step_samples)
+            for part in train_plan(order, Batching(batch, accumulate, rank, world))
+        ]
         for rank in range(world)
     ]
     assert all(shape == shapes[0] for shape in shapes)
     assert sum(last for _, last, _ in shapes[0]) == steps_per_epoch(sum(sizes), batch)
-    assert all(len(part.ids) for part in train_plan(order, batch, accumulate, world - 1, world))
+    assert all(len(part.ids) for part in train_plan(order, Batching(batch, accumulate, world - 1, world)))
 
 
 @given(shard_sizes, windows, batch_sizes, worlds)
@@ -98,23 +101,23 @@ def test_a_step_has_the_same_samples_on_any_number_of_ranks(
     sizes: list[int], window: int, batch: int, world: int
 ) -> None:
     order = EpochOrder(sizes, window, seed=0, epoch=1)
-    plans = [list(train_plan(order, batch, 1, rank, world)) for rank in range(world)]
+    plans = [list(train_plan(order, Batching(batch, 1, rank, world))) for rank in range(world)]
     for step in range(steps_per_epoch(sum(sizes), batch)):
         together = ids_of([part for plan in plans for part in plan if part.step == step])
         assert sorted(together) == sorted(global_batch(order, batch, step))
 
 
 @given(shard_sizes, windows, batch_sizes, worlds, worlds, st.integers(0, 50))
-def test_resuming_is_the_suffix_also_on_another_number_of_ranks(
+def test_a_resumed_plan_is_the_rest_on_any_number_of_ranks(
     sizes: list[int], window: int, batch: int, world: int, other_world: int, first: int
 ) -> None:
     order = EpochOrder(sizes, window, seed=0, epoch=1)
-    before = [p for rank in range(world) for p in train_plan(order, batch, 1, rank, world) if p.step < first]
-    after = [p for rank in range(other_world) for p in train_plan(order, batch, 1, rank, other_world, first)]
+    before = [p for rank in range(world) for p in train_plan(order, Batching(batch, 1, rank, world)) if p.step < first]
+    after = [p for rank in range(other_world) for p in train_plan(order, Batching(batch, 1, rank, other_world), first)]
     assert all(part.step >= first for part in after)
     assert sorted(ids_of(before) + ids_of(after)) == list(range(sum(sizes)))
-    suffix = [p for p in train_plan(order, batch, 1, 0, world) if p.step >= first]
-    assert ids_of(list(train_plan(order, batch, 1, 0, world, first))) == ids_of(suffix)
+    suffix = [p for p in train_plan(order, Batching(batch, 1, 0, world)) if p.step >= first]
+    assert ids_of(list(train_plan(order, Batching(batch, 1, 0, world), first))) == ids_of(suffix)
 
 
 @given(st.integers(0, 200), batch_sizes, worlds)
@@ -128,7 +131,7 @@ def test_evaluation_sees_each_sample_once_on_any_number_of_ranks(n: int, batch: 
 def test_a_hundred_million_samples_need_no_large_array(rank: int) -> None:
     order = EpochOrder(np.full(100_000, 1_000), 16, seed=0, epoch=1)
     assert len(order) == 10**8
-    part = next(iter(train_plan(order, 4096, 1, rank, 1024, first_step=20_000)))
+    part = next(iter(train_plan(order, Batching(4096, 1, rank, 1024), first_step=20_000)))
     assert len(part.ids) == 4
     held = sum(array.nbytes for array in (order.shards, order._sizes, order._first_ids, order._ends))
     held += sum(ids.nbytes for ids in order._permuted.values())

@@ -105,7 +105,7 @@ def test_both_sizes_and_all_border_rules_by_hand(whole_parts: Parts, whole_shard
 
 
 @pytest.mark.parametrize("border", BORDERS)
-def test_the_configs_border_is_what_validation_measures(tiny: Tiny, tmp_path: Path, border: str) -> None:
+def test_validation_measures_the_configs_border_rule(tiny: Tiny, tmp_path: Path, border: str) -> None:
     config = tiny(data__border=border)
     parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
     quick, measured = measure(parts, "test"), measure_protocol(parts, "test", Protocol())
@@ -130,7 +130,7 @@ def test_views_are_averaged_and_drawn(whole_parts: Parts) -> None:
     assert abs(int(found) - int(views.per_image.counts[0, 0])) <= 4
 
 
-def test_weights_that_are_not_finite_are_said(whole_parts: Parts) -> None:
+def test_weights_that_are_not_finite_raise_a_failure(whole_parts: Parts) -> None:
     with torch.no_grad():
         next(whole_parts.bare_model.parameters()).fill_(float("nan"))
     for work in (lambda: measure(whole_parts, "val"), lambda: measure_protocol(whole_parts, "val", Protocol())):
@@ -171,7 +171,7 @@ def evaluate(processes: int, folder: Path, *flags: str) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(whole_shards: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_two_processes_measure_the_same_as_one(whole_shards: Path, tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(data__shards=str(whole_shards), train__epochs=1, data__cache_dir=str(tmp_path / "cache")), tmp_path)
     written = []
     for processes in (1, 2):

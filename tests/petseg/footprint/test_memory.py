@@ -247,7 +247,13 @@ def test_the_command_answers(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data.image-size-px", "64", "--model.width", "8", "--device", "H100"]
     assert run_command(main, [*flags, "--gpu-gb", "2", "--train.batch-size", "8", "--world-size", "2"]) == 0
     out = capsys.readouterr().out
-    for text in ("2 x H100, 2 GB", "0.27 M", "batch 8 in 1 passes of 4 samples on each of 2", "fits in 2 GB", "MFU"):
+    for text in (
+        "2 x H100, 2 GB",
+        "0.27 M",
+        "batch 8 in 1 micro-batches of 4 samples on each of 2",
+        "fits in 2 GB",
+        "MFU",
+    ):
         assert text in out
     assert run_command(main, ["--device", "GTX 1080"]) == 2
     assert "choose cpu or one of B200" in capsys.readouterr().err

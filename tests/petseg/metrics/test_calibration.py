@@ -84,7 +84,7 @@ def test_a_known_temperature_is_found_again(temperature: float) -> None:
         assert calibration.reliability().ece > 0.02
 
 
-def test_the_histogram_says_what_all_pixels_say() -> None:
+def test_the_histogram_gives_the_curve_of_all_pixels() -> None:
     """Against LBFGS and cross-entropy over the pixels themselves."""
     logits, target = drawn(3, 2.0, 2.0)
     calibration = calibration_of(logits, target)
@@ -105,7 +105,7 @@ def test_the_histogram_says_what_all_pixels_say() -> None:
     assert calibration.scaled(1.0).ece == pytest.approx(calibration.reliability().ece, abs=2e-4)
 
 
-def test_temperatures_without_a_best_one_stay_in_their_range() -> None:
+def test_a_temperature_beyond_the_range_is_its_end() -> None:
     logits, target = drawn(4, 2.0, 1.0, size=16)
     right = (logits[:, 1] > logits[:, 0]).long()
     assert calibration_of(logits, right).fit_temperature() == pytest.approx(TEMPERATURES[0])

@@ -54,7 +54,7 @@ def test_file_is_small_whole_and_the_same_each_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other arrays", "fewer keys", "narrower", "pickled"])
-def test_what_is_no_such_file_is_none(tmp_path: Path, damage: str) -> None:
+def test_other_files_are_no_masks(tmp_path: Path, damage: str) -> None:
     path, bits = tmp_path / VAL_MASKS_NAME, np.zeros((2, 4, 1), np.uint8)
     keys: np.ndarray = np.array(["a", "b"])
     if damage == "cut":
@@ -72,7 +72,7 @@ def test_what_is_no_such_file_is_none(tmp_path: Path, damage: str) -> None:
 
 
 @given(st.integers(1, 40))
-def test_one_mask_is_as_wide_as_it_was(width_px: int) -> None:
+def test_a_mask_keeps_its_width(width_px: int) -> None:
     masks = Masks(("a",), width_px, pack(np.ones((1, 2, width_px), bool)))
     assert masks.of(0).shape == (2, width_px)
     assert masks.of(0).all()

@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 
 from petseg.metrics.tta import SCALES, predict_logits, scaled_px
 
@@ -64,6 +65,19 @@ def test_each_side_of_a_picture_that_is_no_square_is_scaled() -> None:
     image = torch.full((1, 3, 64, 128), 0.3)
     assert predict_logits(model, image, "scales").shape == (1, 2, 64, 128)
     assert seen == [(64, 96), (64, 128), (96, 160)]
+
+
+def test_a_smaller_view_is_antialiased() -> None:
+    views, image = [], random_images().repeat(1, 1, 2, 2)
+
+    def model(view: torch.Tensor) -> torch.Tensor:
+        views.append(view)
+        return pointwise(view)
+
+    predict_logits(model, image, "scales")
+    smaller = min(views, key=lambda view: view.shape[-1])
+    assert smaller.shape[-1] < image.shape[-1]
+    assert torch.equal(smaller, F.interpolate(image, smaller.shape[-2:], mode="bilinear", antialias=True))
 
 
 def test_certain_probabilities_stay_finite() -> None:

@@ -23,7 +23,7 @@ from tests.petseg.models.test_encoders import MOBILE, SWEEP, model_of
 from tests.petseg.tensors import assert_same_tensors
 
 
-def test_a_run_goes_on_as_if_nothing_had_happened(
+def test_a_resumed_run_ends_with_the_same_numbers(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(model__arch="fpn", model__encoder=MOBILE, model__width=64, train__log_every=1, optim__lr=1e-3)

@@ -132,7 +132,7 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
         trial_id(config("gone.pth"), "m")
 
 
-def test_what_came_later_leaves_the_identity_of_older_runs() -> None:
+def test_later_fields_keep_the_identity_of_older_runs() -> None:
     assert identity(RunConfig(), "m")["model"] == {"arch": "unet", "width": 64, "up": "bilinear"}
     assert identity(with_values(RunConfig(), {"model.arch": "fpn", "model.encoder": "mit_b0"}), "m")["model"] == {
         "arch": "fpn", "width": 64, "up": "bilinear", "encoder": "mit_b0",
@@ -205,7 +205,7 @@ def test_imagenet_weights_are_downloaded_once(hub: type[Hub], tmp_path: Path) ->
         model_of("fpn", "resnet18", weights="imagenet")
 
 
-def test_without_a_network_the_way_around_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_names_the_workaround(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point_at(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")  # nobody listens there
     message = rf"http://127.0.0.1:9/timm/.* cannot be fetched .*weights {MOBILE} --out FILE.safetensors.*HF_HOME"
     with pytest.raises(ValueError, match=message):

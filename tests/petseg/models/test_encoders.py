@@ -55,7 +55,7 @@ def test_architectures_train(arch: str, encoder: str, px: int) -> None:
     assert 0 < len(encoder_parameters(model)) == len(own & {id(p) for _, p in trained}) < len(trained)
 
 
-def test_what_never_runs_is_left_out() -> None:
+def test_modules_that_never_run_are_removed() -> None:
     """The decoder of PSPNet uses three of five stages."""
     assert count_parameters(model_of("pspnet", "resnet18")) < 1_000_000
     whole = segmentation_models_pytorch.FPN("resnet18", encoder_weights=None, classes=2)
@@ -120,7 +120,7 @@ def test_encoders_are_known_by_either_packages_names(given: str, found: str) -> 
         ("dpt", "resnet18", "with model.arch = 'dpt' "),
     ],
 )
-def test_what_does_not_go_together_is_said(arch: str, encoder: str, message: str) -> None:
+def test_combinations_that_do_not_work_are_named(arch: str, encoder: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model_of(arch, encoder)
 

@@ -18,7 +18,7 @@ from torch import nn
 from petseg.config import OptimConfig, RunConfig
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
-from petseg.run_folder.checkpoint import list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
+from petseg.run_folder.checkpoint import Learner, list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
 from petseg.run_folder.layout import load_result, read_metrics
 from petseg.training import interrupt
 from petseg.training.loop import train
@@ -106,19 +106,19 @@ def test_a_checkpoint_holds_both_and_names_its_damage(tmp_path: Path) -> None:
     for t in range(3):
         moved(model, t)
         ema.update(t)
-        save_checkpoint(tmp_path, t + 1, model, optimizer, {"best": {"step": 0}}, None, ema)
+        save_checkpoint(tmp_path, t + 1, Learner(model, optimizer, ema), {"best": {"step": 0}})
     newest = list_checkpoints(tmp_path)[-1]
     names = ["model.safetensors", "optimizer.safetensors", "state.json", "training.safetensors"]
     assert sorted(path.name for path in newest.folder.iterdir()) == names
     other = build()
     restored = Ema(other, 0.9)
-    load_checkpoint(newest, other, build_optimizer(OptimConfig(name="adamw"), other), restored)
+    load_checkpoint(newest, Learner(other, build_optimizer(OptimConfig(name="adamw"), other), restored))
     assert_same_tensors(other.state_dict(), model.state_dict())
     assert_same_tensors(restored.tensors, ema.tensors)
     assert restored.tensors["0.weight"].is_contiguous(memory_format=torch.channels_last)
     os.truncate(newest.folder / "training.safetensors", 100)
     with pytest.raises(Failure, match=r"step-00000003/training\.safetensors is damaged"):
-        load_checkpoint(newest, other, optimizer)
+        load_checkpoint(newest, Learner(other, optimizer))
     found = newest_loadable(tmp_path)
     assert found is not None
     assert found.step == 2
@@ -132,9 +132,7 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if not k.startswith("perf/")} for row in read_metrics(folder)]
 
 
-def test_a_stopped_run_goes_on_to_the_same_averages(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_ends_with_the_same_averages(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the averages are what is validated, kept as the best, and measured at the end."""
     config = tiny(train__ema_decay=0.9, train__log_every=1, optim__name="adamw", optim__schedule="one_cycle")
     calm = train(config, tmp_path / "calm")
@@ -175,7 +173,7 @@ def test_the_warm_up_counts_the_steps_of_the_run(tiny: Tiny, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_to_the_same_averages(pet_shards: Path, tmp_path: Path) -> None:
+def test_two_resumed_processes_end_with_the_same_averages(pet_shards: Path, tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("calm", "stopped")}
     for folder in folders.values():
         folder.mkdir()

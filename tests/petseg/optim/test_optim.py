@@ -180,7 +180,7 @@ def test_an_orthogonal_update_has_singular_values_near_one(shape: tuple[int, int
     torch.testing.assert_close(found - found.diagonal().diag(), torch.zeros_like(found), atol=1e-4, rtol=0)
 
 
-def test_muon_takes_what_lies_between_the_first_and_the_last_layer() -> None:
+def test_muon_updates_all_layers_but_the_first_and_the_last() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2),
         nn.Linear(4, 4), nn.Conv2d(4, 2, 1),

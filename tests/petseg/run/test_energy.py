@@ -28,11 +28,11 @@ def test_no_driver_no_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real library on a machine without the driver's, or with a GPU that it does not know."""
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="0"))
     meter = open_meter(torch.device("cuda", 0))
-    meter.begin()
+    meter.start()
     assert math.isnan(meter.joules())
 
 
-def test_an_epoch_has_what_its_training_took(
+def test_an_epochs_row_has_the_energy_of_its_training(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = itertools.count(1000.0, 250.0)

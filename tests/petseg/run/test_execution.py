@@ -14,7 +14,7 @@ from torch import nn
 
 from petseg.config import RunConfig
 from petseg.config.values import with_values
-from petseg.data.plan import EpochOrder, train_plan
+from petseg.data.plan import Batching, EpochOrder, train_plan
 from petseg.run.execution import WORTHWHILE_STEPS, compile_forward, compile_wanted, full_pass_sizes, why_not_compile
 
 Tiny = Callable[..., RunConfig]
@@ -25,7 +25,9 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def test_the_sizes_are_those_of_the_plan(batch_size: int, passes: int, world_size: int) -> None:
     order = EpochOrder([batch_size], 1, 0, 1)
     for rank in range(min(world_size, batch_size)):
-        planned = {len(p.ids) for p in train_plan(order, batch_size, passes, rank, world_size) if not p.filler}
+        planned = {
+            len(p.ids) for p in train_plan(order, Batching(batch_size, passes, rank, world_size)) if not p.filler
+        }
         sizes = full_pass_sizes(batch_size, passes, rank, world_size)
         assert planned == sizes
         assert len(sizes) <= 2

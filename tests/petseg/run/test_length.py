@@ -11,7 +11,7 @@ from petseg.data.store import open_store
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run.progress import start_progress
 from petseg.run.schedule import fit_budget
-from petseg.training.needs import _whole
+from petseg.training.needs import _run_time
 
 TIME = EpochTime(train_s=50.0, beside_s=10.0)
 
@@ -32,7 +32,7 @@ def test_epochs_by_hand(train: TrainConfig, epochs: float, seconds: float) -> No
 
 
 @pytest.mark.parametrize(("steps", "minutes"), [(5, 0.0), (0, 2.0), (0, 0.5), (0, 0.0)])
-def test_a_run_settles_the_same(steps: int, minutes: float, tiny: Callable[..., RunConfig]) -> None:
+def test_a_run_fixes_the_estimated_number_of_steps(steps: int, minutes: float, tiny: Callable[..., RunConfig]) -> None:
     config = tiny(train__budget_steps=steps, train__budget_min=minutes)
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     run = start_progress(config, store.manifest.splits["train"].num_samples)
@@ -43,16 +43,16 @@ def test_a_run_settles_the_same(steps: int, minutes: float, tiny: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    ("train", "said"),
+    ("train", "text"),
     [
         (TrainConfig(epochs=7), "7 min for 7 epochs"),
         (TrainConfig(budget_steps=250), "3 min for 250 steps (2.5 epochs)"),
         (TrainConfig(budget_min=2.5), "about 250 steps (2.5 epochs) in 2.5 min"),
     ],
 )
-def test_the_plan_says_what_the_config_counts_in(train: TrainConfig, said: str) -> None:
-    assert _whole(train, 100, TIME) == said
+def test_the_estimate_counts_as_the_config_does(train: TrainConfig, text: str) -> None:
+    assert _run_time(train, 100, TIME) == text
 
 
-def test_the_plan_of_a_set_without_a_train_split_says_so() -> None:
-    assert _whole(TrainConfig(), 0, EpochTime(0.0, 0.0)) == "the shard set has no split train"
+def test_the_estimate_names_a_missing_train_split() -> None:
+    assert _run_time(TrainConfig(), 0, EpochTime(0.0, 0.0)) == "the shard set has no split train"

@@ -19,7 +19,14 @@ from petseg.footprint.memory import footprint
 from petseg.models.build import build_model
 from petseg.run import micro_batches
 from petseg.run.execution import fit_for_training
-from petseg.run.micro_batches import RESERVE_BYTES, SLACK, fewest_passes, fits, samples_per_pass, usable_bytes
+from petseg.run.micro_batches import (
+    RESERVE_BYTES,
+    SLACK,
+    fewest_micro_batches,
+    fits,
+    samples_per_micro_batch,
+    usable_bytes,
+)
 from petseg.run_folder.layout import load_overrides, read_metrics, save_overrides
 from petseg.training.loop import train
 
@@ -27,34 +34,34 @@ Tiny = Callable[..., RunConfig]
 
 
 def memory_for(config: RunConfig, samples: int) -> int:
-    """Of a CPU that holds a pass of so many samples, and no more."""
+    """Memory of a CPU that holds a micro-batch of so many samples, and no more."""
     peak = footprint(with_values(config, {"train.accumulation_steps": 2}), samples, "cpu").peak_bytes
     return int(SLACK * peak) + RESERVE_BYTES + 1
 
 
-def test_what_is_usable_fits_and_no_more() -> None:
+def test_usable_bytes_are_the_largest_that_fit() -> None:
     memory = 4 * 2**30
     assert fits(usable_bytes(memory), memory)
     assert not fits(usable_bytes(memory) + 2, memory)
     assert usable_bytes(1000) == 0
 
 
-def test_the_largest_pass_that_fits_is_taken(tiny: Tiny) -> None:
+def test_the_largest_micro_batch_that_fits_is_chosen(tiny: Tiny) -> None:
     config = tiny(train__accumulation_steps=0, train__batch_size=24)
-    assert fewest_passes(config, "cpu", 2**40, world_size=1) == 1
+    assert fewest_micro_batches(config, "cpu", 2**40, world_size=1) == 1
     for samples, wanted in ((12, 2), (7, 4), (4, 6)):
-        assert fewest_passes(config, "cpu", memory_for(config, samples), world_size=1) == wanted
-    assert fewest_passes(config, "cpu", memory_for(config, 4), world_size=3) == 2
-    assert fewest_passes(config, "cpu", RESERVE_BYTES, world_size=1) is None
+        assert fewest_micro_batches(config, "cpu", memory_for(config, samples), world_size=1) == wanted
+    assert fewest_micro_batches(config, "cpu", memory_for(config, 4), world_size=3) == 2
+    assert fewest_micro_batches(config, "cpu", RESERVE_BYTES, world_size=1) is None
 
 
-def test_a_pass_holds_its_share_with_copies(tiny: Tiny) -> None:
-    assert samples_per_pass(tiny(train__batch_size=10), 2, 3) == 2
+def test_a_micro_batch_includes_copies(tiny: Tiny) -> None:
+    assert samples_per_micro_batch(tiny(train__batch_size=10), 2, 3) == 2
     grown = tiny(train__batch_size=10, augment__mode="add", augment__policy="flip", augment__p=1.0)
-    assert samples_per_pass(grown, 2, 3) == 4
+    assert samples_per_micro_batch(grown, 2, 3) == 4
 
 
-def test_the_number_is_noted_and_every_life_keeps_it(
+def test_the_number_is_noted_and_every_attempt_keeps_it(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run is that of the number, bit for bit, also where it goes on with more memory."""
@@ -79,9 +86,9 @@ def test_other_overrides_stay(tiny: Tiny, tmp_path: Path) -> None:
     assert load_overrides(tmp_path) == {"train.grad_checkpointing": True, "train.accumulation_steps": 1}
 
 
-def test_where_nothing_fits_it_is_said(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_says_that_nothing_fits(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(micro_batches, "free_bytes", lambda device: RESERVE_BYTES)
-    with pytest.raises(ValueError, match=r"not even one sample a pass fits in 1.0 GiB, by prediction"):
+    with pytest.raises(ValueError, match=r"not even a micro-batch of one sample fits in 1.0 GiB, by prediction"):
         train(tiny(train__accumulation_steps=0), tmp_path)
     assert load_overrides(tmp_path) == {}
 

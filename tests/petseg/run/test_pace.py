@@ -21,7 +21,7 @@ def ranks(*own_s: float) -> list[RankTime]:
     return [RankTime(waited_s=own / 2, own_s=own, seconds=20.0) for own in own_s]
 
 
-def test_the_data_wait_is_that_of_the_rank_that_waited_most() -> None:
+def test_the_data_wait_is_the_largest_of_all_ranks() -> None:
     assert data_wait([RankTime(1.0, 3.0, 10.0), RankTime(4.0, 6.0, 10.0), RankTime(2.0, 3.0, 10.0)]) == 0.4
 
 
@@ -35,34 +35,32 @@ def test_the_data_wait_is_that_of_the_rank_that_waited_most() -> None:
         ((0.0, 0.0), 0, 1.0),
     ],
 )
-def test_the_straggler_is_compared_with_the_middle_of_the_ranks(
-    own_s: tuple[float, ...], rank: int, ratio: float
-) -> None:
+def test_the_straggler_is_compared_with_the_ranks_median(own_s: tuple[float, ...], rank: int, ratio: float) -> None:
     assert straggler(ranks(*own_s)) == (rank, ratio)
 
 
-def test_where_only_data_waits_are_known_the_rest_of_the_steps_is_that_of_all() -> None:
+def test_steps_take_equally_long_if_only_data_waits_are_known() -> None:
     """On GPUs: 10 s in all, of which the slowest waited 6: 4 s of steps, and 1 s of waiting for the others."""
     times = [RankTime(1.0, 0.0, 10.0), RankTime(6.0, 0.0, 10.0), RankTime(1.0, 0.0, 10.0)]
     assert [time.own_s for time in with_common_steps(times)] == [5.0, 10.0, 5.0]
     assert straggler(with_common_steps(times)) == (1, 2.0)
 
 
-def test_a_straggler_is_worth_a_word_from_a_fifth_and_a_second_on() -> None:
+def test_a_straggler_is_slow_from_a_fifth_and_a_second_on() -> None:
     assert not is_slow(ranks(10.0, 10.0, 11.9))
     assert not is_slow(ranks(0.1, 0.1, 0.9))  # of so short an epoch nothing can be said
     assert is_slow(ranks(10.0, 10.0, 15.0))
     said = straggler_in_words(ranks(10.0, 10.0, 15.0), ["node1", "node2", "node3"])
     assert said.startswith(
-        "rank 2 on node3 took 15.0 s by itself in this epoch, 50 % more than the ranks' middle of 10"
+        "rank 2 on node3 took 15.0 s of its own in this epoch, 50 % more than the ranks' median of 10"
     )
 
 
-def test_the_clock_stands_until_the_model_itself_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_is_stopped_until_the_model_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 2.0, 5.0, 6.0, 9.0, 13.0])
     monkeypatch.setattr("petseg.run.pace.time.perf_counter", lambda: next(now))
     model, pace = nn.Linear(1, 1), StepClock()
-    pace.begin()
+    pace.reset()
     pace.resume()  # 0
     with pace.stopped_until(model):  # 2
         model(torch.zeros(1))  # 5
@@ -75,7 +73,8 @@ def test_the_clock_stands_until_the_model_itself_is_called(monkeypatch: pytest.M
 
 SLOW_RANK = """\
 import sys, time
-from petseg import epoch, train
+from petseg import train
+from petseg.training import epoch
 from shards.command import run_command
 
 to_device = epoch.to_device
@@ -109,7 +108,7 @@ def test_a_slow_rank_is_named_with_its_host(pet_shards: Path, tmp_path: Path, ra
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    warnings = [line for line in done.stderr.splitlines() if "by itself in this epoch" in line]
+    warnings = [line for line in done.stderr.splitlines() if "of its own in this epoch" in line]
     assert len(warnings) == 1, done.stderr
     assert f"rank {rank} on {os.uname().nodename} took " in warnings[0]
     (row,) = read_metrics(tmp_path / "run")
@@ -128,12 +127,12 @@ def test_only_the_time_between_a_resume_and_the_next_stop_is_counted(monkeypatch
     pace.resume()  # 5
     pace.stop()  # 9
     assert pace.own_s == 6.0
-    pace.begin()
+    pace.reset()
     pace.stop()
     assert pace.own_s == 0.0
 
 
-def test_a_clock_that_is_off_never_runs() -> None:
+def test_a_disabled_clock_never_runs() -> None:
     pace = StepClock(enabled=False)
     pace.resume()
     with pace.stopped(), pace.stopped_until(nn.Linear(1, 1)):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.run.peers import GONE, LostPeer, peers_may_go
+from petseg.run.peers import GONE, LostPeer, lost_peers_raise
 from petseg.run_folder.layout import load_result
 from shards.command import INTERRUPTED, Failure
 
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_rank_whose_peer_was_killed_says_run_me_again(
+def test_a_rank_whose_peer_was_killed_asks_to_be_run_again(
     pet_shards: Path, tmp_path: Path, killed: int, wait_for: Callable
 ) -> None:
     port = free_port()
@@ -74,17 +74,17 @@ def test_a_rank_whose_peer_was_killed_says_run_me_again(
         "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?",
     ],
 )
-def test_what_gloo_and_nccl_say_of_a_peer_that_is_gone(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_of_gloo_and_nccl_about_a_lost_peer(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    with pytest.raises(LostPeer, match="has ended"), peers_may_go():
+    with pytest.raises(LostPeer, match="has ended"), lost_peers_raise():
         raise RuntimeError(said)
 
 
-def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match=r"^Broken pipe$"), peers_may_go():
+def test_other_errors_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match=r"^Broken pipe$"), lost_peers_raise():
         raise RuntimeError("Broken pipe")  # of a process alone
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     for error in (RuntimeError("CUDA out of memory"), Failure("Connection closed by peer"), ValueError("Broken pipe")):
-        with pytest.raises(type(error), match=str(error)), peers_may_go():
+        with pytest.raises(type(error), match=str(error)), lost_peers_raise():
             raise error
     assert not GONE.search("CUDA out of memory")

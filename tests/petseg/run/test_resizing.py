@@ -101,7 +101,7 @@ def test_pictures_and_targets_come_in_the_size_of_the_step(tiny: Tiny, tmp_path:
     parts.close()
 
 
-def test_it_trains_goes_on_and_is_another_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_progressive_resizing_trains_resumes_and_is_another_run(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(train__start_size_px=32)
     train(config, tmp_path)
     rows = read_metrics(tmp_path)
@@ -119,7 +119,7 @@ def test_a_budget_of_minutes_counts_small_pictures_by_their_area(tiny: Tiny, pet
     assert progress.total_steps == 600
 
 
-def test_what_cannot_be_is_refused(tiny: Tiny) -> None:
+def test_sizes_that_do_not_work_are_refused(tiny: Tiny) -> None:
     with pytest.raises(ValueError, match=r"train.start_size_px = 48: must be 0 or a multiple of 32"):
         tiny(train__start_size_px=48)
     with pytest.raises(ValueError, match=r"train.start_size_px = 96: must be at most data.image_size_px = 64"):

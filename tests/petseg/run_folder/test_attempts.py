@@ -22,7 +22,7 @@ from shards.command import Failure, Interrupted
 Tiny = Callable[..., RunConfig]
 
 
-def test_a_later_life_fences_off_the_earlier_ones(tmp_path: Path) -> None:
+def test_a_later_attempt_fences_off_earlier_ones(tmp_path: Path) -> None:
     first = begin_attempt(tmp_path, 0)
     require_newest(tmp_path, first)
     second = begin_attempt(tmp_path, 7)
@@ -49,7 +49,7 @@ def test_a_run_that_moved_on_between_its_starts_is_not_stuck(tmp_path: Path) -> 
         begin_attempt(tmp_path, 5, max_without_progress=3)
 
 
-def test_only_the_newest_lives_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_attempts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts_module, "KEPT_ATTEMPTS", 3)
     for _ in range(5):
         begin_attempt(tmp_path, 0)
@@ -110,7 +110,7 @@ def test_a_run_saves_by_the_clock_and_says_how_far_it_is(
     assert (beat.epoch, beat.epochs, beat.step, beat.steps_per_epoch) == (1, 1, 4, 4)
 
 
-def test_a_run_that_goes_on_with_other_code_says_so_once(
+def test_a_run_resumed_with_other_code_warns_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = []

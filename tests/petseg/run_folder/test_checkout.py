@@ -37,7 +37,7 @@ def test_a_checkout_has_a_commit_and_changes_or_none(code: Path, monkeypatch: py
     assert read_checkout(code).commit == head
 
 
-def test_the_remote_is_told_without_secrets(code: Path) -> None:
+def test_the_remotes_address_has_no_secrets(code: Path) -> None:
     git(code.parent, "remote", "add", "origin", "https://me:s3cret@host/lab/petseg.git")
     assert read_checkout(code).remote == "https://host/lab/petseg.git"
     assert without_secrets("https://me:s3c@ret@host/x") == "https://host/x"
@@ -57,7 +57,7 @@ def test_code_in_no_repository(tmp_path: Path) -> None:
     assert read_checkout(tmp_path / "run.py") == Checkout()
 
 
-def test_a_copy_is_what_its_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copys_checkout_comes_from_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted = Checkout("5ha", changed=True, remote="https://host/petseg")
     for name, value in {"PETSEG_CODE": "c0de", **submitted.variables()}.items():
         monkeypatch.setenv(name, value)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from petseg.run_folder.checkpoint import list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
+from petseg.run_folder.checkpoint import Learner, list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
 from tests.petseg.small_checkpoints import build, save, step, steps_in
 
 
-def test_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_training_resumes_bit_for_bit(tmp_path: Path) -> None:
     save(tmp_path, 2, best=2, steps=2)
     model, optimizer = build(0)
-    load_checkpoint(list_checkpoints(tmp_path)[-1], model, optimizer)
+    load_checkpoint(list_checkpoints(tmp_path)[-1], Learner(model, optimizer))
     step(model, optimizer, 2)
     unbroken, _ = build(4)
     for (name, ours), theirs in zip(model.state_dict().items(), unbroken.state_dict().values(), strict=True):
@@ -31,14 +31,14 @@ def test_the_two_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [2, 4, 5]
 
 
-def test_a_half_written_folder_is_passed_over(tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_skipped(tmp_path: Path) -> None:
     save(tmp_path, 1, best=1)
     (tmp_path / "step-00000002").mkdir()
     (tmp_path / ".step-00000003.tmp").mkdir()
     assert steps_in(tmp_path) == [1]
 
 
-def test_no_pickle_is_in_it(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
     save(tmp_path, 1, best=1)
     (folder,) = tmp_path.iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "optimizer.safetensors", "state.json"]
@@ -52,7 +52,7 @@ def test_another_format_is_named(tmp_path: Path) -> None:
         list_checkpoints(tmp_path)
 
 
-def test_the_best_of_the_one_before_is_kept_too(tmp_path: Path) -> None:
+def test_the_best_of_the_previous_checkpoint_is_kept_too(tmp_path: Path) -> None:
     """Should the newest be damaged, the one before it has what it names."""
     for number, best in ((1, 1), (2, 1), (3, 1), (4, 4)):
         save(tmp_path, number, best)
@@ -61,7 +61,7 @@ def test_the_best_of_the_one_before_is_kept_too(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [4, 5]
 
 
-def test_the_same_step_again_stands_beside_the_old_one_until_it_is_whole(tmp_path: Path) -> None:
+def test_the_same_step_is_saved_beside_the_old_checkpoint(tmp_path: Path) -> None:
     for _ in range(3):
         save(tmp_path, 7, best=7)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000007.2"]
@@ -82,11 +82,11 @@ def test_a_loaded_checkpoint_is_not_held_open(tmp_path: Path) -> None:
     """On NFS a file in use cannot be deleted, and a deleted one that is mapped kills its reader."""
     save(tmp_path, 1, best=1)
     model, optimizer = build(0)
-    load_checkpoint(list_checkpoints(tmp_path)[-1], model, optimizer)
+    load_checkpoint(list_checkpoints(tmp_path)[-1], Learner(model, optimizer))
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
-def test_no_epoch_measured_yet_needs_no_best(tmp_path: Path) -> None:
+def test_a_checkpoint_before_any_validation_needs_no_best(tmp_path: Path) -> None:
     save(tmp_path, 3, best=0)
     found = newest_loadable(tmp_path)
     assert found is not None
@@ -95,13 +95,13 @@ def test_no_epoch_measured_yet_needs_no_best(tmp_path: Path) -> None:
 
 
 def test_checkpoints_come_and_go_while_others_read(tmp_path: Path) -> None:
-    trained = build(1)
+    learner = Learner(*build(1))
     state = {"best": {"step": 0}}
-    save_checkpoint(tmp_path, 1, *trained, state)
+    save_checkpoint(tmp_path, 1, learner, state)
 
     def train() -> None:
         for number in range(2, 21):
-            save_checkpoint(tmp_path, number, *trained, state)
+            save_checkpoint(tmp_path, number, learner, state)
 
     trainer = threading.Thread(target=train)
     trainer.start()

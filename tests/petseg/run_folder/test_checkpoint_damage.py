@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from petseg.run_folder.checkpoint import (
     Checkpoint,
+    Learner,
     list_checkpoints,
     load_checkpoint,
     load_rank_buffers,
@@ -43,18 +44,18 @@ DAMAGE = [(cut, r"bytes of \d+"), (flip, "do not match their CRC-32"), (Path.unl
 
 @pytest.mark.parametrize(("damage", "why"), DAMAGE)
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "buffers.safetensors"])
-def test_damage_is_named_and_the_one_before_is_taken(
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_loaded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: Callable[[Path], None], why: str
 ) -> None:
     buffers = torch.ones(2, 3)
     for number in (1, 2, 3):
         state = {"epoch": number, "best": {"step": 1}, "scaler": None}
-        save_checkpoint(tmp_path, number, *build(1), state, buffers)
+        save_checkpoint(tmp_path, number, Learner(*build(1)), state, buffers)
     newest = list_checkpoints(tmp_path)[-1]
     damage(newest.folder / name)
 
     def load_all() -> None:
-        load_checkpoint(newest, *build(0))
+        load_checkpoint(newest, Learner(*build(0)))
         load_rank_buffers(newest.folder)
 
     with pytest.raises(Failure, match=f"step-00000003/{re.escape(name)} is damaged .*{why}"):
@@ -64,7 +65,7 @@ def test_damage_is_named_and_the_one_before_is_taken(
     assert found.step == 2
     assert "cannot go on from step-00000003" in caplog.text
     assert name in caplog.text
-    load_checkpoint(found, *build(0))
+    load_checkpoint(found, Learner(*build(0)))
 
 
 def no_json(path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_damaged_state_is_passed_over_with_a_warning(
         load_weights(tmp_path / "step-00000003", build(0)[0])
 
 
-def test_what_is_set_aside_takes_no_new_ones_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_checkpoints_set_aside_do_not_count_as_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in (2, 4, 6):
         save(tmp_path, number, best=2)
     cut(tmp_path / "step-00000006" / "model.safetensors")
@@ -111,7 +112,7 @@ def test_what_is_set_aside_takes_no_new_ones_place(tmp_path: Path, caplog: pytes
     assert steps_in(tmp_path) == [2, 4, 5]
 
 
-def test_one_whose_best_is_damaged_is_not_gone_on_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_whose_best_is_damaged_is_not_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The run would end without its best weights; from further back it finds them again."""
     for number, best in ((1, 1), (2, 1), (3, 3), (4, 3)):
         save(tmp_path, number, best)
@@ -178,4 +179,4 @@ def test_a_state_that_lacks_a_part_is_named(tmp_path: Path, gone: str) -> None:
         state.pop(name)
     write_state(state | ({"optimizer_groups": []} if gone == "optimizer_groups" else {}), folder / "state.json")
     with pytest.raises(Failure, match=rf"{folder}/state\.json was altered"):
-        load_checkpoint(Checkpoint(folder, 1, read_state(folder)), *build(0))
+        load_checkpoint(Checkpoint(folder, 1, read_state(folder)), Learner(*build(0)))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from petseg.run_folder.layout import OVERRIDES_NAME, load_overrides, save_overrides
+from petseg.config import RunConfig
+from petseg.run_folder.layout import CONFIG_NAME, OVERRIDES_NAME, claim_folder, load_overrides, save_overrides
 
 
-def test_what_is_noted_is_what_is_loaded(tmp_path: Path) -> None:
+def test_saved_overrides_are_loaded(tmp_path: Path) -> None:
     assert load_overrides(tmp_path) == {}
     noted = {"train.accumulation_steps": 4, "train.grad_checkpointing": True}
     save_overrides(noted, tmp_path)
@@ -36,7 +37,15 @@ def test_a_file_that_may_not_stand_is_named(tmp_path: Path, text: str, match: st
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to(__file__)])
-def test_what_is_no_file_is_refused_and_never_taken_for_no_overrides(tmp_path: Path, make) -> None:
+def test_overrides_that_are_no_file_are_refused(tmp_path: Path, make) -> None:
     make(tmp_path / OVERRIDES_NAME)
     with pytest.raises(ValueError, match=OVERRIDES_NAME):
         load_overrides(tmp_path)
+
+
+def test_a_config_that_is_a_dangling_link_is_not_replaced(tmp_path: Path) -> None:
+    link = tmp_path / CONFIG_NAME
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=CONFIG_NAME):
+        claim_folder(RunConfig(), "0" * 64, tmp_path)
+    assert link.is_symlink()

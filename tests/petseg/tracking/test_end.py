@@ -19,8 +19,8 @@ from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import claim_folder, save_overrides
 from petseg.tracking import tracker as tracking
 from petseg.tracking.artifacts import MAX_NAME, find_artifacts
-from petseg.tracking.begin import Begin
 from petseg.tracking.naming import RunName, name_of_run
+from petseg.tracking.process import RunSettings
 from petseg.tracking.tracker import EXIT_CODES, End, Tracker, describe, how_ended
 from petseg.training.loop import Terms, train
 from shards.command import OK, Failure, Interrupted, run_command
@@ -32,14 +32,14 @@ NAME = RunName("lab-0123456789", group="lab")
 TRIAL = RunName("lab-0123456789", "lab", label="unet none width 4 seed 0", program="jobs/sweep.py")
 
 
-def test_an_end_is_told_by_what_ended_the_run() -> None:
+def test_the_error_decides_how_a_run_ended() -> None:
     assert how_ended(Interrupted("saved")) == "interrupted"
     assert how_ended(Failure("NaN")) == how_ended(KeyboardInterrupt()) == "failed"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ended", ["pruned", "failed"])  # the others: in test_tracking.py
-def test_an_end_is_a_state_and_a_word(tmp_path: Path, server: WandbServer, ended: End) -> None:
+def test_each_end_sets_the_state_and_the_summary(tmp_path: Path, server: WandbServer, ended: End) -> None:
     tracker = Tracker(tmp_path, TrackingConfig("online", wandb_wait_s=60.0), NAME, {}, resumed_epoch=0)
     tracker.log({"epoch": 1, "step": 10, "val/dice": 0.5})
     tracker.finish({"best_epoch": 1}, ended)
@@ -134,7 +134,7 @@ def test_artifacts_are_uploaded_once(tiny: Callable[..., RunConfig], tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "where"), [("403", "CreateArtifact"), ("500", "/upload/a")])
-def test_artifacts_that_wandb_does_not_take_are_said_and_sent_later(
+def test_artifacts_that_wandb_refuses_are_reported_and_sent_later(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture,
     fault: Fault, where: str,
 ) -> None:  # fmt: skip
@@ -154,7 +154,7 @@ def test_artifacts_that_wandb_does_not_take_are_said_and_sent_later(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["403", "wrong json"])
-def test_rows_that_were_lost_on_the_way_are_said_and_sent_later(
+def test_rows_lost_on_the_way_are_reported_and_sent_later(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture, fault: Fault
 ) -> None:
     server.fault, server.fault_at = fault, "file_stream"
@@ -228,7 +228,7 @@ def test_the_client_is_begun_with_its_shares_of_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, resumed_epoch: int, first_epoch: int
 ) -> None:
     """It says what wandb lacks before it is ended, both within the time that a run waits for it."""
-    begun: list[tuple[Begin, float]] = []
+    begun: list[tuple[RunSettings, float]] = []
     monkeypatch.setattr("petseg.tracking.tracker.Wandb", lambda begin, wait_s, *_: begun.append((begin, wait_s)))
     config = TrackingConfig(mode, project="pets", entity="team", wandb_wait_s=100.0)
     Tracker(tmp_path, config, NAME, {}, resumed_epoch)

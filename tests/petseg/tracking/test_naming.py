@@ -27,7 +27,7 @@ def test_a_run_is_trained_and_found_under_the_name_that_was_handed_in(
     assert name_of_run(tmp_path, config) == replace(NAME, resend="")
 
 
-def test_a_run_that_goes_on_without_a_name_keeps_its_own(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_a_run_resumed_without_a_name_keeps_its_own(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
     config = tiny(train__epochs=1, train__test=False)
     save_name(NAME, tmp_path)
     train(config, tmp_path)
@@ -42,7 +42,7 @@ def test_a_run_without_a_name_is_known_by_its_identity(tmp_path: Path) -> None:
     assert (name_of_run(tmp_path, config).id, name_of_run(tmp_path, config).group) == (identifier, "")
 
 
-def test_words_for_the_user_are_not_kept_in_a_folder(tmp_path: Path) -> None:
+def test_the_advice_is_not_kept_in_the_folder(tmp_path: Path) -> None:
     save_name(NAME, tmp_path)
     kept = json.loads((tmp_path / RUN_NAME).read_text())
     assert "resend" not in kept
@@ -63,12 +63,12 @@ def test_a_full_disk_does_not_end_a_run_for_its_name(tmp_path: Path) -> None:
     assert read_name(tmp_path / "nowhere") is None
 
 
-def test_a_remedy_says_what_has_everything_and_how_it_is_sent() -> None:
+def test_the_remedy_names_the_file_and_the_command() -> None:
     assert RunName("x").remedy("metrics.jsonl") == "metrics.jsonl has everything"
     assert NAME.remedy("a.json") == "a.json has everything, `rm -rf /` sends it"
 
 
-def test_a_label_says_what_a_run_is_and_what_is_varied() -> None:
+def test_a_label_has_the_model_and_the_varied_fields() -> None:
     config = with_values(RunConfig(), {"augment.policy": "elastic", "optim.lr": 0.0003, "data.shards": "/a/b/small/"})
     assert single_name("x", config).label == "unet elastic seed 0"
     varied = ["model.arch", "train.seed", "optim.lr", "data.shards", "no.longer.a.field"]

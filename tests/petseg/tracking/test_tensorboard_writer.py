@@ -45,7 +45,7 @@ def test_tensorboard_has_the_rows_of_metrics(tiny: Callable[..., RunConfig], tmp
         assert found == [(row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in rows]
 
 
-def test_a_life_that_goes_on_makes_no_double_points(tmp_path: Path) -> None:
+def test_a_resumed_attempt_adds_no_duplicate_points(tmp_path: Path) -> None:
     attempt(tmp_path, 0, range(1, 5), 0.25)
     attempt(tmp_path, 2, range(3, 6), 0.5)  # the checkpoints of epochs 3 and 4 were lost
     attempt(tmp_path, 5, range(6, 7), 0.75)
@@ -53,13 +53,13 @@ def test_a_life_that_goes_on_makes_no_double_points(tmp_path: Path) -> None:
     assert points(tmp_path, "step")[-1] == (6, 60)
 
 
-def test_switched_on_late_it_has_the_earlier_epochs_too(tmp_path: Path) -> None:
+def test_tensorboard_switched_on_late_has_earlier_epochs(tmp_path: Path) -> None:
     attempt(tmp_path, 0, range(1, 4), 0.25, TrackingConfig())
     attempt(tmp_path, 2, range(3, 5), 0.5)
     assert points(tmp_path) == [(1, 0.25), (2, 0.25), (3, 0.5), (4, 0.5)]
 
 
-def test_an_event_that_a_kill_cut_short_hides_no_later_life(tmp_path: Path) -> None:
+def test_a_truncated_event_does_not_hide_later_attempts(tmp_path: Path) -> None:
     attempt(tmp_path, 0, range(1, 4), 0.25)
     (file,) = (tmp_path / FOLDER_NAME).iterdir()
     file.write_bytes(file.read_bytes()[:-5])
@@ -67,9 +67,7 @@ def test_an_event_that_a_kill_cut_short_hides_no_later_life(tmp_path: Path) -> N
     assert points(tmp_path) == [(1, 0.25), (2, 0.25), (3, 0.5), (4, 0.5)]
 
 
-def test_what_cannot_be_written_is_said_once_and_stops_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_event_file_warns_once_and_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(tmp_path, ON, RunName("x"), {}, 0)
     tracker.log({"epoch": 1, "val/dice": 0.25})
     (file,) = (tmp_path / FOLDER_NAME).iterdir()
@@ -91,12 +89,12 @@ def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path: Path, caplog: pyte
     assert ["tensorboard is off" in record.message for record in caplog.records] == [True]
 
 
-def test_without_the_package_it_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ValueError, match=r"pip install 'petseg\[tensorboard\]'"):
         Tracker(tmp_path, ON, RunName("x"), {}, 0)
 
 
-def test_it_is_off_unless_asked_for(tmp_path: Path) -> None:
+def test_tensorboard_is_off_by_default(tmp_path: Path) -> None:
     attempt(tmp_path, 0, range(1, 2), 0.25, TrackingConfig())
     assert not (tmp_path / FOLDER_NAME).exists()

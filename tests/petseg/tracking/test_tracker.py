@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from petseg.config import RunConfig, TrackingConfig
 from petseg.evaluation.measure import PredictedPicture
 from petseg.run_folder.layout import load_config, read_metrics
-from petseg.tracking.begin import Begin
 from petseg.tracking.client import best_and_last, sheet, tile
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote, read_note
 from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
+from petseg.tracking.process import RunSettings
 from petseg.tracking.tracker import Tracker
 from petseg.training import interrupt
 from petseg.training.loop import Terms, train
@@ -109,7 +109,7 @@ def test_an_online_run_has_every_epoch_its_config_and_its_summary(
     assert {"epoch", "step", "train/*", "val/*", "perf/*"} <= watched
 
 
-def test_an_interrupted_run_is_preempting_and_goes_on_as_one_curve(
+def test_an_interrupted_run_is_preempting_and_resumes_as_one_curve(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {"tracking__wandb": "online", "tracking__wandb_wait_s": 60.0, "tracking__overlays": 0}
@@ -128,7 +128,7 @@ def test_an_interrupted_run_is_preempting_and_goes_on_as_one_curve(
     assert {upsert["name"] for upsert in run.upserts} == {"x"}
 
 
-def test_a_killed_run_goes_on_as_one_curve(
+def test_a_killed_run_resumes_as_one_curve(
     tmp_path: Path, server: WandbServer, wait_for: Callable[[Callable[[], object]], None]
 ) -> None:
     """The rows that its last checkpoint did not have are run again, and are there once."""
@@ -154,7 +154,7 @@ def test_a_killed_run_goes_on_as_one_curve(
 
 
 @pytest.mark.slow
-def test_what_a_life_without_wandb_left_out_comes_with_the_next_one(tmp_path: Path, server: WandbServer) -> None:
+def test_rows_of_an_attempt_without_wandb_come_with_the_next_one(tmp_path: Path, server: WandbServer) -> None:
     tracker = Tracker(tmp_path, TrackingConfig(), NAME, {}, resumed_epoch=0)
     for epoch in (1, 2):
         tracker.log(row(epoch))
@@ -221,7 +221,7 @@ def test_a_server_that_misbehaves_does_not_hold_up_the_training(
     assert KEY not in str(note)
 
 
-def test_a_refusal_on_the_way_is_said_while_the_training_runs(
+def test_a_refusal_is_reported_while_the_training_runs(
     tmp_path: Path, server: WandbServer, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """wandb's client drops what it has, and raises nothing."""
@@ -247,7 +247,7 @@ def test_trials_that_wandb_refused_alike_give_the_same_reason(tmp_path: Path, se
     assert "user is not logged in" in first.reason
 
 
-def test_a_server_that_is_gone_is_said_to_have_not_taken_the_run(
+def test_a_server_that_is_gone_is_reported(
     tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -300,7 +300,7 @@ def test_a_client_that_reads_nothing_is_not_waited_for(
     assert tracker._wandb is not None
     os.kill(tracker._wandb._process._process.pid, signal.SIGSTOP)
     for _ in range(10_000):  # more than a pipe holds
-        tracker._wandb.look()
+        tracker._wandb.read_rows()
     tracker.finish({})
     assert caplog.text.count(OFF) == 1
 
@@ -360,12 +360,12 @@ def test_a_run_without_wandb_notes_nothing(tmp_path: Path) -> None:
     assert read_note(tmp_path) is None
 
 
-def test_what_the_client_prints_is_no_answer(tmp_path: Path) -> None:
+def test_the_clients_output_is_not_an_answer(tmp_path: Path) -> None:
     printing = (
         "import os\nprint('hello', flush=True)\nos.write(1, b'from a library\\n')\nraise ImportError('no wandb')\n"
     )
     (tmp_path / "wandb.py").write_text(printing)
-    begin = Begin(
+    begin = RunSettings(
         str(tmp_path), "x", "", "train", (), {}, "petseg", "", "offline", str(tmp_path), init_timeout_s=1.0,
         finish_timeout_s=1.0,
     )  # fmt: skip
@@ -395,7 +395,7 @@ def test_messages_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.text(max_size=300))
-def test_an_id_is_one_that_wandb_takes_and_stays_the_same(text: str) -> None:
+def test_ids_are_valid_for_wandb_and_stable(text: str) -> None:
     found = RunName(text).wandb_id
     assert re.fullmatch(r"[A-Za-z0-9_.-]{0,128}", found)
     assert RunName(found).wandb_id == found

@@ -32,7 +32,7 @@ def test_the_gpu_that_is_here_is_measured_and_another_looked_up(tiny: Tiny, monk
     monkeypatch.setattr(needs, "probe_step", lambda *_: Probe(9.0, 0.5, 0.1, 0))
     measured = needs.forecast(config, predicted, h100, 2)
     assert (measured.step_s, measured.eval_s_per_sample) == (1.0, 0.1)
-    assert measured.known_by == "some steps on this H100"
+    assert measured.known_by == "steps measured on this H100"
     assert "A100" in needs.forecast(config, predicted, a100, 2).known_by
 
     def out_of_memory(*_: object) -> Probe:

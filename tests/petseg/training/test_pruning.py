@@ -71,7 +71,7 @@ def neighbour(folder: Path, config: RunConfig, *dice: float) -> None:
     write_metrics([{"epoch": epoch, "val/dice": value} for epoch, value in enumerate(dice, start=1)], folder)
 
 
-def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_never_had(
+def test_a_pruned_run_that_is_resumed_ends_with_the_same_numbers(
     tiny: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     config = tiny(train__epochs=3, optim__lr=1e-4)
@@ -101,7 +101,7 @@ def test_a_run_that_does_worse_stops_and_goes_on_when_asked_to_end_as_if_it_neve
     assert [row["val/dice"] for row in read_metrics(folder)] == [row["val/dice"] for row in own]
 
 
-def test_a_run_that_is_killed_at_a_rung_is_judged_by_its_next_life(
+def test_the_next_attempt_decides_a_rung_at_which_the_run_was_killed(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, config = tmp_path / "own", tiny(train__epochs=3)
@@ -119,7 +119,7 @@ def test_a_run_that_is_killed_at_a_rung_is_judged_by_its_next_life(
         train(config, folder, Terms(early=beside(folder)))
 
 
-def test_a_run_that_passed_a_rung_is_not_judged_by_it_again(
+def test_a_run_passes_a_rung_only_once(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was the first to come there, and was interrupted in the next epoch, when better ones had come."""

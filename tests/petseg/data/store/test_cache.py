@@ -53,7 +53,7 @@ def test_the_cache_stays_below_its_limit_and_readers_keep_their_files(
     assert server.asked[shards[0].name] == 2
 
 
-def test_what_is_opened_again_is_not_the_least_recently_used(
+def test_opening_a_shard_counts_as_use(
     pet_shards: Path, tmp_path: Path, server: ShardServer, opened: Callable[..., Store]
 ) -> None:
     shards = load_manifest(pet_shards).shards
@@ -104,6 +104,16 @@ def test_prefetch_stages_no_more_than_the_reader_can_keep(
     assert all(server.asked[name] == 1 for name in names)
 
 
+def test_prefetch_stages_a_shard_of_more_than_half_the_cache(
+    pet_shards: Path, server: ShardServer, opened: Callable[..., Store], wait_for: Wait
+) -> None:
+    shards = load_manifest(pet_shards).shards
+    largest = max(shards, key=lambda shard: shard.num_bytes)
+    store = opened(server.url, cache_gb=1.5 * largest.num_bytes / GB)
+    store.prefetch([largest.name])
+    wait_for(lambda: server.asked[largest.name] == 1)
+
+
 def test_a_failed_prefetch_is_the_readers_to_report(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], wait_for: Wait
 ) -> None:
@@ -115,7 +125,7 @@ def test_a_failed_prefetch_is_the_readers_to_report(
     assert content(store, shard) == (pet_shards / shard).read_bytes()
 
 
-def test_a_later_prefetch_replaces_the_queue_and_close_ends_what_is_under_way(
+def test_a_later_prefetch_replaces_the_queue_and_close_ends_all(
     pet_shards: Path, tmp_path: Path, server: ShardServer, opened: Callable[..., Store], wait_for: Wait
 ) -> None:
     names = [shard.name for shard in load_manifest(pet_shards).shards]
@@ -146,7 +156,7 @@ def start(url: str, shard: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-W", "error", "-c", OPEN_ONE, url, shard], stdout=subprocess.PIPE)
 
 
-def test_of_two_processes_one_downloads(pet_shards: Path, tmp_path: Path, server: ShardServer) -> None:
+def test_only_one_of_two_processes_downloads(pet_shards: Path, tmp_path: Path, server: ShardServer) -> None:
     shard = first(pet_shards)
     server.faults[shard] = Fault(ALWAYS, pause_s=0.02)
     processes = [start(server.url, shard) for _ in range(2)]

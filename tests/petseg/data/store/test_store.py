@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import places
+from petseg.data import remotes
 from petseg.data.store import LocalStore, Store, is_remote, open_store, read_manifest
 from shards.command import Failure
 from shards.manifest import index_name, load_manifest, save_manifest
@@ -22,7 +22,7 @@ from tests.petseg.shard_server import ALWAYS, Fault, ShardServer
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
-def test_a_folder_is_read_where_it_lies(prefix: str, pet_shards: Path, opened: Callable[..., Store]) -> None:
+def test_a_local_folder_is_read_in_place(prefix: str, pet_shards: Path, opened: Callable[..., Store]) -> None:
     store = opened(f"{prefix}{pet_shards}")
     assert isinstance(store, LocalStore)
     store.prefetch([first(pet_shards)])
@@ -49,7 +49,7 @@ def test_a_missing_file_is_named(pet_shards: Path, tmp_path: Path, opened: Calla
         store.index(shard)
 
 
-def test_locations_are_told_apart() -> None:
+def test_remote_and_local_locations() -> None:
     assert not any(map(is_remote, ("data/shards", "/data/shards", "file:///data/shards", "a:b")))
     assert all(map(is_remote, ("http://host/x", "https://host/x", "s3://b/x", "gs://b/x", "pipe:cat {}")))
     with pytest.raises(ValueError, match=r"a shard set is a folder, http://"):
@@ -62,7 +62,7 @@ def test_locations_are_told_apart() -> None:
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_missing_package_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = places.PACKAGES[scheme]
+    package = remotes.PACKAGES[scheme]
     monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
     fsspec_registry = import_module("fsspec.registry")
     monkeypatch.delitem(fsspec_registry._registry, scheme, raising=False)  # it may have been used in this process
@@ -70,7 +70,7 @@ def test_a_missing_package_is_named(scheme: str, monkeypatch: pytest.MonkeyPatch
         open_store(f"{scheme}://bucket/pets")
 
 
-def test_login_nodes_import_it_without_torch() -> None:
+def test_stores_are_imported_without_torch() -> None:
     code = "import sys, petseg.data.store; print([m for m in ('torch', 'fsspec', 'aiohttp') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -87,7 +87,7 @@ def test_a_set_behind_http_is_staged_once(pet_shards: Path, server: ShardServer,
     assert set(server.asked.values()) == {1}
 
 
-def test_what_is_staged_is_on_the_disk_before_it_has_its_name(
+def test_staged_files_are_on_disk_before_they_are_renamed(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], synced: list[str]
 ) -> None:
     store = opened(server.url)
@@ -95,7 +95,7 @@ def test_what_is_staged_is_on_the_disk_before_it_has_its_name(
     assert [name for name in synced if name.startswith(f".{first(pet_shards)}.")]
 
 
-def test_what_is_staged_is_a_shard_set(
+def test_the_staged_folder_is_a_shard_set(
     pet_shards: Path, tmp_path: Path, server: ShardServer, opened: Callable[..., Store]
 ) -> None:
     store = opened(server.url, str(tmp_path / "cache"))
@@ -108,6 +108,7 @@ def test_what_is_staged_is_a_shard_set(
 @pytest.mark.parametrize(
     "fault",
     [
+        Fault(times=4, status=500),
         Fault(times=4, status=503),
         Fault(times=4, status=429),
         Fault(times=4, drop_after=8192),
@@ -115,9 +116,9 @@ def test_what_is_staged_is_a_shard_set(
         Fault(times=4, truncate_to=5000),
         Fault(times=1, flip=True),
     ],
-    ids=["503", "429", "dropped midway", "dropped at once", "short", "a wrong byte"],
+    ids=["500", "503", "429", "dropped midway", "dropped at once", "short", "a wrong byte"],
 )
-def test_what_passes_is_tried_again(
+def test_transient_failures_are_retried(
     fault: Fault, pet_shards: Path, tmp_path: Path, server: ShardServer, opened: Callable[..., Store]
 ) -> None:
     shard = first(pet_shards)
@@ -145,7 +146,7 @@ def test_what_passes_is_tried_again(
     ],
     ids=["503", "dropped", "short", "404", "403", "a wrong byte", "a redirect to a file"],
 )
-def test_what_does_not_pass_names_the_file(
+def test_permanent_failures_name_the_file(
     fault: Fault,
     kind: type[Exception],
     match: str,
@@ -176,7 +177,7 @@ def test_a_redirect_within_http_is_followed(
 def test_a_stall_ends(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "STALL_S", 0.5)
+    monkeypatch.setattr(remotes, "STALL_S", 0.5)
     shard = first(pet_shards)
     server.faults[shard] = Fault(times=1, stall_after=8192)
     assert content(opened(server.url), shard) == (pet_shards / shard).read_bytes()
@@ -185,14 +186,14 @@ def test_a_stall_ends(
 def test_a_slow_server_is_no_stall(
     pet_shards: Path, server: ShardServer, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "STALL_S", 0.5)
+    monkeypatch.setattr(remotes, "STALL_S", 0.5)
     shard = first(pet_shards)
     server.faults[shard] = Fault(times=1, pause_s=0.03)
     assert content(opened(server.url), shard) == (pet_shards / shard).read_bytes()
     assert server.asked[shard] == 1
 
 
-def test_without_a_server_it_says_so(server: ShardServer) -> None:
+def test_a_missing_server_is_named(server: ShardServer) -> None:
     with pytest.raises(OSError, match=r"manifest.json at http://127.0.0.1:9/pets was not fetched, 5 tries failed"):
         open_store("http://127.0.0.1:9/pets")
 

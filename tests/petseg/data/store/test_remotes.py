@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import places
+from petseg.data import remotes
 from petseg.data.store import Store, open_store, read_manifest
 from tests.petseg.data.store.staged import assert_same, staged
 
@@ -20,11 +20,11 @@ Wait = Callable[[Callable[[], object]], None]
 # from a command
 
 
-def test_a_command_is_a_place_too(pet_shards: Path, opened: Callable[..., Store]) -> None:
+def test_a_command_can_be_a_remote(pet_shards: Path, opened: Callable[..., Store]) -> None:
     assert_same(opened(f"pipe:cat '{pet_shards}/{{}}'"), pet_shards)
 
 
-def test_a_command_is_read_by_no_shell(pet_shards: Path, tmp_path: Path) -> None:
+def test_no_shell_interprets_a_command(pet_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"exit code 1: cat: .*No such file"):
         open_store(f"pipe:cat {pet_shards}/{{}} ; touch {tmp_path}/planted")
     assert not (tmp_path / "planted").exists()
@@ -40,7 +40,7 @@ def test_a_command_is_read_by_no_shell(pet_shards: Path, tmp_path: Path) -> None
         ("pipe:sleep 100 {}", OSError, "exit code 1: .*sleep"),
     ],
 )
-def test_a_command_that_fails_is_told(location: str, kind: type[Exception], match: str) -> None:
+def test_a_failing_command_is_reported(location: str, kind: type[Exception], match: str) -> None:
     with pytest.raises(kind, match=match):
         open_store(location)
 
@@ -59,14 +59,14 @@ def test_a_command_that_fails_is_told(location: str, kind: type[Exception], matc
 def test_the_last_line_that_a_command_wrote_is_shown(tmp_path: Path, written: bytes, said: str) -> None:
     (tmp_path / "written").write_bytes(written)
     script = f"import sys; sys.stderr.buffer.write(open('{tmp_path}/written', 'rb').read()); sys.exit(1)"
-    place = places.PipePlace(f'pipe:{sys.executable} -S -c "{script}" {{}}')
+    remote = remotes.PipeRemote(f'pipe:{sys.executable} -S -c "{script}" {{}}')
     with pytest.raises(OSError, match="exit code 1") as error:
-        list(place.chunks("manifest.json"))
+        list(remote.chunks("manifest.json"))
     assert f"{error.value};".endswith(said)
 
 
 def test_a_command_that_stalls_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(places, "STALL_S", 0.1)
+    monkeypatch.setattr(remotes, "STALL_S", 0.1)
     script = f"import os, time; open('{tmp_path}/pids', 'a').write(str(os.getpid()) + chr(10)); time.sleep(1000)"
     with pytest.raises(OSError, match=r"5 tries failed: TimeoutError: no byte for 0.1 s"):
         open_store(f'pipe:{sys.executable} -S -c "{script}" {{}}')
@@ -128,7 +128,7 @@ def test_a_set_in_a_bucket_is_staged(
     assert read_manifest(f"{bucket}/") == store.manifest
 
 
-def test_what_a_bucket_lacks_is_told_at_once(
+def test_a_file_missing_from_a_bucket_is_not_retried(
     bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", logger="petseg")

@@ -1,6 +1,6 @@
-"""Where a remote shard set lies, and the bytes of its files, each tried once (petseg.data.staging tries again).
+"""Remotes, which hold shard sets far away, and the bytes of their files; petseg.data.staging retries failed reads.
 
-A place is an address for fsspec (`https://host/pets`, `s3://bucket/pets`) or webdataset's `pipe:COMMAND`.
+A remote is an address for fsspec (`https://host/pets`, `s3://bucket/pets`) or webdataset's `pipe:COMMAND`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from shards.command import without_secrets
 
 PIPE = "pipe:"
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}  # what fsspec needs for each scheme
-STALL_S = 30.0  # without a connection, or without a byte
+STALL_S = 30.0  # longest time without a connection or without a byte
 CHUNK_BYTES = 4 << 20
 
 
-class Place(Protocol):
-    """Where a shard set lies."""
+class Remote(Protocol):
+    """Access to the files of a remote shard set."""
 
-    shown: str  # for messages: without user, password and query, which can be secrets
+    shown: str  # the location for messages: without user, password and query, which can be secrets
 
-    def chunks(self, name: str) -> Generator[bytes, None, None]: ...  # of one file
+    def chunks(self, name: str) -> Generator[bytes, None, None]:
+        """The bytes of one file."""
+
     def close(self) -> None: ...
 
 
-def open_place(location: str) -> Place:
-    """Raises ValueError for an address that cannot be used, or names the package that is missing."""
-    return PipePlace(location) if location.startswith(PIPE) else FsspecPlace(location)
+def open_remote(location: str) -> Remote:
+    """The remote at a location. Raises ValueError for an unusable address, or if a package is missing."""
+    return PipeRemote(location) if location.startswith(PIPE) else FsspecRemote(location)
 
 
-class FsspecPlace:
+class FsspecRemote:
     """A folder of an HTTP server or an object store."""
 
     def __init__(self, location: str) -> None:
@@ -79,14 +81,14 @@ def _file_system(scheme: str) -> Any:
             options |= {"requests_timeout": STALL_S}
         system = fsspec.filesystem(scheme, asynchronous=False, skip_instance_cache=True, **options)
         if scheme == "s3":
-            system.retries = 1  # tries are counted here, for all protocols alike
+            system.retries = 1  # petseg.data.staging counts the tries, for all protocols
     except ImportError:
         raise ValueError(f"{scheme}:// needs {PACKAGES[scheme]}: pip install 'petseg[remote]'") from None
     return system
 
 
-class PipePlace:
-    """A command that writes the file to its stdout; `{}` stands for the file's name. No shell reads it."""
+class PipeRemote:
+    """A command that writes a file to its stdout; `{}` stands for the file's name. No shell interprets it."""
 
     def __init__(self, location: str) -> None:
         try:
@@ -102,10 +104,10 @@ class PipePlace:
 
     def chunks(self, name: str) -> Generator[bytes, None, None]:
         args = [arg.replace("{}", name) for arg in self._args]
-        with tempfile.TemporaryFile() as complaint:
-            # a session of its own: what the command started ends with it
+        with tempfile.TemporaryFile() as stderr:
+            # in its own session, so that whatever the command starts can be killed with it
             process = subprocess.Popen(
-                args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaint, start_new_session=True
+                args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
             )
             assert process.stdout is not None
             try:
@@ -119,7 +121,7 @@ class PipePlace:
                     process.wait()
                 process.stdout.close()
             if code:
-                raise OSError(f"exit code {code}{_last_line(complaint)}")
+                raise OSError(f"exit code {code}{_last_line(stderr)}")
 
     def close(self) -> None:
         pass
