@@ -13,11 +13,12 @@ from jobs.reporting.rows import INTERVALS_NOTE, MARGINAL, SIMULTANEOUS, metrics_
 from jobs.reporting.sections.axes import weigh_axes
 from jobs.reporting.sections.breeds import build_breeds
 from jobs.reporting.sections.calibration import calibrate_cells
+from jobs.reporting.sections.charts import NUM_COLOURS, draw_charts
+from jobs.reporting.sections.curves import collect
 from jobs.reporting.sections.gallery import build_gallery
 from jobs.reporting.sections.gap import measure_gaps
 from jobs.reporting.sections.operation import operate
 from jobs.reporting.sections.pictures import lay_out
-from jobs.reporting.sections.plots import CURVES, collect, draw
 from jobs.reporting.sections.protocol import floor_of, protocol, state_counts, warnings
 from jobs.reporting.sections.trials import trial_row
 from jobs.reporting.statistics.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
@@ -135,12 +136,12 @@ def leaderboard_section(board: Leaderboard, places: Sequence[Place], records: Se
 def curves_section(board: Leaderboard, places: Sequence[Place]) -> dict[str, Any]:
     """Loss and Dice of the first cells over the epochs."""
     drawn = {place.group.place for place in places[:MAX_DRAWN]}
-    panels = draw(collect(board.axes, [group for group in board.groups if group.place in drawn]))
+    panels = collect(board.axes, [group for group in board.groups if group.place in drawn])
     return {
-        "panels": panels,
+        "panels": draw_charts(panels),
         "places_drawn": MAX_DRAWN,
         "undrawn": max(0, len(places) - MAX_DRAWN),
-        "num_curves": len(CURVES),
+        "num_curves": NUM_COLOURS,
         "legend": {curve.label: curve.colour for panel in panels for curve in panel.curves},
     }
 

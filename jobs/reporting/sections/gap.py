@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.reporting.sections.plots import Line, curve_of
+from jobs.reporting.sections.curves import Line, curve_of
 from jobs.reporting.statistics.records import Group
 
 MAX_ROWS = 60

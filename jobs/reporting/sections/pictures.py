@@ -104,5 +104,11 @@ def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.flo
     if keys.ndim != 1 or not len(keys) or counts.shape != (len(keys), 3) or not (counts >= 0).all():
         return None
     total = 2 * counts[:, 0] + counts[:, 1] + counts[:, 2]
-    named = tuple(printable(str(key)) for key in keys.tolist())
-    return named, np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
+    return _names(keys.tolist()), np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
+
+
+def _names(keys: Sequence[object]) -> tuple[str, ...]:
+    """The keys, made printable; they are checked as one text, since a sweep of 1,000 trials has a million of them."""
+    names = tuple(map(str, keys))
+    text = "".join(names)
+    return names if printable(text) == text else tuple(map(printable, names))
