@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cost.accounting import Start, parse_starts
-from jobs.cost.usage import Kept, kept_by_life, measure, wasted_s
+from jobs.cost.usage import Kept, kept_by_attempt, measure, wasted_s
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.sweep import main as sweep_main
@@ -63,7 +63,7 @@ def test_epochs_belong_to_the_lives_that_trained_them(tmp_path: Path) -> None:
     (tmp_path / "lives.json").write_text(json.dumps([vars(one) for one in attempts]))
     for epoch in (1, 2, 3):
         append_metrics({"epoch": epoch, "step": 10 * epoch, "perf/seconds": 20.0}, tmp_path)
-    assert [one.seconds for one in kept_by_life(Trial("0123456789", {}, tmp_path))] == [30.0, 30.0]
+    assert [one.seconds for one in kept_by_attempt(Trial("0123456789", {}, tmp_path))] == [30.0, 30.0]
 
 
 def fake_sacct(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

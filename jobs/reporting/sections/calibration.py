@@ -13,7 +13,7 @@ from petseg.run_folder.layout import CALIBRATION_NAME
 from shards.files import read_json
 
 MAX_CELLS = 6
-WIDTH, HEIGHT, MARGIN_LEFT, MARGIN_BELOW, MARGIN = 220.0, 190.0, 34.0, 26.0, 8.0
+WIDTH, HEIGHT, MARGIN_LEFT, MARGIN_BELOW, MARGIN = 230.0, 190.0, 46.0, 26.0, 8.0
 LOWEST_CONFIDENCE = 0.5  # of two classes the predicted one has no less
 LEAST_SHARE = 1e-5  # of all pixels: a bin with fewer says nothing, and its point jumps about
 RADII = (1.4, 4.6)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.cost.usage import CORE_HOURS, GPU_HOURS, J_PER_KWH, read_resources
-from jobs.reporting.sections.trials import TrialRow
+from jobs.reporting.sections.trials import TrialRow, device_text
 from jobs.reporting.statistics.records import Group, Record
 from jobs.runs.trial import Sweep
 from slurm.resources import Resources
@@ -198,5 +198,7 @@ def speed_of(group: Group) -> Speed:
     for key, _ in SPEEDS:
         values = [float(value) for result in results if (value := getattr(result, key)) is not None]
         numbers[key] = statistics.fmean(values) if values else None
-    devices = dict.fromkeys(f"{r.world_size} processes, {r.device}" if r.world_size > 1 else r.device for r in results)
+    devices = dict.fromkeys(
+        f"{r.world_size} processes, {device_text(r)}" if r.world_size > 1 else device_text(r) for r in results
+    )
     return Speed(group.label, ", ".join(devices), numbers)

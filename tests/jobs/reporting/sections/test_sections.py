@@ -285,7 +285,7 @@ def test_a_trial_says_how_to_make_it_again(sweep: Sweep) -> None:
     facts = dict(row.facts)
     assert facts["data"] == sweep.manifest_hash
     assert facts["config"] == f"{trial.id}/config.json"
-    assert (facts["processes"], facts["host"], facts["device"]) == ("2", "node1", "cpu, 1 threads")
+    assert (facts["processes"], facts["host"], facts["device"]) == ("2", "node1", "cpu, 1 thread")
     assert row.command.startswith("python petseg/train.py")
     (trial.folder / "lives.json").write_text('[{"number": 1')
     assert trial_row(record, sweep.manifest_hash).attempts == ()
