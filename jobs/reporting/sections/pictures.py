@@ -22,7 +22,7 @@ MAX_ROWS, MAX_COLUMNS = 24, 8  # of 6-9 kB each: below 2.5 MB as base64
 
 
 @dataclass(frozen=True)
-class Picture:
+class Overlay:
     uri: str
     dice: float | None
 
@@ -33,7 +33,7 @@ class OverlayRow:
 
     group: Group
     record: Record
-    pictures: tuple[Picture | None, ...]
+    pictures: tuple[Overlay | None, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sheet:
 
 
 def lay_out(groups: Sequence[Group]) -> Sheet:
-    """The same fixed val pictures side by side, one row per group: its best seed."""
+    """The fixed val pictures side by side, a row for the best seed of each group."""
     best = [(group, record) for group in groups if (record := group.best()) and _keys(record)]
     keys = sorted({key for _, record in best for key in _keys(record)})
     shown = tuple(keys[:MAX_COLUMNS])
@@ -64,9 +64,9 @@ def _folder(record: Record) -> Path:
     return record.trial_status.trial.folder / OVERLAYS_NAME
 
 
-def _picture(record: Record, key: str, dice: float | None) -> Picture | None:
+def _picture(record: Record, key: str, dice: float | None) -> Overlay | None:
     try:
-        return Picture(data_uri(_folder(record) / f"{key}.png"), dice)
+        return Overlay(data_uri(_folder(record) / f"{key}.png"), dice)
     except (OSError, ValueError, SyntaxError):  # missing, or not a picture
         return None
 
@@ -85,8 +85,8 @@ def data_uri(path: Path) -> str:
 
 def dice_by_key(folder: Path) -> dict[str, float]:
     """Dice of each val picture; {} if it was not measured."""
-    found = read_dice(folder, "val")
-    return dict(zip(found[0], found[1].tolist(), strict=True)) if found else {}
+    measured = read_dice(folder, "val")
+    return dict(zip(measured[0], measured[1].tolist(), strict=True)) if measured else {}
 
 
 def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.float64]] | None:

@@ -31,7 +31,7 @@ def train_flags(tree: Mapping[str, Any]) -> list[str]:
 
 
 def train_command(tree: Mapping[str, Any]) -> str:
-    """As it can be pasted into a shell."""
+    """The command, quoted for a shell."""
     return shlex.join(["python", "petseg/train.py", *train_flags(tree)])
 
 

@@ -54,7 +54,7 @@ def attempts_of(record: Record) -> tuple[Attempt, ...]:
 
 
 def facts_of(record: Record, attempts: tuple[Attempt, ...], manifest_hash: str) -> tuple[tuple[str, str], ...]:
-    """Those that are known."""
+    """The known facts on a trial's hardware, code and data."""
     result = record.result
     # a requeued trial can have run on with other code, and then its numbers are of both
     codes = dict.fromkeys(attempt.code or "the working tree" for attempt in attempts)
