@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.reporting.statistics.records import Group, Record
 
-MAX_LEVELS = 8  # of numbers that get a place each; more of them are a scale
+MAX_LEVELS = 8  # numbers with a tick each; more of them are a scale
 PARTS = 4  # into which a scale is cut for its share
 LEAST_CELLS = 4
 LOG_FROM = 30.0  # a scale whose ends are so many times apart is drawn by its logarithm
@@ -157,12 +157,12 @@ def _levels(values: Sequence[Any], dice: Sequence[float]) -> tuple[tuple[tuple[f
     """Ticks and the height of each value: a band per level, numbers in order, within it by Dice."""
     numbers = all(isinstance(value, int | float) for value in values)
     levels = sorted(set(values)) if numbers else list(dict.fromkeys(values))
-    places = {level: (i + 0.5) / len(levels) for i, level in enumerate(levels)}
+    shares = {level: (i + 0.5) / len(levels) for i, level in enumerate(levels)}
     if not numbers:
-        places = {level: 1 - place for level, place in places.items()}  # words are read from the top
-    ys = [_y(places[v] + SPREAD * (d - 0.5) / len(levels)) for v, d in zip(values, dice, strict=True)]
+        shares = {level: 1 - share for level, share in shares.items()}  # words are read from the top
+    ys = [_y(shares[v] + SPREAD * (d - 0.5) / len(levels)) for v, d in zip(values, dice, strict=True)]
     every = math.ceil(len(levels) / MAX_TICKS)
-    ticks = ((_y(places[level]), "?" if level is None else str(level)) for level in levels[::every])
+    ticks = ((_y(shares[level]), "?" if level is None else str(level)) for level in levels[::every])
     return tuple(ticks), ys
 
 

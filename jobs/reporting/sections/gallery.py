@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jobs.reporting.sections.drawing import draw_errors, draw_outlines, webp_uri
 from jobs.reporting.sections.pictures import read_dice
 from jobs.reporting.sections.samples import Mask, Sample, ValSplit, load_samples
-from jobs.reporting.statistics.records import Group, Place, Record
+from jobs.reporting.statistics.records import Group, Ranked, Record
 from jobs.runs.trial import Sweep
 from petseg.metrics.masks import Masks, load_masks
 from petseg.run_folder.layout import VAL_MASKS_NAME
@@ -75,9 +75,9 @@ class Gallery:
     trouble: str  # why pictures are missing, "" if they are not
 
 
-def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Gallery | None:
+def build_gallery(ranking: Sequence[Ranked], sweep: Sweep, shards: str = "") -> Gallery | None:
     """The gallery of the first cell that kept its masks, or else of the first measured cell; None without one."""
-    finished = [(place.group, record) for place in places if (record := place.group.best())]
+    finished = [(ranked.group, record) for ranked in ranking if (record := ranked.group.best())]
     with_masks = [pair for pair in finished if (pair[1].trial_status.trial.folder / VAL_MASKS_NAME).is_file()]
     cell = next((kept for kept in _kept(with_masks[:MAX_TRIES]) if kept.masks), None) or next(_kept(finished), None)
     if cell is None:

@@ -55,8 +55,8 @@ def shard_facts(sweep: Sweep) -> Facts:
         "Near-identical pictures": [duplicates(one) for one in sets],
         "Manifest hash": [one.hash for one in sets],
     }
-    places = [one.location for one in sets]
-    return [(name, _by_place(texts, places)) for name, texts in facts.items() if any(texts)]
+    locations = [one.location for one in sets]
+    return [(name, _by_location(texts, locations)) for name, texts in facts.items() if any(texts)]
 
 
 def duplicates(noted: ShardSet) -> str:
@@ -72,10 +72,10 @@ def noted_sets(sweep: Sweep) -> tuple[ShardSet, ...]:
     return sweep.shard_sets or (ShardSet(sweep.manifest_hash, sweep.shards),)
 
 
-def _by_place(texts: Sequence[str], places: Sequence[str]) -> str:
+def _by_location(texts: Sequence[str], locations: Sequence[str]) -> str:
     if len(set(texts)) == 1:
         return texts[0]
-    return "; ".join(f"{place}: {text or 'unknown'}" for place, text in zip(places, texts, strict=True))
+    return "; ".join(f"{location}: {text or 'unknown'}" for location, text in zip(locations, texts, strict=True))
 
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:

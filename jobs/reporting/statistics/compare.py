@@ -236,8 +236,8 @@ def _reach_over_pictures(variance: Floats, num_pictures: int) -> Floats:
 def rank_ranges(compared: Intervals) -> NDArray[np.int64]:
     """(C, 2) best and worst rank that each cell may have, 1 the highest, from all `pairs`.
 
-    A place is lost for each cell shown to be better and gained for each shown to be worse. All ranges hold together, as
-    the intervals do (Klein, Wright and Wieczorek 2020, J R Stat Soc A 183:589).
+    A cell loses a rank for each cell shown to be better and gains one for each shown to be worse. All ranges hold
+    together, as the intervals do (Klein, Wright and Wieczorek 2020, J R Stat Soc A 183:589).
     """
     shown = compared.p < LEVEL
     better, worse = shown & (compared.value < 0), shown & (compared.value > 0)

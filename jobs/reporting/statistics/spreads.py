@@ -46,8 +46,8 @@ def draw_variances(run_variance: Floats, freedom: Floats, draws: int, rng: np.ra
     low, high = max(0, within[0] - 1), min(GRID - 1, within[-1] + 1)
     logs = np.linspace(logs[low], logs[high], GRID)
     share = np.cumsum(_density(run_variance, freedom, logs))
-    places = np.searchsorted(share / share[-1], rng.random(draws))
-    common = np.exp(logs[places] + (logs[1] - logs[0]) * (rng.random(draws) - 0.5))[:, None]
+    bins = np.searchsorted(share / share[-1], rng.random(draws))
+    common = np.exp(logs[bins] + (logs[1] - logs[0]) * (rng.random(draws) - 0.5))[:, None]
     spike, slab = _likelihoods(run_variance, freedom, common)
     is_wild = rng.random(spike.shape) < special.expit(slab - spike)
     own = (WILD_TIMES * common + freedom * run_variance) / (2 * rng.standard_gamma((1 + freedom) / 2, spike.shape))

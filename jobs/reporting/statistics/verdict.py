@@ -71,16 +71,16 @@ class Comparison:
     groups: tuple[Group, ...]
     num_pictures: int
     cells: Cells
-    means: dict[tuple[Any, ...], Mean]  # by place
+    means: dict[tuple[Any, ...], Mean]  # by the group's key
     differences: Intervals  # row minus column
     left_out: tuple[Group, ...]  # finished, but without the same per_image.npz as the others
 
     def mean(self, group: Group) -> Mean | None:
-        return self.means.get(group.place)
+        return self.means.get(group.key)
 
     @cached_property
     def positions(self) -> dict[tuple[Any, ...], int]:
-        return {group.place: i for i, group in enumerate(self.groups)}
+        return {group.key: i for i, group in enumerate(self.groups)}
 
     def difference(self, i: int, j: int) -> Difference:
         one = self.differences
@@ -89,7 +89,7 @@ class Comparison:
 
     def from_best(self, group: Group) -> Difference | None:
         """The group minus the best; None for the best, and for a group that is not compared."""
-        i = self.positions.get(group.place, 0)
+        i = self.positions.get(group.key, 0)
         return self.difference(i, 0) if i else None
 
     @cached_property
@@ -139,26 +139,26 @@ def compare(groups: Sequence[Group], split: str) -> Comparison | None:
     The pictures are those that most groups share.
     """
     finished = [group for group in groups if group.spread(f"{split}/dice")]
-    measured = {group.place: _measured(group, split) for group in finished}
+    measured = {group.key: _measured(group, split) for group in finished}
     keys = [entry[0] for entry in measured.values() if entry]
     if not keys:
         return None
     common = max(dict.fromkeys(keys), key=keys.count)
     if len(common) < 2:
         return None
-    same = [(g, entry[1]) for g in finished if (entry := measured[g.place]) and entry[0] == common]
+    same = [(g, entry[1]) for g in finished if (entry := measured[g.key]) and entry[0] == common]
     same.sort(key=lambda pair: -pair[1].mean(axis=1).mean())
     cells = summarise([dice for _, dice in same])
     differences, alone = pairs(cells), means(cells)
     columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(differences))
-    by_place = {
-        group.place: Mean(
+    by_key = {
+        group.key: Mean(
             float(value), max(0.0, float(low)), min(1.0, float(high)), bool(only), (int(ranks[0]), int(ranks[1]))
         )
         for (group, _), value, low, high, only, ranks in zip(same, *columns, strict=True)
     }
-    left_out = tuple(group for group in finished if group.place not in by_place)
-    return Comparison(tuple(g for g, _ in same), len(common), cells, by_place, differences, left_out)
+    left_out = tuple(group for group in finished if group.key not in by_key)
+    return Comparison(tuple(g for g, _ in same), len(common), cells, by_key, differences, left_out)
 
 
 def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any] | None:
@@ -178,8 +178,8 @@ def effects(
     Main effects are one family of looks, interactions another. Axes of more than MAX_LEVELS values are averaged over.
     """
     levels = [list(dict.fromkeys(group.axes[name] for group in groups)) for name in axes]
-    place_of = comparison.positions
-    complete = len(place_of) == len(groups) == math.prod(map(len, levels))
+    positions = comparison.positions
+    complete = len(positions) == len(groups) == math.prod(map(len, levels))
     if len(axes) < 2 or not complete:
         return [], None
     factors = [at for at, values in enumerate(levels) if len(values) <= MAX_LEVELS]
@@ -187,7 +187,7 @@ def effects(
     for at in factors:
         for one, other in itertools.combinations(levels[at], 2):
             names.append((axis_text(axes[at], one), axis_text(axes[at], other)))
-            rows.append(_weights(place_of, {at: {one: 1.0, other: -1.0}}))
+            rows.append(_weights(positions, {at: {one: 1.0, other: -1.0}}))
     differences = iter(_differences(comparison.cells, names, rows))
     main = [Effects((axes[at],), tuple(itertools.islice(differences, math.comb(len(levels[at]), 2)))) for at in factors]
     return main, _interaction(axes, levels, comparison) if {0, 1} <= set(factors) else None
@@ -204,9 +204,9 @@ def _interaction(axes: Sequence[str], levels: Sequence[list[Any]], comparison: C
     return Effects(tuple(axes[:2]), tuple(_differences(comparison.cells, names, rows)))
 
 
-def _weights(place_of: dict[tuple[Any, ...], int], signs: dict[int, dict[Any, float]]) -> list[float]:
+def _weights(positions: dict[tuple[Any, ...], int], signs: dict[int, dict[Any, float]]) -> list[float]:
     """The weight of each cell: +1, -1 or 0 by its values on some axes, averaged over all other axes."""
-    raw = [math.prod(sign.get(place[at], 0.0) for at, sign in signs.items()) for place in place_of]
+    raw = [math.prod(sign.get(key[at], 0.0) for at, sign in signs.items()) for key in positions]
     share = sum(abs(weight) for weight in raw) / 2 ** len(signs)
     return [weight / share for weight in raw]
 

@@ -27,8 +27,8 @@ class Verdict:
     points: tuple[str, ...] = ()
 
 
-def judge(board: Leaderboard) -> Verdict:
-    """A sentence, and the differences behind it."""
+def verdict_of(board: Leaderboard) -> Verdict:
+    """The verdict: a sentence, and the differences behind it."""
     val = board.val
     if val is None:
         return Verdict(lead(board))
@@ -54,7 +54,7 @@ def lead(board: Leaderboard) -> str:
 
 def _alone(board: Leaderboard, val: Comparison) -> str:
     (only,) = val.groups
-    measured = f"{only.label} has a mean val Dice of {interval(val.means[only.place])} ({basis(val)})"
+    measured = f"{only.label} has a mean val Dice of {interval(val.means[only.key])} ({basis(val)})"
     if val.left_out:
         return f"{measured}. No other cell was measured on the same pictures, so it is compared with none."
     if len(board.groups) > 1:
@@ -65,7 +65,7 @@ def _alone(board: Leaderboard, val: Comparison) -> str:
 def _best(board: Leaderboard, val: Comparison) -> str:
     best, others = val.groups[0], val.groups[1:]
     differences = [val.difference(0, j) for j in range(1, len(val.groups))]
-    mean = f"{_highest(board, val)}, {interval(val.means[best.place])} ({basis(val)})"
+    mean = f"{_highest(board, val)}, {interval(val.means[best.key])} ({basis(val)})"
     findings = [difference.finding for difference in differences]
     if all(finding == "unknown" for finding in findings):
         return f"{mean}, {_unknown(val)}"

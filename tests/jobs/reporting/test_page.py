@@ -18,7 +18,7 @@ from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import save_result, write_metrics
 from shards.terminal import duration
-from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, places_of
+from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, ranking_of
 
 
 def test_page_needs_nothing_beside_itself(finished: Sweep, page: Callable[[Sweep], str]) -> None:
@@ -94,7 +94,7 @@ def test_failed_missing_and_half_written_trials_are_shown(lab: Lab, page: Callab
     assert f"No readable config.json for {gone.id}" in text
     assert "so far" in text
     assert "no result yet" in text  # the cell of these three
-    assert places_of(sweep)[-1].rank == 0
+    assert ranking_of(sweep)[-1].rank == 0
 
 
 def test_page_without_a_finished_trial(lab: Lab, page: Callable[[Sweep], str]) -> None:

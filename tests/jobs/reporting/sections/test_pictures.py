@@ -243,7 +243,7 @@ def test_breeds_of_the_shards_hardest_first(sweep: Sweep) -> None:
     breeds = build_breeds(board, sweep, named_set(sweep))
     assert breeds
     assert board.val
-    assert [group.place for group in breeds.cells] == [group.place for group in board.val.groups]
+    assert [group.key for group in breeds.cells] == [group.key for group in board.val.groups]
     assert [row.name for row in breeds.species] == ["cat", "dog"]
     assert sum(row.num_pictures for row in breeds.species) == sum(row.num_pictures for row in breeds.rows) == 8
     first = [row.means[0].value for row in breeds.rows]

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.design.shard_sets import ShardSet
 from jobs.reporting.statistics.verdict import Difference
-from jobs.reporting.statistics.wording import judge, numbers, p_number, sentence
+from jobs.reporting.statistics.wording import numbers, p_number, sentence, verdict_of
 from jobs.runs.trial import Sweep, Trial
 from tests.jobs.reporting.written_sweep import DICE, Lab, board_of, finish, place, save_pictures
 
@@ -20,8 +20,8 @@ def test_groups_without_the_same_pictures_are_not_compared(finished: Sweep, page
     (second.folder / "per_image.npz").write_bytes(b"PK\x03\x04 cut off")
     board = board_of(finished)
     assert board.val
-    assert [group.place for group in board.val.left_out] == [("unet", "none")]
-    assert [group.place for group in board.val.groups] == list(DICE)[1:]
+    assert [group.key for group in board.val.left_out] == [("unet", "none")]
+    assert [group.key for group in board.val.groups] == list(DICE)[1:]
     assert board.main == []  # a design with a hole has no averages to compare
     text = page(finished)
     assert "Not compared, because the pictures of their per_image.npz are missing or others: unet · none." in text
@@ -33,8 +33,8 @@ def test_a_group_that_lacks_the_pictures_of_one_seed_is_not_compared(finished: S
     (trial.folder / "per_image.npz").unlink()
     board = board_of(finished)
     assert board.val
-    assert [group.place for group in board.val.left_out] == [("unet", "none")]
-    assert [group.place for group in board.val.groups] == list(DICE)[1:]
+    assert [group.key for group in board.val.left_out] == [("unet", "none")]
+    assert [group.key for group in board.val.groups] == list(DICE)[1:]
 
 
 def test_a_finer_axis_is_no_factor(lab: Lab) -> None:
@@ -94,7 +94,7 @@ def leads(lab: Lab, axes: dict[str, list[Any]], dice: Callable[[Trial], float | 
     for trial in sweep.trials:
         if (value := dice(trial)) is not None:
             finish(trial, value)
-    return re.sub(r"\d\.\d{4}( \[.*?\])?", "#", judge(board_of(sweep)).lead)
+    return re.sub(r"\d\.\d{4}( \[.*?\])?", "#", verdict_of(board_of(sweep)).lead)
 
 
 TWO, SEEDS = {"model.arch": ["unet", "resnet34_unet"]}, {"train.seed": [0, 1, 2]}
@@ -154,7 +154,7 @@ def test_nothing_finished_and_one_picture_are_told_apart(lab: Lab) -> None:
     for trial in sweep.trials:
         finish(trial, 0.9)
         save_pictures(trial, {"val": 0.9}, num_pictures=1)
-    assert judge(board_of(sweep)).lead == (
+    assert verdict_of(board_of(sweep)).lead == (
         "Nothing can be compared: no finished cell has the Dice of two val pictures or more, in each of its trials."
     )
 
@@ -170,7 +170,7 @@ def test_nothing_finished_and_one_picture_are_told_apart(lab: Lab) -> None:
 )
 def test_drawn_pictures_stand_in_the_verdict(finished: Sweep, sources: list[str], said: str) -> None:
     sets = tuple(ShardSet(str(i), "shards", source) for i, source in enumerate(sources))
-    lead = judge(board_of(replace(finished, shard_sets=sets))).lead
+    lead = verdict_of(board_of(replace(finished, shard_sets=sets))).lead
     assert said in lead
     assert ("drawn" in lead) == bool(said)
 
@@ -182,12 +182,12 @@ def test_runs_that_are_alike_to_the_last_digit_are_doubted(lab: Lab) -> None:
         alike = trial.axes["model.arch"] == "unet"
         finish(trial, 0.9 if alike else by_seed(trial))
         save_pictures(replace(trial, id="0" * 10) if alike else trial, {"val": 0.9 if alike else by_seed(trial)})
-    doubts = [point for point in judge(board_of(sweep)).points if "as if they had one seed" in point]
+    doubts = [point for point in verdict_of(board_of(sweep)).points if "as if they had one seed" in point]
     assert [point.split(" have ")[0] for point in doubts] == ["The runs of unet"]
 
 
 def test_the_verdict_says_what_such_a_sweep_shows(finished: Sweep) -> None:
-    (said,) = (point for point in judge(board_of(finished)).points if "is shown in 80 % of sweeps" in point)
+    (said,) = (point for point in verdict_of(board_of(finished)).points if "is shown in 80 % of sweeps" in point)
     size = re.fullmatch(
         r"With 3 seeds and 40 val pictures a difference of about (\S+) Dice between two of the 4 cells is shown in "
         r"80 % of sweeps \(by the spreads of these trials: standard deviation of runs 0\.\d{4}, of pictures in a cell "
@@ -226,7 +226,7 @@ def test_cells_that_tie_to_the_last_digit_share_the_highest_mean(lab: Lab) -> No
         dice = by_seed(trial)
         finish(trial, dice)
         save_pictures(replace(trial, id="0" * 10), {"val": dice})
-    lead = re.sub(r"\d\.\d{4}( \[.*?\])?", "#", judge(board_of(sweep)).lead)
+    lead = re.sub(r"\d\.\d{4}( \[.*?\])?", "#", verdict_of(board_of(sweep)).lead)
     assert lead == (
         "unet · none has the highest mean val Dice, # (3 seeds, 40 pictures); so has unet · elastic. It is shown to be "
         "better than 2 of 3 others."
@@ -237,5 +237,5 @@ def test_the_highest_of_those_compared_is_not_called_the_highest_of_all(finished
     for trial in finished.trials:
         if place(trial) == ("unet", "none"):
             save_pictures(trial, {"val": 0.9}, num_pictures=39)
-    lead = judge(board_of(finished)).lead
+    lead = verdict_of(board_of(finished)).lead
     assert lead.startswith("Of the cells measured on the same pictures unet · elastic has the highest mean val Dice, ")

@@ -15,7 +15,7 @@ from jobs.reporting.statistics.records import read_records
 from jobs.reporting.statistics.verdict import build_leaderboard
 from jobs.reporting.wandb_report.client import literal
 from jobs.reporting.wandb_report.content import Content, Grid, Importance, Lines, Markdown, Parallel, Pictures, compose
-from jobs.reporting.wandb_report.send import MARK_NAME, Target, runs_told, send_report, target_of, trouble
+from jobs.reporting.wandb_report.send import MARK_NAME, Target, send_report, target_of, trouble, warn_about_runs
 from jobs.runs.trial import Sweep
 from jobs.wandb_sync.trials import NOTE_NAME
 from petseg.run_folder.layout import load_config
@@ -249,8 +249,8 @@ def test_where_the_runs_are(tmp_path: Path) -> None:
     (records[0].trial_status.trial.folder / NOTE_NAME).unlink()
     with pytest.raises(ValueError, match=r"several projects of wandb \(1 in us/petseg, 7 in them/pets\)"):
         target_of(sweep, records, url)
-    assert "another sweep of that name" in " ".join(runs_told(sweep, records, 9))
-    assert runs_told(sweep, records, 8) == ()
+    assert "another sweep of that name" in " ".join(warn_about_runs(sweep, records, 9))
+    assert warn_about_runs(sweep, records, 8) == ()
 
 
 @pytest.mark.parametrize(
