@@ -26,7 +26,7 @@ from slurm.resources import Resources
 from tests.jobs.costed_sweeps import CPU, estimate_of, finish, plan
 
 
-def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
+def test_time_beside_training_comes_from_trials_with_one_attempt(
     pet_shards: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
@@ -45,7 +45,7 @@ def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
     assert record.beside_epoch_s is None
 
 
-def test_a_result_without_threads_counts_for_jobs_on_cpus_where_there_are_no_others(
+def test_results_without_threads_count_only_for_cpu_jobs_without_other_records(
     pet_shards: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     """Earlier versions noted them in the device's name alone, which is for people."""
@@ -134,13 +134,13 @@ def test_a_probe_on_a_cpu_is_no_estimate_for_gpus(
         check_budget(found, "1gpuh")
 
 
-def test_runs_that_begin_on_small_pictures_have_a_pace_of_their_own() -> None:
+def test_progressive_resizing_has_records_of_its_own() -> None:
     sizes = [{"train.start_size_px": 0}, {"train.start_size_px": 128}, {"train.start_size_px": 128, "train.seed": 1}]
     configs = {str(number): with_values(RunConfig(), values) for number, values in enumerate(sizes)}
     assert [ids for ids, _ in probes_needed(configs)] == [["0"], ["1", "2"]]
 
 
-def test_the_pace_of_a_probe_by_hand(manifest: Manifest) -> None:
+def test_the_speed_of_a_probe_by_hand(manifest: Manifest) -> None:
     config = with_values(RunConfig(), {"train.batch_size": 16})  # 27 train, 3 val, 30 test: 2 steps
     measured = {
         "device": "cpu, 1 threads", "on_gpu": False, "threads": 1, "steps": 5, "step_s": 10.0,
@@ -153,9 +153,7 @@ def test_the_pace_of_a_probe_by_hand(manifest: Manifest) -> None:
     assert "as one of 2 processes" in speed.source
 
 
-def test_a_trial_that_ended_within_an_epoch_says_what_a_step_takes(
-    pet_shards: Path, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_a_partial_epoch_gives_the_time_of_a_step(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_steps": [3]})
     save_sweep(sweep)
     (trial,) = sweep.trials

@@ -129,7 +129,7 @@ def test_the_only_cell_with_a_result_is_compared_with_none(lab: Lab) -> None:
     )
 
 
-def test_one_seed_each_is_no_finding(lab: Lab) -> None:
+def test_one_seed_each_shows_no_difference(lab: Lab) -> None:
     said = leads(lab, TWO | {"train.seed": [0]}, lambda trial: MEANS[trial.axes["model.arch"]])
     assert said == (
         "unet has the highest mean val Dice, # (1 seed, 40 pictures), but with one seed each it is not known whether "
@@ -137,7 +137,7 @@ def test_one_seed_each_is_no_finding(lab: Lab) -> None:
     )
 
 
-def test_a_cell_of_one_seed_is_said_by_name(lab: Lab) -> None:
+def test_a_cell_of_one_seed_is_named(lab: Lab) -> None:
     def only_one_of_resnet(trial: Trial) -> float | None:
         return None if trial.axes["model.arch"] == "resnet34_unet" and trial.axes["train.seed"] else by_seed(trial)
 
@@ -148,7 +148,7 @@ def test_a_cell_of_one_seed_is_said_by_name(lab: Lab) -> None:
     )
 
 
-def test_nothing_finished_and_one_picture_are_told_apart(lab: Lab) -> None:
+def test_messages_for_no_finished_trial_and_for_a_single_picture(lab: Lab) -> None:
     assert leads(lab, TWO, lambda _: None) == "Nothing can be compared yet: no trial has finished."
     sweep = lab.plan()
     for trial in sweep.trials:
@@ -168,14 +168,14 @@ def test_nothing_finished_and_one_picture_are_told_apart(lab: Lab) -> None:
         ([""], ""),
     ],
 )
-def test_drawn_pictures_stand_in_the_verdict(finished: Sweep, sources: list[str], said: str) -> None:
+def test_the_verdict_mentions_drawn_pictures(finished: Sweep, sources: list[str], said: str) -> None:
     sets = tuple(ShardSet(str(i), "shards", source) for i, source in enumerate(sources))
     lead = verdict_of(board_of(replace(finished, shard_sets=sets))).lead
     assert said in lead
     assert ("drawn" in lead) == bool(said)
 
 
-def test_runs_that_are_alike_to_the_last_digit_are_doubted(lab: Lab) -> None:
+def test_identical_runs_cause_a_warning(lab: Lab) -> None:
     lab.axes = TWO | SEEDS
     sweep = lab.plan()
     for trial in sweep.trials:
@@ -198,7 +198,7 @@ def test_the_verdict_says_what_such_a_sweep_shows(finished: Sweep) -> None:
     assert 0.005 < float(size[1]) < 0.05
 
 
-def test_an_end_beside_0_and_a_p_beside_5_per_cent_say_which_side() -> None:
+def test_numbers_near_0_and_5_per_cent_have_enough_digits() -> None:
     assert numbers(Difference("a", "b", 0.004, 0.00002, 0.008, 0.0499)) == "0.0040 [0.00002, 0.0080], p = 0.04990"
     assert [p_number(p) for p in (0.04996, 0.05, 0.0494, 0.0004, 1.0)] == [
         "0.04996",
@@ -213,7 +213,7 @@ def test_an_end_beside_0_and_a_p_beside_5_per_cent_say_which_side() -> None:
     ("low", "high", "finding"),
     [(-0.03, 0.001, "open"), (-0.001, 0.03, "open"), (-0.002, 0.001, "same"), (-0.003, 0.001, "open")],
 )
-def test_the_same_is_said_only_where_both_ends_are_within_the_noise(low: float, high: float, finding: str) -> None:
+def test_same_requires_both_ends_within_the_noise(low: float, high: float, finding: str) -> None:
     """A group that is below the best has a negative difference, whose far end is the lower one."""
     difference = Difference("fcn", "unet", (low + high) / 2, low, high, 0.3)
     assert difference.finding == difference.turned.finding == finding
@@ -233,7 +233,7 @@ def test_cells_that_tie_to_the_last_digit_share_the_highest_mean(lab: Lab) -> No
     )
 
 
-def test_the_highest_of_those_compared_is_not_called_the_highest_of_all(finished: Sweep) -> None:
+def test_the_highest_compared_cell_is_not_called_the_highest_of_all(finished: Sweep) -> None:
     for trial in finished.trials:
         if place(trial) == ("unet", "none"):
             save_pictures(trial, {"val": 0.9}, num_pictures=39)
