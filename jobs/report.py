@@ -89,23 +89,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     records, doubt = read_records(sweep, observed.rows), observed.doubt
     board = build_leaderboard(sweep, records)
     if command.to == "wandb":
-        return send(sweep, records, board) or told(doubt)
+        return send(sweep, records, board) or exit_code(doubt)
     content, page = render(command, sweep, records, board), command.format == "html"
     by_default = {"html": sweep.folder / REPORT_NAME, "parquet": sweep.folder / PARQUET_NAME}
     path = command.out or by_default.get(command.format)
     if path is None:
         sys.stdout.write(str(content))
-        return told(doubt)
+        return exit_code(doubt)
     write(path, content, by_choice=command.out is not None)
     console = Terminal(width=None if sys.stdout.isatty() else 200)
     if page:
         console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-    return told(doubt)
+    return exit_code(doubt)
 
 
 def render(command: Command, sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> str | bytes:
-    """The page, or the leaderboard alone, in the format that is asked for."""
+    """The page, or the leaderboard in another format."""
     from jobs.reporting.page import render_page
     from jobs.reporting.parquet import render_parquet
     from jobs.reporting.rows import render_rows
@@ -118,7 +118,7 @@ def render(command: Command, sweep: Sweep, records: Sequence[Record], board: Lea
 
 
 def write(path: Path, content: str | bytes, by_choice: bool) -> None:
-    """Raises ValueError if the sweep's folder may not be written, as that of another user."""
+    """Write the file; raises ValueError if the sweep's folder is not writable, as one of another user."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
@@ -131,8 +131,8 @@ def write(path: Path, content: str | bytes, by_choice: bool) -> None:
         raise ValueError(f"{path} cannot be written ({error.strerror}): {elsewhere}") from None
 
 
-def told(doubt: str) -> int:
-    """The exit code; what is not known of the trials is said beside the result, not in it."""
+def exit_code(doubt: str) -> int:
+    """The exit code; a doubt about the trials goes to stderr, beside the result."""
     if doubt:
         sys.stderr.write(f"{doubt}\n")
     return NOT_KNOWN if doubt else OK
@@ -144,7 +144,7 @@ def send(sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> int:
     from jobs.reporting.wandb_report.send import send_report
 
     sent = send_report(sweep, records, compose(sweep, records, board))
-    Terminal(highlight=False, soft_wrap=True).print("\n".join([*sent.told, sent.url]))
+    Terminal(highlight=False, soft_wrap=True).print("\n".join([*sent.messages, sent.url]))
     return OK
 
 
@@ -156,12 +156,12 @@ def leaderboard(sweep: Sweep, records: Sequence[Record], board: Leaderboard | No
     from jobs.reporting.rows import INTERVALS_NOTE, shown
     from jobs.reporting.sections.protocol import floor_of, state_counts
     from jobs.reporting.statistics.verdict import build_leaderboard
-    from jobs.reporting.statistics.wording import judge, short
+    from jobs.reporting.statistics.wording import short, verdict_of
 
     board = board or build_leaderboard(sweep, records)
     counts = ", ".join(f"{count} {state}" for state, count in state_counts(records))
     floor = floor_of(records, "val")
-    verdict = judge(board)
+    verdict = verdict_of(board)
     caption = "\n".join([verdict.lead, *verdict.points])
     caption += f"\n{INTERVALS_NOTE}" if board.val else ""
     caption += f"\nall-pet guess: {floor:.4f}" if floor is not None else ""

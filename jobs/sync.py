@@ -4,9 +4,9 @@ python jobs/sync.py lab
 python jobs/sync.py lab --project petseg --entity my-team --parallel 8
 python jobs/sync.py runs/single/unet-none-3f9a
 
-Each trial is the one run of wandb that it is when it sends itself, and so is each of its evaluations. wandb is asked
-for the last step that it has, and gets the rows after it: nothing is there twice, however often this runs and wherever
-it was cut off. Trials that run now are left alone.
+Each trial becomes the same wandb run as when it sends itself, and so does each of its evaluations. wandb is asked for
+the last step that it has, and gets the rows after it, so nothing is sent twice, however often this command runs or is
+interrupted. Running trials are left alone.
 
 Exit code 0: wandb has everything that has ended; 2: wrong use, no key, or no wandb to be reached; 3: wandb has refused
 trials for good; 75: some were not sent (time, limits, network): the same command sends those.
@@ -98,14 +98,14 @@ def find_folder(name: str, runs_dir: Path) -> Path:
 
 
 def tell(outcomes: Sequence[Outcome], plan: SyncPlan, url: str, console: Console) -> int:
-    """Say what became of the runs and where they are, each different trouble once, and give the exit code."""
+    """Print the outcome of the runs, their address and each different trouble once; returns the exit code."""
     evaluations = {replay.id for replay in (*plan.replays, *plan.sent_before) if replay.is_evaluation}
     trials = {replay.id for replay in (*plan.replays, *plan.sent_before)} - evaluations
     counts = [count_text(kind, ids, outcomes, plan) for kind, ids in (("trial", trials), ("evaluation", evaluations))]
     console.print("; ".join([*filter(None, counts), f"{sum(o.rows for o in outcomes if o.ok)} new rows"]))
-    places = dict.fromkeys([*plan.project_urls, *(outcome.project_url for outcome in outcomes)])
-    for place in [place for place in places if place] or [without_secrets(url)]:
-        console.print(f"wandb: {place}")
+    addresses = dict.fromkeys([*plan.project_urls, *(outcome.project_url for outcome in outcomes)])
+    for address in [one for one in addresses if one] or [without_secrets(url)]:
+        console.print(f"wandb: {address}")
     troubles: dict[str, list[str]] = {}
     for outcome in outcomes:
         if not outcome.ok:
@@ -122,7 +122,7 @@ def tell(outcomes: Sequence[Outcome], plan: SyncPlan, url: str, console: Console
 
 
 def count_text(kind: str, ids: AbstractSet[str], outcomes: Sequence[Outcome], plan: SyncPlan) -> str:
-    """`6 trials: 0 sent, 6 already there`; of evaluations nothing if there are none."""
+    """`6 trials: 0 sent, 6 already there`; "" for evaluations if there are none."""
     if not ids and kind != "trial":
         return ""
     ended = [outcome for outcome in outcomes if outcome.id in ids]

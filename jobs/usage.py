@@ -3,11 +3,11 @@
 python jobs/usage.py lab
 python jobs/usage.py lab --json
 
-asked: time limit x what was held, of each start of each job. used: the time that jobs ran. wasted: the time of jobs
-that failed for good, and of starts that ended early, as far as none of their training was kept.
-Told by sacct where accounting is on; else by what trials wrote down, which is a lower bound.
+asked: the time limit times the resources held, for each start of each job. used: the time that jobs ran. wasted: the
+time of jobs that failed for good, and of starts that ended early, except for training that was kept.
+The numbers come from sacct where accounting is on, and otherwise from the trials' records, which give a lower bound.
 
-energy: what their nodes took while jobs ran, in kWh, where Slurm meters it.
+energy: the kWh of the jobs' nodes while they ran, where Slurm meters them.
 
 --json prints one document: format_version, sweep, folder, source (sacct, records), lower_bound, unit, asked_h, used_h,
 wasted_h, energy_kwh, notes, lines (label, job_id, trials, starts, state, asked_h, used_h, wasted_h, energy_kwh).

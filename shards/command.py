@@ -105,7 +105,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     handler = _CurrentStderr()
     handler.setFormatter(_Printable(f"%(asctime)s{_rank()} %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
-    for noisy in ("PIL", "matplotlib", "filelock", "urllib3", "git", "asyncio"):
+    for noisy in ("PIL", "filelock", "urllib3", "git", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return main(args)

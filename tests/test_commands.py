@@ -29,7 +29,7 @@ MODULES = [
 BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]
 # what takes long to import, or is for what few words ask for; the commands of shards/ are about pixels
 HEAVY = (
-    "torch", "accelerate", "scipy", "numpy", "PIL", "wandb", "matplotlib", "jinja2", "optuna", "pyarrow", "submitit",
+    "torch", "accelerate", "scipy", "numpy", "PIL", "wandb", "jinja2", "optuna", "pyarrow", "submitit",
     "yaml",
 )  # fmt: skip
 PIXELS = ("numpy", "PIL")

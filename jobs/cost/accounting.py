@@ -1,4 +1,4 @@
-"""What Slurm's accounting knows of jobs: each start of each, how long it ran, and what it held."""
+"""Slurm's accounting of jobs: how long each start of a job ran, and which resources it held."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FIELDS = (
     "ConsumedEnergyRaw",
 )  # fmt: skip
 ACCOUNTING_OFF = "Slurm accounting storage is disabled"
-MOST_J = 1e15  # more is one of Slurm's words for unknown, which are the largest numbers of 64 bits
-# as SLURM says it of a start that did its work, or may still do it
+MOST_J = 1e15  # Slurm writes unknown energy as one of the largest 64-bit numbers
+# Slurm's states of a start that did its work, or may still do it
 GOOD_STATES = frozenset({"COMPLETED", "RUNNING", "PENDING", "SUSPENDED", "COMPLETING", "RESIZING"})
 GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
 
@@ -53,7 +53,7 @@ class Accounts:
     """Every start of some jobs, as far as accounting knows them."""
 
     starts: tuple[Start, ...] = ()
-    silence: str = ""  # why sacct does not answer; empty if it does, or accounting is off
+    silence: str = ""  # why sacct does not answer; empty if it does, or if accounting is off
 
 
 def ask_sacct(job_ids: Sequence[str]) -> Accounts:
@@ -70,9 +70,9 @@ def ask_sacct(job_ids: Sequence[str]) -> Accounts:
     except subprocess.TimeoutExpired:
         return Accounts(silence=f"no answer in {SACCT_TIMEOUT_S:.0f} s")
     except (OSError, subprocess.SubprocessError) as error:
-        said = one_line(getattr(error, "stderr", "") or "")
-        logger.debug("sacct does not answer, accounting may be off: %s", said or error)
-        return Accounts(silence="" if ACCOUNTING_OFF in said else said)
+        reason = one_line(getattr(error, "stderr", "") or "")
+        logger.debug("sacct does not answer, accounting may be off: %s", reason or error)
+        return Accounts(silence="" if ACCOUNTING_OFF in reason else reason)
     wanted = set(job_ids)
     return Accounts(tuple(start for start in parse_starts(done.stdout) if start.job_id in wanted))
 
@@ -80,14 +80,14 @@ def ask_sacct(job_ids: Sequence[str]) -> Accounts:
 def parse_starts(text: str) -> list[Start]:
     """Lines of sacct with FIELDS; waiting tasks of an array, which share a line (`12_[3-9]`), are left out."""
     rows = [line.split("|") for line in text.splitlines()]
-    found = []
+    starts = []
     for row in rows:
         if len(row) != len(FIELDS) or "[" in row[0]:
             continue
         job_id, state, elapsed, began, limit, cores, asked_cores, held, asked, energy = row
         energy_j = float(energy) if energy.isdigit() else 0.0
         gpus = GPUS.search(held) or GPUS.search(asked)
-        found.append(
+        starts.append(
             Start(
                 job_id=job_id,
                 state=state.partition(" ")[0],  # "CANCELLED by 1000"
@@ -99,4 +99,4 @@ def parse_starts(text: str) -> list[Start]:
                 energy_j=energy_j if 0 < energy_j < MOST_J else None,
             )
         )
-    return found
+    return starts

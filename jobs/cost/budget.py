@@ -1,4 +1,4 @@
-"""What a sweep may cost at most (--budget), and whether its estimate keeps to it."""
+"""The most that a sweep may cost (--budget), and the check of its estimate against it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ def parse_budget(text: str) -> tuple[float, str]:
     return float(match[1]), GPU_HOURS if match[2].lower() == "gpu" else CORE_HOURS
 
 
-def check_budget(found: Estimate, text: str) -> None:
-    """Raises ValueError where the estimate goes over the budget or is not known, with what to do."""
+def check_budget(estimate: Estimate, text: str) -> None:
+    """Raises ValueError with the next step if the estimate exceeds the budget or is unknown."""
     allowed, unit = parse_budget(text)
-    if not found.trials:
+    if not estimate.trials:
         return
-    if unit == GPU_HOURS and not found.gpus:
+    if unit == GPU_HOURS and not estimate.gpus:
         raise ValueError(f"--budget {text}: these jobs ask for no GPU, so give core hours, such as 8cpuh")
-    needed = found.hours(unit)
+    needed = estimate.hours(unit)
     if needed is None:
-        unknown = [cost for cost in found.trials if cost.seconds is None]
+        unknown = [cost for cost in estimate.trials if cost.seconds is None]
         raise ValueError(
-            f"--budget {text}: what {len(unknown)} of {len(found.trials)} trials take is not known "
+            f"--budget {text}: what {len(unknown)} of {len(estimate.trials)} trials take is not known "
             f"({unknown[0].source}): run one of each kind first, probe on a node like theirs, or leave --budget out"
         )
     if needed > allowed:
-        fit = int(allowed / needed * len(found.trials))
-        dearest = f"; {found.axes[0].name} costs most" if found.axes and found.axes[0].spread > 1.05 else ""
+        fit = int(allowed / needed * len(estimate.trials))
+        dearest = f"; {estimate.axes[0].name} costs most" if estimate.axes and estimate.axes[0].spread > 1.05 else ""
         raise ValueError(
-            f"the estimate of {needed:.3g} {unit} for {len(found.trials)} trials goes over the budget of {allowed:g}: "
-            f"about {fit} of them would fit{dearest}: take fewer values of an axis (--axis), shorter trials "
-            "(--set train.epochs=N or train.budget_steps=N), or raise --budget"
+            f"the estimate of {needed:.3g} {unit} for {len(estimate.trials)} trials goes over the budget of "
+            f"{allowed:g}: about {fit} of them would fit{dearest}: take fewer values of an axis (--axis), shorter "
+            "trials (--set train.epochs=N or train.budget_steps=N), or raise --budget"
         )

@@ -1,4 +1,4 @@
-"""What a pass of each trial will hold in a GPU's memory, predicted as `python -m petseg.estimate` does."""
+"""The GPU memory that a pass of each trial will need, predicted as `python -m petseg.estimate` does."""
 
 from __future__ import annotations
 
@@ -6,34 +6,37 @@ import contextlib
 import time
 from collections.abc import Mapping
 
-from jobs.cost.speeds import Speed, speed_of
+from jobs.cost.speeds import SpeedKey, speed_key_of
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten
 from slurm.resources import Resources
 
-PATIENCE_S = 60.0  # a model takes a second or some
+PATIENCE_S = 60.0  # a model takes a few seconds
 GIB = 2**30
 NOTE = "GPU GiB: predicted, without driver, libraries and allocator gaps, to which petseg.estimate adds 10 % and 1"
 
 
 def predict_gpu_memory(configs: Mapping[str, RunConfig], resources: Resources) -> tuple[dict[str, float], list[str]]:
-    """Trial -> GiB, and notes; without those whose passes the GPU's memory decides, and none without GPUs."""
+    """Trial -> GiB, and notes. Trials that fit their micro-batches to the GPU are left out; without GPUs all are."""
     if not resources.gpus_per_node:
         return {}, []
     asked = {name: config for name, config in configs.items() if config.train.accumulation_steps}
-    groups: dict[Speed, list[str]] = {}
+    groups: dict[SpeedKey, list[str]] = {}
     for name, config in asked.items():
-        groups.setdefault(speed_of(flatten(config_to_dict(config))), []).append(name)
-    found: dict[str, float] = {}
+        groups.setdefault(speed_key_of(flatten(config_to_dict(config))), []).append(name)
+    predicted: dict[str, float] = {}
     began = time.monotonic()
     for names in groups.values():
         if time.monotonic() - began > PATIENCE_S:
-            return found, [NOTE, f"GPU memory was predicted for {len(found)} of {len(asked)} trials, to save time"]
+            return predicted, [
+                NOTE,
+                f"GPU memory was predicted for {len(predicted)} of {len(asked)} trials, to save time",
+            ]
         # the copies of augment.mode "add" take the most
         config = max((asked[name] for name in names), key=lambda c: (c.augment.mode == "add", c.train.ema_decay > 0))
         with contextlib.suppress(ValueError):  # a model that cannot be built: the doctor says so
-            found |= dict.fromkeys(names, _peak_gib(config, resources.processes))
-    return found, [NOTE] if found else []
+            predicted |= dict.fromkeys(names, _peak_gib(config, resources.processes))
+    return predicted, [NOTE] if predicted else []
 
 
 def _peak_gib(config: RunConfig, processes: int) -> float:

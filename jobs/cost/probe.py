@@ -39,7 +39,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured in one process with its share of the batch."""
+    """The measurements of one process with its share of the batch."""
 
     device: str
     on_gpu: bool
@@ -49,17 +49,17 @@ class Probe:
     eval_s_per_sample: float
     save_s: float  # of one checkpoint, to the temporary folder
     load_s_per_sample: float  # reading and decoding
-    start_s: float  # model and data opened; imports are paid before
+    start_s: float  # opening model and data, without imports
     gpu_memory_gib: float  # 0 without a GPU
     host_memory_gib: float
 
 
 def probe(config: RunConfig, processes: int, threads: int, folder: Path) -> Probe:
-    """Train for some steps as one of `processes` ranks would; what the ranks tell each other is not in it."""
+    """Train for a few steps as one of `processes` ranks would, without the communication between ranks."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    # a probe decodes only what it trains on, and leaves no cache behind; its first steps would have the smallest
-    # pictures, and an estimate is to err on the dear side
+    # a probe decodes only what it trains on and leaves no cache behind; start_size_px would give its few steps the
+    # smallest pictures, and an estimate should rather be too high
     small = with_values(share_of(config, processes), {"data.cache": "none", "train.start_size_px": 0})
     store = open_store(small.data.shards, small.data.cache_dir, small.data.cache_gb)
     parts = build_parts(small, store, folder, world_size=1, splits=("train",))
@@ -89,9 +89,9 @@ def probe(config: RunConfig, processes: int, threads: int, folder: Path) -> Prob
 
 
 def share_of(config: RunConfig, processes: int) -> RunConfig:
-    """The config with one rank's share of the batch, in as many passes."""
-    passes = config.train.accumulation_steps or 1  # 0 = settled here, by this device's memory
-    share = -(-config.train.batch_size // (processes * passes)) * passes
+    """The config with one rank's share of the batch, in as many micro-batches."""
+    micro_batches = config.train.accumulation_steps or 1  # 0 = decided here, by this device's memory
+    share = -(-config.train.batch_size // (processes * micro_batches)) * micro_batches
     return with_values(config, {"train.batch_size": share})
 
 
@@ -102,7 +102,7 @@ def endless(parts: Parts) -> Iterator[Batch]:
 
 
 def time_steps(run: Run, steps: list[list[Batch]]) -> list[float]:
-    """Seconds of each measured step; of the full ones only, where there are some (an epoch's last is smaller)."""
+    """Seconds of each measured step with the largest batch, since the last batch of an epoch is smaller."""
     device = run.parts.device
     run.parts.model.train()
     sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -120,7 +120,7 @@ def time_steps(run: Run, steps: list[list[Batch]]) -> list[float]:
 
 @torch.no_grad()
 def time_evaluation(parts: Parts, batch: Batch) -> float:
-    """Seconds per sample of a forward pass with its loss, the second time."""
+    """Seconds per sample of the second of two forward passes with their loss."""
     parts.bare_model.eval()
     seconds = 0.0
     for _ in range(2):
@@ -140,7 +140,7 @@ def time_save(parts: Parts, folder: Path) -> float:
 
 
 def now(device: torch.device) -> float:
-    """The time when the device has done all that it was given."""
+    """The time once the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""How fast a trial is: by the records of earlier ones, else by a short probe on this machine. Free of torch."""
+"""The speed of a trial, from the records of earlier trials or a short probe on this machine. Does not import torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from slurm.resources import Resources
 
 PROBE_TIMEOUT_S = 600.0
 FUTILE_TIMEOUT_S = 60.0  # on a machine without GPU for jobs with GPUs: what it finds is no estimate
-# what decides how long an epoch takes; augmentation is added where such trials were seen
+# besides the model's; augmentation is added where records have it
 SPEED_FIELDS = (
     "data.image_size_px", "train.batch_size", "train.accumulation_steps", "train.mixed_precision",
     "train.channels_last", "train.grad_checkpointing", "train.compile", "train.sync_batchnorm", "train.loss",
@@ -40,17 +40,17 @@ POLICY = "augment.policy"
 
 logger = logging.getLogger(__name__)
 
-Speed = tuple[tuple[str, Any], ...]
+SpeedKey = tuple[tuple[str, Any], ...]  # the config's fields that decide how long an epoch takes
 
 MODULE = re.compile(r"^(\w+\.)+(?=\w+:)")  # of an error, at the end of a traceback
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How long a trial takes, and how that is known."""
+class TrialSpeed:
+    """How long a trial takes, and where that is known from."""
 
     epoch: EpochTime
-    rest_s: float  # once a trial: start, and the measurement of the best weights
+    rest_s: float  # once per trial: its start, and the measurement of the best weights
     on_gpu: bool
     source: str
     host_memory_gib: float | None = None
@@ -62,25 +62,25 @@ class Pace:
 
 @dataclass(frozen=True)
 class Record:
-    """What an earlier trial took."""
+    """The time that an earlier trial took."""
 
-    speed: Speed
+    key: SpeedKey
     policy: str
     manifest_hash: str
     processes: int
-    threads: int | None  # of each process; 0 on a GPU, whose speed does not depend on them; None = nobody noted them
-    step_s: float  # of its training: median of its epochs
-    beside_epoch_s: float | None  # validation, saving and the measurement at the end, spread over the epochs
+    threads: int | None  # of each process; 0 on a GPU, whose speed does not depend on them; None = not recorded
+    step_s: float  # training, median of its epochs
+    beside_epoch_s: float | None  # validation, saving and the final measurement, spread over the epochs
 
 
-def speed_of(flat: Mapping[str, Any]) -> Speed:
-    """The fields of a flat config that decide how fast it trains."""
+def speed_key_of(flat: Mapping[str, Any]) -> SpeedKey:
+    """The fields of a flat config that decide how fast it trains, sorted by name."""
     names = [name for name in flat if name.startswith("model.") or name in SPEED_FIELDS]
     return tuple((name, flat[name]) for name in sorted(names))
 
 
 def read_records(runs_dir: Path) -> list[Record]:
-    """What the trials of all sweeps in a folder took; those that cannot be read are passed over."""
+    """The records of all trials of all sweeps in a folder; trials that cannot be read are skipped."""
     records = []
     for folder in sorted(path.parent for path in runs_dir.glob(f"*/{SWEEP_NAME}")):
         for path in sorted(folder.glob("trials/*/config.json")):
@@ -98,17 +98,17 @@ def _read_record(trial: Trial) -> Record | None:
     rows = trial.metrics()
     if not rows:
         return None
-    where = _where(trial)
-    if where is None:
+    counts = _processes(trial)
+    if counts is None:
         return None
     flat = flatten(load_config(trial.folder)["identity"])
     seconds = [float(row["perf/seconds"]) for row in rows]
     ends = [0, *(int(row["step"]) for row in rows)]
     steps = [end - start for start, end in pairwise(ends)]  # a budget may end within an epoch
     step_s = [one / max(count, 1) for one, count in zip(seconds, steps, strict=True)]
-    processes, threads = where
+    processes, threads = counts
     return Record(
-        speed=speed_of(flat),
+        key=speed_key_of(flat),
         policy=flat[POLICY],
         manifest_hash=flat["manifest_hash"],
         processes=processes,
@@ -118,10 +118,10 @@ def _read_record(trial: Trial) -> Record | None:
     )
 
 
-def _where(trial: Trial) -> tuple[int, int | None] | None:
-    """(processes, threads): by the result, or by what the jobs of an unfinished trial ask for on Slurm.
+def _processes(trial: Trial) -> tuple[int, int | None] | None:
+    """(processes, threads) of a result, or of the Slurm jobs that run an unfinished trial.
 
-    The threads are None for a result on a CPU by a version that did not note them (petseg.run_folder.layout.Result).
+    The threads are None for a CPU result of a version that did not record them (petseg.run_folder.layout.Result).
     """
     result = trial.result()
     if result is not None:
@@ -138,24 +138,26 @@ def threads_of(resources: Resources) -> int:
 
 
 def _beside_s(trial: Trial, train_s: float, epochs: int) -> float | None:
-    """Seconds per epoch beside training; known where the trial had one attempt, so that one clock saw all of it."""
+    """Seconds per epoch beside training; None after several attempts, as hosts may have different clocks."""
     attempts, state = read_attempts(trial.folder), trial.state()
     if len(attempts) != 1 or state.status != "done" or state.host != attempts[0].host:
         return None
     return max(0.0, state.time - attempts[0].time - train_s) / epochs
 
 
-def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources, records: Sequence[Record]) -> Pace:
-    """How fast the config is by trials that were like it. Raises LookupError if there were none.
+def speed_by_records(
+    config: RunConfig, manifest: Manifest, resources: Resources, records: Sequence[Record]
+) -> TrialSpeed:
+    """The speed of the config according to similar trials. Raises LookupError if there are none.
 
-    Trials on CPUs whose threads nobody noted count where there are no others, for jobs without GPUs alone.
+    Trials on CPUs whose threads were not recorded count only for jobs without GPUs, and only if there are no others.
     """
     flat = flatten(identity(config, manifest.hash))
-    speed = speed_of(flat)
+    key = speed_key_of(flat)
     alike = [
         record
         for record in records
-        if record.speed == speed
+        if record.key == key
         and record.manifest_hash == manifest.hash
         and record.processes == resources.processes
         and record.threads in (threads_of(resources), None)
@@ -176,7 +178,7 @@ def pace_by_records(config: RunConfig, manifest: Manifest, resources: Resources,
         source += " on an unknown number of threads"
     if not beside:
         source += ", validation estimated as a third of training per picture"
-    return Pace(EpochTime(train_s, beside_s), rest_s=0.0, on_gpu=resources.gpus_per_node > 0, source=source)
+    return TrialSpeed(EpochTime(train_s, beside_s), rest_s=0.0, on_gpu=resources.gpus_per_node > 0, source=source)
 
 
 def steps_of_epoch(config: RunConfig, manifest: Manifest) -> int:
@@ -186,13 +188,13 @@ def steps_of_epoch(config: RunConfig, manifest: Manifest) -> int:
 
 
 def _share_of_validation(manifest: Manifest) -> float:
-    """A forward pass is about a third of forward and backward."""
+    """Validation time as a share of training time: a forward pass takes about a third of forward and backward."""
     splits = manifest.splits
     return splits["val"].num_samples / splits["train"].num_samples / 3 if "val" in splits else 0.0
 
 
-def pace_by_probe(config: RunConfig, manifest: Manifest, resources: Resources) -> Pace:
-    """Train a few steps of the config in a process of its own. Raises LookupError with its last words if it fails."""
+def speed_by_probe(config: RunConfig, manifest: Manifest, resources: Resources) -> TrialSpeed:
+    """Train a few steps in a subprocess. Raises LookupError with the last line of its error if it fails."""
     threads = min(resources.cpus_per_task, len(os.sched_getaffinity(0)))
     request = {"config": config_to_dict(config), "processes": resources.processes, "threads": threads}
     env = {name: value for name, value in os.environ.items() if name not in DISTRIBUTED_NAMES}
@@ -202,50 +204,52 @@ def pace_by_probe(config: RunConfig, manifest: Manifest, resources: Resources) -
     timeout_s = FUTILE_TIMEOUT_S if resources.gpus_per_node and not visible_gpus() else PROBE_TIMEOUT_S
     command = [sys.executable, "-m", "jobs.cost.probe"]
     try:
-        # made and removed here: a probe whose time is up is killed
+        # made and removed here, because a probe that takes too long is killed
         with tempfile.TemporaryDirectory(prefix="petseg-probe-") as folder:
             done = subprocess.run(
                 command, input=json.dumps(request | {"folder": folder}), env=env, capture_output=True, text=True,
                 timeout=timeout_s, check=True,
             )  # fmt: skip
-        found = json.loads(done.stdout.splitlines()[-1])
+        probed = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
         raise LookupError(f"the probe did not end in {timeout_s:.0f} s") from None
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
         without_module = MODULE.sub("", last)
         raise LookupError(f"the probe failed: {without_module}") from None
-    return pace_of(found, config, manifest, resources)
+    return speed_from_probe(probed, config, manifest, resources)
 
 
-def pace_of(found: Mapping[str, Any], config: RunConfig, manifest: Manifest, resources: Resources) -> Pace:
-    """The pace of a whole trial by what a probe found in one process."""
+def speed_from_probe(
+    probed: Mapping[str, Any], config: RunConfig, manifest: Manifest, resources: Resources
+) -> TrialSpeed:
+    """The speed of a whole trial, from what a probe measured in one process."""
     samples = {name: split.num_samples for name, split in manifest.splits.items()}
-    eval_s = found["eval_s_per_sample"] / resources.processes
+    eval_s = probed["eval_s_per_sample"] / resources.processes
     val_s = samples.get("val", 0) * eval_s
     test_s = samples.get("test", 0) * eval_s if config.train.test else 0.0
-    load_s = found["load_s_per_sample"] * sum(samples.get(name, 0) for name in ("train", "val"))
-    source = f"a probe of {found['steps']} steps on {found['device']}"
+    load_s = probed["load_s_per_sample"] * sum(samples.get(name, 0) for name in ("train", "val"))
+    source = f"a probe of {probed['steps']} steps on {probed['device']}"
     if resources.processes > 1:
         source += f" as one of {resources.processes} processes, without what they exchange"
-    return Pace(
-        epoch=EpochTime(steps_of_epoch(config, manifest) * found["step_s"], val_s + found["save_s"]),
-        rest_s=found["start_s"] + load_s + val_s + test_s,
-        on_gpu=found["on_gpu"],
+    return TrialSpeed(
+        epoch=EpochTime(steps_of_epoch(config, manifest) * probed["step_s"], val_s + probed["save_s"]),
+        rest_s=probed["start_s"] + load_s + val_s + test_s,
+        on_gpu=probed["on_gpu"],
         source=source,
-        host_memory_gib=found["host_memory_gib"],
-        gpu_memory_gib=found["gpu_memory_gib"] or None,
+        host_memory_gib=probed["host_memory_gib"],
+        gpu_memory_gib=probed["gpu_memory_gib"] or None,
     )
 
 
 def probes_needed(configs: Mapping[str, RunConfig]) -> Iterator[tuple[list[str], RunConfig]]:
-    """(ids of trials, the config to probe for them), one for each distinct model, batch, size, precision and shard set.
+    """Yield (ids of trials, the config to probe for them) for each model, batch, size, precision and shard set.
 
-    One that is augmented, if there is one: it costs more, and an estimate is to err on that side.
+    An augmented config is preferred: it costs more, and an estimate should rather be too high.
     """
-    groups: dict[tuple[str, Speed], list[str]] = {}
+    groups: dict[tuple[str, SpeedKey], list[str]] = {}
     for identifier, config in configs.items():
-        key = config.data.shards, speed_of(flatten(config_to_dict(config)))
+        key = config.data.shards, speed_key_of(flatten(config_to_dict(config)))
         groups.setdefault(key, []).append(identifier)
     for ids in groups.values():
         yield ids, max((configs[i] for i in ids), key=lambda config: config.augment.policy != "none")

@@ -18,17 +18,17 @@ MAX_LISTED = 40
 SEED_AXIS = "train.seed"
 
 
-def render(found: Estimate, most: int = MAX_LISTED) -> RenderableType:
-    """The estimate for a terminal: a line for each of the first cells, the sum, and each note once.
+def render(estimate: Estimate, most: int = MAX_LISTED) -> RenderableType:
+    """The estimate for a terminal: the sum, a line for each of the first `most` cells, and each note once.
 
-    A cell is what differs in more than its seed.
+    Trials that differ only in their seed share a cell.
     """
-    per_job = found.gpus or found.cores
+    per_job = estimate.gpus or estimate.cores
     table = Table()
-    for column in ("cell", "trials", "epochs", "time each", found.unit):
+    for column in ("cell", "trials", "epochs", "time each", estimate.unit):
         table.add_column(column, justify="left" if column == "cell" else "right", overflow="fold")
     cells: dict[str, list[TrialCost]] = {}
-    for cost in found.trials:
+    for cost in estimate.trials:
         cells.setdefault(label_of(cost.trial), []).append(cost)
     for label, costs in [*cells.items()][:most]:
         seconds = [cost.seconds for cost in costs if cost.seconds is not None]
@@ -42,19 +42,19 @@ def render(found: Estimate, most: int = MAX_LISTED) -> RenderableType:
         )
     rest = [Text(f"and {len(cells) - most} more cells")] if len(cells) > most else []
     notes = Table.grid(padding=(0, 1))
-    for note in _notes(found, most):
+    for note in _notes(estimate, most):
         notes.add_row("-", Text(note, no_wrap=False, overflow="fold"))
-    return Group(Text(_title(found)), table, *rest, notes)
+    return Group(Text(_title(estimate)), table, *rest, notes)
 
 
 def label_of(trial: Trial) -> str:
-    """`unet elastic`: its place on the axes but for the seed."""
+    """The cell of a trial, its values on all axes but the seed: `unet elastic`."""
     axes = {name: value for name, value in trial.axes.items() if name != SEED_AXIS}
     return Trial(trial.id, axes, trial.folder).label or "all trials"
 
 
 def _range(epochs: Sequence[float | None]) -> str:
-    """Epochs to go, `3-10` where some of the cell's trials have begun."""
+    """The remaining epochs, as `3-10` if the trials of a cell differ."""
     if None in epochs:
         return "?"
     known = [round(one, 1) for one in epochs if one is not None]
@@ -62,25 +62,27 @@ def _range(epochs: Sequence[float | None]) -> str:
     return f"{low:g}" if low == high else f"{low:g}-{high:g}"
 
 
-def _notes(found: Estimate, most: int) -> Iterator[str]:
-    sources = Counter(("not known: " if cost.seconds is None else "known by ") + cost.source for cost in found.trials)
+def _notes(estimate: Estimate, most: int) -> Iterator[str]:
+    sources = Counter(
+        ("not known: " if cost.seconds is None else "known by ") + cost.source for cost in estimate.trials
+    )
     for source, count in sources.most_common(most):
         yield source if len(sources) == 1 else f"{count} trials: {source}"
     if len(sources) > most:
         yield f"and {len(sources) - most} more sources"
-    if found.host_memory_gib is not None:
-        yield f"memory of a node: at most {found.host_memory_gib:.2f} GiB"
-    if found.gpu_memory_gib is not None:
-        yield f"memory of a GPU: at most {found.gpu_memory_gib:.2f} GiB"
-    for axis in (axis for axis in found.axes if axis.name != SEED_AXIS):
+    if estimate.host_memory_gib is not None:
+        yield f"memory of a node: at most {estimate.host_memory_gib:.2f} GiB"
+    if estimate.gpu_memory_gib is not None:
+        yield f"memory of a GPU: at most {estimate.gpu_memory_gib:.2f} GiB"
+    for axis in (axis for axis in estimate.axes if axis.name != SEED_AXIS):
         values = ", ".join(f"{value} {duration(seconds)}" for value, seconds in [*axis.seconds.items()][:most])
         more = f" and {len(axis.seconds) - most} more values" if len(axis.seconds) > most else ""
         yield f"{axis.name}: {values}{more} a trial in the mean, {axis.spread:.2g} times between them"
-    yield from found.notes
+    yield from estimate.notes
 
 
-def _title(found: Estimate) -> str:
-    hours = found.hours(found.unit)
+def _title(estimate: Estimate) -> str:
+    hours = estimate.hours(estimate.unit)
     total = "an unknown number of" if hours is None else f"about {hours:.3g}"
-    end = f", {duration(found.end_s)} with {found.max_parallel} at a time" if found.end_s else ""
-    return f"{len(found.trials)} trials to run: {total} {found.unit}{end}"
+    end = f", {duration(estimate.end_s)} with {estimate.max_parallel} at a time" if estimate.end_s else ""
+    return f"{len(estimate.trials)} trials to run: {total} {estimate.unit}{end}"

@@ -1,4 +1,4 @@
-"""A sweep's usage: by accounting, where each start of each job is known, else by what its trials wrote down."""
+"""A sweep's usage, from Slurm's accounting of each job start, or else from the records of its trials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLOCK_SLACK_S = 5.0  # between slurmctld's clock and a node's
 
 @dataclass(frozen=True)
 class Line:
-    """One job, or where only the trials' own words are known, one trial."""
+    """The usage of one job, or of one trial if only the trials' records are known."""
 
     label: str
     job_id: str
@@ -36,13 +36,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a sweep asked for, used and wasted, in hours of its unit."""
+    """The hours that a sweep asked for, used and wasted, in its unit."""
 
     source: str  # sacct | records
     unit: str
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
-    doubts: tuple[str, ...] = ()  # what Slurm did not say
+    doubts: tuple[str, ...] = ()  # questions that Slurm did not answer
 
     @property
     def energy_kwh(self) -> float | None:
@@ -54,7 +54,7 @@ class Usage:
 
 
 def measure(sweep: Sweep) -> Usage:
-    """By sacct if it knows the sweep's jobs, else by the trials' own words."""
+    """The usage by sacct if it knows the sweep's jobs, else by the records of the trials."""
     submissions = sweep.all_submissions()
     on_slurm = sorted({s.job_id for s in submissions if s.cluster == "slurm" and s.job_id})
     accounts = ask_sacct(on_slurm)
@@ -74,7 +74,7 @@ def measure(sweep: Sweep) -> Usage:
 
 
 def read_resources(sweep: Sweep) -> Resources | None:
-    """What the last launch asked for; None if that is not known."""
+    """The resources that the last launch asked for; None if they are unknown."""
     try:
         return build(Resources, read_json_object(sweep.folder / LAUNCH_NAME)["resources"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -83,19 +83,19 @@ def read_resources(sweep: Sweep) -> Resources | None:
 
 @dataclass(frozen=True)
 class Kept:
-    """Training of one attempt of a trial that is in its metrics."""
+    """The training of one attempt that counts, because its epochs are in metrics.jsonl."""
 
     attempt: Attempt
-    seconds: float  # of its whole job: of several trials at once, each one's share
+    seconds: float  # of its whole job; trials that run at once have a share each
 
 
-def kept_by_life(trial: Trial) -> list[Kept]:
-    """What each attempt of a trial contributed: the epochs, or parts of them, from its first step to the next one's.
+def kept_by_attempt(trial: Trial) -> list[Kept]:
+    """The training that each attempt of a trial contributed, from its first step to the first step of the next.
 
-    metrics.jsonl has each epoch once; what an attempt did after its last save, the next one did again.
+    metrics.jsonl has each epoch once; the next attempt repeats what an attempt did after its last save.
     """
     attempts, rows = trial.attempts(), [row for row in trial.metrics() if "step" in row]
-    found = []
+    kept = []
     for number, attempt in enumerate(attempts):
         first, end = (
             attempt.first_step,
@@ -107,8 +107,8 @@ def kept_by_life(trial: Trial) -> list[Kept]:
             shared = max(0, min(step, end) - max(before, first))
             seconds += row.get("perf/seconds", 0.0) * shared / (step - before) if step > before else 0.0
             before = step
-        found.append(Kept(attempt, seconds * trial.share()))
-    return found
+        kept.append(Kept(attempt, seconds * trial.share()))
+    return kept
 
 
 def by_sacct(
@@ -128,7 +128,7 @@ def by_sacct(
     for submission in submissions:
         trials_of.setdefault(submission.job_id, []).append(submission.trial)
     by_id = {trial.id: trial for trial in sweep.trials}
-    kept = {identifier: kept_by_life(trial) for identifier, trial in by_id.items()}
+    kept = {identifier: kept_by_attempt(trial) for identifier, trial in by_id.items()}
     hopeless = {row.trial.id for row in rows if row.status == "failed"}
     lines = []
     for job_id in dict.fromkeys(start.job_id for start in starts):
@@ -158,10 +158,10 @@ def by_sacct(
 
 
 def wasted_s(starts: Sequence[Start], kept: Sequence[Kept], failed: bool) -> list[float]:
-    """Of each start of a job (in their order), the seconds that came to nothing.
+    """The wasted seconds of each start of a job, in their order.
 
     kept: the attempts of the job's trials; each belongs to the last start before it
-    failed: none of the trials has a result, or will have one as things stand
+    failed: none of the trials has a result or a retry ahead
     """
     used_s = [0.0] * len(starts)
     for one in kept:
@@ -177,7 +177,7 @@ def wasted_s(starts: Sequence[Start], kept: Sequence[Kept], failed: bool) -> lis
 def by_records(
     sweep: Sweep, rows: Sequence[TrialStatus], submissions: Sequence[Submission], resources: Resources | None
 ) -> Usage:
-    """Training seconds that are in the metrics, times what the last launch held for each job."""
+    """The usage by training seconds in the metrics, times the resources of a job in the last launch."""
     held = resources or Resources(gpus_per_node=0, cpus_per_task=1)
     on_slurm = any(submission.cluster == "slurm" for submission in submissions)
     gpus = held.nodes * held.gpus_per_node

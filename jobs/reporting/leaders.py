@@ -1,4 +1,4 @@
-"""The first rows of the report's leaderboard, for beneath a table that is drawn again and again."""
+"""The first rows of the report's leaderboard, shown below a table that is redrawn regularly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESULTS = ("val Dice", "rank", "seeds", "from the best", "p", "finding")
 
 
 class Leaders:
-    """Worked out in a thread beside the watch, and again only when a result is new: of 1,000 trials it takes 5 s."""
+    """The leaderboard, computed in a thread after each new result: it takes 5 s for 1,000 trials."""
 
     def __init__(self) -> None:
         self._known: object = None
@@ -33,7 +33,7 @@ class Leaders:
         return self._text.plain.count("\n") + 1 if self._text else 0
 
     def look(self, sweep: Sweep, rows: Sequence[TrialStatus]) -> Text:
-        """The newest that is ready, empty before the first result; begins a newer one where there is a new result."""
+        """The newest text, empty before the first result; starts to compute another after a new result."""
         known = results_of(rows)
         if known and known != self._known and not (self._thread and self._thread.is_alive()):
             self._known = known
@@ -42,12 +42,12 @@ class Leaders:
         return self._text
 
     def pause(self, seconds: float) -> None:
-        """Wait so long, or until there is a newer one to be drawn."""
+        """Wait for some seconds, or until a new text is ready."""
         if self._ready.wait(seconds):
             self._ready.clear()
 
     def last(self, sweep: Sweep, rows: Sequence[TrialStatus], wait_s: float) -> Text:
-        """That of these very rows, if it is ready in time."""
+        """The text of exactly these rows if it is ready in time, or else the newest."""
         if self._thread:
             self._thread.join(wait_s)
         self.look(sweep, rows)
@@ -58,24 +58,24 @@ class Leaders:
     def _work(self, sweep: Sweep, rows: Sequence[TrialStatus]) -> None:
         try:
             self._text = lead(sweep, rows)
-        except Exception as error:  # of one trial's damaged file: the table above it is not to go with it
+        except Exception as error:  # a damaged file of one trial must not end the watch
             self._text = Text(f"no leaderboard: {type(error).__name__}: {error}")
         self._ready.set()
 
 
 def results_of(rows: Sequence[TrialStatus]) -> object:
-    """What a leaderboard is made of: which trials there are, and when which of them finished. None: none has."""
+    """A key that changes with the trials and their results; None if no trial has finished."""
     done = [row.trial for row in rows if row.status == "done"]
     times = tuple((trial.id, (trial.folder / RESULT_NAME).stat().st_mtime_ns) for trial in done)
     return (len(rows), times) if times else None
 
 
 def lead(sweep: Sweep, rows: Sequence[TrialStatus]) -> Text:
-    """The report's verdict in a sentence and the first rows of its leaderboard, of cells with a finished trial."""
+    """The report's verdict in a sentence and the first rows of its leaderboard, for cells with a finished trial."""
     from jobs.reporting.rows import shown
-    from jobs.reporting.statistics.records import read_record  # these take a second to import, for scipy's sake
+    from jobs.reporting.statistics.records import read_record  # these take a second to import, because of scipy
     from jobs.reporting.statistics.verdict import build_leaderboard
-    from jobs.reporting.statistics.wording import lead as said
+    from jobs.reporting.statistics.wording import lead as verdict_lead
     from jobs.reporting.statistics.wording import short
 
     board = build_leaderboard(sweep, [read_record(row, epochs=False) for row in rows])
@@ -84,7 +84,7 @@ def lead(sweep: Sweep, rows: Sequence[TrialStatus]) -> Text:
     columns = ["#", *axes, *(name for name in RESULTS if any(row[name] for row in cells))]
     lines = [[short(name) if name in axes else name for name in columns]]
     lines += [[row[name] for name in columns] for row in cells[:TOP]]
-    text = Text("\n").append_text(Text(said(board))).append("\n").append_text(plain_table("", lines))
+    text = Text("\n").append_text(Text(verdict_lead(board))).append("\n").append_text(plain_table("", lines))
     if board.val:
         text.append(f"\n{INTERVALS}")
     if len(cells) > TOP:

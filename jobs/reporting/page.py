@@ -13,16 +13,17 @@ from jobs.reporting.rows import INTERVALS_NOTE, MARGINAL, SIMULTANEOUS, metrics_
 from jobs.reporting.sections.axes import weigh_axes
 from jobs.reporting.sections.breeds import build_breeds
 from jobs.reporting.sections.calibration import calibrate_cells
+from jobs.reporting.sections.charts import NUM_COLOURS, draw_charts
+from jobs.reporting.sections.curves import collect
 from jobs.reporting.sections.gallery import build_gallery
 from jobs.reporting.sections.gap import measure_gaps
 from jobs.reporting.sections.operation import operate
 from jobs.reporting.sections.pictures import lay_out
-from jobs.reporting.sections.plots import CURVES, collect, draw
 from jobs.reporting.sections.protocol import floor_of, protocol, state_counts, warnings
 from jobs.reporting.sections.trials import trial_row
-from jobs.reporting.statistics.records import NOISE_DICE, Grid, Group, Place, Record, Spread, rank, tabulate
+from jobs.reporting.statistics.records import NOISE_DICE, Grid, Group, Ranked, Record, Spread, rank, tabulate
 from jobs.reporting.statistics.verdict import Difference, Leaderboard, build_leaderboard
-from jobs.reporting.statistics.wording import FINDINGS, bounds, judge, minus, ranks_text
+from jobs.reporting.statistics.wording import FINDINGS, bounds, minus, ranks_text, verdict_of
 from jobs.runs.trial import Sweep
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 from shards.terminal import duration
@@ -63,13 +64,14 @@ class Heatmap:
 def render_page(
     sweep: Sweep, records: Sequence[Record], board: Leaderboard | None = None, shards: str = "", live: str = ""
 ) -> str:
-    """report.html of a sweep; the same folder gives the same bytes. shards: where its pictures lie now, if moved.
+    """report.html of a sweep; the same folder gives the same bytes.
 
-    live: which version of it this is, of a page that looks whether its server has a newer one.
+    shards: the folder of the shard set whose pictures are shown
+    live: the version of a served page, which asks its server for newer ones
     """
     board = board or build_leaderboard(sweep, records)
-    places = rank(board.groups)
-    ranked = [place.group for place in places]
+    ranking = rank(board.groups)
+    groups = [ranked.group for ranked in ranking]
     trials = [trial_row(record, sweep.hash_of(record.trial_status.trial)) for record in records]
     return load_template().render(
         sweep=sweep,
@@ -81,7 +83,7 @@ def render_page(
         warnings=warnings(records, board.axes, list(sweep.axes)),
         axes=board.axes,
         board=board,
-        verdict=judge(board),
+        verdict=verdict_of(board),
         findings=FINDINGS,
         noise=NOISE_DICE,
         intervals=INTERVALS_NOTE,
@@ -90,16 +92,16 @@ def render_page(
         bounds_text=bounds,
         heats=heats_of(board),
         colours=OVERLAY_COLOURS,
-        sheet=lay_out(ranked),
-        gallery=build_gallery(places, sweep, shards),
+        sheet=lay_out(groups),
+        gallery=build_gallery(ranking, sweep, shards),
         breeds=build_breeds(board, sweep, shards),
         axes_section=weigh_axes(board.axes, board.groups, records),
-        gaps=measure_gaps(ranked),
-        calibration=calibrate_cells(ranked),
-        operation=operate(sweep, ranked, trials),
+        gaps=measure_gaps(groups),
+        calibration=calibrate_cells(groups),
+        operation=operate(sweep, groups, trials),
         trials=trials,
-        **leaderboard_section(board, places, records),
-        **curves_section(board, places),
+        **leaderboard_section(board, ranking, records),
+        **curves_section(board, ranking),
     )
 
 
@@ -119,28 +121,28 @@ def load_template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def leaderboard_section(board: Leaderboard, places: Sequence[Place], records: Sequence[Record]) -> dict[str, Any]:
+def leaderboard_section(board: Leaderboard, ranking: Sequence[Ranked], records: Sequence[Record]) -> dict[str, Any]:
     """The first cells, and how they differ from each other."""
     return {
         "metrics": metrics_of(board),
         "pairs": paired(board),
         "max_paired": MAX_PAIRED,
-        "places": places[:MAX_ROWS],
-        "unlisted": max(0, len(places) - MAX_ROWS),
+        "ranking": ranking[:MAX_ROWS],
+        "unlisted": max(0, len(ranking) - MAX_ROWS),
         "floor": floor_of(records, "val"),
         "strip": strip_scale(board.groups),
     }
 
 
-def curves_section(board: Leaderboard, places: Sequence[Place]) -> dict[str, Any]:
+def curves_section(board: Leaderboard, ranking: Sequence[Ranked]) -> dict[str, Any]:
     """Loss and Dice of the first cells over the epochs."""
-    drawn = {place.group.place for place in places[:MAX_DRAWN]}
-    panels = draw(collect(board.axes, [group for group in board.groups if group.place in drawn]))
+    drawn = {ranked.group.key for ranked in ranking[:MAX_DRAWN]}
+    panels = collect(board.axes, [group for group in board.groups if group.key in drawn])
     return {
-        "panels": panels,
-        "places_drawn": MAX_DRAWN,
-        "undrawn": max(0, len(places) - MAX_DRAWN),
-        "num_curves": len(CURVES),
+        "panels": draw_charts(panels),
+        "max_drawn": MAX_DRAWN,
+        "undrawn": max(0, len(ranking) - MAX_DRAWN),
+        "num_curves": NUM_COLOURS,
         "legend": {curve.label: curve.colour for panel in panels for curve in panel.curves},
     }
 
@@ -152,7 +154,7 @@ def heats_of(board: Leaderboard) -> list[Heatmap]:
 
 
 def heat_of(split: str, grids: list[Grid], groups: Sequence[Group]) -> Heatmap | None:
-    """None if no trial has measured it; but val Dice is shown in any case, for what is missing."""
+    """The table of a split; None if no trial has measured it, except for val, which shows what is missing."""
     metric, name = f"{split}/dice", f"{split} Dice"
     means = [spread.mean for group in groups if (spread := group.spread(metric))]
     if not means:
@@ -192,5 +194,5 @@ def quantity(value: Any) -> str:
 
 
 def signed(value: float) -> str:
-    """With a true minus sign."""
+    """The number with its sign, a true minus sign if negative."""
     return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.reporting.rows import rows_of
 from jobs.reporting.statistics.verdict import Leaderboard
-from jobs.reporting.statistics.wording import judge
+from jobs.reporting.statistics.wording import verdict_of
 from jobs.runs.trial import Sweep
 
 
@@ -23,7 +23,7 @@ def render_parquet(sweep: Sweep, board: Leaderboard) -> bytes:
         ) from None
     rows = rows_of(board)
     columns = {name: unify([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-    verdict = judge(board)
+    verdict = verdict_of(board)
     notes = {
         "sweep": sweep.name,
         "manifest_hash": ",".join(sweep.hashes),
@@ -36,7 +36,7 @@ def render_parquet(sweep: Sweep, board: Leaderboard) -> bytes:
 
 
 def unify(values: list[Any]) -> list[Any]:
-    """Values of one type as they are, whole and other numbers together too; else as words. None stays: not known."""
+    """The values, as floats if they mix int and float, and as strings if they mix other types; None stays None."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return [None if value is None else float(value) for value in values]

@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.reporting.statistics.records import Place, rank
+from jobs.reporting.statistics.records import Ranked, rank
 from jobs.reporting.statistics.verdict import Leaderboard
-from jobs.reporting.statistics.wording import FINDINGS, end, judge, p_number
+from jobs.reporting.statistics.wording import FINDINGS, end, p_number, verdict_of
 from jobs.runs.trial import Sweep
 
 # measured of the best weights; a column that no trial has is left out: (key, title, decimals)
@@ -43,16 +43,16 @@ def metrics_of(board: Leaderboard) -> list[tuple[str, str, int]]:
 def rows_of(board: Leaderboard) -> list[Row]:
     """A dict per group, by mean val Dice, highest first; all have the same keys, None where a number is not known."""
     names = [name for name, _, _ in metrics_of(board)]
-    return [_row(board, place, names) for place in rank(board.groups)]
+    return [_row(board, ranked, names) for ranked in rank(board.groups)]
 
 
-def _row(board: Leaderboard, place: Place, metrics: Sequence[str]) -> Row:
-    group, val = place.group, place.val_dice
+def _row(board: Leaderboard, ranked: Ranked, metrics: Sequence[str]) -> Row:
+    group, val = ranked.group, ranked.val_dice
     mean, test = board.mean("val", group), board.mean("test", group)
     difference = board.val.from_best(group) if board.val else None
     measured = group.spread("test/dice")
     return {
-        "place": place.rank or None,
+        "place": ranked.rank or None,
         **group.axes,
         "val_dice": val.mean if val else None,
         "val_dice_low": mean.low if mean else None,
@@ -79,7 +79,7 @@ def _row(board: Leaderboard, place: Place, metrics: Sequence[str]) -> Row:
 
 
 def shown(board: Leaderboard) -> list[dict[str, str]]:
-    """The rows as people read them, by column title."""
+    """The rows for reading, by column title."""
     metrics = metrics_of(board)
     return [_shown(row, board.axes, metrics) for row in rows_of(board)]
 
@@ -125,14 +125,14 @@ def render_rows(sweep: Sweep, board: Leaderboard, form: str) -> str:
 
 
 def _markdown(sweep: Sweep, board: Leaderboard) -> str:
-    verdict = judge(board)
+    verdict = verdict_of(board)
     lines = [f"# {_plain(sweep.name)}", "", _plain(verdict.lead), "", *(f"- {_plain(p)}" for p in verdict.points), ""]
     note = f"\n{INTERVALS_NOTE}\n" if board.val else ""
     return "\n".join(lines) + "\n" + table_markdown(board) + note
 
 
 def table_markdown(board: Leaderboard) -> str:
-    """The rows alone."""
+    """The leaderboard as a Markdown table, without verdict and notes."""
     rows = shown(board)
     titles = list(rows[0]) if rows else []
     lines = [_cells(titles), _cells(["---"] * len(titles)), *(_cells(list(row.values())) for row in rows)]
@@ -144,7 +144,7 @@ def _cells(texts: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A cell that is neither HTML nor a link, and stays one cell, whatever a name holds."""
+    """The text as one Markdown cell without HTML or links, whatever a name holds."""
     return html.escape(" ".join(text.split()), quote=False).translate(MARKDOWN)
 
 
@@ -157,12 +157,12 @@ def _csv(sweep: Sweep, board: Leaderboard) -> str:
 
 
 def harmless(value: Any) -> Any:
-    """A cell that a spreadsheet takes for text: one that begins like a formula gets an apostrophe before it."""
+    """The value for a spreadsheet: text that begins like a formula gets an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(FORMULA) else value
 
 
 def _json(sweep: Sweep, board: Leaderboard) -> str:
-    verdict = judge(board)
+    verdict = verdict_of(board)
     content = {
         "sweep": sweep.name,
         "manifest_hash": sweep.manifest_hash,

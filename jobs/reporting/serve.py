@@ -1,8 +1,8 @@
-"""The report on loopback, as it is now: a page that comes again when something in the sweep's folder has changed.
+"""A server for the report on loopback, which renders the page again when the sweep's folder changes.
 
-Nothing can be changed through it, and none but who has its address sees it: it listens on 127.0.0.1 alone, every
-request needs the token of the printed address, and a request for any other host's name is refused, lest another page
-in the same browser reach it by a name of its own that resolves to 127.0.0.1 (DNS rebinding).
+It is read-only and private: it listens on 127.0.0.1 only, and every request needs the token of the printed address.
+Requests for other host names are refused, so that no other page in the same browser reaches it through a name of its
+own that resolves to 127.0.0.1 (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from petseg.run_folder.heartbeat import HEARTBEAT_NAME
 LOOPBACK = "127.0.0.1"
 HOSTS = ("127.0.0.1", "localhost")  # any port: through `ssh -L` it is another one
 LOOK_EVERY_S = 2.0  # however many browsers ask
-ASK_EVERY_S = 30.0  # for what no folder tells: that a job is gone, or a trial stands still
-REST = 3  # a page that took 10 s to make is left alone for 30 s: a login node has other users
+ASK_EVERY_S = 30.0  # for changes that no folder shows: a job is gone, or a trial stalls
+REST = 3  # a page that took 10 s is not rendered again for 30 s: a login node has other users
 MARK = "@version@"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -48,10 +48,10 @@ logger = logging.getLogger(__name__)
 
 
 class LivePage:
-    """A sweep's page, made again only when its folder has changed, by one thread at a time; the others get the last."""
+    """A sweep's page, rendered by one thread after changes of its folder; other threads get the previous page."""
 
     def __init__(self, folder: Path, shards: str = "", look_every_s: float = LOOK_EVERY_S) -> None:
-        """Makes the first page, and raises what that raises. shards: where its pictures lie now, if moved."""
+        """Render the first page, and raise its errors. shards: the folder whose pictures are shown."""
         self._folder, self._shards, self._look_every_s = folder, shards, look_every_s
         self._lock = threading.Lock()
         self._statuses: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class LivePage:
         self._refresh()
 
     def look(self) -> tuple[str, bytes]:
-        """Its version and the page; as it was while it is being made, and where making it fails."""
+        """(version, page); the previous ones while a new page is rendered, or if that fails."""
         if self._lock.acquire(blocking=False):
             try:
                 if time.monotonic() >= self._next_look:
@@ -75,7 +75,7 @@ class LivePage:
         began, complaint = time.monotonic(), ""
         try:
             self._refresh()
-        except Exception as error:  # a file that is just being written, or damaged: an old page is better than none
+        except Exception as error:  # a file is damaged, or just being written: keep the old page
             complaint = f"{type(error).__name__}: {error}"
         if complaint and complaint != self._complaint:
             logger.warning("the page stays as it was: %s", complaint)
@@ -90,7 +90,7 @@ class LivePage:
         seen = (fingerprint(self._folder), self._statuses)
         if seen != self._seen:
             self._page = self._render(sweep)
-            self._seen = seen  # of before it was made: what was written meanwhile is seen next time
+            self._seen = seen  # taken before rendering, so that later changes are noticed next time
 
     def _render(self, sweep: Sweep) -> tuple[str, bytes]:
         rows = glance(sweep).rows
@@ -100,30 +100,30 @@ class LivePage:
 
 
 def fingerprint(folder: Path) -> str:
-    """Another one after any change of the files that a page is made of; none of them is read.
+    """A hash of names, sizes and times of the files that a page shows; no file is read.
 
-    Without heartbeats, which change every few seconds and are not in the page, and without subfolders, whose files are
-    written before result.json is.
+    Heartbeats are left out, which change every few seconds and are not on the page, and subfolders, whose files are
+    written before result.json.
     """
     files = [(folder / name).stat() for name in (SWEEP_NAME, SUBMISSIONS_NAME) if (folder / name).exists()]
     digest = hashlib.sha256(repr([(file.st_size, file.st_mtime_ns) for file in files]).encode())
     trials = folder / "trials" if (folder / SWEEP_NAME).exists() else folder  # of single runs
     for trial in sorted(path for path in trials.iterdir() if path.is_dir()) if trials.exists() else ():
         with os.scandir(trial) as entries:
-            found = [
+            files_here = [
                 (entry.name, (stat := entry.stat()).st_size, stat.st_mtime_ns)
                 for entry in entries
                 if entry.name != HEARTBEAT_NAME and not entry.name.startswith(".") and entry.is_file()
             ]
-        digest.update(f"{trial.name} {sorted(found)}".encode())
+        digest.update(f"{trial.name} {sorted(files_here)}".encode())
     return digest.hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET and HEAD of / (the page) and /version (which page it is)."""
+    """GET and HEAD of / (the page) and /version (the version of the page)."""
 
     server: ReportServer
-    timeout = 30  # of a connection that says nothing
+    timeout = 30  # of a silent connection
 
     def do_GET(self) -> None:
         refused = self._refuse()
@@ -153,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server refuses by itself: other methods, lines that are no HTTP."""
+        """Answer what http.server refuses: other methods, and lines that are not HTTP."""
         status = HTTPStatus(code)
         if status is HTTPStatus.NOT_IMPLEMENTED:
             status = HTTPStatus.METHOD_NOT_ALLOWED
@@ -175,18 +175,18 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: requests hold the token, and come every few seconds."""
+        """Log nothing: requests hold the token, and come every few seconds."""
 
 
 class ReportServer(ThreadingHTTPServer):
-    """Hands out a page on loopback; raises OSError if the port is taken."""
+    """Serves a page on loopback; raises OSError if the port is taken."""
 
     def __init__(self, page: LivePage, port: int) -> None:
         self.page, self.token = page, secrets.token_urlsafe(24)
         super().__init__((LOOPBACK, port), Handler)
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's asks DNS for a name, which can hang
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's method asks DNS for a name, which can hang
         self.server_name, self.server_port = LOOPBACK, self.server_address[1]
 
     @property
@@ -195,12 +195,12 @@ class ReportServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
-        if not isinstance(error, ConnectionError | TimeoutError):  # a browser that was closed
+        if not isinstance(error, ConnectionError | TimeoutError):  # the browser was closed
             logger.warning("a request failed: %s: %s", type(error).__name__, error)
 
 
 def serve(sweep: Sweep, port: int, shards: str = "") -> None:
-    """Hand out the sweep's page until Ctrl-C, whose KeyboardInterrupt travels on. Raises ValueError for a bad port."""
+    """Serve the sweep's page until Ctrl-C raises KeyboardInterrupt. Raises ValueError for a bad port."""
     page = LivePage(sweep.folder, shards)
     try:
         server = ReportServer(page, port)

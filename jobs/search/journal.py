@@ -1,9 +1,9 @@
-"""The record of a search that learns: optuna's journal in the sweep's folder, and the sampler that builds on it.
+"""The journal of a Bayesian search in the sweep's folder, written by optuna, and the sampler that uses it.
 
-runs/SWEEP/search.journal has one line for each trial that was proposed and one for its end. A proposal is written whole
-before anything is done with it; from then on it is a trial like any other. Only the launcher that holds the sweep's
-lock writes here: what a killed one left (half a line, the journal's own lock) is cleared away. Optuna's tools can read
-the file, as `optuna-dashboard runs/SWEEP/search.journal` does.
+runs/SWEEP/search.journal has one line for each proposed trial and one for its end. A proposal is written as a whole
+before it is used; from then on it is a trial like any other. Only the launcher that holds the sweep's lock writes here,
+and it removes what a killed launcher left (half a line, the journal's own lock). Optuna's tools can read the file, such
+as `optuna-dashboard runs/SWEEP/search.journal`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 JOURNAL_NAME = "search.journal"
 STUDY_NAME = "petseg"
-TRIES = 20  # proposals of the model in place of one that there is already, before chance decides
+TRIES = 20  # proposals of the model that exist already, before a random trial is taken
 
 
 def require_optuna() -> Any:
-    """The package; raises ValueError that says how to get it."""
+    """The package optuna; raises ValueError with the command that installs it."""
     try:
         import optuna
     except ImportError:
@@ -39,9 +39,9 @@ def require_optuna() -> Any:
 
 
 def open_study(folder: Path, spec: Spec, manifest_hash: str) -> Study:
-    """The search of a sweep's folder, begun if there is none; the caller holds the sweep's lock.
+    """Open the search of a sweep's folder, or create it; the caller holds the sweep's lock.
 
-    Raises ValueError if it is another search: what was found in one space says little of another.
+    Raises ValueError if the folder holds another search, because results do not carry over to another space.
     """
     optuna = require_optuna()
     path = folder / JOURNAL_NAME
@@ -51,27 +51,27 @@ def open_study(folder: Path, spec: Spec, manifest_hash: str) -> Study:
         study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
     except KeyError:
         study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
-    wanted = _what_is_searched(study, folder, spec, manifest_hash)
+    wanted = require_same_search(study, folder, spec, manifest_hash)
     if "search" not in study.user_attrs:
         study.set_user_attr("search", wanted)
     return study
 
 
 def peek_study(folder: Path, spec: Spec, manifest_hash: str) -> Study:
-    """A copy in memory of what the folder's search has so far; nothing is written."""
+    """A copy in memory of the folder's search; nothing is written."""
     optuna = require_optuna()
     copy = optuna.create_study(direction="maximize")
     if (path := folder / JOURNAL_NAME).exists():
-        found = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
-        _what_is_searched(found, folder, spec, manifest_hash)
-        copy.add_trials(found.trials)
+        study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
+        require_same_search(study, folder, spec, manifest_hash)
+        copy.add_trials(study.trials)
     return copy
 
 
-def _what_is_searched(study: Study, folder: Path, spec: Spec, manifest_hash: str) -> dict[str, Any]:
-    """Raises ValueError if the study searches something else."""
+def require_same_search(study: Study, folder: Path, spec: Spec, manifest_hash: str) -> dict[str, Any]:
+    """A description of the search; raises ValueError if the study has another one."""
     wanted = {
-        "space": {name: found.to_dict() for name, found in spec.space.items()},
+        "space": {name: distribution.to_dict() for name, distribution in spec.space.items()},
         "fixed": trial_id(_middle(spec), manifest_hash),
     }
     if study.user_attrs.get("search", wanted) != wanted:
@@ -90,7 +90,7 @@ def _storage(path: Path) -> Any:
 
 
 def clear_away(path: Path) -> None:
-    """What a killed launcher may have left: half a last line, which optuna cannot read past, and its lock."""
+    """Remove what a killed launcher may have left: half a last line, which stops optuna, and the journal's lock."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if not path.exists():
         return
@@ -102,17 +102,17 @@ def clear_away(path: Path) -> None:
 
 
 def _middle(spec: Spec) -> RunConfig:
-    """The middle of the space, which stands for what is fixed beside it."""
-    return cell_of(spec, RunConfig(), {name: found.at(0.5) for name, found in spec.space.items()}).config
+    """The config in the middle of the space, which identifies the fixed values."""
+    return cell_of(spec, RunConfig(), {name: distribution.at(0.5) for name, distribution in spec.space.items()}).config
 
 
 def cells_of(study: Study, spec: Spec) -> list[Cell]:
-    """What was proposed so far, in order."""
+    """The proposed trials, in order."""
     return [cell_of(spec, RunConfig(), trial.params) for trial in study.trials]
 
 
 def tell(study: Study, spec: Spec, manifest_hash: str, rows: Mapping[str, TrialStatus]) -> None:
-    """Note the ends of trials. One that has failed stays open: it may be tried again, and until then counts as bad.
+    """Record the ends of trials. A failed trial stays open, since it may be retried, and counts as bad until then.
 
     rows: by trial id.
     """
@@ -132,10 +132,10 @@ def tell(study: Study, spec: Spec, manifest_hash: str, rows: Mapping[str, TrialS
 
 
 def ask(study: Study, spec: Spec, manifest_hash: str, count: int) -> list[Cell]:
-    """Propose so many further trials, or fewer if the space has no more, and record them."""
+    """Propose `count` further trials, or fewer if the space has no more, and record them."""
     from optuna.trial import TrialState, create_trial
 
-    space = {name: to_optuna(found) for name, found in spec.space.items()}
+    space = {name: to_optuna(distribution) for name, distribution in spec.space.items()}
     taken = {cell.config for cell in cells_of(study, spec)}
     cells: list[Cell] = []
     for _ in range(count):
@@ -156,11 +156,11 @@ def ask(study: Study, spec: Spec, manifest_hash: str, count: int) -> list[Cell]:
 
 
 def _next(study: Study, spec: Spec, space: dict[str, BaseDistribution], taken: set[RunConfig]) -> Cell | None:
-    """By chance at first, then where the model of the results expects most; none that there is already."""
+    """The next new trial: random at first, then the one of which the model expects most."""
     if len(taken) >= STARTUP and any(trial.state.is_finished() for trial in study.trials):
         for attempt in range(TRIES):
             drawn = sample(study, space, seed_of(spec.seed, len(taken), attempt))
-            values = {name: found.settle(drawn[name]) for name, found in spec.space.items()}
+            values = {name: distribution.settle(drawn[name]) for name, distribution in spec.space.items()}
             cell = cell_of(spec, RunConfig(), values)
             if cell.config not in taken:
                 return cell
@@ -168,10 +168,10 @@ def _next(study: Study, spec: Spec, space: dict[str, BaseDistribution], taken: s
 
 
 def sample(study: Study, space: dict[str, BaseDistribution], seed: int) -> dict[str, Any]:
-    """What a tree-structured Parzen estimator proposes (Bergstra et al. 2011; all fields together, as optuna has it).
+    """A proposal of optuna's multivariate tree-structured Parzen estimator (Bergstra et al. 2011).
 
-    Trials that run count as bad ones (constant_liar), or several proposals at a time would be nearly the same. On a
-    copy of the study, so that it depends on the seed and the trials alone and a proposal is recorded as a whole.
+    Running trials count as bad (constant_liar), because several proposals at a time would otherwise be nearly the same.
+    The sampler works on a copy of the study, so that a proposal depends only on the seed and the trials.
     """
     optuna = require_optuna()
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
@@ -184,14 +184,14 @@ def seed_of(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
 
 
-def to_optuna(found: Distribution) -> BaseDistribution:
+def to_optuna(distribution: Distribution) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if found.kind == "categorical":
-        return CategoricalDistribution(found.values)
-    if found.kind == "int_uniform":
-        return IntDistribution(int(found.low), int(found.high))
-    if found.kind == "q_uniform":
-        first, last = found.at(0.0), found.at(1 - 2**-53)
-        return FloatDistribution(first, last, step=found.q)
-    return FloatDistribution(found.low, found.high, log=found.kind == "log_uniform_values")
+    if distribution.kind == "categorical":
+        return CategoricalDistribution(distribution.values)
+    if distribution.kind == "int_uniform":
+        return IntDistribution(int(distribution.low), int(distribution.high))
+    if distribution.kind == "q_uniform":
+        first, last = distribution.at(0.0), distribution.at(1 - 2**-53)
+        return FloatDistribution(first, last, step=distribution.q)
+    return FloatDistribution(distribution.low, distribution.high, log=distribution.kind == "log_uniform_values")

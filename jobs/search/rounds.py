@@ -1,14 +1,15 @@
-"""A search that learns (method bayes): the next trials, proposed in the light of those that have ended.
+"""Rounds of a Bayesian search (method bayes): the next trials, proposed from those that have ended.
 
     python jobs/sweep.py --sweep jobs/sweeps/search.yaml --partition gpu       # proposes and submits some; again, more
     python jobs/sweep.py --sweep jobs/sweeps/search.yaml --cluster local       # goes on until run_cap
 
-A sweep stays a set that converges. The set grows only here, by at most as many trials as have none before them in the
-queue; what was proposed is recorded before it is submitted, is known by its content, and is never proposed again. The
-same command at once again finds nothing to do; after run_cap it finds nothing to do for ever.
-Chance makes the first STARTUP trials, the same for the same file. What follows depends on which trials had ended when
-it was proposed, and cannot be had again but from the record. For a set that can, use method random, which needs no
-record: all its trials follow from the file (jobs.design.spec.draws).
+Each round adds at most as many trials as the batch has room for beside unfinished ones. A proposal is recorded before
+it is submitted, is identified by its content, and is never proposed again. Repeating the command at once adds nothing,
+and after run_cap trials it never does.
+
+The first STARTUP trials are random and depend only on the file. Later ones depend on which trials had ended when they
+were proposed, and can be reproduced only from the journal. Method random needs no journal: all its trials follow from
+the file (jobs.design.spec.draws).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jobs.runs.trial import plan_sweep
 from jobs.search.journal import ask, cells_of, open_study, peek_study, tell
 from jobs.state.observed import observe
 
-SETTLED = ("done", "pruned", "failed")  # a failed trial keeps no place: it may fail again for ever
+SETTLED = ("done", "pruned", "failed")  # a failed trial frees its slot: it may fail again each time
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Round:
 
 
 def next_round(spec: Spec, sets: ShardSets, folder: Path, batch: int, record: bool = True) -> Round:
-    """Note what has ended, and propose as many trials as there is room for among `batch` and until run_cap.
+    """Record the trials that have ended, and propose as many as `batch` and run_cap leave room for.
 
-    record: write it down, for which the caller must hold the sweep's lock. Raises ValueError as open_study.
+    record: write to the journal; the caller holds the sweep's lock. Raises ValueError as open_study does.
     """
     manifest = sets.first[1]  # the only one: a search cannot choose data.shards
     opened = open_study if record else peek_study

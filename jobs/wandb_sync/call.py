@@ -1,10 +1,10 @@
-"""A call to wandb, run by a subprocess that can be ended, whatever hangs in wandb's client.
+"""A call to wandb in a subprocess, which can be ended even if wandb's client hangs.
 
 `ask` starts `python -m MODULE` with a request on its stdin; the module's main is `answer(handler)`. The answer is a
-line of JSON: what the handler found, or {"error": type, "text": ...}.
+line of JSON: the handler's result, or {"error": type, "text": ...}.
 
-A handler runs again after an error that may pass, as a whole: it looks first whether wandb has already what it is to
-make. The client's own tries would make it twice where only wandb's answer was lost.
+After an error that may be transient the whole handler runs again, and checks first whether wandb already has what it
+should create. The client's own retries would create it twice if only wandb's answer was lost.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TRIES, WAIT_S = 2, 1.0
 NEVER_S = 1000.0
 REFUSALS = re.compile(r"\b(401|403|404|409)\b|permission|forbidden|unauthorized|previously created and deleted", re.I)
 REFUSAL_TYPES = ("UsageError", "AuthenticationError", "ValueError", "TypeError", "KeyError")
-UNVERIFIED = "credentials"  # an AuthenticationError with this word: the server may just be away
+UNVERIFIED = "credentials"  # in an AuthenticationError: the server may only be unreachable
 
 
 def is_refusal(kind: str, text: str) -> bool:
-    """Whether wandb's client would meet the same again.
+    """True if another try would meet the same error.
 
     kind: the error's type; text: of the error
     """
@@ -40,7 +40,7 @@ def is_refusal(kind: str, text: str) -> bool:
 def ask(
     module: str, request: Mapping[str, Any], timeout_s: float, environ: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What the module answers; it is ended after that time. Errors are answers too, nothing is raised for them.
+    """The module's answer; its process is ended after timeout_s. Errors are answers too and are not raised.
 
     environ: the module's environment, by default this process's
     """
@@ -67,9 +67,9 @@ def ask(
 
 
 def answer(handler: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """Read the request, and write what the handler returns or raises at last."""
+    """Read the request, and write the handler's result or its last error."""
     answers = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever the client prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what the client prints must not mix with the answer
     os.write(answers, (json.dumps(_try(handler, json.load(sys.stdin))) + "\n").encode())
 
 
@@ -77,16 +77,16 @@ def _try(handler: Callable[[dict[str, Any]], Mapping[str, Any]], request: dict[s
     for left in reversed(range(TRIES)):
         try:
             return handler(request)
-        except Exception as error:  # whatever the client raises, its owner is told
-            found = {"error": type(error).__name__, "text": without_secrets(str(error))}
-            if isinstance(error, ValueError) or is_refusal(found["error"], found["text"]):
+        except Exception as error:  # the client raises many types, and the caller gets each as an answer
+            failure = {"error": type(error).__name__, "text": without_secrets(str(error))}
+            if isinstance(error, ValueError) or is_refusal(failure["error"], failure["text"]):
                 break
             time.sleep(WAIT_S if left else 0)
-    return found
+    return failure
 
 
 def connect() -> Any:
-    """wandb.Api, which gives up on a request after a while and does not try again by itself.
+    """wandb.Api with a timeout for each request and without retries of its own.
 
     Raises what the client raises.
     """
@@ -105,6 +105,6 @@ def connect() -> Any:
 
 
 def require_workspaces(flag: str) -> None:
-    """Raises ValueError if the package is missing that asks wandb for more than runs."""
+    """Raises ValueError if wandb-workspaces is missing, which reports need. flag: the option that needs it."""
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ValueError(f"{flag} needs wandb-workspaces: pip install 'petseg[reports]'")

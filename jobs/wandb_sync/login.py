@@ -1,9 +1,8 @@
-"""Which wandb server the client would talk to, and whether it has credentials for it: looked up by the client itself.
+"""The wandb server that the client would use, and whether it has credentials for it, according to the client itself.
 
-The rules are wandb's and change with its versions: the server's address and the key can come from the environment, from
-settings files and from .netrc, where an entry is for a host and its port. `python -m jobs.wandb_sync.login` is run by
-jobs.wandb_sync.call as a subprocess, because the import takes a while and the client prints lines of .netrc that it
-does not understand. No key leaves that process.
+The rules belong to wandb and change between versions: address and key can come from the environment, from settings
+files and from .netrc, whose entries are for a host and port. jobs.wandb_sync.call runs this module as a subprocess,
+because the import takes a while and the client prints lines of .netrc that it cannot parse. No key leaves that process.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ TIMEOUT_S, SERVER_TIMEOUT_S = 60.0, 5.0  # of the client, which has to be import
 
 @dataclass(frozen=True)
 class Login:
-    """What wandb's client found."""
+    """The login of wandb's client."""
 
     url: str  # of the server
     has_credentials: bool
     is_default_server: bool
-    hint: str = ""  # why there are no credentials, where that can be seen
+    hint: str = ""  # why there are no credentials, if known
 
     @property
     def missing(self) -> str:
-        """What is wrong, in a line, where there are no credentials."""
+        """The problem of a login without credentials, in a line."""
         address = urlsplit(without_secrets(self.url))
-        found = f"no key for {address.netloc.rpartition('@')[2]}, neither in .netrc nor in {KEY_NAME}"
-        return f"{found} ({self.hint})" if self.hint else found
+        problem = f"no key for {address.netloc.rpartition('@')[2]}, neither in .netrc nor in {KEY_NAME}"
+        return f"{problem} ({self.hint})" if self.hint else problem
 
     @property
     def advice(self) -> str:
@@ -49,19 +48,19 @@ class Login:
 
 
 def find_login(environ: Mapping[str, str] | None = None) -> Login:
-    """Ask wandb's client in this environment, by default this process's; nothing is sent anywhere.
+    """Ask wandb's client in an environment, by default that of this process; nothing is sent over the network.
 
-    Raises ValueError, without any key in it, for an address that is none, and if the client cannot be asked.
+    Raises ValueError, without any key in it, for an invalid address, or if the client fails.
     """
     given = os.environ if environ is None else environ
     url = given.get(URL_NAME, "")
     if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         raise ValueError(f"{URL_NAME} = {without_secrets(url)} is no http(s) address: such as https://api.wandb.ai")
-    found = ask("jobs.wandb_sync.login", {}, TIMEOUT_S, given)
-    if "error" in found:
-        text = " ".join(found["text"].split())
-        raise ValueError(f"wandb's client does not say where it sends to ({found['error']}: {text})")
-    return Login(**found)
+    answered = ask("jobs.wandb_sync.login", {}, TIMEOUT_S, given)
+    if "error" in answered:
+        text = " ".join(answered["text"].split())
+        raise ValueError(f"wandb's client does not say where it sends to ({answered['error']}: {text})")
+    return Login(**answered)
 
 
 def require_wandb() -> str:
@@ -76,7 +75,7 @@ def require_wandb() -> str:
 
 
 def unreachable(url: str) -> str:
-    """Why nothing answers there, through the proxy that the environment names, if any; empty if something does."""
+    """Why the address does not answer, through the proxy of the environment if there is one; "" if it does."""
     try:
         with urllib.request.urlopen(url, timeout=SERVER_TIMEOUT_S):  # noqa: S310 - http(s) only, checked by the caller
             return ""
@@ -95,15 +94,15 @@ def handle(_: Mapping[str, Any]) -> dict[str, Any]:
     url = str(wandb_setup.singleton().settings.base_url).rstrip("/")
     hint = ""
     try:
-        found = wbauth.authenticate_session(host=url, source="petseg", prompt=False, update_session=False)
+        session = wbauth.authenticate_session(host=url, source="petseg", prompt=False, update_session=False)
     except AuthenticationError as error:  # a key of the wrong form
-        found, hint = None, without_secrets(str(error))
-    hint = "" if found else hint or netrc_hint(url)
-    return asdict(Login(url, bool(found), url == urls.DEFAULT_BASE_URL, hint))
+        session, hint = None, without_secrets(str(error))
+    hint = "" if session else hint or netrc_hint(url)
+    return asdict(Login(url, bool(session), url == urls.DEFAULT_BASE_URL, hint))
 
 
 def netrc_hint(url: str) -> str:
-    """What in .netrc may keep the client from finding a key there; a file that cannot be parsed is not quoted."""
+    """A reason in .netrc why the client finds no key there, without quoting a file that cannot be parsed."""
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
         hosts = netrc.netrc(path).hosts

@@ -1,4 +1,4 @@
-"""Replay runs to wandb, a few at a time, each within a time limit, by wandb clients that can be left behind."""
+"""Replay runs to wandb, several at a time and each within a time limit, by clients that can be abandoned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from petseg.tracking.process import Answer, RunSettings, WandbProcess
 from petseg.tracking.tracker import EXIT_CODES, End
 from shards.terminal import Terminal, duration
 
-GIVE_UP_AFTER = 3  # trials in a row that wandb did not take for a passing reason
+GIVE_UP_AFTER = 3  # transient failures in a row
 LOG_EVERY_S = 10.0
 
 logger = logging.getLogger(__name__)
@@ -49,14 +49,14 @@ class Replay:
 
     @property
     def end(self) -> dict[str, Any]:
-        """What its client is told when it has the rows."""
-        said = {**self.summary, "ended": self.ended}
-        return {"summary": said, "exit_code": EXIT_CODES[self.ended], "artifacts": list(self.artifacts)}
+        """The message that ends a run after its rows."""
+        summary = {**self.summary, "ended": self.ended}
+        return {"summary": summary, "exit_code": EXIT_CODES[self.ended], "artifacts": list(self.artifacts)}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much at a time, and how long."""
+    """Limits of the load on wandb."""
 
     parallel: int
     runs_per_s: float
@@ -72,7 +72,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run."""
+    """The outcome of one run."""
 
     id: str
     rows: int = 0  # new ones
@@ -80,7 +80,7 @@ class Outcome:
     url: str = ""  # of the run
     project_url: str = ""
     trouble: str = ""
-    refused: bool = False  # for good: the same again would meet the same
+    refused: bool = False  # permanently: another try would meet the same
 
     @property
     def ok(self) -> bool:
@@ -88,12 +88,12 @@ class Outcome:
 
     @property
     def is_new(self) -> bool:
-        """Whether wandb lacked something of the run."""
+        """True if wandb got something new of the run."""
         return self.ok and (self.rows > 0 or not self.was_there)
 
 
 class RateLimit:
-    """Lets callers through at so many a second."""
+    """Limits callers to a number per second."""
 
     def __init__(self, per_s: float) -> None:
         self._every_s, self._next, self._lock = 1 / per_s, 0.0, threading.Lock()
@@ -107,12 +107,12 @@ class RateLimit:
 
 
 def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay, Outcome], None]) -> list[Outcome]:
-    """Send runs and call `sent` for each that wandb has; the others are tried no more after three in a row failed."""
+    """Send runs and call `sent` for each that arrived; stop after GIVE_UP_AFTER transient failures in a row."""
     left: queue.SimpleQueue[Replay] = queue.SimpleQueue()
     for replay in replays:
         left.put(replay)
     done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    stop, pace = threading.Event(), RateLimit(limits.runs_per_s)
+    stop, rate = threading.Event(), RateLimit(limits.runs_per_s)
 
     def work(worker: Worker) -> None:
         try:
@@ -121,7 +121,7 @@ def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay
                     replay = left.get_nowait()
                 except queue.Empty:
                     return
-                pace.wait()
+                rate.wait()
                 done.put(_guarded(worker, replay, sent))
         finally:
             worker.close()
@@ -142,7 +142,7 @@ def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay
                     advance(len(outcomes))
                     if len(outcomes) >= GIVE_UP_AFTER and not any(o.ok or o.refused for o in outcomes[-GIVE_UP_AFTER:]):
                         stop.set()
-        except BaseException:  # Ctrl-C: what is under way is cut off, and goes on from there another time
+        except BaseException:  # Ctrl-C: cut off runs continue from there next time
             stop.set()
             for worker in workers:
                 worker.kill()
@@ -154,7 +154,7 @@ def replay_all(replays: Sequence[Replay], limits: Limits, sent: Callable[[Replay
 
 
 def _guarded(worker: Worker, replay: Replay, sent: Callable[[Replay, Outcome], None]) -> Outcome:
-    """A run's outcome, whatever is wrong with its folder: the others go on."""
+    """The outcome of a run. Errors of its folder are an outcome too, so that other runs continue."""
     try:
         outcome = worker.replay(replay)
         if outcome.ok:
@@ -165,7 +165,7 @@ def _guarded(worker: Worker, replay: Replay, sent: Callable[[Replay, Outcome], N
 
 
 class Worker:
-    """Sends one run after the other with one client, and takes a new client where one went wrong."""
+    """Sends one run after the other with one client, and starts a new client after a failure."""
 
     def __init__(self, wandb_dir: str, timeout_s: float) -> None:
         self._wandb_dir, self._timeout_s = wandb_dir, timeout_s
@@ -194,7 +194,7 @@ class Worker:
         return _failed(replay, answer or {"error": "TimeoutError", "text": f"not sent within {self._timeout_s:g} s"})
 
     def kill(self) -> None:
-        """From another thread: what it sends fails."""
+        """End the client from another thread; the current run fails."""
         if process := self._process:
             process.kill()
 

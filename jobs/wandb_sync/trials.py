@@ -1,4 +1,4 @@
-"""Which runs of a sweep are to be sent to wandb, with what, and a note beside each of what has been sent.
+"""The runs of a sweep that wandb lacks, their content, and a note beside each run of what was sent.
 
 A trial is a run, and so is each of its evaluations.
 """
@@ -44,12 +44,12 @@ from shards.command import without_secrets
 from shards.files import read_bounded, read_json, require_own_folder, write_whole
 
 NOTE_NAME = "wandb-sync.json"
-PROJECT_URL = "project_url"  # in a note: where it lies, which does not tell whether all of it was sent
+PROJECT_URL = "project_url"  # in a note, but not part of the comparison
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where runs are in wandb."""
+class Location:
+    """A project in wandb."""
 
     url: str  # of the server, without secrets
     project: str
@@ -58,7 +58,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Target:
-    """Where runs are to be sent to, and what else than their config says."""
+    """The server for runs, and overrides of their config."""
 
     url: str
     project: str = ""
@@ -67,8 +67,18 @@ class Target:
 
 
 @dataclass(frozen=True)
+class EndedRun:
+    """A run that is not running now."""
+
+    folder: Path
+    name: RunName
+    config: RunConfig
+    ended: End
+
+
+@dataclass(frozen=True)
 class SyncPlan:
-    """What is to be sent."""
+    """The runs that are to be sent, and those that are not."""
 
     replays: tuple[Replay, ...]
     left_out: tuple[str, ...]  # why, a line each
@@ -77,33 +87,17 @@ class SyncPlan:
 
 
 def plan_replays(folder: Path, target: Target, again: bool) -> SyncPlan:
-    """The runs of a sweep, or the one run of a folder, that have rows, do not run now and are not noted as sent."""
+    """The runs of a sweep, or of one folder, that have rows, are not running and are not noted as sent."""
     replays: list[Replay] = []
-    left_out, sent_before, project_urls = [], [], []
-    if (folder / CONFIG_NAME).exists():
-        config = config_from_dict(load_config(folder)["config"])
-        found = [(folder, name_in_place(folder, config), config, _end_alone(folder))]
-    else:
-        found = []
-        sweep = load_sweep(folder)
-        for row in observe(sweep).rows:
-            if row.status in LIVE:
-                left_out.append(f"{row.trial.id} {row.trial.label} is {row.status}: sync again when it has ended")
-            elif (row.trial.folder / CONFIG_NAME).exists():
-                try:
-                    config = config_from_dict(load_config(row.trial.folder)["config"])
-                except ValueError as error:
-                    left_out.append(f"{row.trial.id} {row.trial.label}: {error}")
-                    continue
-                name = trial_name(sweep, row.trial.id, config)
-                found.append((row.trial.folder, name, config, end_of(row)))
-    for run_folder, name, config, ended in found:
+    sent_before, project_urls = [], []
+    runs, left_out = find_runs(folder)
+    for run in runs:
         try:
-            found_here = build_replays(run_folder, name, config, ended, target)
-        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:  # damaged: of one run of many
-            left_out.append(f"{run_folder}: {error!s:.500}" if str(error) else f"{run_folder} is damaged")
+            replays_here = build_replays(run.folder, run.name, run.config, run.ended, target)
+        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:  # one damaged run of many
+            left_out.append(f"{run.folder}: {error!s:.500}" if str(error) else f"{run.folder} is damaged")
             continue
-        for replay in found_here:
+        for replay in replays_here:
             note = dict(read_note(replay.note_path))
             project_url = note.pop(PROJECT_URL, "")
             if not again and note == replay.note:
@@ -114,61 +108,82 @@ def plan_replays(folder: Path, target: Target, again: bool) -> SyncPlan:
     return SyncPlan(tuple(replays), tuple(left_out), tuple(sent_before), tuple(project_urls))
 
 
+def find_runs(folder: Path) -> tuple[list[EndedRun], list[str]]:
+    """The runs that are not running of a sweep, or the one run of a folder; and why others are left out."""
+    if (folder / CONFIG_NAME).exists():
+        config = config_from_dict(load_config(folder)["config"])
+        return [EndedRun(folder, name_in_place(folder, config), config, _end_alone(folder))], []
+    runs, left_out = [], []
+    sweep = load_sweep(folder)
+    for row in observe(sweep).rows:
+        trial = row.trial
+        if row.status in LIVE:
+            left_out.append(f"{trial.id} {trial.label} is {row.status}: sync again when it has ended")
+        elif (trial.folder / CONFIG_NAME).exists():
+            try:
+                config = config_from_dict(load_config(trial.folder)["config"])
+            except ValueError as error:
+                left_out.append(f"{trial.id} {trial.label}: {error}")
+                continue
+            runs.append(EndedRun(trial.folder, trial_name(sweep, trial.id, config), config, end_of(row)))
+    return runs, left_out
+
+
 def build_replays(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> list[Replay]:
-    """The run and its evaluations; raises ValueError and OSError for a folder that is damaged, or leads elsewhere."""
+    """The run and its evaluations; raises ValueError and OSError for a damaged folder, or a link."""
     require_own_folder(folder / "wandb")  # which the client writes to
-    found = [build_replay(folder, name, config, ended, target)] if read_metrics(folder) else []
-    return found + [build_evaluation(folder, name, config, one, target) for one in load_evaluations(folder)]
+    replays = [build_replay(folder, name, config, ended, target)] if read_metrics(folder) else []
+    return replays + [build_evaluation(folder, name, config, one, target) for one in load_evaluations(folder)]
 
 
 def build_replay(folder: Path, name: RunName, config: RunConfig, ended: End, target: Target) -> Replay:
-    """What a run is told to wandb with, as it would tell itself."""
+    """The replay of a run, as the run itself would send it."""
     about = describe(folder, name, load_config(folder)["config"])
     artifacts = find_artifacts(folder, name.wandb_id, target.artifacts or config.tracking.artifacts)
-    place = place_of(config, target)
-    note: dict[str, Any] = {**asdict(place), "id": name.wandb_id}
+    location = location_of(config, target)
+    note: dict[str, Any] = {**asdict(location), "id": name.wandb_id}
     note |= {"content": content_hash(folder, ended), "artifacts": [artifact.name for artifact in artifacts]}
     listed = tuple(asdict(artifact) for artifact in artifacts)
-    return Replay(folder / NOTE_NAME, begin_of(about, place), summary_of(folder), ended, note, listed)
+    return Replay(folder / NOTE_NAME, begin_of(about, location), summary_of(folder), ended, note, listed)
 
 
 def build_evaluation(
     folder: Path, name: RunName, config: RunConfig, content: Mapping[str, Any], target: Target
 ) -> Replay:
-    """The same for an evaluation of a run, by the content of its file."""
-    about, place = describe_evaluation(folder, name, content), place_of(config, target)
+    """The replay of an evaluation of a run. content: of the evaluation's file."""
+    about, location = describe_evaluation(folder, name, content), location_of(config, target)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    note = {**asdict(place), "id": about["id"], "content": digest}
+    note = {**asdict(location), "id": about["id"], "content": digest}
     path = folder / f"wandb-sync-{content['split']}.json"
-    return Replay(path, begin_of(about, place), evaluation_summary(content), "finished", note)
+    return Replay(path, begin_of(about, location), evaluation_summary(content), "finished", note)
 
 
-def place_of(config: RunConfig, target: Target) -> Place:
-    """Where a run is, or is to be, in wandb."""
+def location_of(config: RunConfig, target: Target) -> Location:
+    """The project of a run in wandb."""
     tracking = config.tracking
-    return Place(without_secrets(target.url), target.project or tracking.project, target.entity or tracking.entity)
+    return Location(without_secrets(target.url), target.project or tracking.project, target.entity or tracking.entity)
 
 
-def begin_of(about: Mapping[str, Any], place: Place) -> dict[str, Any]:
+def begin_of(about: Mapping[str, Any], location: Location) -> dict[str, Any]:
     """Fields of RunSettings for a run that is over."""
-    return {**about, "project": place.project, "entity": place.entity, "host": about["config"]["host"]}
+    return {**about, "project": location.project, "entity": location.entity, "host": about["config"]["host"]}
 
 
 def end_of(row: TrialStatus) -> End:
-    """What wandb is told of how a trial ended, by where it stands."""
+    """How a trial ended, by its status."""
     ends: dict[str, End] = {"done": "finished", "pruned": "pruned", "interrupted": "interrupted"}
     return ends.get(row.status, "failed")
 
 
 def _end_alone(folder: Path) -> End:
-    """The same for a run without a sweep: only a finished one has said how it ended."""
+    """How a run without a sweep ended, by the files in its folder."""
     if (folder / RESULT_NAME).exists():
         return "finished"
     return "pruned" if (folder / PRUNED_NAME).exists() else "interrupted"
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """What the run's own end says, by its result.json or pruned.json."""
+    """The summary that the run itself would send at its end, from result.json or pruned.json."""
     if result := load_result(folder):
         return result.metrics | {"best_epoch": result.best_epoch, "parameters": result.parameters}
     if pruned := load_pruned(folder):
@@ -177,7 +192,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def content_hash(folder: Path, ended: End) -> str:
-    """Of everything that is sent of a run; what it wrote when it ended comes and goes with its result."""
+    """A hash of the files that decide what is sent of a run."""
     digest = hashlib.sha256(ended.encode())
     for name in (
         METRICS_NAME,
@@ -194,16 +209,16 @@ def content_hash(folder: Path, ended: End) -> str:
 
 
 def read_note(path: Path) -> Mapping[str, Any]:
-    """What was sent of a run and where to, {} if nothing was; one that cannot be read counts as none."""
+    """The note of a sent run, {} if it is missing or unreadable."""
     try:
-        found = read_json(path)
+        note = read_json(path)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return note if isinstance(note, dict) else {}
 
 
 def mark_sent(replay: Replay, outcome: Outcome) -> None:
-    """Note it, and mark what wandb kept offline as it does itself, so that jobs/clean.py can free it."""
+    """Note that a run was sent, and mark its offline files as wandb does, so that jobs/clean.py can delete them."""
     folder = replay.note_path.parent
     note = {**replay.note, PROJECT_URL: outcome.project_url}
     write_whole(replay.note_path, json.dumps(note, indent=2) + "\n")

@@ -62,7 +62,7 @@ def sync(sweep: Sweep, *flags: str) -> int:
     return run_command(main, [str(sweep.folder), "--parallel", "2", "--runs-per-s", "50", *flags])
 
 
-def test_runs_begin_at_the_rate_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_start_at_the_requested_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     slept, now = [], iter([100.0, 100.0, 100.1, 107.0, 107.0])
     clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
     monkeypatch.setattr(replay, "time", clock)
@@ -145,7 +145,7 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
 
 
 @pytest.mark.slow
-def test_a_trial_that_got_further_is_sent_from_there(
+def test_a_trial_that_trained_further_is_sent_from_there(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its first two epochs it sent itself, then wandb was gone, and it was interrupted; at last it is done."""
@@ -179,7 +179,7 @@ def test_a_run_without_a_sweep(server: WandbServer, tmp_path: Path) -> None:
     assert (run.epochs, run.exit_codes, run.preempting > 0) == ([1], [75], True)
 
 
-def test_what_runs_is_left_alone(
+def test_running_trials_are_left_alone(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jobs.wandb_sync import trials as sync_trials
@@ -279,7 +279,7 @@ ALL_FAULTS: list[tuple[Fault, str]] = [
     ("fault", "where"),
     [*QUICK_FAULTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL_FAULTS if case not in QUICK_FAULTS)],
 )
-def test_what_wandb_does_not_take_is_left_for_the_next_call(
+def test_failed_runs_are_left_for_the_next_call(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: Fault, where: str
 ) -> None:
     sweep = build_sweep(tmp_path / "runs" / "lab", 1)
@@ -298,7 +298,7 @@ def test_a_dead_server_is_not_asked_for_every_trial(
     assert server.requests < 12 * 3
 
 
-def test_a_refusal_is_told_from_a_passing_trouble(
+def test_refusals_differ_from_transient_errors(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = build_sweep(tmp_path / "runs" / "lab", 1)
@@ -315,7 +315,7 @@ def test_a_refusal_is_told_from_a_passing_trouble(
 
 
 @pytest.mark.slow
-def test_a_sync_that_is_killed_goes_on(
+def test_a_killed_sync_is_continued(
     server: WandbServer, tmp_path: Path, wait_for: Callable[[Callable[[], object]], None]
 ) -> None:
     sweep = build_sweep(tmp_path / "runs" / "lab", 16)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cost.accounting import Start, parse_starts
-from jobs.cost.usage import Kept, kept_by_life, measure, wasted_s
+from jobs.cost.usage import Kept, kept_by_attempt, measure, wasted_s
 from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.sweep import main as sweep_main
@@ -57,13 +57,13 @@ def test_a_start_that_ended_early_wasted_what_was_not_kept() -> None:
     assert wasted_s(starts, [], failed=False) == [600.0, 0.0]
 
 
-def test_epochs_belong_to_the_lives_that_trained_them(tmp_path: Path) -> None:
+def test_epochs_belong_to_the_attempts_that_trained_them(tmp_path: Path) -> None:
     """Ten steps an epoch; stopped within the second, which had been saved at step 15."""
     attempts = [attempt(1, 0, 0.0), attempt(2, 15, 100.0)]
     (tmp_path / "lives.json").write_text(json.dumps([vars(one) for one in attempts]))
     for epoch in (1, 2, 3):
         append_metrics({"epoch": epoch, "step": 10 * epoch, "perf/seconds": 20.0}, tmp_path)
-    assert [one.seconds for one in kept_by_life(Trial("0123456789", {}, tmp_path))] == [30.0, 30.0]
+    assert [one.seconds for one in kept_by_attempt(Trial("0123456789", {}, tmp_path))] == [30.0, 30.0]
 
 
 def fake_sacct(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def small_sweep(folder: Path) -> Sweep:
     return sweep
 
 
-def test_sacct_tells_all_where_accounting_is_on(
+def test_usage_by_sacct_with_accounting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = small_sweep(tmp_path / "runs" / "lab")
@@ -113,7 +113,7 @@ def test_sacct_tells_all_where_accounting_is_on(
     assert "energy: of whole nodes" in out
 
 
-def test_without_accounting_it_is_a_lower_bound_and_says_so(
+def test_usage_without_accounting_is_a_lower_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = small_sweep(tmp_path / "runs" / "lab")
@@ -169,7 +169,7 @@ def test_trials_that_share_a_job_share_what_it_holds(tmp_path: Path, monkeypatch
     assert measure(sweep).total("used_h") == 0.5
 
 
-def test_processes_of_this_machine_ask_for_nothing(tmp_path: Path) -> None:
+def test_local_processes_have_no_asked_hours(tmp_path: Path) -> None:
     sweep = small_sweep(tmp_path / "runs" / "lab")
     for trial in sweep.trials:
         sweep.add_submissions([Submission(trial.id, "0", "debug", "")])

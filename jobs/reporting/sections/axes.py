@@ -1,4 +1,4 @@
-"""What the axes do to val Dice: the share of the cells' spread that each explains alone, and every trial as a line."""
+"""The effect of the axes on val Dice: the share of the spread that each explains alone, and every trial as a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.reporting.statistics.records import Group, Record
 
-MAX_LEVELS = 8  # of numbers that get a place each; more of them are a scale
+MAX_LEVELS = 8  # numbers with a tick each; more of them are a scale
 PARTS = 4  # into which a scale is cut for its share
 LEAST_CELLS = 4
 LOG_FROM = 30.0  # a scale whose ends are so many times apart is drawn by its logarithm
@@ -67,21 +67,21 @@ class AxesSection:
 
 
 def weigh_axes(axes: Sequence[str], groups: Sequence[Group], records: Sequence[Record]) -> AxesSection:
-    """records: with the trials that were stopped early, which no group has."""
+    """The section. records: all, also of trials stopped early, which are in no group."""
     finished = [group for group in groups if group.spread("val/dice")]
     return AxesSection(len(finished), importances(axes, groups), draw_parallel(axes, records) if axes else None)
 
 
 def importances(axes: Sequence[str], groups: Sequence[Group]) -> tuple[Importance, ...]:
-    """Of each axis by itself over the finished cells, the largest first; () where there are too few of them.
+    """The importance of each axis alone, the largest first; () if too few cells are finished.
 
-    An axis that gives each cell a value of its own would explain all, and is left out.
+    An axis with a different value in each cell would explain everything, and is left out.
     """
     cells = [(group, spread.mean) for group in groups if (spread := group.spread("val/dice"))]
     means = [mean for _, mean in cells]
     if len(axes) < 2 or len(cells) < LEAST_CELLS or max(means) == min(means):
         return ()
-    found = []
+    shares = []
     for axis in axes:
         values = [group.axes[axis] for group, _ in cells]
         is_cut = is_scale(values)
@@ -89,8 +89,8 @@ def importances(axes: Sequence[str], groups: Sequence[Group]) -> tuple[Importanc
         count = len(set(levels))
         if 1 < count < len(cells):
             by_chance = (count - 1) / (len(cells) - 1)
-            found.append(Importance(axis, count, is_cut, eta_squared(levels, means), by_chance))
-    return tuple(sorted(found, key=lambda one: -one.share))
+            shares.append(Importance(axis, count, is_cut, eta_squared(levels, means), by_chance))
+    return tuple(sorted(shares, key=lambda one: -one.share))
 
 
 def eta_squared(levels: Sequence[Any], values: Sequence[float]) -> float:
@@ -105,19 +105,19 @@ def eta_squared(levels: Sequence[Any], values: Sequence[float]) -> float:
 
 
 def is_scale(values: Sequence[Any]) -> bool:
-    """Numbers, and too many different ones to have a place each."""
+    """True for numbers that are too many for a tick each."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
     return numbers and len(set(values)) > MAX_LEVELS
 
 
 def cut(values: Sequence[float]) -> list[int]:
-    """The part of PARTS that each value falls into, with about as many in each; equal values share one."""
+    """The quantile bin (of PARTS) of each value; equal values share a bin."""
     ordered = sorted(values)
     return [min(PARTS - 1, ordered.index(value) * PARTS // len(values)) for value in values]
 
 
 def draw_parallel(axes: Sequence[str], records: Sequence[Record]) -> Parallel | None:
-    """A line per trial that has a val Dice: its value on each axis, and its Dice; None if there are no two of them."""
+    """A line through the values of each trial on the axes to its val Dice; None with fewer than two trials."""
     scored = [(record, dice) for record in records if (dice := dice_of(record)) is not None]
     if len(scored) < 2:
         return None
@@ -147,22 +147,22 @@ def draw_parallel(axes: Sequence[str], records: Sequence[Record]) -> Parallel | 
 
 
 def dice_of(record: Record) -> float | None:
-    """Of the best weights, or the best that a trial had reached when it was stopped early."""
+    """The val Dice of the best weights, or the best before a trial was stopped early."""
     if record.result:
         return record.result.metrics["val/dice"]
     return record.trial_status.dice if record.is_pruned else None
 
 
 def _levels(values: Sequence[Any], dice: Sequence[float]) -> tuple[tuple[tuple[float, str], ...], list[float]]:
-    """Ticks and the height of each value: a place per level, numbers in order, and in it the higher Dice higher."""
+    """Ticks and the height of each value: a band per level, numbers in order, within it by Dice."""
     numbers = all(isinstance(value, int | float) for value in values)
     levels = sorted(set(values)) if numbers else list(dict.fromkeys(values))
-    places = {level: (i + 0.5) / len(levels) for i, level in enumerate(levels)}
+    shares = {level: (i + 0.5) / len(levels) for i, level in enumerate(levels)}
     if not numbers:
-        places = {level: 1 - place for level, place in places.items()}  # words are read from the top
-    ys = [_y(places[v] + SPREAD * (d - 0.5) / len(levels)) for v, d in zip(values, dice, strict=True)]
+        shares = {level: 1 - share for level, share in shares.items()}  # words are read from the top
+    ys = [_y(shares[v] + SPREAD * (d - 0.5) / len(levels)) for v, d in zip(values, dice, strict=True)]
     every = math.ceil(len(levels) / MAX_TICKS)
-    ticks = ((_y(places[level]), "?" if level is None else str(level)) for level in levels[::every])
+    ticks = ((_y(shares[level]), "?" if level is None else str(level)) for level in levels[::every])
     return tuple(ticks), ys
 
 

@@ -35,7 +35,7 @@ class Mean:
 
     @property
     def low(self) -> float:
-        """Where its interval begins: Student's t knows no bounds, but Dice has them."""
+        """The lower end of its interval, within the bounds of Dice."""
         return max(0.0, self.value - (self.reach or 0.0))
 
     @property
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Breeds:
-    """What the section shows."""
+    """The content of the section."""
 
     cells: tuple[Group, ...]
     species: tuple[Row, ...]
@@ -65,17 +65,17 @@ class Breeds:
     trouble: str  # why the breeds are not known, "" if they are
 
     def x(self, value: float) -> float:
-        """Where it stands in a drawing 208 wide, within the scale."""
+        """The x coordinate of a value in a drawing 208 wide, clipped to the scale."""
         return 4 + 200 * (min(max(value, self.low), 1.0) - self.low) / (1 - self.low)
 
 
 def build_breeds(board: Leaderboard, sweep: Sweep, shards: str = "") -> Breeds | None:
-    """Of the first MAX_CELLS cells of the leaderboard that were measured on the same pictures; None without any."""
+    """The breeds of the first MAX_CELLS cells of the leaderboard that were compared; None without one."""
     cells = board.val.groups[:MAX_CELLS] if board.val else ()
-    found = [_per_picture(group) for group in cells]
-    if not found:
+    measured = [_per_picture(group) for group in cells]
+    if not measured:
         return None
-    keys, dice = found[0][0], np.stack([row for _, row in found])
+    keys, dice = measured[0][0], np.stack([row for _, row in measured])
     first = cells[0].done[0]
     kinds, trouble = kinds_of(keys, ValSplit(first, sweep.hash_of(first.trial_status.trial), shards))
     if not kinds:
@@ -89,9 +89,8 @@ def build_breeds(board: Leaderboard, sweep: Sweep, shards: str = "") -> Breeds |
 
 
 def _per_picture(group: Group) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Keys and Dice (N,) of val pictures, averaged over the seeds; the board compares groups that have them alone."""
-    found = [read_dice(record.trial_status.trial.folder, "val") for record in group.done]
-    rows = [entry for entry in found if entry]
+    """Keys and Dice (N,) of val pictures, averaged over the seeds of a group that was compared."""
+    rows = [dice for record in group.done if (dice := read_dice(record.trial_status.trial.folder, "val"))]
     return rows[0][0], np.mean([dice for _, dice in rows], axis=0)
 
 
@@ -122,7 +121,7 @@ def gather_rows(names: Sequence[str], dice: NDArray[np.float64], species: Mappin
 
 
 def mean_of(values: NDArray[np.float64]) -> Mean:
-    """With half of its 95 % interval by Student's t."""
+    """The mean with half of its 95 % interval by Student's t."""
     count = len(values)
     if count < 2:
         return Mean(float(values.mean()), None)

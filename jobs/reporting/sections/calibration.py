@@ -13,7 +13,7 @@ from petseg.run_folder.layout import CALIBRATION_NAME
 from shards.files import read_json
 
 MAX_CELLS = 6
-WIDTH, HEIGHT, MARGIN_LEFT, MARGIN_BELOW, MARGIN = 220.0, 190.0, 34.0, 26.0, 8.0
+WIDTH, HEIGHT, MARGIN_LEFT, MARGIN_BELOW, MARGIN = 230.0, 190.0, 46.0, 26.0, 8.0
 LOWEST_CONFIDENCE = 0.5  # of two classes the predicted one has no less
 LEAST_SHARE = 1e-5  # of all pixels: a bin with fewer says nothing, and its point jumps about
 RADII = (1.4, 4.6)
@@ -54,17 +54,17 @@ class CalibrationSheet:
 
 
 def calibrate_cells(groups: Sequence[Group], split: str = "val") -> CalibrationSheet:
-    """Of the best seed of each of the first cells; groups: best first."""
+    """The calibration of the best seed of each of the first cells. groups: best first."""
     best = [(group, record) for group in groups if (record := group.best())][:MAX_CELLS]
-    found = [
+    measured = [
         (group, record, kept)
         for group, record in best
         if (kept := read_curves(record.trial_status.trial.folder, split))
     ]
-    rows = [row for *_, kept in found for bins in kept.values() for row in bins]
+    rows = [row for *_, kept in measured for bins in kept.values() for row in bins]
     low = max(0.0, min(0.5, *(int(10 * row["accuracy"]) / 10 for row in rows))) if rows else 0.5
     cells = []
-    for group, record, kept in found:
+    for group, record, kept in measured:
         metrics = record.result.metrics if record.result else {}
         curves = tuple(_curve(kind, bins, low) for kind, bins in kept.items())
         cells.append(
@@ -80,7 +80,7 @@ def calibrate_cells(groups: Sequence[Group], split: str = "val") -> CalibrationS
         )
     return CalibrationSheet(
         cells=tuple(cells),
-        without=len(best) - len(found),
+        without=len(best) - len(measured),
         low=low,
         x_ticks=tuple((_x(value), f"{value:g}") for value in (0.5, 0.75, 1.0)),
         y_ticks=tuple((_y(value, low), f"{value:g}") for value in (low, (low + 1) / 2, 1.0)),
@@ -100,10 +100,6 @@ def read_curves(folder: Path, split: str) -> dict[str, list[dict[str, float]]] |
         }
         return curves if "as-is" in curves and all("accuracy" in row for row in curves["as-is"]) else None
     return None
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in row.items()}
 
 
 def ece_of(bins: Sequence[Mapping[str, float]]) -> float:

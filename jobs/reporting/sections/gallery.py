@@ -1,4 +1,4 @@
-"""Where the best cell does well and badly, and where two models disagree: val pictures with the runs' own masks."""
+"""The best, median and worst val pictures of the best cell, and those on which two models disagree most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jobs.reporting.sections.drawing import draw_errors, draw_outlines, webp_uri
 from jobs.reporting.sections.pictures import read_dice
 from jobs.reporting.sections.samples import Mask, Sample, ValSplit, load_samples
-from jobs.reporting.statistics.records import Group, Place, Record
+from jobs.reporting.statistics.records import Group, Ranked, Record
 from jobs.runs.trial import Sweep
 from petseg.metrics.masks import Masks, load_masks
 from petseg.run_folder.layout import VAL_MASKS_NAME
@@ -23,8 +23,8 @@ ARCH_AXES = ("model.arch", "model.encoder")  # two architectures are laid side b
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One model's mask of one picture; errors is "" where the mask or the picture is not at hand."""
+class Prediction:
+    """One model's mask of one picture; errors is "" if the mask or the picture is missing."""
 
     dice: float
     errors: str = ""  # data: URI of the error map
@@ -38,7 +38,7 @@ class Shot:
 
     key: str
     photo: str  # data: URI with the predicted and the true outline, or ""
-    finding: Finding
+    prediction: Prediction
     has_pet: bool = True  # False where its trimap is known to be all background
 
 
@@ -49,7 +49,7 @@ class Disputed:
     key: str
     agreement: float  # Dice between their two masks
     photo: str  # data: URI with the true outline, or ""
-    findings: tuple[Finding, Finding]
+    predictions: tuple[Prediction, Prediction]
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,19 @@ class Kept:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the section shows."""
+    """The content of the section."""
 
     cell: Kept
     is_first: bool  # of the leaderboard
     rows: tuple[tuple[str, tuple[Shot, ...]], ...]  # best, median, worst
-    other: Kept | None  # with whom it disagrees
+    other: Kept | None  # the cell that it is compared with
     disputed: tuple[Disputed, ...]
     trouble: str  # why pictures are missing, "" if they are not
 
 
-def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Gallery | None:
-    """Of the first cell that kept its masks, else of the first that measured its pictures; None if there is none."""
-    finished = [(place.group, record) for place in places if (record := place.group.best())]
+def build_gallery(ranking: Sequence[Ranked], sweep: Sweep, shards: str = "") -> Gallery | None:
+    """The gallery of the first cell that kept its masks, or else of the first measured cell; None without one."""
+    finished = [(ranked.group, record) for ranked in ranking if (record := ranked.group.best())]
     with_masks = [pair for pair in finished if (pair[1].trial_status.trial.folder / VAL_MASKS_NAME).is_file()]
     cell = next((kept for kept in _kept(with_masks[:MAX_TRIES]) if kept.masks), None) or next(_kept(finished), None)
     if cell is None:
@@ -100,9 +100,9 @@ def build_gallery(places: Sequence[Place], sweep: Sweep, shards: str = "") -> Ga
 def _kept(cells: Iterable[tuple[Group, Record]]) -> Iterator[Kept]:
     for group, record in cells:
         folder = record.trial_status.trial.folder
-        if found := read_dice(folder, "val"):
+        if measured := read_dice(folder, "val"):
             masks = load_masks(folder)
-            yield Kept(group, record, *found, masks if masks and masks.keys == found[0] else None)
+            yield Kept(group, record, *measured, masks if masks and masks.keys == measured[0] else None)
 
 
 def rival(cell: Kept, cells: Sequence[tuple[Group, Record]]) -> Kept | None:
@@ -149,24 +149,24 @@ def pick(dice: NDArray[np.float64]) -> list[tuple[str, list[int]]]:
 
 
 def _shot(cell: Kept, position: int, sample: Sample | None) -> Shot:
-    finding = _finding(cell, position, sample)
+    prediction = _prediction(cell, position, sample)
     if sample is None or cell.masks is None:
-        return Shot(cell.keys[position], "", finding)
+        return Shot(cell.keys[position], "", prediction)
     photo = webp_uri(draw_outlines(sample.image, sample.truth, cell.masks.of(position)))
-    return Shot(cell.keys[position], photo, finding, bool(sample.truth.any()))
+    return Shot(cell.keys[position], photo, prediction, bool(sample.truth.any()))
 
 
 def _disputed(one: Kept, other: Kept, position: int, agreement: float, sample: Sample | None) -> Disputed:
     photo = webp_uri(draw_outlines(sample.image, sample.truth)) if sample else ""
-    findings = _finding(one, position, sample), _finding(other, position, sample)
-    return Disputed(one.keys[position], agreement, photo, findings)
+    predictions = _prediction(one, position, sample), _prediction(other, position, sample)
+    return Disputed(one.keys[position], agreement, photo, predictions)
 
 
-def _finding(cell: Kept, position: int, sample: Sample | None) -> Finding:
+def _prediction(cell: Kept, position: int, sample: Sample | None) -> Prediction:
     dice = float(cell.dice[position])
     if sample is None or cell.masks is None:
-        return Finding(dice)
-    prediction = cell.masks.of(position) & sample.counted
-    errors = webp_uri(draw_errors(sample.image, sample.truth, prediction))
-    missed, wrong = float((sample.truth & ~prediction).mean()), float((prediction & ~sample.truth).mean())
-    return Finding(dice, errors, missed, wrong)
+        return Prediction(dice)
+    mask = cell.masks.of(position) & sample.counted
+    errors = webp_uri(draw_errors(sample.image, sample.truth, mask))
+    missed, wrong = float((sample.truth & ~mask).mean()), float((mask & ~sample.truth).mean())
+    return Prediction(dice, errors, missed, wrong)

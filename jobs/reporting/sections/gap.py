@@ -1,11 +1,11 @@
-"""How far train and val are apart, where it was best and where it ended, and since when val loss only rises."""
+"""The gap between train and val at the best and the last epoch, and the rise of val loss since its lowest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.reporting.sections.plots import Line, curve_of
+from jobs.reporting.sections.curves import Line, curve_of
 from jobs.reporting.statistics.records import Group
 
 MAX_ROWS = 60
@@ -48,7 +48,7 @@ class GapTable:
 
 
 def measure_gaps(groups: Sequence[Group]) -> GapTable:
-    """Of the cells that have val Dice of an epoch, in their order."""
+    """The gaps of the first cells that have a val Dice, in their order."""
     rows = [gap for group in groups[:MAX_ROWS] if (gap := gap_of(group))]
     return GapTable(tuple(rows), max(0, len(groups) - MAX_ROWS))
 

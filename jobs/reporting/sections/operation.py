@@ -1,4 +1,4 @@
-"""How a sweep ran: what failed and why, what it cost, and how well its hardware was used; all from its folder."""
+"""The operation of a sweep: its failures, its cost and the use of its hardware, all read from its folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.cost.usage import CORE_HOURS, GPU_HOURS, J_PER_KWH, read_resources
-from jobs.reporting.sections.trials import TrialRow
+from jobs.reporting.sections.trials import TrialRow, device_text
 from jobs.reporting.statistics.records import Group, Record
 from jobs.runs.trial import Sweep
 from slurm.resources import Resources
@@ -34,7 +34,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Cost:
-    """In hours of the unit, by what trials wrote down: a lower bound."""
+    """The cost in hours of the unit, from the records of the trials: a lower bound."""
 
     unit: str
     asked_h: float | None  # None where nothing limited the processes
@@ -48,7 +48,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Speed:
-    """A cell's hardware, means over finished trials; None where no run told."""
+    """A cell's hardware, means over finished trials; None for what no run recorded."""
 
     label: str
     device: str
@@ -57,7 +57,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Operation:
-    """What the section shows."""
+    """The content of the section."""
 
     failures: tuple[Failure, ...]
     more_failures: int
@@ -66,7 +66,7 @@ class Operation:
     restarted: int  # trials that have them
     cost: Cost | None
     speeds: tuple[Speed, ...]
-    columns: tuple[tuple[str, str], ...]  # of the speeds that a run has told: key, title
+    columns: tuple[tuple[str, str], ...]  # of the speeds that some run recorded: key, title
     more_speeds: int
 
 
@@ -81,7 +81,7 @@ SPEEDS = (
 
 
 def operate(sweep: Sweep, groups: Sequence[Group], rows: Sequence[TrialRow]) -> Operation:
-    """groups: best first."""
+    """The section. groups: best first."""
     failures = group_failures([row.record for row in rows])
     starts = [len(row.attempts) for row in rows]
     speeds = [speed_of(group) for group in groups if group.done]
@@ -100,21 +100,21 @@ def operate(sweep: Sweep, groups: Sequence[Group], rows: Sequence[TrialRow]) -> 
 
 
 def group_failures(records: Sequence[Record]) -> list[Failure]:
-    """What ended without a result, by cause and signature, the most frequent first."""
+    """The trials that ended without a result, by cause and signature, the most frequent first."""
     ended = [record for record in records if record.trial_status.verdict]
     keys = Counter(
         (r.trial_status.verdict.cause, r.trial_status.verdict.signature) for r in ended if r.trial_status.verdict
     )
-    found = []
+    failures = []
     for (cause, signature), count in keys.most_common():
         own = [r for r in ended if (v := r.trial_status.verdict) and (v.cause, v.signature) == (cause, signature)]
-        told = next(
+        with_traceback = next(
             (r.trial_status.verdict for r in own if r.trial_status.verdict and r.trial_status.verdict.traceback), None
         )
-        verdict = told or own[0].trial_status.verdict
+        verdict = with_traceback or own[0].trial_status.verdict
         assert verdict
         traceback = verdict.traceback.strip()
-        found.append(
+        failures.append(
             Failure(
                 cause=cause_in_words(cause),
                 signature=signature if signature != cause else "",
@@ -126,7 +126,7 @@ def group_failures(records: Sequence[Record]) -> list[Failure]:
                 unnamed=max(0, count - MAX_NAMED),
             )
         )
-    return found
+    return failures
 
 
 def cause_in_words(cause: str) -> str:
@@ -134,15 +134,15 @@ def cause_in_words(cause: str) -> str:
 
 
 def error_line(traceback: str) -> str:
-    """The first line of what it says at last, `ValueError: ...`: the frames above it are indented."""
+    """The first line of the error at the end of a traceback, `ValueError: ...`; frames above it are indented."""
     lines = [line for line in traceback.splitlines() if line and not line[0].isspace()]
     return next((line for line in reversed(lines) if ":" in line and not line.startswith("Traceback")), "")
 
 
 def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
-    """Training that is in the metrics, times what the last launch held for each job; None before an epoch is done.
+    """The training in the metrics, times the resources of a job in the last launch; None before the first epoch.
 
-    As `python jobs/usage.py` reckons where accounting is off: no question to Slurm is needed.
+    `python jobs/usage.py` computes the same without accounting. Slurm is not asked.
     """
     seconds = {row.record.id: sum(float(m.get("perf/seconds", 0.0)) for m in row.record.rows) for row in rows}
     total_s = sum(seconds.values())  # of training; trials at once share what they hold
@@ -177,7 +177,7 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
 
 
 def energy_of(rows: Sequence[TrialRow]) -> float | None:
-    """In kWh; trials that train on a GPU at once share what its meter says."""
+    """The kWh of the GPUs; trials that run on a GPU at once share the reading of its meter."""
     known = [
         metrics["perf/energy_j"] * row.record.trial_status.trial.share() / J_PER_KWH
         for row in rows
@@ -198,5 +198,7 @@ def speed_of(group: Group) -> Speed:
     for key, _ in SPEEDS:
         values = [float(value) for result in results if (value := getattr(result, key)) is not None]
         numbers[key] = statistics.fmean(values) if values else None
-    devices = dict.fromkeys(f"{r.world_size} processes, {r.device}" if r.world_size > 1 else r.device for r in results)
+    devices = dict.fromkeys(
+        f"{r.world_size} processes, {device_text(r)}" if r.world_size > 1 else device_text(r) for r in results
+    )
     return Speed(group.label, ", ".join(devices), numbers)

@@ -22,7 +22,7 @@ MAX_ROWS, MAX_COLUMNS = 24, 8  # of 6-9 kB each: below 2.5 MB as base64
 
 
 @dataclass(frozen=True)
-class Picture:
+class Overlay:
     uri: str
     dice: float | None
 
@@ -33,7 +33,7 @@ class OverlayRow:
 
     group: Group
     record: Record
-    pictures: tuple[Picture | None, ...]
+    pictures: tuple[Overlay | None, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sheet:
 
 
 def lay_out(groups: Sequence[Group]) -> Sheet:
-    """The same fixed val pictures side by side, one row per group: its best seed."""
+    """The fixed val pictures side by side, a row for the best seed of each group."""
     best = [(group, record) for group in groups if (record := group.best()) and _keys(record)]
     keys = sorted({key for _, record in best for key in _keys(record)})
     shown = tuple(keys[:MAX_COLUMNS])
@@ -64,9 +64,9 @@ def _folder(record: Record) -> Path:
     return record.trial_status.trial.folder / OVERLAYS_NAME
 
 
-def _picture(record: Record, key: str, dice: float | None) -> Picture | None:
+def _picture(record: Record, key: str, dice: float | None) -> Overlay | None:
     try:
-        return Picture(data_uri(_folder(record) / f"{key}.png"), dice)
+        return Overlay(data_uri(_folder(record) / f"{key}.png"), dice)
     except (OSError, ValueError, SyntaxError):  # missing, or not a picture
         return None
 
@@ -85,8 +85,8 @@ def data_uri(path: Path) -> str:
 
 def dice_by_key(folder: Path) -> dict[str, float]:
     """Dice of each val picture; {} if it was not measured."""
-    found = read_dice(folder, "val")
-    return dict(zip(found[0], found[1].tolist(), strict=True)) if found else {}
+    measured = read_dice(folder, "val")
+    return dict(zip(measured[0], measured[1].tolist(), strict=True)) if measured else {}
 
 
 def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.float64]] | None:
@@ -104,5 +104,11 @@ def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.flo
     if keys.ndim != 1 or not len(keys) or counts.shape != (len(keys), 3) or not (counts >= 0).all():
         return None
     total = 2 * counts[:, 0] + counts[:, 1] + counts[:, 2]
-    named = tuple(printable(str(key)) for key in keys.tolist())
-    return named, np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
+    return _names(keys.tolist()), np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
+
+
+def _names(keys: Sequence[object]) -> tuple[str, ...]:
+    """The keys, made printable; they are checked as one text, since a sweep of 1,000 trials has a million of them."""
+    names = tuple(map(str, keys))
+    text = "".join(names)
+    return names if printable(text) == text else tuple(map(printable, names))

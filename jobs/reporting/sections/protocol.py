@@ -26,13 +26,13 @@ Facts = list[tuple[str, str]]
 
 
 def state_counts(records: Sequence[Record]) -> list[tuple[str, int]]:
-    """How many trials stand where, `done` and `failed` always among them."""
+    """The number of trials by state, always with `done` and `failed`."""
     counts = Counter(record.trial_status.status for record in records)
     return [(state, counts[state]) for state in ORDER if counts[state] or state in ("done", "failed")]
 
 
 def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
-    """What has to be known before one of the numbers is compared with another's."""
+    """The facts that decide whether two numbers can be compared."""
     return [
         *shard_facts(sweep),
         ("Border", common(records, "data.border", BORDER_RULES)),
@@ -47,7 +47,7 @@ def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
 
 
 def shard_facts(sweep: Sweep) -> Facts:
-    """What is known of each shard set of the sweep; several are told apart by their location."""
+    """The facts on each shard set of the sweep, with its location if there are several."""
     sets = [one if one.source else replace(one, source=one.location) for one in noted_sets(sweep)]
     facts = {
         "Shard set": [f"{one.source}: {one.attribution}" if one.num_samples else one.source for one in sets],
@@ -55,12 +55,12 @@ def shard_facts(sweep: Sweep) -> Facts:
         "Near-identical pictures": [duplicates(one) for one in sets],
         "Manifest hash": [one.hash for one in sets],
     }
-    places = [one.location for one in sets]
-    return [(name, _by_place(texts, places)) for name, texts in facts.items() if any(texts)]
+    locations = [one.location for one in sets]
+    return [(name, _by_location(texts, locations)) for name, texts in facts.items() if any(texts)]
 
 
 def duplicates(noted: ShardSet) -> str:
-    """How far test is another set of pictures than train; "" where the set itself is not known."""
+    """The near-identical pictures of a shard set, "" if the set is unknown."""
     if not noted.num_samples:
         return ""
     if noted.near_duplicates is None:
@@ -72,10 +72,10 @@ def noted_sets(sweep: Sweep) -> tuple[ShardSet, ...]:
     return sweep.shard_sets or (ShardSet(sweep.manifest_hash, sweep.shards),)
 
 
-def _by_place(texts: Sequence[str], places: Sequence[str]) -> str:
+def _by_location(texts: Sequence[str], locations: Sequence[str]) -> str:
     if len(set(texts)) == 1:
         return texts[0]
-    return "; ".join(f"{place}: {text or 'unknown'}" for place, text in zip(places, texts, strict=True))
+    return "; ".join(f"{location}: {text or 'unknown'}" for location, text in zip(locations, texts, strict=True))
 
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:
@@ -97,7 +97,7 @@ def training(records: Sequence[Record]) -> str:
 
 
 def lengths(records: Sequence[Record]) -> str:
-    """How long the trials train: epochs, optimizer steps, or minutes, in which each takes as many steps as fit."""
+    """The length of training in epochs, optimizer steps or minutes; minutes end after as many steps as fit."""
     texts = list(dict.fromkeys(length(record) for record in records if "train.epochs" in record.values))
     text = texts[0] if len(texts) == 1 else f"differs: {', '.join(texts)}" if texts else "epochs unknown"
     epochs = {r.result.epochs for r in records if r.result and r.values.get("train.budget_min")}
@@ -129,38 +129,38 @@ def floors(records: Sequence[Record]) -> str:
 
 
 def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequence[str]) -> list[str]:
-    """What a reader must know before believing the tables."""
-    found = []
+    """The warnings that a reader needs before believing the tables."""
+    warned = []
     for name, word in PER_PICTURE.items():
         if name in axes:
             values = ", ".join(values_of(records, name)) or "unknown"
-            found.append(
+            warned.append(
                 f"The trials differ in {word} ({values}): their Dice is not the same measure, compare with care."
             )
     extra = [name for name in axes if name not in sweep_axes and name not in PER_PICTURE]
     if extra:
-        found.append(f"The trials also differ in {', '.join(extra)}, which the sweep does not vary: shown as axes.")
+        warned.append(f"The trials also differ in {', '.join(extra)}, which the sweep does not vary: shown as axes.")
     if lost := [record.id for record in records if record.config is None]:
-        found.append(f"No readable config.json for {', '.join(lost)}: placed by the axes in sweep.json alone.")
+        warned.append(f"No readable config.json for {', '.join(lost)}: placed by the axes in sweep.json alone.")
     if pruned := [record for record in records if record.is_pruned]:
         listed = "; ".join(f"{record.id} {record.trial_status.trial.label}" for record in pruned[:MAX_NAMED])
         more = f"; and {len(pruned) - MAX_NAMED} more" if len(pruned) > MAX_NAMED else ""
-        found.append(
+        warned.append(
             f"{len(pruned)} trials were stopped early, because others did better, and are in no mean, rank or curve; "
             f"where they differ from the others in the seed alone, the others' mean says too much: {listed}{more}."
         )
     if any(record.result is None and not record.is_pruned for record in records):
         waiting = (pair for pair in state_counts(records) if pair[1] and pair[0] not in ("done", "pruned"))
         states = ", ".join(f"{count} {state}" for state, count in waiting)
-        found.append(
+        warned.append(
             f"Not all of the {len(records)} trials are done ({states}): means are over the finished ones only."
         )
     floor = floor_of(records, "val")
     below = [r for r in records if r.result and floor is not None and r.result.metrics["val/dice"] < floor]
     if below:
-        found.append(
+        warned.append(
             f"{len(below)} finished trials are below the all-pet guess ({floor:.4f}): they have learnt nothing."
         )
     if not any(record.seed is not None for record in records) or len({r.seed for r in records}) == 1:
-        found.append(f"A single seed ({SEED_AXIS}): the spread between reruns is not known.")
-    return found
+        warned.append(f"A single seed ({SEED_AXIS}): the spread between reruns is not known.")
+    return warned

@@ -10,7 +10,7 @@ from typing import Any
 from petseg.config import RunConfig
 from petseg.config.values import config_from_dict, config_to_dict, flatten, identity_names
 
-_identity_names = functools.cache(identity_names)  # 15 ms, and a report asks for each of a thousand trials
+_identity_names = functools.cache(identity_names)  # 15 ms, and a report asks once for each trial
 
 
 def train_flags(tree: Mapping[str, Any]) -> list[str]:
@@ -19,7 +19,7 @@ def train_flags(tree: Mapping[str, Any]) -> list[str]:
     tree: `config` of a config.json. Raises ValueError if it is not a RunConfig of this version.
     """
     config = config_from_dict(tree)
-    defaults = flatten(config_to_dict(RunConfig()))
+    defaults = _defaults()
     values = flatten(config_to_dict(config))
     numbers = _identity_names()
     return [
@@ -31,8 +31,13 @@ def train_flags(tree: Mapping[str, Any]) -> list[str]:
 
 
 def train_command(tree: Mapping[str, Any]) -> str:
-    """As it can be pasted into a shell."""
+    """The command, quoted for a shell."""
     return shlex.join(["python", "petseg/train.py", *train_flags(tree)])
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return flatten(config_to_dict(RunConfig()))
 
 
 def _flag(name: str, value: Any) -> list[str]:

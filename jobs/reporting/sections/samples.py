@@ -29,7 +29,7 @@ MAX_SIDE_PX = 4096
 
 @dataclass(frozen=True)
 class ValSplit:
-    """Where to look for the val split that a trial was measured on."""
+    """The val split that a trial was measured on, and the folder to read it from."""
 
     record: Record
     manifest_hash: str
@@ -46,21 +46,21 @@ class Sample:
 
 
 def load_samples(where: ValSplit, wanted: Mapping[int, str]) -> tuple[dict[int, Sample], str]:
-    """(samples by position, "") for {position in val: key}, or ({}, why they are not at hand)."""
+    """(samples by position, "") for {position in val: key}, or ({}, why they cannot be read)."""
     border = str(((where.record.config or {}).get("data") or {}).get("border"))
-    found, trouble = _read(where, wanted, lambda reader, position: _sample(reader, position, border))
-    return dict(zip(wanted, found, strict=False)), trouble
+    samples, trouble = _read(where, wanted, lambda reader, position: _sample(reader, position, border))
+    return dict(zip(wanted, samples, strict=False)), trouble
 
 
 def load_facts(where: ValSplit, keys: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
-    """(what KEY.json says of each picture of val, {} where the set has none, "") or ([], why it is not at hand)."""
+    """(the content of KEY.json of each val picture, {} without one, "") or ([], why it cannot be read)."""
     return _read(where, dict(enumerate(keys)), TarReader.facts)
 
 
 def _read(
     where: ValSplit, wanted: Mapping[int, str], read: Callable[[TarReader, int], Found]
 ) -> tuple[list[Found], str]:
-    """What a reader gives for positions of val whose keys are these, or ([], why not)."""
+    """(the result of `read` for each position, "") or ([], why it cannot be read). wanted: {position in val: key}"""
     try:
         reader = _open(where)
         try:
@@ -75,7 +75,7 @@ def _read(
 
 
 def _open(where: ValSplit) -> TarReader:
-    """Raises ValueError, OSError or Failure if the set is not at hand."""
+    """Open the val split; raises ValueError, OSError or Failure if it cannot be read."""
     try:
         side_px = int((where.record.config or {})["data"]["image_size_px"])
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -93,7 +93,7 @@ def _open(where: ValSplit) -> TarReader:
 
 
 def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
-    """The trimap is the very one that the network was measured on; the picture is for eyes."""
+    """Decode the trimap exactly as in the evaluation, and the picture only for display."""
     size = (reader.image_size_px, reader.image_size_px)
     jpg, png = reader.encoded(position)
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jobs.reporting.sections.reproduce import train_command
 from jobs.reporting.statistics.records import Record
 from petseg.run_folder.attempts import Attempt
+from petseg.run_folder.layout import Result
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,17 @@ def trial_row(record: Record, manifest_hash: str) -> TrialRow:
     )
 
 
+def device_text(result: Result) -> str:
+    """`NVIDIA H100` or `cpu, 2 threads`; results hold `1 threads` too."""
+    return result.device.removesuffix("s") if result.device.endswith(", 1 threads") else result.device
+
+
 def attempts_of(record: Record) -> tuple[Attempt, ...]:
     return tuple(record.trial_status.trial.attempts())
 
 
 def facts_of(record: Record, attempts: tuple[Attempt, ...], manifest_hash: str) -> tuple[tuple[str, str], ...]:
-    """Those that are known."""
+    """The known facts on a trial's hardware, code and data."""
     result = record.result
     # a requeued trial can have run on with other code, and then its numbers are of both
     codes = dict.fromkeys(attempt.code or "the working tree" for attempt in attempts)
@@ -60,7 +66,7 @@ def facts_of(record: Record, attempts: tuple[Attempt, ...], manifest_hash: str) 
         "code": ", then ".join(codes),
         "processes": str(result.world_size) if result else "",
         "host": ", then ".join(hosts) or record.trial_status.host,
-        "device": result.device if result else "",
+        "device": device_text(result) if result else "",
         "starts": str(len(attempts)) if len(attempts) > 1 else "",
     }
     return tuple((name, text) for name, text in facts.items() if text)

@@ -1,1 +1,1 @@
-"""What the numbers of a sweep allow to be said."""
+"""The statistics behind the report: means, differences, ranks, power and their wording."""

@@ -1,4 +1,4 @@
-"""How sure is a mean Dice, and a difference between two? From the Dice of every picture after every training run.
+"""Intervals of mean Dice and of differences, from the Dice of every picture after every training run.
 
 A cell is trained with S seeds, and each of its runs is measured on the same N pictures, which all cells share. Its mean
 moves with two things: other pictures, which move all cells alike, so that differences are taken picture by picture; and
@@ -51,7 +51,7 @@ JITTER = 1e-12  # of the variances, so that pictures on which cells agree do not
 
 @dataclass(frozen=True)
 class Cells:
-    """What C cells on the same N pictures have to say, C >= 1 and N >= 2."""
+    """Statistics of C cells on the same N pictures, C >= 1 and N >= 2."""
 
     mean: Floats  # (C,)
     seeds: NDArray[np.int64]  # (C,) training runs
@@ -83,8 +83,18 @@ class Intervals:
     pictures_only: NDArray[np.bool_]  # a cell has a single run: the interval is for other pictures alone
 
 
+@dataclass(frozen=True)
+class Family:
+    """Contrasts of cells that are tested together, arrays of shape (K,)."""
+
+    value: Floats
+    variance: Floats  # over pictures
+    pictures_only: NDArray[np.bool_]  # a cell has a single run
+    num_pictures: int
+
+
 def summarise(dice: Sequence[Floats]) -> Cells:
-    """Per cell (S, N): a row per training run, a column per picture, the same pictures in all cells.
+    """The statistics of cells. dice: per cell (S, N), a row per training run and a column per picture, the same in all.
 
     Raises ValueError if there are no two pictures, or not the same number in all cells.
     """
@@ -134,20 +144,20 @@ def _root(covariance: Floats) -> Floats:
 def means(cells: Cells) -> Intervals:
     """Each cell's mean with its own interval: (C,) arrays; nothing is tested."""
     reach = np.quantile(np.abs(cells.errors), CONFIDENCE, axis=1)
-    alone = _reach_over_pictures(cells, np.diag(cells.covariance))
-    reach = np.where(cells.is_single, alone, reach)
+    reach = np.where(cells.is_single, _reach_over_pictures(np.diag(cells.covariance), cells.num_pictures), reach)
     untested = np.full(reach.shape, np.nan)
     return Intervals(cells.mean, cells.mean - reach, cells.mean + reach, untested, cells.is_single)
 
 
 def contrasts(cells: Cells, weights: Floats) -> Intervals:
     """sum_c w_c mean_c for each row of (K, C) weights, all of them one family: arrays of shape (K,)."""
-    variance = ((weights @ cells.covariance) * weights).sum(axis=1)
-    pictures_only = (weights != 0) @ cells.is_single
-    errors = cells.errors
-    return _family(
-        cells, weights @ cells.mean, variance, pictures_only, errors.shape[1], lambda at: weights[at] @ errors
+    family = Family(
+        value=weights @ cells.mean,
+        variance=((weights @ cells.covariance) * weights).sum(axis=1),
+        pictures_only=(weights != 0) @ cells.is_single,
+        num_pictures=cells.num_pictures,
     )
+    return _compare(family, cells.errors.shape[1], lambda at: weights[at] @ cells.errors)
 
 
 def pairs(cells: Cells, errors: Floats | None = None) -> Intervals:
@@ -155,46 +165,39 @@ def pairs(cells: Cells, errors: Floats | None = None) -> Intervals:
 
     errors: (C, draws) of the means, instead of the cells' own.
     """
-    errors = cells.errors if errors is None else errors
+    drawn = cells.errors if errors is None else errors
     one, other = np.triu_indices(len(cells.mean), 1)
     own = np.diag(cells.covariance)
-    found = _family(
-        cells,
+    family = Family(
         value=cells.mean[one] - cells.mean[other],
         variance=own[one] + own[other] - 2 * cells.covariance[one, other],
         pictures_only=cells.is_single[one] | cells.is_single[other],
-        draws=errors.shape[1],
-        errors_of=lambda at: errors[one[at]] - errors[other[at]],
+        num_pictures=cells.num_pictures,
     )
+    above = _compare(family, drawn.shape[1], lambda at: drawn[one[at]] - drawn[other[at]])
 
-    def square(above: NDArray[Any], below: NDArray[Any], diagonal: float) -> NDArray[Any]:
-        whole = np.full((len(cells.mean),) * 2, diagonal, dtype=above.dtype)
-        whole[one, other], whole[other, one] = above, below
+    def square(upper: NDArray[Any], lower: NDArray[Any], diagonal: float) -> NDArray[Any]:
+        whole = np.full((len(cells.mean),) * 2, diagonal, dtype=upper.dtype)
+        whole[one, other], whole[other, one] = upper, lower
         return whole
 
     return Intervals(
-        square(found.value, -found.value, 0.0),
-        square(found.low, -found.high, 0.0),
-        square(found.high, -found.low, 0.0),
-        square(found.p, found.p, np.nan),
-        square(found.pictures_only, found.pictures_only, False) | np.diag(cells.is_single),
+        square(above.value, -above.value, 0.0),
+        square(above.low, -above.high, 0.0),
+        square(above.high, -above.low, 0.0),
+        square(above.p, above.p, np.nan),
+        square(above.pictures_only, above.pictures_only, False) | np.diag(cells.is_single),
     )
 
 
-def _family(
-    cells: Cells,
-    value: Floats,
-    variance: Floats,
-    pictures_only: NDArray[np.bool_],
-    draws: int,
-    errors_of: Callable[[NDArray[np.int64]], Floats],
-) -> Intervals:
-    """(K,) contrasts; variance: over pictures; errors_of: (k, draws) of some of them.
+def _compare(family: Family, draws: int, errors_of: Callable[[NDArray[np.int64]], Floats]) -> Intervals:
+    """The intervals of a family of K contrasts, of shape (K,). errors_of: (k, draws) errors of some contrasts.
 
-    Those that hold a cell of a single run are not tested, and have Student's interval over pictures.
+    Contrasts with a cell of a single run are not tested, and get Student's interval over pictures.
     """
-    reach, p = _reach_over_pictures(cells, variance), np.full(value.shape, np.nan)
-    tested = np.flatnonzero(~pictures_only)
+    value, p = family.value, np.full(family.value.shape, np.nan)
+    reach = _reach_over_pictures(family.variance, family.num_pictures)
+    tested = np.flatnonzero(~family.pictures_only)
     units, largest = [], np.zeros(draws)
     measured = min(draws, max(MEASURED[1], MEASURED[0] // max(1, len(tested))))
     at = round(BALANCE * measured)
@@ -206,17 +209,17 @@ def _family(
         sizes /= np.where(unit > 0, unit, 1.0)[:, None]
         np.maximum(largest, sizes.max(axis=0), out=largest)
     if not units:
-        return Intervals(value, value - reach, value + reach, p, pictures_only)
+        return Intervals(value, value - reach, value + reach, p, family.pictures_only)
     unit, largest = np.concatenate(units), np.sort(largest)
     with np.errstate(divide="ignore", invalid="ignore"):
         seen = np.where(value[tested] == 0, 0.0, np.abs(value[tested]) / unit)
     p[tested] = (1 + draws - np.searchsorted(largest, seen)) / (draws + 1)
     reach[tested] = unit * largest[1 - round(LEVEL * (draws + 1))]
-    return Intervals(value, *_ends(value, reach, p), p, pictures_only)
+    return Intervals(value, *_ends(value, reach, p), p, family.pictures_only)
 
 
 def _ends(value: Floats, reach: Floats, p: Floats) -> tuple[Floats, Floats]:
-    """Low and high: 0 lies between them exactly where p says that nothing is shown, however they are rounded."""
+    """Low and high ends, which include 0 exactly where p shows nothing, despite rounding."""
     low, high, least = value - reach, value + reach, np.finfo(float).tiny
     shown, open_ = p < LEVEL, p >= LEVEL
     low = np.where(shown & (value > 0), np.maximum(low, least), np.where(open_, np.minimum(low, 0.0), low))
@@ -224,18 +227,18 @@ def _ends(value: Floats, reach: Floats, p: Floats) -> tuple[Floats, Floats]:
     return low, high
 
 
-def _reach_over_pictures(cells: Cells, variance: Floats) -> Floats:
-    """From the value to either end of Student's interval for other pictures; variance: over pictures."""
-    error = np.sqrt(np.maximum(variance, 0) / cells.num_pictures)
-    return error * special.stdtrit(cells.num_pictures - 1, 0.5 + CONFIDENCE / 2)
+def _reach_over_pictures(variance: Floats, num_pictures: int) -> Floats:
+    """Half the width of Student's interval for other pictures. variance: over pictures."""
+    error = np.sqrt(np.maximum(variance, 0) / num_pictures)
+    return error * special.stdtrit(num_pictures - 1, 0.5 + CONFIDENCE / 2)
 
 
-def rank_ranges(found: Intervals) -> NDArray[np.int64]:
+def rank_ranges(compared: Intervals) -> NDArray[np.int64]:
     """(C, 2) best and worst rank that each cell may have, 1 the highest, from all `pairs`.
 
-    A place is lost for each cell shown to be better and gained for each shown to be worse. All ranges hold together, as
-    the intervals do (Klein, Wright and Wieczorek 2020, J R Stat Soc A 183:589).
+    A cell loses a rank for each cell shown to be better and gains one for each shown to be worse. All ranges hold
+    together, as the intervals do (Klein, Wright and Wieczorek 2020, J R Stat Soc A 183:589).
     """
-    shown = found.p < LEVEL
-    better, worse = shown & (found.value < 0), shown & (found.value > 0)
+    shown = compared.p < LEVEL
+    better, worse = shown & (compared.value < 0), shown & (compared.value > 0)
     return np.stack([1 + better.sum(axis=1), len(shown) - worse.sum(axis=1)], axis=1)

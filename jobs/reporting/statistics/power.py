@@ -1,5 +1,7 @@
-"""What difference can a sweep of so many cells and seeds show? By drawing such sweeps and comparing them as the report
-does, so that the answer holds for the very intervals that decide."""
+"""The smallest difference that a sweep of a given size can show.
+
+Sweeps are drawn and compared as the report compares them, so that the answer holds for the report's own intervals.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class Noise:
 
 
 def noise_of(cells: Cells) -> Noise | None:
-    """The spreads of finished cells, those of two runs or more; None if there are no two of them."""
+    """The spreads of finished cells with two runs or more; None if there are fewer than two such cells."""
     several = np.flatnonzero(~cells.is_single)
     if len(several) < 2:
         return None
@@ -44,7 +46,7 @@ def noise_of(cells: Cells) -> Noise | None:
 
 
 def least_difference(num_cells: int, seeds: int, noise: Noise) -> float:
-    """The true difference of two cells that is shown in POWER of sweeps of num_cells cells with so many seeds each.
+    """The true difference of two cells that POWER of all sweeps of num_cells cells with these seeds show.
 
     num_cells and seeds: 2 or more.
     """
@@ -54,7 +56,7 @@ def least_difference(num_cells: int, seeds: int, noise: Noise) -> float:
 
 
 def seeds_for(difference: float, num_cells: int, noise: Noise) -> int | None:
-    """The fewest seeds of LADDER with which such a difference is shown in POWER of sweeps; None: not with the most."""
+    """The fewest seeds of LADDER that show the difference in POWER of sweeps; None if the most do not."""
     if least_difference(num_cells, LADDER[-1], noise) > difference:
         return None
     low, high = 0, len(LADDER) - 1
@@ -87,6 +89,7 @@ def _least_difference(num_cells: int, seeds: int, run: float, picture: float, nu
             run_variance=variances,
             both=np.zeros(num_cells),
         )
-        found = pairs(cells, draw_errors(cells, DRAWS, rng))
-        needed.append((found.high - 2 * found.value)[above])  # the interval's reach minus the error of the difference
+        compared = pairs(cells, draw_errors(cells, DRAWS, rng))
+        # the interval's reach minus the error of the difference
+        needed.append((compared.high - 2 * compared.value)[above])
     return float(np.quantile(needed, POWER))

@@ -1,4 +1,4 @@
-"""What a sweep can show, in words: of its own finished trials, and of one that is only planned."""
+"""The power of a sweep in words, for finished trials and for planned ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFERENCE_RUN, REFERENCE_PICTURE = 0.0025, 0.02
 
 
 def power_points(val: Comparison) -> list[str]:
-    """A sentence on what such a sweep shows, by the spreads of its own trials; none where they are not known."""
+    """A sentence on the differences that such a sweep can show; [] if the spreads of its trials are unknown."""
     noise, several = val.noise, ~val.cells.is_single
     if noise is None or not noise.run + noise.picture:
         return []
@@ -31,12 +31,12 @@ def power_points(val: Comparison) -> list[str]:
     if gap.finding in ("open", "same") and abs(gap.value) >= LEAST_GAP:
         wanted.append((", the gap between the first two,", abs(gap.value)))
     needed = [f"{size:.4f}{name} {_needed(seeds_for(size, count, noise))}" for name, size in wanted]
-    said = shown_text(count, seeds, noise)
-    return [f"{said} (by the spreads of these trials: {spreads_text(noise)}). {'; '.join(needed)}."]
+    shown = f"{shown_text(count, seeds, noise)} (by the spreads of these trials: {spreads_text(noise)})"
+    return [f"{shown}. {'; '.join(needed)}."]
 
 
 def plan_text(sweep: Sweep, cells: Mapping[str, Cell], num_pictures: int) -> str:
-    """What the cells of a sweep, by trial id, will show on so many val pictures."""
+    """The differences that a planned sweep can show. cells: by trial id."""
     seeds = Counter(tuple(v for name, v in cell.axes.items() if name != SEED_AXIS) for cell in cells.values())
     done = [trial for trial in sweep.trials if trial.result()]
     board = build_leaderboard(sweep, [read_record(trial_status(trial, None, {}), epochs=False) for trial in done])
@@ -44,7 +44,7 @@ def plan_text(sweep: Sweep, cells: Mapping[str, Cell], num_pictures: int) -> str
 
 
 def planned_text(num_cells: int, seeds: int, num_pictures: int, known: Comparison | None) -> str:
-    """What so many cells and seeds will show on so many val pictures; known: trials of the sweep that have finished."""
+    """The differences that cells and seeds can show on val pictures. known: finished trials of the sweep."""
     if num_cells < 2:
         return "One cell alone is compared with nothing."
     if seeds < 2:

@@ -1,4 +1,4 @@
-"""What a sweep has to say, in plain numbers: trials gathered into groups of seeds, their ranking and their tables."""
+"""The trials of a sweep as records, their groups of seeds, the ranking and tables of the groups."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LEAST_FILLED = 0.25  # share of a table's cells that the sweep has
 
 @dataclass(frozen=True)
 class Record:
-    """One trial with all that its folder holds."""
+    """One trial with the content of its folder."""
 
     trial_status: TrialStatus
-    values: dict[str, Any]  # dotted config fields that make its numbers, and its place on the sweep's axes
+    values: dict[str, Any]  # dotted config fields that make its numbers, and its values on the sweep's axes
     config: dict[str, Any] | None  # None: its folder has no readable config.json
     result: Result | None
     rows: list[dict[str, Any]]  # one per epoch, oldest first
@@ -68,7 +68,7 @@ class Group:
         return " · ".join(axis_text(name, value) for name, value in self.axes.items()) or "all trials"
 
     @property
-    def place(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[Any, ...]:
         """Its values on the axes, which no other group shares."""
         return tuple(self.axes.values())
 
@@ -91,8 +91,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A group's place in the ranking by mean val Dice; rank 0 = nothing finished yet."""
+class Ranked:
+    """A group and its rank by mean val Dice; rank 0 = no trial has finished."""
 
     rank: int
     group: Group
@@ -116,7 +116,7 @@ def axis_text(name: str, value: Any) -> str:
 
 
 def read_records(sweep: Sweep, rows: Sequence[TrialStatus] | None = None) -> list[Record]:
-    """All trials of the sweep, those without a folder too. rows: where they stand, if that is known already."""
+    """All trials of the sweep, also those without a folder. rows: their statuses, if they are already known."""
     return [read_record(row) for row in (observe(sweep).rows if rows is None else rows)]
 
 
@@ -147,8 +147,9 @@ def spread_of(values: Sequence[float]) -> Spread | None:
 
 
 def varied(sweep: Sweep, records: Sequence[Record]) -> list[str]:
-    """What tells the trials apart, seeds aside: the sweep's axes of more than one value, then every other field that
-    differs between its trials all the same (a sweep that was run again with another --set), lest unlike be averaged.
+    """The fields in which trials differ, without the seed: the sweep's axes, then other fields.
+
+    Other fields differ after a sweep was run again with another --set; without them, unlike trials would be averaged.
     """
     names = dict.fromkeys([*sweep.axes, *(name for record in records for name in record.values)])
     names.pop(SEED_AXIS, None)
@@ -156,35 +157,35 @@ def varied(sweep: Sweep, records: Sequence[Record]) -> list[str]:
 
 
 def gather(axes: Sequence[str], records: Sequence[Record]) -> list[Group]:
-    """The records by their place on the axes, in order of first appearance; without those that were stopped early."""
-    places: dict[tuple[Any, ...], list[Record]] = {}
+    """Groups of the records with equal values on the axes, by first appearance, without trials stopped early."""
+    by_key: dict[tuple[Any, ...], list[Record]] = {}
     for record in (record for record in records if not record.is_pruned):
-        places.setdefault(tuple(record.values.get(name) for name in axes), []).append(record)
-    return [Group(dict(zip(axes, place, strict=True)), tuple(members)) for place, members in places.items()]
+        by_key.setdefault(tuple(record.values.get(name) for name in axes), []).append(record)
+    return [Group(dict(zip(axes, key, strict=True)), tuple(members)) for key, members in by_key.items()]
 
 
-def rank(groups: Sequence[Group]) -> list[Place]:
-    """By mean val Dice, highest first; groups with nothing finished come last."""
+def rank(groups: Sequence[Group]) -> list[Ranked]:
+    """The groups by mean val Dice, highest first, and then those without a finished trial."""
     scored = [(spread, group) for group in groups if (spread := group.spread("val/dice"))]
     scored.sort(key=lambda pair: -pair[0].mean)
-    places = [Place(number, group, spread) for number, (spread, group) in enumerate(scored, start=1)]
-    return places + [Place(0, group, None) for group in groups if not group.spread("val/dice")]
+    ranking = [Ranked(number, group, spread) for number, (spread, group) in enumerate(scored, start=1)]
+    return ranking + [Ranked(0, group, None) for group in groups if not group.spread("val/dice")]
 
 
 def tabulate(axes: Sequence[str], groups: Sequence[Group]) -> list[Grid]:
     """First axis down, second across, and a table per combination of the others (the first MAX_GRIDS of them).
 
-    None where they would stand nearly empty: a search's trials are points, and hardly two of them share a row.
+    [] if the tables would be nearly empty, as those of a search, whose trials hardly share a value.
     """
     row_axis, column_axis, *others = [*axes, "", ""][: max(2, len(axes))]
-    by_place = {group.place: group for group in groups}
+    by_key = {group.key: group for group in groups}
     levels = {name: list(dict.fromkeys(group.axes[name] for group in groups)) for name in axes}
     if len(groups) < LEAST_FILLED * math.prod(map(len, levels.values())):
         return []
     rows, columns = levels.get(row_axis, [None]), levels.get(column_axis, [None])
     grids = []
     for rest in itertools.product(*(levels[name] for name in others)):
-        cells = [[by_place.get((row, column, *rest)[: len(axes)]) for column in columns] for row in rows]
+        cells = [[by_key.get((row, column, *rest)[: len(axes)]) for column in columns] for row in rows]
         if not axes:
             cells = [[groups[0] if groups else None]]
         if not any(cell for line in cells for cell in line):

@@ -1,4 +1,4 @@
-"""How widely do the runs of each cell spread? Draws from what a few seeds leave open.
+"""The spread between the runs of each cell, drawn from its posterior given a few seeds.
 
 Two or three runs tell little of their own spread, so the cells lend each other theirs: most spread as all others do,
 and a few may not. The model is a spike and a slab, a robust form of the moderated variances of Smyth (2004, Stat Appl
@@ -46,8 +46,8 @@ def draw_variances(run_variance: Floats, freedom: Floats, draws: int, rng: np.ra
     low, high = max(0, within[0] - 1), min(GRID - 1, within[-1] + 1)
     logs = np.linspace(logs[low], logs[high], GRID)
     share = np.cumsum(_density(run_variance, freedom, logs))
-    places = np.searchsorted(share / share[-1], rng.random(draws))
-    common = np.exp(logs[places] + (logs[1] - logs[0]) * (rng.random(draws) - 0.5))[:, None]
+    bins = np.searchsorted(share / share[-1], rng.random(draws))
+    common = np.exp(logs[bins] + (logs[1] - logs[0]) * (rng.random(draws) - 0.5))[:, None]
     spike, slab = _likelihoods(run_variance, freedom, common)
     is_wild = rng.random(spike.shape) < special.expit(slab - spike)
     own = (WILD_TIMES * common + freedom * run_variance) / (2 * rng.standard_gamma((1 + freedom) / 2, spike.shape))
@@ -55,14 +55,16 @@ def draw_variances(run_variance: Floats, freedom: Floats, draws: int, rng: np.ra
 
 
 def _density(run_variance: Floats, freedom: Floats, logs: Floats) -> Floats:
-    """Of log v, up to a factor; logs: (G,)."""
-    found = np.logaddexp(*_likelihoods(run_variance, freedom, np.exp(logs)[:, None])).sum(axis=1)
-    return np.exp(found - found.max())
+    """The density of log v, up to a factor. logs: (G,)."""
+    log_density = np.logaddexp(*_likelihoods(run_variance, freedom, np.exp(logs)[:, None])).sum(axis=1)
+    return np.exp(log_density - log_density.max())
 
 
 def _likelihoods(run_variance: Floats, freedom: Floats, common: Floats) -> tuple[Floats, Floats]:
-    """Logarithms of the likelihood of each cell's variance if it spreads as the others and if it is wild, weighted by
-    the share of either; common: (G, 1) values of v. What both have in common is left out."""
+    """Log likelihoods of each cell's variance as an ordinary and as a wild cell, each weighted by its share.
+
+    common: (G, 1) values of v. Terms that both share are left out.
+    """
     half = freedom / 2
     spike = np.log(1 - WILD_SHARE) + half * np.log(half / common) - half * run_variance / common - special.gammaln(half)
     scale = WILD_TIMES * common / freedom

@@ -1,4 +1,4 @@
-"""What a sweep's numbers allow to be said: how sure each mean is, and which differences are shown."""
+"""The leaderboard of a sweep: its means with intervals, the differences that are shown, and effects of the axes."""
 
 from __future__ import annotations
 
@@ -71,16 +71,16 @@ class Comparison:
     groups: tuple[Group, ...]
     num_pictures: int
     cells: Cells
-    means: dict[tuple[Any, ...], Mean]  # by place
+    means: dict[tuple[Any, ...], Mean]  # by the group's key
     differences: Intervals  # row minus column
     left_out: tuple[Group, ...]  # finished, but without the same per_image.npz as the others
 
     def mean(self, group: Group) -> Mean | None:
-        return self.means.get(group.place)
+        return self.means.get(group.key)
 
     @cached_property
     def positions(self) -> dict[tuple[Any, ...], int]:
-        return {group.place: i for i, group in enumerate(self.groups)}
+        return {group.key: i for i, group in enumerate(self.groups)}
 
     def difference(self, i: int, j: int) -> Difference:
         one = self.differences
@@ -89,12 +89,12 @@ class Comparison:
 
     def from_best(self, group: Group) -> Difference | None:
         """The group minus the best; None for the best, and for a group that is not compared."""
-        i = self.positions.get(group.place, 0)
+        i = self.positions.get(group.key, 0)
         return self.difference(i, 0) if i else None
 
     @cached_property
     def noise(self) -> Noise | None:
-        """How much runs and pictures move these groups' means; None if that is not known."""
+        """The spreads of runs and pictures in these groups; None if they are unknown."""
         return noise_of(self.cells)
 
 
@@ -108,7 +108,7 @@ class Effects:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """All that is said of a sweep, worked out once."""
+    """The comparison of a sweep, computed once."""
 
     axes: list[str]
     groups: list[Group]
@@ -128,44 +128,43 @@ class Leaderboard:
 def build_leaderboard(sweep: Sweep, records: Sequence[Record]) -> Leaderboard:
     axes = varied(sweep, records)
     groups = gather(axes, records)
-    found = {split: one for split in SPLITS if (one := compare(groups, split))}
-    main, interaction = effects(axes, groups, found["val"]) if "val" in found else ([], None)
-    return Leaderboard(axes, groups, found, main, interaction, sweep.shard_sets)
+    by_split = {split: one for split in SPLITS if (one := compare(groups, split))}
+    main, interaction = effects(axes, groups, by_split["val"]) if "val" in by_split else ([], None)
+    return Leaderboard(axes, groups, by_split, main, interaction, sweep.shard_sets)
 
 
 def compare(groups: Sequence[Group], split: str) -> Comparison | None:
-    """Of the groups all of whose finished trials were measured on the same pictures; None if there are no two pictures.
+    """The comparison of the groups that were measured on the same pictures; None with fewer than two pictures.
 
-    Which pictures those are, the most groups decide.
+    The pictures are those that most groups share.
     """
     finished = [group for group in groups if group.spread(f"{split}/dice")]
-    measured = {group.place: _measured(group, split) for group in finished}
+    measured = {group.key: _measured(group, split) for group in finished}
     keys = [entry[0] for entry in measured.values() if entry]
     if not keys:
         return None
     common = max(dict.fromkeys(keys), key=keys.count)
     if len(common) < 2:
         return None
-    same = [(g, entry[1]) for g in finished if (entry := measured[g.place]) and entry[0] == common]
+    same = [(g, entry[1]) for g in finished if (entry := measured[g.key]) and entry[0] == common]
     same.sort(key=lambda pair: -pair[1].mean(axis=1).mean())
     cells = summarise([dice for _, dice in same])
-    found, alone = pairs(cells), means(cells)
-    columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(found))
-    by_place = {
-        group.place: Mean(
+    differences, alone = pairs(cells), means(cells)
+    columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(differences))
+    by_key = {
+        group.key: Mean(
             float(value), max(0.0, float(low)), min(1.0, float(high)), bool(only), (int(ranks[0]), int(ranks[1]))
         )
         for (group, _), value, low, high, only, ranks in zip(same, *columns, strict=True)
     }
-    left_out = tuple(group for group in finished if group.place not in by_place)
-    return Comparison(tuple(g for g, _ in same), len(common), cells, by_place, found, left_out)
+    left_out = tuple(group for group in finished if group.key not in by_key)
+    return Comparison(tuple(g for g, _ in same), len(common), cells, by_key, differences, left_out)
 
 
 def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any] | None:
     """Keys and (S, N) Dice; None if its trials do not all have the same pictures."""
-    found = [read_dice(record.trial_status.trial.folder, split) for record in group.done]
-    rows = [entry for entry in found if entry]
-    if len(rows) < len(found) or len({keys for keys, _ in rows}) != 1:
+    rows = [dice for record in group.done if (dice := read_dice(record.trial_status.trial.folder, split))]
+    if len(rows) < len(group.done) or len({keys for keys, _ in rows}) != 1:
         return None
     return rows[0][0], np.stack([dice for _, dice in rows])
 
@@ -179,8 +178,8 @@ def effects(
     Main effects are one family of looks, interactions another. Axes of more than MAX_LEVELS values are averaged over.
     """
     levels = [list(dict.fromkeys(group.axes[name] for group in groups)) for name in axes]
-    place_of = comparison.positions
-    complete = len(place_of) == len(groups) == math.prod(map(len, levels))
+    positions = comparison.positions
+    complete = len(positions) == len(groups) == math.prod(map(len, levels))
     if len(axes) < 2 or not complete:
         return [], None
     factors = [at for at, values in enumerate(levels) if len(values) <= MAX_LEVELS]
@@ -188,14 +187,14 @@ def effects(
     for at in factors:
         for one, other in itertools.combinations(levels[at], 2):
             names.append((axis_text(axes[at], one), axis_text(axes[at], other)))
-            rows.append(_weights(place_of, {at: {one: 1.0, other: -1.0}}))
-    found = iter(_differences(comparison.cells, names, rows))
-    main = [Effects((axes[at],), tuple(itertools.islice(found, math.comb(len(levels[at]), 2)))) for at in factors]
+            rows.append(_weights(positions, {at: {one: 1.0, other: -1.0}}))
+    differences = iter(_differences(comparison.cells, names, rows))
+    main = [Effects((axes[at],), tuple(itertools.islice(differences, math.comb(len(levels[at]), 2)))) for at in factors]
     return main, _interaction(axes, levels, comparison) if {0, 1} <= set(factors) else None
 
 
 def _interaction(axes: Sequence[str], levels: Sequence[list[Any]], comparison: Comparison) -> Effects:
-    """How much more one value of the second axis gains over another with one value of the first than with another."""
+    """How far the gain of one value of the second axis over another depends on the value of the first axis."""
     names, rows = [], []
     for (one, other), (left, right) in itertools.product(*(itertools.combinations(levels[at], 2) for at in (0, 1))):
         gain = f"{axis_text(axes[1], left)} over {axis_text(axes[1], right)}"
@@ -205,9 +204,9 @@ def _interaction(axes: Sequence[str], levels: Sequence[list[Any]], comparison: C
     return Effects(tuple(axes[:2]), tuple(_differences(comparison.cells, names, rows)))
 
 
-def _weights(place_of: dict[tuple[Any, ...], int], signs: dict[int, dict[Any, float]]) -> list[float]:
-    """Of each cell: +1, -1 or 0 by its value on some axes, averaged over all other axes."""
-    raw = [math.prod(sign.get(place[at], 0.0) for at, sign in signs.items()) for place in place_of]
+def _weights(positions: dict[tuple[Any, ...], int], signs: dict[int, dict[Any, float]]) -> list[float]:
+    """The weight of each cell: +1, -1 or 0 by its values on some axes, averaged over all other axes."""
+    raw = [math.prod(sign.get(key[at], 0.0) for at, sign in signs.items()) for key in positions]
     share = sum(abs(weight) for weight in raw) / 2 ** len(signs)
     return [weight / share for weight in raw]
 
@@ -215,8 +214,8 @@ def _weights(place_of: dict[tuple[Any, ...], int], signs: dict[int, dict[Any, fl
 def _differences(cells: Cells, names: Sequence[tuple[str, str]], rows: Sequence[list[float]]) -> list[Difference]:
     if not rows:
         return []
-    found = contrasts(cells, np.array(rows))
-    numbers = zip(found.value, found.low, found.high, found.p, strict=True)
+    compared = contrasts(cells, np.array(rows))
+    numbers = zip(compared.value, compared.low, compared.high, compared.p, strict=True)
     return [
         Difference(name, other, float(value), float(low), float(high), _known(one))
         for (name, other), (value, low, high, one) in zip(names, numbers, strict=True)

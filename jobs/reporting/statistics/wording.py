@@ -1,4 +1,4 @@
-"""The verdict in words: what is shown, what is not, and what nobody can know yet."""
+"""The verdict in words: which differences are shown, which are not, and which cannot be known yet."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Verdict:
     points: tuple[str, ...] = ()
 
 
-def judge(board: Leaderboard) -> Verdict:
-    """A sentence, and the differences behind it."""
+def verdict_of(board: Leaderboard) -> Verdict:
+    """The verdict: a sentence, and the differences behind it."""
     val = board.val
     if val is None:
         return Verdict(lead(board))
@@ -42,11 +42,11 @@ def judge(board: Leaderboard) -> Verdict:
 
 
 def lead(board: Leaderboard) -> str:
-    """The verdict's first sentence, and on what data it stands if they are drawn."""
+    """The verdict's first sentence, with a note if its data are drawn."""
     val = board.val
     if val is not None:
-        said = _best(board, val) if len(val.groups) > 1 else _alone(board, val)
-        return f"{said}{_drawn(board)}"
+        first = _best(board, val) if len(val.groups) > 1 else _alone(board, val)
+        return f"{first}{_drawn(board)}"
     if not any(group.done for group in board.groups):
         return "Nothing can be compared yet: no trial has finished."
     return "Nothing can be compared: no finished cell has the Dice of two val pictures or more, in each of its trials."
@@ -54,7 +54,7 @@ def lead(board: Leaderboard) -> str:
 
 def _alone(board: Leaderboard, val: Comparison) -> str:
     (only,) = val.groups
-    measured = f"{only.label} has a mean val Dice of {interval(val.means[only.place])} ({basis(val)})"
+    measured = f"{only.label} has a mean val Dice of {interval(val.means[only.key])} ({basis(val)})"
     if val.left_out:
         return f"{measured}. No other cell was measured on the same pictures, so it is compared with none."
     if len(board.groups) > 1:
@@ -65,15 +65,15 @@ def _alone(board: Leaderboard, val: Comparison) -> str:
 def _best(board: Leaderboard, val: Comparison) -> str:
     best, others = val.groups[0], val.groups[1:]
     differences = [val.difference(0, j) for j in range(1, len(val.groups))]
-    mean = f"{_highest(board, val)}, {interval(val.means[best.place])} ({basis(val)})"
-    found = [difference.finding for difference in differences]
-    if all(finding == "unknown" for finding in found):
+    mean = f"{_highest(board, val)}, {interval(val.means[best.key])} ({basis(val)})"
+    findings = [difference.finding for difference in differences]
+    if all(finding == "unknown" for finding in findings):
         return f"{mean}, {_unknown(val)}"
-    beaten = found.count("apart")
+    beaten = findings.count("apart")
     if beaten == len(others):
         return f"{mean}, and is shown to be better than {others[0].label if beaten == 1 else f'all {beaten} others'}."
     equal = [group for group, difference in zip(others, differences, strict=True) if difference.value == 0]
-    rest = [group for group, finding in zip(others, found, strict=True) if finding != "apart" and group not in equal]
+    rest = [group for group, finding in zip(others, findings, strict=True) if finding != "apart" and group not in equal]
     if equal:
         mean += f"; so {_have(equal)} {_names(equal)}"
     if not beaten:
@@ -83,7 +83,7 @@ def _best(board: Leaderboard, val: Comparison) -> str:
 
 
 def _highest(board: Leaderboard, val: Comparison) -> str:
-    """`unet has the highest mean val Dice`, as far as that can be said."""
+    """`unet has the highest mean val Dice`, limited to the cells that were compared."""
     best = val.groups[0]
     of_best = best.spread("val/dice")
     higher = [
@@ -95,7 +95,7 @@ def _highest(board: Leaderboard, val: Comparison) -> str:
 
 
 def _unknown(val: Comparison) -> str:
-    """Whether the best is better than any other, where no pair of them has two seeds each."""
+    """The second half of a sentence on a best cell that cannot be tested, because seeds are missing."""
     others = val.groups[1:]
     if val.cells.is_single.all():
         return "but with one seed each it is not known whether it is better: another seed may turn it round."
@@ -109,8 +109,7 @@ def _have(groups: Sequence[Group]) -> str:
 
 
 def _drawn(board: Leaderboard) -> str:
-    """A sentence for synthetic data, whose numbers say nothing of real pictures; "" for others, and where a sweep of an
-    earlier version noted no source."""
+    """A sentence for synthetic data, which say nothing about real pictures; "" for others, or for an unknown source."""
     drawn = sum(one.is_synthetic for one in board.sets)
     if not drawn:
         return ""
@@ -127,7 +126,7 @@ def _main(board: Leaderboard) -> list[str]:
 
 
 def _cells(val: Comparison, brief: bool) -> list[str]:
-    """The best against the next ones."""
+    """Sentences that compare the best cell with the next ones."""
     last = min(len(val.groups), 2 if brief else 1 + MAX_POINTS)
     return [f"{sentence(val.difference(0, j))}." for j in range(1, last)]
 
@@ -156,7 +155,7 @@ def _test(board: Leaderboard, val: Comparison) -> list[str]:
 
 
 def _identical(val: Comparison) -> list[str]:
-    """Cells whose runs gave the same numbers, which other seeds do not."""
+    """A warning about cells whose runs all have the same numbers, which different seeds do not give."""
     cells = val.cells
     alike = ~cells.is_single & (cells.run_variance < ROUNDING) & (cells.both < ROUNDING)
     groups = [group for group, same in zip(val.groups, alike, strict=True) if same]
@@ -226,13 +225,13 @@ def bounds(low: float, high: float) -> str:
 
 
 def end(value: float, sign: str = "") -> str:
-    """An end of an interval; beside 0 with the digits that tell on which side of it."""
+    """An end of an interval, with enough digits to show on which side of 0 it lies."""
     texts = [format(value, f"{sign}z.{digits}f") for digits in (4, 5, 6)]
     return next((text for text in texts if float(text) != 0), texts[0])
 
 
 def minus(value: float) -> str:
-    """With a true minus sign, and none before a zero."""
+    """The number with a true minus sign, and without one before zero."""
     return f"{value:z.4f}".replace("-", "\N{MINUS SIGN}")
 
 

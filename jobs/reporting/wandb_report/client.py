@@ -1,10 +1,10 @@
 """wandb's side of a sweep's report: `python -m jobs.reporting.wandb_report.client`, run by jobs.wandb_sync.call.
 
-It is asked with the fields of Request and answers with those of Saved.
+It reads the fields of Request and writes those of Saved.
 
-The package wandb-workspaces takes a dot in a name of the config for a level of nesting, and petseg's names are flat
-ones with dots: so the way to a value is spelled out, NAME.value, which the package passes on, but not for a column of
-a parallel coordinates plot.
+The package wandb-workspaces reads a dot in a config name as nesting, but petseg's names are flat and contain dots. The
+path to a value is therefore given as NAME.value, which the package passes on everywhere except in the columns of a
+parallel coordinates plot.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REPORTS = """
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be shown, and where."""
+    """The content of a report, and the project that it belongs to."""
 
     content: Mapping[str, Any]  # of jobs.reporting.wandb_report.content.Content
     project: str
@@ -53,8 +53,8 @@ class Saved:
 
     url: str
     id: str
-    made: str  # new | updated | anew: the known one is no longer there
-    runs: int  # that its panels draw
+    made: str  # new | updated | anew: the known one is gone
+    runs: int  # in its panels
 
 
 class NothingToShow(ValueError):
@@ -62,14 +62,14 @@ class NothingToShow(ValueError):
 
 
 def save_report(request: Request) -> Saved:
-    """Make or update the report. Raises NothingToShow, or whatever the client raises."""
+    """Create or update the report. Raises NothingToShow, or whatever the client raises."""
     wr, api = workspaces(), connect()
     entity = request.entity or api.default_entity or ""
     group, title = request.content["group"], request.content["title"]
     filters = json.dumps({"group": group, "jobType": "train"})
     where = {"entity": entity, "project": request.project}
-    found = query(api, SWEEP_RUNS, **where, filters=filters).get("project")
-    if not found or not found["runCount"]:
+    runs = query(api, SWEEP_RUNS, **where, filters=filters).get("project")
+    if not runs or not runs["runCount"]:
         raise NothingToShow(f"wandb has no run of the group {group} in {entity}/{request.project}")
     view = load_report(api, request.known_id) or load_report(api, find_report(api, where, title))
     report = wr.Report(
@@ -85,7 +85,7 @@ def save_report(request: Request) -> Saved:
         report._discussion_threads = json.loads(view.get("spec") or "{}").get("discussionThreads", [])  # stay
     report.save()
     made = "updated" if view else "anew" if request.known_id else "new"
-    return Saved(report.url, report.id, made, found["runCount"])
+    return Saved(report.url, report.id, made, runs["runCount"])
 
 
 def load_report(api: Any, known_id: str) -> Any:
@@ -105,21 +105,21 @@ def load_report(api: Any, known_id: str) -> Any:
 def find_report(api: Any, where: Mapping[str, str], title: str) -> str:
     """The id of the project's report of that title, "" if there is none.
 
-    It is there, and nothing here knows it, where wandb's answer was lost when it was made, or wandb_report.json was.
+    The sweep does not know its report if wandb's answer to its creation was lost, or wandb_report.json.
     """
-    found = project_nodes(api, REPORTS, "allViews", where)
-    return next((str(node["id"]) for node in found if node["displayName"] == title), "")
+    reports = project_nodes(api, REPORTS, "allViews", where)
+    return next((str(node["id"]) for node in reports if node["displayName"] == title), "")
 
 
 def query(api: Any, text: str, **variables: Any) -> Any:
-    """What wandb's GraphQL answers; raises what the client raises."""
+    """The answer of wandb's GraphQL; raises what the client raises."""
     from wandb_workspaces._graphql import execute_graphql
 
     return execute_graphql(api, text, variables)
 
 
 def project_nodes(api: Any, text: str, field: str, where: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
-    """What a project has of a kind, page by page; nothing where there is no project.
+    """The nodes of a project's field, page by page; none without the project.
 
     text: a query with $cursor; field: of the project, in that query
     """
@@ -134,14 +134,14 @@ def project_nodes(api: Any, text: str, field: str, where: Mapping[str, str]) -> 
 
 
 def workspaces() -> Any:
-    """The package, whose names the type checker does not see."""
+    """wandb_workspaces.reports.v2, imported late and untyped."""
     from wandb_workspaces.reports import v2
 
     return v2
 
 
 def build_block(block: Mapping[str, Any], entity: str, project: str, group: str) -> Any:
-    """A block of wandb-workspaces from one of jobs.reporting.wandb_report.content."""
+    """A block of jobs.reporting.wandb_report.content as one of wandb-workspaces."""
     wr = workspaces()
     if block["kind"] == "heading":
         return wr.H2(text=block["text"])
@@ -163,7 +163,7 @@ def build_block(block: Mapping[str, Any], entity: str, project: str, group: str)
 
 
 def literal(text: str) -> str:
-    """As a string of the package's filter language, whose parser changes signs such as = within strings too."""
+    """The text as a string of the package's filter language, whose parser replaces signs such as = in strings."""
     escaped = "".join(c if c.isascii() and c.isalnum() else f"\\U{ord(c):08x}" for c in text)
     return f"'{escaped}'"
 

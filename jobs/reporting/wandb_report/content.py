@@ -1,6 +1,6 @@
-"""What stands in a sweep's wandb Report: its text, and panels that draw its runs; nothing of wandb is needed here.
+"""The content of a sweep's wandb Report: its text and the panels of its runs, without importing wandb.
 
-petseg.tracking.client says what the runs have: rows by `epoch`, the fields of their config by their dotted names,
+petseg.tracking.client writes the runs: rows by `epoch`, the fields of their config by their dotted names,
 `best_dice` in their summary, the group (the sweep's name) and the job type `train`.
 """
 
@@ -15,7 +15,7 @@ from jobs.reporting.sections.protocol import protocol, state_counts, warnings
 from jobs.reporting.sections.trials import attempts_of, reproduce
 from jobs.reporting.statistics.records import SEED_AXIS, Record, rank
 from jobs.reporting.statistics.verdict import Leaderboard
-from jobs.reporting.statistics.wording import judge, short
+from jobs.reporting.statistics.wording import short, verdict_of
 from jobs.runs.trial import Sweep
 from shards.command import typed, without_secrets
 
@@ -36,7 +36,7 @@ MAX_TITLE = 128  # characters, by wandb-workspaces' own check
 
 @dataclass(frozen=True)
 class Lines:
-    """Curves over the epochs: the mean of runs that are alike, and an area around it."""
+    """Curves over the epochs: the mean of a group of runs, and an area around it."""
 
     title: str
     metric: str
@@ -48,7 +48,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Parallel:
-    """A line per run through its place on each axis to its Dice."""
+    """A line per run through its values on the axes to its Dice."""
 
     title: str
     axes: tuple[str, ...]  # config fields
@@ -58,7 +58,7 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each field of the config goes along with a metric of the summary."""
+    """The importance of config fields for a metric of the summary."""
 
     metric: str
     kind: Literal["importance"] = "importance"
@@ -112,7 +112,7 @@ class Content:
 def compose(sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> Content:
     """The report of a sweep; the same folder gives the same content."""
     counts = ", ".join(f"{count} {state}" for state, count in state_counts(records))
-    verdict = judge(board)
+    verdict = verdict_of(board)
     axes = [axis for axis in board.axes if len({record.values.get(axis) for record in records}) <= MAX_LEVELS]
     known = {name for record in records for row in record.rows for name in row}
     curves = {metric: title for metric, title in CURVES.items() if metric in known}
@@ -143,22 +143,22 @@ def compose(sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> Cont
 
 
 def plain(text: str) -> str:
-    """Without HTML, which Markdown would take for such, and without what addresses hold before an @."""
+    """The text without HTML and without secrets in addresses."""
     return without_secrets(text).replace("<", "&lt;")
 
 
 def grids(name: str, axes: Sequence[str], curves: dict[str, str], whole: bool) -> list[Grid]:
-    """The curves of the cells, with their spread over seeds, and then of each axis' levels, over all the rest.
+    """The curves of the cells with their spread over seeds, and the curves of each axis' levels over all other axes.
 
-    whole: `axes` tell all cells apart.
+    whole: the axes distinguish all cells
     """
     if not curves:
         return []
-    found = []
+    curve_grids = []
     if whole:
         cells = " · ".join(short(axis) for axis in axes) or "all trials"
         panels = [Lines(f"{title}, {cells}: mean and sd over seeds", m, "stddev") for m, title in curves.items()]
-        found.append(Grid(f"{name}: {cells}", tuple(panels), tuple(axes)))
+        curve_grids.append(Grid(f"{name}: {cells}", tuple(panels), tuple(axes)))
     if len(axes) > 1 or not whole:
         panels = [
             Lines(f"{title}, {short(axis)}: mean and range", metric, "minmax", axis)
@@ -166,8 +166,8 @@ def grids(name: str, axes: Sequence[str], curves: dict[str, str], whole: bool) -
             for metric, title in curves.items()
         ]
         if panels:
-            found.append(Grid(f"{name}: one axis at a time", tuple(panels)))
-    return found
+            curve_grids.append(Grid(f"{name}: one axis at a time", tuple(panels)))
+    return curve_grids
 
 
 def facts(protocol_facts: Iterable[tuple[str, str]], warned: Sequence[str]) -> str:
@@ -176,14 +176,14 @@ def facts(protocol_facts: Iterable[tuple[str, str]], warned: Sequence[str]) -> s
 
 
 def commands(sweep: Sweep, board: Leaderboard) -> str:
-    """How the best trial of each of the first cells is run again, and with what code."""
+    """The commands and the code that run the best trial of each of the first cells again."""
     lines: list[str] = []
     codes: dict[str, None] = {}
-    for place in rank(board.groups)[:MAX_COMMANDS]:
-        best = place.group.best()
+    for ranked in rank(board.groups)[:MAX_COMMANDS]:
+        best = ranked.group.best()
         if best is None:
             continue
-        lines += [f"# {place.group.label}, {best.id}", reproduce(best) or "# its config.json cannot be read"]
+        lines += [f"# {ranked.group.label}, {best.id}", reproduce(best) or "# its config.json cannot be read"]
         codes |= dict.fromkeys(attempt.code or "the working tree" for attempt in attempts_of(best))
     sets = f"the shard set{'s' * (len(sweep.hashes) > 1)} {', '.join(one[:10] for one in sweep.hashes)}"
     code = f" with the code {', '.join(codes)}" if codes else ""

@@ -1,4 +1,4 @@
-"""Send a sweep's report to wandb, made once and then updated: wandb_report.json in its folder says which it is."""
+"""Create a sweep's report in wandb or update it; wandb_report.json in the sweep's folder identifies it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT_S = 90.0
 
 @dataclass(frozen=True)
 class Target:
-    """Where the runs of a sweep are."""
+    """The wandb project of a sweep's runs."""
 
     project: str
     entity: str  # "" = the key's own
@@ -34,17 +34,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Sent:
-    """A report in wandb, and how it came there."""
+    """A report in wandb, and messages about it."""
 
     url: str
-    told: tuple[str, ...]  # lines
+    messages: tuple[str, ...]
 
 
 def send_report(sweep: Sweep, records: Sequence[Record], content: Content, timeout_s: float = TIMEOUT_S) -> Sent:
-    """Make the sweep's report in wandb, or update the one that it has.
+    """Create the sweep's report in wandb, or update it.
 
-    Raises ValueError (no package, no key, no network, no runs there), Interrupted if wandb did not take it for a reason
-    that passes, Failure if it refuses it for good.
+    Raises ValueError (no package, key, network or runs), Interrupted after a transient error, and Failure if wandb
+    refuses the report.
     """
     require_workspaces("--to wandb")
     url = require_wandb()
@@ -52,60 +52,62 @@ def send_report(sweep: Sweep, records: Sequence[Record], content: Content, timeo
     try:
         with FileLock(sweep.folder / LOCK_NAME, timeout=0):
             mark = read_mark(sweep.folder)
-            is_there = all(mark.get(name) == value for name, value in _place(url, target).items())
+            is_there = all(mark.get(name) == value for name, value in _location(url, target).items())
             request = Request(asdict(content), target.project, target.entity, mark.get("id", "") if is_there else "")
             answer = ask("jobs.reporting.wandb_report.client", asdict(request), timeout_s)
             if "error" in answer:
                 raise trouble(sweep, answer)
             saved = Saved(**answer)
-            kept = _place(url, target) | {"id": saved.id, "url": saved.url}
+            kept = _location(url, target) | {"id": saved.id, "url": saved.url}
             write_whole(sweep.folder / MARK_NAME, json.dumps(kept, indent=2) + "\n")
     except Timeout:
         raise ValueError(f"another jobs/report.py sends the report of {sweep.folder}: wait for it") from None
-    return Sent(saved.url, (told(saved, mark), *runs_told(sweep, records, saved.runs)))
+    return Sent(saved.url, (describe(saved, mark), *warn_about_runs(sweep, records, saved.runs)))
 
 
-def _place(url: str, target: Target) -> dict[str, str]:
+def _location(url: str, target: Target) -> dict[str, str]:
     return {"server": without_secrets(url), "project": target.project, "entity": target.entity}
 
 
 def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
-    """The one project that the trials are in; raises ValueError if there is none, or more than one."""
-    found: dict[Target, int] = {}
+    """The project of the trials; raises ValueError if there is none, or more than one."""
+    counts: dict[Target, int] = {}
     for record in records:
         note = read_note(record.trial_status.trial.folder / NOTE_NAME)
         tracking = (record.config or {}).get("tracking", {})
         if note.get("url") == without_secrets(url):
-            place = Target(str(note.get("project", "")), str(note.get("entity", "")))
+            target = Target(str(note.get("project", "")), str(note.get("entity", "")))
         elif tracking.get("wandb") == "online":
-            place = Target(str(tracking.get("project", "")), str(tracking.get("entity", "")))
+            target = Target(str(tracking.get("project", "")), str(tracking.get("entity", "")))
         else:
             continue
-        found[place] = found.get(place, 0) + 1
-    if not found:
+        counts[target] = counts.get(target, 0) + 1
+    if not counts:
         raise ValueError(
             f"no trial of {sweep.name} has been sent to {without_secrets(url)} (tracking.wandb is not online): type "
             f"`{typed('jobs/sync.py', sweep.name)}` first"
         )
-    if len(found) > 1:
-        listed = ", ".join(f"{count} in {place.entity or 'your own'}/{place.project}" for place, count in found.items())
+    if len(counts) > 1:
+        listed = ", ".join(
+            f"{count} in {target.entity or 'your own'}/{target.project}" for target, count in counts.items()
+        )
         raise ValueError(
             f"the trials of {sweep.name} are in several projects of wandb ({listed}), and a report shows one: bring "
             f"them together with `{typed('jobs/sync.py', sweep.name, '--project', 'PROJECT', '--entity', 'ENTITY')}`"
         )
-    return next(iter(found))
+    return next(iter(counts))
 
 
 def read_mark(folder: Path) -> Mapping[str, str]:
-    """Which report is the sweep's, {} if it has none; a file that cannot be read counts as none."""
+    """The content of wandb_report.json, {} if it is missing or unreadable."""
     try:
-        found = read_json(folder / MARK_NAME)
+        mark = read_json(folder / MARK_NAME)
     except (OSError, ValueError):
         return {}
-    return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+    return {name: str(value) for name, value in mark.items()} if isinstance(mark, dict) else {}
 
 
-def told(saved: Saved, mark: Mapping[str, str]) -> str:
+def describe(saved: Saved, mark: Mapping[str, str]) -> str:
     if saved.made == "updated":
         return "the sweep's report is updated"
     if saved.made == "anew":
@@ -115,8 +117,8 @@ def told(saved: Saved, mark: Mapping[str, str]) -> str:
     return "a new report is made"
 
 
-def runs_told(sweep: Sweep, records: Sequence[Record], runs: int) -> tuple[str, ...]:
-    """What keeps the panels from showing what the text says."""
+def warn_about_runs(sweep: Sweep, records: Sequence[Record], runs: int) -> tuple[str, ...]:
+    """A message if the panels have other runs than the text."""
     begun = sum(bool(record.rows) for record in records)
     if runs < begun:
         return (f"wandb has {runs} of {begun} trials: `{typed('jobs/sync.py', sweep.name)}` sends the others",)
@@ -127,7 +129,7 @@ def runs_told(sweep: Sweep, records: Sequence[Record], runs: int) -> tuple[str, 
 
 
 def trouble(sweep: Sweep, answer: Mapping[str, str]) -> Exception:
-    """What to raise for an error that the client met."""
+    """The exception for an error of the client."""
     text = " ".join(answer["text"].split()) or "no reason given"
     if answer["error"] == NothingToShow.__name__:
         return ValueError(f"{text}: type `{typed('jobs/sync.py', sweep.name)}` first")

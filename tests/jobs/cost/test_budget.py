@@ -23,7 +23,7 @@ def test_budgets_are_read(text: str, budget: tuple[float, str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["20", "gpuh", "-1gpuh", "20 h", "nan gpuh", "1e3gpuh", ""])
-def test_what_is_no_budget_is_told_with_examples(text: str) -> None:
+def test_an_invalid_budget_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match=r"such as 20gpuh, 2\.5gpuh or 8cpuh"):
         parse_budget(text)
 
@@ -37,7 +37,7 @@ def of(seconds: list[float], gpus: int) -> Estimate:
     return Estimate(costs, gpus=gpus, cores=8, end_s=sum(seconds), max_parallel=1, axes=axes, notes=())
 
 
-def test_the_budget_is_held_in_either_unit() -> None:
+def test_the_budget_is_checked_in_either_unit() -> None:
     check_budget(of([1800, 1800], gpus=2), "2gpuh")
     check_budget(of([1800, 1800], gpus=2), "8cpuh")
     with pytest.raises(ValueError, match=r"estimate of 2 GPU hours for 2 trials goes over the budget of 1\.5: about 1"):
@@ -47,7 +47,7 @@ def test_the_budget_is_held_in_either_unit() -> None:
     check_budget(of([], gpus=0), "1gpuh")
 
 
-def test_each_cell_is_a_line_and_each_note_is_told_once() -> None:
+def test_each_cell_has_a_line_and_each_note_appears_once() -> None:
     """Fifty trials of 25 cells on two seeds, in 80 columns."""
     found = of([60.0] * 50, gpus=1)
     axes = [{"model.width": n // 2, "augment.policy": "elastic_crop", "train.seed": n % 2} for n in range(50)]
@@ -79,7 +79,7 @@ def test_a_sweep_on_seeds_alone_is_one_cell() -> None:
     assert "train.seed" not in capture.get()
 
 
-def test_a_cell_of_which_one_trial_is_not_known_has_no_sum() -> None:
+def test_a_cell_with_an_unknown_trial_has_no_sum() -> None:
     found = of([60.0, 100.0], gpus=1)
     one, other = found.trials
     console = Console(width=80)

@@ -19,7 +19,7 @@ from shards.manifest import Manifest
 from tests.jobs.costed_sweeps import CPU, GPU, estimate_of, finish, plan
 
 
-def test_records_of_other_seeds_give_the_cost_and_the_axis_that_costs_most(
+def test_records_of_other_seeds_give_the_cost_and_the_most_expensive_axis(
     pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
 ) -> None:
     old, cells = plan(pet_shards, tmp_path / "runs" / "old", {"model.arch": ["unet", "resnet34_unet"]})
@@ -125,7 +125,7 @@ def test_a_trial_costs_what_its_budget_allows(
     assert (cost.epochs, cost.seconds) == (pytest.approx(epochs), pytest.approx(60 * minutes))
 
 
-def test_minutes_are_known_without_a_pace(
+def test_a_budget_in_minutes_needs_no_speed(
     pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
 ) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_min": [30.0], "train.seed": [0, 1]})
@@ -141,7 +141,7 @@ def test_minutes_are_known_without_a_pace(
     assert (cost.epochs, cost.seconds) == (3.5, None)
 
 
-def test_it_is_free_of_torch() -> None:
+def test_estimates_do_not_import_torch() -> None:
     code = (
         "import sys, jobs.cost.estimate, jobs.usage, jobs.chain; sys.exit(bool({'torch', 'wandb'} & set(sys.modules)))"
     )

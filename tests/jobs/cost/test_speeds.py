@@ -1,4 +1,4 @@
-"""The pace of trials: what records say of it, and what a real probe measures."""
+"""The speed of trials: what records say of it, and what a real probe measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from jobs.cost.budget import check_budget
-from jobs.cost.speeds import pace_by_records, pace_of, probes_needed, read_records
+from jobs.cost.speeds import probes_needed, read_records, speed_by_records, speed_from_probe
 from jobs.cost.table import render
 from jobs.design.shard_sets import ShardSets
 from jobs.runs.trial import save_sweep
@@ -26,7 +26,7 @@ from slurm.resources import Resources
 from tests.jobs.costed_sweeps import CPU, estimate_of, finish, plan
 
 
-def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
+def test_time_beside_training_comes_from_trials_with_one_attempt(
     pet_shards: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
@@ -45,7 +45,7 @@ def test_what_a_trial_did_besides_training_is_known_from_its_one_life(
     assert record.beside_epoch_s is None
 
 
-def test_a_result_without_threads_counts_for_jobs_on_cpus_where_there_are_no_others(
+def test_results_without_threads_count_only_for_cpu_jobs_without_other_records(
     pet_shards: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     """Earlier versions noted them in the device's name alone, which is for people."""
@@ -63,16 +63,16 @@ def test_a_result_without_threads_counts_for_jobs_on_cpus_where_there_are_no_oth
     (old,) = read_records(tmp_path / "runs")
     assert old == replace(record, threads=None)
     seven = replace(CPU, cpus_per_task=7)
-    pace = pace_by_records(config, manifest, seven, [old])
-    assert pace.epoch.train_s == 10.0
-    assert "on an unknown number of threads" in pace.source
-    pace = pace_by_records(config, manifest, seven, [old, replace(record, threads=7, step_s=1.0)])
-    assert (pace.epoch.train_s, "unknown number" in pace.source) == (2.0, False)
+    speed = speed_by_records(config, manifest, seven, [old])
+    assert speed.epoch.train_s == 10.0
+    assert "on an unknown number of threads" in speed.source
+    speed = speed_by_records(config, manifest, seven, [old, replace(record, threads=7, step_s=1.0)])
+    assert (speed.epoch.train_s, "unknown number" in speed.source) == (2.0, False)
     for others in (seven, replace(CPU, gpus_per_node=1)):
         with pytest.raises(LookupError, match="no records of trials like these"):
-            pace_by_records(config, manifest, others, [record])
+            speed_by_records(config, manifest, others, [record])
     with pytest.raises(LookupError, match="no records of trials like these"):
-        pace_by_records(config, manifest, replace(CPU, gpus_per_node=1), [old])
+        speed_by_records(config, manifest, replace(CPU, gpus_per_node=1), [old])
 
 
 def test_a_probe_measures_each_kind_of_trial_once(
@@ -134,28 +134,26 @@ def test_a_probe_on_a_cpu_is_no_estimate_for_gpus(
         check_budget(found, "1gpuh")
 
 
-def test_runs_that_begin_on_small_pictures_have_a_pace_of_their_own() -> None:
+def test_progressive_resizing_has_records_of_its_own() -> None:
     sizes = [{"train.start_size_px": 0}, {"train.start_size_px": 128}, {"train.start_size_px": 128, "train.seed": 1}]
     configs = {str(number): with_values(RunConfig(), values) for number, values in enumerate(sizes)}
     assert [ids for ids, _ in probes_needed(configs)] == [["0"], ["1", "2"]]
 
 
-def test_the_pace_of_a_probe_by_hand(manifest: Manifest) -> None:
+def test_the_speed_of_a_probe_by_hand(manifest: Manifest) -> None:
     config = with_values(RunConfig(), {"train.batch_size": 16})  # 27 train, 3 val, 30 test: 2 steps
     measured = {
         "device": "cpu, 1 threads", "on_gpu": False, "threads": 1, "steps": 5, "step_s": 10.0,
         "eval_s_per_sample": 2.0, "save_s": 1.0, "load_s_per_sample": 0.5, "start_s": 3.0, "gpu_memory_gib": 0.0,
         "host_memory_gib": 1.5,
     }  # fmt: skip
-    pace = pace_of(measured, config, manifest, replace(CPU, tasks_per_node=2))
-    assert pace.epoch == EpochTime(train_s=2 * 10, beside_s=3 * 1.0 + 1)
-    assert pace.rest_s == 3 + 30 * 0.5 + 3 * 1.0 + 30 * 1.0
-    assert "as one of 2 processes" in pace.source
+    speed = speed_from_probe(measured, config, manifest, replace(CPU, tasks_per_node=2))
+    assert speed.epoch == EpochTime(train_s=2 * 10, beside_s=3 * 1.0 + 1)
+    assert speed.rest_s == 3 + 30 * 0.5 + 3 * 1.0 + 30 * 1.0
+    assert "as one of 2 processes" in speed.source
 
 
-def test_a_trial_that_ended_within_an_epoch_says_what_a_step_takes(
-    pet_shards: Path, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_a_partial_epoch_gives_the_time_of_a_step(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.budget_steps": [3]})
     save_sweep(sweep)
     (trial,) = sweep.trials

@@ -164,6 +164,35 @@ def test_filter_shows_and_says_what_is_left(open_page: Open) -> None:
     assert shown_rows(table) == 1
 
 
+def test_a_long_table_shows_its_first_rows_until_all_are_asked_for(
+    browser: Any, page_path: Path, tmp_path: Path
+) -> None:
+    """270 trials: a filter and a sort work on all of them, and paper shows all."""
+    start, section = page_path.read_text().split('aria-labelledby="trials"')
+    head, rows, rest = re.split(r"<tbody>|</tbody>", section, maxsplit=2)
+    long = tmp_path / "long.html"
+    long.write_text(f'{start}aria-labelledby="trials"{head}<tbody>{30 * rows}</tbody>{rest}')
+    with browser.new_context(offline=True) as context:
+        tab = context.new_page()
+        tab.goto(long.as_uri())
+        section = tab.locator("section[aria-labelledby=trials]")
+        table, status = section.locator("table"), section.get_by_role("status")
+        assert (shown_rows(table), status.inner_text()) == (200, "200 of 270 trials shown")
+        section.get_by_role("button", name="state").click()
+        section.get_by_role("button", name="state").click()
+        assert {row.split(":")[0] for row in values(table, 2)[:30]} == {"failed"}  # of all rows, not of the first
+        section.get_by_label("Filter").fill("done")
+        assert (shown_rows(table), status.inner_text()) == (200, "200 of 240 matching trials shown")
+        section.get_by_label("All rows").check()
+        assert (shown_rows(table), status.inner_text()) == (240, "240 of 270 trials shown")
+        section.get_by_label("All rows").uncheck()
+        section.get_by_label("Filter").fill("failed")
+        assert (shown_rows(table), status.inner_text()) == (30, "30 of 270 trials shown")
+        section.get_by_label("Filter").fill("")
+        tab.emulate_media(media="print")
+        assert shown_rows(table) == 270
+
+
 def test_keyboard_alone(open_page: Open) -> None:
     """Tab reaches filter, columns, sort buttons and a command; each shows that it has the focus."""
     tab = open_page()

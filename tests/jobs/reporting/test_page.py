@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jobs.reporting.page import heat_of, quantity, signed
-from jobs.reporting.sections import plots
+from jobs.reporting.sections.charts import draw_charts, find_ticks
+from jobs.reporting.sections.curves import collect
 from jobs.reporting.sections.drawing import SIZE_PX
 from jobs.reporting.sections.pictures import data_uri, dice_by_key
 from jobs.reporting.statistics.records import gather, read_records, varied
@@ -17,7 +18,7 @@ from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import save_result, write_metrics
 from shards.terminal import duration
-from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, places_of
+from tests.jobs.reporting.written_sweep import Lab, board_of, epoch_rows, finish, place, ranking_of
 
 
 def test_page_needs_nothing_beside_itself(finished: Sweep, page: Callable[[Sweep], str]) -> None:
@@ -93,7 +94,7 @@ def test_failed_missing_and_half_written_trials_are_shown(lab: Lab, page: Callab
     assert f"No readable config.json for {gone.id}" in text
     assert "so far" in text
     assert "no result yet" in text  # the cell of these three
-    assert places_of(sweep)[-1].rank == 0
+    assert ranking_of(sweep)[-1].rank == 0
 
 
 def test_page_without_a_finished_trial(lab: Lab, page: Callable[[Sweep], str]) -> None:
@@ -129,7 +130,7 @@ def test_sweep_of_seeds_alone(lab: Lab, page: Callable[[Sweep], str]) -> None:
 def test_curves_mean_band_and_marks(finished: Sweep) -> None:
     records = read_records(finished)
     axes = varied(finished, records)
-    panels = plots.collect(axes, gather(axes, records))
+    panels = collect(axes, gather(axes, records))
     assert [(panel.title, [curve.label for curve in panel.curves]) for panel in panels] == [
         ("unet", ["none", "elastic"]),
         ("resnet34_unet", ["none", "elastic"]),
@@ -139,10 +140,46 @@ def test_curves_mean_band_and_marks(finished: Sweep) -> None:
     assert curve.lines["val/dice"].low == pytest.approx((0.799, 0.899))
     assert curve.lines["val/dice"].high == pytest.approx((0.804, 0.904))
     assert (curve.best_dice_epoch, curve.lowest_loss_epoch) == (2, 1)
-    loss, dice = plots.draw(panels)[0].svgs
-    assert loss.startswith("<svg")
-    assert "var(--curve-1)" in dice
-    assert not set(plots.VARIABLES) & set(re.findall(r"#[0-9a-f]{6}", loss + dice))
+    loss, dice = draw_charts(panels)[0].charts
+    assert (loss.name, dice.name) == ("Loss", "Dice")
+    assert [(shape.kind, shape.colour) for shape in dice.lines[:2]] == [("band", 0), ("train", 0)]
+    assert [shape.kind for shape in dice.marks] == ["best", "lowest"] * 2
+
+
+def test_a_chart_maps_epochs_and_values_to_its_frame(lab: Lab) -> None:
+    """One seed and two epochs; the best epoch is the last."""
+    lab.axes = {"train.seed": [0]}
+    sweep = lab.plan()
+    epoch_rows(sweep.trials[0], [0.4, 0.8])
+    records = read_records(sweep)
+    dice = draw_charts(collect([], gather([], records)))[0].charts[1]
+    assert dice.frame.epochs == pytest.approx((0.94, 2.06))
+    assert dice.frame.values == pytest.approx((0.376, 0.824))  # 6 % of room
+    assert [text for _, text in dice.x_ticks] == ["1", "2"]
+    assert [text for _, text in dice.y_ticks] == ["0.4", "0.5", "0.6", "0.7", "0.8"]
+    ends = [f"{dice.frame.x(epoch):.1f},{dice.frame.y(value):.1f}" for epoch, value in ((1, 0.4), (2, 0.8))]
+    train, val = dice.lines
+    assert (train.kind, val.kind) == ("train", "val")
+    assert train.path == val.path == f"M{ends[0]}L{ends[1]}"
+    assert 7 < dice.frame.y(0.8) < dice.frame.y(0.4) < 177
+
+
+@pytest.mark.parametrize(
+    ("span", "most", "whole", "texts"),
+    [
+        ((0.94, 20.38), 8, True, ["3", "6", "9", "12", "15", "18"]),
+        ((0.5, 1.5), 8, True, ["1"]),
+        ((1, 400), 8, True, ["50", "100", "150", "200", "250", "300", "350", "400"]),
+        ((0.21, 0.95), 6, False, ["0.30", "0.45", "0.60", "0.75", "0.90"]),
+        ((-0.02, 0.031), 6, False, ["-0.02", "-0.01", "0.00", "0.01", "0.02", "0.03"]),
+        ((1e-5, 4e-5), 6, False, ["0.000010", "0.000015", "0.000020", "0.000025", "0.000030", "0.000035", "0.000040"]),
+        ((-50.0, 900.0), 6, False, ["0", "200", "400", "600", "800"]),
+    ],
+)
+def test_ticks_are_round(span: tuple[float, float], most: int, whole: bool, texts: list[str]) -> None:
+    ticks = find_ticks(span, most, whole)
+    assert [text for _, text in ticks] == texts
+    assert [value for value, _ in ticks] == pytest.approx([float(text) for text in texts])
 
 
 def test_a_number_that_is_not_finite_is_left_out_of_the_curves(finished: Sweep, page: Callable[[Sweep], str]) -> None:
@@ -207,8 +244,8 @@ def test_a_curve_that_leaves_its_frame_is_marked(lab: Lab, page: Callable[[Sweep
             rows[0]["train/loss"] = 40.0 + trial.axes["train.seed"]
         write_metrics(rows, trial.folder)
     axes = varied(sweep, records := read_records(sweep))
-    panels = plots.draw(plots.collect(axes, gather(axes, records)))
-    found = {panel.title: [[(o.name, o.highest, o.epoch) for o in of] for of in panel.outside] for panel in panels}
+    drawn = draw_charts(collect(axes, gather(axes, records)))
+    found = {one.panel.title: [[(o.name, o.highest, o.epoch) for o in c.outside] for c in one.charts] for one in drawn}
     assert found == {"unet": [[("none train", 42.0, 1)], []], "resnet34_unet": [[], []]}
     text = page(sweep)
     assert "▲ above the frame: none train up to 42 in epoch 1" in " ".join(text.split())

@@ -122,7 +122,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, serving: Callable[[LivePage]
     return serving(LivePage(sweep_in(tmp_path_factory.mktemp("shown")).folder))
 
 
-def test_it_is_the_page_of_the_file_and_a_script_that_looks_for_a_newer_one(sweep: Sweep, client: Client) -> None:
+def test_the_served_page_is_the_file_with_a_script_that_polls(sweep: Sweep, client: Client) -> None:
     live, file = client.ask(), render_page(sweep, read_records(sweep))
     assert "connect-src" not in file
     assert "fetch(" not in file
@@ -147,14 +147,14 @@ def test_headers_are_strict(shown: Client) -> None:
 
 @pytest.mark.parametrize("token", ["", "wrong", "%ff%00", "%C3%A9"])
 @pytest.mark.parametrize("path", ["/", "/version", "/../etc/passwd"])
-def test_without_the_token_nothing_is_shown(shown: Client, path: str, token: str) -> None:
+def test_requests_without_the_token_are_refused(shown: Client, path: str, token: str) -> None:
     reply = shown.ask(path, token=token)
     assert reply.status == 403
     assert "right token" in reply.body
     assert shown.server.token not in reply.body
 
 
-def test_a_token_is_long_and_another_each_time(shown: Client, serving: Callable[[LivePage], Client]) -> None:
+def test_each_server_has_a_long_token_of_its_own(shown: Client, serving: Callable[[LivePage], Client]) -> None:
     one, other = shown.server, serving(shown.server.page).server
     assert one.token != other.token
     assert min(len(one.token), len(other.token)) >= 32
@@ -174,11 +174,11 @@ def test_a_token_is_long_and_another_each_time(shown: Client, serving: Callable[
         ("", 403),
     ],
 )
-def test_a_name_that_another_page_made_up_is_refused(shown: Client, host: str, status: int) -> None:
+def test_other_host_names_are_refused(shown: Client, host: str, status: int) -> None:
     assert shown.ask("/version", Host=host).status == status
 
 
-def test_nothing_else_can_be_asked_or_sent(shown: Client) -> None:
+def test_other_paths_and_methods_are_refused(shown: Client) -> None:
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"):
         reply = shown.ask(method=method)
         assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
@@ -215,9 +215,7 @@ def test_the_page_changes_when_its_sweep_does(sweep: Sweep, client: Client) -> N
     assert "0.8500" in page.body
 
 
-def test_a_sweep_in_which_nothing_is_finished(
-    sweep: Sweep, serving: Callable[[LivePage], Client], restless: None
-) -> None:
+def test_an_unfinished_sweep_is_served(sweep: Sweep, serving: Callable[[LivePage], Client], restless: None) -> None:
     (sweep.trials[0].folder / "result.json").unlink()
     client = serving(LivePage(sweep.folder, look_every_s=0.0))
     assert "no result yet" in client.ask().body
@@ -225,7 +223,7 @@ def test_a_sweep_in_which_nothing_is_finished(
     assert "0.7000" in client.ask().body
 
 
-def test_a_page_that_cannot_be_made_stays_as_it_was(
+def test_the_previous_page_stays_after_a_failed_render(
     sweep: Sweep, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = client.ask().body
@@ -239,7 +237,7 @@ def test_a_page_that_cannot_be_made_stays_as_it_was(
     assert "0.8000" in client.ask().body
 
 
-def test_many_who_ask_at_once_get_the_last_page_while_one_makes_the_next(sweep: Sweep) -> None:
+def test_concurrent_requests_get_the_previous_page_during_a_render(sweep: Sweep) -> None:
     making, made = threading.Event(), threading.Event()
 
     class SlowPage(LivePage):
@@ -270,7 +268,7 @@ def test_two_browsers_at_once(shown: Client) -> None:
     assert len({reply.body for reply in replies}) == 1
 
 
-def test_what_the_page_is_not_made_of_makes_no_new_one(sweep: Sweep) -> None:
+def test_files_that_the_page_does_not_show_cause_no_render(sweep: Sweep) -> None:
     folder = sweep.trials[0].folder
     before = fingerprint(sweep.folder)
     (folder / "heartbeat.json").write_text("{}")

@@ -104,6 +104,6 @@ def board_of(sweep: Sweep) -> Leaderboard:
     return build_leaderboard(sweep, read_records(sweep))
 
 
-def places_of(sweep: Sweep) -> list[Any]:
+def ranking_of(sweep: Sweep) -> list[Any]:
     records = read_records(sweep)
     return rank(gather(varied(sweep, records), records))

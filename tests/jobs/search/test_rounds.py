@@ -114,7 +114,7 @@ def test_a_search_learns(pet_shards: Path, manifest: Manifest, tmp_path: Path) -
     assert sum(near[STARTUP:]) / 30 > 0.5  # 0.35 by chance
 
 
-def test_no_more_are_proposed_than_have_room(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_proposals_are_limited_by_the_batch(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     spec = search_of(pet_shards)
     first = propose(spec, manifest, tmp_path, 4)
     assert (len(first.known), len(first.new)) == (0, 4)
@@ -125,7 +125,7 @@ def test_no_more_are_proposed_than_have_room(pet_shards: Path, manifest: Manifes
     assert len(propose(spec, manifest, tmp_path, 6).new) == 2
 
 
-def test_what_a_killed_launcher_left_is_cleared_away(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_launcher_are_removed(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     """Half a line of a proposal that nobody saw is proposed again as it was; a whole one is kept, submitted or not."""
     spec, path = search_of(pet_shards), tmp_path / JOURNAL_NAME
     first = next_round(spec, sets_of(spec, manifest), tmp_path, 3)
@@ -141,7 +141,7 @@ def test_what_a_killed_launcher_left_is_cleared_away(pet_shards: Path, manifest:
         assert [*found.known, *found.new] == first.new
 
 
-def test_a_look_ahead_writes_nothing(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     spec = search_of(pet_shards)
     ahead = next_round(spec, sets_of(spec, manifest), tmp_path / "s", 4, record=False)
     assert not (tmp_path / "s").exists()
@@ -174,14 +174,14 @@ def test_another_search_in_the_same_folder_is_refused(pet_shards: Path, manifest
     assert next_round(same, sets_of(same, manifest), tmp_path, 2).new == []
 
 
-def test_a_grid_and_a_search_share_no_folder(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+def test_a_grid_and_a_search_cannot_share_a_folder(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
     propose(search_of(pet_shards), manifest, tmp_path, 2)
     grid = Spec("g", {"train.seed": [0]}, {"data.shards": str(pet_shards)})
     with pytest.raises(ValueError, match=r"holds a sweep by method bayes, .* give this one another --name"):
         plan_sweep(grid, expand(grid), ShardSets({str(pet_shards): manifest}), tmp_path)
 
 
-def test_without_optuna_the_way_out_is_named(
+def test_without_optuna_the_message_names_the_next_step(
     pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)

@@ -21,7 +21,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return kept
 
 
-def test_the_client_still_has_what_is_asked_of_it(environ: dict[str, str]) -> None:
+def test_the_client_has_the_private_names_that_are_used(environ: dict[str, str]) -> None:
     """The names are private ones: where this fails, jobs.wandb_sync.login has to learn those of the new wandb."""
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import urls, wbauth
@@ -35,7 +35,7 @@ def test_the_client_still_has_what_is_asked_of_it(environ: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("where", ["~/.netrc", "$NETRC", "WANDB_API_KEY", "settings"])
-def test_a_key_counts_wherever_the_client_reads_it(environ: dict[str, str], tmp_path: Path, where: str) -> None:
+def test_a_key_is_found_in_each_source_of_the_client(environ: dict[str, str], tmp_path: Path, where: str) -> None:
     entry = f"machine wandb.lab:8443\n  login user\n  password {KEY}\n"
     environ["WANDB_BASE_URL"] = "https://wandb.lab:8443/"
     if where == "WANDB_API_KEY":
@@ -54,7 +54,7 @@ def test_a_key_counts_wherever_the_client_reads_it(environ: dict[str, str], tmp_
     assert KEY not in repr(found)
 
 
-def test_the_server_that_wandb_login_stored_is_asked(environ: dict[str, str], tmp_path: Path) -> None:
+def test_the_server_of_wandb_login_is_used(environ: dict[str, str], tmp_path: Path) -> None:
     environ["WANDB_CONFIG_DIR"] = str(tmp_path)
     (tmp_path / "settings").write_text("[default]\nbase_url = https://wandb.lab:8443\n")
     (tmp_path / ".netrc").write_text(f"machine wandb.lab login me password {KEY}\n")
@@ -64,7 +64,7 @@ def test_the_server_that_wandb_login_stored_is_asked(environ: dict[str, str], tm
     assert found.advice == "wandb login --host https://wandb.lab:8443"
 
 
-def test_what_is_wrong_is_said_without_the_key(environ: dict[str, str], tmp_path: Path) -> None:
+def test_messages_do_not_contain_the_key(environ: dict[str, str], tmp_path: Path) -> None:
     environ["WANDB_BASE_URL"] = "file:///etc/passwd"
     with pytest.raises(ValueError, match="WANDB_BASE_URL = file:///etc/passwd is no http"):
         find_login(environ)

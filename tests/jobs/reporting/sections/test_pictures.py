@@ -134,7 +134,7 @@ def test_page_shows_pictures_breeds_and_what_is_seen_on_them(sweep: Sweep) -> No
         assert expected in text
 
 
-def test_the_two_that_disagree_and_where(sweep: Sweep) -> None:
+def test_pictures_on_which_two_models_disagree(sweep: Sweep) -> None:
     gallery = gallery_of(sweep)
     assert gallery.is_first
     assert gallery.other
@@ -168,7 +168,7 @@ def test_another_architecture_is_preferred(sweep: Sweep) -> None:
     assert dispute(first, first) == []
 
 
-def test_a_set_that_is_not_named_is_not_opened(sweep: Sweep, made: Path) -> None:
+def test_an_unnamed_shard_set_is_not_opened(sweep: Sweep, made: Path) -> None:
     """It is where the trials read it, but their config.json could be a stranger's."""
     text = page_of(sweep, "")
     assert "No pictures here: a report opens no shards by itself: name their folder by --shards" in text
@@ -243,7 +243,7 @@ def test_breeds_of_the_shards_hardest_first(sweep: Sweep) -> None:
     breeds = build_breeds(board, sweep, named_set(sweep))
     assert breeds
     assert board.val
-    assert [group.place for group in breeds.cells] == [group.place for group in board.val.groups]
+    assert [group.key for group in breeds.cells] == [group.key for group in board.val.groups]
     assert [row.name for row in breeds.species] == ["cat", "dog"]
     assert sum(row.num_pictures for row in breeds.species) == sum(row.num_pictures for row in breeds.rows) == 8
     first = [row.means[0].value for row in breeds.rows]

@@ -28,7 +28,7 @@ def test_flags_give_back_the_same_run(values: dict[str, Any]) -> None:
     assert len(values) == sum(flag.startswith("--") for flag in flags)
 
 
-def test_flags_leave_out_what_makes_no_numbers() -> None:
+def test_flags_leave_out_fields_that_change_no_number() -> None:
     config = RunConfig()
     config = replace(config, tracking=replace(config.tracking, wandb="offline"), data=replace(config.data, threads=9))
     assert train_flags(config_to_dict(config)) == []

@@ -108,14 +108,14 @@ def test_eta_squared_is_a_share(pairs: list[tuple[int, int]]) -> None:
         assert eta_squared([0] * len(values), values) == pytest.approx(0, abs=1e-6)
 
 
-def test_chance_gives_the_share_that_the_page_says() -> None:
+def test_an_axis_without_effect_has_the_share_by_chance() -> None:
     draw = random.Random(0)
     shares = [eta_squared([i % 4 for i in range(16)], [draw.gauss(0, 1) for _ in range(16)]) for _ in range(2000)]
     assert sum(shares) / len(shares) == pytest.approx(3 / 15, abs=0.01)
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=60))
-def test_equal_values_fall_into_one_part(values: list[int]) -> None:
+def test_equal_values_share_a_bin(values: list[int]) -> None:
     parts = cut(values)
     assert all(0 <= part < 4 for part in parts)
     assert len(set(zip(values, parts, strict=True))) == len(set(values))
@@ -190,7 +190,7 @@ def test_calibration_is_drawn_where_it_was_kept(sweep: Sweep) -> None:
     assert 'id="calibration"' in render_page(sweep, records)
 
 
-def test_the_error_of_scaled_confidences_stands_beside_the_one_of_those_as_they_are(sweep: Sweep) -> None:
+def test_ece_is_shown_before_and_after_temperature(sweep: Sweep) -> None:
     for i, trial in enumerate(sweep.trials):
         finish(trial, 0.8 + 0.01 * i)
     _, groups, _ = groups_of(sweep)
@@ -207,7 +207,7 @@ def test_the_error_of_scaled_confidences_stands_beside_the_one_of_those_as_they_
     ]
 
 
-def test_curves_that_were_kept_have_the_same_error(tmp_path: Path) -> None:
+def test_ece_of_a_stored_curve_matches_the_metric(tmp_path: Path) -> None:
     calibration = Calibration(torch.device("cpu"))
     logits = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     calibration.add(logits, (logits[:, 1] > 0.3).long())
@@ -271,13 +271,13 @@ def test_trials_at_once_share_the_cost_of_their_job(sweep: Sweep) -> None:
     assert (cost.train_s, cost.energy_kwh) == (5 * 1.5 * 3600, None)
 
 
-def test_error_line_is_the_last_that_is_no_frame() -> None:
+def test_error_line_is_the_last_line_without_frames() -> None:
     text = "Traceback (most recent call last):\n  File x\n    f()\nValueError: a: b\n  more of it\n"
     assert error_line(text) == "ValueError: a: b"
     assert error_line("") == ""
 
 
-def test_a_trial_says_how_to_make_it_again(sweep: Sweep) -> None:
+def test_a_trial_shows_the_command_that_reproduces_it(sweep: Sweep) -> None:
     trial = sweep.trials[0]
     finish(trial, 0.8)
     record = read_records(sweep)[0]
@@ -285,7 +285,7 @@ def test_a_trial_says_how_to_make_it_again(sweep: Sweep) -> None:
     facts = dict(row.facts)
     assert facts["data"] == sweep.manifest_hash
     assert facts["config"] == f"{trial.id}/config.json"
-    assert (facts["processes"], facts["host"], facts["device"]) == ("2", "node1", "cpu, 1 threads")
+    assert (facts["processes"], facts["host"], facts["device"]) == ("2", "node1", "cpu, 1 thread")
     assert row.command.startswith("python petseg/train.py")
     (trial.folder / "lives.json").write_text('[{"number": 1')
     assert trial_row(record, sweep.manifest_hash).attempts == ()

@@ -137,7 +137,7 @@ def test_a_pair_is_a_contrast_and_weights_scale_it() -> None:
     assert one.p[0] == thrice.p[0] == pair.p[0, 1]
 
 
-def test_a_mean_s_interval_is_its_own_and_a_difference_s_is_of_its_family() -> None:
+def test_means_have_marginal_and_differences_simultaneous_intervals() -> None:
     two, six = summarise(drawn(2, (3,) * 2)), summarise(drawn(2, (3,) * 6))
     many = replace(six, mean=np.zeros(6), run_variance=np.full(6, 1e-5), covariance=1e-4 * np.eye(6), both=np.zeros(6))
     few = replace(two, mean=np.zeros(2), run_variance=np.full(2, 1e-5), covariance=1e-4 * np.eye(2), both=np.zeros(2))
@@ -172,7 +172,7 @@ def test_the_limit_lies_between_the_draws_that_p_counts() -> None:
         assert rank_ranges(found).tolist() == ([[1, 1], [2, 2]] if excludes else [[1, 2], [1, 2]])
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_incomparable_cells_are_refused() -> None:
     with pytest.raises(ValueError, match="same two pictures"):
         summarise([np.ones((2, 3)), np.ones((2, 4))])
     with pytest.raises(ValueError, match="same two pictures"):
@@ -263,7 +263,7 @@ def most(rate: float, sweeps: int) -> float:
 
 
 @pytest.mark.parametrize("name", ["6 x 3", "2 x 3", "2 x 2"])
-def test_differences_that_are_not_there_are_found_in_less_than_5_per_cent(name: str) -> None:
+def test_false_findings_stay_below_5_per_cent(name: str) -> None:
     found = measure(name, TRUTHS[name], "report", 300)
     assert found.false_findings <= most(0.05, 300)
 
@@ -280,7 +280,7 @@ def test_no_fewer_differences_are_found_than_with_a_pooled_spread_and_holm() -> 
     assert new.power >= old.power
 
 
-def test_shuffled_pictures_take_the_luck_of_a_run_for_a_finding() -> None:
+def test_a_permutation_test_mistakes_run_noise_for_a_difference() -> None:
     """Why pictures alone are no test: of runs that are all alike, most pairs of single runs differ `significantly`."""
     rng = np.random.default_rng(0)
     p = []
@@ -306,6 +306,6 @@ def test_shuffled_pictures_take_the_luck_of_a_run_for_a_finding() -> None:
         (Truth(seeds=5, wild=1), 0.02, 0.06),
     ],
 )
-def test_false_findings_at_length(truth: Truth, least: float, largest: float) -> None:
+def test_false_findings_in_many_sweeps(truth: Truth, least: float, largest: float) -> None:
     found = measure("", truth, "report", 1500, seed=1).false_findings
     assert most(least, 1500) - 2 * ERROR * math.sqrt(0.05 * 0.95 / 1500) <= found <= most(largest, 1500)

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.reporting.statistics.records import Spread, gather, read_records, spread_of, tabulate, varied
 from jobs.runs.trial import Sweep
-from tests.jobs.reporting.written_sweep import DICE, LAB, Lab, finish, places_of
+from tests.jobs.reporting.written_sweep import DICE, LAB, Lab, finish, ranking_of
 
 
 def test_spread_is_mean_and_sample_sd() -> None:
@@ -20,12 +20,12 @@ def test_spread_is_mean_and_sample_sd() -> None:
 
 
 def test_ranking_of_the_lab(finished: Sweep) -> None:
-    places = places_of(finished)
-    assert [tuple(p.group.axes.values()) for p in places] == list(DICE)
-    assert [p.val_dice.mean for p in places] == pytest.approx([0.901, 0.900, 0.880, 0.860])
-    assert [p.val_dice.n for p in places] == [3, 3, 3, 3]
-    assert places[0].group.best().result.metrics["val/dice"] == 0.904
-    assert places[0].group.spread("test/dice").mean == pytest.approx(0.891)
+    ranking = ranking_of(finished)
+    assert [tuple(p.group.axes.values()) for p in ranking] == list(DICE)
+    assert [p.val_dice.mean for p in ranking] == pytest.approx([0.901, 0.900, 0.880, 0.860])
+    assert [p.val_dice.n for p in ranking] == [3, 3, 3, 3]
+    assert ranking[0].group.best().result.metrics["val/dice"] == 0.904
+    assert ranking[0].group.spread("test/dice").mean == pytest.approx(0.891)
 
 
 def test_grid_is_first_axis_by_second(finished: Sweep) -> None:
@@ -55,7 +55,7 @@ def test_trials_that_differ_off_the_axes_are_not_averaged(lab: Lab, page: Callab
     sweep = lab.plan()
     for trial in sweep.trials:
         finish(trial, 0.9)
-    assert [(p.group.axes, p.val_dice.n) for p in places_of(sweep)] == [
+    assert [(p.group.axes, p.val_dice.n) for p in ranking_of(sweep)] == [
         ({"data.image_size_px": 256}, 2),
         ({"data.image_size_px": 128}, 2),
     ]

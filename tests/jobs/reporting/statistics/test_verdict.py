@@ -9,7 +9,7 @@ import pytest
 
 from jobs.design.shard_sets import ShardSet
 from jobs.reporting.statistics.verdict import Difference
-from jobs.reporting.statistics.wording import judge, numbers, p_number, sentence
+from jobs.reporting.statistics.wording import numbers, p_number, sentence, verdict_of
 from jobs.runs.trial import Sweep, Trial
 from tests.jobs.reporting.written_sweep import DICE, Lab, board_of, finish, place, save_pictures
 
@@ -20,8 +20,8 @@ def test_groups_without_the_same_pictures_are_not_compared(finished: Sweep, page
     (second.folder / "per_image.npz").write_bytes(b"PK\x03\x04 cut off")
     board = board_of(finished)
     assert board.val
-    assert [group.place for group in board.val.left_out] == [("unet", "none")]
-    assert [group.place for group in board.val.groups] == list(DICE)[1:]
+    assert [group.key for group in board.val.left_out] == [("unet", "none")]
+    assert [group.key for group in board.val.groups] == list(DICE)[1:]
     assert board.main == []  # a design with a hole has no averages to compare
     text = page(finished)
     assert "Not compared, because the pictures of their per_image.npz are missing or others: unet · none." in text
@@ -33,8 +33,8 @@ def test_a_group_that_lacks_the_pictures_of_one_seed_is_not_compared(finished: S
     (trial.folder / "per_image.npz").unlink()
     board = board_of(finished)
     assert board.val
-    assert [group.place for group in board.val.left_out] == [("unet", "none")]
-    assert [group.place for group in board.val.groups] == list(DICE)[1:]
+    assert [group.key for group in board.val.left_out] == [("unet", "none")]
+    assert [group.key for group in board.val.groups] == list(DICE)[1:]
 
 
 def test_a_finer_axis_is_no_factor(lab: Lab) -> None:
@@ -94,7 +94,7 @@ def leads(lab: Lab, axes: dict[str, list[Any]], dice: Callable[[Trial], float | 
     for trial in sweep.trials:
         if (value := dice(trial)) is not None:
             finish(trial, value)
-    return re.sub(r"\d\.\d{4}( \[.*?\])?", "#", judge(board_of(sweep)).lead)
+    return re.sub(r"\d\.\d{4}( \[.*?\])?", "#", verdict_of(board_of(sweep)).lead)
 
 
 TWO, SEEDS = {"model.arch": ["unet", "resnet34_unet"]}, {"train.seed": [0, 1, 2]}
@@ -129,7 +129,7 @@ def test_the_only_cell_with_a_result_is_compared_with_none(lab: Lab) -> None:
     )
 
 
-def test_one_seed_each_is_no_finding(lab: Lab) -> None:
+def test_one_seed_each_shows_no_difference(lab: Lab) -> None:
     said = leads(lab, TWO | {"train.seed": [0]}, lambda trial: MEANS[trial.axes["model.arch"]])
     assert said == (
         "unet has the highest mean val Dice, # (1 seed, 40 pictures), but with one seed each it is not known whether "
@@ -137,7 +137,7 @@ def test_one_seed_each_is_no_finding(lab: Lab) -> None:
     )
 
 
-def test_a_cell_of_one_seed_is_said_by_name(lab: Lab) -> None:
+def test_a_cell_of_one_seed_is_named(lab: Lab) -> None:
     def only_one_of_resnet(trial: Trial) -> float | None:
         return None if trial.axes["model.arch"] == "resnet34_unet" and trial.axes["train.seed"] else by_seed(trial)
 
@@ -148,13 +148,13 @@ def test_a_cell_of_one_seed_is_said_by_name(lab: Lab) -> None:
     )
 
 
-def test_nothing_finished_and_one_picture_are_told_apart(lab: Lab) -> None:
+def test_messages_for_no_finished_trial_and_for_a_single_picture(lab: Lab) -> None:
     assert leads(lab, TWO, lambda _: None) == "Nothing can be compared yet: no trial has finished."
     sweep = lab.plan()
     for trial in sweep.trials:
         finish(trial, 0.9)
         save_pictures(trial, {"val": 0.9}, num_pictures=1)
-    assert judge(board_of(sweep)).lead == (
+    assert verdict_of(board_of(sweep)).lead == (
         "Nothing can be compared: no finished cell has the Dice of two val pictures or more, in each of its trials."
     )
 
@@ -168,26 +168,26 @@ def test_nothing_finished_and_one_picture_are_told_apart(lab: Lab) -> None:
         ([""], ""),
     ],
 )
-def test_drawn_pictures_stand_in_the_verdict(finished: Sweep, sources: list[str], said: str) -> None:
+def test_the_verdict_mentions_drawn_pictures(finished: Sweep, sources: list[str], said: str) -> None:
     sets = tuple(ShardSet(str(i), "shards", source) for i, source in enumerate(sources))
-    lead = judge(board_of(replace(finished, shard_sets=sets))).lead
+    lead = verdict_of(board_of(replace(finished, shard_sets=sets))).lead
     assert said in lead
     assert ("drawn" in lead) == bool(said)
 
 
-def test_runs_that_are_alike_to_the_last_digit_are_doubted(lab: Lab) -> None:
+def test_identical_runs_cause_a_warning(lab: Lab) -> None:
     lab.axes = TWO | SEEDS
     sweep = lab.plan()
     for trial in sweep.trials:
         alike = trial.axes["model.arch"] == "unet"
         finish(trial, 0.9 if alike else by_seed(trial))
         save_pictures(replace(trial, id="0" * 10) if alike else trial, {"val": 0.9 if alike else by_seed(trial)})
-    doubts = [point for point in judge(board_of(sweep)).points if "as if they had one seed" in point]
+    doubts = [point for point in verdict_of(board_of(sweep)).points if "as if they had one seed" in point]
     assert [point.split(" have ")[0] for point in doubts] == ["The runs of unet"]
 
 
 def test_the_verdict_says_what_such_a_sweep_shows(finished: Sweep) -> None:
-    (said,) = (point for point in judge(board_of(finished)).points if "is shown in 80 % of sweeps" in point)
+    (said,) = (point for point in verdict_of(board_of(finished)).points if "is shown in 80 % of sweeps" in point)
     size = re.fullmatch(
         r"With 3 seeds and 40 val pictures a difference of about (\S+) Dice between two of the 4 cells is shown in "
         r"80 % of sweeps \(by the spreads of these trials: standard deviation of runs 0\.\d{4}, of pictures in a cell "
@@ -198,7 +198,7 @@ def test_the_verdict_says_what_such_a_sweep_shows(finished: Sweep) -> None:
     assert 0.005 < float(size[1]) < 0.05
 
 
-def test_an_end_beside_0_and_a_p_beside_5_per_cent_say_which_side() -> None:
+def test_numbers_near_0_and_5_per_cent_have_enough_digits() -> None:
     assert numbers(Difference("a", "b", 0.004, 0.00002, 0.008, 0.0499)) == "0.0040 [0.00002, 0.0080], p = 0.04990"
     assert [p_number(p) for p in (0.04996, 0.05, 0.0494, 0.0004, 1.0)] == [
         "0.04996",
@@ -213,7 +213,7 @@ def test_an_end_beside_0_and_a_p_beside_5_per_cent_say_which_side() -> None:
     ("low", "high", "finding"),
     [(-0.03, 0.001, "open"), (-0.001, 0.03, "open"), (-0.002, 0.001, "same"), (-0.003, 0.001, "open")],
 )
-def test_the_same_is_said_only_where_both_ends_are_within_the_noise(low: float, high: float, finding: str) -> None:
+def test_same_requires_both_ends_within_the_noise(low: float, high: float, finding: str) -> None:
     """A group that is below the best has a negative difference, whose far end is the lower one."""
     difference = Difference("fcn", "unet", (low + high) / 2, low, high, 0.3)
     assert difference.finding == difference.turned.finding == finding
@@ -226,16 +226,16 @@ def test_cells_that_tie_to_the_last_digit_share_the_highest_mean(lab: Lab) -> No
         dice = by_seed(trial)
         finish(trial, dice)
         save_pictures(replace(trial, id="0" * 10), {"val": dice})
-    lead = re.sub(r"\d\.\d{4}( \[.*?\])?", "#", judge(board_of(sweep)).lead)
+    lead = re.sub(r"\d\.\d{4}( \[.*?\])?", "#", verdict_of(board_of(sweep)).lead)
     assert lead == (
         "unet · none has the highest mean val Dice, # (3 seeds, 40 pictures); so has unet · elastic. It is shown to be "
         "better than 2 of 3 others."
     )
 
 
-def test_the_highest_of_those_compared_is_not_called_the_highest_of_all(finished: Sweep) -> None:
+def test_the_highest_compared_cell_is_not_called_the_highest_of_all(finished: Sweep) -> None:
     for trial in finished.trials:
         if place(trial) == ("unet", "none"):
             save_pictures(trial, {"val": 0.9}, num_pictures=39)
-    lead = judge(board_of(finished)).lead
+    lead = verdict_of(board_of(finished)).lead
     assert lead.startswith("Of the cells measured on the same pictures unet · elastic has the highest mean val Dice, ")

@@ -15,7 +15,7 @@ from jobs.reporting.statistics.records import read_records
 from jobs.reporting.statistics.verdict import build_leaderboard
 from jobs.reporting.wandb_report.client import literal
 from jobs.reporting.wandb_report.content import Content, Grid, Importance, Lines, Markdown, Parallel, Pictures, compose
-from jobs.reporting.wandb_report.send import MARK_NAME, Target, runs_told, send_report, target_of, trouble
+from jobs.reporting.wandb_report.send import MARK_NAME, Target, send_report, target_of, trouble, warn_about_runs
 from jobs.runs.trial import Sweep
 from jobs.wandb_sync.trials import NOTE_NAME
 from petseg.run_folder.layout import load_config
@@ -62,7 +62,7 @@ def panels_of(grid: dict[str, Any]) -> list[dict[str, Any]]:
     return grid["panelBankSectionConfig"]["panels"]
 
 
-def test_what_stands_in_it(tmp_path: Path) -> None:
+def test_content_of_a_report(tmp_path: Path) -> None:
     sweep = build_sweep(tmp_path)
     content = content_of(sweep)
     assert (content.title, content.group) == ("petseg sweep lab", "lab")
@@ -99,7 +99,7 @@ def test_what_stands_in_it(tmp_path: Path) -> None:
     assert content == content_of(sweep)
 
 
-def test_its_names_are_those_that_runs_have(tmp_path: Path) -> None:
+def test_panels_use_the_names_of_the_runs(tmp_path: Path) -> None:
     sweep = build_sweep(tmp_path)
     content = content_of(sweep)
     folder = sweep.trials[0].folder
@@ -143,7 +143,9 @@ def test_a_group_of_any_name_is_filtered_by(name: str) -> None:
     assert not set("=<>") & set(literal(name))  # which the package's parser changes within strings too
 
 
-def test_made_once_and_then_updated(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_is_created_once_and_then_updated(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep = build_sweep(tmp_path)
     have_runs(server, sweep)
     assert send(sweep) == OK
@@ -237,7 +239,7 @@ def test_a_key_in_netrc_for_a_host_with_a_port(
     assert len(server.views) == 1
 
 
-def test_where_the_runs_are(tmp_path: Path) -> None:
+def test_the_project_of_the_runs_is_found(tmp_path: Path) -> None:
     """A note of what was sent goes before the config; two places are too many for one report."""
     sweep = build_sweep(tmp_path, **{"tracking.entity": "us"})
     records, url = read_records(sweep), "https://api.wandb.ai"
@@ -249,8 +251,8 @@ def test_where_the_runs_are(tmp_path: Path) -> None:
     (records[0].trial_status.trial.folder / NOTE_NAME).unlink()
     with pytest.raises(ValueError, match=r"several projects of wandb \(1 in us/petseg, 7 in them/pets\)"):
         target_of(sweep, records, url)
-    assert "another sweep of that name" in " ".join(runs_told(sweep, records, 9))
-    assert runs_told(sweep, records, 8) == ()
+    assert "another sweep of that name" in " ".join(warn_about_runs(sweep, records, 9))
+    assert warn_about_runs(sweep, records, 8) == ()
 
 
 @pytest.mark.parametrize(
@@ -265,13 +267,15 @@ def test_where_the_runs_are(tmp_path: Path) -> None:
         ("RuntimeError", "its client has ended with exit code -9", Interrupted),
     ],
 )
-def test_a_refusal_is_told_from_a_passing_trouble(error: str, text: str, kind: type, tmp_path: Path) -> None:
+def test_refusals_differ_from_transient_errors(error: str, text: str, kind: type, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "lab", {}, "0" * 64, "x", ())
     assert type(trouble(sweep, {"error": error, "text": text})) is kind
 
 
 @pytest.mark.slow
-def test_a_sweep_that_wandb_has_not(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_without_runs_in_wandb_is_refused(
+    server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its configs say online, and there was no network."""
     sweep = build_sweep(tmp_path)
     assert send(sweep) == WRONG_USE
@@ -280,7 +284,7 @@ def test_a_sweep_that_wandb_has_not(server: WandbServer, tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
-def test_made_anew_where_it_was_deleted_or_the_runs_are_elsewhere(
+def test_a_new_report_is_created_if_it_was_deleted_or_the_runs_moved(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = build_sweep(tmp_path)
@@ -299,7 +303,7 @@ def test_made_anew_where_it_was_deleted_or_the_runs_are_elsewhere(
 
 
 @pytest.mark.slow
-def test_made_once_where_the_answer_or_the_note_is_lost(
+def test_no_second_report_after_a_lost_answer_or_note(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = build_sweep(tmp_path)
