@@ -43,7 +43,6 @@ NAME = re.compile(r"\w[\w.+ -]{0,99}")
 DEFAULT_SWEEP = Path(__file__).parents[1] / "sweeps" / "lab.yaml"
 METHODS = ("grid", "random", "bayes")
 STARTUP = 10  # draws before a model of the results chooses, as optuna's TPE has it
-MAX_VALUES = 100_000  # of a sweep file
 MISSES_PER_CELL = 100  # so often in a row nothing new, per cell drawn before, and the space is taken as used up
 METRIC = {"name": "val/dice", "goal": "maximize"}  # what picks the best weights and ranks the cells
 
@@ -107,6 +106,8 @@ class Cell:
 
 def load_spec(path: Path) -> Spec:
     """Read a sweep file; raises ValueError that names the file and the fault."""
+    from jobs.design.plain_yaml import parse_yaml  # yaml: not in commands that only look at a sweep
+
     try:
         text = read_text_file(path, "the sweep file")
     except FileNotFoundError:
@@ -127,31 +128,6 @@ def load_spec(path: Path) -> Spec:
 def _ready_sweeps() -> str:
     names = ", ".join(path.name for path in sorted(DEFAULT_SWEEP.parent.glob("*.yaml")))
     return f"{DEFAULT_SWEEP.parent} has {names}"
-
-
-def parse_yaml(text: str) -> Any:
-    """Plain values; raises ValueError for a text that is not YAML, or has more values than any file spells out."""
-    import yaml  # not in commands that only look at a sweep
-
-    try:
-        content = yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    _require_few(content)
-    return content
-
-
-def _require_few(content: Any) -> None:
-    """Nine lines of anchors and aliases (&a, *a) can stand for billions of values, or for a list that holds itself."""
-    left, count = [content], 0
-    while left:
-        count += 1
-        if count > MAX_VALUES:
-            raise ValueError(f"it stands for more than {MAX_VALUES:,} values")
-        one = left.pop()
-        left.extend([*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list) else ())
 
 
 def parse_spec(content: Any, default_name: str) -> Spec:
@@ -314,6 +290,8 @@ def field_value(config: Any, name: str) -> Any:
 
 def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
     """`train.epochs=3` -> {"train.epochs": 3}, values read as YAML; raises ValueError that shows the form."""
+    from jobs.design.plain_yaml import parse_yaml
+
     parsed = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -321,8 +299,8 @@ def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
             raise ValueError(f"{flag} {setting}: write {flag} NAME=VALUE, such as {flag} train.epochs=3")
         try:
             parsed[name] = parse_yaml(value)
-        except ValueError:
-            raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value") from None
+        except ValueError as error:
+            raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value: {error}") from None
     return parsed
 
 
