@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -75,20 +76,24 @@ def setup_lines(folder: Path, token: str) -> list[str]:
 
 
 def last_lines() -> list[str]:
-    """What the script does after its job has ended: put it back into the queue if preemption ended it unprepared.
+    """What the script does after its job has ended: put it back into the queue if a signal ended it unprepared.
 
-    TERM ends a Python that still imports. In a partition with a grace time Slurm counts that as the job's own failure,
-    and does not start it again. A job that is cancelled is not RUNNING any more, and is left alone.
+    TERM and USR2 end a Python that still imports. After TERM, sent at preemption in a partition with a grace time, and
+    after USR2, sent ahead of the time limit, Slurm counts that as the job's own failure and does not start it again.
+    A job that was cancelled is not RUNNING any more, and is left alone.
     """
     ask = f'squeue --noheader --states=RUNNING --jobs="{JOB_IN_SCRIPT}" --Format=PreemptTime:40'
     return [
         "code=$?",
-        f'if [ "$code" -gt 128 ] && {ask} | grep -q "^[0-9]"; then  # killed by a signal, and preempted',
-        "    echo 'preempted before it could listen to signals: back into the queue'",
-        "    for pause in 1 2 4 8 16; do  # slurmctld may be busy",
-        f'        scontrol requeue "{JOB_IN_SCRIPT}" && sleep 600  # which the requeue ends',
-        '        sleep "$pause"',
-        "    done",
+        'if [ "$code" -gt 128 ]; then',
+        f'    case "$code $({ask})" in',
+        f"    {128 + signal.SIGUSR2}\\ ?* | *\\ [0-9]*)  # killed by USR2, or preempted",
+        "        echo 'ended by a signal before it could listen to signals: back into the queue'",
+        "        for pause in 1 2 4 8 16; do  # slurmctld may be busy",
+        f'            scontrol requeue "{JOB_IN_SCRIPT}" && sleep 600  # which the requeue ends',
+        '            sleep "$pause"',
+        "        done",
+        "    esac",
         "fi",
         'exit "$code"',
     ]
