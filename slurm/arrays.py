@@ -43,7 +43,7 @@ def submit_arrays(
         planned = plan_chunks(len(items), cluster.max_array_size(), request.max_parallel)
         for index, chunk in enumerate(planned):
             before = None if chunk.after is None else jobs[planned[chunk.after].places.start].job_id
-            resources = _after(request.resources, before) if before else request.resources
+            resources = request.resources.after([before]) if before else request.resources
             array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
             room, submitted = _submit_what_fits(function, items, chunk.places, array)
             for job in submitted:
@@ -106,7 +106,7 @@ def render_scripts(count: int, request: Request, patience_s: float | None = None
     for chunk in plan_chunks(count, cluster.max_array_size(patience_s), request.max_parallel):
         resources = request.resources
         if chunk.after is not None:
-            resources = _after(resources, f"ARRAY{chunk.after + 1}")
+            resources = resources.after([f"ARRAY{chunk.after + 1}"])
         array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
         scripts.append(render_sbatch(len(chunk.places), array, f"{TOKEN_PREFIX}TOKEN"))
     return scripts
@@ -141,18 +141,6 @@ def _submit_array(
         if array.withdraw is not None:
             array.withdraw(token)
         raise
-
-
-def _after(resources: Resources, job_id: str) -> Resources:
-    """The same resources, asked for when the whole array of the job has ended."""
-    previous = f"afterany:{job_id.partition('_')[0]}"
-    if resources.dependency and "?" in resources.dependency:
-        raise ValueError(
-            f"dependency={resources.dependency!r}: its ? cannot be joined with the wait for the first array; "
-            "submit fewer jobs, or raise max_parallel to their number"
-        )
-    joined = f"{resources.dependency},{previous}" if resources.dependency else previous
-    return dataclasses.replace(resources, dependency=joined)
 
 
 def _explain(stderr: str, submitted: int, total: int, resources: Resources) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
@@ -95,6 +96,19 @@ class Resources:
     def processes(self) -> int:
         """The world size of one job."""
         return self.nodes * self.processes_per_node
+
+    def after(self, job_ids: Iterable[str]) -> Resources:
+        """These resources for jobs that wait until the given jobs have ended, and the whole arrays of array tasks.
+
+        Raises ValueError where the jobs are to start after any of several dependencies.
+        """
+        if self.dependency and "?" in self.dependency:
+            raise ValueError(
+                f"dependency={self.dependency!r}: its ? cannot be joined with the wait that --max-parallel needs; "
+                "submit fewer jobs, or raise --max-parallel"
+            )
+        arrays = dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids)
+        return replace(self, dependency=",".join(filter(None, [self.dependency, ":".join(["afterany", *arrays])])))
 
 
 def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[str, object]:

@@ -38,7 +38,8 @@ def show_plan(options: Options) -> int:
     cells = find_cells(options)
     trials = plan_trials(cells, options.folder(cells.spec))
     sweep = trials.sweep
-    observed = observe(sweep, SLURM_PATIENCE_S).of(trials.cells)
+    everything = observe(sweep, SLURM_PATIENCE_S)
+    observed = everything.of(trials.cells)
     missing = trials.only(decide(observed).trials)
     console = Terminal(soft_wrap=True)
     console.print(*render_trials(sweep, observed.rows, set(missing.cells), options.all), sep="\n")
@@ -51,7 +52,7 @@ def show_plan(options: Options) -> int:
     if sweep.method != "bayes":
         console.print(plan_text(sweep, trials.cells, pictures_of_val(trials)), markup=False, highlight=False)
     if missing.cells and options.cluster == "slurm":
-        console.print(scripts_text(options, missing), markup=False, highlight=False)
+        console.print(scripts_text(options, missing, everything.slurm_jobs), markup=False, highlight=False)
     return NOT_KNOWN if observed.doubt else OK
 
 
@@ -61,10 +62,10 @@ def pictures_of_val(trials: Trials) -> int:
     return min((split.num_samples for split in splits if split), default=0)
 
 
-def scripts_text(options: Options, missing: Trials) -> str:
-    """The scripts that sbatch would get for these trials."""
+def scripts_text(options: Options, missing: Trials, live_jobs: Sequence[str]) -> str:
+    """The scripts that sbatch would get for these trials, beside jobs of earlier submissions."""
     jobs = -(-len(missing.cells) // options.trials_per_job)
-    resources, max_parallel = options.launch.settle(jobs)
+    resources, max_parallel = options.launch.settle(jobs, live_jobs)
     scripts = render_scripts(
         jobs,
         Request(missing.sweep.folder / "logs", resources, job_name(missing.sweep), max_parallel),

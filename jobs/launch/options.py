@@ -43,7 +43,8 @@ class Options:
     profile: str | None = None
     """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     max_parallel: int = 0
-    """Jobs at a time, over all arrays of a submission; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
+    """Jobs of the sweep at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm. On slurm, jobs that
+    would be too many beside those of earlier submissions start when all of those have ended."""
     trials_per_job: int = 1
     """Trials that one job runs one after the other: imports, decoded caches and the wait in the queue are paid once."""
     trials_at_once: int = 1

@@ -94,7 +94,13 @@ def submit_trials(
     """
     size = launch.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
-    resources, max_parallel = launch.settle(len(groups))
+    live_jobs = observe(sweep).slurm_jobs if launch.cluster == "slurm" and launch.max_parallel else ()
+    resources, max_parallel = launch.settle(len(groups), live_jobs)
+    if resources.dependency != launch.resources.dependency:
+        logger.info(
+            "--max-parallel %d: the new jobs wait until the %d jobs of earlier submissions have ended",
+            max_parallel, len(live_jobs),
+        )  # fmt: skip
     threads = max(1, resources.cpus_per_task // launch.trials_at_once)
     progress = LocalProgress(trials, max_parallel * launch.trials_at_once)
     log = JobLog(launch, sweep, groups, progress)

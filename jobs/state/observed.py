@@ -28,6 +28,12 @@ class Observed:
         return tuple(row for row in self.rows if row.status in LIVE)
 
     @property
+    def slurm_jobs(self) -> tuple[str, ...]:
+        """The jobs that Slurm holds for these trials; without those of which it does not say how they stand."""
+        submissions = (row.submission for row in self.live if row.status != "unknown")
+        return tuple(dict.fromkeys(one.job_id for one in submissions if one and one.cluster == "slurm"))
+
+    @property
     def unfinished(self) -> tuple[TrialStatus, ...]:
         """The trials that have neither a result nor been stopped early."""
         return tuple(row for row in self.rows if row.status not in ENDED)
