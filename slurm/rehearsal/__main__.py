@@ -50,7 +50,7 @@ from slurm.rehearsal import client
 from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.answers import FOLDER as ANSWERS_FOLDER
 from slurm.rehearsal.answers import Answer, parse_answers, set_answers
-from slurm.rehearsal.settings import DEFAULT_PARTITIONS, parse_conf
+from slurm.rehearsal.settings import DEFAULT_PARTITIONS, Site, parse_conf
 
 logger = logging.getLogger(__name__)
 
@@ -101,17 +101,11 @@ class Start(Disturb):
     one of a partition and nodes.KEY=VALUE of every node. KEY= without a value lets Slurm's default hold. Slurm itself
     says what it does not know or take."""
 
-    def how(self) -> dict[str, Any]:
-        """The arguments of `rehearse` that the flags stand for. Raises ValueError for those that make no sense."""
-        return {
-            "nodes": self.nodes,
-            "cpus": self.cpus,
-            "gpus": self.gpus,
-            "accounting": self.accounting,
-            "partitions": self.partitions,
-            "conf": parse_conf(self.conf),
-            "answers": self.answers,
-        }
+    @property
+    def site(self) -> Site:
+        """What the flags ask for. Raises ValueError for those that make no sense."""
+        conf = parse_conf(self.conf)
+        return Site(self.nodes, self.cpus, self.gpus, self.accounting, self.partitions, conf, self.answers)
 
     @property
     def changes_something(self) -> bool:
@@ -178,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command:
         raise ValueError(f"a command after -- goes with run only: run -- {shlex.join(command)}")
     if isinstance(verb, Start):
-        cluster = rehearsal_cluster.start(verb.root, **verb.how())
+        cluster = rehearsal_cluster.start(verb.root, verb.site)
         logger.info('idle: %s; next: eval "$(python -m slurm.rehearsal env)"', " ".join(cluster.nodes))
     elif isinstance(verb, Stop):
         rehearsal_cluster.stop(verb.root)
@@ -228,7 +222,7 @@ def _run(options: Run, command: Sequence[str]) -> int:
                 f"{typed('-m', 'slurm.rehearsal', 'stop', '--root', options.root)}"
             )
         return subprocess.run(command, env=rehearsal_cluster.client_env(options.root), check=False).returncode
-    with rehearsal_cluster.rehearse(**options.how()) as cluster:
+    with rehearsal_cluster.rehearse(options.site) as cluster:
         return subprocess.run(command, env=cluster.env, check=False).returncode
 
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from slurm.rehearsal.nodes import (
     spawn_controller,
     spawn_node,
 )
-from slurm.rehearsal.settings import DEFAULT_PARTITIONS
+from slurm.rehearsal.settings import Site
 
 __all__ = ["Cluster", "break_node", "client_env", "destroy", "heal_node", "is_running", "rehearse", "start", "stop"]
 
@@ -69,85 +69,43 @@ def missing_binaries() -> list[str]:
 
 
 @contextlib.contextmanager
-def rehearse(
-    *,
-    nodes: int = 2,
-    cpus: int = 4,
-    gpus: int = 2,
-    accounting: bool = False,
-    partitions: Sequence[str] = DEFAULT_PARTITIONS,
-    conf: Mapping[str, str] | None = None,
-    answers: Sequence[Answer] = (),
-) -> Iterator[Cluster]:
+def rehearse(site: Site) -> Iterator[Cluster]:
     """A cluster in a temporary folder for the length of the block; it dies with this process.
 
-    accounting: make sacct work, by a slurmdbd and a database of the cluster's own
-    conf: what differs from the default slurm.conf, such as {"MaxArraySize": "10", "low.GraceTime": "300"}
-    answers: commands that answer late or fail, see `answers.Answer`
     Raises ValueError if Slurm is not installed, does not take the configuration, or its daemons do not come up.
     """
     # Not under a test's own temporary folder: munge and the jobs need a short path that others may enter.
     root = Path(tempfile.mkdtemp(prefix="rehearsal-"))
     try:
-        yield start(
-            root,
-            nodes=nodes,
-            cpus=cpus,
-            gpus=gpus,
-            accounting=accounting,
-            partitions=partitions,
-            conf=conf,
-            answers=answers,
-            owner=os.getpid(),
-        )
+        yield start(root, site, owner=os.getpid())
     finally:
         stop(root)
         shutil.rmtree(root, ignore_errors=True)
 
 
-def start(
-    root: Path,
-    *,
-    nodes: int = 2,
-    cpus: int = 4,
-    gpus: int = 2,
-    accounting: bool = False,
-    partitions: Sequence[str] = DEFAULT_PARTITIONS,
-    conf: Mapping[str, str] | None = None,
-    answers: Sequence[Answer] = (),
-    owner: int | None = None,
-) -> Cluster:
-    """Start a cluster in `root` and wait until every node is idle; with `accounting`, sacct works too.
+def start(root: Path, site: Site, owner: int | None = None) -> Cluster:
+    """Start a cluster in `root` and wait until every node is idle.
 
-    conf: settings that differ from the default ones, see `settings.parse_conf`
-    answers: how commands answer to whoever uses the cluster by its `env`
     owner: a pid; the cluster is stopped and its folder removed when that process ends, however it ends
     Raises ValueError if Slurm is not installed, does not know a setting or does not take its value, if a cluster runs
     there already, or if the daemons do not come up.
     """
-    missing = missing_binaries()
-    if missing:
+    if missing := missing_binaries():
         raise ValueError(f"Slurm is not installed (no {', '.join(missing)}): {APT_COMMAND}")
-    if accounting:
+    if site.accounting:
         require_installed()
     root = root.absolute()
     plan = Plan(
         root=root,
-        nodes=nodes,
-        cpus=cpus,
-        gpus=gpus,
-        mem_mb=64_000,
+        site=site,
         namespaces=can_unshare(),
-        ports=free_ports(nodes + 1 + accounting),
+        ports=free_ports(site.nodes + 1 + site.accounting),
         host=socket.gethostname().split(".")[0],
         user=getpass.getuser(),
-        accounting=accounting,
-        partitions=tuple(partitions),
-        settings=conf or {},
     )
     _prepare(plan)
     _ask_slurm_about_conf(plan)
-    set_answers(root, answers)
+    set_answers(root, site.answers)
     try:
         if owner is not None:
             _spawn_watch(root, owner)
@@ -251,14 +209,14 @@ def _start_daemons(plan: Plan) -> None:
     munged += [f"--pid-file={root}/run/munged.own", f"--seed-file={root}/munge/seed"]
     daemons.spawn(root, "munged", munged, env)
     daemons.await_ready(root, "munged", plan.socket.exists, START_TIMEOUT_S)
-    if plan.accounting:
+    if plan.site.accounting:
         start_accounting(plan)
     spawn_controller(root)
     # a slurmd that comes too early tries again after a second
     daemons.await_ready(root, "slurmctld", lambda: daemons.listens(plan.ports[0]), START_TIMEOUT_S)
     for node in plan.node_names:
         spawn_node(root, node, plan.namespaces)
-    if plan.accounting:
+    if plan.site.accounting:
         add_user(plan)
 
 

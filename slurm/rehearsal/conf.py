@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.rehearsal.settings import DEFAULT_PARTITIONS, NODES, check_conf, merged, settings_of
+from slurm.rehearsal.settings import NODES, Site, merged, settings_of
 
 # Linux limits a Unix socket's path to 107 bytes; munge's is the longest of ours.
 SOCKET_PATH_LIMIT = 107
 CLUSTER_NAME = "rehearsal"
+MEM_MB = 64_000  # of each node
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One cluster: where it lives, how large it is, and what this machine allows."""
+    """One cluster: where it lives, what it is to be like, and what this machine allows."""
 
     root: Path
-    nodes: int
-    cpus: int
-    gpus: int
-    mem_mb: int
+    site: Site
     namespaces: bool  # each node in its own pid, uts and mount namespace (root only)
     ports: tuple[int, ...]  # slurmctld, then one for each slurmd, then slurmdbd if there is accounting
     host: str
     user: str
-    accounting: bool = False
-    partitions: tuple[str, ...] = DEFAULT_PARTITIONS  # the first is the default one and preempts the others
-    settings: Mapping[str, str] = field(default_factory=dict)  # what differs: [PARTITION. or nodes.]KEY -> value
 
     def __post_init__(self) -> None:
-        check_conf(self.settings, self.partitions)
-        if self.nodes < 1 or self.nodes > 200:
-            raise ValueError(f"nodes={self.nodes}: a rehearsal has 1 to 200 nodes")
-        if self.cpus < 1 or self.gpus < 0 or self.mem_mb < 1:
-            raise ValueError(f"cpus={self.cpus}, gpus={self.gpus}, mem_mb={self.mem_mb}: too few")
         if len(str(self.socket)) > SOCKET_PATH_LIMIT:
             raise ValueError(f"--root {self.root} is too long for a Unix socket; choose a shorter one")
-        assert len(self.ports) == self.nodes + 1 + self.accounting, "one port for each daemon"
+        assert len(self.ports) == self.site.nodes + 1 + self.site.accounting, "one port for each daemon"
 
     @property
     def node_names(self) -> tuple[str, ...]:
         """node1.. when each node has its own /etc/hosts, else addresses, which resolve anywhere."""
         if self.namespaces:
-            return tuple(f"node{number}" for number in range(1, self.nodes + 1))
+            return tuple(f"node{number}" for number in range(1, self.site.nodes + 1))
         return self.addresses
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return tuple(f"127.0.0.{10 + number}" for number in range(1, self.nodes + 1))
+        return tuple(f"127.0.0.{10 + number}" for number in range(1, self.site.nodes + 1))
 
     @property
     def conf(self) -> Path:
@@ -61,7 +51,7 @@ class Plan:
         return self.root / "munge" / "socket"
 
     def gpu_files(self, node: str) -> list[Path]:
-        return [self.root / "dev" / f"{node}-gpu{number}" for number in range(self.gpus)]
+        return [self.root / "dev" / f"{node}-gpu{number}" for number in range(self.site.gpus)]
 
 
 def free_ports(count: int, first: int = 10_000, last: int = 30_000) -> tuple[int, ...]:
@@ -103,7 +93,7 @@ def render_hosts(plan: Plan, machine_hosts: str) -> str:
 
 def render_slurm_conf(plan: Plan) -> str:
     """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low, and whatever the plan changes."""
-    cluster = merged([*_daemons(plan), *_accounting(plan), *_SCHEDULING], settings_of("", plan.settings))
+    cluster = merged([*_daemons(plan), *_accounting(plan), *_SCHEDULING], settings_of("", plan.site.conf))
     return "\n".join([*cluster, *_nodes(plan), *_partitions(plan)]) + "\n"
 
 
@@ -164,7 +154,7 @@ def _daemons(plan: Plan) -> Sequence[str]:
 
 def _accounting(plan: Plan) -> Sequence[str]:
     """Without slurmdbd sacct fails, as on the clusters that run without accounting."""
-    if not plan.accounting:
+    if not plan.site.accounting:
         return ("AccountingStorageType=accounting_storage/none",)
     return (
         "AccountingStorageType=accounting_storage/slurmdbd",
@@ -213,25 +203,25 @@ _OTHER_PARTITION = ("PriorityTier=1", "PreemptMode=REQUEUE", "GraceTime=15")
 
 def _partitions(plan: Plan) -> Sequence[str]:
     lines = []
-    for name in plan.partitions:
-        own = _FIRST_PARTITION if name == plan.partitions[0] else _OTHER_PARTITION
-        settings = merged([*_PARTITION, *own], settings_of(name, plan.settings))
+    for name in plan.site.partitions:
+        own = _FIRST_PARTITION if name == plan.site.partitions[0] else _OTHER_PARTITION
+        settings = merged([*_PARTITION, *own], settings_of(name, plan.site.conf))
         lines.append(" ".join([f"PartitionName={name}", *settings]))
     return lines
 
 
 def _tracks_wckeys(plan: Plan) -> bool:
-    settings = {key.lower(): value.lower() for key, value in settings_of("", plan.settings).items()}
+    settings = {key.lower(): value.lower() for key, value in settings_of("", plan.site.conf).items()}
     enforced = settings.get("accountingstorageenforce", "").split(",")
     return settings.get("trackwckey") == "yes" or bool({"wckeys", "all"} & set(enforced))
 
 
 def _nodes(plan: Plan) -> Sequence[str]:
     lines = []
-    for name, address, port in zip(plan.node_names, plan.addresses, plan.ports[1 : plan.nodes + 1], strict=True):
+    for name, address, port in zip(plan.node_names, plan.addresses, plan.ports[1 : plan.site.nodes + 1], strict=True):
         hostname = name if plan.namespaces else plan.host
         settings = [f"NodeName={name}", f"NodeHostname={hostname}", f"NodeAddr={address}", f"Port={port}"]
-        settings += [f"CPUs={plan.cpus}", f"RealMemory={plan.mem_mb}"]
-        settings += [f"Gres=gpu:fake:{plan.gpus}"] if plan.gpus else []
-        lines.append(" ".join(merged([*settings, "State=UNKNOWN"], settings_of(NODES, plan.settings))))
+        settings += [f"CPUs={plan.site.cpus}", f"RealMemory={MEM_MB}"]
+        settings += [f"Gres=gpu:fake:{plan.site.gpus}"] if plan.site.gpus else []
+        lines.append(" ".join(merged([*settings, "State=UNKNOWN"], settings_of(NODES, plan.site.conf))))
     return lines

@@ -15,6 +15,7 @@ from slurm import cluster
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.executor import submit
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from slurm.request import Request
 from slurm.resources import Resources
 
@@ -58,7 +59,7 @@ def test_every_job_once_and_never_more_at_a_time_than_the_limit(count: int, larg
 
 @pytest.fixture(scope="module")
 def small_arrays(slurm_daemons: None) -> Iterator[Cluster]:
-    with rehearse(nodes=1, cpus=16, gpus=0, conf={"MaxArraySize": "4"}) as cluster:
+    with rehearse(Site(nodes=1, cpus=16, gpus=0, conf={"MaxArraySize": "4"})) as cluster:
         yield cluster
 
 

@@ -11,6 +11,7 @@ from slurm import refusals
 from slurm.executor import submit
 from slurm.refusals import advice_on
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from slurm.request import Request
 from slurm.resources import Resources
 
@@ -51,7 +52,7 @@ def test_nothing_is_said_where_nothing_helps(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def without_gpus(slurm_daemons: None) -> Iterator[Cluster]:
-    with rehearse(nodes=1, cpus=2, gpus=0, conf={"GresTypes": ""}) as cluster:
+    with rehearse(Site(nodes=1, cpus=2, gpus=0, conf={"GresTypes": ""})) as cluster:
         yield cluster
 
 

@@ -13,6 +13,7 @@ from jobs.state.slurm_states import ANSWER_NAME, ask
 from jobs.state.trial_status import quick_trial_statuses, trial_statuses
 from slurm.rehearsal import daemons
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from tests.jobs.written_trials import finish, sweep_of
 
 
@@ -61,7 +62,7 @@ def test_a_silent_slurm_is_not_waited_for(tmp_path: Path, sweep: Sweep, monkeypa
 @pytest.mark.slurm
 def test_a_real_slurm_and_then_none(slurm_daemons: None, sweep: Sweep, wait_for: Callable) -> None:
     """Without accounting, and with slurmctld gone."""
-    with rehearse(nodes=1, cpus=4, gpus=0) as cluster, pytest.MonkeyPatch.context() as patch:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0)) as cluster, pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.env.items():
             patch.setenv(name, value)
         submit_sleepers(sweep, cluster)
