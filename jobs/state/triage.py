@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,19 +50,21 @@ class Evidence:
     sweep: str = "SWEEP"
 
 
-def gather(
-    trial: Trial,
-    submission: Submission,
-    job: JobState | None,
-    state: TrialState,
-    row: Mapping[str, Any],
-    shared: bool = False,
-) -> Evidence:
-    """What a trial without a result and its logs say of its last job, which must be over.
+@dataclass(frozen=True)
+class LastJob:
+    """The last job of a trial, as the trial's folder and Slurm show it."""
 
-    state, row: the trial's state and last row of metrics. shared: the job had other trials too
-    """
-    state = state.of_job(submission.job_id)
+    trial: Trial
+    submission: Submission
+    job: JobState | None  # None without Slurm
+    state: TrialState  # as this job wrote it
+    row: dict[str, Any]  # the last one of metrics.jsonl
+    shared: bool = False  # the job had other trials too
+
+
+def gather(last: LastJob) -> Evidence:
+    """What a trial without a result and its logs say about its last job, which must be over."""
+    trial, submission, state, shared = last.trial, last.submission, last.state, last.shared
     paths = rank_logs(trial, submission) if state.job_id or not shared else []  # else the log is about others
     texts = [own_part(last_life(read_tail(path)), trial.id) for path in paths]
     if state.slot:  # of several trials at once: what Slurm says of the job is in the job's own log
@@ -71,12 +73,12 @@ def gather(
     running = state.status == "running"
     return Evidence(
         state=state,
-        host=state.host or (job.nodes if job else ""),
-        job=job,
+        host=state.host or (last.job.nodes if last.job else ""),
+        job=last.job,
         logs=tuple(texts),
-        epochs_done=int(row.get("epoch", 0)),
+        epochs_done=int(last.row.get("epoch", 0)),
         epochs=planned_epochs(trial.folder),
-        epoch_s=row.get("perf/seconds"),
+        epoch_s=last.row.get("perf/seconds"),
         used_s=used_s if running and paths and used_s > 0 and not state.restarts else None,
         log_is_missing=submission.cluster == "slurm" and not rank_logs(trial, submission),
         waited=shared and not state.job_id,

@@ -174,7 +174,7 @@ def test_jobs_of_a_real_slurm(
     first, *waiting = trial_statuses(sweep)
     assert first.cause == "cancelled"
     # of a task that was cancelled while it waited Slurm keeps no trace, unless there is accounting
-    assert all("it never began, and Slurm knows its job no more" in row.note for row in waiting)
+    assert all("it never began, and Slurm no longer knows its job" in row.note for row in waiting)
 
 
 def test_a_silent_slurm_is_said(

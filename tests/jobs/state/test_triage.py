@@ -12,7 +12,7 @@ from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import TrialState, read_state
 from jobs.state.causes import ADVICE, RETRYABLE
 from jobs.state.liveness import read_last_row
-from jobs.state.triage import Diagnosis, Evidence, diagnose, gather
+from jobs.state.triage import Diagnosis, Evidence, LastJob, diagnose, gather
 from petseg.run_folder.layout import write_metrics
 from shards.cause import Cause
 from slurm.cluster import JobState
@@ -28,7 +28,8 @@ def failed(error: str, cause: Cause | None = None) -> TrialState:
 
 
 def diagnose_trial(trial: Trial, submission: Submission, state: JobState | None, shared: bool = False) -> Diagnosis:
-    return diagnose(gather(trial, submission, state, trial.state(), read_last_row(trial.folder), shared))
+    written = trial.state().of_job(submission.job_id)
+    return diagnose(gather(LastJob(trial, submission, state, written, read_last_row(trial.folder), shared)))
 
 
 # (cause, said, the trial's own error, job, log of rank 0)
