@@ -89,8 +89,8 @@ def find_logs(sweep: Sweep, trial: Trial, rank: int | None) -> list[Path]:
 def why_not(row: TrialStatus, rank: int | None) -> str:
     if row.log and rank:
         return f"rank {rank} has not started, or the job has fewer"
-    said = ": ".join(filter(None, [row.note, row.silence]))
-    reason = f" ({said})" if said else ""
+    detail = ": ".join(filter(None, [row.note, row.silence]))
+    reason = f" ({detail})" if detail else ""
     return f"it is {row.status}{reason}; --follow waits for it" if row.status in LIVE else f"it is {row.status}{reason}"
 
 
@@ -104,7 +104,7 @@ def look(sweep: Sweep, trial: Trial, max_age_s: float = ASK_EVERY_S) -> TrialSta
 
 def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: float = POLL_S) -> None:
     """Show what is written, by jobs that take its place too, until the trial is over and all is shown."""
-    asked, told, over = float("-inf"), "", False
+    asked, reported, over = float("-inf"), "", False
     while True:
         ended = trial.state().status in LAST_WORDS
         if ended or time.monotonic() - asked >= ASK_EVERY_S:
@@ -112,9 +112,9 @@ def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: flo
             row = look(sweep, trial)
             over = row.status not in LIVE
             word = f"{row.status}: {row.note}" if row.note else row.status
-            if word != told and (row.status != "running" or told):
+            if word != reported and (row.status != "running" or reported):
                 sys.stderr.write(f"{trial.id} {trial.label} is {printable(word)}\n")
-            told = word
+            reported = word
         tail.show(find_logs(sweep, trial, rank))
         if over:
             return
@@ -162,7 +162,7 @@ def start_of_last_lines(path: Path, lines: int) -> int:
         return 0
     with open_regular(path, follow=False) as file:
         end = file.seek(0, 2)
-        found, position = 0, end
+        count, position = 0, end
         while position > 0:
             length = min(BLOCK_BYTES, position)
             position -= length
@@ -172,8 +172,8 @@ def start_of_last_lines(path: Path, lines: int) -> int:
                 block = block[:-1]
             here = len(block)
             while (here := block.rfind(b"\n", 0, here)) >= 0:
-                found += 1
-                if found == lines:
+                count += 1
+                if count == lines:
                     return position + here + 1
     return 0
 

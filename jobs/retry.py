@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (decision.submit or decision.release):
         raise ValueError("nothing to submit: mend what is said above, then add --even-so")
     bad = BadNodes() if command.no_exclude or not decision.submit else bad_nodes(sweep, everything.rows)
-    for line in bad.said:
+    for line in bad.messages:
         console.print(Text(line), soft_wrap=True)
     code = OK if command.dry_run else carry_out(decision, sweep, command, bad)
     return code or (NOT_KNOWN if observed.doubt else OK)

@@ -42,10 +42,10 @@ def submit_arrays(
     try:
         planned = plan_chunks(len(items), cluster.max_array_size(), request.max_parallel)
         for index, chunk in enumerate(planned):
-            before = None if chunk.after is None else jobs[planned[chunk.after].places.start].job_id
+            before = None if chunk.after is None else jobs[planned[chunk.after].indices.start].job_id
             resources = request.resources.after([before]) if before else request.resources
             array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
-            room, submitted = _submit_what_fits(function, items, chunk.places, array)
+            room, submitted = _submit_what_fits(function, items, chunk.indices, array)
             for job in submitted:
                 jobs.append(job)
                 report(len(jobs) - 1, job, "submitted")
@@ -63,16 +63,16 @@ def submit_arrays(
 
 
 def _submit_what_fits(
-    function: Callable[[Any], Any], items: Sequence[Any], places: range, array: Request
+    function: Callable[[Any], Any], items: Sequence[Any], indices: range, array: Request
 ) -> tuple[Room, list[submitit.Job[Any]]]:
-    """Submit the array of the items at these places, or of as many of them as there is room for."""
-    room = Room(len(places))
+    """Submit the array of the items at these indices, or of as many of them as there is room for."""
+    room = Room(len(indices))
     if array.as_many_as_fit:
         room = find_room(room.jobs, lambda count: render_sbatch(count, array))
     if not room.jobs:
         return room, []
     try:
-        return room, _submit_array(function, items, places[: room.jobs], array)
+        return room, _submit_array(function, items, indices[: room.jobs], array)
     except Refused as error:
         limit = limit_in(str(error))  # filled up since sbatch was asked
         if not (array.as_many_as_fit and limit):
@@ -92,8 +92,8 @@ def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk
     try:
         patience.call(command, cluster.LOOK_S)
     except (OSError, subprocess.SubprocessError) as error:
-        said = cluster.one_line(getattr(error, "stderr", "") or str(error))
-        logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", said)
+        complaint = cluster.one_line(getattr(error, "stderr", "") or str(error))
+        logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", complaint)
 
 
 def render_scripts(count: int, request: Request, patience_s: float | None = None) -> list[str]:
@@ -108,7 +108,7 @@ def render_scripts(count: int, request: Request, patience_s: float | None = None
         if chunk.after is not None:
             resources = resources.after([f"ARRAY{chunk.after + 1}"])
         array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
-        scripts.append(render_sbatch(len(chunk.places), array, f"{TOKEN_PREFIX}TOKEN"))
+        scripts.append(render_sbatch(len(chunk.indices), array, f"{TOKEN_PREFIX}TOKEN"))
     return scripts
 
 
@@ -130,13 +130,13 @@ def render_sbatch(count: int, request: Request, token: str = "") -> str:
 
 
 def _submit_array(
-    function: Callable[[Any], Any], items: Sequence[Any], places: range, array: Request
+    function: Callable[[Any], Any], items: Sequence[Any], indices: range, array: Request
 ) -> list[submitit.Job[Any]]:
     """One array, or a job of its own for a single item. Raises Refused with sbatch's complaint, and Unavailable."""
-    token = array.announce(places) if array.announce is not None else new_token()
-    script = render_sbatch(len(places), array, token)
+    token = array.announce(indices) if array.announce is not None else new_token()
+    script = render_sbatch(len(indices), array, token)
     try:
-        return submit_array(function, items[places.start : places.stop], array, script, token)
+        return submit_array(function, items[indices.start : indices.stop], array, script, token)
     except Refused:
         if array.withdraw is not None:
             array.withdraw(token)

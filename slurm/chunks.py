@@ -15,9 +15,9 @@ from itertools import accumulate, zip_longest
 
 @dataclass(frozen=True)
 class Chunk:
-    """One array: its jobs' places among all, how many of them run at a time, and the chunk that it waits for."""
+    """One array: its jobs' indices among all, how many of them run at a time, and the chunk that it waits for."""
 
-    places: range
+    indices: range
     throttle: int
     lane: int
     after: int | None = None  # index of the chunk before it in its lane
@@ -29,7 +29,7 @@ def plan_chunks(count: int, max_array_size: int, max_parallel: int) -> list[Chun
     if max_parallel >= count or arrays <= 1:
         starts = range(0, count, max_array_size)
         chunks = [range(start, min(start + max_array_size, count)) for start in starts]
-        return [Chunk(places, min(len(places), max_parallel), lane) for lane, places in enumerate(chunks)]
+        return [Chunk(indices, min(len(indices), max_parallel), lane) for lane, indices in enumerate(chunks)]
     throttles = split_evenly(max_parallel, min(arrays, max_parallel))
     ends = [count * total // max_parallel for total in accumulate(throttles)]
     jobs = [end - start for start, end in zip([0, *ends], ends, strict=False)]
@@ -39,7 +39,7 @@ def plan_chunks(count: int, max_array_size: int, max_parallel: int) -> list[Chun
     for row in zip_longest(*sizes, fillvalue=0):
         for lane, size in enumerate(row):
             if size:
-                start = planned[-1].places.stop if planned else 0
+                start = planned[-1].indices.stop if planned else 0
                 planned.append(Chunk(range(start, start + size), throttles[lane], lane, last.get(lane)))
                 last[lane] = len(planned) - 1
     return planned

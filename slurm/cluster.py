@@ -80,12 +80,12 @@ def jobs_by_token(tokens: Sequence[str], patience_s: float | None = None) -> dic
         lines = patience.call(command, patience_s).splitlines()
     except subprocess.CalledProcessError as error:
         raise OSError(f"squeue does not say which jobs there are: {one_line(error.stderr) or error}") from None
-    found = {}
+    jobs = {}
     for job_id, _, words in (line.partition("|") for line in lines):
         for token in tokens:
             if token.rpartition(":")[2] in words:
-                found[token, int(job_id.partition("_")[2] or 0)] = job_id.strip()
-    return found
+                jobs[token, int(job_id.partition("_")[2] or 0)] = job_id.strip()
+    return jobs
 
 
 def partitions() -> list[str]:
@@ -151,8 +151,8 @@ def parse_nodes(text: str) -> dict[str, str]:
 
 def parse_max_array_size(text: str) -> int:
     """The line `MaxArraySize = 1001` of `scontrol show config`."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else SLURM_DEFAULT_MAX_ARRAY_SIZE
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else SLURM_DEFAULT_MAX_ARRAY_SIZE
 
 
 def _ask_squeue(job_ids: Sequence[str], timeout_s: float | None) -> tuple[dict[str, JobState], str]:

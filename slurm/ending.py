@@ -86,10 +86,10 @@ def parse_time(word: str) -> datetime | None:
 
 def parse_limit_s(word: str) -> int | None:
     """Seconds of Slurm's `[days-]hours:minutes:seconds` or `minutes:seconds`; None if there is no limit."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", word)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", word)
+    if match is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 

@@ -107,10 +107,10 @@ def _gpu_slots(gpus_per_job: int, max_parallel: int) -> list[list[int]]:
     """One list of GPU indices for each job that may run at a time; the last one is given away first."""
     if not gpus_per_job:
         return [[] for _ in range(max_parallel)]
-    found = visible_gpus()
-    if gpus_per_job > len(found):
-        raise ValueError(f"gpus={gpus_per_job}: this machine shows {len(found)}; use --gpus 0 to run on the CPU")
-    slots = [found[start : start + gpus_per_job] for start in range(0, len(found), gpus_per_job)]
+    visible = visible_gpus()
+    if gpus_per_job > len(visible):
+        raise ValueError(f"gpus={gpus_per_job}: this machine shows {len(visible)}; use --gpus 0 to run on the CPU")
+    slots = [visible[start : start + gpus_per_job] for start in range(0, len(visible), gpus_per_job)]
     return [slot for slot in slots if len(slot) == gpus_per_job][:max_parallel][::-1]
 
 

@@ -91,7 +91,7 @@ def run(command: Sequence[str], deadline: Deadline, env: Mapping[str, str] | Non
     # files, not pipes: what it says can be read while it runs
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env)
-        told = ""
+        reported = ""
         try:
             while True:
                 try:
@@ -101,9 +101,9 @@ def run(command: Sequence[str], deadline: Deadline, env: Mapping[str, str] | Non
                     if deadline.left_s <= 0:
                         return Reply("", _text(err), None)
                     waits_for = one_line(_text(err)) or "no answer yet"
-                    if waits_for != told:
+                    if waits_for != reported:
                         logger.warning("%s: %s; waiting for up to %.0f s", command[0], waits_for, deadline.left_s)
-                    told = waits_for
+                    reported = waits_for
         finally:
             _end(process)
         return Reply(_text(out), _text(err), process.returncode)

@@ -35,8 +35,8 @@ def limit_in(stderr: str) -> str:
     """The limit on submitted jobs that sbatch complains of; empty if it is another complaint, or none."""
     if NO_MORE_JOBS in stderr:
         return "MaxJobCount of the cluster"
-    found = SUBMIT_LIMIT.search(stderr)
-    return found[0] if found else ""
+    match = SUBMIT_LIMIT.search(stderr)
+    return match[0] if match else ""
 
 
 def largest_fitting(count: int, fits: Callable[[int], bool]) -> int:

@@ -51,9 +51,9 @@ def short(token: str) -> str:
     return token.removeprefix(TOKEN_PREFIX)
 
 
-def work_file(folder: Path, token: str, place: int) -> Path:
+def work_file(folder: Path, token: str, index: int) -> Path:
     """What the job at this place of the array is to do, until it is put where submitit looks for it."""
-    return folder / f"{short(token)}_{place}.pkl"
+    return folder / f"{short(token)}_{index}.pkl"
 
 
 def revoked_file(folder: Path, token: str) -> Path:
@@ -121,7 +121,7 @@ def submit_array(
     resources, environ = request.resources, sbatch_environment(os.environ) | dict(request.variables)
     folder = request.folder.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    work = [work_file(folder, token, place) for place in range(len(items))]
+    work = [work_file(folder, token, index) for index in range(len(items))]
     script_file = folder / f".submission_file_{short(token)}.sh"
     try:
         for item, path in zip(items, work, strict=True):
@@ -136,7 +136,7 @@ def submit_array(
         raise
     finally:
         script_file.unlink(missing_ok=True)
-    ids = [f"{array}_{place}" for place in range(len(items))] if len(items) > 1 else [array]
+    ids = [f"{array}_{index}" for index in range(len(items))] if len(items) > 1 else [array]
     for job_id, path in zip(ids, work, strict=True):
         with contextlib.suppress(FileNotFoundError):  # the job has begun, and took it itself
             path.rename(JobPaths(folder, job_id).submitted_pickle)
@@ -149,8 +149,8 @@ def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
     deadline = patience.Deadline()
     for pause_s in patience.pauses():
         reply = patience.run(["sbatch", "--parsable", str(script)], deadline, environ)
-        if reply.returncode == 0 and (found := JOB_ID.search(reply.stdout)):
-            return found[1]
+        if reply.returncode == 0 and (match := JOB_ID.search(reply.stdout)):
+            return match[1]
         if not reply.passes:
             raise Refused(reply.stderr or f"it ended with exit code {reply.returncode}, and no job id: {reply.stdout}")
         try:
@@ -168,10 +168,10 @@ def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
 def _taken(token: str, reply: patience.Reply) -> str:
     """The id of the jobs with this token, if there are any. Raises Unavailable where squeue does not answer."""
     try:
-        found = cluster.jobs_by_token([token], ASK_S)
+        jobs = cluster.jobs_by_token([token], ASK_S)
     except OSError as error:
         raise Unavailable(f"sbatch: {reply.complaint}; whether it took the jobs is not known ({error})") from error
-    job_id = next((job_id.partition("_")[0] for job_id in found.values()), "")
+    job_id = next((job_id.partition("_")[0] for job_id in jobs.values()), "")
     if job_id:
         logger.warning("sbatch: %s; but Slurm has taken the jobs, as %s", reply.complaint, job_id)
     return job_id

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.checks.places import nearest_folder
+from jobs.checks.folders import nearest_folder
 from jobs.checks.setup import Finding, Setup
 from petseg.config import WEIGHTS_SUFFIXES
 from petseg.data.store import folder_of, is_remote
@@ -86,14 +86,14 @@ def unknown(why: str, advice: str) -> Finding:
 
 def wanted(setup: Setup) -> dict[Path, str]:
     """What a trial's job opens besides the folder of its sweep, and what to call it."""
-    found = {Path(sys.executable): f"this Python, {sys.executable}"}
+    names = {Path(sys.executable): f"this Python, {sys.executable}"}
     for config in setup.distinct(lambda config: (config.data.shards, config.model.weights)):
         shards, weights = config.data.shards, config.model.weights
         if not is_remote(shards):
-            found[folder_of(shards).absolute() / MANIFEST_NAME] = f"the shards, {shards}"
+            names[folder_of(shards).absolute() / MANIFEST_NAME] = f"the shards, {shards}"
         if weights.endswith(WEIGHTS_SUFFIXES):
-            found[Path(weights).absolute()] = f"the weights, {weights}"
-    return dict(list(found.items())[:MAX_PATHS])
+            names[Path(weights).absolute()] = f"the weights, {weights}"
+    return dict(list(names.items())[:MAX_PATHS])
 
 
 def finding_of(ended: Ended, names: list[str], probe: Path, runs: Path) -> Finding:
@@ -147,17 +147,17 @@ def await_end(job_id: str, wait_s: float) -> Ended:
     begin, started = time.monotonic(), 0.0
     while True:
         try:
-            said = facts_of(patience.call(["scontrol", "show", "job", job_id, "--oneliner"], CLIENT_TIMEOUT_S))
+            facts = facts_of(patience.call(["scontrol", "show", "job", job_id, "--oneliner"], CLIENT_TIMEOUT_S))
         except subprocess.CalledProcessError as error:
             raise OSError(f"scontrol: {one_line(error.stderr)}") from None
-        state, now = said.get("JobState", "?"), time.monotonic()
+        state, now = facts.get("JobState", "?"), time.monotonic()
         if state not in (*WAITING, "RUNNING", "COMPLETING"):
-            code = said.get("ExitCode", "0:0").partition(":")[0]
-            return Ended(state, int(code), said.get("BatchHost") or said.get("NodeList", "a node"))
+            code = facts.get("ExitCode", "0:0").partition(":")[0]
+            return Ended(state, int(code), facts.get("BatchHost") or facts.get("NodeList", "a node"))
         started = started or (now if state not in WAITING else 0.0)
         if now - (started or begin) > (RUN_S if started else wait_s):
             limit_s = RUN_S if started else wait_s
-            raise OSError(f"job {job_id} was {state} ({said.get('Reason', 'no reason')}) for {limit_s:.0f} s")
+            raise OSError(f"job {job_id} was {state} ({facts.get('Reason', 'no reason')}) for {limit_s:.0f} s")
         time.sleep(POLL_S)
 
 

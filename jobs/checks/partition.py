@@ -92,12 +92,14 @@ def check_partition(setup: Setup) -> Finding:
     if sum(node.usable for node in fitting) < asked.nodes:  # where sbatch --test-only refuses what sbatch would queue
         states = ", ".join(sorted({node.state for node in fitting}))
         return Finding("warn", what, f"{len(fitting)} nodes are large enough, but {states} ({best})", "sinfo --long")
-    accepted, full, said = try_sbatch(asked)
+    accepted, full, answer = try_sbatch(asked)
     if full:
-        return Finding("warn", what, f"sbatch takes no such job now: {said} ({best})", "launch later: 75 says so again")
+        return Finding(
+            "warn", what, f"sbatch takes no such job now: {answer} ({best})", "launch later: 75 says so again"
+        )
     if not accepted:
-        return Finding("FAIL", what, f"sbatch would refuse the job: {said} ({best})", "ask as sbatch says")
-    return Finding("ok", what, f"{best}; {len(fitting)} nodes are large enough; sbatch --test-only: {said}")
+        return Finding("FAIL", what, f"sbatch would refuse the job: {answer} ({best})", "ask as sbatch says")
+    return Finding("ok", what, f"{best}; {len(fitting)} nodes are large enough; sbatch --test-only: {answer}")
 
 
 def load_partition(name: str) -> Partition:
@@ -179,9 +181,9 @@ def try_sbatch(asked: Resources) -> tuple[bool, bool, str]:
             ["sbatch", "--test-only", str(script)],
             capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False, env=sbatch_environment(os.environ),
         )  # fmt: skip
-    said = one_line(done.stderr)
+    answer = one_line(done.stderr)
     full = bool(done.returncode and (limit_in(done.stderr) or patience.TRANSIENT.search(done.stderr)))
-    return done.returncode == 0, full, re.sub(r"^(sbatch: )?(Job \d+ )?", "", said)
+    return done.returncode == 0, full, re.sub(r"^(sbatch: )?(Job \d+ )?", "", answer)
 
 
 def _call(command: Sequence[str]) -> str:

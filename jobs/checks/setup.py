@@ -148,10 +148,10 @@ class Setup:
 
     def distinct(self, key: Callable[[RunConfig], Any]) -> list[RunConfig]:
         """The first config for each value of the key, in the order of the cells."""
-        found: dict[Any, RunConfig] = {}
+        configs: dict[Any, RunConfig] = {}
         for cell in self.cells:
-            found.setdefault(key(cell.config), cell.config)
-        return list(found.values())
+            configs.setdefault(key(cell.config), cell.config)
+        return list(configs.values())
 
     def small(self, config: RunConfig, **values: Any) -> RunConfig:
         """The config cut down to seconds on a few real samples; keyword arguments set dotted fields, __ for the dot."""

@@ -79,16 +79,16 @@ class ShardSets:
 
     def by_id(self, cells: Iterable[Cell]) -> dict[str, Cell]:
         """The cells by trial id; raises ValueError if cells with different axis values are the same trial."""
-        found: dict[str, Cell] = {}
+        cells_by_id: dict[str, Cell] = {}
         for cell in cells:
             identifier = self.trial_id(cell.config)
-            other = found.setdefault(identifier, cell)
+            other = cells_by_id.setdefault(identifier, cell)
             if other.axes != cell.axes:
                 raise ValueError(
                     f"{_differences(other.axes, cell.axes)} give the same trial ({identifier}), whose numbers would "
                     "stand for both: leave one of them out"
                 )
-        return found
+        return cells_by_id
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -84,7 +84,7 @@ class Spec:
         A search draws from the values of such an axis.
         """
         kept = {name: values for name, values in self.axes.items() if name not in fixed}
-        space = {name: found for name, found in self.space.items() if name not in fixed}
+        space = {name: distribution for name, distribution in self.space.items() if name not in fixed}
         if self.method == "grid":
             kept |= axes
         else:
@@ -139,21 +139,21 @@ def parse_spec(content: Any, default_name: str) -> Spec:
     method = content.get("method", "grid")
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not built in: choose one of {', '.join(METHODS)}")
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     fixed: dict[str, Any] = {}
     for wandb_field in ("project", "entity"):
         if wandb_field in content:
             fixed[f"tracking.{wandb_field}"] = content[wandb_field]
-    _read_parameters(content["parameters"], "", found, fixed)
+    _read_parameters(content["parameters"], "", distributions, fixed)
     metric = content.get("metric", METRIC)
     if metric != METRIC:
         raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")
     spec = Spec(
         name=require_name(str(content.get("name", default_name)), "name"),
-        axes=_grid_axes(found) if method == "grid" else {},
+        axes=_grid_axes(distributions) if method == "grid" else {},
         fixed=fixed,
         method=method,
-        space={} if method == "grid" else found,
+        space={} if method == "grid" else distributions,
         run_cap=_whole(content, "run_cap", 1),
         seed=_whole(content, "seed", 0),
         early=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
@@ -205,11 +205,13 @@ def check_comparable(spec: Spec) -> None:
             )
 
 
-def _grid_axes(found: Mapping[str, Distribution]) -> dict[str, list[Any]]:
-    for name, one in found.items():
-        if one.kind != "categorical":
-            raise ValueError(f"parameter {name}: a grid takes `value` or `values`; {one.kind} is for random and bayes")
-    return {name: list(one.values) for name, one in found.items()}
+def _grid_axes(distributions: Mapping[str, Distribution]) -> dict[str, list[Any]]:
+    for name, distribution in distributions.items():
+        if distribution.kind != "categorical":
+            raise ValueError(
+                f"parameter {name}: a grid takes `value` or `values`; {distribution.kind} is for random and bayes"
+            )
+    return {name: list(distribution.values) for name, distribution in distributions.items()}
 
 
 def _whole(content: Mapping[str, Any], name: str, lowest: int) -> int:
@@ -220,18 +222,18 @@ def _whole(content: Mapping[str, Any], name: str, lowest: int) -> int:
     return value
 
 
-def _read_parameters(tree: Any, prefix: str, found: dict[str, Distribution], fixed: dict[str, Any]) -> None:
+def _read_parameters(tree: Any, prefix: str, distributions: dict[str, Distribution], fixed: dict[str, Any]) -> None:
     if not isinstance(tree, Mapping) or not tree:
         raise ValueError(f"parameter {prefix.rstrip('.')}: `parameters:` needs at least one field")
     for name, entry in tree.items():
         dotted = f"{prefix}{name}"
         keys = set(entry) if isinstance(entry, Mapping) else set()
         if keys == {"parameters"}:
-            _read_parameters(entry["parameters"], f"{dotted}.", found, fixed)
+            _read_parameters(entry["parameters"], f"{dotted}.", distributions, fixed)
         elif "value" in keys and (len(keys) == 1 or (entry.get("distribution") == "constant" and len(keys) == 2)):
             fixed[dotted] = entry["value"]
         elif keys & {"values", "min", "max", "distribution"}:
-            found[dotted] = parse_distribution(dotted, entry)
+            distributions[dotted] = parse_distribution(dotted, entry)
         else:
             raise ValueError(f"parameter {dotted}: give {FORMS}")
 
@@ -257,13 +259,13 @@ def draws(spec: Spec, base: RunConfig) -> Iterator[Cell]:
     Raises ValueError for draws that no run can have.
     """
     check_comparable(spec)
-    size = math.prod(found.size for found in spec.space.values())
+    size = math.prod(distribution.size for distribution in spec.space.values())
     seen: set[RunConfig] = set()
     last = 0  # number of the last new one
     for number in itertools.count():
         if len(seen) >= size or number - last > MISSES_PER_CELL * (len(seen) + 1):
             return
-        values = {name: found.at(quantile(spec.seed, name, number)) for name, found in spec.space.items()}
+        values = {name: distribution.at(quantile(spec.seed, name, number)) for name, distribution in spec.space.items()}
         try:
             cell = cell_of(spec, base, values)
         except ValueError as error:

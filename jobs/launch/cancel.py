@@ -61,9 +61,9 @@ def cancel_slurm(rows: Iterable[TrialStatus]) -> None:
         except FileNotFoundError:
             raise OSError("no scancel on PATH: go to a login node of the cluster") from None
         except subprocess.CalledProcessError as error:
-            said = one_line(error.stderr)
-            if "Invalid job id" not in said:  # it has ended and is forgotten: as wished
-                raise OSError(f"scancel: {said}") from None
+            complaint = one_line(error.stderr)
+            if "Invalid job id" not in complaint:  # it has ended and is forgotten: as wished
+                raise OSError(f"scancel: {complaint}") from None
 
 
 def cancel_local(sweep: Sweep, rows: Sequence[TrialStatus], whole: bool, kill: bool, grace_s: float) -> None:

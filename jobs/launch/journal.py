@@ -24,8 +24,8 @@ def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) ->
     from slurm.submission import new_token  # submitit, which only a submission needs
 
     token = new_token()
-    places = ((place, trial) for place, index in enumerate(indices) for trial in groups[index])
-    sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, place) for place, trial in places)
+    numbered = ((position, trial) for position, index in enumerate(indices) for trial in groups[index])
+    sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, position) for position, trial in numbered)
     return token
 
 
@@ -49,17 +49,17 @@ def reconcile(sweep: Sweep) -> None:
 
     logs = sweep.folder.absolute() / "logs"
     tokens = sorted({submission.intent for submission in cut_off})
-    found = cluster.jobs_by_token(tokens)
-    if missing := sorted(set(tokens) - {token for token, _ in found}):
+    jobs = cluster.jobs_by_token(tokens)
+    if missing := sorted(set(tokens) - {token for token, _ in jobs}):
         for token in missing:
             revoke(logs, token)
         came = cluster.jobs_by_token(missing)  # between the question and the revocation
         for token in {token for token, _ in came}:
             restore(logs, token)
-        found |= came
+        jobs |= came
     orphans, adopted = [], []
     for submission in cut_off:
-        job_id = found.get((submission.intent, submission.place))
+        job_id = jobs.get((submission.intent, submission.place))
         if job_id is None:
             continue
         paths = JobPaths(logs, job_id, 0)

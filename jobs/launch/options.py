@@ -77,7 +77,7 @@ class Options:
         return Launch(self.cluster, self.resources, self.max_parallel, self.trials_per_job, self.trials_at_once)
 
     @property
-    def places(self) -> int:
+    def search_slots(self) -> int:
         """How many trials of a search are under way at a time."""
         return self.batch or self.launch.settle(SEARCH_JOBS)[1] * self.trials_per_job
 
@@ -100,5 +100,5 @@ def split_words(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]
     """The words before --pack, and those after it, which go to shards.pack; None if there is no --pack."""
     if PACK_FLAG not in argv:
         return list(argv), None
-    place = argv.index(PACK_FLAG)
-    return list(argv[:place]), tuple(argv[place + 1 :])
+    index = argv.index(PACK_FLAG)
+    return list(argv[:index]), tuple(argv[index + 1 :])

@@ -66,7 +66,7 @@ def find_cells(options: Options) -> Cells:
         require_known_sets(cells, typed_locations(spec, [*options.set, *options.axis]), options.sweep)
     sets = read_shard_sets(cells)
     if spec.method == "bayes" and options.dry_run:
-        now = next_round(spec, sets, options.folder(spec), options.places, record=False)
+        now = next_round(spec, sets, options.folder(spec), options.search_slots, record=False)
         cells = [*now.known, *now.new]
     require_possible(options.launch, cells, sets)
     return Cells(spec, tuple(cells), sets)
@@ -79,7 +79,7 @@ def run_search(options: Options, cells: Cells, folder: Path) -> int:
     """
     codes: list[int] = []
     while True:
-        now = next_round(cells.spec, cells.sets, folder, options.places)
+        now = next_round(cells.spec, cells.sets, folder, options.search_slots)
         meant = now.new if codes else [*now.known, *now.new]  # what failed in this search is tried again by the next
         if codes and not meant:
             return max(codes)

@@ -58,7 +58,7 @@ class JobLog:
 
     def on_job(self, index: int, job: Any, state: str) -> None:
         """What slurm.executor.submit reports of a job."""
-        group, place = self.groups[index], f"{index + 1} of {len(self.groups)}"
+        group, position = self.groups[index], f"{index + 1} of {len(self.groups)}"
         if state == "ended":
             self.under_way.pop(index)
             self.progress.ended(group)
@@ -67,10 +67,10 @@ class JobLog:
         self.submitted.extend(Submission(trial.id, job.job_id, self.launch.cluster, log) for trial in group)
         if state == "started":
             self.under_way[index] = job.job_id
-            self.progress.started(group, job.job_id, place)
+            self.progress.started(group, job.job_id, position)
         else:
             for trial in group:
-                logger.info("%s %s: submitted as job %s (%s)", trial.id, trial.label, job.job_id, place)
+                logger.info("%s %s: submitted as job %s (%s)", trial.id, trial.label, job.job_id, position)
         if state == "started" or index + 1 == len(self.groups) or len(self.submitted) >= NOTED_TOGETHER:
             self.note()
 

@@ -35,8 +35,8 @@ def note_fault(sweep_folder: Path, fault: Fault) -> None:
 
 def read_faults(sweep_folder: Path) -> list[Fault]:
     """All of a sweep's; what cannot be read is left out, for it is only advice."""
-    found = []
+    faults = []
     for path in sorted((sweep_folder / FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(build(Fault, read_json(path)))
-    return found
+            faults.append(build(Fault, read_json(path)))
+    return faults

@@ -50,9 +50,9 @@ def meet(environment: submitit.JobEnvironment) -> tuple[str, int]:
     """Address and port of rank 0."""
     path = _path(environment)
     if environment.global_rank == 0:
-        place = (environment.hostnames[0], _free_port())
-        write_whole(path, json.dumps(place) + "\n")
-        return place
+        address_and_port = (environment.hostnames[0], _free_port())
+        write_whole(path, json.dumps(address_and_port) + "\n")
+        return address_and_port
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         try:

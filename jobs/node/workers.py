@@ -31,7 +31,7 @@ NODE_FAULT = 77  # and another: the node lacks what it was to give
 POLL_S = 0.1
 # a signal that came before the worker could note it: it had begun nothing
 UNREADY = {-signal.SIGTERM: INTERRUPTED, -interrupt.REQUEUE_SIGNAL: REQUEUE}
-PLACE_BYTES = 4  # a pipe hands out so few bytes whole, to one reader each
+INDEX_BYTES = 4  # a pipe hands out so few bytes whole, to one reader each
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Order:
     threads: int
     slot: int  # from 1; its log is named as that of such a rank
     at_once: int
-    places: int  # a file descriptor: the numbers of the trials that nobody has taken
+    queue: int  # a file descriptor: a pipe with the indices of the folders that nobody has taken
     folders: tuple[str, ...]
     named: tuple[str, ...] = ()  # shard sets, as jobs.node.task.TrialTask has them
 
@@ -58,10 +58,10 @@ def work_off(folders: Sequence[str], at_once: int, threads: int, named: tuple[st
     """
     environment = submitit.JobEnvironment()
     reader, writer = os.pipe()
-    if len(folders) * PLACE_BYTES > _capacity(writer):
+    if len(folders) * INDEX_BYTES > _capacity(writer):
         raise ValueError(f"{len(folders)} trials in one job: too many; lower --trials-per-job")
-    for place in range(len(folders)):
-        os.write(writer, place.to_bytes(PLACE_BYTES, "big"))
+    for index in range(len(folders)):
+        os.write(writer, index.to_bytes(INDEX_BYTES, "big"))
     os.close(writer)
     count = min(at_once, len(folders))
     workers = [
@@ -88,7 +88,7 @@ def start(order: Order, environment: submitit.JobEnvironment) -> subprocess.Pope
             stdout=log,
             stderr=log,
             text=True,
-            pass_fds=[order.places],
+            pass_fds=[order.queue],
         )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # a signal has ended it already: its exit code will tell
@@ -112,8 +112,8 @@ def await_all(workers: Sequence[subprocess.Popen[str]]) -> list[int]:
 
 def take(order: Order) -> Iterator[str]:
     """The folders that this worker is the first to take, one after the other."""
-    while place := os.read(order.places, PLACE_BYTES):
-        yield order.folders[int.from_bytes(place, "big")]
+    while index := os.read(order.queue, INDEX_BYTES):
+        yield order.folders[int.from_bytes(index, "big")]
 
 
 def read_order() -> Order:

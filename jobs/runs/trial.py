@@ -159,19 +159,19 @@ class Sweep:
             return []
         except NotRegular as error:
             raise ValueError(str(error)) from None
-        found: list[Submission] = []
+        submissions: list[Submission] = []
         for number, line in enumerate(lines, start=1):
             try:
                 row = parse_json(line, path)
                 if isinstance(row, dict) and WITHDRAWN in row:
-                    found = [one for one in found if one.job_id or one.intent != row[WITHDRAWN]]
+                    submissions = [one for one in submissions if one.job_id or one.intent != row[WITHDRAWN]]
                     continue
                 one = build(Submission, row)
-                found.append(replace(one, log=str(logs / Path(one.log).name)) if Path(one.log).name else one)
+                submissions.append(replace(one, log=str(logs / Path(one.log).name)) if Path(one.log).name else one)
             except (ValueError, TypeError) as error:
                 if number < len(lines) or len(lines) == 1:  # else a kill may have cut the last one short
                     warn_once(f"{path}:{number} is damaged ({error}), and left out")
-        return found
+        return submissions
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
         """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""
@@ -309,9 +309,9 @@ def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
 def _trial_of(folder: Path, id: str, axes: dict[str, Any], manifest_hash: str = "") -> Trial:
     if not TRIAL_ID.fullmatch(id):
         raise ValueError(f"a trial has the id {id!r}: it must match {TRIAL_ID.pattern}")
-    place = folder / TRIALS_NAME / id
-    require_own_folder(place)
-    return Trial(id, {name: _value(one) for name, one in axes.items()}, place, _text(manifest_hash))
+    own_folder = folder / TRIALS_NAME / id
+    require_own_folder(own_folder)
+    return Trial(id, {name: _value(one) for name, one in axes.items()}, own_folder, _text(manifest_hash))
 
 
 def _text(value: Any) -> str:

@@ -47,13 +47,13 @@ def read_state(folder: Path) -> TrialState:
     """
     advice = "delete it; until then the trial counts as not begun, unless it has a result"
     try:
-        found = read_json_object(folder / STATE_NAME, advice)
+        content = read_json_object(folder / STATE_NAME, advice)
     except (FileNotFoundError, NotADirectoryError):
         return NOT_BEGUN
     except (ValueError, NotRegular) as error:  # no reason to say nothing of the others
         warn_once(str(error))
         return NOT_BEGUN
-    values = {name: value for name, value in found.items() if _is_valid(name, value)}
+    values = {name: value for name, value in content.items() if _is_valid(name, value)}
     if "cause" in values:
         values["cause"] = Cause(values["cause"])
     return TrialState(**values)

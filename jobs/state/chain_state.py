@@ -70,10 +70,10 @@ def chain_jobs(folder: Path, timeout_s: float | None = None) -> list[ChainJob]:
     known = read_ends(folder)
     note_ends(folder, known, states)
     states = with_noted(states, known, {})
-    found = [_standing(note, ends[note.job_id], states.get(note.job_id)) for note in notes]
+    jobs = [_standing(note, ends[note.job_id], states.get(note.job_id)) for note in notes]
     if (folder / SWEEP_NAME).exists():  # which comes after these two, whether or not somebody still knows their jobs
-        return [replace(job, status="done") if _is_before_trials(job) else job for job in found]
-    return found
+        return [replace(job, status="done") if _is_before_trials(job) else job for job in jobs]
+    return jobs
 
 
 def _is_before_trials(job: ChainJob) -> bool:
@@ -102,19 +102,19 @@ def to_rows(jobs: Sequence[ChainJob]) -> list[dict[str, str]]:
 
 def _read_notes(folder: Path) -> list[Note]:
     """The notes in order; the folder can be a stranger's, so logs are looked for in it alone."""
-    found: list[Note] = []
+    notes: list[Note] = []
     path = folder / CHAIN_NOTES
     for line in read_bounded(path).splitlines() if has_chain(folder) else ():
         with contextlib.suppress(ValueError, TypeError):  # a line that a kill cut short
             note = build(Note, parse_json(line, path))
             if JOB_ID.fullmatch(note.job_id):
-                found.append(replace(note, log=str(path.parent / Path(note.log).name)))
-    return found
+                notes.append(replace(note, log=str(path.parent / Path(note.log).name)))
+    return notes
 
 
 def _last_attempt(notes: Sequence[Note]) -> list[Note]:
     """The latest job of each step, since the last pack."""
-    start = max((place for place, note in enumerate(notes) if note.step == "pack"), default=0)
+    start = max((index for index, note in enumerate(notes) if note.step == "pack"), default=0)
     latest = {note.step: note for note in notes[start:]}
     return list(latest.values())
 

@@ -31,15 +31,15 @@ class JobEnd:
 
 def read_ends(folder: Path) -> dict[str, JobEnd]:
     """Job id -> how it ended, by the last line of each job."""
-    found: dict[str, JobEnd] = {}
+    ends: dict[str, JobEnd] = {}
     path = folder / ENDS_NAME
     with contextlib.suppress(OSError, ValueError):
         for line in read_bounded(path).splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that was cut short
                 row: Any = parse_json(line, path)
                 state = JobState(**{field.name: str(row[field.name]) for field in fields(JobState)})
-                found[str(row["job_id"])] = JobEnd(state, float(row["time"]))
-    return found
+                ends[str(row["job_id"])] = JobEnd(state, float(row["time"]))
+    return ends
 
 
 def note_ends(folder: Path, known: Mapping[str, JobEnd], states: Mapping[str, JobState]) -> None:

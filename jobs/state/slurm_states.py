@@ -92,10 +92,10 @@ def _write(folder: Path, answer: Answer) -> None:
 def _last_change(folder: Path) -> tuple[int, int] | None:
     """What tells one answer in the folder from another; None if there is none."""
     try:
-        found = (folder / ANSWER_NAME).stat()
+        stat = (folder / ANSWER_NAME).stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _read(folder: Path, wanted: Sequence[str], max_age_s: float) -> Answer | None:

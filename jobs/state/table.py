@@ -50,8 +50,8 @@ def group_failures(rows: Sequence[TrialStatus]) -> list[Failed]:
     for row in rows:
         if row.verdict:
             groups.setdefault((row.verdict.cause, row.verdict.signature), []).append(row)
-    found = [Failed(members[0].verdict, tuple(members)) for members in groups.values() if members[0].verdict]
-    return sorted(found, key=lambda failed: -len(failed.rows))
+    failures = [Failed(members[0].verdict, tuple(members)) for members in groups.values() if members[0].verdict]
+    return sorted(failures, key=lambda failed: -len(failed.rows))
 
 
 def title_of(sweep: Sweep, rows: Sequence[TrialStatus]) -> str:

@@ -88,9 +88,9 @@ def gather(last: LastJob) -> Evidence:
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """The cause by the first source that knows it, and what to do about it (jobs.state.causes)."""
-    found = [traceback for text in evidence.logs if (traceback := fatal_traceback(text))]
-    fatal = min(found, key=lambda traceback: bool(PEER.search(traceback.error)), default=None)
-    cause = _cause(evidence, found, fatal)
+    tracebacks = [traceback for text in evidence.logs if (traceback := fatal_traceback(text))]
+    fatal = min(tracebacks, key=lambda traceback: bool(PEER.search(traceback.error)), default=None)
+    cause = _cause(evidence, tracebacks, fatal)
     advice = _timeout_advice(evidence) if cause is Cause.TIMEOUT else ADVICE[cause]
     host = evidence.host or "its node"
     has_traceback = cause in (Cause.CODE, Cause.LAUNCH, Cause.UNKNOWN)
@@ -112,13 +112,13 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
 
 
-def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | None) -> Cause:
+def _cause(evidence: Evidence, tracebacks: Sequence[Traceback], fatal: Traceback | None) -> Cause:
     state, job = evidence.state, evidence.job
     failed, interrupted = state.status == "failed", state.status == "interrupted"
     named = None if state.cause is Cause.UNKNOWN else state.cause
-    told = [error for traceback in found for error in traceback.errors]
+    errors = [error for traceback in tracebacks for error in traceback.errors]
     if failed and state.cause is None:
-        told.append(state.error)
+        errors.append(state.error)
     in_slurm = SLURM_STATES.get(job.state) if job else None
     if job and job.reason == UNPLACEABLE_REASON:
         in_slurm = Cause.UNPLACEABLE
@@ -130,7 +130,7 @@ def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | No
         # its own error is nearer to the cause than the end of a job that other trials shared
         lambda: in_slurm if only_peer and in_slurm in of_job else None,
         lambda: in_logs if only_peer and in_logs in of_job else None,
-        lambda: _first(ERRORS, told) if not interrupted else None,
+        lambda: _first(ERRORS, errors) if not interrupted else None,
         lambda: in_slurm if not failed else None,
         lambda: named if interrupted else None,
         lambda: in_logs if in_logs is not Cause.LAUNCH and not failed else None,

@@ -101,8 +101,8 @@ def render_script(answer: Answer, real: str, calls: Path) -> str:
         lines.append(f"if {tests[kind]}; then")
         if answer.kind == "lose":
             lines.append(f'    {shlex.quote(real)} "$@" >/dev/null || exit $?')
-        said = f"{answer.command}: error: {answer.words}"
-        lines += [f"    printf '%s\\n' {shlex.quote(said)} >&2", "    exit 1", "fi"]
+        complaint = f"{answer.command}: error: {answer.words}"
+        lines += [f"    printf '%s\\n' {shlex.quote(complaint)} >&2", "    exit 1", "fi"]
     lines.append(f'exec {shlex.quote(real)} "$@"')
     return "\n".join(lines) + "\n"
 

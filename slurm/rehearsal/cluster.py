@@ -23,7 +23,7 @@ from slurm.rehearsal.accounting import add_user, end_accounting, require_install
 from slurm.rehearsal.answers import FOLDER as ANSWERS_FOLDER
 from slurm.rehearsal.answers import Answer, set_answers
 from slurm.rehearsal.client import client_env
-from slurm.rehearsal.conf import Plan, free_ports, render_gres_conf, render_hosts, render_slurm_conf
+from slurm.rehearsal.conf import Blueprint, free_ports, render_gres_conf, render_hosts, render_slurm_conf
 from slurm.rehearsal.nodes import (
     STATE_FILE,
     break_node,
@@ -95,7 +95,7 @@ def start(root: Path, site: Site, owner: int | None = None) -> Cluster:
     if site.accounting:
         require_installed()
     root = root.absolute()
-    plan = Plan(
+    blueprint = Blueprint(
         root=root,
         site=site,
         namespaces=can_unshare(),
@@ -103,18 +103,18 @@ def start(root: Path, site: Site, owner: int | None = None) -> Cluster:
         host=socket.gethostname().split(".")[0],
         user=getpass.getuser(),
     )
-    _prepare(plan)
-    _ask_slurm_about_conf(plan)
+    _prepare(blueprint)
+    _ask_slurm_about_conf(blueprint)
     set_answers(root, site.answers)
     try:
         if owner is not None:
             _spawn_watch(root, owner)
-        _start_daemons(plan)
-        _await_idle(plan)
+        _start_daemons(blueprint)
+        _await_idle(blueprint)
     except BaseException:
         stop(root)
         raise
-    return Cluster(root=root, nodes=plan.node_names, env=client_env(root))
+    return Cluster(root=root, nodes=blueprint.node_names, env=client_env(root))
 
 
 def stop(root: Path) -> None:
@@ -153,9 +153,9 @@ def can_unshare() -> bool:
         return False
 
 
-def _prepare(plan: Plan) -> None:
+def _prepare(blueprint: Blueprint) -> None:
     """Write the folder: configuration, munge key, device files. Raises ValueError if it is in use."""
-    root = plan.root
+    root = blueprint.root
     if is_running(root):
         raise ValueError(f"a cluster runs in {root} already: {typed('-m', 'slurm.rehearsal', 'stop', '--root', root)}")
     root.mkdir(parents=True, exist_ok=True)
@@ -168,28 +168,28 @@ def _prepare(plan: Plan) -> None:
         shutil.rmtree(root / folder, ignore_errors=True)
     for folder in FOLDERS:
         (root / folder).mkdir(mode=0o755)
-    (root / STATE_FILE).write_text(json.dumps({"namespaces": plan.namespaces, "nodes": plan.node_names}))
-    plan.conf.write_text(render_slurm_conf(plan))
-    (root / "etc" / "gres.conf").write_text(render_gres_conf(plan))
+    (root / STATE_FILE).write_text(json.dumps({"namespaces": blueprint.namespaces, "nodes": blueprint.node_names}))
+    blueprint.conf.write_text(render_slurm_conf(blueprint))
+    (root / "etc" / "gres.conf").write_text(render_gres_conf(blueprint))
     (root / "etc" / "plugstack.conf").touch()
-    (root / "etc" / "hosts").write_text(render_hosts(plan, Path("/etc/hosts").read_text()))
-    for node in plan.node_names:
+    (root / "etc" / "hosts").write_text(render_hosts(blueprint, Path("/etc/hosts").read_text()))
+    for node in blueprint.node_names:
         (root / "spool" / node).mkdir()
-        for device in plan.gpu_files(node):
+        for device in blueprint.gpu_files(node):
             device.symlink_to("/dev/null")
     key = root / "munge" / "key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(128))
 
 
-def _ask_slurm_about_conf(plan: Plan) -> None:
+def _ask_slurm_about_conf(blueprint: Blueprint) -> None:
     """Raises ValueError with Slurm's own words for a setting that it does not know, or whose value it does not take.
 
     Each client reads slurm.conf before it does anything, even before it prints its help.
     """
     help_text = ["scontrol", "--help"]
     done = subprocess.run(
-        help_text, env=client.daemon_env(plan.root), capture_output=True, text=True, timeout=10, check=False
+        help_text, env=client.daemon_env(blueprint.root), capture_output=True, text=True, timeout=10, check=False
     )
     if done.returncode:
         raise ValueError(f"Slurm does not take this configuration: {one_line(done.stderr)}")
@@ -203,28 +203,28 @@ def _spawn_watch(root: Path, owner: int) -> None:
     daemons.spawn(root, "watch", command, os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
 
 
-def _start_daemons(plan: Plan) -> None:
-    root, env = plan.root, client.daemon_env(plan.root)
-    munged = ["munged", "--foreground", "--force", f"--socket={plan.socket}", f"--key-file={root}/munge/key"]
+def _start_daemons(blueprint: Blueprint) -> None:
+    root, env = blueprint.root, client.daemon_env(blueprint.root)
+    munged = ["munged", "--foreground", "--force", f"--socket={blueprint.socket}", f"--key-file={root}/munge/key"]
     munged += [f"--pid-file={root}/run/munged.own", f"--seed-file={root}/munge/seed"]
     daemons.spawn(root, "munged", munged, env)
-    daemons.await_ready(root, "munged", plan.socket.exists, START_TIMEOUT_S)
-    if plan.site.accounting:
-        start_accounting(plan)
+    daemons.await_ready(root, "munged", blueprint.socket.exists, START_TIMEOUT_S)
+    if blueprint.site.accounting:
+        start_accounting(blueprint)
     spawn_controller(root)
     # a slurmd that comes too early tries again after a second
-    daemons.await_ready(root, "slurmctld", lambda: daemons.listens(plan.ports[0]), START_TIMEOUT_S)
-    for node in plan.node_names:
-        spawn_node(root, node, plan.namespaces)
-    if plan.site.accounting:
-        add_user(plan)
+    daemons.await_ready(root, "slurmctld", lambda: daemons.listens(blueprint.ports[0]), START_TIMEOUT_S)
+    for node in blueprint.node_names:
+        spawn_node(root, node, blueprint.namespaces)
+    if blueprint.site.accounting:
+        add_user(blueprint)
 
 
-def _await_idle(plan: Plan) -> None:
+def _await_idle(blueprint: Blueprint) -> None:
     def all_idle() -> bool:
         # one line for each node in each of its partitions
-        states = client.ask(plan.root, ["sinfo", "--all", "-h", "-N", "-o", "%N %T"]).split("\n")
-        return set(states) == {f"{node} idle" for node in plan.node_names}
+        states = client.ask(blueprint.root, ["sinfo", "--all", "-h", "-N", "-o", "%N %T"]).split("\n")
+        return set(states) == {f"{node} idle" for node in blueprint.node_names}
 
     if not daemons.wait_until(all_idle, START_TIMEOUT_S, poll_s=0.05):
-        raise ValueError(f"the nodes did not become idle:\n{daemons.log_tails(plan.root)}")
+        raise ValueError(f"the nodes did not become idle:\n{daemons.log_tails(blueprint.root)}")

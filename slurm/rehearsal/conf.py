@@ -1,4 +1,4 @@
-"""What a rehearsal cluster is made of: its plan, and the configuration texts that follow from it (pure)."""
+"""What a rehearsal cluster is made of: its blueprint, and the configuration texts that follow from it (pure)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEM_MB = 64_000  # of each node
 
 
 @dataclass(frozen=True)
-class Plan:
+class Blueprint:
     """One cluster: where it lives, what it is to be like, and what this machine allows."""
 
     root: Path
@@ -63,7 +63,7 @@ def free_ports(count: int, first: int = 10_000, last: int = 30_000) -> tuple[int
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         offset = probe.getsockname()[1]
-    found: list[int] = []
+    ports: list[int] = []
     for step in range(last - first):
         port = first + (offset * 31 + step) % (last - first)
         with socket.socket() as candidate:
@@ -71,66 +71,70 @@ def free_ports(count: int, first: int = 10_000, last: int = 30_000) -> tuple[int
                 candidate.bind(("", port))
             except OSError:
                 continue
-        found.append(port)
-        if len(found) == count:
-            return tuple(found)
+        ports.append(port)
+        if len(ports) == count:
+            return tuple(ports)
     raise OSError(f"no {count} free TCP ports between {first} and {last}")
 
 
-def render_gres_conf(plan: Plan) -> str:
+def render_gres_conf(blueprint: Blueprint) -> str:
     """gres.conf of make-believe GPUs: File must be a character device, and a link to /dev/null is one."""
     lines = [
-        f"NodeName={node} Name=gpu Type=fake File={path}" for node in plan.node_names for path in plan.gpu_files(node)
+        f"NodeName={node} Name=gpu Type=fake File={path}"
+        for node in blueprint.node_names
+        for path in blueprint.gpu_files(node)
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def render_hosts(plan: Plan, machine_hosts: str) -> str:
+def render_hosts(blueprint: Blueprint, machine_hosts: str) -> str:
     """/etc/hosts inside the nodes: this machine's, and every node's name."""
-    lines = [f"{address} {name}" for address, name in zip(plan.addresses, plan.node_names, strict=True)]
+    lines = [f"{address} {name}" for address, name in zip(blueprint.addresses, blueprint.node_names, strict=True)]
     return machine_hosts.rstrip("\n") + "\n" + "\n".join(lines) + "\n"
 
 
-def render_slurm_conf(plan: Plan) -> str:
-    """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low, and whatever the plan changes."""
-    cluster = merged([*_daemons(plan), *_accounting(plan), *_SCHEDULING], settings_of("", plan.site.conf))
-    return "\n".join([*cluster, *_nodes(plan), *_partitions(plan)]) + "\n"
+def render_slurm_conf(blueprint: Blueprint) -> str:
+    """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low, and what the site changes."""
+    cluster = merged(
+        [*_daemons(blueprint), *_accounting(blueprint), *_SCHEDULING], settings_of("", blueprint.site.conf)
+    )
+    return "\n".join([*cluster, *_nodes(blueprint), *_partitions(blueprint)]) + "\n"
 
 
-def render_slurmdbd_conf(plan: Plan) -> str:
+def render_slurmdbd_conf(blueprint: Blueprint) -> str:
     """slurmdbd.conf: a database that is found by its socket, and lets its owner in without a password."""
     lines = (
         "AuthType=auth/munge",
-        f"AuthInfo=socket={plan.socket}",
-        f"DbdHost={plan.host}",
+        f"AuthInfo=socket={blueprint.socket}",
+        f"DbdHost={blueprint.host}",
         "DbdAddr=127.0.0.1",
-        f"DbdPort={plan.ports[-1]}",
-        f"SlurmUser={plan.user}",
-        f"PidFile={plan.root}/run/slurmdbd.own",
-        f"LogFile={plan.root}/log/slurmdbd.log",
+        f"DbdPort={blueprint.ports[-1]}",
+        f"SlurmUser={blueprint.user}",
+        f"PidFile={blueprint.root}/run/slurmdbd.own",
+        f"LogFile={blueprint.root}/log/slurmdbd.log",
         "DebugLevel=info",
         "StorageType=accounting_storage/mysql",
         "StorageHost=localhost",
         "StorageUser=root",
         "StorageLoc=slurm_acct",
         # slurmctld does not start where the two disagree on it
-        f"TrackWCKey={'yes' if _tracks_wckeys(plan) else 'no'}",
+        f"TrackWCKey={'yes' if _tracks_wckeys(blueprint) else 'no'}",
     )
     return "".join(f"{line}\n" for line in lines)
 
 
-def _daemons(plan: Plan) -> Sequence[str]:
-    root = plan.root
+def _daemons(blueprint: Blueprint) -> Sequence[str]:
+    root = blueprint.root
     return (
         f"ClusterName={CLUSTER_NAME}",
-        f"SlurmctldHost={plan.host}(127.0.0.1)",
-        f"SlurmctldPort={plan.ports[0]}",
-        f"SlurmUser={plan.user}",
-        f"SlurmdUser={plan.user}",
+        f"SlurmctldHost={blueprint.host}(127.0.0.1)",
+        f"SlurmctldPort={blueprint.ports[0]}",
+        f"SlurmUser={blueprint.user}",
+        f"SlurmdUser={blueprint.user}",
         "AuthType=auth/munge",
         "CredType=cred/munge",
         # A requeued job waits for cred_expire: 120 s by default; 5 is the least (1 is silently read as 120).
-        f"AuthInfo=socket={plan.socket},cred_expire=5",
+        f"AuthInfo=socket={blueprint.socket},cred_expire=5",
         f"StateSaveLocation={root}/state",
         f"SlurmdSpoolDir={root}/spool/%n",
         f"SlurmctldPidFile={root}/run/slurmctld.own",
@@ -152,16 +156,16 @@ def _daemons(plan: Plan) -> Sequence[str]:
     )
 
 
-def _accounting(plan: Plan) -> Sequence[str]:
+def _accounting(blueprint: Blueprint) -> Sequence[str]:
     """Without slurmdbd sacct fails, as on the clusters that run without accounting."""
-    if not plan.site.accounting:
+    if not blueprint.site.accounting:
         return ("AccountingStorageType=accounting_storage/none",)
     return (
         "AccountingStorageType=accounting_storage/slurmdbd",
         "AccountingStorageHost=127.0.0.1",
-        f"AccountingStoragePort={plan.ports[-1]}",
+        f"AccountingStoragePort={blueprint.ports[-1]}",
         # slurmdbd's clients take munge's socket from here, and not from AuthInfo
-        f"AccountingStoragePass={plan.socket}",
+        f"AccountingStoragePass={blueprint.socket}",
         "AccountingStoreFlags=job_comment",
     )
 
@@ -201,27 +205,29 @@ _FIRST_PARTITION = ("Default=YES", "PriorityTier=10", "PreemptMode=OFF")
 _OTHER_PARTITION = ("PriorityTier=1", "PreemptMode=REQUEUE", "GraceTime=15")
 
 
-def _partitions(plan: Plan) -> Sequence[str]:
+def _partitions(blueprint: Blueprint) -> Sequence[str]:
     lines = []
-    for name in plan.site.partitions:
-        own = _FIRST_PARTITION if name == plan.site.partitions[0] else _OTHER_PARTITION
-        settings = merged([*_PARTITION, *own], settings_of(name, plan.site.conf))
+    for name in blueprint.site.partitions:
+        own = _FIRST_PARTITION if name == blueprint.site.partitions[0] else _OTHER_PARTITION
+        settings = merged([*_PARTITION, *own], settings_of(name, blueprint.site.conf))
         lines.append(" ".join([f"PartitionName={name}", *settings]))
     return lines
 
 
-def _tracks_wckeys(plan: Plan) -> bool:
-    settings = {key.lower(): value.lower() for key, value in settings_of("", plan.site.conf).items()}
+def _tracks_wckeys(blueprint: Blueprint) -> bool:
+    settings = {key.lower(): value.lower() for key, value in settings_of("", blueprint.site.conf).items()}
     enforced = settings.get("accountingstorageenforce", "").split(",")
     return settings.get("trackwckey") == "yes" or bool({"wckeys", "all"} & set(enforced))
 
 
-def _nodes(plan: Plan) -> Sequence[str]:
+def _nodes(blueprint: Blueprint) -> Sequence[str]:
     lines = []
-    for name, address, port in zip(plan.node_names, plan.addresses, plan.ports[1 : plan.site.nodes + 1], strict=True):
-        hostname = name if plan.namespaces else plan.host
+    for name, address, port in zip(
+        blueprint.node_names, blueprint.addresses, blueprint.ports[1 : blueprint.site.nodes + 1], strict=True
+    ):
+        hostname = name if blueprint.namespaces else blueprint.host
         settings = [f"NodeName={name}", f"NodeHostname={hostname}", f"NodeAddr={address}", f"Port={port}"]
-        settings += [f"CPUs={plan.site.cpus}", f"RealMemory={MEM_MB}"]
-        settings += [f"Gres=gpu:fake:{plan.site.gpus}"] if plan.site.gpus else []
-        lines.append(" ".join(merged([*settings, "State=UNKNOWN"], settings_of(NODES, plan.site.conf))))
+        settings += [f"CPUs={blueprint.site.cpus}", f"RealMemory={MEM_MB}"]
+        settings += [f"Gres=gpu:fake:{blueprint.site.gpus}"] if blueprint.site.gpus else []
+        lines.append(" ".join(merged([*settings, "State=UNKNOWN"], settings_of(NODES, blueprint.site.conf))))
     return lines

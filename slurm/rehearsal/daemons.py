@@ -23,8 +23,8 @@ _children: dict[Path, list[subprocess.Popen[bytes]]] = {}
 
 def start_ticks(pid: int) -> int | None:
     """When the process started, in ticks since boot; None if it is gone (a zombie counts as gone)."""
-    found = _parent_and_ticks(pid)
-    return found[1] if found else None
+    parent_and_ticks = _parent_and_ticks(pid)
+    return parent_and_ticks[1] if parent_and_ticks else None
 
 
 def _parent_and_ticks(pid: int) -> tuple[int, int] | None:
@@ -81,8 +81,8 @@ def descendants(pids: Iterable[int]) -> dict[int, int]:
     """Pid -> start ticks of all that the processes started, and what that started; parents come first."""
     children: dict[int, list[tuple[int, int]]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        if found := _parent_and_ticks(int(folder.name)):
-            children.setdefault(found[0], []).append((int(folder.name), found[1]))
+        if parent_and_ticks := _parent_and_ticks(int(folder.name)):
+            children.setdefault(parent_and_ticks[0], []).append((int(folder.name), parent_and_ticks[1]))
     tree: dict[int, int] = {}
     generation = list(pids)
     while generation:

@@ -23,7 +23,7 @@ SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
 
 
 def shown(planned: list[Chunk]) -> list[tuple[int, int, int | None]]:
-    return [(len(chunk.places), chunk.throttle, chunk.after) for chunk in planned]
+    return [(len(chunk.indices), chunk.throttle, chunk.after) for chunk in planned]
 
 
 def test_without_a_limit_arrays_are_as_large_as_they_may_be() -> None:
@@ -44,8 +44,8 @@ def test_where_the_limit_is_less_than_the_arrays_some_wait_for_others() -> None:
 @given(st.integers(1, 150), st.integers(1, 60), st.integers(1, 200))
 def test_every_job_once_and_never_more_at_a_time_than_the_limit(count: int, largest: int, limit: int) -> None:
     planned = plan_chunks(count, largest, limit)
-    assert [place for chunk in planned for place in chunk.places] == list(range(count))
-    assert all(len(chunk.places) <= largest for chunk in planned)
+    assert [place for chunk in planned for place in chunk.indices] == list(range(count))
+    assert all(len(chunk.indices) <= largest for chunk in planned)
     at_once = {chunk.lane: chunk.throttle for chunk in planned}
     assert sum(at_once.values()) == min(count, limit)
     for index, chunk in enumerate(planned):

@@ -80,7 +80,7 @@ Build = Callable[..., Sweep]
 def test_two_failures_of_one_node_are_enough_and_one_is_not(build: Build) -> None:
     bad = found(build([[start("node3") + ECC], [start("node3") + ECC], [start("node4") + ECC]]))
     assert bad.names == ("node3",)
-    assert bad.said == (
+    assert bad.messages == (
         "node3 is left out: 2 starts of this sweep ended there by a failure of the node (--no-exclude takes it)",
     )
 
@@ -90,7 +90,7 @@ def test_a_node_without_its_gpu_is_left_out_after_one_failure(build: Build) -> N
     note_fault(sweep.folder, Fault("10_0", 0, "node3", "job 10_0 on node3 was given 1 GPU, and torch sees none"))
     bad = found(sweep)
     assert bad.names == ("node3",)
-    assert bad.said == ("node3 is left out: a job of this sweep saw no GPU there (--no-exclude takes it)",)
+    assert bad.messages == ("node3 is left out: a job of this sweep saw no GPU there (--no-exclude takes it)",)
 
 
 def test_starts_of_one_job_and_jobs_of_one_trial_count(build: Build) -> None:
@@ -122,7 +122,7 @@ def test_failures_everywhere_are_no_nodes_fault(build: Build) -> None:
         build([[start(f"node{n}") + ECC] for n in (1, 1, 2, 2)], nodes="node1|node1\nnode2|node2\nnode3|node3\n")
     )
     assert bad.names == ()
-    assert "ended by failures of node1, node2, more than half of the nodes" in bad.said[0]
+    assert "ended by failures of node1, node2, more than half of the nodes" in bad.messages[0]
 
 
 def test_without_slurm_nothing_is_left_out(build: Build) -> None:

@@ -10,17 +10,19 @@ import pytest
 from slurm.rehearsal import accounting as rehearsal_accounting
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import Cluster
-from slurm.rehearsal.conf import Plan, render_slurm_conf, render_slurmdbd_conf
+from slurm.rehearsal.conf import Blueprint, render_slurm_conf, render_slurmdbd_conf
 from slurm.rehearsal.settings import Site
 
 REPOSITORY = Path(__file__).parents[3]
 
 
 def test_configuration_texts():
-    plan = Plan(Path("/r"), Site(nodes=1, accounting=True), namespaces=True, ports=(1, 2, 3), host="here", user="me")
-    assert "AccountingStoragePort=3" in render_slurm_conf(plan).splitlines()
-    assert "AccountingStoragePass=/r/munge/socket" in render_slurm_conf(plan).splitlines()
-    assert {"DbdPort=3", "DbdHost=here", "SlurmUser=me"} <= set(render_slurmdbd_conf(plan).splitlines())
+    blueprint = Blueprint(
+        Path("/r"), Site(nodes=1, accounting=True), namespaces=True, ports=(1, 2, 3), host="here", user="me"
+    )
+    assert "AccountingStoragePort=3" in render_slurm_conf(blueprint).splitlines()
+    assert "AccountingStoragePass=/r/munge/socket" in render_slurm_conf(blueprint).splitlines()
+    assert {"DbdPort=3", "DbdHost=here", "SlurmUser=me"} <= set(render_slurmdbd_conf(blueprint).splitlines())
 
 
 def test_only_the_table_of_procedures_is_needed():

@@ -18,12 +18,12 @@ from slurm.rehearsal.answers import BUSY, Answer, parse_answers, path_with, path
 from slurm.rehearsal.cluster import rehearse
 from slurm.rehearsal.conf import render_slurm_conf, render_slurmdbd_conf
 from slurm.rehearsal.settings import Site, merged, parse_conf
-from tests.slurm.rehearsal.test_rehearsal import plan
+from tests.slurm.rehearsal.test_rehearsal import blueprint
 
 
 def test_settings_take_the_place_of_the_rehearsals_own():
     conf = parse_conf(["maxarraysize=10", "low.GraceTime=300", "nodes.Features=a100", "EnforcePartLimits=", "X=a=b"])
-    lines = render_slurm_conf(plan(conf=conf)).splitlines()
+    lines = render_slurm_conf(blueprint(conf=conf)).splitlines()
     assert "maxarraysize=10" in lines
     assert not [line for line in lines if line.startswith(("MaxArraySize", "EnforcePartLimits"))]
     assert "X=a=b" in lines
@@ -37,7 +37,7 @@ def test_settings_take_the_place_of_the_rehearsals_own():
 
 
 def test_the_first_partition_is_the_default_one_whatever_its_name():
-    lines = render_slurm_conf(plan(partitions=("prod", "scavenge"), conf={"scavenge.MaxTime": "60"})).splitlines()
+    lines = render_slurm_conf(blueprint(partitions=("prod", "scavenge"), conf={"scavenge.MaxTime": "60"})).splitlines()
     prod, scavenge = (line.split() for line in lines if line.startswith("PartitionName="))
     assert prod[0] == "PartitionName=prod"
     assert {"Default=YES", "PreemptMode=OFF", "MaxTime=INFINITE"} <= set(prod)
@@ -47,8 +47,8 @@ def test_the_first_partition_is_the_default_one_whatever_its_name():
 
 @pytest.mark.parametrize("word", ["AccountingStorageEnforce=limits,wckeys", "TrackWCKey=yes"])
 def test_the_database_is_told_of_wckeys_too(word: str):
-    assert "TrackWCKey=yes" in render_slurmdbd_conf(plan(conf=parse_conf([word]))).splitlines()
-    assert "TrackWCKey=no" in render_slurmdbd_conf(plan()).splitlines()
+    assert "TrackWCKey=yes" in render_slurmdbd_conf(blueprint(conf=parse_conf([word]))).splitlines()
+    assert "TrackWCKey=no" in render_slurmdbd_conf(blueprint()).splitlines()
 
 
 def test_merging_ignores_case_and_can_take_away():
@@ -70,13 +70,13 @@ def test_merging_ignores_case_and_can_take_away():
 )
 def test_settings_that_cannot_be(words: list[str], message: str):
     with pytest.raises(ValueError, match=message):
-        plan(conf=parse_conf(words))
+        blueprint(conf=parse_conf(words))
 
 
 @pytest.mark.parametrize("names", [(), ("a", "a"), ("nodes",), ("a b",), ("default",)])
 def test_partitions_that_cannot_be(names: tuple[str, ...]):
     with pytest.raises(ValueError, match="--partitions"):
-        plan(partitions=names)
+        blueprint(partitions=names)
 
 
 def test_answers_are_read_from_flags():

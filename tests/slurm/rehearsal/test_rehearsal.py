@@ -16,7 +16,7 @@ from slurm.rehearsal import __main__ as rehearsal
 from slurm.rehearsal import client, daemons
 from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.cluster import rehearse
-from slurm.rehearsal.conf import Plan, free_ports, render_gres_conf, render_hosts, render_slurm_conf
+from slurm.rehearsal.conf import Blueprint, free_ports, render_gres_conf, render_hosts, render_slurm_conf
 from slurm.rehearsal.settings import Site
 
 REPOSITORY = Path(__file__).parents[3]
@@ -26,12 +26,12 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
-def plan(root: str = "/r", ports: tuple[int, ...] = (1, 2, 3), namespaces: bool = True, **site: Any) -> Plan:
-    return Plan(Path(root), Site(**site), namespaces, ports, host="here", user="me")
+def blueprint(root: str = "/r", ports: tuple[int, ...] = (1, 2, 3), namespaces: bool = True, **site: Any) -> Blueprint:
+    return Blueprint(Path(root), Site(**site), namespaces, ports, host="here", user="me")
 
 
 def test_configuration_texts():
-    lines = render_slurm_conf(plan()).splitlines()
+    lines = render_slurm_conf(blueprint()).splitlines()
     assert (
         "NodeName=node2 NodeHostname=node2 NodeAddr=127.0.0.12 Port=3 CPUs=4 RealMemory=64000 "
         "Gres=gpu:fake:2 State=UNKNOWN"
@@ -40,23 +40,23 @@ def test_configuration_texts():
         "PartitionName=gpu",
         "PartitionName=low",
     ]
-    assert render_gres_conf(plan(nodes=1, ports=(1, 2), gpus=1)) == (
+    assert render_gres_conf(blueprint(nodes=1, ports=(1, 2), gpus=1)) == (
         "NodeName=node1 Name=gpu Type=fake File=/r/dev/node1-gpu0\n"
     )
-    assert render_hosts(plan(), "127.0.0.1 localhost\n").splitlines()[1:] == [
+    assert render_hosts(blueprint(), "127.0.0.1 localhost\n").splitlines()[1:] == [
         "127.0.0.11 node1",
         "127.0.0.12 node2",
     ]
 
 
 def test_without_namespaces_nodes_are_named_by_address():
-    assert plan(namespaces=False).node_names == ("127.0.0.11", "127.0.0.12")
-    assert "NodeName=127.0.0.11 NodeHostname=here" in render_slurm_conf(plan(namespaces=False))
+    assert blueprint(namespaces=False).node_names == ("127.0.0.11", "127.0.0.12")
+    assert "NodeName=127.0.0.11 NodeHostname=here" in render_slurm_conf(blueprint(namespaces=False))
 
 
 def test_without_gpus_there_is_no_gres():
-    assert "Gres=gpu" not in render_slurm_conf(plan(gpus=0))
-    assert render_gres_conf(plan(gpus=0)) == ""
+    assert "Gres=gpu" not in render_slurm_conf(blueprint(gpus=0))
+    assert render_gres_conf(blueprint(gpus=0)) == ""
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_without_gpus_there_is_no_gres():
 )
 def test_impossible_plans(changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        plan(**changes)
+        blueprint(**changes)
 
 
 def test_free_ports_are_outside_the_range_of_outgoing_connections():
