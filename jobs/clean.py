@@ -4,10 +4,10 @@ python jobs/clean.py lab --dry-run
 python jobs/clean.py lab --older-than 0m --checkpoints-only
 python jobs/clean.py lab --older-than 30d --best-too
 
-Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and, without --best-too,
-the best weights; runs that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them. What is too
-young to go is counted, and so is what the best weights hold. Exit code 4 if Slurm does not say which trials still run:
-those are left alone.
+Trials that run or can resume are left alone. Config, metrics, result, overlays, masks and, without --best-too, the best
+weights stay; so do offline runs of wandb until `jobs/sync.py` or `wandb sync` has sent them. The size of files that are
+too young to go, and of the best weights, is shown. Exit code 4 if Slurm does not say which trials still run: those are
+left alone.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def chosen(command: Command) -> list[str]:
-    """The checks to make; raises ValueError for a name that is none."""
+    """The checks to make; raises ValueError for an unknown name."""
     only, skip = (tuple(filter(None, names.split(","))) for names in (command.only, command.skip))
     for name in (*only, *skip):
         if name not in CHECKS:

@@ -4,7 +4,7 @@ python jobs/logs.py lab 3f9a
 python jobs/logs.py lab unet elastic seed=0 --lines 200
 python jobs/logs.py lab 3f9a --follow
 
-A trial is named by the beginning of its id, or by words of its place on the axes. Exit code 4 if there is no log, and
+A trial is named by the beginning of its id, or by values on the axes. Exit code 4 if there is no log, and
 Slurm does not say whether there will be one.
 """
 
@@ -48,7 +48,7 @@ class Command:
     sweep: Annotated[str, tyro.conf.Positional]
     """Name of the sweep, or its folder."""
     trial: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Beginning of the trial's id, or words of its place on the axes, such as `unet elastic seed=0`."""
+    """Beginning of the trial's id, or values on the axes, such as `unet elastic seed=0`."""
     follow: Annotated[bool, tyro.conf.arg(aliases=["-f"])] = False
     """Show what is added, until the trial is over or Ctrl-C."""
     lines: int = 50

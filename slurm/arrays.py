@@ -1,4 +1,4 @@
-"""Job arrays: what sbatch gets for many items, cut to what the site takes, and handed over."""
+"""Submits job arrays: renders the scripts of many items, in arrays as large as the site allows."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 def submit_arrays(
     function: Callable[[Any], Any], items: Sequence[Any], request: Request, report: OnJob
 ) -> list[submitit.Job[Any]]:
-    """The jobs of the items, or of the first ones. Raises ValueError if sbatch is missing, or refuses.
+    """Submit a job for each item; returns the jobs. Raises ValueError if sbatch is missing, or refuses.
 
-    Where Slurm takes no more now, or does not answer, those that it has taken are returned if there is to be room for
-    some only; else Unavailable is raised.
+    If Slurm accepts no more jobs now, or does not answer, this returns those that it has accepted where the request is
+    for as many as fit; else it raises Unavailable.
     """
     if missing := [command for command in ("sbatch", "srun") if shutil.which(command) is None]:
         raise ValueError(f"no {missing[0]} on PATH: go to a login node of the cluster, or add --cluster local")
@@ -81,7 +81,7 @@ def _submit_what_fits(
 
 
 def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk], max_parallel: int) -> None:
-    """Give the last array the shares of the limit whose arrays Slurm has no room for now."""
+    """Add to the last array's share of the limit the shares of arrays that Slurm has no room for now."""
     if not submitted:
         return
     throttle = throttle_of_last(submitted, len(submitted) - 1, max_parallel)
@@ -99,7 +99,7 @@ def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk
 def render_scripts(count: int, request: Request, patience_s: float | None = None) -> list[str]:
     """The scripts that sbatch gets for `count` items, one for each array; submits nothing.
 
-    What is known only at submission stands for itself: TOKEN, and ARRAY1 for the id that the first array will have.
+    Placeholders stand for what only submission knows: TOKEN, and ARRAY1 for the id that the first array will have.
     Raises Unavailable if Slurm does not say, within `patience_s`, how large an array may be.
     """
     scripts = []
@@ -115,7 +115,7 @@ def render_scripts(count: int, request: Request, patience_s: float | None = None
 def render_sbatch(count: int, request: Request, token: str = "") -> str:
     """The script that sbatch gets for `count` items, which must fit one array; submits nothing.
 
-    token: of a submission, by which its jobs are found, and find their work
+    token: identifies a submission; its jobs are found by it, and find their work by it
     """
     folder, resources, name = request.folder.expanduser().absolute(), request.resources, request.name
     setup = None
@@ -132,7 +132,7 @@ def render_sbatch(count: int, request: Request, token: str = "") -> str:
 def _submit_array(
     function: Callable[[Any], Any], items: Sequence[Any], indices: range, array: Request
 ) -> list[submitit.Job[Any]]:
-    """One array, or a job of its own for a single item. Raises Refused with sbatch's complaint, and Unavailable."""
+    """Submit one array, or a single job for one item. Raises Refused with sbatch's complaint, and Unavailable."""
     token = array.announce(indices) if array.announce is not None else new_token()
     script = render_sbatch(len(indices), array, token)
     try:
@@ -144,7 +144,7 @@ def _submit_array(
 
 
 def _explain(stderr: str, submitted: int, total: int, resources: Resources) -> str:
-    """sbatch's own message in one line, with what helps to mend it."""
+    """sbatch's own message in one line, with advice."""
     message = f"sbatch refused the job: {cluster.one_line(stderr)}"
     if advice := advice_on(stderr, resources):
         message += f"; {advice}"

@@ -1,6 +1,6 @@
 """How many jobs become arrays that the site takes, and share one limit on the jobs that run at a time.
 
-Slurm throttles each array by itself (`--array=0-49%20`), so a limit on all of them has to be shared out. Arrays run
+Slurm throttles each array on its own (`--array=0-49%20`), so a limit on all of them has to be shared out. Arrays run
 side by side in lanes, each with its share of the limit and of the jobs; where a lane has more jobs than an array may
 have, its arrays follow each other. One lane whose arrays wait for each other would keep the limit too, but could never
 run more jobs at a time than an array has, and would run dry at each array's end until the last of its jobs is done.
@@ -46,13 +46,13 @@ def plan_chunks(count: int, max_array_size: int, max_parallel: int) -> list[Chun
 
 
 def throttle_of_last(planned: Sequence[Chunk], index: int, max_parallel: int) -> int:
-    """How many jobs of a chunk may run at a time if no chunk after it is submitted: also those of lanes left empty."""
+    """How many jobs of a chunk may run at a time if no later one is submitted: its share and those of empty lanes."""
     lane = planned[index].lane
     others = {chunk.lane: chunk.throttle for chunk in planned[:index] if chunk.lane != lane}
     return max_parallel - sum(others.values())
 
 
 def split_evenly(count: int, parts: int) -> list[int]:
-    """`count` in so many whole numbers that differ by one at most, the larger ones first."""
+    """Split `count` into `parts` whole numbers that differ by one at most, the larger ones first."""
     each, rest = divmod(count, parts)
     return [each + 1] * rest + [each] * (parts - rest)

@@ -1,4 +1,4 @@
-"""Writes to the cluster: one verb, `submit`, for Slurm, for processes of this machine, and for this very process.
+"""Submits work: one verb, `submit`, for Slurm, for processes of this machine, and for this process itself.
 
 A thin layer on submitit, which carries a function and its argument to the job by pickle, and the result back.
 Whoever can write to the job folder can therefore run code as you: keep it yours (it is created without write
@@ -42,7 +42,7 @@ def submit(
     """Run `function(item)` for every item, and return the jobs in the items' order.
 
     slurm: job arrays are submitted, and this returns. local: processes of this machine; this returns when all
-    have ended. debug: in this process, one after the other, without the request's variables; an exception travels on
+    have ended. debug: in this process, one after the other, without the request's variables; an exception propagates
     at once.
     `on_job(index, job, state)` is called with state `submitted` (slurm), or `started` and `ended`.
     Raises ValueError if the cluster refuses.

@@ -105,7 +105,7 @@ def _to_fields(table: Mapping[str, object]) -> dict[str, object]:
         if flag not in fields:
             raise ValueError(f"unknown field {key!r}: choose from {', '.join(fields)}")
         field, wanted = fields[flag]
-        # a whole number will do for a float; to Python true is a whole number too, but to nobody else
+        # a whole number is a valid float; bool, although a subclass of int in Python, is no valid int
         is_right = type(value) is wanted or (wanted is float and type(value) is int)
         if not is_right:
             raise ValueError(f"{key} = {value!r}: must be {TYPE_NAMES[wanted]}")

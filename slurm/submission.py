@@ -1,10 +1,10 @@
-"""One job array handed to sbatch: with patience for what passes, and never twice.
+"""Hands one job array to sbatch: retries transient errors, and never submits twice.
 
-sbatch's answer can be lost after slurmctld has taken the array, and so can the launcher itself. The array's name and
-its comment have a token in them: before anything is tried again, squeue is asked for that token. What the jobs are to
-do lies in files named by the token before sbatch is called, and a job that starts before its launcher has put them in
-their places, or after the launcher was killed, takes its own. An array that nobody knows, and whose work has been given
-to others, is revoked: should it still come, its jobs end at once.
+sbatch's answer can be lost after slurmctld has accepted the array, and the launcher can be killed. The array's name and
+comment contain a token, and before any retry squeue is asked for that token. The work of the jobs lies in files named
+by the token before sbatch is called: a job that starts before its launcher has renamed them, or after the launcher was
+killed, takes its own. An array whose jobs nobody knows, and whose work was given to others, is revoked: if it still
+starts, its jobs end at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Refused(RuntimeError):
-    """sbatch's complaint about what a later try would not mend."""
+    """sbatch's complaint about a job that it would refuse again."""
 
 
 def new_token() -> str:
@@ -52,7 +52,7 @@ def short(token: str) -> str:
 
 
 def work_file(folder: Path, token: str, index: int) -> Path:
-    """What the job at this place of the array is to do, until it is put where submitit looks for it."""
+    """The work of the job at this index of the array, until it is moved to where submitit looks for it."""
     return folder / f"{short(token)}_{index}.pkl"
 
 
@@ -61,7 +61,7 @@ def revoked_file(folder: Path, token: str) -> Path:
 
 
 def setup_lines(folder: Path, token: str) -> list[str]:
-    """What the script does before its job begins: end it if it was revoked, or put its work in its place."""
+    """What the script does before its job begins: end it if it was revoked, else put its work where submitit looks."""
     revoked, work = revoked_file(folder, token), work_file(folder, token, 0)
     place = "${SLURM_ARRAY_TASK_ID:-0}"
     job = JOB_IN_SCRIPT
@@ -115,8 +115,8 @@ def submit_array(
 ) -> list[submitit.Job[Any]]:
     """The jobs that run `function(item)`, by a script whose comment has the token; a job of its own for a single item.
 
-    submitit's submission, but for the call of sbatch: its files are where the nodes look for them.
-    Raises Refused, and Unavailable where Slurm takes no more now or does not answer.
+    Does what submitit does except for the call of sbatch: its files are where the nodes look for them.
+    Raises Refused, and Unavailable where Slurm accepts no more jobs now or does not answer.
     """
     resources, environ = request.resources, sbatch_environment(os.environ) | dict(request.variables)
     folder = request.folder.expanduser().absolute()
@@ -159,7 +159,7 @@ def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
             if job_id := _taken(token, reply):
                 return job_id
             raise
-        # only now: what sbatch has handed over can wait in slurmctld for longer than sbatch does
+        # not before: a request can wait in slurmctld for longer than sbatch itself does
         if job_id := _taken(token, reply):
             return job_id
     raise AssertionError("pauses never end")

@@ -50,7 +50,7 @@ def check_splits(setup: Setup) -> Finding:
 
 
 def merged(findings: Sequence[Finding]) -> Finding:
-    """One check of several shard sets as one finding: the worst status, and what was found of each."""
+    """Merge one check's findings about several shard sets: the worst status, and each set's detail."""
     worst = max(findings, key=lambda finding: STATUSES.index(finding.status))
     details = "; ".join(dict.fromkeys(finding.detail for finding in findings))
     return replace(worst, detail=details)

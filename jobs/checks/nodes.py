@@ -85,7 +85,7 @@ def unknown(why: str, advice: str) -> Finding:
 
 
 def wanted(setup: Setup) -> dict[Path, str]:
-    """What a trial's job opens besides the folder of its sweep, and what to call it."""
+    """The paths that a trial's job opens besides the folder of its sweep, with descriptions."""
     names = {Path(sys.executable): f"this Python, {sys.executable}"}
     for config in setup.distinct(lambda config: (config.data.shards, config.model.weights)):
         shards, weights = config.data.shards, config.model.weights
@@ -115,7 +115,7 @@ def finding_of(ended: Ended, names: list[str], probe: Path, runs: Path) -> Findi
 
 
 def run_on_a_node(script: str, asked: Resources, wait_s: float) -> Ended:
-    """How the script ended on a node of the partition. Raises OSError where that cannot be found out in time."""
+    """Run the script on a node of the partition; returns how it ended. Raises OSError if that takes too long."""
     refusals = []
     for gpus in dict.fromkeys((0, asked.gpus_per_node)):  # some partitions take no job without
         command = ["sbatch", "--parsable", *flags_of(asked, gpus)]
@@ -143,7 +143,7 @@ def flags_of(asked: Resources, gpus: int) -> list[str]:
 
 
 def await_end(job_id: str, wait_s: float) -> Ended:
-    """Raises OSError for a job that waits in the queue, or runs, for too long."""
+    """Wait for the job; returns how it ended. Raises OSError if it waits in the queue, or runs, for too long."""
     begin, started = time.monotonic(), 0.0
     while True:
         try:

@@ -147,7 +147,7 @@ def minutes(text: str) -> float:
 
 
 def limit_problems(limits: Mapping[str, str], asked: Resources) -> Iterator[str]:
-    """What the partition forbids."""
+    """The limits of the partition that the job exceeds."""
     if limits.get("State", "UP") != "UP":
         yield f"it is {limits['State']}"
     longest = minutes(limits.get("MaxTime", "UNLIMITED"))
@@ -164,7 +164,7 @@ def limit_problems(limits: Mapping[str, str], asked: Resources) -> Iterator[str]
 
 
 def node_problems(partition: Partition, asked: Resources) -> Iterator[str]:
-    """What its nodes do not have."""
+    """What the partition's nodes lack."""
     fitting = len(partition.fitting(asked))
     if fitting < asked.nodes:
         cpus = asked.processes_per_node * asked.cpus_per_task

@@ -1,4 +1,4 @@
-"""What the doctor's checks share: their finding, what was asked for, and what was found out about it."""
+"""What the doctor's checks share: findings, the command, and what the command stands on."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Command:
 
 @dataclass
 class Setup:
-    """What is checked, found out once; what cannot be found out raises NotChecked in every check that needs it."""
+    """What is checked, computed once; raises NotChecked in every check that needs a part that cannot be had."""
 
     command: Command
     folder: Path  # temporary, on this machine

@@ -30,7 +30,7 @@ from shards.manifest import load_manifest
 
 FIT_STEPS, FIT_BATCH, FIT_WIDTH, FIT_MODELS = 100, 4, 16, 3
 SURE_RATE = 3e-3  # at which both lab models halve each loss on four pets in 6 to 21 steps (width 16, 64 px)
-INTERRUPT_AT = 2  # the step of each attempt after which it is told to stop
+INTERRUPT_AT = 2  # the step of each attempt after which it is interrupted
 SUBPROCESS_TIMEOUT_S = 300
 COUNTER = "num_batches_tracked"
 
@@ -146,15 +146,13 @@ def check_resume(setup: Setup) -> Finding:
     config = setup.small(setup.augmented)
     for _ in range(2):
         try:
-            with one_thread(), told_to_stop():
+            with one_thread(), interrupted_soon():
                 train(config, stopped)
             break
         except Interrupted:
             attempts += 1
     if attempts == 1:
-        return Finding(
-            "FAIL", what, "a run that is told to stop goes on to its end", "look at petseg.training.interrupt"
-        )
+        return Finding("FAIL", what, "a run ignores the signal to stop", "look at petseg.training.interrupt")
     with one_thread():
         train(config, stopped)
     if different := _differences(straight, stopped):
@@ -165,8 +163,8 @@ def check_resume(setup: Setup) -> Finding:
 
 
 @contextmanager
-def told_to_stop() -> Iterator[None]:
-    """Within the block training is told to stop after a few steps, as by a signal."""
+def interrupted_soon() -> Iterator[None]:
+    """Within the block, training stops after a few steps, as if by a signal."""
     asked, before = 0, interrupt.requested
 
     def requested() -> bool:

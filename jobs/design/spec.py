@@ -71,7 +71,7 @@ class Spec:
     space: dict[str, Distribution] = field(default_factory=dict)  # of a search, in place of axes
     run_cap: int = 0  # 0 = every cell of the grid
     seed: int = 0
-    early: Hyperband | None = None
+    early_stopping: Hyperband | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def _ready_sweeps() -> str:
 
 
 def parse_spec(content: Any, default_name: str) -> Spec:
-    """The Spec of a parsed sweep file; raises ValueError for what is not understood, so that nothing is ignored."""
+    """The Spec of a parsed sweep file; raises ValueError for anything unknown, so that nothing is ignored."""
     if isinstance(content, Mapping) and (unknown := sorted(map(str, set(content) - set(TOP_LEVEL)))):
         raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
@@ -156,7 +156,7 @@ def parse_spec(content: Any, default_name: str) -> Spec:
         space={} if method == "grid" else distributions,
         run_cap=_whole(content, "run_cap", 1),
         seed=_whole(content, "seed", 0),
-        early=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
+        early_stopping=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
     )
     check_method(spec)
     check_axes(spec)
@@ -177,7 +177,7 @@ def check_axes(spec: Spec) -> None:
 def _require_different(name: str, values: Sequence[Any]) -> None:
     """Raises ValueError for two values that are one to the config, such as 1e-3 and 0.001."""
     seen: dict[Any, Any] = {}
-    for value in values if name in field_types() else ():  # whoever builds the config says what is no field
+    for value in values if name in field_types() else ():  # unknown fields are refused when the config is built
         same = typed_value(name, value)
         if same in seen:
             also = "" if str(value) == str(seen[same]) else f", as {seen[same]} and as {value}"
@@ -186,8 +186,8 @@ def _require_different(name: str, values: Sequence[Any]) -> None:
 
 
 def check_method(spec: Spec) -> None:
-    """Raises ValueError for what does not go together."""
-    if spec.method == "grid" and spec.early:
+    """Raises ValueError for settings that the method does not allow."""
+    if spec.method == "grid" and spec.early_stopping:
         raise ValueError(
             "early_terminate does not go with method grid, which compares its cells: the seeds that did badly would be "
             "missing from their means. Leave it out, or use method random or bayes"
@@ -199,7 +199,7 @@ def check_method(spec: Spec) -> None:
 def check_comparable(spec: Spec) -> None:
     """Raises ValueError for a search that would choose between trials whose Dice is not the same measure."""
     for name in ("data.image_size_px", "data.border", "data.shards"):
-        if name in spec.space and (spec.early or spec.method == "bayes"):
+        if name in spec.space and (spec.early_stopping or spec.method == "bayes"):
             raise ValueError(
                 f"parameter {name} decides what a Dice means: a search cannot choose it, fix it by `value`"
             )

@@ -1,6 +1,6 @@
-"""Nodes that failed again and again: where starts of a sweep ended by the node, as their logs and Slurm say.
+"""Finds nodes that fail repeatedly: starts of a sweep ended there by the node, as their logs and Slurm say.
 
-A node that gave a job no GPU, as the job itself wrote down, is certain to do so again: once is enough.
+A node that showed a job no GPU, as recorded by the job, is certain to do so again: once is enough.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.node.faults import read_faults
-from jobs.runs.log_files import START_OF_LIFE, rank_logs, read_tail
+from jobs.runs.log_files import START_OF_ATTEMPT, rank_logs, read_tail
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.triage import Evidence, daemon_lines, diagnose
@@ -29,7 +29,7 @@ Failed = tuple[str, int, str]  # job, how many of its starts came after, host: e
 
 @dataclass(frozen=True)
 class BadNodes:
-    """Nodes to leave out, by Slurm's names, and what is to be said of that."""
+    """Nodes to exclude, by Slurm's names, and messages about them."""
 
     names: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ def _of_job(row: TrialStatus, submission: Submission, is_last: bool) -> Iterator
     logs = [split_starts(read_tail(path)) for path in rank_logs(row.trial, submission)]
     named = [(later, host) for log in logs for later, text in enumerate(reversed(log)) if (host := failed_host(text))]
     yield from ((submission.job_id, later, host) for later, host in named)
-    # a node that is gone leaves no word in the log, but Slurm knows; of several nodes nobody knows which
+    # a lost node writes nothing into the log, but Slurm knows; among several nodes nobody knows which
     silent = is_last and row.cause == Cause.NODE_FAILURE and all(later for later, _ in named)
     state = row.trial.state().of_job(submission.job_id)
     several = any(nodes_of(text) > 1 for log in logs for text in log)
@@ -90,8 +90,8 @@ def _of_job(row: TrialStatus, submission: Submission, is_last: bool) -> Iterator
 
 
 def split_starts(log: str) -> list[str]:
-    """What a log says of each start of its job, oldest first."""
-    return re.split(rf"^(?=.*{re.escape(START_OF_LIFE)})", log, flags=re.MULTILINE)[1:]
+    """The part of a log for each start of its job, oldest first."""
+    return re.split(rf"^(?=.*{re.escape(START_OF_ATTEMPT)})", log, flags=re.MULTILINE)[1:]
 
 
 def nodes_of(text: str) -> int:
@@ -113,7 +113,7 @@ def failed_host(text: str) -> str:
 
 
 def node_of(host: str, nodes: Mapping[str, str]) -> str:
-    """The one node (name -> name of its host) that a host is; empty if there is none, or several."""
+    """The name of the one node with this host; empty if there is none, or several. nodes: name -> host"""
     if host in nodes:
         return host
     short = host.partition(".")[0]

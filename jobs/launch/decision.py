@@ -1,4 +1,4 @@
-"""Which trials of a sweep are submitted, decided from one look at them."""
+"""Decides from one observation which trials of a sweep are submitted."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def decide(observed: Observed) -> Decision:
 
 
 def would_run(row: TrialStatus, sweep: Sweep) -> bool:
-    """Whether a trial has neither a result nor a live job; what was stopped early goes on once nothing stops it."""
-    return row.status not in (*ENDED, *LIVE) or (row.status == "pruned" and sweep.early is None)
+    """Whether a trial has neither a result nor a live job; a pruned one resumes without early stopping."""
+    return row.status not in (*ENDED, *LIVE) or (row.status == "pruned" and sweep.early_stopping is None)

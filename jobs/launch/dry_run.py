@@ -1,4 +1,4 @@
-"""What `jobs/sweep.py --dry-run` shows of trials and of scripts for sbatch: a screenful, unless all is asked for."""
+"""Shows for `jobs/sweep.py --dry-run` the trials and the scripts for sbatch: a screenful, or all with --all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.cost.table import label_of
 from jobs.cost.table import render as render_cost
 from jobs.launch.decision import decide
 from jobs.launch.options import Options
-from jobs.launch.run import estimate_cost, find_cells, tell_before
+from jobs.launch.run import estimate_cost, find_cells, print_warnings
 from jobs.launch.submit import job_name
 from jobs.reporting.statistics.power_wording import plan_text
 from jobs.runs.trial import Sweep
@@ -43,7 +43,7 @@ def show_plan(options: Options) -> int:
     missing = trials.only(decide(observed).trials)
     console = Terminal(soft_wrap=True)
     console.print(*render_trials(sweep, observed.rows, set(missing.cells), options.all), sep="\n")
-    tell_before(trials, observed, console)
+    print_warnings(trials, observed, console)
     if missing.cells:
         cost = estimate_cost(options, missing)
         console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), options.all)))
@@ -75,7 +75,7 @@ def scripts_text(options: Options, missing: Trials, live_jobs: Sequence[str]) ->
 
 
 def most_of(count: int, everything: bool) -> int:
-    """How many of so many are shown."""
+    """How many of `count` items are shown."""
     return count if everything or count <= LISTED_WHOLE else LISTED_FIRST
 
 

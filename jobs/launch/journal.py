@@ -1,8 +1,8 @@
-"""Submissions that a killed launcher could not write down: what was intended, compared with what Slurm has.
+"""Recovers submissions that a killed launcher could not record, by comparing its intent with Slurm's queue.
 
-Before sbatch is called, a line without job id is written for each trial, with a token that Slurm keeps with the jobs,
-in their name and comment. A launcher that finds such lines, and whoever cancels the sweep, asks squeue for the token:
-those jobs are the trials', and nothing is submitted twice.
+Before sbatch is called, a line without job id is written for each trial, with a token that Slurm keeps in the name and
+the comment of the jobs. The next launcher, or cancel, that finds such lines asks squeue for the token: the jobs that
+carry it belong to these trials, and nothing is submitted twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) -> str:
-    """Write down that the jobs of these groups of trials are about to be submitted; returns the token they carry."""
+    """Record that the jobs of these groups of trials are about to be submitted; returns the token they carry."""
     from slurm.submission import new_token  # submitit, which only a submission needs
 
     token = new_token()
@@ -34,9 +34,9 @@ def cut_off_submissions(sweep: Sweep) -> list[Submission]:
 
 
 def reconcile(sweep: Sweep) -> None:
-    """Give the jobs that Slurm has to the trials whose submission was cut off; the others stay to be submitted.
+    """Assign the jobs that Slurm has to the trials whose submission was cut off; the others will be submitted again.
 
-    sbatch may still be on its way to Slurm: what is not there is revoked, and its jobs end at once should they come.
+    sbatch may still be on its way to Slurm: a token without jobs is revoked, so that its jobs end at once if they come.
     Raises OSError if Slurm cannot be asked, Unavailable if it does not answer now: to submit without asking could run a
     trial twice.
     """

@@ -1,4 +1,4 @@
-"""How the trials that run on this machine come along: a table that moves on a terminal, plain lines elsewhere."""
+"""Shows the progress of trials on this machine: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class LocalProgress:
                 self._notice(trial)
                 took = 0.0 if trial.id in self.positions else time.time() - self.began[trial.id]
                 self.ran.setdefault(trial.id, took)
-                self._tell_end(trial)
+                self._report_end(trial)
 
     def look(self) -> list[RunningTrial]:
         """The trials that run now; reports those that have begun and ended since the last look."""
@@ -122,14 +122,14 @@ class LocalProgress:
                 if status == "running":
                     running.append(look_at(trial, self.began[trial.id]))
                 elif status in LAST_WORDS:
-                    self._tell_end(trial)
+                    self._report_end(trial)
                 elif len(running) < self.slots:
                     # its process imports what it needs, or it waits for its turn
                     running.append(_idle(trial, is_saved=status == "interrupted"))
         return running[: self.slots]
 
     def _notice(self, trial: Trial) -> Status:
-        """What the trial says of itself in its job, empty if nothing; reports its start where it shares that."""
+        """The trial's status in its job, empty if it has not begun; reports its start if it shares the job."""
         state = trial.state().of_job(self.jobs[trial.id])
         if not state.job_id:
             return ""
@@ -140,8 +140,8 @@ class LocalProgress:
             self.ran[trial.id] = max(0.0, state.time - self.began[trial.id])
         return state.status
 
-    def _tell_end(self, trial: Trial) -> None:
-        """Report how it ended, unless that was said before; a job that is started again may mend what failed."""
+    def _report_end(self, trial: Trial) -> None:
+        """Report how it ended, unless that was reported before; a restarted job may repair a failure."""
         text = describe(trial, self.jobs[trial.id])
         if self.reported.get(trial.id) != text:
             self.reported[trial.id] = text
@@ -164,7 +164,7 @@ class LocalProgress:
         return max(slots)
 
     def _expected_s(self, look: RunningTrial) -> float:
-        """How long a trial that runs takes in all; 0 if that cannot be told."""
+        """How long a running trial takes in all; 0 if that is not known."""
         if look.share < 1:
             return look.whole_s
         return max(look.whole_s, time.time() - self.began.get(look.trial.id, time.time()))
@@ -275,7 +275,7 @@ def _show(progress: LocalProgress, stop: threading.Event, live: Live | None, lin
 
 
 def _say(progress: LocalProgress, running: Sequence[RunningTrial], reported: list[str]) -> list[str]:
-    """Log where all stands, unless it is what was said last: a log file needs no such line."""
+    """Log how all trials stand, unless nothing has changed; returns what was logged last."""
     text = [progress.summary(running), *(look.text for look in running[:MAX_ROWS])]
     if text != reported:
         for line in text:

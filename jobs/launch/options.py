@@ -49,7 +49,7 @@ class Options:
     """Trials that one job runs one after the other: imports, decoded caches and the wait in the queue are paid once."""
     trials_at_once: int = 1
     """How many of them train side by side, sharing the job's GPU and its CPU cores: small models leave most of a GPU
-    idle. Memory must do for all of them."""
+    idle. The job's memory must fit them all."""
     budget: str = ""
     """Refuse to submit trials that will cost more, such as 20gpuh or 8cpuh."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

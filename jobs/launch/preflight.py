@@ -1,4 +1,4 @@
-"""What each of a sweep's trials would fail of, found before anything is written or submitted."""
+"""Finds what would fail each of a sweep's trials, before anything is written or submitted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEEDED_SPLITS = ("train", "val")
 
 
 def require_possible(launch: Launch, cells: Iterable[Cell], sets: ShardSets) -> None:
-    """Raises ValueError for what cannot be trained with these resources, this shard set, or these packages."""
+    """Raises ValueError for cells that cannot train with these resources, shard sets and packages."""
     for config in (cell.config for cell in cells):
         _require_splits(config, sets)
         _require_resources(config.train, launch)

@@ -18,7 +18,7 @@ from jobs.launch.journal import reconcile
 from jobs.launch.lock import has_begun, launcher_lock
 from jobs.launch.options import Options
 from jobs.launch.preflight import require_possible
-from jobs.launch.submit import Submitted, submit_trials, tell_end, tell_wandb
+from jobs.launch.submit import Submitted, report_end, report_wandb, submit_trials
 from jobs.runs.earlier_trials import earlier_line
 from jobs.runs.launch import save_launch
 from jobs.runs.trial import load_sweep
@@ -44,14 +44,14 @@ def launch_sweep(options: Options) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     remember(cells.sets.manifests)
     if options.cluster == "local":
-        for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what runs in the background deaf to Ctrl-C
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets background processes ignore Ctrl-C
             signal.signal(number, signal.default_int_handler)
     with launcher_lock(folder), removed_unless_begun(missing, partial(has_begun, folder)):
         if cells.spec.method == "bayes":
             code = run_search(options, cells, folder)
         else:
             code = submit_missing(options, plan_trials(cells, folder))
-        tell_wandb(options.launch, load_sweep(folder))
+        report_wandb(options.launch, load_sweep(folder))
         return code
 
 
@@ -80,7 +80,7 @@ def run_search(options: Options, cells: Cells, folder: Path) -> int:
     codes: list[int] = []
     while True:
         now = next_round(cells.spec, cells.sets, folder, options.search_slots)
-        meant = now.new if codes else [*now.known, *now.new]  # what failed in this search is tried again by the next
+        meant = now.new if codes else [*now.known, *now.new]  # the next search retries what failed in this one
         if codes and not meant:
             return max(codes)
         proposed = (*now.known, *now.new)
@@ -106,7 +106,7 @@ def submit_missing(options: Options, trials: Trials) -> int:
         f"{sweep.folder}: {len(observed.rows)} trials, {count_text(observed)}, {len(decision.submit)} to submit",
         highlight=False,
     )
-    tell_before(trials, observed, console)
+    print_warnings(trials, observed, console)
     if decision.submit and options.budget:
         cost = estimate_cost(options, trials.only(decision.trials))
         console.print(render_cost(cost))
@@ -118,12 +118,12 @@ def submit_missing(options: Options, trials: Trials) -> int:
         submitted = Submitted(submitted.trials, submit_trials(options.launch, sweep, decision.trials, named).left)
     for script in ("jobs/status.py", "jobs/report.py"):
         console.print(typed(script, sweep.folder), markup=False, highlight=False)
-    return tell_end(options.launch, sweep, submitted) or (NOT_KNOWN if observed.doubt else OK)
+    return report_end(options.launch, sweep, submitted) or (NOT_KNOWN if observed.doubt else OK)
 
 
-def tell_before(trials: Trials, observed: Observed, console: Terminal) -> None:
-    """Say, before anything is submitted, what the folder has of other settings, which shard sets have pictures smaller
-    than the trials want them, and what Slurm does not say."""
+def print_warnings(trials: Trials, observed: Observed, console: Terminal) -> None:
+    """Print, before anything is submitted, a line about trials of other settings in the folder, about shard sets whose
+    pictures would be enlarged, and about jobs whose state Slurm does not say."""
     manifests, data = trials.sets.manifests, [cell.config.data for cell in trials.cells.values()]
     enlarged = [enlarged_line(manifests[one.shards], one.shards, one.image_size_px) for one in data]
     for line in dict.fromkeys([earlier_line(trials.sweep, trials.cells), *enlarged, observed.doubt]):
@@ -132,7 +132,7 @@ def tell_before(trials: Trials, observed: Observed, console: Terminal) -> None:
 
 
 def count_text(observed: Observed) -> str:
-    """`4 done, 1 pruned, 3 queued or running, 2 unknown`; what is none is left out but for the first and the third."""
+    """`4 done, 1 pruned, 3 queued or running, 2 unknown`; zeros are left out except for the first and the third."""
     counts = Counter(row.status for row in observed.rows)
     parts = [f"{counts['done']} done"]
     parts += [f"{counts['pruned']} pruned"] if counts["pruned"] else []

@@ -1,4 +1,4 @@
-"""How a sweep's trials become jobs: all at once, or as many as there is room for."""
+"""Submits a sweep's trials as jobs: all at once, or as many as there is room for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Submitted:
 
 @dataclass
 class JobLog:
-    """Notes each job of a submission as it is submitted, starts and ends, and shows it."""
+    """Records and shows each job of a submission when it is submitted, starts and ends."""
 
     launch: Launch
     sweep: Sweep
@@ -75,7 +75,7 @@ class JobLog:
             self.note()
 
     def note(self) -> None:
-        """Write down what was submitted since the last time, if anything."""
+        """Record the jobs that were submitted since the last call."""
         if self.submitted:
             self.sweep.add_submissions(self.submitted)
             self.submitted.clear()
@@ -88,9 +88,9 @@ class JobLog:
 def submit_trials(
     launch: Launch, sweep: Sweep, trials: Sequence[Trial], named: frozenset[str] = frozenset()
 ) -> Submitted:
-    """Submit jobs of one or several trials each; all is noted in submissions.jsonl, the intent too.
+    """Submit jobs of one or several trials each; submissions.jsonl records them, and the intent before.
 
-    named: shard sets that the user names; the jobs fetch from no other place than those and folders.
+    named: shard sets that the user names; jobs fetch only from these, and read folders.
     """
     size = launch.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
@@ -124,7 +124,7 @@ def submit_trials(
         jobs = submit(task, folders, launch.cluster, request, log.on_job)
     except KeyboardInterrupt:
         stack.close()
-        raise KeyboardInterrupt(_tell_stop(trials, log.stopped())) from None
+        raise KeyboardInterrupt(_report_stop(trials, log.stopped())) from None
     finally:
         stack.close()
         log.note()  # the first of several arrays, if another did not fit or was refused
@@ -165,8 +165,8 @@ def resubmit(
         for trial in submitted.left:
             if trial.id in before:  # or the next try would change it once more
                 save_overrides(before[trial.id], trial.folder)
-        code = tell_end(launch, sweep, submitted)
-        tell_wandb(launch, sweep)
+        code = report_end(launch, sweep, submitted)
+        report_wandb(launch, sweep)
         return code
 
 
@@ -176,11 +176,11 @@ def remote_sets(trials: Iterable[Trial]) -> list[str]:
     return sorted(location for location in named if is_remote(location))
 
 
-def tell_end(launch: Launch, sweep: Sweep, submitted: Submitted) -> int:
-    """Say what is left to do of the trials after their submission, and which have failed; returns the exit code."""
+def report_end(launch: Launch, sweep: Sweep, submitted: Submitted) -> int:
+    """Report which trials were not submitted, or have failed on this machine; returns the exit code."""
     if launch.cluster != "slurm":
         ids = {trial.id for trial in submitted.trials}
-        return _tell_failures(observe(sweep).of(ids).unfinished)
+        return _report_failures(observe(sweep).of(ids).unfinished)
     if not submitted.left:
         return OK
     several = "" if launch.trials_per_job > 1 else "; --trials-per-job puts several trials into each job"
@@ -192,15 +192,15 @@ def tell_end(launch: Launch, sweep: Sweep, submitted: Submitted) -> int:
     return INTERRUPTED
 
 
-def tell_wandb(launch: Launch, sweep: Sweep) -> None:
-    """Say where wandb shows the sweep, or why it does not, after trials that this process has waited for."""
+def report_wandb(launch: Launch, sweep: Sweep) -> None:
+    """Report where wandb shows the sweep, or why it does not, if this process has waited for the trials."""
     if launch.cluster != "slurm":
         for line in wandb_status(sweep.folder, observe(sweep).rows).lines():
             Terminal(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
-def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:
-    """Note in the trials whose processes were stopped with the launcher that this is why; returns what to say.
+def _report_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:
+    """Record in the states of stopped trials that the launcher was stopped; returns the message for the user.
 
     stopped: with the ids of their jobs, all of whose processes are gone
     """
@@ -212,10 +212,10 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
                 error = own.error or "the sweep was stopped before it began"
                 trial.write_state(replace(own, status="interrupted", cause=Cause.STOPPED, error=error))
     done = sum(trial.result() is not None for trial in trials)
-    return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
+    return f"{done} of {len(trials)} trials are done; the same command resumes the others from what is saved"
 
 
-def _tell_failures(rows: Sequence[TrialStatus]) -> int:
+def _report_failures(rows: Sequence[TrialStatus]) -> int:
     for row in rows:
         state = f"{row.status}: {row.note}" if row.note else row.status
         logger.error("%s %s: %s%s", row.trial.id, row.trial.label, state, f"; its log: {row.log}" if row.log else "")

@@ -1,4 +1,4 @@
-"""Trials by what people type: an id, its beginning, or words of the axes."""
+"""Finds trials by what people type: an id, its beginning, or words of the axes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose(sweep: Sweep, words: str) -> list[Trial]:
 
 
 def choose_one(sweep: Sweep, words: str) -> Trial:
-    """Raises ValueError that lists the candidates unless the words mean exactly one trial."""
+    """The one trial that the words mean; raises ValueError that lists the candidates if there are several or none."""
     trials = choose(sweep, words)
     if len(trials) > 1:
         raise ValueError(f"{words!r} means {len(trials)} trials of {sweep.folder}, name one:\n{listed(trials)}")

@@ -1,4 +1,4 @@
-"""How a sweep is launched: what launch.json keeps of its last submission."""
+"""How a sweep is launched: launch.json keeps the settings of the last submission."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ TAIL_BYTES = 64 * 1024
 ROOMS = frozenset({"jobs", "petseg", "shards", "slurm"})
 MAX_MESSAGE_LINES = 15
 
-START_OF_LIFE = "Starting with JobEnvironment("  # submitit's first line; requeued jobs append to the same file
+START_OF_ATTEMPT = "Starting with JobEnvironment("  # submitit's first line; requeued jobs append to the same file
 RAISED = "Submitted job triggered an exception"  # submitit's last line: the traceback after it ended the process
 CHAIN = ("During handling of the above exception", "The above exception was the direct cause")
 _RANK = re.compile(r"^\[rank\d+\]: ")  # torch puts it before each line of an exception in a job of several processes
@@ -68,7 +68,7 @@ def rank_logs(trial: Trial, submission: Submission) -> list[Path]:
 
 
 def log_of(first: Path, submission: Submission, rank: int) -> Path:
-    """Of a rank, or of a worker by its slot. first: that of rank 0."""
+    """The log of a rank, or of a worker by its slot. first: the log of rank 0."""
     return first.with_name(first.name.replace(f"{submission.job_id}_0_", f"{submission.job_id}_{rank}_", 1))
 
 
@@ -93,14 +93,14 @@ def read_tail(path: Path, num_bytes: int = TAIL_BYTES) -> str:
     return printable(content.decode(errors="replace").replace("\r", "\n"))
 
 
-def last_life(text: str) -> str:
-    """What a log says since its job was last started."""
-    start = text.rfind(START_OF_LIFE)
+def last_attempt(text: str) -> str:
+    """The part of a log since its job was last started."""
+    start = text.rfind(START_OF_ATTEMPT)
     return text if start < 0 else text[text.rfind("\n", 0, start) + 1 :]
 
 
 def own_part(text: str, trial_id: str) -> str:
-    """A log without what its job, which runs several trials, says of the others' failures."""
+    """The part of a log, of a job that runs several trials, without the other trials' failures."""
     failures = list(_TRIAL_FAILED.finditer(text))
     for match in failures:
         if match[1] == trial_id:

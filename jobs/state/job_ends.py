@@ -23,7 +23,7 @@ ENDS_NAME = "job_ends.jsonl"
 
 @dataclass(frozen=True)
 class JobEnd:
-    """What Slurm said of a job that was over, and when."""
+    """Slurm's state of a job that was over, and when it was recorded."""
 
     state: JobState
     time: float  # seconds since 1970
@@ -43,7 +43,7 @@ def read_ends(folder: Path) -> dict[str, JobEnd]:
 
 
 def note_ends(folder: Path, known: Mapping[str, JobEnd], states: Mapping[str, JobState]) -> None:
-    """Write down what is new; nothing happens in a folder that belongs to somebody else."""
+    """Record ends that are new; does nothing in a folder that belongs to somebody else."""
     ends = {job_id: state for job_id, state in states.items() if state.state in FINISHED_STATES}
     new = {job_id: state for job_id, state in ends.items() if _says_more(state, known.get(job_id))}
     if not new:

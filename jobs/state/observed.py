@@ -19,7 +19,7 @@ class Observed:
     answer: Answer = field(default_factory=Answer)  # Slurm's, which may be some seconds old after `glance`
 
     def of(self, ids: Collection[str]) -> Observed:
-        """Those trials alone."""
+        """The same observation of these trials only."""
         return replace(self, rows=tuple(row for row in self.rows if row.trial.id in ids))
 
     @property
@@ -53,6 +53,6 @@ def observe(sweep: Sweep, patience_s: float | None = None) -> Observed:
 
 
 def glance(sweep: Sweep) -> Observed:
-    """Look for people who look often: Slurm's answer may be some seconds old, and none is waited for long."""
+    """Look at all trials for a display: Slurm's answer may be some seconds old, and this does not wait long for one."""
     rows, answer = quick_trial_statuses(sweep)
     return Observed(sweep, tuple(rows), answer)

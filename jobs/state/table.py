@@ -45,7 +45,7 @@ class Failed:
 
 
 def group_failures(rows: Sequence[TrialStatus]) -> list[Failed]:
-    """The distinct failures and interruptions, that of the most trials first."""
+    """The distinct failures and interruptions, the most frequent first."""
     groups: dict[tuple[str, str], list[TrialStatus]] = {}
     for row in rows:
         if row.verdict:
@@ -164,7 +164,7 @@ def failure_lines(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[str]:
 
 
 def group_waits(rows: Sequence[TrialStatus]) -> dict[Wait, list[TrialStatus]]:
-    """The queued trials that do not start by themselves, by what they wait for."""
+    """The queued trials that will not start on their own, by what they wait for."""
     groups: dict[Wait, list[TrialStatus]] = {}
     for row in rows:
         if row.wait and row.status == "queued":
@@ -173,7 +173,7 @@ def group_waits(rows: Sequence[TrialStatus]) -> dict[Wait, list[TrialStatus]]:
 
 
 def wait_lines(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[str]:
-    """What does not start by itself, each reason once, with what to do."""
+    """Why queued trials will not start on their own, each reason once, with advice."""
     for wait, waiting in group_waits(rows).items():
         yield f"\n{wait.reason}: {_named(waiting)}"
         yield f"  {wait.advice}"

@@ -1,4 +1,4 @@
-"""Why a trial ended: from its own last word, Slurm's state of its job, and the ends of its ranks' logs."""
+"""Why a trial ended: from its own state, Slurm's state of its job, and the ends of its ranks' logs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.runs.log_files import Traceback, fatal_traceback, last_life, own_part, rank_logs, read_tail
+from jobs.runs.log_files import Traceback, fatal_traceback, last_attempt, own_part, rank_logs, read_tail
 from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import NOT_BEGUN, TrialState
 from jobs.state.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, RETRYABLE, SLURM_STATES
@@ -28,8 +28,8 @@ class Diagnosis:
 
     cause: Cause
     advice: str
-    retryable: bool  # the same again, or a little changed, may go well
-    signature: str  # the same for trials that failed in the same way
+    retryable: bool  # another try, perhaps with a small change, may succeed
+    signature: str  # equal for trials that failed in the same way
     traceback: str = ""
 
 
@@ -46,7 +46,7 @@ class Evidence:
     epoch_s: float | None = None  # one epoch's training
     used_s: float | None = None  # from the trial's start to the end of its log
     log_is_missing: bool = False  # of a job on Slurm, which opens it before anything else
-    waited: bool = False  # for its turn in a job of several trials, which never came
+    waited: bool = False  # its job ran several trials, and ended before this one's turn
     sweep: str = "SWEEP"
 
 
@@ -66,9 +66,9 @@ def gather(last: LastJob) -> Evidence:
     """What a trial without a result and its logs say about its last job, which must be over."""
     trial, submission, state, shared = last.trial, last.submission, last.state, last.shared
     paths = rank_logs(trial, submission) if state.job_id or not shared else []  # else the log is about others
-    texts = [own_part(last_life(read_tail(path)), trial.id) for path in paths]
+    texts = [own_part(last_attempt(read_tail(path)), trial.id) for path in paths]
     if state.slot:  # of several trials at once: what Slurm says of the job is in the job's own log
-        texts.append(daemon_lines(last_life(read_tail(Path(submission.log)))))
+        texts.append(daemon_lines(last_attempt(read_tail(Path(submission.log)))))
     used_s = max((path.stat().st_mtime for path in paths), default=0.0) - state.time
     running = state.status == "running"
     return Evidence(
@@ -154,7 +154,7 @@ def _first(table: Sequence[tuple[Cause, re.Pattern[str]]], texts: Sequence[str])
 
 
 def _lost_peer(state: TrialState) -> bool:
-    """Whether the first rank failed only because another one was gone: it said so, or torch did."""
+    """Whether the first rank failed only because another rank was gone, by its own or torch's message."""
     return state.cause is Cause.UNKNOWN or (state.cause is None and bool(PEER.search(state.error)))
 
 
@@ -168,7 +168,7 @@ def _of_exception(state: TrialState, fatal: Traceback | None) -> Cause | None:
 
 
 def _killed(evidence: Evidence) -> bool:
-    """By SIGKILL; or gone without a word where nobody keeps exit codes (local jobs)."""
+    """Whether SIGKILL ended it; or it is gone, in a local job, whose exit code nobody keeps."""
     exit_code = evidence.job.exit_code if evidence.job else ""
     by_signal = exit_code.endswith(":9") or exit_code.startswith("137:")
     is_gone = evidence.state.status == "running" and (evidence.job is None or evidence.job.state == "FAILED")
@@ -188,7 +188,7 @@ def _ended_badly(evidence: Evidence) -> bool:
 
 
 def _timeout_advice(evidence: Evidence) -> str:
-    """With the time that the whole trial would need."""
+    """Advice that names the time that the whole trial would need."""
     done, epochs = evidence.epochs_done, evidence.epochs
     if not done:
         return "its time was up before it finished an epoch: raise --timeout-min"

@@ -69,7 +69,7 @@ def trial_statuses(sweep: Sweep, patience_s: float | None = None) -> list[TrialS
 
 
 def unknown_line(rows: Sequence[TrialStatus]) -> str:
-    """What to say where Slurm did not tell how jobs stand; empty if all is known."""
+    """A line for the user if Slurm did not say how jobs stand; empty if all is known."""
     unknown = [row for row in rows if row.status == "unknown"]
     if not unknown:
         return ""
@@ -268,7 +268,7 @@ def _alive(last: LastJob) -> bool:
         return state.status == "running" and _exists(as_pid(state.pid))
     pids = [as_pid(state.pid), as_pid(submission.job_id)]
     if state.slot:
-        pids.pop()  # its job lives on with other workers
+        pids.pop()  # its job keeps running with other workers
     return any(runs_trials(pid) for pid in pids if pid)
 
 

@@ -81,7 +81,7 @@ def start_accounting(blueprint: Blueprint) -> None:
 
 
 def add_user(blueprint: Blueprint) -> None:
-    """Give this user an association: without one, a cluster that enforces limits takes none of his jobs.
+    """Give this user an association: without one, a cluster that enforces limits refuses the user's jobs.
 
     slurmctld registers the cluster when it starts, and not always before it answers.
     """
@@ -124,7 +124,7 @@ def _socket(root: Path) -> Path:
 
 
 def needed_tables(sql: str) -> str:
-    """Of the system tables only mysql.proc: slurmdbd has stored procedures, and all tables take a second to make."""
+    """The SQL of mysql.proc alone, which slurmdbd's stored procedures need: creating all tables takes a second."""
     match = re.search(r"^CREATE TABLE IF NOT EXISTS proc \(.*?;$", sql, re.MULTILINE | re.DOTALL)
     return match[0] if match else sql
 

@@ -118,7 +118,7 @@ def start(root: Path, site: Site, owner: int | None = None) -> Cluster:
 
 
 def stop(root: Path) -> None:
-    """End every process of the cluster in `root`; nothing happens if there is none."""
+    """End every process of the cluster in `root`; do nothing if there is none."""
     root = root.absolute()
     if not (root / STATE_FILE).is_file():
         return

@@ -17,7 +17,7 @@ MEM_MB = 64_000  # of each node
 
 @dataclass(frozen=True)
 class Blueprint:
-    """One cluster: where it lives, what it is to be like, and what this machine allows."""
+    """One cluster: its folder, its size and settings, and what this machine allows."""
 
     root: Path
     site: Site

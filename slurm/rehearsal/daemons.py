@@ -1,4 +1,4 @@
-"""The processes of a rehearsal cluster: started into their own sessions, recorded, and ended by record only.
+"""The processes of a rehearsal cluster: started in their own sessions, recorded, and ended by these records only.
 
 A record is `run/NAME.pid` with the pid and the process's start time in clock ticks since boot. The two
 together name one process: a pid that was given to another process since is left alone.
@@ -93,7 +93,7 @@ def descendants(pids: Iterable[int]) -> dict[int, int]:
 
 
 def freeze_descendants(pids: Iterable[int]) -> dict[int, int]:
-    """Stop all that the processes started, so that none can react to what comes next, and none escapes it."""
+    """SIGSTOP all descendants of the processes, so that none can react to the kill that follows, or escape it."""
     tops = list(pids)
     frozen: dict[int, int] = {}
     while new := descendants(tops).items() - frozen.items():

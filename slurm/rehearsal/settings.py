@@ -1,4 +1,4 @@
-"""What a rehearsal cluster is to be like: its size, and settings of slurm.conf, checked and merged (pure)."""
+"""Describes a rehearsal cluster: its size, and settings of slurm.conf, checked and merged (pure)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OWN_NODE_KEYS = frozenset({"cpus", "gres", "nodeaddr", "nodehostname", "nodename
 
 @dataclass(frozen=True)
 class Site:
-    """What a cluster is to be like. Raises ValueError for what cannot be."""
+    """The size and the settings of a cluster. Raises ValueError for impossible ones."""
 
     nodes: int = 2
     cpus: int = 4  # of each node
@@ -65,9 +65,9 @@ def parse_conf(words: Sequence[str]) -> dict[str, str]:
 
 
 def check_conf(conf: Mapping[str, str], partitions: Sequence[str]) -> None:
-    """Raises ValueError for settings that the rehearsal makes itself, and for partitions that are not there.
+    """Raises ValueError for settings that the rehearsal makes itself, and for unknown partitions.
 
-    Whether Slurm knows a setting and takes its value is for Slurm to say.
+    Slurm itself checks names and values of settings.
     """
     for name in partitions:
         if not NAME.fullmatch(name) or name.lower() in (NODES, "default", "all"):

@@ -95,7 +95,7 @@ def test_a_step_that_slurm_has_no_room_for_is_done_again(
     with caplog.at_level(logging.INFO):
         run_steps((str(tmp_path), [Step("launcher", ())]))
     assert (tmp_path / "tries").read_text() == "xxx"
-    assert "exit code 75: Slurm takes no more now, or does not answer; again in" in caplog.text
+    assert "exit code 75: Slurm accepts no more jobs now, or does not answer; again in" in caplog.text
     assert json.loads((tmp_path / "7_end.json").read_text()) == {"module": "launcher", "code": 0}
 
     (tmp_path / "tries").write_text("")

@@ -114,7 +114,7 @@ def test_a_dry_run_does_nothing(sweep: Sweep, submitted: list[Any], capsys: pyte
         ([], "say which trials: --failed, --held, --cause CAUSE, or their ids"),
         (["seed=5"], "none of these 1 trials has failed or was interrupted (done)"),
         (["seed=0", "--cause", "code"], "none of them ended by code, but by gpu_memory"),
-        (["--cause", "nan"], "nothing to submit: mend what is said above, then add --even-so"),
+        (["--cause", "nan"], "nothing to submit: fix what is reported above, then add --even-so"),
         (["seed=9"], "no trial 'seed=9'"),
     ],
 )

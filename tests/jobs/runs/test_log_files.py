@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.runs.log_files import fatal_traceback, last_life, our_file, own_part, rank_logs, read_tail, tracebacks
+from jobs.runs.log_files import fatal_traceback, last_attempt, our_file, own_part, rank_logs, read_tail, tracebacks
 from jobs.runs.trial import Submission, Trial
 from tests.jobs.job_logs import CUDA_OOM, EPOCH, START, raised
 
@@ -65,8 +65,8 @@ def test_what_follows_submitits_last_word_is_what_ended_it() -> None:
 
 def test_an_earlier_life_of_a_requeued_job_is_left_out() -> None:
     text = START + raised(CUDA_OOM) + START + EPOCH
-    assert "out of memory" not in last_life(text)
-    assert last_life("no start") == "no start"
+    assert "out of memory" not in last_attempt(text)
+    assert last_attempt("no start") == "no start"
 
 
 def test_jobs_of_several_trials_keep_their_failures_apart() -> None:

@@ -140,7 +140,7 @@ def test_a_served_page_sees_their_changes(single: Path) -> None:
     ("command", "words", "instead"),
     [
         (logs, ["unet"], "went to the terminal or the job that ran them"),
-        (retry, ["--failed"], "the command that started one goes on with it"),
+        (retry, ["--failed"], "the command that started one resumes it"),
         (cancel, ["--yes"], "Ctrl-C where it runs, or scancel"),
         (usage, [], "what they held is noted nowhere"),
         (sync, [], "name the folder of one of them"),
