@@ -92,7 +92,7 @@ def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk
     try:
         patience.call(command, cluster.LOOK_S)
     except (OSError, subprocess.SubprocessError) as error:
-        complaint = cluster.one_line(getattr(error, "stderr", "") or str(error))
+        complaint = patience.one_line(getattr(error, "stderr", "") or str(error))
         logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", complaint)
 
 
@@ -145,7 +145,7 @@ def _submit_array(
 
 def _explain(stderr: str, submitted: int, total: int, resources: Resources) -> str:
     """sbatch's own message in one line, with advice."""
-    message = f"sbatch refused the job: {cluster.one_line(stderr)}"
+    message = f"sbatch refused the job: {patience.one_line(stderr)}"
     if advice := advice_on(stderr, resources):
         message += f"; {advice}"
     if submitted:

@@ -15,8 +15,6 @@ from shards.command import Unavailable
 from slurm import patience
 from slurm.patience import one_line
 
-__all__ = ["one_line"]  # where callers look for it
-
 CLIENT_TIMEOUT_S = 60.0
 LOOK_S = 20.0  # patience for questions whose answer is not essential
 SLURM_DEFAULT_MAX_ARRAY_SIZE = 1001

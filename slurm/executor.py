@@ -15,19 +15,10 @@ from typing import Any, Literal
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-from slurm.arrays import render_sbatch, render_scripts, submit_arrays
-from slurm.environment import DISTRIBUTED_NAMES, environment, sbatch_environment
+from slurm.arrays import submit_arrays
+from slurm.environment import environment
 from slurm.local import OnJob, require_folder, run_local
 from slurm.request import Request
-
-__all__ = [
-    "DISTRIBUTED_NAMES",
-    "Request",
-    "render_sbatch",
-    "render_scripts",
-    "sbatch_environment",
-    "submit",
-]  # where callers look for them
 
 Cluster = Literal["slurm", "local", "debug"]
 

@@ -24,7 +24,7 @@ from petseg.config import WEIGHTS_SUFFIXES
 from petseg.data.store import folder_of, is_remote
 from shards.manifest import MANIFEST_NAME
 from slurm import patience
-from slurm.executor import sbatch_environment
+from slurm.environment import sbatch_environment
 from slurm.patience import one_line
 from slurm.resources import Resources
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from jobs.checks.setup import Finding, Setup
 from slurm import patience
+from slurm.arrays import render_sbatch
 from slurm.cluster import partitions
-from slurm.executor import render_sbatch, sbatch_environment
+from slurm.environment import sbatch_environment
 from slurm.patience import one_line
 from slurm.request import Request
 from slurm.resources import MB_PER_GB, Resources

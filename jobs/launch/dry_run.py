@@ -11,7 +11,6 @@ from rich.text import Text
 from jobs.cost.budget import check_budget
 from jobs.cost.table import label_of
 from jobs.cost.table import render as render_cost
-from jobs.launch.decision import decide
 from jobs.launch.options import Options
 from jobs.launch.run import estimate_cost, find_cells, print_warnings
 from jobs.launch.submit import job_name
@@ -23,7 +22,7 @@ from jobs.state.table import plain_table
 from jobs.state.trial_status import TrialStatus
 from shards.command import NOT_KNOWN, OK
 from shards.terminal import Terminal
-from slurm.executor import render_scripts
+from slurm.arrays import render_scripts
 from slurm.request import Request
 
 LISTED_WHOLE = 20  # trials, cells, or scripts that are all shown
@@ -40,7 +39,7 @@ def show_plan(options: Options) -> int:
     sweep = trials.sweep
     everything = observe(sweep, SLURM_PATIENCE_S)
     observed = everything.of(trials.cells)
-    missing = trials.only(decide(observed).trials)
+    missing = trials.only(observed.missing)
     console = Terminal(soft_wrap=True)
     console.print(*render_trials(sweep, observed.rows, set(missing.cells), options.all), sep="\n")
     print_warnings(trials, observed, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from jobs.runs.trial import Sweep
+from jobs.runs.trial import Sweep, Trial
 from jobs.state.slurm_states import Answer
 from jobs.state.trial_status import ENDED, LIVE, TrialStatus, quick_trial_statuses, trial_statuses, unknown_line
 
@@ -26,6 +26,12 @@ class Observed:
     def live(self) -> tuple[TrialStatus, ...]:
         """The trials that a job holds, or may hold."""
         return tuple(row for row in self.rows if row.status in LIVE)
+
+    @property
+    def missing(self) -> tuple[Trial, ...]:
+        """The trials that have neither a result nor a live job; pruned ones too, once the sweep stops none early."""
+        resumed = ("pruned",) if self.sweep.early_stopping is None else ()
+        return tuple(row.trial for row in self.rows if row.status in resumed or row.status not in (*ENDED, *LIVE))
 
     @property
     def slurm_jobs(self) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ from slurm.rehearsal import client
 from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.answers import FOLDER as ANSWERS_FOLDER
 from slurm.rehearsal.answers import Answer, parse_answers, set_answers
+from slurm.rehearsal.nodes import break_node, heal_node, is_running, require_running
 from slurm.rehearsal.settings import DEFAULT_PARTITIONS, Site, parse_conf
 
 logger = logging.getLogger(__name__)
@@ -177,12 +178,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif isinstance(verb, Stop):
         rehearsal_cluster.stop(verb.root)
     elif isinstance(verb, Break):
-        rehearsal_cluster.break_node(verb.root, verb.node, tell=not verb.silent)
+        break_node(verb.root, verb.node, tell=not verb.silent)
         logger.info(
             "%s is broken; next: %s", verb.node, typed("-m", "slurm.rehearsal", "heal", verb.node, "--root", verb.root)
         )
     elif isinstance(verb, Heal):
-        rehearsal_cluster.heal_node(verb.root, verb.node)
+        heal_node(verb.root, verb.node)
         logger.info("%s is back", verb.node)
     elif isinstance(verb, Disturb):
         _disturb(verb)
@@ -192,8 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_env(root: Path) -> None:
-    if not rehearsal_cluster.is_running(root):
-        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
+    require_running(root)
     for name, value in client.cluster_variables(root).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     # commands that are disturbed stand there; the rest of PATH is the shell's own
@@ -201,10 +201,7 @@ def _print_env(root: Path) -> None:
 
 
 def _disturb(verb: Disturb) -> None:
-    if not rehearsal_cluster.is_running(verb.root):
-        raise ValueError(
-            f"no cluster runs in {verb.root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', verb.root)}"
-        )
+    require_running(verb.root)
     set_answers(verb.root, verb.answers)
     disturbed = ", ".join(answer.command for answer in verb.answers)
     logger.info(
@@ -215,13 +212,13 @@ def _disturb(verb: Disturb) -> None:
 def _run(options: Run, command: Sequence[str]) -> int:
     if not command:
         raise ValueError("nothing to run: python -m slurm.rehearsal run -- sinfo")
-    if rehearsal_cluster.is_running(options.root):
+    if is_running(options.root):
         if options.changes_something:
             raise ValueError(
                 f"a cluster runs in {options.root}, and is configured as it is: choose another --root, or "
                 f"{typed('-m', 'slurm.rehearsal', 'stop', '--root', options.root)}"
             )
-        return subprocess.run(command, env=rehearsal_cluster.client_env(options.root), check=False).returncode
+        return subprocess.run(command, env=client.client_env(options.root), check=False).returncode
     with rehearsal_cluster.rehearse(options.site) as cluster:
         return subprocess.run(command, env=cluster.env, check=False).returncode
 

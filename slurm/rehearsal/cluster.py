@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.command import typed
-from slurm.cluster import one_line
+from slurm.patience import one_line
 from slurm.rehearsal import client, daemons
 from slurm.rehearsal.accounting import FOLDER as ACCOUNTING_FOLDER
 from slurm.rehearsal.accounting import add_user, end_accounting, require_installed, start_accounting
@@ -34,8 +34,6 @@ from slurm.rehearsal.nodes import (
     spawn_node,
 )
 from slurm.rehearsal.settings import Site
-
-__all__ = ["Cluster", "break_node", "client_env", "destroy", "heal_node", "is_running", "rehearse", "start", "stop"]
 
 APT_COMMAND = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
 BINARIES = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scancel")

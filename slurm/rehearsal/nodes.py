@@ -107,6 +107,12 @@ def is_running(root: Path) -> bool:
     return bool(daemons.recorded(root, "munged"))
 
 
+def require_running(root: Path) -> None:
+    """Raises ValueError if no cluster runs in `root`."""
+    if not is_running(root):
+        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
+
+
 def is_whole(root: Path, node: str) -> bool:
     return bool(daemons.recorded(root, _record(node)))
 
@@ -117,8 +123,7 @@ def _record(node: str) -> str:
 
 def _require_node(root: Path, node: str) -> bool:
     """Whether the cluster's nodes have namespaces; ValueError if the cluster does not run or has no such node."""
-    if not is_running(root):
-        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
+    require_running(root)
     state = json.loads((root / STATE_FILE).read_text())
     if node not in (*state["nodes"], CONTROLLER):
         choices = ", ".join([*state["nodes"], CONTROLLER])

@@ -179,7 +179,7 @@ def test_jobs_of_a_real_slurm(
     assert all("it never began, and Slurm no longer knows its job" in row.note for row in waiting)
 
 
-def test_a_silent_slurm_is_said(
+def test_a_silent_slurm_is_reported(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep.add_submissions([Submission(sweep.trials[0].id, "12_0", "slurm", "")])

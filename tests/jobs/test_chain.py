@@ -57,7 +57,7 @@ def test_wrong_use_is_told_before_anything_is_submitted(
     assert message in capsys.readouterr().err
 
 
-def test_words_are_taken_apart() -> None:
+def test_the_words_of_a_chain_are_split() -> None:
     words = ["pack", "train", "--side-partition", "cpu", "--gpus", "2", "--pack", "--synthetic", "4"]
     chain = parse_chain(words)
     assert chain.options.steps == ("pack", "train")

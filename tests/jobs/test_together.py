@@ -75,7 +75,7 @@ def test_two_at_once_end_with_the_numbers_of_one_by_one(
 
 
 @pytest.mark.slow
-def test_one_that_fails_takes_no_other_along(tiny_sweep: list[str], tmp_path: Path) -> None:
+def test_a_failed_trial_does_not_affect_the_others(tiny_sweep: list[str], tmp_path: Path) -> None:
     flags = [*tiny_sweep, "--cluster", "local", *TWO, "--axis", "optim.lr=1e30,1e-3,2e-3"]
     assert run_command(main, flags) == 3
     rows = trial_statuses(sweep_of(tmp_path))

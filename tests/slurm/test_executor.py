@@ -13,7 +13,9 @@ import pytest
 import submitit
 
 from slurm import cluster
-from slurm.executor import render_sbatch, sbatch_environment, submit
+from slurm.arrays import render_sbatch
+from slurm.environment import sbatch_environment
+from slurm.executor import submit
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import rehearse
 from slurm.rehearsal.settings import Site

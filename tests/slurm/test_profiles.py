@@ -9,7 +9,7 @@ import pytest
 import tyro
 
 from slurm import profiles
-from slurm.executor import render_sbatch
+from slurm.arrays import render_sbatch
 from slurm.profiles import load_profile, profile_of
 from slurm.request import Request
 from slurm.resources import Resources
@@ -105,7 +105,7 @@ def test_the_examples_that_ship_are_right_once_uncommented(own_file: Path):
     assert load_profile("scavenger")["requeue"] is False
 
 
-def test_a_missing_name_is_the_parsers_matter(own_file: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_parser_complains_of_a_missing_profile_name(own_file: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         parse("--profile")
     assert "--profile" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_advice_follows_the_complaint(words: str, advice: str, monkeypatch: pyte
         assert "`python jobs/doctor.py --only partition --partition 'a b'`, with the same flags" in said
 
 
-def test_nothing_is_said_where_nothing_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_complaint_gets_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert advice_on("I/O error writing script/environment to file", Resources()) == ""
     assert "--gpus 0" not in advice_on("Requested node configuration is not available", Resources(gpus_per_node=0))
 

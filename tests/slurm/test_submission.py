@@ -63,7 +63,7 @@ def test_where_slurm_refuses_the_job_ends_by_its_own_code(tmp_path: Path) -> Non
         ("true", PREEMPTED, 0),
     ],
 )
-def test_another_end_keeps_its_code(tmp_path: Path, command: str, squeue_says: str, code: int) -> None:
+def test_other_ends_keep_their_exit_code(tmp_path: Path, command: str, squeue_says: str, code: int) -> None:
     assert end_with(command, tmp_path, squeue_says) == (code, [])
 
 

@@ -49,7 +49,7 @@ accelerator.end_training()
 
 
 @pytest.mark.slurm
-def test_two_nodes_with_two_processes_each_and_a_second_life(
+def test_two_nodes_with_two_processes_each_and_a_second_attempt(
     rehearsal_cluster, tmp_path: Path, wait_for: Callable[..., None]
 ):
     stand_in, calls, log = tmp_path / "python", tmp_path / "calls", tmp_path / "log"

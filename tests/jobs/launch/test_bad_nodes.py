@@ -100,11 +100,11 @@ def test_starts_of_one_job_and_jobs_of_one_trial_count(build: Build) -> None:
     assert found(build([retried, [start("node3") + ECC]])).names == ("node3", "node5")
 
 
-def test_errors_of_the_code_are_no_ones_fault_but_the_codes(build: Build) -> None:
+def test_errors_of_the_code_do_not_count_against_nodes(build: Build) -> None:
     assert found(build([[start("node3") + BUG], [start("node3") + BUG]])) == BadNodes()
 
 
-def test_a_node_that_left_no_word_is_known_by_slurms(build: Build, tmp_path: Path) -> None:
+def test_a_lost_node_is_known_from_slurm(build: Build, tmp_path: Path) -> None:
     sweep = build([[start("node2")], [start("node2")]], host="node2.cluster")
     (tmp_path / "sacct").write_text("#!/bin/sh\nprintf '10|NODE_FAIL|node2|0:0\\n20|NODE_FAIL|node2|0:0\\n'\n")
     assert found(sweep).names == ("node2",)
@@ -117,7 +117,7 @@ def test_of_a_job_of_several_nodes_only_the_named_one_counts(build: Build) -> No
     assert found(build([[named], [named]])).names == ("node3",)
 
 
-def test_failures_everywhere_are_no_nodes_fault(build: Build) -> None:
+def test_failures_on_most_nodes_exclude_none(build: Build) -> None:
     bad = found(
         build([[start(f"node{n}") + ECC] for n in (1, 1, 2, 2)], nodes="node1|node1\nnode2|node2\nnode3|node3\n")
     )

@@ -23,7 +23,7 @@ from slurm.ending import Ending
         (Ending.UNKNOWN, False, True),
     ],
 )
-def test_who_comes_again(
+def test_which_jobs_are_requeued(
     why: Ending, after_term: bool, ahead_of_time_limit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: False)
@@ -47,7 +47,7 @@ def test_a_node_that_shuts_down_gives_its_jobs_to_others(monkeypatch: pytest.Mon
         (Ending.DECIDED, True, None),
     ],
 )
-def test_only_what_this_job_interrupted_is_told_why(
+def test_only_trials_that_this_job_interrupted_get_a_cause(
     tmp_path: Path, why: Ending, requeue: bool, cause: str | None
 ) -> None:
     trials = [Trial(name, {}, tmp_path / name) for name in ("stopped", "done", "other", "waits")]

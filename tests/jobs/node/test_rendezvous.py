@@ -40,7 +40,7 @@ def test_a_rank_of_a_requeued_job_does_not_read_the_port_of_the_start_before(mon
     assert meet(rank(1)) == ("node1", port)
 
 
-def test_rank_0_alone_takes_the_note_back(job_folder: Path) -> None:
+def test_only_rank_0_removes_the_rendezvous(job_folder: Path) -> None:
     """This machine's controller starts a job again under the same id, and counts no restarts."""
     meet(rank(0))
     (note,) = job_folder.iterdir()

@@ -56,14 +56,14 @@ def test_chained_tracebacks_are_one() -> None:
     assert tracebacks("Traceback (most recent call last):\n  File") == []
 
 
-def test_what_follows_submitits_last_word_is_what_ended_it() -> None:
+def test_the_traceback_after_submitits_last_line_ended_the_job() -> None:
     noise = 'Exception ignored in: <f>\nTraceback (most recent call last):\n  File "x.py", line 1, in y\nOSError: z\n'
     found = fatal_traceback(noise + START + raised("KeyError: 'dice'") + noise)
     assert found is not None
     assert found.error == "KeyError: 'dice'"
 
 
-def test_an_earlier_life_of_a_requeued_job_is_left_out() -> None:
+def test_an_earlier_attempt_of_a_requeued_job_is_left_out() -> None:
     text = START + raised(CUDA_OOM) + START + EPOCH
     assert "out of memory" not in last_attempt(text)
     assert last_attempt("no start") == "no start"

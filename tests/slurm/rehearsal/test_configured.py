@@ -17,6 +17,7 @@ from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.answers import BUSY, Answer, parse_answers, path_with, path_without, render_script
 from slurm.rehearsal.cluster import rehearse
 from slurm.rehearsal.conf import render_slurm_conf, render_slurmdbd_conf
+from slurm.rehearsal.nodes import is_running
 from slurm.rehearsal.settings import Site, merged, parse_conf
 from tests.slurm.rehearsal.test_rehearsal import blueprint
 
@@ -68,13 +69,13 @@ def test_merging_ignores_case_and_can_take_away():
         (["fast.MaxTime=3"], "no partition fast: choose one of gpu, low, or nodes"),
     ],
 )
-def test_settings_that_cannot_be(words: list[str], message: str):
+def test_invalid_settings_are_refused(words: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         blueprint(conf=parse_conf(words))
 
 
 @pytest.mark.parametrize("names", [(), ("a", "a"), ("nodes",), ("a b",), ("default",)])
-def test_partitions_that_cannot_be(names: tuple[str, ...]):
+def test_invalid_partitions_are_refused(names: tuple[str, ...]):
     with pytest.raises(ValueError, match="--partitions"):
         blueprint(partitions=names)
 
@@ -100,7 +101,7 @@ def test_answers_are_read_from_flags():
         (([], ["squeue=always"], ["squeue=first-1"]), "fails in another way already"),
     ],
 )
-def test_answers_that_cannot_be(flags: tuple[list[str], list[str], list[str]], message: str):
+def test_invalid_answers_are_refused(flags: tuple[list[str], list[str], list[str]], message: str):
     with pytest.raises(ValueError, match=message):
         parse_answers(*flags)
 
@@ -165,7 +166,7 @@ def test_a_cluster_of_another_kind(slurm_daemons: None, call: Callable[..., str]
         assert "GraceTime=300 " in call(cluster, "scontrol", "show", "partition", "scavenge", "-o")
 
         cluster.break_node("slurmctld")
-        assert rehearsal_cluster.is_running(cluster.root)
+        assert is_running(cluster.root)
         assert "slurmctld" not in daemons.recorded(cluster.root)
         with pytest.raises(ValueError, match="slurmctld is broken already"):
             cluster.break_node("slurmctld")

@@ -136,7 +136,7 @@ def test_stop_ends_every_process(
 
 
 @pytest.mark.slurm
-def test_it_dies_with_its_owner_and_so_does_a_healed_node(
+def test_the_cluster_and_a_healed_node_end_with_the_owner(
     slurm_daemons: None, processes_of: Callable[[Path], list[int]], wait_for: Callable[..., None]
 ):
     script = (
