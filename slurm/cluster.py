@@ -147,6 +147,11 @@ def parse_nodes(text: str) -> dict[str, str]:
     return {name.strip(): host.strip() for name, host in pairs}
 
 
+def parse_facts(line: str) -> dict[str, str]:
+    """A line of `scontrol show ... --oneliner`: NAME=VALUE, with a space between."""
+    return dict(re.findall(r"(\S+?)=(\S*)", line))
+
+
 def parse_max_array_size(text: str) -> int:
     """The line `MaxArraySize = 1001` of `scontrol show config`."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)

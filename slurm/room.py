@@ -74,12 +74,17 @@ def find_room(count: int, script: Callable[[int], str]) -> Room:
 
 
 def _complaint(script: str) -> str:
-    """What sbatch has against a script; nothing is submitted."""
+    """What sbatch has against a script; empty if it has nothing, or does not answer."""
     try:
-        done = subprocess.run(
-            ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S,
-            check=False, env=sbatch_environment(os.environ),
-        )  # fmt: skip
+        done = ask_sbatch(script)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stderr if done.returncode else ""
+
+
+def ask_sbatch(script: str) -> subprocess.CompletedProcess[str]:
+    """What sbatch answers to a script, which is not submitted."""
+    return subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S,
+        check=False, env=sbatch_environment(os.environ),
+    )  # fmt: skip

@@ -7,14 +7,12 @@ folder is shared.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +22,13 @@ from petseg.config import WEIGHTS_SUFFIXES
 from petseg.data.store import folder_of, is_remote
 from shards.manifest import MANIFEST_NAME
 from slurm import patience
+from slurm.cluster import CLIENT_TIMEOUT_S, parse_facts
 from slurm.environment import sbatch_environment
 from slurm.patience import one_line
 from slurm.resources import Resources
 
 WAIT_S, RUN_S = 60.0, 60.0  # in the queue, and on the node
 POLL_S = 0.5
-CLIENT_TIMEOUT_S = 30.0
 SHARED_S = 5.0  # until a file that a node has written is seen here
 WRITTEN = "written-by-the-node"
 CANNOT_WRITE, FIRST_UNSEEN, MAX_PATHS = 9, 10, 200  # exit codes of the script
@@ -147,7 +145,7 @@ def await_end(job_id: str, wait_s: float) -> Ended:
     begin, started = time.monotonic(), 0.0
     while True:
         try:
-            facts = facts_of(patience.call(["scontrol", "show", "job", job_id, "--oneliner"], CLIENT_TIMEOUT_S))
+            facts = parse_facts(patience.call(["scontrol", "show", "job", job_id, "--oneliner"], CLIENT_TIMEOUT_S))
         except subprocess.CalledProcessError as error:
             raise OSError(f"scontrol: {one_line(error.stderr)}") from None
         state, now = facts.get("JobState", "?"), time.monotonic()
@@ -159,8 +157,3 @@ def await_end(job_id: str, wait_s: float) -> Ended:
             limit_s = RUN_S if started else wait_s
             raise OSError(f"job {job_id} was {state} ({facts.get('Reason', 'no reason')}) for {limit_s:.0f} s")
         time.sleep(POLL_S)
-
-
-def facts_of(line: str) -> Mapping[str, str]:
-    """NAME=VALUE of `scontrol show job --oneliner`, with a space between."""
-    return dict(re.findall(r"(\S+?)=(\S*)", line))

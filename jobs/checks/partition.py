@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -15,14 +14,12 @@ from pathlib import Path
 from jobs.checks.setup import Finding, Setup
 from slurm import patience
 from slurm.arrays import render_sbatch
-from slurm.cluster import partitions
-from slurm.environment import sbatch_environment
+from slurm.cluster import CLIENT_TIMEOUT_S, parse_facts, partitions
 from slurm.patience import one_line
 from slurm.request import Request
 from slurm.resources import MB_PER_GB, Resources
-from slurm.room import limit_in
+from slurm.room import ask_sbatch, limit_in
 
-CLIENT_TIMEOUT_S = 30.0
 NO_LIMIT = ("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)")
 # Slurm's words for nodes that take jobs, now or when others end; a mark follows: * does not answer, $ is maintained
 USABLE_STATES = ("idle", "mixed", "allocated", "completing", "planned", "reserved")
@@ -105,14 +102,9 @@ def check_partition(setup: Setup) -> Finding:
 
 def load_partition(name: str) -> Partition:
     """Raises OSError with Slurm's own words if it does not say."""
-    limits = parse_limits(_call(["scontrol", "show", "partition", name, "--oneliner"]))
+    limits = parse_facts(_call(["scontrol", "show", "partition", name, "--oneliner"]))
     listing = ["sinfo", "--noheader", "--Node", f"--partition={name}", "--format=%N|%c|%m|%G|%T"]
     return Partition(name, limits, parse_nodes(_call(listing)))
-
-
-def parse_limits(text: str) -> dict[str, str]:
-    """One line of `scontrol show partition`: NAME=VALUE, with a space between."""
-    return dict(re.findall(r"(\S+?)=(\S*)", text))
 
 
 def parse_nodes(text: str) -> list[Node]:
@@ -175,13 +167,7 @@ def node_problems(partition: Partition, asked: Resources) -> Iterator[str]:
 
 def try_sbatch(asked: Resources) -> tuple[bool, bool, str]:
     """Whether sbatch would take a trial's job, whether only not now, and what it says; nothing is submitted."""
-    with tempfile.TemporaryDirectory(prefix="petseg-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(render_sbatch(1, Request(Path(folder), asked, "petseg-doctor", 1)))
-        done = subprocess.run(
-            ["sbatch", "--test-only", str(script)],
-            capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False, env=sbatch_environment(os.environ),
-        )  # fmt: skip
+    done = ask_sbatch(render_sbatch(1, Request(Path(tempfile.gettempdir()), asked, "petseg-doctor", 1)))
     answer = one_line(done.stderr)
     full = bool(done.returncode and (limit_in(done.stderr) or patience.TRANSIENT.search(done.stderr)))
     return done.returncode == 0, full, re.sub(r"^(sbatch: )?(Job \d+ )?", "", answer)
