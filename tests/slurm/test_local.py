@@ -179,5 +179,11 @@ def test_what_this_machine_cannot_give(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_job_alone_gets_the_first_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     two = Resources(gpus_per_node=2, timeout_min=5)
-    (job,) = submit(os.environ.get, ["CUDA_VISIBLE_DEVICES"], "local", Request(tmp_path, two, "t", 2))
+
+    def task(name: str) -> str:
+        import os  # else the pickle would carry this process's os.environ
+
+        return os.environ[name]
+
+    (job,) = submit(task, ["CUDA_VISIBLE_DEVICES"], "local", Request(tmp_path, two, "t", 2))
     assert job.results() == ["0,1", "0,1"]  # of its two processes

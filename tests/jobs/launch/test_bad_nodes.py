@@ -125,6 +125,11 @@ def test_failures_on_most_nodes_exclude_none(build: Build) -> None:
     assert "ended by failures of node1, node2, more than half of the nodes" in bad.messages[0]
 
 
+def test_failures_on_half_of_the_nodes_exclude_them(build: Build) -> None:
+    nodes = "node1|node1\nnode2|node2\nnode3|node3\nnode4|node4\n"
+    assert found(build([[start(f"node{n}") + ECC] for n in (1, 1, 2, 2)], nodes=nodes)).names == ("node1", "node2")
+
+
 def test_without_slurm_nothing_is_left_out(build: Build) -> None:
     assert found(build([[start("node3") + ECC], [start("node3") + ECC]], nodes="")) == BadNodes()
     assert found(build([[start("node3") + ECC], [start("node3") + ECC]], cluster="local")) == BadNodes()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from jobs.node import departure
-from jobs.node.departure import comes_again, note_cause
+from jobs.node.departure import LOCAL_REQUEUE, comes_again, exit_job, note_cause
 from jobs.runs.trial import Trial
 from jobs.runs.trial_state import TrialState
+from shards.command import INTERRUPTED
 from slurm.ending import Ending
 
 
@@ -67,3 +70,18 @@ def test_a_node_that_shuts_down_is_why_its_job_stops(tmp_path: Path, monkeypatch
     monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: True)
     note_cause([str(trial.folder)], "12_0", Ending.RUNNING, requeue=False)
     assert trial.state().cause == "node_failure"
+
+
+@pytest.mark.parametrize(("requeue", "code"), [(True, LOCAL_REQUEUE), (False, INTERRUPTED)])
+def test_a_local_job_leaves_no_rendezvous_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requeue: bool, code: int
+) -> None:
+    """Its controller starts it again under the same id, and a rank would read the port of the earlier start."""
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path))
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    (tmp_path / "12_rendezvous_0.json").touch()
+    environment: Any = SimpleNamespace(job_id="12", global_rank=0, name=lambda: "local")
+    with pytest.raises(SystemExit) as ended:
+        exit_job(environment, requeue)
+    assert ended.value.code == code
+    assert list(tmp_path.iterdir()) == []

@@ -69,6 +69,15 @@ def test_an_earlier_attempt_of_a_requeued_job_is_left_out() -> None:
     assert last_attempt("no start") == "no start"
 
 
+def test_the_failures_of_several_other_trials_are_all_left_out() -> None:
+    failures = "".join(
+        f"09:30:05 rank 0 ERROR jobs.node.task: trial {name} failed; the next one follows\n"
+        f'Traceback (most recent call last):\n  File "/x/petseg/train.py", line 3, in step\n{CUDA_OOM}\n'
+        for name in ("aaaa", "bbbb")
+    )
+    assert own_part(START + failures + EPOCH, "cccc") == START + EPOCH
+
+
 def test_jobs_of_several_trials_keep_their_failures_apart() -> None:
     first = (
         "09:30:05 rank 0 ERROR jobs.node.task: trial aaaa failed; the next one follows\n"
