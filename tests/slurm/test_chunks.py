@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm import cluster
+from slurm import arrays, cluster
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.executor import submit
 from slurm.rehearsal.cluster import Cluster, rehearse
 from slurm.rehearsal.settings import Site
 from slurm.request import Request
 from slurm.resources import Resources
+from slurm.room import Room
 
 SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
 
@@ -89,6 +90,38 @@ def test_three_arrays_run_six_jobs_at_a_time(
     (tmp_path / "go").touch()
     wait_for(lambda: all(job.paths.result_pickle.exists() for job in jobs))
     assert max(job.result() for job in jobs) == 6
+
+
+@pytest.mark.parametrize(
+    ("room", "orders"),
+    [
+        ([1], ["update JobId=1 ArrayTaskThrottle=2"]),
+        ([2, 1], []),  # the second array has its own share, although one of its jobs is left
+        ([2, 0], ["update JobId=1 ArrayTaskThrottle=2"]),
+    ],
+)
+def test_the_last_array_gets_the_shares_of_arrays_without_room(
+    room: list[int], orders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two arrays of two jobs, of which one each may run at a time; sbatch and scontrol are stand-ins."""
+    answers = iter(room)
+    stand_ins = {
+        "sbatch": f"echo x >>{tmp_path}/arrays; wc -l <{tmp_path}/arrays",
+        "scontrol": f'echo "$@" >>{tmp_path}/orders',
+        "srun": "",
+    }
+    for name, script in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(cluster, "max_array_size", lambda: 2)
+    monkeypatch.setattr(
+        arrays, "find_room", lambda count, script: Room(found := next(answers), "" if found == count else "full")
+    )
+    jobs = submit(abs, [1, 2, 3, 4], "slurm", Request(tmp_path / "logs", SMALL, "t", 2, as_many_as_fit=True))
+    assert len(jobs) == sum(room)
+    noted = tmp_path / "orders"
+    assert (noted.read_text().splitlines() if noted.exists() else []) == orders
 
 
 @pytest.mark.slurm

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +44,10 @@ def test_many_who_look_ask_slurm_once(tmp_path: Path, sweep: Sweep, monkeypatch:
     assert calls() == 2
     assert ask(sweep.folder, ["13"]).states["13"].state == "MISSING"  # was not asked for before
     assert calls() == 3
+    future = {**json.loads((sweep.folder / ANSWER_NAME).read_text()), "time": time.time() + 3600}
+    (sweep.folder / ANSWER_NAME).write_text(json.dumps(future))  # by another machine's clock
+    ask(sweep.folder, ["13"])
+    assert calls() == 4
     (sweep.folder / ANSWER_NAME).write_text("{")
     assert ask(sweep.folder, ["12_0"]).states == answer.states
     finish(sweep.trials[0])
