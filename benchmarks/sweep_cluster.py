@@ -20,6 +20,7 @@ from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.heartbeat import read_heartbeat
 from shards.pack import PackConfig, pack
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 
 REPOSITORY = Path(__file__).parents[1]
 NUM_SHORT_TRIALS = 24
@@ -100,7 +101,7 @@ class Lab:
 @contextlib.contextmanager
 def open_lab(scratch: Path) -> Iterator[Lab]:
     """Raises ValueError if Slurm is not installed."""
-    with tempfile.TemporaryDirectory(dir=scratch) as name, rehearse(nodes=1, cpus=4, gpus=0) as cluster:
+    with tempfile.TemporaryDirectory(dir=scratch) as name, rehearse(Site(nodes=1, cpus=4, gpus=0)) as cluster:
         folder = Path(name)
         pack(PackConfig(out=folder / "shards", synthetic=60, image_size_px=64, samples_per_shard=16, workers=1))
         spec = SPEC | {"parameters": {**SPEC["parameters"], "data.shards": {"value": str(folder / "shards")}}}

@@ -4,7 +4,7 @@ python jobs/cancel.py lab
 python jobs/cancel.py lab 3f9a "unet elastic"
 python jobs/cancel.py lab --yes
 
-What is cancelled is saved where it can be, and goes on when the sweep is run again. Exit code 4 if Slurm does not say
+Cancelled trials save where they can, and resume when the sweep is run again. Exit code 4 if Slurm does not say
 whether the jobs have ended.
 """
 
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import tyro
 
-from jobs.launch.cancel import adopt_cut_off, beside, cancel_local, cancel_slurm
+from jobs.launch.cancel import adopt_cut_off, cancel_local, cancel_slurm, shared_job_warnings
 from jobs.runs.choose import choose_all
 from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.state.observed import observe
@@ -41,7 +41,7 @@ class Command:
     sweep: Annotated[str, tyro.conf.Positional]
     """Name of the sweep, or its folder."""
     trials: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Which ones: beginnings of ids, or words of their places on the axes, such as `unet`; all if not given."""
+    """Which ones: beginnings of ids, or values on the axes, such as `unet`; all if not given."""
     yes: bool = False
     """Do not ask."""
     kill: bool = False
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("nothing to cancel: none of them is queued or running", highlight=False)
         return OK
     console.print(render_table(f"to cancel: {len(rows)}", rows, console.width))
-    for line in beside(sweep, rows):
+    for line in shared_job_warnings(sweep, rows):
         console.print(line, markup=False, highlight=False)
     if not command.yes and not confirmed(len(rows)):
         console.print("nothing was cancelled", highlight=False)

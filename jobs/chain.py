@@ -11,7 +11,7 @@ The names of trials hold the shard set's hash, which is known only when packing 
 chain is this same command with the rest of its words, run by a small job that waits for the pack.
 
 Exit code that of the first step that does not succeed; 4 if Slurm does not say how trials stand: the chain ends there,
-and the same command again goes on.
+and the same command again continues.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ python jobs/clean.py lab --dry-run
 python jobs/clean.py lab --older-than 0m --checkpoints-only
 python jobs/clean.py lab --older-than 30d --best-too
 
-Whatever runs or can go on is left alone, and so are config, metrics, result, overlays, masks and, without --best-too,
-the best weights; runs that wandb has kept offline stay until `jobs/sync.py` or `wandb sync` has sent them. What is too
-young to go is counted, and so is what the best weights hold. Exit code 4 if Slurm does not say which trials still run:
-those are left alone.
+Trials that run or can resume are left alone. Config, metrics, result, overlays, masks and, without --best-too, the best
+weights stay; so do offline runs of wandb until `jobs/sync.py` or `wandb sync` has sent them. The size of files that are
+too young to go, and of the best weights, is shown. Exit code 4 if Slurm does not say which trials still run: those are
+left alone.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep = find_runs(command.sweep, command.runs_dir)
     observed = observe(sweep)
     rows = observed.rows
-    found = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
+    items = list(removable(sweep, rows, age_s, command.checkpoints_only, command.best_too))
     console = Terminal(soft_wrap=True, highlight=False)
-    for item in found:
+    for item in items:
         console.print(f"{size_text(item.num_bytes):>9}  {item.path}  ({item.what})")
         if not command.dry_run:
             remove(item.path)
     verb = "would be freed" if command.dry_run else "freed"
-    console.print(f"{size_text(sum(item.num_bytes for item in found))} {verb}, {len(found)} files and folders")
-    for line in left_lines(command, sweep, rows, found):
+    console.print(f"{size_text(sum(item.num_bytes for item in items))} {verb}, {len(items)} files and folders")
+    for line in left_lines(command, sweep, rows, items):
         console.print(line)
     if unsent := [path for row in rows if row.status == "done" for path in unsent_runs(row.trial.folder / "wandb")]:
         console.print(f"{len(unsent)} offline wandb runs are kept: `{typed('jobs/sync.py', command.sweep)}` sends them")
@@ -104,10 +104,10 @@ def parse_age(text: str) -> float:
 
 
 def left_lines(
-    command: Command, sweep: Sweep, rows: Sequence[TrialStatus], found: Sequence[Removable]
+    command: Command, sweep: Sweep, rows: Sequence[TrialStatus], items: Sequence[Removable]
 ) -> Iterator[str]:
     """What finished trials still hold, and the commands that free it."""
-    going = {item.path for item in found}
+    going = {item.path for item in items}
     young = [item for item in removable(sweep, rows, 0.0, command.checkpoints_only, False) if item.path not in going]
     flags = ["--checkpoints-only"] if command.checkpoints_only else []
     if young:

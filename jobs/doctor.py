@@ -43,10 +43,10 @@ CHECKS = {
     "wandb": "jobs.checks.tracking:check_wandb",
     "shards": "jobs.checks.data:check_shards",
     "splits": "jobs.checks.data:check_splits",
-    "mixing": "jobs.checks.mixing:check_mixing",
-    "folder": "jobs.checks.places:check_folder",
+    "mixing": "jobs.checks.data:check_mixing",
+    "folder": "jobs.checks.folders:check_folder",
     "nodes": "jobs.checks.nodes:check_nodes",
-    "cache": "jobs.checks.places:check_cache",
+    "cache": "jobs.checks.folders:check_cache",
     "transforms": "jobs.checks.transforms:check_transforms",
     "overfit": "jobs.checks.training:check_overfit",
     "batchnorm": "jobs.checks.training:check_batchnorm",
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def chosen(command: Command) -> list[str]:
-    """The checks to make; raises ValueError for a name that is none."""
+    """The checks to make; raises ValueError for an unknown name."""
     only, skip = (tuple(filter(None, names.split(","))) for names in (command.only, command.skip))
     for name in (*only, *skip):
         if name not in CHECKS:

@@ -4,7 +4,7 @@ python jobs/logs.py lab 3f9a
 python jobs/logs.py lab unet elastic seed=0 --lines 200
 python jobs/logs.py lab 3f9a --follow
 
-A trial is named by the beginning of its id, or by words of its place on the axes. Exit code 4 if there is no log, and
+A trial is named by the beginning of its id, or by values on the axes. Exit code 4 if there is no log, and
 Slurm does not say whether there will be one.
 """
 
@@ -48,7 +48,7 @@ class Command:
     sweep: Annotated[str, tyro.conf.Positional]
     """Name of the sweep, or its folder."""
     trial: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Beginning of the trial's id, or words of its place on the axes, such as `unet elastic seed=0`."""
+    """Beginning of the trial's id, or values on the axes, such as `unet elastic seed=0`."""
     follow: Annotated[bool, tyro.conf.arg(aliases=["-f"])] = False
     """Show what is added, until the trial is over or Ctrl-C."""
     lines: int = 50
@@ -89,8 +89,8 @@ def find_logs(sweep: Sweep, trial: Trial, rank: int | None) -> list[Path]:
 def why_not(row: TrialStatus, rank: int | None) -> str:
     if row.log and rank:
         return f"rank {rank} has not started, or the job has fewer"
-    said = ": ".join(filter(None, [row.note, row.silence]))
-    reason = f" ({said})" if said else ""
+    detail = ": ".join(filter(None, [row.note, row.silence]))
+    reason = f" ({detail})" if detail else ""
     return f"it is {row.status}{reason}; --follow waits for it" if row.status in LIVE else f"it is {row.status}{reason}"
 
 
@@ -104,7 +104,7 @@ def look(sweep: Sweep, trial: Trial, max_age_s: float = ASK_EVERY_S) -> TrialSta
 
 def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: float = POLL_S) -> None:
     """Show what is written, by jobs that take its place too, until the trial is over and all is shown."""
-    asked, told, over = float("-inf"), "", False
+    asked, reported, over = float("-inf"), "", False
     while True:
         ended = trial.state().status in LAST_WORDS
         if ended or time.monotonic() - asked >= ASK_EVERY_S:
@@ -112,9 +112,9 @@ def follow(sweep: Sweep, trial: Trial, tail: Tail, rank: int | None, poll_s: flo
             row = look(sweep, trial)
             over = row.status not in LIVE
             word = f"{row.status}: {row.note}" if row.note else row.status
-            if word != told and (row.status != "running" or told):
+            if word != reported and (row.status != "running" or reported):
                 sys.stderr.write(f"{trial.id} {trial.label} is {printable(word)}\n")
-            told = word
+            reported = word
         tail.show(find_logs(sweep, trial, rank))
         if over:
             return
@@ -162,7 +162,7 @@ def start_of_last_lines(path: Path, lines: int) -> int:
         return 0
     with open_regular(path, follow=False) as file:
         end = file.seek(0, 2)
-        found, position = 0, end
+        count, position = 0, end
         while position > 0:
             length = min(BLOCK_BYTES, position)
             position -= length
@@ -172,8 +172,8 @@ def start_of_last_lines(path: Path, lines: int) -> int:
                 block = block[:-1]
             here = len(block)
             while (here := block.rfind(b"\n", 0, here)) >= 0:
-                found += 1
-                if found == lines:
+                count += 1
+                if count == lines:
                     return position + here + 1
     return 0
 

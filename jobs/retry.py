@@ -5,7 +5,7 @@ python jobs/retry.py lab --cause gpu_memory
 python jobs/retry.py lab --held
 python jobs/retry.py lab 3f9a "unet elastic" --even-so
 
-A trial goes on from its newest checkpoint. What would only fail again (code, nan, data) is refused without --even-so.
+A trial resumes from its newest checkpoint. Trials that would only fail again (code, nan, data) need --even-so.
 A job that Slurm holds because a start of it failed is released by --failed too; one that somebody holds, by --held or
 when its trial is named.
 Trials whose GPU was too small get twice as many accumulation steps: half of the samples in a pass, the same batch.
@@ -43,7 +43,7 @@ from shards.cause import Cause
 from shards.command import NOT_KNOWN, OK, parse, run_command
 from shards.terminal import Terminal
 
-SINGLE_RUNS = "the command that started one goes on with it where it stopped"
+SINGLE_RUNS = "the command that started one resumes it where it stopped"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Command:
     sweep: Annotated[str, tyro.conf.Positional]
     """Name of the sweep, or its folder."""
     trials: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Which ones: beginnings of ids, or words of their places on the axes, such as `unet` or "unet seed=0"."""
+    """Which ones: beginnings of ids, or values on the axes, such as `unet` or "unet seed=0"."""
     failed: bool = False
     """All that failed, were interrupted, or are held by Slurm because a start failed."""
     held: bool = False
@@ -61,7 +61,7 @@ class Command:
     cause: tyro.conf.EnumChoicesFromValues[Cause | None] = None
     """All that ended for this reason, out of TRIALS if there are any."""
     even_so: bool = False
-    """Also those that would only fail again unless something was mended."""
+    """Also those that would only fail again unless something was fixed."""
     exclude: str | None = None
     """Nodes not to use, such as `node[3-4]`, beside those that the sweep leaves out."""
     no_exclude: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -93,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if observed.doubt:
         console.print(Text(f"left alone: {observed.doubt}"), soft_wrap=True)
     if not (decision.submit or decision.release):
-        raise ValueError("nothing to submit: mend what is said above, then add --even-so")
+        raise ValueError("nothing to submit: fix what is reported above, then add --even-so")
     bad = BadNodes() if command.no_exclude or not decision.submit else bad_nodes(sweep, everything.rows)
-    for line in bad.said:
+    for line in bad.messages:
         console.print(Text(line), soft_wrap=True)
     code = OK if command.dry_run else carry_out(decision, sweep, command, bad)
     return code or (NOT_KNOWN if observed.doubt else OK)

@@ -167,14 +167,14 @@ def _end(console: Console, observed: Observed, leaders: Leaders) -> int:
 
 
 def _watch_plainly(sweep: Sweep, every_s: float) -> int:
-    console, said = Terminal(width=200), ""
+    console, reported = Terminal(width=200), ""
     observed = glance(sweep)
     with contextlib.suppress(KeyboardInterrupt):
         while observed.live:
-            if (line := title_of(sweep, observed.rows)) != said:  # a log file needs no line per look
+            if (line := title_of(sweep, observed.rows)) != reported:  # a log file needs no line per look
                 source = source_line(observed.answer)
                 console.print(f"{time.strftime('%H:%M:%S')} {line}; {source}", markup=False, soft_wrap=True)
-                said = line
+                reported = line
             time.sleep(every_s)
             sweep = find_runs(str(sweep.folder), sweep.folder.parent)
             observed = glance(sweep)

@@ -1,4 +1,4 @@
-"""Job arrays: what sbatch gets for many items, cut to what the site takes, and handed over."""
+"""Submits job arrays: renders the scripts of many items, in arrays as large as the site allows."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 def submit_arrays(
     function: Callable[[Any], Any], items: Sequence[Any], request: Request, report: OnJob
 ) -> list[submitit.Job[Any]]:
-    """The jobs of the items, or of the first ones. Raises ValueError if sbatch is missing, or refuses.
+    """Submit a job for each item; returns the jobs. Raises ValueError if sbatch is missing, or refuses.
 
-    Where Slurm takes no more now, or does not answer, those that it has taken are returned if there is to be room for
-    some only; else Unavailable is raised.
+    If Slurm accepts no more jobs now, or does not answer, this returns those that it has accepted where the request is
+    for as many as fit; else it raises Unavailable.
     """
     if missing := [command for command in ("sbatch", "srun") if shutil.which(command) is None]:
         raise ValueError(f"no {missing[0]} on PATH: go to a login node of the cluster, or add --cluster local")
@@ -42,10 +42,10 @@ def submit_arrays(
     try:
         planned = plan_chunks(len(items), cluster.max_array_size(), request.max_parallel)
         for index, chunk in enumerate(planned):
-            before = None if chunk.after is None else jobs[planned[chunk.after].places.start].job_id
-            resources = _after(request.resources, before) if before else request.resources
+            before = None if chunk.after is None else jobs[planned[chunk.after].indices.start].job_id
+            resources = request.resources.after([before]) if before else request.resources
             array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
-            room, submitted = _submit_what_fits(function, items, chunk.places, array)
+            room, submitted = _submit_what_fits(function, items, chunk.indices, array)
             for job in submitted:
                 jobs.append(job)
                 report(len(jobs) - 1, job, "submitted")
@@ -63,16 +63,16 @@ def submit_arrays(
 
 
 def _submit_what_fits(
-    function: Callable[[Any], Any], items: Sequence[Any], places: range, array: Request
+    function: Callable[[Any], Any], items: Sequence[Any], indices: range, array: Request
 ) -> tuple[Room, list[submitit.Job[Any]]]:
-    """Submit the array of the items at these places, or of as many of them as there is room for."""
-    room = Room(len(places))
+    """Submit the array of the items at these indices, or of as many of them as there is room for."""
+    room = Room(len(indices))
     if array.as_many_as_fit:
         room = find_room(room.jobs, lambda count: render_sbatch(count, array))
     if not room.jobs:
         return room, []
     try:
-        return room, _submit_array(function, items, places[: room.jobs], array)
+        return room, _submit_array(function, items, indices[: room.jobs], array)
     except Refused as error:
         limit = limit_in(str(error))  # filled up since sbatch was asked
         if not (array.as_many_as_fit and limit):
@@ -81,7 +81,7 @@ def _submit_what_fits(
 
 
 def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk], max_parallel: int) -> None:
-    """Give the last array the shares of the limit whose arrays Slurm has no room for now."""
+    """Add to the last array's share of the limit the shares of arrays that Slurm has no room for now."""
     if not submitted:
         return
     throttle = throttle_of_last(submitted, len(submitted) - 1, max_parallel)
@@ -92,30 +92,30 @@ def _raise_throttle(jobs: Sequence[submitit.Job[Any]], submitted: Sequence[Chunk
     try:
         patience.call(command, cluster.LOOK_S)
     except (OSError, subprocess.SubprocessError) as error:
-        said = cluster.one_line(getattr(error, "stderr", "") or str(error))
-        logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", said)
+        complaint = patience.one_line(getattr(error, "stderr", "") or str(error))
+        logger.warning("fewer jobs than --max-parallel may run at a time: scontrol: %s", complaint)
 
 
 def render_scripts(count: int, request: Request, patience_s: float | None = None) -> list[str]:
     """The scripts that sbatch gets for `count` items, one for each array; submits nothing.
 
-    What is known only at submission stands for itself: TOKEN, and ARRAY1 for the id that the first array will have.
+    Placeholders stand for what only submission knows: TOKEN, and ARRAY1 for the id that the first array will have.
     Raises Unavailable if Slurm does not say, within `patience_s`, how large an array may be.
     """
     scripts = []
     for chunk in plan_chunks(count, cluster.max_array_size(patience_s), request.max_parallel):
         resources = request.resources
         if chunk.after is not None:
-            resources = _after(resources, f"ARRAY{chunk.after + 1}")
+            resources = resources.after([f"ARRAY{chunk.after + 1}"])
         array = dataclasses.replace(request, resources=resources, max_parallel=chunk.throttle)
-        scripts.append(render_sbatch(len(chunk.places), array, f"{TOKEN_PREFIX}TOKEN"))
+        scripts.append(render_sbatch(len(chunk.indices), array, f"{TOKEN_PREFIX}TOKEN"))
     return scripts
 
 
 def render_sbatch(count: int, request: Request, token: str = "") -> str:
     """The script that sbatch gets for `count` items, which must fit one array; submits nothing.
 
-    token: of a submission, by which its jobs are found, and find their work
+    token: identifies a submission; its jobs are found by it, and find their work by it
     """
     folder, resources, name = request.folder.expanduser().absolute(), request.resources, request.name
     setup = None
@@ -130,34 +130,22 @@ def render_sbatch(count: int, request: Request, token: str = "") -> str:
 
 
 def _submit_array(
-    function: Callable[[Any], Any], items: Sequence[Any], places: range, array: Request
+    function: Callable[[Any], Any], items: Sequence[Any], indices: range, array: Request
 ) -> list[submitit.Job[Any]]:
-    """One array, or a job of its own for a single item. Raises Refused with sbatch's complaint, and Unavailable."""
-    token = array.announce(places) if array.announce is not None else new_token()
-    script = render_sbatch(len(places), array, token)
+    """Submit one array, or a single job for one item. Raises Refused with sbatch's complaint, and Unavailable."""
+    token = array.announce(indices) if array.announce is not None else new_token()
+    script = render_sbatch(len(indices), array, token)
     try:
-        return submit_array(function, items[places.start : places.stop], array, script, token)
+        return submit_array(function, items[indices.start : indices.stop], array, script, token)
     except Refused:
         if array.withdraw is not None:
             array.withdraw(token)
         raise
 
 
-def _after(resources: Resources, job_id: str) -> Resources:
-    """The same resources, asked for when the whole array of the job has ended."""
-    previous = f"afterany:{job_id.partition('_')[0]}"
-    if resources.dependency and "?" in resources.dependency:
-        raise ValueError(
-            f"dependency={resources.dependency!r}: its ? cannot be joined with the wait for the first array; "
-            "submit fewer jobs, or raise max_parallel to their number"
-        )
-    joined = f"{resources.dependency},{previous}" if resources.dependency else previous
-    return dataclasses.replace(resources, dependency=joined)
-
-
 def _explain(stderr: str, submitted: int, total: int, resources: Resources) -> str:
-    """sbatch's own message in one line, with what helps to mend it."""
-    message = f"sbatch refused the job: {cluster.one_line(stderr)}"
+    """sbatch's own message in one line, with advice."""
+    message = f"sbatch refused the job: {patience.one_line(stderr)}"
     if advice := advice_on(stderr, resources):
         message += f"; {advice}"
     if submitted:

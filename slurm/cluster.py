@@ -1,6 +1,6 @@
-"""What the cluster says: the states of jobs, its partitions and limits. Reads only, and never by guessing.
+"""Reads from Slurm: the states of jobs, partitions and limits. Guesses nothing.
 
-Works with accounting off (sacct fails) and without Slurm (nothing is known, and that is what is said).
+Works with accounting off (sacct fails) and without Slurm (states are UNKNOWN).
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from shards.command import Unavailable
 from slurm import patience
 from slurm.patience import one_line
 
-__all__ = ["one_line"]  # where callers look for it
-
 CLIENT_TIMEOUT_S = 60.0
-LOOK_S = 20.0  # what it would only be good to know is asked for so long
+LOOK_S = 20.0  # patience for questions whose answer is not essential
 SLURM_DEFAULT_MAX_ARRAY_SIZE = 1001
 
-# Slurm's words for a job that will not run again under this id unless somebody requeues it.
+# Slurm's states of a job that will not run again under this id unless somebody requeues it.
 FINISHED_STATES = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED"} | {"TIMEOUT"}
 )
@@ -43,10 +41,10 @@ class JobState:
 
     @property
     def is_over(self) -> bool:
-        """Slurm is sure that the job neither runs nor waits. Not knowing is not over.
+        """Whether Slurm is sure that the job neither runs nor waits; UNKNOWN is not over.
 
-        What only sacct knows is over whatever it says: squeue, which answered, no longer has it (accounting
-        keeps jobs as RUNNING for ever whose end it missed).
+        A job that only sacct knows is over whatever its state: squeue, which answered, no longer has it (accounting
+        keeps a job as RUNNING for ever if it missed its end).
         """
         return self.state in FINISHED_STATES or self.state == MISSING or self.source == "sacct"
 
@@ -55,7 +53,7 @@ def job_states(job_ids: Iterable[str], timeout_s: float | None = None) -> dict[s
     """The state of every job asked for (`12` or `12_3`), by one call to squeue and at most one to sacct.
 
     A job that Slurm does not know is MISSING; if Slurm cannot be asked every state is UNKNOWN, source `none`.
-    timeout_s: of each of the two calls, which are not tried again; if not given, squeue is asked with patience.
+    timeout_s: of each of the two calls, which are not retried; if not given, squeue is retried with patience.
     """
     wanted = list(dict.fromkeys(job_ids))
     if not wanted:
@@ -80,12 +78,12 @@ def jobs_by_token(tokens: Sequence[str], patience_s: float | None = None) -> dic
         lines = patience.call(command, patience_s).splitlines()
     except subprocess.CalledProcessError as error:
         raise OSError(f"squeue does not say which jobs there are: {one_line(error.stderr) or error}") from None
-    found = {}
+    jobs = {}
     for job_id, _, words in (line.partition("|") for line in lines):
         for token in tokens:
             if token.rpartition(":")[2] in words:
-                found[token, int(job_id.partition("_")[2] or 0)] = job_id.strip()
-    return found
+                jobs[token, int(job_id.partition("_")[2] or 0)] = job_id.strip()
+    return jobs
 
 
 def partitions() -> list[str]:
@@ -149,10 +147,15 @@ def parse_nodes(text: str) -> dict[str, str]:
     return {name.strip(): host.strip() for name, host in pairs}
 
 
+def parse_facts(line: str) -> dict[str, str]:
+    """A line of `scontrol show ... --oneliner`: NAME=VALUE, with a space between."""
+    return dict(re.findall(r"(\S+?)=(\S*)", line))
+
+
 def parse_max_array_size(text: str) -> int:
     """The line `MaxArraySize = 1001` of `scontrol show config`."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
-    return int(found[1]) if found else SLURM_DEFAULT_MAX_ARRAY_SIZE
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else SLURM_DEFAULT_MAX_ARRAY_SIZE
 
 
 def _ask_squeue(job_ids: Sequence[str], timeout_s: float | None) -> tuple[dict[str, JobState], str]:

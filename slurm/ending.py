@@ -1,8 +1,8 @@
-"""Why the job of this process is ending, asked of Slurm after a signal, and how the job gets back into the queue.
+"""Asks Slurm after a signal why the job of this process is ending, and requeues the job.
 
-The signal itself does not tell: TERM is what Slurm sends at preemption, what scancel sends, and what anyone can send.
-A preempted job with a grace time (GraceTime) runs on until that is over. Should it end before, Slurm counts the end as
-the job's own failure, and does not start it again: it has to go back into the queue by itself.
+The signal alone does not say why: Slurm sends TERM at preemption, scancel sends it, and so can anyone else.
+A preempted job with a grace time (GraceTime) keeps running until that is over. If it ends earlier, Slurm counts the end
+as the job's own failure and does not start it again: the job has to requeue itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ASK_TIMEOUT_S = 15.0
 REQUEUE_PATIENCE_S = 600.0  # a new slurmctld takes over by then
 POLL_S = 1.0
 RUNNING_STATES = frozenset({"RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "CONFIGURING"})
-# single words all, and nothing that a user can choose
+# each is a single word, and none is chosen by a user
 FIELDS = ("State", "StartTime", "EndTime", "PreemptTime", "TimeLimit")
 
 logger = logging.getLogger(__name__)
@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 class Ending(enum.Enum):
     """What Slurm is doing with a job that was told to end."""
 
-    PREEMPTED = enum.auto()  # a job of higher priority is to have its place
+    PREEMPTED = enum.auto()  # a job of higher priority replaces it
     TIMED_OUT = enum.auto()  # its time limit is over
-    DECIDED = enum.auto()  # somebody cancelled it, or Slurm has put it back into the queue already
+    DECIDED = enum.auto()  # somebody cancelled it, or Slurm has requeued it already
     RUNNING = enum.auto()  # nothing: only its processes got a signal
     UNKNOWN = enum.auto()  # Slurm does not say
 
 
 def ask_ending(job_id: str) -> Ending:
-    """Ask Slurm once what becomes of the running job `12` or `12_3`."""
+    """Ask Slurm once what it is doing with the running job `12` or `12_3`."""
     columns = ",".join(f"{name}:40" for name in FIELDS)
     command = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={columns}"]
     try:
@@ -59,7 +59,7 @@ def await_ending(job_id: str, patience_s: float) -> Ending:
 
 
 def parse_ending(line: str) -> Ending:
-    """The line that squeue prints of FIELDS for one job."""
+    """The ending that follows from squeue's line of FIELDS for one job."""
     words = line.split()
     if len(words) != len(FIELDS):
         return Ending.UNKNOWN
@@ -86,10 +86,10 @@ def parse_time(word: str) -> datetime | None:
 
 def parse_limit_s(word: str) -> int | None:
     """Seconds of Slurm's `[days-]hours:minutes:seconds` or `minutes:seconds`; None if there is no limit."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", word)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", word)
+    if match is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
@@ -105,9 +105,9 @@ def node_shuts_down() -> bool:
 
 
 def requeue(job_id: str) -> str:
-    """Put the running job of this process back into the queue; returns why Slurm refuses, empty if it does not.
+    """Requeue the running job of this process; returns why Slurm refuses, empty if it does not.
 
-    What comes then is the job's end: TERM to all its processes, scontrol among them.
+    Slurm then ends the job: it sends TERM to all its processes, scontrol among them.
     """
     try:
         patience.call(["scontrol", "requeue", job_id], REQUEUE_PATIENCE_S)
@@ -122,10 +122,10 @@ def requeue(job_id: str) -> str:
 
 
 def requeue_elsewhere(job_id: str, node: str) -> str:
-    """Put the running job of this process back into the queue, without `node`; returns why not, empty if it went well.
+    """Requeue the running job of this process, excluding `node`; returns why Slurm refuses, empty if it does not.
 
-    Only a waiting job's nodes can be changed, and the requeue ends this one: TERM is ignored from here on, by scontrol
-    too, so that there is KillWait's time for the change.
+    Slurm changes the nodes of a waiting job only, and the requeue ends this one: the process and its scontrol ignore
+    TERM from here on, which leaves KillWait's time for the change.
     """
     try:
         left_out, wanted, partition = _ask("squeue", "--noheader", f"--jobs={job_id}", "--format=%x|%D|%P").split("|")

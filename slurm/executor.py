@@ -1,4 +1,4 @@
-"""Writes to the cluster: one verb, `submit`, for Slurm, for processes of this machine, and for this very process.
+"""Submits work: one verb, `submit`, for Slurm, for processes of this machine, and for this process itself.
 
 A thin layer on submitit, which carries a function and its argument to the job by pickle, and the result back.
 Whoever can write to the job folder can therefore run code as you: keep it yours (it is created without write
@@ -15,19 +15,10 @@ from typing import Any, Literal
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-from slurm.arrays import render_sbatch, render_scripts, submit_arrays
-from slurm.environment import DISTRIBUTED_NAMES, environment, sbatch_environment
+from slurm.arrays import submit_arrays
+from slurm.environment import environment
 from slurm.local import OnJob, require_folder, run_local
 from slurm.request import Request
-
-__all__ = [
-    "DISTRIBUTED_NAMES",
-    "Request",
-    "render_sbatch",
-    "render_scripts",
-    "sbatch_environment",
-    "submit",
-]  # where callers look for them
 
 Cluster = Literal["slurm", "local", "debug"]
 
@@ -42,7 +33,7 @@ def submit(
     """Run `function(item)` for every item, and return the jobs in the items' order.
 
     slurm: job arrays are submitted, and this returns. local: processes of this machine; this returns when all
-    have ended. debug: in this process, one after the other, without the request's variables; an exception travels on
+    have ended. debug: in this process, one after the other, without the request's variables; an exception propagates
     at once.
     `on_job(index, job, state)` is called with state `submitted` (slurm), or `started` and `ended`.
     Raises ValueError if the cluster refuses.

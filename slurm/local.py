@@ -1,4 +1,4 @@
-"""submitit's local executor with a limit: so many processes at a time, each with its own GPUs, ended cleanly.
+"""Runs jobs on this machine by submitit's local executor: a limited number at a time, each with its own GPUs.
 
 submitit alone starts all jobs at once and shows GPU 0 to every one of them.
 """
@@ -24,8 +24,8 @@ from slurm.resources import Resources
 
 OnJob = Callable[[int, "submitit.Job[Any]", str], None]
 
-# How often a job may be requeued is the caller's rule, who knows its progress. submitit's own count must not come
-# first: it takes each preemption of a job with a time limit of 10 minutes or less for a timeout.
+# The caller decides how often a job may be requeued, because it knows the progress. submitit's own count must not
+# interfere: it takes each preemption of a job with a time limit of 10 minutes or less for a timeout.
 MAX_REQUEUES = 1000
 
 POLL_S = 0.05
@@ -45,9 +45,8 @@ def run_local(
 ) -> list[submitit.Job[Any]]:
     """Run every item in processes of its own, until all have ended.
 
-    On KeyboardInterrupt, and any other exception, what runs is told to save by SIGTERM, and ended after
-    `save_grace_s` seconds; a second Ctrl-C ends it at once. Raises ValueError if this machine cannot give what is
-    asked.
+    On KeyboardInterrupt and any other exception, running jobs get SIGTERM, which makes them save, and are ended after
+    `save_grace_s` seconds; a second Ctrl-C ends them at once. Raises ValueError if this machine lacks the resources.
     """
     resources = request.resources
     if resources.nodes > 1:
@@ -104,13 +103,13 @@ def require_folder(folder: Path) -> None:
 
 
 def _gpu_slots(gpus_per_job: int, max_parallel: int) -> list[list[int]]:
-    """One list of GPU indices for each job that may run at a time; the last one is given away first."""
+    """One list of GPU indices for each job that may run at a time, to be taken from the end."""
     if not gpus_per_job:
         return [[] for _ in range(max_parallel)]
-    found = visible_gpus()
-    if gpus_per_job > len(found):
-        raise ValueError(f"gpus={gpus_per_job}: this machine shows {len(found)}; use --gpus 0 to run on the CPU")
-    slots = [found[start : start + gpus_per_job] for start in range(0, len(found), gpus_per_job)]
+    visible = visible_gpus()
+    if gpus_per_job > len(visible):
+        raise ValueError(f"gpus={gpus_per_job}: this machine shows {len(visible)}; use --gpus 0 to run on the CPU")
+    slots = [visible[start : start + gpus_per_job] for start in range(0, len(visible), gpus_per_job)]
     return [slot for slot in slots if len(slot) == gpus_per_job][:max_parallel][::-1]
 
 
@@ -157,7 +156,7 @@ class _LocalExecutor(submitit.LocalExecutor):
             "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in parameters["visible_gpus"]),
         }
         controller = [sys.executable, "-m", "submitit.local._local", str(self.folder)]
-        # its traceback when it is ended is for nobody's terminal; jobs have logs of their own
+        # the controller's traceback at its end belongs on no terminal; jobs have logs of their own
         with (self.folder / CONTROLLERS_LOG).open("ab") as log:
             process = subprocess.Popen(controller, env=env, start_new_session=True, stdout=log, stderr=log)
         # submitit names its files by the controller's pid: those of an earlier job with this pid would be read

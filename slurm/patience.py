@@ -1,7 +1,7 @@
-"""Slurm's commands called with patience: what passes is said and tried again, and then it is not now.
+"""Calls Slurm's commands with patience: logs and retries transient errors, and raises Unavailable in the end.
 
-A cluster that is busy, restarts, or holds as many jobs as it can is no mistake of the user's. Its words are Slurm's
-own (slurm_errno.c); whatever is not among them is taken for a refusal that a second try would meet again.
+The user is not to blame for a cluster that is busy, restarts, or holds as many jobs as it can. The messages are Slurm's
+own (slurm_errno.c); any other message is taken for a refusal that a retry would meet again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import IO
 
 from shards.command import Unavailable
 
-PATIENCE_S = 60.0  # for one question or order, all tries together
-QUIET_S = 5.0  # so long a command may be silent before its user is told what it waits for
-PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # the last one again and again
+PATIENCE_S = 60.0  # for one command, all tries together
+QUIET_S = 5.0  # how long a command may take before a warning says what it waits for
+PAUSES_S = (1.0, 2.0, 4.0, 8.0)  # the last one repeats
 NO_MORE_JOBS = "Resource temporarily unavailable"  # EAGAIN: the cluster has MaxJobCount jobs
 
 TRANSIENT = re.compile(
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reply:
-    """What a command said, and how it ended."""
+    """What a command printed, and how it ended."""
 
     stdout: str
     stderr: str
@@ -66,14 +66,14 @@ class Reply:
 
     @property
     def passes(self) -> bool:
-        """Whether a later try may be answered."""
+        """Whether the error is transient: a later try may succeed."""
         return self.returncode is None or bool(TRANSIENT.search(self.stderr))
 
 
 def call(command: Sequence[str], patience_s: float | None = None) -> str:
-    """What a command of Slurm's answers; tried again while its complaint is one that passes: it may be given twice.
+    """The output of a Slurm command, retried while its error is transient: Slurm may receive it twice.
 
-    Raises subprocess.CalledProcessError where it is refused, Unavailable where patience ends, and FileNotFoundError.
+    Raises subprocess.CalledProcessError if it is refused, Unavailable if patience ends, and FileNotFoundError.
     """
     deadline = Deadline(patience_s)
     for pause_s in pauses():
@@ -87,11 +87,11 @@ def call(command: Sequence[str], patience_s: float | None = None) -> str:
 
 
 def run(command: Sequence[str], deadline: Deadline, env: Mapping[str, str] | None = None) -> Reply:
-    """One try, ended at the deadline. What it waits for is logged if it is silent for long: sbatch tries by itself."""
+    """One try, ended at the deadline. Logs what a slow command waits for: sbatch retries on its own."""
     # files, not pipes: what it says can be read while it runs
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env)
-        told = ""
+        reported = ""
         try:
             while True:
                 try:
@@ -101,16 +101,16 @@ def run(command: Sequence[str], deadline: Deadline, env: Mapping[str, str] | Non
                     if deadline.left_s <= 0:
                         return Reply("", _text(err), None)
                     waits_for = one_line(_text(err)) or "no answer yet"
-                    if waits_for != told:
+                    if waits_for != reported:
                         logger.warning("%s: %s; waiting for up to %.0f s", command[0], waits_for, deadline.left_s)
-                    told = waits_for
+                    reported = waits_for
         finally:
             _end(process)
         return Reply(_text(out), _text(err), process.returncode)
 
 
 class Deadline:
-    """When patience ends, of all tries together."""
+    """The end of the patience for all tries together."""
 
     def __init__(self, patience_s: float | None = None) -> None:
         self.patience_s = PATIENCE_S if patience_s is None else patience_s
@@ -121,7 +121,7 @@ class Deadline:
         return max(0.0, self._end - time.monotonic())
 
     def wait(self, pause_s: float, complaint: str) -> None:
-        """Say what is tried again, and pause. Raises Unavailable where no time is left for that."""
+        """Log the retry, and pause. Raises Unavailable if no time is left for that."""
         if self.left_s <= pause_s:
             raise Unavailable(f"{complaint} (tried for {self.patience_s:.0f} s)")
         logger.warning("%s; trying again in %.0f s", complaint, pause_s)
@@ -141,7 +141,7 @@ def one_line(stderr: str) -> str:
 
 
 def _text(file: IO[bytes]) -> str:
-    """All of it, whoever writes: reading at a place of its own leaves alone the offset, which the command shares."""
+    """The whole file while the command writes: pread leaves alone the offset, which the command shares."""
     number = file.fileno()
     return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")
 

@@ -40,11 +40,11 @@ def load_profile(name: str) -> dict[str, object]:
     Raises ValueError, with the file and the choices, for an unknown profile, field or type, and OSError if a file
     that is there cannot be read.
     """
-    found = _all_profiles()
-    if name not in found:
-        choices = ", ".join(f"{known} ({path})" for known, (path, _) in sorted(found.items()))
+    profiles = _all_profiles()
+    if name not in profiles:
+        choices = ", ".join(f"{known} ({path})" for known, (path, _) in sorted(profiles.items()))
         raise ValueError(f"no profile {name!r}: choose one of {choices}, or add [{name}] to {user_file()}")
-    path, table = found[name]
+    path, table = profiles[name]
     try:
         fields = _to_fields(table)
         Resources(**fields)  # type: ignore[arg-type]
@@ -77,13 +77,13 @@ def _value_of_flag(argv: Sequence[str]) -> str | None:
 
 def _all_profiles() -> dict[str, tuple[Path, Mapping[str, object]]]:
     """Name -> (file, table), the user's own last."""
-    found: dict[str, tuple[Path, Mapping[str, object]]] = {}
+    profiles: dict[str, tuple[Path, Mapping[str, object]]] = {}
     for path in (SHIPPED, user_file()):
         for name, table in _load_file(path).items():
             if not isinstance(table, dict):
                 raise ValueError(f"{path}: {name} stands outside of any profile: begin with a line such as [a100]")
-            found[name] = (path, table)
-    return found
+            profiles[name] = (path, table)
+    return profiles
 
 
 def _load_file(path: Path) -> dict[str, object]:
@@ -105,7 +105,7 @@ def _to_fields(table: Mapping[str, object]) -> dict[str, object]:
         if flag not in fields:
             raise ValueError(f"unknown field {key!r}: choose from {', '.join(fields)}")
         field, wanted = fields[flag]
-        # a whole number will do for a float; to Python true is a whole number too, but to nobody else
+        # a whole number is a valid float; bool, although a subclass of int in Python, is no valid int
         is_right = type(value) is wanted or (wanted is float and type(value) is int)
         if not is_right:
             raise ValueError(f"{key} = {value!r}: must be {TYPE_NAMES[wanted]}")
@@ -118,7 +118,7 @@ def _to_fields(table: Mapping[str, object]) -> dict[str, object]:
 def _field_types() -> dict[str, tuple[str, type]]:
     """Flag without its dashes -> (field of Resources, type); None, where a field may be unset, is left out."""
     hints = typing.get_type_hints(Resources, include_extras=True)
-    found: dict[str, tuple[str, type]] = {}
+    types_by_flag: dict[str, tuple[str, type]] = {}
     for field in dataclasses.fields(Resources):
         hint, name = hints[field.name], field.name
         if typing.get_origin(hint) is typing.Annotated:  # a flag of another name than the field's
@@ -126,5 +126,5 @@ def _field_types() -> dict[str, tuple[str, type]]:
             name = next((extra.name for extra in extras if getattr(extra, "name", None)), name)
         if isinstance(hint, types.UnionType):
             hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-        found[name.replace("_", "-")] = (field.name, hint)
-    return found
+        types_by_flag[name.replace("_", "-")] = (field.name, hint)
+    return types_by_flag

@@ -1,4 +1,4 @@
-"""What helps where sbatch refuses a job, by its own words (slurm_errno.c)."""
+"""Advice for sbatch's refusals, found by its own messages (slurm_errno.c)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from slurm.resources import Resources
 
 @dataclass(frozen=True)
 class Request:
-    """Jobs of one name, with the same resources, whose logs lie in one folder."""
+    """What a submission's jobs have in common besides their function."""
 
     folder: Path  # takes logs and pickles, and must be seen by every node
     resources: Resources  # of each job

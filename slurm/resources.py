@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import tyro
@@ -30,7 +31,7 @@ class Resources:
     mem_gb: float = 32.0
     """Memory of each node, in GB."""
     timeout_min: int = 240
-    """Time limit of one attempt, in minutes; a job that is interrupted saves, and goes on in the next."""
+    """Time limit of one attempt, in minutes; an interrupted job saves, and the next attempt resumes."""
     signal_delay_s: int = 120
     """Seconds before the time limit at which the job is told to save (Slurm may be up to 60 s early)."""
     account: str | None = None
@@ -51,7 +52,7 @@ class Resources:
     """Kept with the job, for people and for accounting."""
     requeue: bool = True
     """Let Slurm start the job again after a node's death, a preemption or its time limit. Where the site refuses that,
-    run the sweep again instead: it goes on from the saved state."""
+    run the sweep again instead: it resumes from the saved state."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus_per_task", "timeout_min"):
@@ -96,13 +97,26 @@ class Resources:
         """The world size of one job."""
         return self.nodes * self.processes_per_node
 
+    def after(self, job_ids: Iterable[str]) -> Resources:
+        """These resources for jobs that wait until the given jobs have ended, and the whole arrays of array tasks.
+
+        Raises ValueError where the jobs are to start after any of several dependencies.
+        """
+        if self.dependency and "?" in self.dependency:
+            raise ValueError(
+                f"dependency={self.dependency!r}: its ? cannot be joined with the wait that --max-parallel needs; "
+                "submit fewer jobs, or raise --max-parallel"
+            )
+        arrays = dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids)
+        return replace(self, dependency=",".join(filter(None, [self.dependency, ":".join(["afterany", *arrays])])))
+
 
 def to_submitit(resources: Resources, *, name: str, max_parallel: int) -> dict[str, object]:
     """The parameters of submitit's SlurmExecutor, by its own names (those of sbatch).
 
-    What is unset is left out, but for what submitit would set by itself.
+    Unset fields are left out, except where submitit has a default of its own.
     """
-    # said in either case: by itself the site's JobRequeue would decide, and a node's death might lose the job
+    # given in either case: otherwise the site's JobRequeue decides, and a node's death might lose the job
     additional: dict[str, object] = {"requeue" if resources.requeue else "no-requeue": True}
     if resources.dependency:
         additional["kill-on-invalid-dep"] = "yes"  # or a job behind a failed `afterok` waits for ever

@@ -2,8 +2,8 @@
 
 Limits on a user's jobs (MaxSubmitJobs, GrpSubmitJobs) lie on the user, on the accounts above, on the job's QOS and on
 its partition's; one overrides another, some are shared with other users, and what they leave depends on what is queued.
-MaxJobCount limits the cluster's jobs: beyond it sbatch itself tries for two minutes, and then says EAGAIN.
-`sbatch --test-only` reckons all that as sbatch does, submits nothing, and needs no access to the accounting database.
+MaxJobCount limits the cluster's jobs: beyond it sbatch itself retries for two minutes, and then says EAGAIN.
+`sbatch --test-only` applies all of these as sbatch does, submits nothing, and needs no access to accounting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUBMIT_LIMIT = re.compile(r"\b\w*SubmitJob\w*\b")
 
 @dataclass(frozen=True)
 class Room:
-    """How many jobs fit, and if those are not all, the limit that keeps the others out, in Slurm's words."""
+    """How many jobs fit, and if not all do, the limit that excludes the others, in Slurm's words."""
 
     jobs: int
     limit: str = ""
@@ -35,8 +35,8 @@ def limit_in(stderr: str) -> str:
     """The limit on submitted jobs that sbatch complains of; empty if it is another complaint, or none."""
     if NO_MORE_JOBS in stderr:
         return "MaxJobCount of the cluster"
-    found = SUBMIT_LIMIT.search(stderr)
-    return found[0] if found else ""
+    match = SUBMIT_LIMIT.search(stderr)
+    return match[0] if match else ""
 
 
 def largest_fitting(count: int, fits: Callable[[int], bool]) -> int:
@@ -59,7 +59,7 @@ def largest_fitting(count: int, fits: Callable[[int], bool]) -> int:
 def find_room(count: int, script: Callable[[int], str]) -> Room:
     """How many of `count` jobs there is room for; script(n) is sbatch's script of n jobs.
 
-    Where sbatch does not answer, or complains of something else, all fit: the submission itself will tell.
+    Where sbatch does not answer, or complains of something else, all count as fitting: the submission will show.
     """
     limit = ""
 
@@ -74,12 +74,17 @@ def find_room(count: int, script: Callable[[int], str]) -> Room:
 
 
 def _complaint(script: str) -> str:
-    """What sbatch has against a script; nothing is submitted."""
+    """What sbatch has against a script; empty if it has nothing, or does not answer."""
     try:
-        done = subprocess.run(
-            ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S,
-            check=False, env=sbatch_environment(os.environ),
-        )  # fmt: skip
+        done = ask_sbatch(script)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stderr if done.returncode else ""
+
+
+def ask_sbatch(script: str) -> subprocess.CompletedProcess[str]:
+    """What sbatch answers to a script, which is not submitted."""
+    return subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S,
+        check=False, env=sbatch_environment(os.environ),
+    )  # fmt: skip

@@ -1,10 +1,10 @@
-"""One job array handed to sbatch: with patience for what passes, and never twice.
+"""Hands one job array to sbatch: retries transient errors, and never submits twice.
 
-sbatch's answer can be lost after slurmctld has taken the array, and so can the launcher itself. The array's name and
-its comment have a token in them: before anything is tried again, squeue is asked for that token. What the jobs are to
-do lies in files named by the token before sbatch is called, and a job that starts before its launcher has put them in
-their places, or after the launcher was killed, takes its own. An array that nobody knows, and whose work has been given
-to others, is revoked: should it still come, its jobs end at once.
+sbatch's answer can be lost after slurmctld has accepted the array, and the launcher can be killed. The array's name and
+comment contain a token, and before any retry squeue is asked for that token. The work of the jobs lies in files named
+by the token before sbatch is called: a job that starts before its launcher has renamed them, or after the launcher was
+killed, takes its own. An array whose jobs nobody knows, and whose work was given to others, is revoked: if it still
+starts, its jobs end at once.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Refused(RuntimeError):
-    """sbatch's complaint about what a later try would not mend."""
+    """sbatch's complaint about a job that it would refuse again."""
 
 
 def new_token() -> str:
@@ -50,9 +51,9 @@ def short(token: str) -> str:
     return token.removeprefix(TOKEN_PREFIX)
 
 
-def work_file(folder: Path, token: str, place: int) -> Path:
-    """What the job at this place of the array is to do, until it is put where submitit looks for it."""
-    return folder / f"{short(token)}_{place}.pkl"
+def work_file(folder: Path, token: str, index: int) -> Path:
+    """The work of the job at this index of the array, until it is moved to where submitit looks for it."""
+    return folder / f"{short(token)}_{index}.pkl"
 
 
 def revoked_file(folder: Path, token: str) -> Path:
@@ -60,7 +61,7 @@ def revoked_file(folder: Path, token: str) -> Path:
 
 
 def setup_lines(folder: Path, token: str) -> list[str]:
-    """What the script does before its job begins: end it if it was revoked, or put its work in its place."""
+    """What the script does before its job begins: end it if it was revoked, else put its work where submitit looks."""
     revoked, work = revoked_file(folder, token), work_file(folder, token, 0)
     place = "${SLURM_ARRAY_TASK_ID:-0}"
     job = JOB_IN_SCRIPT
@@ -75,20 +76,24 @@ def setup_lines(folder: Path, token: str) -> list[str]:
 
 
 def last_lines() -> list[str]:
-    """What the script does after its job has ended: put it back into the queue if preemption ended it unprepared.
+    """What the script does after its job has ended: put it back into the queue if a signal ended it unprepared.
 
-    TERM ends a Python that still imports. In a partition with a grace time Slurm counts that as the job's own failure,
-    and does not start it again. A job that is cancelled is not RUNNING any more, and is left alone.
+    TERM and USR2 end a Python that still imports. After TERM, sent at preemption in a partition with a grace time, and
+    after USR2, sent ahead of the time limit, Slurm counts that as the job's own failure and does not start it again.
+    A job that was cancelled is not RUNNING any more, and is left alone.
     """
     ask = f'squeue --noheader --states=RUNNING --jobs="{JOB_IN_SCRIPT}" --Format=PreemptTime:40'
     return [
         "code=$?",
-        f'if [ "$code" -gt 128 ] && {ask} | grep -q "^[0-9]"; then  # killed by a signal, and preempted',
-        "    echo 'preempted before it could listen to signals: back into the queue'",
-        "    for pause in 1 2 4 8 16; do  # slurmctld may be busy",
-        f'        scontrol requeue "{JOB_IN_SCRIPT}" && sleep 600  # which the requeue ends',
-        '        sleep "$pause"',
-        "    done",
+        'if [ "$code" -gt 128 ]; then',
+        f'    case "$code $({ask})" in',
+        f"    {128 + signal.SIGUSR2}\\ ?* | *\\ [0-9]*)  # killed by USR2, or preempted",
+        "        echo 'ended by a signal before it could listen to signals: back into the queue'",
+        "        for pause in 1 2 4 8 16; do  # slurmctld may be busy",
+        f'            scontrol requeue "{JOB_IN_SCRIPT}" && sleep 600  # which the requeue ends',
+        '            sleep "$pause"',
+        "        done",
+        "    esac",
         "fi",
         'exit "$code"',
     ]
@@ -110,13 +115,13 @@ def submit_array(
 ) -> list[submitit.Job[Any]]:
     """The jobs that run `function(item)`, by a script whose comment has the token; a job of its own for a single item.
 
-    submitit's submission, but for the call of sbatch: its files are where the nodes look for them.
-    Raises Refused, and Unavailable where Slurm takes no more now or does not answer.
+    Does what submitit does except for the call of sbatch: its files are where the nodes look for them.
+    Raises Refused, and Unavailable where Slurm accepts no more jobs now or does not answer.
     """
     resources, environ = request.resources, sbatch_environment(os.environ) | dict(request.variables)
     folder = request.folder.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    work = [work_file(folder, token, place) for place in range(len(items))]
+    work = [work_file(folder, token, index) for index in range(len(items))]
     script_file = folder / f".submission_file_{short(token)}.sh"
     try:
         for item, path in zip(items, work, strict=True):
@@ -131,7 +136,7 @@ def submit_array(
         raise
     finally:
         script_file.unlink(missing_ok=True)
-    ids = [f"{array}_{place}" for place in range(len(items))] if len(items) > 1 else [array]
+    ids = [f"{array}_{index}" for index in range(len(items))] if len(items) > 1 else [array]
     for job_id, path in zip(ids, work, strict=True):
         with contextlib.suppress(FileNotFoundError):  # the job has begun, and took it itself
             path.rename(JobPaths(folder, job_id).submitted_pickle)
@@ -144,8 +149,8 @@ def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
     deadline = patience.Deadline()
     for pause_s in patience.pauses():
         reply = patience.run(["sbatch", "--parsable", str(script)], deadline, environ)
-        if reply.returncode == 0 and (found := JOB_ID.search(reply.stdout)):
-            return found[1]
+        if reply.returncode == 0 and (match := JOB_ID.search(reply.stdout)):
+            return match[1]
         if not reply.passes:
             raise Refused(reply.stderr or f"it ended with exit code {reply.returncode}, and no job id: {reply.stdout}")
         try:
@@ -154,7 +159,7 @@ def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
             if job_id := _taken(token, reply):
                 return job_id
             raise
-        # only now: what sbatch has handed over can wait in slurmctld for longer than sbatch does
+        # not before: a request can wait in slurmctld for longer than sbatch itself does
         if job_id := _taken(token, reply):
             return job_id
     raise AssertionError("pauses never end")
@@ -163,10 +168,10 @@ def hand_over(script: Path, environ: Mapping[str, str], token: str) -> str:
 def _taken(token: str, reply: patience.Reply) -> str:
     """The id of the jobs with this token, if there are any. Raises Unavailable where squeue does not answer."""
     try:
-        found = cluster.jobs_by_token([token], ASK_S)
+        jobs = cluster.jobs_by_token([token], ASK_S)
     except OSError as error:
         raise Unavailable(f"sbatch: {reply.complaint}; whether it took the jobs is not known ({error})") from error
-    job_id = next((job_id.partition("_")[0] for job_id in found.values()), "")
+    job_id = next((job_id.partition("_")[0] for job_id in jobs.values()), "")
     if job_id:
         logger.warning("sbatch: %s; but Slurm has taken the jobs, as %s", reply.complaint, job_id)
     return job_id

@@ -17,6 +17,7 @@ from slurm import patience
 from slurm.rehearsal import accounting as rehearsal_accounting
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import APT_COMMAND, Cluster, missing_binaries, rehearse
+from slurm.rehearsal.settings import Site
 
 # a busy machine is no failed law
 settings.register_profile("petseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -62,7 +63,7 @@ def slurm_daemons() -> None:
 @pytest.fixture(scope="session")
 def rehearsal_cluster(slurm_daemons: None) -> Iterator[Cluster]:
     """Two nodes of 4 CPUs and 2 make-believe GPUs."""
-    with rehearse(nodes=2, cpus=4, gpus=2) as cluster:
+    with rehearse(Site(nodes=2, cpus=4, gpus=2)) as cluster:
         yield cluster
 
 
@@ -77,7 +78,7 @@ def on_cluster(rehearsal_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> C
 @pytest.fixture(scope="session")
 def preempting_cluster(slurm_daemons: None) -> Iterator[Cluster]:
     """One node whose partition low gives way; its jobs get TERM, as is Slurm's default, not their --signal."""
-    with rehearse(nodes=1, cpus=2, gpus=0, conf={"SlurmctldParameters": "enable_user_top"}) as cluster:
+    with rehearse(Site(nodes=1, cpus=2, gpus=0, conf={"SlurmctldParameters": "enable_user_top"})) as cluster:
         yield cluster
 
 
@@ -96,7 +97,7 @@ def accounting(slurm_daemons: None) -> None:
 def limiting_cluster(accounting: None) -> Iterator[Cluster]:
     """A node and accounting whose limits are enforced."""
     conf = {"AccountingStorageEnforce": "limits"}
-    with rehearse(nodes=1, cpus=4, gpus=0, accounting=True, conf=conf) as cluster:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0, accounting=True, conf=conf)) as cluster:
         yield cluster
 
 

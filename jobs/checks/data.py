@@ -13,6 +13,7 @@ from pathlib import Path
 from jobs.checks.setup import Finding, NotChecked, Setup, Status
 from petseg.config import RunConfig
 from petseg.config.values import trial_id
+from petseg.data.mixing import mixing_of
 from petseg.data.store import LocalStore, Store, folder_of
 from shards.command import Failure, typed
 from shards.duplicates_note import load_near_duplicates
@@ -49,7 +50,7 @@ def check_splits(setup: Setup) -> Finding:
 
 
 def merged(findings: Sequence[Finding]) -> Finding:
-    """One check of several shard sets as one finding: the worst status, and what was found of each."""
+    """Merge one check's findings about several shard sets: the worst status, and each set's detail."""
     worst = max(findings, key=lambda finding: STATUSES.index(finding.status))
     details = "; ".join(dict.fromkeys(finding.detail for finding in findings))
     return replace(worst, detail=details)
@@ -57,7 +58,7 @@ def merged(findings: Sequence[Finding]) -> Finding:
 
 def _check_splits(store: Store, test: bool) -> Finding:
     what = "splits"
-    places: dict[str, list[str]] = defaultdict(list)
+    splits_of: dict[str, list[str]] = defaultdict(list)
     pictures: dict[tuple[int, int], set[str]] = defaultdict(set)  # (bytes, CRC-32) -> splits
     problems = []
     for split, expected in store.manifest.splits.items():
@@ -66,9 +67,9 @@ def _check_splits(store: Store, test: bool) -> Finding:
         if actual != expected:
             problems.append(f"{split} has {actual}, its manifest says {expected}")
         for sample in samples:
-            places[sample.key].append(split)
+            splits_of[sample.key].append(split)
             pictures[_fingerprint(sample)].add(split)
-    twice = {key: splits for key, splits in places.items() if len(splits) > 1}
+    twice = {key: splits for key, splits in splits_of.items() if len(splits) > 1}
     problems += [f"{key} is in {' and '.join(splits)}" for key, splits in twice.items()]
     if problems:
         return Finding("FAIL", what, listed(problems), "pack the set anew, with each picture in one split")
@@ -90,15 +91,15 @@ def _check_duplicates(store: Store, shown: str) -> Finding:
         return Finding("ok", what, f"{shown}; near-identical ones are not looked for in a remote set")
     look = typed("-m", "shards.duplicates", store.location)
     try:
-        found = load_near_duplicates(folder_of(store.location), store.manifest.hash)
+        duplicates = load_near_duplicates(folder_of(store.location), store.manifest.hash)
     except ValueError as error:
         return Finding("warn", what, f"{shown}; {error}", look)
-    if found is None:
+    if duplicates is None:
         return Finding("warn", what, f"{shown}; nobody has looked for near-identical ones", look)
-    if not found.total:
-        return Finding("ok", what, f"{shown}; {found.summary}")
+    if not duplicates.total:
+        return Finding("ok", what, f"{shown}; {duplicates.summary}")
     advice = f"{look} names them; `python -m shards.pack ... --drop-duplicates` keeps them out of train"
-    return Finding("warn", what, f"{shown}; {found.summary}", advice)
+    return Finding("warn", what, f"{shown}; {duplicates.summary}", advice)
 
 
 def check_config(setup: Setup) -> Finding:
@@ -116,15 +117,35 @@ def check_config(setup: Setup) -> Finding:
     return Finding(status, what, f"{detail} ({shown})", advice)
 
 
+def check_mixing(setup: Setup) -> Finding:
+    """Whether the batches of class-sorted shards have enough classes.
+
+    Judged by the order of the first epoch, for each shard set, shuffle window and batch size of the sweep.
+    """
+    what, poor = "mixing", []
+    for config in setup.distinct(_mixing_key):
+        data, train = config.data, config.train
+        mixing = mixing_of(setup.store_of(config), data.shuffle_window_shards, train.batch_size, train.seed)
+        if mixing and mixing.is_poor:
+            poor.append(str(mixing))
+    if poor:
+        return Finding("warn", what, poor[0], "raise data.shuffle_window_shards, or pack the pictures with petseg")
+    return Finding("ok", what, "batches have as many classes as a shuffle of all samples gives, or none are known")
+
+
+def _mixing_key(config: RunConfig) -> tuple[str, int, int]:
+    return config.data.shards, config.data.shuffle_window_shards, config.train.batch_size
+
+
 def _batch_doubts(configs: Sequence[RunConfig], world_size: int) -> Iterator[Finding]:
     for train in (config.train for config in configs):
         if train.batch_size < world_size:
             problem = f"train.batch_size = {train.batch_size} is less than {world_size} processes"
             yield Finding("FAIL", "config", problem, "raise it, or ask for fewer --nodes or --gpus")
             return
-        passes = train.accumulation_steps or 1  # 0 = settled by the device's memory, to a divisor of the batch
-        if train.batch_size % (world_size * passes):
-            parts = f"{world_size} processes x {passes} passes"
+        micro_batches = train.accumulation_steps or 1  # 0 = settled by the device's memory, to a divisor of the batch
+        if train.batch_size % (world_size * micro_batches):
+            parts = f"{world_size} processes x {micro_batches} micro-batches"
             problem = f"train.batch_size = {train.batch_size} is shared unevenly by {parts}"
             yield Finding("warn", "config", problem, "make it a multiple of them")
             return

@@ -7,30 +7,28 @@ folder is shared.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.checks.places import nearest_folder
+from jobs.checks.folders import nearest_folder
 from jobs.checks.setup import Finding, Setup
 from petseg.config import WEIGHTS_SUFFIXES
 from petseg.data.store import folder_of, is_remote
 from shards.manifest import MANIFEST_NAME
 from slurm import patience
-from slurm.executor import sbatch_environment
+from slurm.cluster import CLIENT_TIMEOUT_S, parse_facts
+from slurm.environment import sbatch_environment
 from slurm.patience import one_line
 from slurm.resources import Resources
 
 WAIT_S, RUN_S = 60.0, 60.0  # in the queue, and on the node
 POLL_S = 0.5
-CLIENT_TIMEOUT_S = 30.0
 SHARED_S = 5.0  # until a file that a node has written is seen here
 WRITTEN = "written-by-the-node"
 CANNOT_WRITE, FIRST_UNSEEN, MAX_PATHS = 9, 10, 200  # exit codes of the script
@@ -85,15 +83,15 @@ def unknown(why: str, advice: str) -> Finding:
 
 
 def wanted(setup: Setup) -> dict[Path, str]:
-    """What a trial's job opens besides the folder of its sweep, and what to call it."""
-    found = {Path(sys.executable): f"this Python, {sys.executable}"}
+    """The paths that a trial's job opens besides the folder of its sweep, with descriptions."""
+    names = {Path(sys.executable): f"this Python, {sys.executable}"}
     for config in setup.distinct(lambda config: (config.data.shards, config.model.weights)):
         shards, weights = config.data.shards, config.model.weights
         if not is_remote(shards):
-            found[folder_of(shards).absolute() / MANIFEST_NAME] = f"the shards, {shards}"
+            names[folder_of(shards).absolute() / MANIFEST_NAME] = f"the shards, {shards}"
         if weights.endswith(WEIGHTS_SUFFIXES):
-            found[Path(weights).absolute()] = f"the weights, {weights}"
-    return dict(list(found.items())[:MAX_PATHS])
+            names[Path(weights).absolute()] = f"the weights, {weights}"
+    return dict(list(names.items())[:MAX_PATHS])
 
 
 def finding_of(ended: Ended, names: list[str], probe: Path, runs: Path) -> Finding:
@@ -115,7 +113,7 @@ def finding_of(ended: Ended, names: list[str], probe: Path, runs: Path) -> Findi
 
 
 def run_on_a_node(script: str, asked: Resources, wait_s: float) -> Ended:
-    """How the script ended on a node of the partition. Raises OSError where that cannot be found out in time."""
+    """Run the script on a node of the partition; returns how it ended. Raises OSError if that takes too long."""
     refusals = []
     for gpus in dict.fromkeys((0, asked.gpus_per_node)):  # some partitions take no job without
         command = ["sbatch", "--parsable", *flags_of(asked, gpus)]
@@ -143,24 +141,19 @@ def flags_of(asked: Resources, gpus: int) -> list[str]:
 
 
 def await_end(job_id: str, wait_s: float) -> Ended:
-    """Raises OSError for a job that waits in the queue, or runs, for too long."""
+    """Wait for the job; returns how it ended. Raises OSError if it waits in the queue, or runs, for too long."""
     begin, started = time.monotonic(), 0.0
     while True:
         try:
-            said = facts_of(patience.call(["scontrol", "show", "job", job_id, "--oneliner"], CLIENT_TIMEOUT_S))
+            facts = parse_facts(patience.call(["scontrol", "show", "job", job_id, "--oneliner"], CLIENT_TIMEOUT_S))
         except subprocess.CalledProcessError as error:
             raise OSError(f"scontrol: {one_line(error.stderr)}") from None
-        state, now = said.get("JobState", "?"), time.monotonic()
+        state, now = facts.get("JobState", "?"), time.monotonic()
         if state not in (*WAITING, "RUNNING", "COMPLETING"):
-            code = said.get("ExitCode", "0:0").partition(":")[0]
-            return Ended(state, int(code), said.get("BatchHost") or said.get("NodeList", "a node"))
+            code = facts.get("ExitCode", "0:0").partition(":")[0]
+            return Ended(state, int(code), facts.get("BatchHost") or facts.get("NodeList", "a node"))
         started = started or (now if state not in WAITING else 0.0)
         if now - (started or begin) > (RUN_S if started else wait_s):
             limit_s = RUN_S if started else wait_s
-            raise OSError(f"job {job_id} was {state} ({said.get('Reason', 'no reason')}) for {limit_s:.0f} s")
+            raise OSError(f"job {job_id} was {state} ({facts.get('Reason', 'no reason')}) for {limit_s:.0f} s")
         time.sleep(POLL_S)
-
-
-def facts_of(line: str) -> Mapping[str, str]:
-    """NAME=VALUE of `scontrol show job --oneliner`, with a space between."""
-    return dict(re.findall(r"(\S+?)=(\S*)", line))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,14 +13,13 @@ from pathlib import Path
 
 from jobs.checks.setup import Finding, Setup
 from slurm import patience
-from slurm.cluster import partitions
-from slurm.executor import render_sbatch, sbatch_environment
+from slurm.arrays import render_sbatch
+from slurm.cluster import CLIENT_TIMEOUT_S, parse_facts, partitions
 from slurm.patience import one_line
 from slurm.request import Request
 from slurm.resources import MB_PER_GB, Resources
-from slurm.room import limit_in
+from slurm.room import ask_sbatch, limit_in
 
-CLIENT_TIMEOUT_S = 30.0
 NO_LIMIT = ("UNLIMITED", "INFINITE", "NONE", "N/A", "(null)")
 # Slurm's words for nodes that take jobs, now or when others end; a mark follows: * does not answer, $ is maintained
 USABLE_STATES = ("idle", "mixed", "allocated", "completing", "planned", "reserved")
@@ -92,24 +90,21 @@ def check_partition(setup: Setup) -> Finding:
     if sum(node.usable for node in fitting) < asked.nodes:  # where sbatch --test-only refuses what sbatch would queue
         states = ", ".join(sorted({node.state for node in fitting}))
         return Finding("warn", what, f"{len(fitting)} nodes are large enough, but {states} ({best})", "sinfo --long")
-    accepted, full, said = try_sbatch(asked)
+    accepted, full, answer = try_sbatch(asked)
     if full:
-        return Finding("warn", what, f"sbatch takes no such job now: {said} ({best})", "launch later: 75 says so again")
+        return Finding(
+            "warn", what, f"sbatch takes no such job now: {answer} ({best})", "launch later: 75 says so again"
+        )
     if not accepted:
-        return Finding("FAIL", what, f"sbatch would refuse the job: {said} ({best})", "ask as sbatch says")
-    return Finding("ok", what, f"{best}; {len(fitting)} nodes are large enough; sbatch --test-only: {said}")
+        return Finding("FAIL", what, f"sbatch would refuse the job: {answer} ({best})", "ask as sbatch says")
+    return Finding("ok", what, f"{best}; {len(fitting)} nodes are large enough; sbatch --test-only: {answer}")
 
 
 def load_partition(name: str) -> Partition:
     """Raises OSError with Slurm's own words if it does not say."""
-    limits = parse_limits(_call(["scontrol", "show", "partition", name, "--oneliner"]))
+    limits = parse_facts(_call(["scontrol", "show", "partition", name, "--oneliner"]))
     listing = ["sinfo", "--noheader", "--Node", f"--partition={name}", "--format=%N|%c|%m|%G|%T"]
     return Partition(name, limits, parse_nodes(_call(listing)))
-
-
-def parse_limits(text: str) -> dict[str, str]:
-    """One line of `scontrol show partition`: NAME=VALUE, with a space between."""
-    return dict(re.findall(r"(\S+?)=(\S*)", text))
 
 
 def parse_nodes(text: str) -> list[Node]:
@@ -145,7 +140,7 @@ def minutes(text: str) -> float:
 
 
 def limit_problems(limits: Mapping[str, str], asked: Resources) -> Iterator[str]:
-    """What the partition forbids."""
+    """The limits of the partition that the job exceeds."""
     if limits.get("State", "UP") != "UP":
         yield f"it is {limits['State']}"
     longest = minutes(limits.get("MaxTime", "UNLIMITED"))
@@ -162,7 +157,7 @@ def limit_problems(limits: Mapping[str, str], asked: Resources) -> Iterator[str]
 
 
 def node_problems(partition: Partition, asked: Resources) -> Iterator[str]:
-    """What its nodes do not have."""
+    """What the partition's nodes lack."""
     fitting = len(partition.fitting(asked))
     if fitting < asked.nodes:
         cpus = asked.processes_per_node * asked.cpus_per_task
@@ -172,16 +167,10 @@ def node_problems(partition: Partition, asked: Resources) -> Iterator[str]:
 
 def try_sbatch(asked: Resources) -> tuple[bool, bool, str]:
     """Whether sbatch would take a trial's job, whether only not now, and what it says; nothing is submitted."""
-    with tempfile.TemporaryDirectory(prefix="petseg-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(render_sbatch(1, Request(Path(folder), asked, "petseg-doctor", 1)))
-        done = subprocess.run(
-            ["sbatch", "--test-only", str(script)],
-            capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False, env=sbatch_environment(os.environ),
-        )  # fmt: skip
-    said = one_line(done.stderr)
+    done = ask_sbatch(render_sbatch(1, Request(Path(tempfile.gettempdir()), asked, "petseg-doctor", 1)))
+    answer = one_line(done.stderr)
     full = bool(done.returncode and (limit_in(done.stderr) or patience.TRANSIENT.search(done.stderr)))
-    return done.returncode == 0, full, re.sub(r"^(sbatch: )?(Job \d+ )?", "", said)
+    return done.returncode == 0, full, re.sub(r"^(sbatch: )?(Job \d+ )?", "", answer)
 
 
 def _call(command: Sequence[str]) -> str:

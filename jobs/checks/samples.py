@@ -23,10 +23,10 @@ def write_small_set(store: Store, folder: Path) -> Path:
     folder.mkdir(parents=True)
     shards, splits = list[Shard](), dict[str, Split]()
     for split, count in SMALL_SAMPLES.items():
-        found = first_samples(store, split, count)
-        splits[split] = split_of_keys(sample.key for sample, _ in found)
-        half = -(-len(found) // 2)
-        parts = [found[:half], found[half:]] if split == "train" and half < len(found) else [found]
+        samples = first_samples(store, split, count)
+        splits[split] = split_of_keys(sample.key for sample, _ in samples)
+        half = -(-len(samples) // 2)
+        parts = [samples[:half], samples[half:]] if split == "train" and half < len(samples) else [samples]
         shards += [_write_shard(part, folder, split, number) for number, part in enumerate(parts)]
     old = store.manifest
     save_manifest(Manifest(old.source, {**old.packer, "first_samples": SMALL_SAMPLES}, splits, tuple(shards)), folder)
@@ -35,27 +35,27 @@ def write_small_set(store: Store, folder: Path) -> Path:
 
 def first_samples(store: Store, split: str, count: int) -> list[tuple[Sample, bytes]]:
     """The first samples of a split, with offsets from the start of their own bytes (tar headers and members)."""
-    found: list[tuple[Sample, bytes]] = []
+    samples: list[tuple[Sample, bytes]] = []
     for shard in store.manifest.of_split(split):
         descriptor = store.open(shard.name)
         try:
-            for sample in store.index(shard.name)[: count - len(found)]:
+            for sample in store.index(shard.name)[: count - len(samples)]:
                 members = [member for _, member in sample.members()]
                 start = min(member.offset for member in members) - TAR_BLOCK
                 end = max(member.offset + -(-member.num_bytes // TAR_BLOCK) * TAR_BLOCK for member in members)
-                found.append((_moved(sample, -start), os.pread(descriptor, end - start, start)))
+                samples.append((_moved(sample, -start), os.pread(descriptor, end - start, start)))
         finally:
             os.close(descriptor)
-        if len(found) == count:
+        if len(samples) == count:
             break
-    if not found:
+    if not samples:
         raise ValueError(f"split {split} has no samples")
-    return found
+    return samples
 
 
-def _write_shard(found: list[tuple[Sample, bytes]], folder: Path, split: str, number: int) -> Shard:
+def _write_shard(spans: list[tuple[Sample, bytes]], folder: Path, split: str, number: int) -> Shard:
     name, content, samples = shard_name(split, number), b"", list[Sample]()
-    for sample, span in found:
+    for sample, span in spans:
         samples.append(_moved(sample, len(content)))
         content += span
     content += bytes(2 * TAR_BLOCK)  # the end of a tar

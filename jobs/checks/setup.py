@@ -1,4 +1,4 @@
-"""What the doctor's checks share: their finding, what was asked for, and what was found out about it."""
+"""What the doctor's checks share: findings, the command, and what the command stands on."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Command:
 
 @dataclass
 class Setup:
-    """What is checked, found out once; what cannot be found out raises NotChecked in every check that needs it."""
+    """What is checked, computed once; raises NotChecked in every check that needs a part that cannot be had."""
 
     command: Command
     folder: Path  # temporary, on this machine
@@ -148,10 +148,10 @@ class Setup:
 
     def distinct(self, key: Callable[[RunConfig], Any]) -> list[RunConfig]:
         """The first config for each value of the key, in the order of the cells."""
-        found: dict[Any, RunConfig] = {}
+        configs: dict[Any, RunConfig] = {}
         for cell in self.cells:
-            found.setdefault(key(cell.config), cell.config)
-        return list(found.values())
+            configs.setdefault(key(cell.config), cell.config)
+        return list(configs.values())
 
     def small(self, config: RunConfig, **values: Any) -> RunConfig:
         """The config cut down to seconds on a few real samples; keyword arguments set dotted fields, __ for the dot."""

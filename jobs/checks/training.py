@@ -30,7 +30,7 @@ from shards.manifest import load_manifest
 
 FIT_STEPS, FIT_BATCH, FIT_WIDTH, FIT_MODELS = 100, 4, 16, 3
 SURE_RATE = 3e-3  # at which both lab models halve each loss on four pets in 6 to 21 steps (width 16, 64 px)
-INTERRUPT_AT = 2  # the step of each attempt after which it is told to stop
+INTERRUPT_AT = 2  # the step of each attempt after which it is interrupted
 SUBPROCESS_TIMEOUT_S = 300
 COUNTER = "num_batches_tracked"
 
@@ -55,8 +55,8 @@ class Fit:
 
 
 def check_overfit(setup: Setup) -> Finding:
-    """One batch of real samples is learnt by heart by each model of the sweep: the loss halves, and the Dice rises."""
-    what, told, slow = "overfit", [], []
+    """Each model of the sweep overfits one batch of real samples: the loss halves, and the Dice rises."""
+    what, details, slow = "overfit", [], []
     configs = setup.distinct(lambda config: (config.model, config.train.loss, config.data.border))
     for config in configs[:FIT_MODELS]:
         name = f"{config.model.arch}, {config.train.loss}"
@@ -68,11 +68,11 @@ def check_overfit(setup: Setup) -> Finding:
                 detail = f"{name} does not learn one batch: {fit}; with lr {SURE_RATE}, {sure}"
                 return Finding("FAIL", what, detail, "look at the loss, data.border, and the masks of the shard set")
             slow.append(f"{name}: {fit}; with lr {SURE_RATE}, {sure}")
-        told.append(f"{name}: {fit}")
+        details.append(f"{name}: {fit}")
     if slow:
         return Finding("warn", what, "; ".join(slow), f"is optim.lr = {configs[0].optim.lr:g} right?")
     untried = len(configs) - FIT_MODELS
-    return Finding("ok", what, "; ".join(told) + (f"; {untried} more models not tried" if untried > 0 else ""))
+    return Finding("ok", what, "; ".join(details) + (f"; {untried} more models not tried" if untried > 0 else ""))
 
 
 def fit_one_batch(setup: Setup, config: RunConfig, rate: float) -> Fit:
@@ -112,24 +112,28 @@ def _fit(parts: Parts, image: torch.Tensor, target: torch.Tensor) -> Fit:
 
 
 def check_batchnorm(setup: Setup) -> Finding:
-    """BatchNorm counts each training pass of two epochs, and no pass of their validations."""
+    """BatchNorm counts each training micro-batch of two epochs, and none of their validations."""
     what = "batchnorm"
     folder, _ = setup.straight
     config = setup.small(setup.augmented)
     num_samples = load_manifest(setup.small_set).splits["train"].num_samples
     sizes = [min(SMALL_BATCH, num_samples - first) for first in range(0, num_samples, SMALL_BATCH)]
-    passes = sum(min(config.train.accumulation_steps, size) for size in sizes)
+    micro_batches = sum(min(config.train.accumulation_steps, size) for size in sizes)
     for checkpoint in list_checkpoints(folder / CHECKPOINTS_NAME):
         epoch, weights = checkpoint.state["epoch"], load_file(checkpoint.folder / "model.safetensors")
         counts = {int(value) for name, value in weights.items() if name.endswith(COUNTER)}
         if not counts:
             return Finding("ok", what, f"{config.model.arch} has no BatchNorm that counts")
-        if counts != {epoch * passes}:
-            found = " or ".join(map(str, sorted(counts)))
-            why = "evaluation moves it" if max(counts) > epoch * passes else "training leaves it in evaluation mode"
-            detail = f"after {epoch} epochs of {passes} passes it has counted {found}: {why}"
+        if counts != {epoch * micro_batches}:
+            counted = " or ".join(map(str, sorted(counts)))
+            why = (
+                "evaluation moves it"
+                if max(counts) > epoch * micro_batches
+                else "training leaves it in evaluation mode"
+            )
+            detail = f"after {epoch} epochs of {micro_batches} micro-batches it has counted {counted}: {why}"
             return Finding("FAIL", what, detail, "look at where the model's train() and eval() are called")
-    return Finding("ok", what, f"{passes} passes an epoch counted, those of validation not")
+    return Finding("ok", what, f"{micro_batches} micro-batches an epoch counted, those of validation not")
 
 
 def check_resume(setup: Setup) -> Finding:
@@ -142,15 +146,13 @@ def check_resume(setup: Setup) -> Finding:
     config = setup.small(setup.augmented)
     for _ in range(2):
         try:
-            with one_thread(), told_to_stop():
+            with one_thread(), interrupted_soon():
                 train(config, stopped)
             break
         except Interrupted:
             attempts += 1
     if attempts == 1:
-        return Finding(
-            "FAIL", what, "a run that is told to stop goes on to its end", "look at petseg.training.interrupt"
-        )
+        return Finding("FAIL", what, "a run ignores the signal to stop", "look at petseg.training.interrupt")
     with one_thread():
         train(config, stopped)
     if different := _differences(straight, stopped):
@@ -161,8 +163,8 @@ def check_resume(setup: Setup) -> Finding:
 
 
 @contextmanager
-def told_to_stop() -> Iterator[None]:
-    """Within the block training is told to stop after a few steps, as by a signal."""
+def interrupted_soon() -> Iterator[None]:
+    """Within the block, training stops after a few steps, as if by a signal."""
     asked, before = 0, interrupt.requested
 
     def requested() -> bool:
@@ -180,16 +182,16 @@ def told_to_stop() -> Iterator[None]:
 def _differences(ours: Path, theirs: Path) -> list[str]:
     """What differs between the ends of two runs."""
     newest = [list_checkpoints(folder / CHECKPOINTS_NAME)[-1].folder for folder in (ours, theirs)]
-    found = []
+    different = []
     for name in ("model", "optimizer"):
         one, other = (load_file(folder / f"{name}.safetensors") for folder in newest)
         if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
-            found.append(f"final {name}")
+            different.append(f"final {name}")
     rows = [
         [{name: v for name, v in row.items() if not name.startswith("perf/")} for row in read_metrics(folder)]
         for folder in (ours, theirs)
     ]
-    return [*found, "metrics.jsonl"] if rows[0] != rows[1] else found
+    return [*different, "metrics.jsonl"] if rows[0] != rows[1] else different
 
 
 def _resume_on_cpu(setup: Setup) -> Finding:

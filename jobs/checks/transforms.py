@@ -21,11 +21,11 @@ STRONG_PER_SIGMA = 40.0  # elastic_alpha over elastic_sigma_px at which the disp
 
 def check_transforms(setup: Setup) -> Finding:
     """Each augmentation moves picture and mask alike, leaves the mask its values, and is a function of its seed."""
-    what, told = "transforms", list[str]()
+    what, details = "transforms", list[str]()
     for config in setup.distinct(lambda config: config.augment):
         policy = config.augment.policy
         if policy == "none":
-            told.append(policy)
+            details.append(policy)
             continue
         problem, agreement = try_policy(config.augment)
         if problem:
@@ -33,8 +33,8 @@ def check_transforms(setup: Setup) -> Finding:
         name = "augment.strong_p" if policy == "strong" else "augment.p"
         if (config.augment.strong_p if policy == "strong" else config.augment.p) == 0:
             return Finding("warn", what, f"{policy} with {name} = 0 changes nothing", f"raise {name}")
-        told.append(f"{policy} {100 * agreement:.1f} %")
-    return Finding("ok", what, f"picture and mask agree after {', '.join(told)}")
+        details.append(f"{policy} {100 * agreement:.1f} %")
+    return Finding("ok", what, f"picture and mask agree after {', '.join(details)}")
 
 
 def try_policy(config: AugmentConfig) -> tuple[str, float]:
@@ -52,8 +52,8 @@ def try_policy(config: AugmentConfig) -> tuple[str, float]:
     again = _augmented(strong, image, trimap, epoch=1)
     half = replace(strong, p=0.5, strong_p=0.5)
     first, other = (_augmented(half, image, trimap, epoch)[0] for epoch in (1, 2))
-    if found := sorted(set(labels.unique().tolist()) - set(VALUES)):
-        return f"the mask has values {found} that it had not", agreement
+    if foreign := sorted(set(labels.unique().tolist()) - set(VALUES)):
+        return f"the mask has values {foreign} that it had not", agreement
     if agreement < MIN_AGREEMENT:
         return f"picture and mask agree on {100 * agreement:.1f} % of the pixels away from edges", agreement
     if not (torch.equal(moved, again[0]) and torch.equal(labels, again[1])):

@@ -16,7 +16,7 @@ WEIGHTS = "model.weights"
 
 @dataclass(frozen=True)
 class Cells:
-    """What is asked for: a spec, its cells as far as they are known, and their shard sets."""
+    """A spec, its cells as far as they are known, and their shard sets."""
 
     spec: Spec
     cells: tuple[Cell, ...]
@@ -24,7 +24,7 @@ class Cells:
 
 
 def read_spec(path: Path, axes: Sequence[str], settings: Sequence[str]) -> Spec:
-    """Read a sweep file, changed by the words of --axis and --set.
+    """Read a sweep file, changed by --axis and --set.
 
     Raises ValueError that names the file or the flag, and for weights that are not there.
     """

@@ -24,7 +24,7 @@ SYNTHETIC = "synthetic"  # what the source's name of drawn pictures begins with
 
 @dataclass(frozen=True)
 class ShardSet:
-    """What sweep.json notes of a shard set, so that a report does not need the set itself."""
+    """What sweep.json records of a shard set, so that a report does not need the set itself."""
 
     hash: str
     location: str  # as data.shards names it, without passwords and queries
@@ -79,16 +79,16 @@ class ShardSets:
 
     def by_id(self, cells: Iterable[Cell]) -> dict[str, Cell]:
         """The cells by trial id; raises ValueError if cells with different axis values are the same trial."""
-        found: dict[str, Cell] = {}
+        cells_by_id: dict[str, Cell] = {}
         for cell in cells:
             identifier = self.trial_id(cell.config)
-            other = found.setdefault(identifier, cell)
+            other = cells_by_id.setdefault(identifier, cell)
             if other.axes != cell.axes:
                 raise ValueError(
                     f"{_differences(other.axes, cell.axes)} give the same trial ({identifier}), whose numbers would "
                     "stand for both: leave one of them out"
                 )
-        return found
+        return cells_by_id
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -98,7 +98,7 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def typed_locations(spec: Spec, settings: Sequence[str]) -> set[str]:
-    """The shard sets that the words of --set and --axis name, rather than the sweep file."""
+    """The shard sets that --set and --axis name, rather than the sweep file."""
     if not any(word.startswith(f"{SHARDS}=") for word in settings):
         return set()
     drawn = spec.space[SHARDS].values if SHARDS in spec.space else ()

@@ -106,9 +106,9 @@ def parse_distribution(name: str, entry: Mapping[str, Any]) -> Distribution:
     if kind == "categorical":
         return categorical(name, entry["values"])
     low, high, q = (_number(name, key, entry.get(key, 1)) for key in ("min", "max", "q"))
-    found = Distribution(kind, low=low, high=high, q=q)
-    _check_bounds(name, found)
-    return found
+    distribution = Distribution(kind, low=low, high=high, q=q)
+    _check_bounds(name, distribution)
+    return distribution
 
 
 def categorical(name: str, values: Any) -> Distribution:
@@ -128,19 +128,19 @@ def _default_kind(entry: Mapping[str, Any]) -> str:
     return "uniform"
 
 
-def _check_bounds(name: str, found: Distribution) -> None:
-    low, high = found.low, found.high
+def _check_bounds(name: str, distribution: Distribution) -> None:
+    low, high = distribution.low, distribution.high
     if low > high:
         raise ValueError(f"parameter {name}: min {low:g} is more than max {high:g}")
-    if found.kind == "int_uniform" and not (low.is_integer() and high.is_integer()):
+    if distribution.kind == "int_uniform" and not (low.is_integer() and high.is_integer()):
         raise ValueError(f"parameter {name}: int_uniform needs whole numbers as min and max, not {low:g} and {high:g}")
-    if found.kind == "log_uniform_values" and low <= 0:
+    if distribution.kind == "log_uniform_values" and low <= 0:
         raise ValueError(f"parameter {name}: log_uniform_values needs a min above 0 (the value itself), not {low:g}")
-    if found.kind == "q_uniform":
-        if found.q <= 0:
-            raise ValueError(f"parameter {name}: q = {found.q:g}: must be positive")
-        if found.size < 1:
-            raise ValueError(f"parameter {name}: no multiple of q = {found.q:g} lies in [{low:g}, {high:g}]")
+    if distribution.kind == "q_uniform":
+        if distribution.q <= 0:
+            raise ValueError(f"parameter {name}: q = {distribution.q:g}: must be positive")
+        if distribution.size < 1:
+            raise ValueError(f"parameter {name}: no multiple of q = {distribution.q:g} lies in [{low:g}, {high:g}]")
 
 
 def _number(name: str, key: str, value: Any) -> float:

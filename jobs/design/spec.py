@@ -43,7 +43,6 @@ NAME = re.compile(r"\w[\w.+ -]{0,99}")
 DEFAULT_SWEEP = Path(__file__).parents[1] / "sweeps" / "lab.yaml"
 METHODS = ("grid", "random", "bayes")
 STARTUP = 10  # draws before a model of the results chooses, as optuna's TPE has it
-MAX_VALUES = 100_000  # of a sweep file
 MISSES_PER_CELL = 100  # so often in a row nothing new, per cell drawn before, and the space is taken as used up
 METRIC = {"name": "val/dice", "goal": "maximize"}  # what picks the best weights and ranks the cells
 
@@ -72,7 +71,7 @@ class Spec:
     space: dict[str, Distribution] = field(default_factory=dict)  # of a search, in place of axes
     run_cap: int = 0  # 0 = every cell of the grid
     seed: int = 0
-    early: Hyperband | None = None
+    early_stopping: Hyperband | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,7 +84,7 @@ class Spec:
         A search draws from the values of such an axis.
         """
         kept = {name: values for name, values in self.axes.items() if name not in fixed}
-        space = {name: found for name, found in self.space.items() if name not in fixed}
+        space = {name: distribution for name, distribution in self.space.items() if name not in fixed}
         if self.method == "grid":
             kept |= axes
         else:
@@ -107,6 +106,8 @@ class Cell:
 
 def load_spec(path: Path) -> Spec:
     """Read a sweep file; raises ValueError that names the file and the fault."""
+    from jobs.design.plain_yaml import parse_yaml  # yaml: not in commands that only look at a sweep
+
     try:
         text = read_text_file(path, "the sweep file")
     except FileNotFoundError:
@@ -129,33 +130,8 @@ def _ready_sweeps() -> str:
     return f"{DEFAULT_SWEEP.parent} has {names}"
 
 
-def parse_yaml(text: str) -> Any:
-    """Plain values; raises ValueError for a text that is not YAML, or has more values than any file spells out."""
-    import yaml  # not in commands that only look at a sweep
-
-    try:
-        content = yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    _require_few(content)
-    return content
-
-
-def _require_few(content: Any) -> None:
-    """Nine lines of anchors and aliases (&a, *a) can stand for billions of values, or for a list that holds itself."""
-    left, count = [content], 0
-    while left:
-        count += 1
-        if count > MAX_VALUES:
-            raise ValueError(f"it stands for more than {MAX_VALUES:,} values")
-        one = left.pop()
-        left.extend([*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list) else ())
-
-
 def parse_spec(content: Any, default_name: str) -> Spec:
-    """The Spec of a parsed sweep file; raises ValueError for what is not understood, so that nothing is ignored."""
+    """The Spec of a parsed sweep file; raises ValueError for anything unknown, so that nothing is ignored."""
     if isinstance(content, Mapping) and (unknown := sorted(map(str, set(content) - set(TOP_LEVEL)))):
         raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
     if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
@@ -163,24 +139,24 @@ def parse_spec(content: Any, default_name: str) -> Spec:
     method = content.get("method", "grid")
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not built in: choose one of {', '.join(METHODS)}")
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     fixed: dict[str, Any] = {}
     for wandb_field in ("project", "entity"):
         if wandb_field in content:
             fixed[f"tracking.{wandb_field}"] = content[wandb_field]
-    _read_parameters(content["parameters"], "", found, fixed)
+    _read_parameters(content["parameters"], "", distributions, fixed)
     metric = content.get("metric", METRIC)
     if metric != METRIC:
         raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")
     spec = Spec(
         name=require_name(str(content.get("name", default_name)), "name"),
-        axes=_grid_axes(found) if method == "grid" else {},
+        axes=_grid_axes(distributions) if method == "grid" else {},
         fixed=fixed,
         method=method,
-        space={} if method == "grid" else found,
+        space={} if method == "grid" else distributions,
         run_cap=_whole(content, "run_cap", 1),
         seed=_whole(content, "seed", 0),
-        early=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
+        early_stopping=parse_hyperband(content["early_terminate"]) if "early_terminate" in content else None,
     )
     check_method(spec)
     check_axes(spec)
@@ -201,7 +177,7 @@ def check_axes(spec: Spec) -> None:
 def _require_different(name: str, values: Sequence[Any]) -> None:
     """Raises ValueError for two values that are one to the config, such as 1e-3 and 0.001."""
     seen: dict[Any, Any] = {}
-    for value in values if name in field_types() else ():  # whoever builds the config says what is no field
+    for value in values if name in field_types() else ():  # unknown fields are refused when the config is built
         same = typed_value(name, value)
         if same in seen:
             also = "" if str(value) == str(seen[same]) else f", as {seen[same]} and as {value}"
@@ -210,8 +186,8 @@ def _require_different(name: str, values: Sequence[Any]) -> None:
 
 
 def check_method(spec: Spec) -> None:
-    """Raises ValueError for what does not go together."""
-    if spec.method == "grid" and spec.early:
+    """Raises ValueError for settings that the method does not allow."""
+    if spec.method == "grid" and spec.early_stopping:
         raise ValueError(
             "early_terminate does not go with method grid, which compares its cells: the seeds that did badly would be "
             "missing from their means. Leave it out, or use method random or bayes"
@@ -223,17 +199,19 @@ def check_method(spec: Spec) -> None:
 def check_comparable(spec: Spec) -> None:
     """Raises ValueError for a search that would choose between trials whose Dice is not the same measure."""
     for name in ("data.image_size_px", "data.border", "data.shards"):
-        if name in spec.space and (spec.early or spec.method == "bayes"):
+        if name in spec.space and (spec.early_stopping or spec.method == "bayes"):
             raise ValueError(
                 f"parameter {name} decides what a Dice means: a search cannot choose it, fix it by `value`"
             )
 
 
-def _grid_axes(found: Mapping[str, Distribution]) -> dict[str, list[Any]]:
-    for name, one in found.items():
-        if one.kind != "categorical":
-            raise ValueError(f"parameter {name}: a grid takes `value` or `values`; {one.kind} is for random and bayes")
-    return {name: list(one.values) for name, one in found.items()}
+def _grid_axes(distributions: Mapping[str, Distribution]) -> dict[str, list[Any]]:
+    for name, distribution in distributions.items():
+        if distribution.kind != "categorical":
+            raise ValueError(
+                f"parameter {name}: a grid takes `value` or `values`; {distribution.kind} is for random and bayes"
+            )
+    return {name: list(distribution.values) for name, distribution in distributions.items()}
 
 
 def _whole(content: Mapping[str, Any], name: str, lowest: int) -> int:
@@ -244,18 +222,18 @@ def _whole(content: Mapping[str, Any], name: str, lowest: int) -> int:
     return value
 
 
-def _read_parameters(tree: Any, prefix: str, found: dict[str, Distribution], fixed: dict[str, Any]) -> None:
+def _read_parameters(tree: Any, prefix: str, distributions: dict[str, Distribution], fixed: dict[str, Any]) -> None:
     if not isinstance(tree, Mapping) or not tree:
         raise ValueError(f"parameter {prefix.rstrip('.')}: `parameters:` needs at least one field")
     for name, entry in tree.items():
         dotted = f"{prefix}{name}"
         keys = set(entry) if isinstance(entry, Mapping) else set()
         if keys == {"parameters"}:
-            _read_parameters(entry["parameters"], f"{dotted}.", found, fixed)
+            _read_parameters(entry["parameters"], f"{dotted}.", distributions, fixed)
         elif "value" in keys and (len(keys) == 1 or (entry.get("distribution") == "constant" and len(keys) == 2)):
             fixed[dotted] = entry["value"]
         elif keys & {"values", "min", "max", "distribution"}:
-            found[dotted] = parse_distribution(dotted, entry)
+            distributions[dotted] = parse_distribution(dotted, entry)
         else:
             raise ValueError(f"parameter {dotted}: give {FORMS}")
 
@@ -281,13 +259,13 @@ def draws(spec: Spec, base: RunConfig) -> Iterator[Cell]:
     Raises ValueError for draws that no run can have.
     """
     check_comparable(spec)
-    size = math.prod(found.size for found in spec.space.values())
+    size = math.prod(distribution.size for distribution in spec.space.values())
     seen: set[RunConfig] = set()
     last = 0  # number of the last new one
     for number in itertools.count():
         if len(seen) >= size or number - last > MISSES_PER_CELL * (len(seen) + 1):
             return
-        values = {name: found.at(quantile(spec.seed, name, number)) for name, found in spec.space.items()}
+        values = {name: distribution.at(quantile(spec.seed, name, number)) for name, distribution in spec.space.items()}
         try:
             cell = cell_of(spec, base, values)
         except ValueError as error:
@@ -314,6 +292,8 @@ def field_value(config: Any, name: str) -> Any:
 
 def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
     """`train.epochs=3` -> {"train.epochs": 3}, values read as YAML; raises ValueError that shows the form."""
+    from jobs.design.plain_yaml import parse_yaml
+
     parsed = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -321,8 +301,8 @@ def parse_settings(settings: Sequence[str], flag: str) -> dict[str, Any]:
             raise ValueError(f"{flag} {setting}: write {flag} NAME=VALUE, such as {flag} train.epochs=3")
         try:
             parsed[name] = parse_yaml(value)
-        except ValueError:
-            raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value") from None
+        except ValueError as error:
+            raise ValueError(f"{flag} {setting}: {value!r} is not a YAML value: {error}") from None
     return parsed
 
 

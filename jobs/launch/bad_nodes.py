@@ -1,6 +1,6 @@
-"""Nodes that failed again and again: where starts of a sweep ended by the node, as their logs and Slurm say.
+"""Finds nodes that fail repeatedly: starts of a sweep ended there by the node, as their logs and Slurm say.
 
-A node that gave a job no GPU, as the job itself wrote down, is certain to do so again: once is enough.
+A node that showed a job no GPU, as recorded by the job, is certain to do so again: once is enough.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.node.faults import read_faults
-from jobs.runs.log_files import START_OF_LIFE, rank_logs, read_tail
+from jobs.runs.log_files import START_OF_ATTEMPT, rank_logs, read_tail
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.triage import Evidence, daemon_lines, diagnose
@@ -21,7 +21,7 @@ from shards.cause import Cause
 from slurm.cluster import node_names
 
 ENOUGH = 2  # failures of a node: one may be chance
-_PLACE = re.compile(r"JobEnvironment\(.*?hostname=([^,)\s]+).*?\bnode=\d+\((\d+)\)")
+_ENVIRONMENT = re.compile(r"JobEnvironment\(.*?hostname=([^,)\s]+).*?\bnode=\d+\((\d+)\)")
 _NAMED = re.compile(r"^srun: error: Node failure on (\S+)", re.MULTILINE)
 
 Failed = tuple[str, int, str]  # job, how many of its starts came after, host: each start counts once
@@ -29,10 +29,10 @@ Failed = tuple[str, int, str]  # job, how many of its starts came after, host: e
 
 @dataclass(frozen=True)
 class BadNodes:
-    """Nodes to leave out, by Slurm's names, and what is to be said of that."""
+    """Nodes to exclude, by Slurm's names, and messages about them."""
 
     names: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
 def bad_nodes(sweep: Sweep, rows: Sequence[TrialStatus]) -> BadNodes:
@@ -51,16 +51,16 @@ def bad_nodes(sweep: Sweep, rows: Sequence[TrialStatus]) -> BadNodes:
     names = tuple(dict.fromkeys([*bad, *without_gpus]))
     if 2 * len(names) > len(nodes):
         why = "more than half of the nodes, which looks like the network or the file system: none is left out"
-        return BadNodes(said=(f"starts of this sweep ended by failures of {', '.join(names)}, {why}",))
-    said = [
+        return BadNodes(messages=(f"starts of this sweep ended by failures of {', '.join(names)}, {why}",))
+    messages = [
         f"{name} is left out: {count} starts of this sweep ended there by a failure of the node (--no-exclude takes it)"
         for name, count in bad.items()
         if name not in without_gpus
     ]
-    said += [
+    messages += [
         f"{name} is left out: a job of this sweep saw no GPU there (--no-exclude takes it)" for name in without_gpus
     ]
-    return BadNodes(names, tuple(said))
+    return BadNodes(names, tuple(messages))
 
 
 def node_failures(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[Failed]:
@@ -79,10 +79,10 @@ def node_failures(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[Failed]
 
 def _of_job(row: TrialStatus, submission: Submission, is_last: bool) -> Iterator[Failed]:
     logs = [split_starts(read_tail(path)) for path in rank_logs(row.trial, submission)]
-    told = [(later, host) for log in logs for later, text in enumerate(reversed(log)) if (host := failed_host(text))]
-    yield from ((submission.job_id, later, host) for later, host in told)
-    # a node that is gone leaves no word in the log, but Slurm knows; of several nodes nobody knows which
-    silent = is_last and row.cause == Cause.NODE_FAILURE and all(later for later, _ in told)
+    named = [(later, host) for log in logs for later, text in enumerate(reversed(log)) if (host := failed_host(text))]
+    yield from ((submission.job_id, later, host) for later, host in named)
+    # a lost node writes nothing into the log, but Slurm knows; among several nodes nobody knows which
+    silent = is_last and row.cause == Cause.NODE_FAILURE and all(later for later, _ in named)
     state = row.trial.state().of_job(submission.job_id)
     several = any(nodes_of(text) > 1 for log in logs for text in log)
     if silent and not several and state.job_id:
@@ -90,32 +90,32 @@ def _of_job(row: TrialStatus, submission: Submission, is_last: bool) -> Iterator
 
 
 def split_starts(log: str) -> list[str]:
-    """What a log says of each start of its job, oldest first."""
-    return re.split(rf"^(?=.*{re.escape(START_OF_LIFE)})", log, flags=re.MULTILINE)[1:]
+    """The part of a log for each start of its job, oldest first."""
+    return re.split(rf"^(?=.*{re.escape(START_OF_ATTEMPT)})", log, flags=re.MULTILINE)[1:]
 
 
 def nodes_of(text: str) -> int:
     """How many nodes a start had, by its first line."""
-    found = _PLACE.search(text)
-    return int(found[2]) if found else 1
+    match = _ENVIRONMENT.search(text)
+    return int(match[2]) if match else 1
 
 
 def failed_host(text: str) -> str:
     """The host whose failure ended a start, by the log of one of its processes; empty if none is known."""
     if diagnose(Evidence(TrialState("running"), logs=(text,))).cause is not Cause.NODE_FAILURE:
         return ""
-    if found := _NAMED.search(text):
-        return found[1].rstrip(",:.")
+    if named := _NAMED.search(text):
+        return named[1].rstrip(",:.")
     if "DUE TO NODE FAILURE" in daemon_lines(text) and nodes_of(text) > 1:
         return ""  # any of them
-    place = _PLACE.search(text)
-    return place[1] if place else ""
+    environment = _ENVIRONMENT.search(text)
+    return environment[1] if environment else ""
 
 
 def node_of(host: str, nodes: Mapping[str, str]) -> str:
-    """The one node (name -> name of its host) that a host is; empty if there is none, or several."""
+    """The name of the one node with this host; empty if there is none, or several. nodes: name -> host"""
     if host in nodes:
         return host
     short = host.partition(".")[0]
-    found = [name for name, its_host in nodes.items() if short in (name, its_host.partition(".")[0])]
-    return found[0] if len(found) == 1 else ""
+    names = [name for name, its_host in nodes.items() if short in (name, its_host.partition(".")[0])]
+    return names[0] if len(names) == 1 else ""

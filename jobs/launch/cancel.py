@@ -1,4 +1,4 @@
-"""Jobs of a sweep are ended: Slurm's by scancel, those of this machine by signals."""
+"""Ends jobs of a sweep: Slurm's by scancel, those of this machine by signals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLL_S = 0.1
 
 
 def adopt_cut_off(sweep: Sweep) -> None:
-    """Find the jobs of a launcher that was killed while it submitted them, or see to it that they never begin."""
+    """Find the jobs that a killed launcher was submitting, or make sure that they never begin."""
     if not cut_off_submissions(sweep):
         return
     try:
@@ -34,8 +34,8 @@ def adopt_cut_off(sweep: Sweep) -> None:
         return  # which will write down the jobs itself
 
 
-def beside(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterable[str]:
-    """Other trials that live in the same jobs, and end with them."""
+def shared_job_warnings(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterable[str]:
+    """A warning about other trials that share these jobs, and end with them."""
     jobs = {row.submission.job_id for row in rows if row.submission}
     chosen = {row.trial.id for row in rows}
     given = sweep.submissions()
@@ -61,9 +61,9 @@ def cancel_slurm(rows: Iterable[TrialStatus]) -> None:
         except FileNotFoundError:
             raise OSError("no scancel on PATH: go to a login node of the cluster") from None
         except subprocess.CalledProcessError as error:
-            said = one_line(error.stderr)
-            if "Invalid job id" not in said:  # it has ended and is forgotten: as wished
-                raise OSError(f"scancel: {said}") from None
+            complaint = one_line(error.stderr)
+            if "Invalid job id" not in complaint:  # it has ended, and Slurm has forgotten it
+                raise OSError(f"scancel: {complaint}") from None
 
 
 def cancel_local(sweep: Sweep, rows: Sequence[TrialStatus], whole: bool, kill: bool, grace_s: float) -> None:

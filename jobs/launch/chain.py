@@ -35,7 +35,7 @@ PACK_OUT = "data/shards"  # shards.pack's default
 
 @dataclass(frozen=True)
 class Chain:
-    """What is to be done, with the words that it was asked for by."""
+    """The steps to run, and the flags of their commands."""
 
     options: ChainOptions
     spec: Spec
@@ -48,7 +48,7 @@ class Chain:
         return self.options.folder(self.spec)
 
     def side(self, step: str) -> Resources:
-        """What the jobs ask for that train nothing: packing has use for several cores."""
+        """The resources of the jobs that train nothing; packing can use several cores."""
         asked = self.options.resources
         partition, cores = self.options.side_partition or asked.partition, asked.cpus_per_task if step == "pack" else 1
         return replace(
@@ -56,7 +56,7 @@ class Chain:
         )
 
     def report_steps(self) -> list[Step]:
-        """The page, and for the log where each trial stands."""
+        """The report, and the state of each trial for the log."""
         words = [str(self.folder)]
         if not is_remote(shards := expand(self.spec)[0].config.data.shards):
             words += ["--shards", shards]

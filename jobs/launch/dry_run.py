@@ -1,4 +1,4 @@
-"""What `jobs/sweep.py --dry-run` shows of trials and of scripts for sbatch: a screenful, unless all is asked for."""
+"""Shows for `jobs/sweep.py --dry-run` the trials and the scripts for sbatch: a screenful, or all with --all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from rich.text import Text
 from jobs.cost.budget import check_budget
 from jobs.cost.table import label_of
 from jobs.cost.table import render as render_cost
-from jobs.launch.decision import decide
 from jobs.launch.options import Options
-from jobs.launch.run import estimate_cost, find_cells, tell_before
+from jobs.launch.run import estimate_cost, find_cells, print_warnings
 from jobs.launch.submit import job_name
 from jobs.reporting.statistics.power_wording import plan_text
 from jobs.runs.trial import Sweep
@@ -23,7 +22,7 @@ from jobs.state.table import plain_table
 from jobs.state.trial_status import TrialStatus
 from shards.command import NOT_KNOWN, OK
 from shards.terminal import Terminal
-from slurm.executor import render_scripts
+from slurm.arrays import render_scripts
 from slurm.request import Request
 
 LISTED_WHOLE = 20  # trials, cells, or scripts that are all shown
@@ -38,11 +37,12 @@ def show_plan(options: Options) -> int:
     cells = find_cells(options)
     trials = plan_trials(cells, options.folder(cells.spec))
     sweep = trials.sweep
-    observed = observe(sweep, SLURM_PATIENCE_S).of(trials.cells)
-    missing = trials.only(decide(observed).trials)
+    everything = observe(sweep, SLURM_PATIENCE_S)
+    observed = everything.of(trials.cells)
+    missing = trials.only(observed.missing)
     console = Terminal(soft_wrap=True)
     console.print(*render_trials(sweep, observed.rows, set(missing.cells), options.all), sep="\n")
-    tell_before(trials, observed, console)
+    print_warnings(trials, observed, console)
     if missing.cells:
         cost = estimate_cost(options, missing)
         console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), options.all)))
@@ -51,7 +51,7 @@ def show_plan(options: Options) -> int:
     if sweep.method != "bayes":
         console.print(plan_text(sweep, trials.cells, pictures_of_val(trials)), markup=False, highlight=False)
     if missing.cells and options.cluster == "slurm":
-        console.print(scripts_text(options, missing), markup=False, highlight=False)
+        console.print(scripts_text(options, missing, everything.slurm_jobs), markup=False, highlight=False)
     return NOT_KNOWN if observed.doubt else OK
 
 
@@ -61,10 +61,10 @@ def pictures_of_val(trials: Trials) -> int:
     return min((split.num_samples for split in splits if split), default=0)
 
 
-def scripts_text(options: Options, missing: Trials) -> str:
-    """The scripts that sbatch would get for these trials."""
+def scripts_text(options: Options, missing: Trials, live_jobs: Sequence[str]) -> str:
+    """The scripts that sbatch would get for these trials, beside jobs of earlier submissions."""
     jobs = -(-len(missing.cells) // options.trials_per_job)
-    resources, max_parallel = options.launch.settle(jobs)
+    resources, max_parallel = options.launch.settle(jobs, live_jobs)
     scripts = render_scripts(
         jobs,
         Request(missing.sweep.folder / "logs", resources, job_name(missing.sweep), max_parallel),
@@ -74,7 +74,7 @@ def scripts_text(options: Options, missing: Trials) -> str:
 
 
 def most_of(count: int, everything: bool) -> int:
-    """How many of so many are shown."""
+    """How many of `count` items are shown."""
     return count if everything or count <= LISTED_WHOLE else LISTED_FIRST
 
 

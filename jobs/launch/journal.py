@@ -1,8 +1,8 @@
-"""Submissions that a killed launcher could not write down: what was intended, compared with what Slurm has.
+"""Recovers submissions that a killed launcher could not record, by comparing its intent with Slurm's queue.
 
-Before sbatch is called, a line without job id is written for each trial, with a token that Slurm keeps with the jobs,
-in their name and comment. A launcher that finds such lines, and whoever cancels the sweep, asks squeue for the token:
-those jobs are the trials', and nothing is submitted twice.
+Before sbatch is called, a line without job id is written for each trial, with a token that Slurm keeps in the name and
+the comment of the jobs. The next launcher, or cancel, that finds such lines asks squeue for the token: the jobs that
+carry it belong to these trials, and nothing is submitted twice.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def announce(sweep: Sweep, groups: Sequence[Sequence[Trial]], indices: range) -> str:
-    """Write down that the jobs of these groups of trials are about to be submitted; returns the token they carry."""
+    """Record that the jobs of these groups of trials are about to be submitted; returns the token they carry."""
     from slurm.submission import new_token  # submitit, which only a submission needs
 
     token = new_token()
-    places = ((place, trial) for place, index in enumerate(indices) for trial in groups[index])
-    sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, place) for place, trial in places)
+    numbered = ((position, trial) for position, index in enumerate(indices) for trial in groups[index])
+    sweep.add_submissions(Submission(trial.id, "", "slurm", "", token, position) for position, trial in numbered)
     return token
 
 
@@ -34,9 +34,9 @@ def cut_off_submissions(sweep: Sweep) -> list[Submission]:
 
 
 def reconcile(sweep: Sweep) -> None:
-    """Give the jobs that Slurm has to the trials whose submission was cut off; the others stay to be submitted.
+    """Assign the jobs that Slurm has to the trials whose submission was cut off; the others will be submitted again.
 
-    sbatch may still be on its way to Slurm: what is not there is revoked, and its jobs end at once should they come.
+    sbatch may still be on its way to Slurm: a token without jobs is revoked, so that its jobs end at once if they come.
     Raises OSError if Slurm cannot be asked, Unavailable if it does not answer now: to submit without asking could run a
     trial twice.
     """
@@ -49,17 +49,17 @@ def reconcile(sweep: Sweep) -> None:
 
     logs = sweep.folder.absolute() / "logs"
     tokens = sorted({submission.intent for submission in cut_off})
-    found = cluster.jobs_by_token(tokens)
-    if missing := sorted(set(tokens) - {token for token, _ in found}):
+    jobs = cluster.jobs_by_token(tokens)
+    if missing := sorted(set(tokens) - {token for token, _ in jobs}):
         for token in missing:
             revoke(logs, token)
         came = cluster.jobs_by_token(missing)  # between the question and the revocation
         for token in {token for token, _ in came}:
             restore(logs, token)
-        found |= came
+        jobs |= came
     orphans, adopted = [], []
     for submission in cut_off:
-        job_id = found.get((submission.intent, submission.place))
+        job_id = jobs.get((submission.intent, submission.place))
         if job_id is None:
             continue
         paths = JobPaths(logs, job_id, 0)

@@ -1,4 +1,4 @@
-"""How the trials that run on this machine come along: a table that moves on a terminal, plain lines elsewhere."""
+"""Shows the progress of trials on this machine: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -84,67 +84,67 @@ class LocalProgress:
     """
 
     trials: Sequence[Trial]
-    places: int  # trials that run at a time
+    slots: int  # trials that run at a time
     jobs: dict[str, str] = field(default_factory=dict)  # trial id -> id of its job, once that has started
     began: dict[str, float] = field(default_factory=dict)  # trial id -> when it began; until it does, when its job did
     ran: dict[str, float] = field(default_factory=dict)  # trial id -> seconds, of those that ended; 0 = not known
-    places_in_job: dict[str, str] = field(default_factory=dict)  # of trials that share a job and have not begun
-    told: dict[str, str] = field(default_factory=dict)  # trial id -> how it ended
+    positions: dict[str, str] = field(default_factory=dict)  # of trials that share a job and have not begun
+    reported: dict[str, str] = field(default_factory=dict)  # trial id -> how it ended
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def started(self, trials: Sequence[Trial], job_id: str, place: str) -> None:
+    def started(self, trials: Sequence[Trial], job_id: str, position: str) -> None:
         """A job of these trials starts. place: such as `1 of 6`, among the jobs of the launch."""
         with self.lock:
             self.jobs |= {trial.id: job_id for trial in trials}
             self.began |= {trial.id: time.time() for trial in trials}
             if len(trials) == 1:
-                logger.info("%s %s: started as job %s (%s)", trials[0].id, trials[0].label, job_id, place)
+                logger.info("%s %s: started as job %s (%s)", trials[0].id, trials[0].label, job_id, position)
                 return
-            logger.info("job %s (%s) started with %d trials", job_id, place, len(trials))
+            logger.info("job %s (%s) started with %d trials", job_id, position, len(trials))
             numbers = enumerate(trials, start=1)
-            self.places_in_job |= {trial.id: f"{number} of {len(trials)}" for number, trial in numbers}
+            self.positions |= {trial.id: f"{number} of {len(trials)}" for number, trial in numbers}
 
     def ended(self, trials: Sequence[Trial]) -> None:
         """The job of these trials is over."""
         with self.lock:
             for trial in trials:
                 self._notice(trial)
-                took = 0.0 if trial.id in self.places_in_job else time.time() - self.began[trial.id]
+                took = 0.0 if trial.id in self.positions else time.time() - self.began[trial.id]
                 self.ran.setdefault(trial.id, took)
-                self._tell_end(trial)
+                self._report_end(trial)
 
     def look(self) -> list[RunningTrial]:
         """The trials that run now; reports those that have begun and ended since the last look."""
         running: list[RunningTrial] = []
         with self.lock:
             for trial in [trial for trial in self.trials if trial.id in self.began and trial.id not in self.ran]:
-                said = self._notice(trial)
-                if said == "running":
+                status = self._notice(trial)
+                if status == "running":
                     running.append(look_at(trial, self.began[trial.id]))
-                elif said in LAST_WORDS:
-                    self._tell_end(trial)
-                elif len(running) < self.places:
+                elif status in LAST_WORDS:
+                    self._report_end(trial)
+                elif len(running) < self.slots:
                     # its process imports what it needs, or it waits for its turn
-                    running.append(_idle(trial, is_saved=said == "interrupted"))
-        return running[: self.places]
+                    running.append(_idle(trial, is_saved=status == "interrupted"))
+        return running[: self.slots]
 
     def _notice(self, trial: Trial) -> Status:
-        """What the trial says of itself in its job, empty if nothing; reports its start where it shares that."""
+        """The trial's status in its job, empty if it has not begun; reports its start if it shares the job."""
         state = trial.state().of_job(self.jobs[trial.id])
         if not state.job_id:
             return ""
-        if place := self.places_in_job.pop(trial.id, ""):
-            logger.info("%s %s: started in job %s (%s)", trial.id, trial.label, self.jobs[trial.id], place)
+        if position := self.positions.pop(trial.id, ""):
+            logger.info("%s %s: started in job %s (%s)", trial.id, trial.label, self.jobs[trial.id], position)
             self.began[trial.id] = max(self.began[trial.id], _began(trial, state))
         if state.status in LAST_WORDS:
             self.ran[trial.id] = max(0.0, state.time - self.began[trial.id])
         return state.status
 
-    def _tell_end(self, trial: Trial) -> None:
-        """Report how it ended, unless that was said before; a job that is started again may mend what failed."""
+    def _report_end(self, trial: Trial) -> None:
+        """Report how it ended, unless that was reported before; a restarted job may repair a failure."""
         text = describe(trial, self.jobs[trial.id])
-        if self.told.get(trial.id) != text:
-            self.told[trial.id] = text
+        if self.reported.get(trial.id) != text:
+            self.reported[trial.id] = text
             logger.info("%s %s: %s", trial.id, trial.label, text)
 
     def left_s(self, running: Sequence[RunningTrial]) -> float | None:
@@ -154,17 +154,17 @@ class LocalProgress:
         if not took:
             return None
         one_s = fmean(took)
-        places = [one_s if look.left_s is None else look.left_s for look in running] or [0.0]
-        heapq.heapify(places)
+        slots = [one_s if look.left_s is None else look.left_s for look in running] or [0.0]
+        heapq.heapify(slots)
         for _ in range(len(self.trials) - len(self.ran) - len(running)):
-            if len(places) < self.places:
-                heapq.heappush(places, one_s)
+            if len(slots) < self.slots:
+                heapq.heappush(slots, one_s)
             else:
-                heapq.heapreplace(places, places[0] + one_s)
-        return max(places)
+                heapq.heapreplace(slots, slots[0] + one_s)
+        return max(slots)
 
     def _expected_s(self, look: RunningTrial) -> float:
-        """How long a trial that runs takes in all; 0 if that cannot be told."""
+        """How long a running trial takes in all; 0 if that is not known."""
         if look.share < 1:
             return look.whole_s
         return max(look.whole_s, time.time() - self.began.get(look.trial.id, time.time()))
@@ -259,7 +259,7 @@ def shown(progress: LocalProgress, lines: bool = True) -> Iterator[None]:
 
 
 def _show(progress: LocalProgress, stop: threading.Event, live: Live | None, lines: bool) -> None:
-    said: list[str] = []
+    reported: list[str] = []
     next_lines = time.monotonic() + LINE_EVERY_S
     while not stop.wait(min(LOOK_EVERY_S, LINE_EVERY_S)):
         try:
@@ -271,13 +271,13 @@ def _show(progress: LocalProgress, stop: threading.Event, live: Live | None, lin
             live.update(progress.render(running, live.console.width), refresh=True)
         elif lines and time.monotonic() >= next_lines:
             next_lines += LINE_EVERY_S
-            said = _say(progress, running, said)
+            reported = _say(progress, running, reported)
 
 
-def _say(progress: LocalProgress, running: Sequence[RunningTrial], said: list[str]) -> list[str]:
-    """Log where all stands, unless it is what was said last: a log file needs no such line."""
+def _say(progress: LocalProgress, running: Sequence[RunningTrial], reported: list[str]) -> list[str]:
+    """Log how all trials stand, unless nothing has changed; returns what was logged last."""
     text = [progress.summary(running), *(look.text for look in running[:MAX_ROWS])]
-    if text != said:
+    if text != reported:
         for line in text:
             logger.info("%s", line)
     return text

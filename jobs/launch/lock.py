@@ -1,4 +1,4 @@
-"""One launcher at a time works on a sweep, and what it leaves behind when it ends early."""
+"""Lets one launcher at a time work on a sweep, and tells whether one that failed has submitted jobs."""
 
 from __future__ import annotations
 

@@ -43,12 +43,13 @@ class Options:
     profile: str | None = None
     """What jobs ask for on a cluster, by a name of ~/.config/petseg/profiles.toml; other flags override it."""
     max_parallel: int = 0
-    """Jobs at a time, over all arrays of a submission; 0 = one per GPU or 1 with --cluster local, no limit on slurm."""
+    """Jobs of the sweep at a time; 0 = one per GPU or 1 with --cluster local, no limit on slurm. On slurm, jobs that
+    would be too many beside those of earlier submissions start when all of those have ended."""
     trials_per_job: int = 1
     """Trials that one job runs one after the other: imports, decoded caches and the wait in the queue are paid once."""
     trials_at_once: int = 1
     """How many of them train side by side, sharing the job's GPU and its CPU cores: small models leave most of a GPU
-    idle. Memory must do for all of them."""
+    idle. The job's memory must fit them all."""
     budget: str = ""
     """Refuse to submit trials that will cost more, such as 20gpuh or 8cpuh."""
     no_probe: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -76,7 +77,7 @@ class Options:
         return Launch(self.cluster, self.resources, self.max_parallel, self.trials_per_job, self.trials_at_once)
 
     @property
-    def places(self) -> int:
+    def search_slots(self) -> int:
         """How many trials of a search are under way at a time."""
         return self.batch or self.launch.settle(SEARCH_JOBS)[1] * self.trials_per_job
 
@@ -99,5 +100,5 @@ def split_words(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]
     """The words before --pack, and those after it, which go to shards.pack; None if there is no --pack."""
     if PACK_FLAG not in argv:
         return list(argv), None
-    place = argv.index(PACK_FLAG)
-    return list(argv[:place]), tuple(argv[place + 1 :])
+    index = argv.index(PACK_FLAG)
+    return list(argv[:index]), tuple(argv[index + 1 :])

@@ -30,7 +30,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is submitted again, with which changes, what is not, and what is released."""
+    """The trials to submit again, with changes to their configs, those to refuse, and those to release."""
 
     submit: tuple[TrialStatus, ...]
     overrides: Mapping[str, Mapping[str, Any]]  # trial -> dotted config field -> value
@@ -58,14 +58,14 @@ def decide(observed: Observed, wanted: Wanted) -> Decision:
 
 
 def _ended(observed: Observed, wanted: Wanted) -> list[TrialStatus]:
-    """Those that ended without a result, if such are wanted."""
+    """The rows that ended without a result, if the user means those."""
     if wanted.held and not (wanted.failed or wanted.cause):
         return []
     return [row for row in observed.rows if row.verdict and wanted.cause in (None, row.cause)]
 
 
 def _held(observed: Observed, wanted: Wanted) -> list[TrialStatus]:
-    """Those that wait until they are released, as far as they are meant."""
+    """The held rows that the user means."""
     if wanted.cause:
         return []
     anyone = wanted.held or (wanted.by_name and not wanted.failed)

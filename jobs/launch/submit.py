@@ -1,4 +1,4 @@
-"""How a sweep's trials become jobs: all at once, or as many as there is room for."""
+"""Submits a sweep's trials as jobs: all at once, or as many as there is room for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Submitted:
 
 @dataclass
 class JobLog:
-    """Notes each job of a submission as it is submitted, starts and ends, and shows it."""
+    """Records and shows each job of a submission when it is submitted, starts and ends."""
 
     launch: Launch
     sweep: Sweep
@@ -58,7 +58,7 @@ class JobLog:
 
     def on_job(self, index: int, job: Any, state: str) -> None:
         """What slurm.executor.submit reports of a job."""
-        group, place = self.groups[index], f"{index + 1} of {len(self.groups)}"
+        group, position = self.groups[index], f"{index + 1} of {len(self.groups)}"
         if state == "ended":
             self.under_way.pop(index)
             self.progress.ended(group)
@@ -67,15 +67,15 @@ class JobLog:
         self.submitted.extend(Submission(trial.id, job.job_id, self.launch.cluster, log) for trial in group)
         if state == "started":
             self.under_way[index] = job.job_id
-            self.progress.started(group, job.job_id, place)
+            self.progress.started(group, job.job_id, position)
         else:
             for trial in group:
-                logger.info("%s %s: submitted as job %s (%s)", trial.id, trial.label, job.job_id, place)
+                logger.info("%s %s: submitted as job %s (%s)", trial.id, trial.label, job.job_id, position)
         if state == "started" or index + 1 == len(self.groups) or len(self.submitted) >= NOTED_TOGETHER:
             self.note()
 
     def note(self) -> None:
-        """Write down what was submitted since the last time, if anything."""
+        """Record the jobs that were submitted since the last call."""
         if self.submitted:
             self.sweep.add_submissions(self.submitted)
             self.submitted.clear()
@@ -88,13 +88,19 @@ class JobLog:
 def submit_trials(
     launch: Launch, sweep: Sweep, trials: Sequence[Trial], named: frozenset[str] = frozenset()
 ) -> Submitted:
-    """Submit jobs of one or several trials each; all is noted in submissions.jsonl, the intent too.
+    """Submit jobs of one or several trials each; submissions.jsonl records them, and the intent before.
 
-    named: shard sets that the user names; the jobs fetch from no other place than those and folders.
+    named: shard sets that the user names; jobs fetch only from these, and read folders.
     """
     size = launch.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
-    resources, max_parallel = launch.settle(len(groups))
+    live_jobs = observe(sweep).slurm_jobs if launch.cluster == "slurm" and launch.max_parallel else ()
+    resources, max_parallel = launch.settle(len(groups), live_jobs)
+    if resources.dependency != launch.resources.dependency:
+        logger.info(
+            "--max-parallel %d: the new jobs wait until the %d jobs of earlier submissions have ended",
+            max_parallel, len(live_jobs),
+        )  # fmt: skip
     threads = max(1, resources.cpus_per_task // launch.trials_at_once)
     progress = LocalProgress(trials, max_parallel * launch.trials_at_once)
     log = JobLog(launch, sweep, groups, progress)
@@ -118,7 +124,7 @@ def submit_trials(
         jobs = submit(task, folders, launch.cluster, request, log.on_job)
     except KeyboardInterrupt:
         stack.close()
-        raise KeyboardInterrupt(_tell_stop(trials, log.stopped())) from None
+        raise KeyboardInterrupt(_report_stop(trials, log.stopped())) from None
     finally:
         stack.close()
         log.note()  # the first of several arrays, if another did not fit or was refused
@@ -159,8 +165,8 @@ def resubmit(
         for trial in submitted.left:
             if trial.id in before:  # or the next try would change it once more
                 save_overrides(before[trial.id], trial.folder)
-        code = tell_end(launch, sweep, submitted)
-        tell_wandb(launch, sweep)
+        code = report_end(launch, sweep, submitted)
+        report_wandb(launch, sweep)
         return code
 
 
@@ -170,11 +176,11 @@ def remote_sets(trials: Iterable[Trial]) -> list[str]:
     return sorted(location for location in named if is_remote(location))
 
 
-def tell_end(launch: Launch, sweep: Sweep, submitted: Submitted) -> int:
-    """Say what is left to do of the trials after their submission, and which have failed; returns the exit code."""
+def report_end(launch: Launch, sweep: Sweep, submitted: Submitted) -> int:
+    """Report which trials were not submitted, or have failed on this machine; returns the exit code."""
     if launch.cluster != "slurm":
         ids = {trial.id for trial in submitted.trials}
-        return _tell_failures(observe(sweep).of(ids).unfinished)
+        return _report_failures(observe(sweep).of(ids).unfinished)
     if not submitted.left:
         return OK
     several = "" if launch.trials_per_job > 1 else "; --trials-per-job puts several trials into each job"
@@ -186,15 +192,15 @@ def tell_end(launch: Launch, sweep: Sweep, submitted: Submitted) -> int:
     return INTERRUPTED
 
 
-def tell_wandb(launch: Launch, sweep: Sweep) -> None:
-    """Say where wandb shows the sweep, or why it does not, after trials that this process has waited for."""
+def report_wandb(launch: Launch, sweep: Sweep) -> None:
+    """Report where wandb shows the sweep, or why it does not, if this process has waited for the trials."""
     if launch.cluster != "slurm":
         for line in wandb_status(sweep.folder, observe(sweep).rows).lines():
             Terminal(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
-def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:
-    """Note in the trials whose processes were stopped with the launcher that this is why; returns what to say.
+def _report_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) -> str:
+    """Record in the states of stopped trials that the launcher was stopped; returns the message for the user.
 
     stopped: with the ids of their jobs, all of whose processes are gone
     """
@@ -206,10 +212,10 @@ def _tell_stop(trials: Sequence[Trial], stopped: Sequence[tuple[Trial, str]]) ->
                 error = own.error or "the sweep was stopped before it began"
                 trial.write_state(replace(own, status="interrupted", cause=Cause.STOPPED, error=error))
     done = sum(trial.result() is not None for trial in trials)
-    return f"{done} of {len(trials)} trials are done; the same command goes on with the others from what is saved"
+    return f"{done} of {len(trials)} trials are done; the same command resumes the others from what is saved"
 
 
-def _tell_failures(rows: Sequence[TrialStatus]) -> int:
+def _report_failures(rows: Sequence[TrialStatus]) -> int:
     for row in rows:
         state = f"{row.status}: {row.note}" if row.note else row.status
         logger.error("%s %s: %s%s", row.trial.id, row.trial.label, state, f"; its log: {row.log}" if row.log else "")

@@ -1,4 +1,4 @@
-"""What a job of a chain runs: commands of ours, one after the other, in the folder that the chain was started in."""
+"""Runs the commands of a chain's job, one after the other, in the folder that the chain was started in."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
     for step in steps:
         code = run_step(step, folder)
         while code in NOT_NOW and step.must and in_job and not interrupt.requested():
-            logger.info("exit code %d: Slurm takes no more now, or does not answer; again in %d s", code, AGAIN_S)
+            logger.info(
+                "exit code %d: Slurm accepts no more jobs now, or does not answer; again in %d s", code, AGAIN_S
+            )
             code = run_step(step, folder) if paused(AGAIN_S) else code
         if code and step.must and in_job and interrupt.requested():
             exit_job(JobEnvironment(), interrupt.requeue_requested())
@@ -64,7 +66,7 @@ def run_steps(item: tuple[str, Sequence[Step]]) -> None:
 
 
 def write_own_end(module: str, code: int) -> None:
-    """Write down in the job's folder how it ended: Slurm forgets."""
+    """Record in the job's folder how it ended: Slurm forgets."""
     from submitit import JobEnvironment
 
     environment = JobEnvironment()
@@ -72,7 +74,7 @@ def write_own_end(module: str, code: int) -> None:
 
 
 def paused(seconds: float) -> bool:
-    """Wait so long, or until the job is told to end; whether it was so long."""
+    """Wait so many seconds, or until a signal asks the job to end; whether the time passed."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not interrupt.requested():
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))

@@ -1,4 +1,4 @@
-"""How a job leaves its node, when its work is saved or the node cannot do it: at once, and back into the queue."""
+"""Ends a job whose work is saved, or whose node is unfit: at once, and requeued if it should run again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import submitit
 
 LOCAL_REQUEUE = 144  # submitit's local controller starts a job again that exits with it
-PATIENCE_S = 600.0  # for Slurm to say what becomes of the job, and then to end it; a new slurmctld takes over by then
+PATIENCE_S = 600.0  # for Slurm to answer, and then to end the job; a new slurmctld takes over by then
 MOVES = 3  # nodes that a job tries
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def exit_job(environment: submitit.JobEnvironment, requeue: bool, folders: Seque
     job goes back into the queue, and one that was cancelled does not, whatever signals it got.
     folders: of the job's trials; what interrupted them is noted in their states.
 
-    Rank 0 alone decides. The others wait for it: the first rank that exits would end the job before Slurm is told.
+    Rank 0 alone decides. The others wait for it: the first rank that exits ends the job, and rank 0 must requeue first.
     """
     remove_rendezvous(environment)
     if environment.name() != "slurm":
@@ -60,7 +60,7 @@ def exit_job(environment: submitit.JobEnvironment, requeue: bool, folders: Seque
 
 
 def comes_again(why: Ending, requeue: bool) -> bool:
-    """Whether the job is to be put back into the queue. requeue: a signal asked for it."""
+    """Whether the job should be requeued. requeue: a signal asked for it."""
     if why is Ending.DECIDED:
         return False  # not even ahead of the time limit: a cancelled job that is requeued would come back
     if why is Ending.RUNNING:
@@ -69,7 +69,7 @@ def comes_again(why: Ending, requeue: bool) -> bool:
 
 
 def note_cause(folders: Sequence[str], job_id: str, why: Ending, requeue: bool) -> None:
-    """Write why they stopped into the states of the trials that this job had to interrupt."""
+    """Write the cause into the states of the trials that this job interrupted."""
     if why is Ending.PREEMPTED:
         cause = Cause.PREEMPTED
     elif why is Ending.TIMED_OUT or (requeue and why is not Ending.DECIDED):
@@ -86,9 +86,9 @@ def note_cause(folders: Sequence[str], job_id: str, why: Ending, requeue: bool) 
 
 
 def exit_for_another_node(environment: submitit.JobEnvironment, fault: NodeFault, folders: Sequence[str]) -> None:
-    """Note what the node lacks, and let Slurm start the job again on another; returns where it does not.
+    """Record what the node lacks, and requeue the job for another node; returns only if Slurm refuses.
 
-    Any rank may do so: it alone may have met the fault, and the others wait for it in vain.
+    Any rank may call this: it alone may have met the fault, while the others wait for it.
     """
     node, sweep_folder = node_name(os.environ), Path(folders[0]).parents[1]
     if environment.name() != "slurm":
@@ -111,7 +111,7 @@ def exit_for_another_node(environment: submitit.JobEnvironment, fault: NodeFault
 
 
 def end_trials(folders: Sequence[str], job_id: str, status: Status, error: Exception) -> None:
-    """Write into the states of the trials that this job had begun why it stops."""
+    """Write into the states of the trials that this job began why they end."""
     for folder in folders:
         trial = Trial(Path(folder).name, {}, Path(folder))
         state = trial.state().of_job(job_id)

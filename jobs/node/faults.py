@@ -1,7 +1,7 @@
-"""Nodes that could not give a job of a sweep what Slurm had promised it, as the job wrote it down.
+"""Nodes that lacked GPUs which Slurm had promised to a job of a sweep, as recorded by the job.
 
-Such a node is certain to fail the next job too. One file for each start of a job, so that jobs which end at the same
-moment write no line into each other's.
+Such a node is certain to fail the next job too. Each start of a job has its own file, so that jobs which end at the
+same moment do not mix their lines.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def note_fault(sweep_folder: Path, fault: Fault) -> None:
 
 
 def read_faults(sweep_folder: Path) -> list[Fault]:
-    """All of a sweep's; what cannot be read is left out, for it is only advice."""
-    found = []
+    """All faults of a sweep; unreadable files are left out, because faults only advise."""
+    faults = []
     for path in sorted((sweep_folder / FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
-            found.append(build(Fault, read_json(path)))
-    return found
+            faults.append(build(Fault, read_json(path)))
+    return faults

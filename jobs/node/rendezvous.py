@@ -50,9 +50,9 @@ def meet(environment: submitit.JobEnvironment) -> tuple[str, int]:
     """Address and port of rank 0."""
     path = _path(environment)
     if environment.global_rank == 0:
-        place = (environment.hostnames[0], _free_port())
-        write_whole(path, json.dumps(place) + "\n")
-        return place
+        address_and_port = (environment.hostnames[0], _free_port())
+        write_whole(path, json.dumps(address_and_port) + "\n")
+        return address_and_port
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         try:
@@ -61,17 +61,17 @@ def meet(environment: submitit.JobEnvironment) -> tuple[str, int]:
             time.sleep(POLL_S)
             continue
         return address, port
-    raise RanksNotMet(f"no word of rank 0 in {path} within {TIMEOUT_S:.0f} s: see its log")
+    raise RanksNotMet(f"rank 0 wrote no {path} within {TIMEOUT_S:.0f} s: see its log")
 
 
 def remove_rendezvous(environment: submitit.JobEnvironment) -> None:
-    """Rank 0 takes the note back before it leaves: this machine's controller starts a job again under the same id."""
+    """Rank 0 removes the file before it exits: the local controller restarts a job under the same id."""
     if environment.global_rank == 0:
         _path(environment).unlink(missing_ok=True)
 
 
 def _path(environment: submitit.JobEnvironment) -> Path:
-    """Each start of a job by Slurm has a file of its own: none reads the port of an earlier one that was killed."""
+    """The file of this start of the job: none reads the port of an earlier start that was killed."""
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     return Path(os.environ["SUBMITIT_FOLDER"]) / f"{environment.job_id}_rendezvous_{restart}.json"
 

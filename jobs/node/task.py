@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 class TrialTask:
     """Runs trials of a sweep, one after the other or some at once, in every process of its job.
 
-    The task itself has no state: a job that is requeued, by whomever, runs it anew, passes over the trials that are
-    done, and goes on with the others from their newest checkpoints.
+    The task itself has no state: a requeued job runs it again, skips the trials that are done, and resumes the others
+    from their newest checkpoints.
     """
 
     def __init__(self, world_size: int, threads: int, at_once: int = 1, named: tuple[str, ...] = ()) -> None:
@@ -67,7 +67,9 @@ class TrialTask:
                 set_up_ranks(environment)
                 if failed := self.run_all(folders, environment, last=folders[-1]):
                     raise failed[0]
-        except LostPeer as lost:  # whether to try again is for whoever knows why: retry, and the sweep's next launch
+        except (
+            LostPeer
+        ) as lost:  # retry and the sweep's next launch, which learn the cause, decide whether to try again
             logger.error("%s", lost)
             sys.exit(INTERRUPTED)
         except Interrupted as stop:
@@ -82,9 +84,9 @@ class TrialTask:
     def run_all(
         self, folders: Iterable[str], environment: submitit.JobEnvironment, slot: int = 0, last: str = ""
     ) -> list[Exception]:
-        """Train what is in these folders; returns what trials failed with, which is in the log and in their states.
+        """Train the trials in these folders; returns the exceptions of those that failed, after logging them.
 
-        slot: number of the worker, where several share the job. last: of the folders, after which nothing comes.
+        slot: number of the worker, where several share the job. last: the folder whose failure ends the job.
         """
         failed: list[Exception] = []
         for folder in folders:
@@ -150,20 +152,20 @@ class TrialTask:
             )
         sweep = load_sweep(trial.folder.parents[1])
         name = trial_name(sweep, trial.id, config)
-        early = EarlyStop(sweep.early, partial(others, trial)) if sweep.early else None
+        early = EarlyStop(sweep.early_stopping, partial(others, trial)) if sweep.early_stopping else None
         train(config, trial.folder, Terms(name, self.world_size, MAX_STARTS_WITHOUT_PROGRESS, early))
 
 
 def others(trial: Trial) -> list[Path]:
-    """The folders of the other trials, which are more where a search has added some."""
+    """The folders of the other trials, including those that a search has added since."""
     return [folder for folder in sorted(trial.folder.parent.iterdir()) if folder.name != trial.folder.name]
 
 
 def note_failure(trial: Trial, here: TrialState, error: Exception, rank: int) -> None:
     """Write into the trial's state that it failed, with the cause that the error names.
 
-    Another rank than the first writes only what it can name a cause for: all that the first learns of it is that it is
-    gone, and that takes the place of no cause which stands there already.
+    Ranks other than the first write only causes that they can name: rank 0 learns just that a rank is gone, and that
+    does not replace a cause which is already known.
     """
     cause, before = cause_of(error), trial.state().of_job(here.job_id)
     no_answer = (None, Cause.UNKNOWN)

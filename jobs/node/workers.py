@@ -1,7 +1,7 @@
-"""Several processes of one job that work off its trials side by side, each with a log of its own.
+"""Runs the trials of one job in several worker processes side by side, each with a log of its own.
 
-A small model leaves most of a GPU idle. The job itself stays one task of Slurm: it starts the workers, hands signals
-on to them, waits until all have ended, and is requeued as any other job is. Who is free takes the next trial. A worker
+A small model leaves most of a GPU idle. The job itself stays one task of Slurm: it starts the workers, forwards signals
+to them, waits until all have ended, and is requeued as any other job is. A free worker takes the next trial. A worker
 whose job is killed sees its input end, saves and ends too.
 """
 
@@ -27,27 +27,27 @@ from petseg.training import interrupt
 from shards.command import INTERRUPTED, OK, Interrupted
 
 REQUEUE = 76  # a worker's exit code: interrupted by a signal that asks for a requeue
-NODE_FAULT = 77  # and another: the node lacks what it was to give
+NODE_FAULT = 77  # a worker's exit code: the node lacks GPUs that it should have
 POLL_S = 0.1
-# a signal that came before the worker could note it: it had begun nothing
+# killed by a signal before it installed handlers: it had begun nothing
 UNREADY = {-signal.SIGTERM: INTERRUPTED, -interrupt.REQUEUE_SIGNAL: REQUEUE}
-PLACE_BYTES = 4  # a pipe hands out so few bytes whole, to one reader each
+INDEX_BYTES = 4  # a read of so few bytes from a pipe is atomic
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told, as a line on its input."""
+    """A worker's instructions, sent as a line on its input."""
 
     threads: int
     slot: int  # from 1; its log is named as that of such a rank
     at_once: int
-    places: int  # a file descriptor: the numbers of the trials that nobody has taken
+    queue: int  # a file descriptor: a pipe with the indices of the folders that nobody has taken
     folders: tuple[str, ...]
     named: tuple[str, ...] = ()  # shard sets, as jobs.node.task.TrialTask has them
 
 
 class WorkerFailed(Exception):
-    """Some workers ended badly; the others have gone on to the end."""
+    """Some workers failed; the others have worked to the end."""
 
 
 def work_off(folders: Sequence[str], at_once: int, threads: int, named: tuple[str, ...] = ()) -> None:
@@ -58,10 +58,10 @@ def work_off(folders: Sequence[str], at_once: int, threads: int, named: tuple[st
     """
     environment = submitit.JobEnvironment()
     reader, writer = os.pipe()
-    if len(folders) * PLACE_BYTES > _capacity(writer):
+    if len(folders) * INDEX_BYTES > _capacity(writer):
         raise ValueError(f"{len(folders)} trials in one job: too many; lower --trials-per-job")
-    for place in range(len(folders)):
-        os.write(writer, place.to_bytes(PLACE_BYTES, "big"))
+    for index in range(len(folders)):
+        os.write(writer, index.to_bytes(INDEX_BYTES, "big"))
     os.close(writer)
     count = min(at_once, len(folders))
     workers = [
@@ -88,17 +88,17 @@ def start(order: Order, environment: submitit.JobEnvironment) -> subprocess.Pope
             stdout=log,
             stderr=log,
             text=True,
-            pass_fds=[order.places],
+            pass_fds=[order.queue],
         )
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # a signal has ended it already: its exit code will tell
+    with contextlib.suppress(BrokenPipeError):  # a signal has ended it already: its exit code will show
         process.stdin.write(json.dumps(asdict(order)) + "\n")
         process.stdin.flush()  # and it stays open: its end is ours
     return process
 
 
 def await_all(workers: Sequence[subprocess.Popen[str]]) -> list[int]:
-    """Exit codes; signals that come to this process meanwhile go to the workers too."""
+    """Wait for the workers, forwarding signals that this process gets; returns their exit codes."""
     handed_on = 0
     while any(worker.poll() is None for worker in workers):
         for number in interrupt.received()[handed_on:]:
@@ -111,13 +111,13 @@ def await_all(workers: Sequence[subprocess.Popen[str]]) -> list[int]:
 
 
 def take(order: Order) -> Iterator[str]:
-    """The folders that this worker is the first to take, one after the other."""
-    while place := os.read(order.places, PLACE_BYTES):
-        yield order.folders[int.from_bytes(place, "big")]
+    """The folders of trials that no other worker has taken, one after the other."""
+    while index := os.read(order.queue, INDEX_BYTES):
+        yield order.folders[int.from_bytes(index, "big")]
 
 
 def read_order() -> Order:
-    """Of this worker, by its input; from then on TERM comes to it when that ends."""
+    """Read this worker's order from its input; from then on the end of the input raises SIGTERM."""
     content = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, name="job", daemon=True).start()
     return Order(**content | {name: tuple(content[name]) for name in ("folders", "named")})

@@ -1,4 +1,4 @@
-"""Trials by what people type: an id, its beginning, or words of the axes."""
+"""Finds trials by what people type: an id, its beginning, or words of the axes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def matches(trial: Trial, words: str) -> bool:
 def choose(sweep: Sweep, words: str) -> list[Trial]:
     """The trials that the words mean; raises ValueError that lists the choices if there is none."""
     exact = [trial for trial in sweep.trials if trial.label == words.strip()]
-    found = exact or [trial for trial in sweep.trials if matches(trial, words)]
-    if not found:
+    trials = exact or [trial for trial in sweep.trials if matches(trial, words)]
+    if not trials:
         raise ValueError(f"no trial {words!r} in {sweep.folder}; its trials:\n{listed(sweep.trials)}")
-    return found
+    return trials
 
 
 def choose_one(sweep: Sweep, words: str) -> Trial:
-    """Raises ValueError that lists the candidates unless the words mean exactly one trial."""
-    found = choose(sweep, words)
-    if len(found) > 1:
-        raise ValueError(f"{words!r} means {len(found)} trials of {sweep.folder}, name one:\n{listed(found)}")
-    return found[0]
+    """The one trial that the words mean; raises ValueError that lists the candidates if there are several or none."""
+    trials = choose(sweep, words)
+    if len(trials) > 1:
+        raise ValueError(f"{words!r} means {len(trials)} trials of {sweep.folder}, name one:\n{listed(trials)}")
+    return trials[0]
 
 
 def choose_all(sweep: Sweep, selections: Sequence[str]) -> list[Trial]:

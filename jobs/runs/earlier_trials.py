@@ -15,7 +15,7 @@ NAMED = 3  # fields, and values of each
 
 
 def earlier_line(sweep: Sweep, chosen: Mapping[str, Cell], most: int = NAMED) -> str:
-    """What to say of trials that are no points of the grid that is asked for now; empty if there are none.
+    """A line about trials that are no points of the present grid; empty if there are none.
 
     Another place on an axis is no other setting: part of a sweep can be run again, and an axis can grow.
     """

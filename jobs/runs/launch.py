@@ -1,4 +1,4 @@
-"""How a sweep is launched: what launch.json keeps of its last submission."""
+"""How a sweep is launched: launch.json keeps the settings of the last submission."""
 
 from __future__ import annotations
 
@@ -33,10 +33,16 @@ class Launch:
     def __post_init__(self) -> None:
         require_shareable(self.cluster, self.resources, self.trials_per_job, self.trials_at_once)
 
-    def settle(self, num_jobs: int) -> tuple[Resources, int]:
-        """The resources and the limit of parallel jobs that hold for this cluster."""
+    def settle(self, num_jobs: int, live_jobs: Sequence[str] = ()) -> tuple[Resources, int]:
+        """The resources and the limit of parallel jobs that hold for this cluster.
+
+        live_jobs: Slurm's, of earlier submissions. Slurm limits each array on its own, so where they and the new jobs
+        together are more than the limit, the new ones wait until the arrays of those have ended.
+        """
         resources, max_parallel = self.resources, self.max_parallel
         if self.cluster == "slurm":
+            if live_jobs and 0 < max_parallel < len(live_jobs) + num_jobs:
+                resources = resources.after(live_jobs)
             return resources, max_parallel or num_jobs
         gpus = visible_gpus()
         if not gpus and resources.gpus_per_node:

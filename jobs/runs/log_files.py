@@ -16,7 +16,7 @@ TAIL_BYTES = 64 * 1024
 ROOMS = frozenset({"jobs", "petseg", "shards", "slurm"})
 MAX_MESSAGE_LINES = 15
 
-START_OF_LIFE = "Starting with JobEnvironment("  # submitit's first line; requeued jobs append to the same file
+START_OF_ATTEMPT = "Starting with JobEnvironment("  # submitit's first line; requeued jobs append to the same file
 RAISED = "Submitted job triggered an exception"  # submitit's last line: the traceback after it ended the process
 CHAIN = ("During handling of the above exception", "The above exception was the direct cause")
 _RANK = re.compile(r"^\[rank\d+\]: ")  # torch puts it before each line of an exception in a job of several processes
@@ -68,7 +68,7 @@ def rank_logs(trial: Trial, submission: Submission) -> list[Path]:
 
 
 def log_of(first: Path, submission: Submission, rank: int) -> Path:
-    """Of a rank, or of a worker by its slot. first: that of rank 0."""
+    """The log of a rank, or of a worker by its slot. first: the log of rank 0."""
     return first.with_name(first.name.replace(f"{submission.job_id}_0_", f"{submission.job_id}_{rank}_", 1))
 
 
@@ -93,19 +93,19 @@ def read_tail(path: Path, num_bytes: int = TAIL_BYTES) -> str:
     return printable(content.decode(errors="replace").replace("\r", "\n"))
 
 
-def last_life(text: str) -> str:
-    """What a log says since its job was last started."""
-    start = text.rfind(START_OF_LIFE)
+def last_attempt(text: str) -> str:
+    """The part of a log since its job was last started."""
+    start = text.rfind(START_OF_ATTEMPT)
     return text if start < 0 else text[text.rfind("\n", 0, start) + 1 :]
 
 
 def own_part(text: str, trial_id: str) -> str:
-    """A log without what its job, which runs several trials, says of the others' failures."""
-    found = list(_TRIAL_FAILED.finditer(text))
-    for match in found:
+    """The part of a log, of a job that runs several trials, without the other trials' failures."""
+    failures = list(_TRIAL_FAILED.finditer(text))
+    for match in failures:
         if match[1] == trial_id:
             return text[match.end() : _end_of_traceback(text, match.end())]
-    for match in reversed(found):
+    for match in reversed(failures):
         text = text[: match.start()] + text[_end_of_traceback(text, match.end()) :]
     return text
 
@@ -122,16 +122,16 @@ def _end_of_traceback(text: str, start: int) -> int:
 def fatal_traceback(text: str) -> Traceback | None:
     """The traceback that ended a process, by its log; None if it did not end by an exception."""
     raised = text.rfind(RAISED)
-    found = tracebacks(text[max(raised, 0) :]) or tracebacks(text)
-    if not found:
+    candidates = tracebacks(text[max(raised, 0) :]) or tracebacks(text)
+    if not candidates:
         return None
-    return found[0] if raised >= 0 else found[-1]
+    return candidates[0] if raised >= 0 else candidates[-1]
 
 
 def tracebacks(text: str) -> list[Traceback]:
     """All tracebacks of a text in its order, each joined with those that it was raised from."""
     lines = [_RANK.sub("", line) for line in text.splitlines()]
-    found: list[Traceback] = []
+    joined: list[Traceback] = []
     position, chained = 0, False
     while position < len(lines):
         if lines[position].strip() != _FIRST_LINE:
@@ -141,9 +141,9 @@ def tracebacks(text: str) -> list[Traceback]:
         end, error, frame = _read_one(lines, position + 1)
         if error:
             one = Traceback("\n".join(lines[position:end]), (error,), frame)
-            found[-1:] = [_joined(found[-1], one)] if chained and found else [*found[-1:], one]
+            joined[-1:] = [_joined(joined[-1], one)] if chained and joined else [*joined[-1:], one]
         position, chained = end, False
-    return found
+    return joined
 
 
 def _read_one(lines: list[str], start: int) -> tuple[int, str, str]:
@@ -174,5 +174,5 @@ def our_file(path: str) -> str:
         return "/".join(inside) if inside[0] in ROOMS else ""
     if any(re.fullmatch(r"python3(\.\d+)?", part) for part in parts):  # the standard library, and what lies in it
         return ""
-    places = [index for index, part in enumerate(parts[:-1]) if part in ROOMS]
-    return "/".join(parts[places[-1] :]) if places else ""  # /home/me/petseg/petseg/data/tars.py: the last one
+    indices = [index for index, part in enumerate(parts[:-1]) if part in ROOMS]
+    return "/".join(parts[indices[-1] :]) if indices else ""  # /home/me/petseg/petseg/data/tars.py: the last one

@@ -20,16 +20,16 @@ HASH = "manifest_hash"
 
 def find_runs(name: str, runs_dir: Path) -> Sweep:
     """The sweep of that name or in that folder, or the single runs that lie there. Raises ValueError for neither."""
-    places = (Path(name), runs_dir / name)
-    for place in places:
-        if (place / SWEEP_NAME).exists():
-            return load_sweep(place)
-    for place in places:
-        if folders := _run_folders(place):
-            return read_single_runs(place, folders)
-        _require_no_trial(place)
-        if (place / CONFIG_NAME).exists():
-            raise ValueError(f"{place} is one run: name the folder that it lies in, {place.parent}, to see all there")
+    candidates = (Path(name), runs_dir / name)
+    for folder in candidates:
+        if (folder / SWEEP_NAME).exists():
+            return load_sweep(folder)
+    for folder in candidates:
+        if folders := _run_folders(folder):
+            return read_single_runs(folder, folders)
+        _require_no_trial(folder)
+        if (folder / CONFIG_NAME).exists():
+            raise ValueError(f"{folder} is one run: name the folder that it lies in, {folder.parent}, to see all there")
     return load_sweep(runs_dir / name)
 
 
@@ -38,37 +38,37 @@ def find_sweep_with_jobs(name: str, runs_dir: Path, instead: str) -> Sweep:
 
     instead: what does for single runs what the command does for a sweep
     """
-    places = (Path(name), runs_dir / name)
-    if not any((place / SWEEP_NAME).exists() for place in places):
-        for place in places:
-            _require_no_trial(place)
-            one = (place / CONFIG_NAME).exists()
-            if one or _run_folders(place):
-                look = typed("jobs/status.py", place.parent if one else place)
+    candidates = (Path(name), runs_dir / name)
+    if not any((folder / SWEEP_NAME).exists() for folder in candidates):
+        for folder in candidates:
+            _require_no_trial(folder)
+            one = (folder / CONFIG_NAME).exists()
+            if one or _run_folders(folder):
+                look = typed("jobs/status.py", folder.parent if one else folder)
                 what = "is a run" if one else "holds runs"
-                raise ValueError(f"{place} {what} of petseg/train.py, not a sweep: {instead}; see also `{look}`")
+                raise ValueError(f"{folder} {what} of petseg/train.py, not a sweep: {instead}; see also `{look}`")
     return find_sweep(name, runs_dir)
 
 
-def _run_folders(place: Path) -> list[Path]:
-    return sorted(path.parent for path in place.glob(f"*/{CONFIG_NAME}"))
+def _run_folders(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
 
 
-def _require_no_trial(place: Path) -> None:
+def _require_no_trial(folder: Path) -> None:
     """Raises ValueError for the folder of a sweep's trial, or of its trials."""
-    for trials in (place, place.parent):
+    for trials in (folder, folder.parent):
         if trials.name == TRIALS_NAME and (trials.parent / SWEEP_NAME).exists():
-            raise ValueError(f"{place} lies in the sweep {trials.parent}: name that")
+            raise ValueError(f"{folder} lies in the sweep {trials.parent}: name that")
 
 
-def read_single_runs(place: Path, folders: Sequence[Path]) -> Sweep:
+def read_single_runs(parent: Path, folders: Sequence[Path]) -> Sweep:
     """The runs in these folders as trials of a sweep by that place's name; what is no run is left out."""
-    found = {folder: content for folder in folders if (content := _content(folder))}
-    if not found:
-        raise ValueError(f"no run in {place.absolute()} can be read: each {CONFIG_NAME} there is damaged")
-    values = {folder: flatten(content["identity"]) for folder, content in found.items()}
+    contents = {folder: content for folder in folders if (content := _content(folder))}
+    if not contents:
+        raise ValueError(f"no run in {parent.absolute()} can be read: each {CONFIG_NAME} there is damaged")
+    values = {folder: flatten(content["identity"]) for folder, content in contents.items()}
     hashes = {folder: str(identity.pop(HASH)) for folder, identity in values.items()}
-    sets = {hashes[folder]: _shard_set(hashes[folder], content) for folder, content in found.items()}
+    sets = {hashes[folder]: _shard_set(hashes[folder], content) for folder, content in contents.items()}
     if len(sets) > 1:
         for folder, identity in values.items():
             identity[SHARDS] = sets[hashes[folder]].location
@@ -83,7 +83,7 @@ def read_single_runs(place: Path, folders: Sequence[Path]) -> Sweep:
         )
         for folder, identity in values.items()
     )
-    return Sweep(place, place.name, axes, first.hash, first.location, trials, shard_sets=tuple(sets.values()))
+    return Sweep(parent, parent.name, axes, first.hash, first.location, trials, shard_sets=tuple(sets.values()))
 
 
 def _content(folder: Path) -> dict[str, Any] | None:
@@ -102,5 +102,5 @@ def _shard_set(manifest_hash: str, content: dict[str, Any]) -> ShardSet:
 def _differing(values: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """The fields that have more than one value, or that some runs lack, with their values."""
     names = dict.fromkeys(name for one in values for name in one)
-    found = {name: list(dict.fromkeys(one[name] for one in values if name in one)) for name in names}
-    return {name: seen for name, seen in found.items() if len(seen) > 1 or any(name not in one for one in values)}
+    values_of = {name: list(dict.fromkeys(one[name] for one in values if name in one)) for name in names}
+    return {name: seen for name, seen in values_of.items() if len(seen) > 1 or any(name not in one for one in values)}

@@ -68,7 +68,7 @@ def _hash_of(files: Mapping[str, Path]) -> str:
 
 
 def _require_whole(target: Path, code: str, files: Mapping[str, Path]) -> None:
-    """Raises ValueError unless a copy is what its name says, and nothing else: jobs run what is in it."""
+    """Raises ValueError unless a copy has exactly the content that its name says: jobs run what is in it."""
     found = {str(path.relative_to(target)): path for path in target.rglob("*") if not path.is_dir()}
     ours = {name: path for name, path in found.items() if "__pycache__" not in Path(name).parts and name != NOTE_NAME}
     linked = any(path.is_symlink() for path in (target, *target.rglob("*")))

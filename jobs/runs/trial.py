@@ -90,8 +90,8 @@ class Trial:
         """Where it was stopped early, if it was."""
         return load_pruned(self.folder)
 
-    def go_on(self) -> None:
-        """If it was stopped early, let it be interrupted instead."""
+    def resume_pruned(self) -> None:
+        """Turn a trial that was stopped early into an interrupted one, which may resume."""
         if self.pruned():
             self.write_state(replace(self.state(), status="interrupted", error="it was stopped early"))
             (self.folder / PRUNED_NAME).unlink()
@@ -109,14 +109,14 @@ class Trial:
             return []
 
     def state(self) -> TrialState:
-        """What a job last wrote of it."""
+        """The state that a job last wrote."""
         return read_state(self.folder)
 
     def write_state(self, state: TrialState) -> None:
         write_state(state, self.folder)
 
     def share(self) -> float:
-        """Of its job's resources, while as many trials train there as may at once."""
+        """The trial's share of its job's resources while the job trains as many trials as it may at once."""
         return 1 / max(1, self.state().at_once)
 
 
@@ -130,7 +130,7 @@ class Sweep:
     manifest_hash: str  # of its first shard set, and the only one unless data.shards is an axis
     shards: str
     trials: tuple[Trial, ...]
-    early: Hyperband | None = None  # when its trials are stopped early
+    early_stopping: Hyperband | None = None  # when its trials are stopped early
     method: str = "grid"  # that chose its trials
     shard_sets: tuple[ShardSet, ...] = ()
 
@@ -148,9 +148,9 @@ class Sweep:
         return {submission.trial: submission for submission in self.all_submissions()}
 
     def all_submissions(self) -> list[Submission]:
-        """Every job that a trial was given, oldest first; what is none is left out, as half a line after a kill.
+        """Every job of every trial, oldest first; skips damaged lines, such as half a line after a kill.
 
-        A job's log is the file of that name in the sweep's own folder of logs, wherever a line says that it is.
+        A job's log is looked for by its name in the sweep's own folder of logs, whatever folder a line names.
         """
         path, logs = self.folder / SUBMISSIONS_NAME, self.folder.absolute() / "logs"
         try:
@@ -159,26 +159,26 @@ class Sweep:
             return []
         except NotRegular as error:
             raise ValueError(str(error)) from None
-        found: list[Submission] = []
+        submissions: list[Submission] = []
         for number, line in enumerate(lines, start=1):
             try:
                 row = parse_json(line, path)
                 if isinstance(row, dict) and WITHDRAWN in row:
-                    found = [one for one in found if one.job_id or one.intent != row[WITHDRAWN]]
+                    submissions = [one for one in submissions if one.job_id or one.intent != row[WITHDRAWN]]
                     continue
                 one = build(Submission, row)
-                found.append(replace(one, log=str(logs / Path(one.log).name)) if Path(one.log).name else one)
+                submissions.append(replace(one, log=str(logs / Path(one.log).name)) if Path(one.log).name else one)
             except (ValueError, TypeError) as error:
                 if number < len(lines) or len(lines) == 1:  # else a kill may have cut the last one short
                     warn_once(f"{path}:{number} is damaged ({error}), and left out")
-        return found
+        return submissions
 
     def add_submissions(self, submissions: Iterable[Submission]) -> None:
-        """Note them all at once: on a network file system each fsync can take as long as a job takes to start."""
+        """Record them in one write: on a network file system each fsync can take as long as a job takes to start."""
         self._note("".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
 
     def withdraw_intent(self, intent: str) -> None:
-        """Note that the jobs which were about to be submitted with this comment were refused: there are none."""
+        """Record that sbatch refused the jobs with this comment: there are none."""
         self._note(json.dumps({WITHDRAWN: intent}) + "\n")
 
     def _note(self, lines: str) -> None:
@@ -217,11 +217,11 @@ def plan_sweep(spec: Spec, cells: Sequence[Cell], sets: ShardSets, folder: Path)
         axes[SHARDS] = list(dict.fromkeys(trial.axes[SHARDS] for trial in trials.values()))
     chosen = (replace(t, manifest_hash="") if t.manifest_hash == first else t for t in trials.values())
     sets_noted = tuple(notes.values())
-    return Sweep(folder, folder.name, axes, first, shards, tuple(chosen), spec.early, spec.method, sets_noted)
+    return Sweep(folder, folder.name, axes, first, shards, tuple(chosen), spec.early_stopping, spec.method, sets_noted)
 
 
 def _require_same_sets(old: Sweep, sets: ShardSets, spec: Spec) -> None:
-    """Raises ValueError for a set that a folder's sweep does not have, unless the sweep is told to vary it."""
+    """Raises ValueError for a set that the folder's sweep does not have, unless data.shards is an axis."""
     for location, manifest in sets.manifests.items():
         if manifest.hash in old.hashes:
             continue
@@ -235,7 +235,7 @@ def _require_same_sets(old: Sweep, sets: ShardSets, spec: Spec) -> None:
 
 
 def _on_the_axis(trial: Trial, notes: Mapping[str, ShardSet]) -> Trial:
-    """With its shard set among its axes, which it lacks if it was planned when the sweep had only one."""
+    """The trial with its shard set among its axes, which it lacks if the sweep had only one set at first."""
     if SHARDS in trial.axes:
         return trial
     noted = notes.get(trial.manifest_hash)
@@ -252,7 +252,7 @@ def save_sweep(sweep: Sweep) -> None:
         "shards": sweep.shards,
         "trials": [_trial_entry(trial) for trial in sweep.trials],
         "method": sweep.method,
-        **({"early_terminate": hyperband_entry(sweep.early)} if sweep.early else {}),
+        **({"early_terminate": hyperband_entry(sweep.early_stopping)} if sweep.early_stopping else {}),
         **({"shard_sets": [asdict(one) for one in sweep.shard_sets]} if sweep.shard_sets else {}),
     }
     write_whole(sweep.folder / SWEEP_NAME, json.dumps(content, indent=2) + "\n")
@@ -290,7 +290,7 @@ def load_sweep(folder: Path) -> Sweep:
 
 
 def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
-    """Raises KeyError, TypeError, AttributeError or ValueError for content that is none."""
+    """The sweep of a sweep.json; raises KeyError, TypeError, AttributeError or ValueError for damaged content."""
     require_own_folder(folder / TRIALS_NAME)
     noted = content.get("shard_sets") or [{"hash": content["manifest_hash"], "location": content["shards"]}]
     return Sweep(
@@ -309,9 +309,9 @@ def _sweep_of(folder: Path, content: Mapping[str, Any]) -> Sweep:
 def _trial_of(folder: Path, id: str, axes: dict[str, Any], manifest_hash: str = "") -> Trial:
     if not TRIAL_ID.fullmatch(id):
         raise ValueError(f"a trial has the id {id!r}: it must match {TRIAL_ID.pattern}")
-    place = folder / TRIALS_NAME / id
-    require_own_folder(place)
-    return Trial(id, {name: _value(one) for name, one in axes.items()}, place, _text(manifest_hash))
+    own_folder = folder / TRIALS_NAME / id
+    require_own_folder(own_folder)
+    return Trial(id, {name: _value(one) for name, one in axes.items()}, own_folder, _text(manifest_hash))
 
 
 def _text(value: Any) -> str:
@@ -321,7 +321,7 @@ def _text(value: Any) -> str:
 
 
 def _value(value: Any) -> Any:
-    """A value of an axis, by which trials are told apart and sorted."""
+    """A value of an axis, by which trials are distinguished and sorted."""
     if not isinstance(value, str | float | bool | None) and not (type(value) is int and abs(value) < 2**63):
         raise TypeError(f"{value!r:.80} is no value of an axis")
     return value

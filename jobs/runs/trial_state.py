@@ -1,4 +1,4 @@
-"""state.json of a trial: what its job last wrote of it, which every command on the login node reads."""
+"""state.json of a trial: what its job last wrote, and every command on the login node reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST_WORDS: tuple[Status, ...] = ("done", "pruned", "failed")  # a job that was 
 
 @dataclass(frozen=True)
 class TrialState:
-    """What a job last wrote of a trial; empty values where no job has begun it."""
+    """A trial's state as a job last wrote it; empty values if no job has begun it."""
 
     status: Status = ""
     host: str = ""
@@ -41,26 +41,26 @@ NOT_BEGUN = TrialState()
 
 
 def read_state(folder: Path) -> TrialState:
-    """The state in a trial's folder. A file that cannot be read counts as none, and a value that is none is left out.
+    """The state in a trial's folder. An unreadable file counts as missing, and invalid values are left out.
 
     The folder can be a stranger's.
     """
     advice = "delete it; until then the trial counts as not begun, unless it has a result"
     try:
-        found = read_json_object(folder / STATE_NAME, advice)
+        content = read_json_object(folder / STATE_NAME, advice)
     except (FileNotFoundError, NotADirectoryError):
         return NOT_BEGUN
-    except (ValueError, NotRegular) as error:  # no reason to say nothing of the others
+    except (ValueError, NotRegular) as error:  # the other trials are still shown
         warn_once(str(error))
         return NOT_BEGUN
-    values = {name: value for name, value in found.items() if _is_valid(name, value)}
+    values = {name: value for name, value in content.items() if _is_valid(name, value)}
     if "cause" in values:
         values["cause"] = Cause(values["cause"])
     return TrialState(**values)
 
 
 def _is_valid(name: str, value: Any) -> bool:
-    """Whether a state can have this value; no name but those of its fields has one."""
+    """Whether a state can have this value; false for unknown fields."""
     match name:
         case "host" | "job_id" | "error":
             return isinstance(value, str)

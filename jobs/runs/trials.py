@@ -18,7 +18,7 @@ from petseg.run_folder.layout import claim_folder
 
 @dataclass(frozen=True)
 class Trials:
-    """The trials of a sweep that are meant now."""
+    """The trials of a sweep that the command concerns."""
 
     sweep: Sweep
     cells: Mapping[str, Cell]  # by trial id
@@ -42,15 +42,15 @@ def plan_trials(cells: Cells, folder: Path, meant: Iterable[Cell] | None = None)
 
 
 def write_trials(trials: Trials) -> None:
-    """Write sweep.json, and the config.json of each trial that is meant; what was stopped early may go on.
+    """Write sweep.json, and the config.json of each chosen trial; trials that were stopped early may resume.
 
     Raises ValueError for a folder that holds another run.
     """
     sweep = trials.sweep
     save_sweep(sweep)
     for trial in trials:
-        if sweep.early is None:
-            trial.go_on()
+        if sweep.early_stopping is None:
+            trial.resume_pruned()
         claim_folder(with_absolute_paths(trials.cells[trial.id].config), sweep.hash_of(trial), trial.folder)
 
 

@@ -1,4 +1,4 @@
-"""What to do about each cause of a trial's end, and by which words of other programs it is known.
+"""What to do about each cause of a trial's end, and which messages of other programs reveal it.
 
 A trial's own error names its cause, which its job writes into state.json. The expressions here are for what CUDA,
 torch, Python, Slurm and submitit write, and match no message of ours (tests/jobs/state/test_causes.py).
@@ -29,7 +29,7 @@ RETRYABLE: dict[Cause, bool] = {
     Cause.NEVER_BEGAN: True,
     Cause.UNKNOWN: True,
 }
-# the trial itself is sound: the same again goes on where it stopped
+# the trial itself is sound: submitted again, it resumes where it stopped
 INTERRUPTIONS = frozenset(
     {
         Cause.NODE_FAILURE, Cause.PREEMPTED, Cause.TIMEOUT, Cause.CANCELLED, Cause.STOPPED, Cause.KILLED,
@@ -60,7 +60,7 @@ ADVICE: dict[Cause, str] = {
     Cause.UNSEEN_FOLDER: "{host} could not even open the job's log in {folder}: nodes do not see that folder, or may "
     "not write there. Run the sweep with --runs-dir on a file system that all nodes share",
     Cause.UNPLACEABLE: f"{UNPLACEABLE}, and Slurm ended it: run the sweep again with another {WHAT_IS_ASKED}",
-    Cause.CODE: "the code raised an error, and would again: mend it first",
+    Cause.CODE: "the code raised an error, and would again: fix it first",
     Cause.CANCELLED: "somebody ended it: submit it again to go on",
     Cause.STOPPED: "it was stopped with the sweep on this machine (Ctrl-C): the same command goes on from what is "
     "saved",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.runs.log_files import RAISED, last_life, read_tail
+from jobs.runs.log_files import RAISED, last_attempt, read_tail
 from jobs.runs.trial import CHAIN_NOTES, JOB_ID, SWEEP_NAME
 from jobs.state.job_ends import note_ends, read_ends, with_noted
 from jobs.state.waits import wait_of
@@ -64,16 +64,16 @@ def forget_end(folder: Path, job_id: str) -> None:
 
 def chain_jobs(folder: Path, timeout_s: float | None = None) -> list[ChainJob]:
     """The jobs of a sweep's last chain, in their order; none if it has no chain."""
-    notes = _last_attempt(_read_notes(folder))
+    notes = _latest_notes(_read_notes(folder))
     ends = {note.job_id: _read_end(folder, note) for note in notes}
     states = job_states([job_id for job_id, end in ends.items() if not end], timeout_s)
     known = read_ends(folder)
     note_ends(folder, known, states)
     states = with_noted(states, known, {})
-    found = [_standing(note, ends[note.job_id], states.get(note.job_id)) for note in notes]
+    jobs = [_standing(note, ends[note.job_id], states.get(note.job_id)) for note in notes]
     if (folder / SWEEP_NAME).exists():  # which comes after these two, whether or not somebody still knows their jobs
-        return [replace(job, status="done") if _is_before_trials(job) else job for job in found]
-    return found
+        return [replace(job, status="done") if _is_before_trials(job) else job for job in jobs]
+    return jobs
 
 
 def _is_before_trials(job: ChainJob) -> bool:
@@ -81,7 +81,7 @@ def _is_before_trials(job: ChainJob) -> bool:
 
 
 def chain_lines(jobs: Sequence[ChainJob]) -> Iterator[str]:
-    """What to say of a chain: nothing if all its jobs have done what they should."""
+    """The lines that report a chain; none if all its jobs are done."""
     if all(job.status == "done" for job in jobs):
         return
     yield f"\nchain: {', '.join(f'{job.note.step} {job.status}' for job in jobs)}"
@@ -92,7 +92,7 @@ def chain_lines(jobs: Sequence[ChainJob]) -> Iterator[str]:
             yield from (f"  | {line}" for line in job.tail)
             yield f"  its log: {job.note.log}"
     if any(job.status in BAD for job in jobs):
-        yield "  next: mend that, and give the same `python jobs/chain.py ...` again, which goes on with what is there"
+        yield "  next: fix that, and run the same `python jobs/chain.py ...` again, which continues with what is there"
 
 
 def to_rows(jobs: Sequence[ChainJob]) -> list[dict[str, str]]:
@@ -102,25 +102,25 @@ def to_rows(jobs: Sequence[ChainJob]) -> list[dict[str, str]]:
 
 def _read_notes(folder: Path) -> list[Note]:
     """The notes in order; the folder can be a stranger's, so logs are looked for in it alone."""
-    found: list[Note] = []
+    notes: list[Note] = []
     path = folder / CHAIN_NOTES
     for line in read_bounded(path).splitlines() if has_chain(folder) else ():
         with contextlib.suppress(ValueError, TypeError):  # a line that a kill cut short
             note = build(Note, parse_json(line, path))
             if JOB_ID.fullmatch(note.job_id):
-                found.append(replace(note, log=str(path.parent / Path(note.log).name)))
-    return found
+                notes.append(replace(note, log=str(path.parent / Path(note.log).name)))
+    return notes
 
 
-def _last_attempt(notes: Sequence[Note]) -> list[Note]:
-    """The latest job of each step, since the last pack."""
-    start = max((place for place, note in enumerate(notes) if note.step == "pack"), default=0)
+def _latest_notes(notes: Sequence[Note]) -> list[Note]:
+    """The note of each step's latest job since the last pack."""
+    start = max((index for index, note in enumerate(notes) if note.step == "pack"), default=0)
     latest = {note.step: note for note in notes[start:]}
     return list(latest.values())
 
 
 def _read_end(folder: Path, note: Note) -> dict[str, Any]:
-    """What the job itself wrote down; {} if it has not come to an end."""
+    """What the job recorded at its end; {} if it has not ended."""
     with contextlib.suppress(OSError, ValueError):
         return read_json_object(end_file(folder / FOLDER, note.job_id))
     return {}
@@ -135,7 +135,9 @@ def _standing(note: Note, end: dict[str, Any], state: JobState | None) -> ChainJ
     if state is None or state.state == UNKNOWN:
         return ChainJob(note, "unknown", f"Slurm does not answer ({state.reason if state else ''})")
     if state.state == MISSING:
-        return ChainJob(note, "unknown", "Slurm knows it no more, and it wrote no end: see its log", _tail(note))
+        return ChainJob(
+            note, "unknown", "Slurm no longer knows it, and it did not record its end: see its log", _tail(note)
+        )
     if not state.is_over:
         if (wait := wait_of(state)) and wait.kind == "never":
             return ChainJob(note, "never", f"never starts ({state.reason}): {wait.advice}")
@@ -150,7 +152,7 @@ def _standing(note: Note, end: dict[str, Any], state: JobState | None) -> ChainJ
 
 
 def _tail(note: Note) -> tuple[str, ...]:
-    """The last lines of what its step said."""
-    text = last_life(read_tail(Path(note.log))).partition(RAISED)[0]
+    """The last lines of its step's log."""
+    text = last_attempt(read_tail(Path(note.log))).partition(RAISED)[0]
     lines = [line.strip()[:400] for line in text.splitlines() if line.strip()]
     return tuple(line for line in lines if not line.startswith("submitit "))[-TAIL_LINES:]

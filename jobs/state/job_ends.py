@@ -23,7 +23,7 @@ ENDS_NAME = "job_ends.jsonl"
 
 @dataclass(frozen=True)
 class JobEnd:
-    """What Slurm said of a job that was over, and when."""
+    """Slurm's state of a job that was over, and when it was recorded."""
 
     state: JobState
     time: float  # seconds since 1970
@@ -31,19 +31,19 @@ class JobEnd:
 
 def read_ends(folder: Path) -> dict[str, JobEnd]:
     """Job id -> how it ended, by the last line of each job."""
-    found: dict[str, JobEnd] = {}
+    ends: dict[str, JobEnd] = {}
     path = folder / ENDS_NAME
     with contextlib.suppress(OSError, ValueError):
         for line in read_bounded(path).splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that was cut short
                 row: Any = parse_json(line, path)
                 state = JobState(**{field.name: str(row[field.name]) for field in fields(JobState)})
-                found[str(row["job_id"])] = JobEnd(state, float(row["time"]))
-    return found
+                ends[str(row["job_id"])] = JobEnd(state, float(row["time"]))
+    return ends
 
 
 def note_ends(folder: Path, known: Mapping[str, JobEnd], states: Mapping[str, JobState]) -> None:
-    """Write down what is new; nothing happens in a folder that belongs to somebody else."""
+    """Record ends that are new; does nothing in a folder that belongs to somebody else."""
     ends = {job_id: state for job_id, state in states.items() if state.state in FINISHED_STATES}
     new = {job_id: state for job_id, state in ends.items() if _says_more(state, known.get(job_id))}
     if not new:

@@ -1,4 +1,4 @@
-"""A trial's signs of life, each read from the end of one small file: what it does now, how fast, and since when not."""
+"""A trial's signs of life, each read from the end of a small file: its progress, its speed, and how long ago."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def planned(folder: Path) -> Planned:
 
 
 def planned_epochs(folder: Path) -> int:
-    """Of the whole trial; where a budget counts, what a heartbeat says that it comes to, and 0 before it is known."""
+    """How many epochs the whole trial has; with a budget, the heartbeat's estimate, 0 before there is one."""
     plan = planned(folder)
     if not (plan.budget_steps or plan.budget_s):
         return plan.epochs
@@ -83,7 +83,7 @@ def read_last_row(folder: Path) -> dict[str, Any]:
 
 
 def silence_s(folder: Path, beat: Heartbeat | None, began: float) -> float:
-    """Seconds since the last sign of life; `began` is when the trial's present life began.
+    """Seconds since the last sign of life; `began` is when the trial's present attempt began.
 
     By the file server's clock or the node's, whichever is kinder: clocks differ.
     """

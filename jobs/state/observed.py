@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from jobs.runs.trial import Sweep
+from jobs.runs.trial import Sweep, Trial
 from jobs.state.slurm_states import Answer
 from jobs.state.trial_status import ENDED, LIVE, TrialStatus, quick_trial_statuses, trial_statuses, unknown_line
 
@@ -19,13 +19,25 @@ class Observed:
     answer: Answer = field(default_factory=Answer)  # Slurm's, which may be some seconds old after `glance`
 
     def of(self, ids: Collection[str]) -> Observed:
-        """Those trials alone."""
+        """The same observation of these trials only."""
         return replace(self, rows=tuple(row for row in self.rows if row.trial.id in ids))
 
     @property
     def live(self) -> tuple[TrialStatus, ...]:
         """The trials that a job holds, or may hold."""
         return tuple(row for row in self.rows if row.status in LIVE)
+
+    @property
+    def missing(self) -> tuple[Trial, ...]:
+        """The trials that have neither a result nor a live job; pruned ones too, once the sweep stops none early."""
+        resumed = ("pruned",) if self.sweep.early_stopping is None else ()
+        return tuple(row.trial for row in self.rows if row.status in resumed or row.status not in (*ENDED, *LIVE))
+
+    @property
+    def slurm_jobs(self) -> tuple[str, ...]:
+        """The jobs that Slurm holds for these trials; without those of which it does not say how they stand."""
+        submissions = (row.submission for row in self.live if row.status != "unknown")
+        return tuple(dict.fromkeys(one.job_id for one in submissions if one and one.cluster == "slurm"))
 
     @property
     def unfinished(self) -> tuple[TrialStatus, ...]:
@@ -47,6 +59,6 @@ def observe(sweep: Sweep, patience_s: float | None = None) -> Observed:
 
 
 def glance(sweep: Sweep) -> Observed:
-    """Look for people who look often: Slurm's answer may be some seconds old, and none is waited for long."""
+    """Look at all trials for a display: Slurm's answer may be some seconds old, and this does not wait long for one."""
     rows, answer = quick_trial_statuses(sweep)
     return Observed(sweep, tuple(rows), answer)

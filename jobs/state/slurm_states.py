@@ -1,4 +1,4 @@
-"""What Slurm said of a sweep's jobs a few seconds ago is asked for once: many terminals may watch one sweep."""
+"""Slurm's states of a sweep's jobs, kept for a few seconds, because many terminals may watch one sweep."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def ask(
 ) -> Answer:
     """The states of jobs, by an answer in `folder` that is at most `max_age_s` old, or asked for and left there.
 
-    One of several that ask at once asks, and the others read. Whoever may not write there asks for himself.
+    If several processes ask at once, one queries Slurm and the others read its answer. A process that may not write
+    there queries Slurm directly.
     keep: leave the answer there; not for a few of the sweep's jobs.
     """
     wanted = list(dict.fromkeys(job_ids))
@@ -74,7 +75,7 @@ def ask(
 
 
 def forget(folder: Path) -> None:
-    """Drop the answer, also one that another process waits for, after something was done to the jobs."""
+    """Drop the answer after a command changed the jobs, also an answer that another process is waiting for."""
     _write(folder, Answer({}, time.time()))
 
 
@@ -90,12 +91,12 @@ def _write(folder: Path, answer: Answer) -> None:
 
 
 def _last_change(folder: Path) -> tuple[int, int] | None:
-    """What tells one answer in the folder from another; None if there is none."""
+    """Inode and modification time of the answer in the folder, which identify it; None if there is none."""
     try:
-        found = (folder / ANSWER_NAME).stat()
+        stat = (folder / ANSWER_NAME).stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _read(folder: Path, wanted: Sequence[str], max_age_s: float) -> Answer | None:

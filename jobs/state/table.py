@@ -45,13 +45,13 @@ class Failed:
 
 
 def group_failures(rows: Sequence[TrialStatus]) -> list[Failed]:
-    """The distinct failures and interruptions, that of the most trials first."""
+    """The distinct failures and interruptions, the most frequent first."""
     groups: dict[tuple[str, str], list[TrialStatus]] = {}
     for row in rows:
         if row.verdict:
             groups.setdefault((row.verdict.cause, row.verdict.signature), []).append(row)
-    found = [Failed(members[0].verdict, tuple(members)) for members in groups.values() if members[0].verdict]
-    return sorted(found, key=lambda failed: -len(failed.rows))
+    failures = [Failed(members[0].verdict, tuple(members)) for members in groups.values() if members[0].verdict]
+    return sorted(failures, key=lambda failed: -len(failed.rows))
 
 
 def title_of(sweep: Sweep, rows: Sequence[TrialStatus]) -> str:
@@ -164,7 +164,7 @@ def failure_lines(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[str]:
 
 
 def group_waits(rows: Sequence[TrialStatus]) -> dict[Wait, list[TrialStatus]]:
-    """The queued trials that do not start by themselves, by what they wait for."""
+    """The queued trials that will not start on their own, by what they wait for."""
     groups: dict[Wait, list[TrialStatus]] = {}
     for row in rows:
         if row.wait and row.status == "queued":
@@ -173,7 +173,7 @@ def group_waits(rows: Sequence[TrialStatus]) -> dict[Wait, list[TrialStatus]]:
 
 
 def wait_lines(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterator[str]:
-    """What does not start by itself, each reason once, with what to do."""
+    """Why queued trials will not start on their own, each reason once, with advice."""
     for wait, waiting in group_waits(rows).items():
         yield f"\n{wait.reason}: {_named(waiting)}"
         yield f"  {wait.advice}"

@@ -1,14 +1,14 @@
-"""Why a trial ended: from its own last word, Slurm's state of its job, and the ends of its ranks' logs."""
+"""Why a trial ended: from its own state, Slurm's state of its job, and the ends of its ranks' logs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.runs.log_files import Traceback, fatal_traceback, last_life, own_part, rank_logs, read_tail
+from jobs.runs.log_files import Traceback, fatal_traceback, last_attempt, own_part, rank_logs, read_tail
 from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import NOT_BEGUN, TrialState
 from jobs.state.causes import ADVICE, DAEMON_WORDS, DAEMONS, ERRORS, PEER, RETRYABLE, SLURM_STATES
@@ -28,8 +28,8 @@ class Diagnosis:
 
     cause: Cause
     advice: str
-    retryable: bool  # the same again, or a little changed, may go well
-    signature: str  # the same for trials that failed in the same way
+    retryable: bool  # another try, perhaps with a small change, may succeed
+    signature: str  # equal for trials that failed in the same way
     traceback: str = ""
 
 
@@ -46,37 +46,39 @@ class Evidence:
     epoch_s: float | None = None  # one epoch's training
     used_s: float | None = None  # from the trial's start to the end of its log
     log_is_missing: bool = False  # of a job on Slurm, which opens it before anything else
-    waited: bool = False  # for its turn in a job of several trials, which never came
+    waited: bool = False  # its job ran several trials, and ended before this one's turn
     sweep: str = "SWEEP"
 
 
-def gather(
-    trial: Trial,
-    submission: Submission,
-    job: JobState | None,
-    state: TrialState,
-    row: Mapping[str, Any],
-    shared: bool = False,
-) -> Evidence:
-    """What a trial without a result and its logs say of its last job, which must be over.
+@dataclass(frozen=True)
+class LastJob:
+    """The last job of a trial, as the trial's folder and Slurm show it."""
 
-    state, row: the trial's state and last row of metrics. shared: the job had other trials too
-    """
-    state = state.of_job(submission.job_id)
+    trial: Trial
+    submission: Submission
+    job: JobState | None  # None without Slurm
+    state: TrialState  # as this job wrote it
+    row: dict[str, Any]  # the last one of metrics.jsonl
+    shared: bool = False  # the job had other trials too
+
+
+def gather(last: LastJob) -> Evidence:
+    """What a trial without a result and its logs say about its last job, which must be over."""
+    trial, submission, state, shared = last.trial, last.submission, last.state, last.shared
     paths = rank_logs(trial, submission) if state.job_id or not shared else []  # else the log is about others
-    texts = [own_part(last_life(read_tail(path)), trial.id) for path in paths]
+    texts = [own_part(last_attempt(read_tail(path)), trial.id) for path in paths]
     if state.slot:  # of several trials at once: what Slurm says of the job is in the job's own log
-        texts.append(daemon_lines(last_life(read_tail(Path(submission.log)))))
+        texts.append(daemon_lines(last_attempt(read_tail(Path(submission.log)))))
     used_s = max((path.stat().st_mtime for path in paths), default=0.0) - state.time
     running = state.status == "running"
     return Evidence(
         state=state,
-        host=state.host or (job.nodes if job else ""),
-        job=job,
+        host=state.host or (last.job.nodes if last.job else ""),
+        job=last.job,
         logs=tuple(texts),
-        epochs_done=int(row.get("epoch", 0)),
+        epochs_done=int(last.row.get("epoch", 0)),
         epochs=planned_epochs(trial.folder),
-        epoch_s=row.get("perf/seconds"),
+        epoch_s=last.row.get("perf/seconds"),
         used_s=used_s if running and paths and used_s > 0 and not state.restarts else None,
         log_is_missing=submission.cluster == "slurm" and not rank_logs(trial, submission),
         waited=shared and not state.job_id,
@@ -86,9 +88,9 @@ def gather(
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """The cause by the first source that knows it, and what to do about it (jobs.state.causes)."""
-    found = [traceback for text in evidence.logs if (traceback := fatal_traceback(text))]
-    fatal = min(found, key=lambda traceback: bool(PEER.search(traceback.error)), default=None)
-    cause = _cause(evidence, found, fatal)
+    tracebacks = [traceback for text in evidence.logs if (traceback := fatal_traceback(text))]
+    fatal = min(tracebacks, key=lambda traceback: bool(PEER.search(traceback.error)), default=None)
+    cause = _cause(evidence, tracebacks, fatal)
     advice = _timeout_advice(evidence) if cause is Cause.TIMEOUT else ADVICE[cause]
     host = evidence.host or "its node"
     has_traceback = cause in (Cause.CODE, Cause.LAUNCH, Cause.UNKNOWN)
@@ -110,13 +112,13 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     )
 
 
-def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | None) -> Cause:
+def _cause(evidence: Evidence, tracebacks: Sequence[Traceback], fatal: Traceback | None) -> Cause:
     state, job = evidence.state, evidence.job
     failed, interrupted = state.status == "failed", state.status == "interrupted"
     named = None if state.cause is Cause.UNKNOWN else state.cause
-    told = [error for traceback in found for error in traceback.errors]
+    errors = [error for traceback in tracebacks for error in traceback.errors]
     if failed and state.cause is None:
-        told.append(state.error)
+        errors.append(state.error)
     in_slurm = SLURM_STATES.get(job.state) if job else None
     if job and job.reason == UNPLACEABLE_REASON:
         in_slurm = Cause.UNPLACEABLE
@@ -128,7 +130,7 @@ def _cause(evidence: Evidence, found: Sequence[Traceback], fatal: Traceback | No
         # its own error is nearer to the cause than the end of a job that other trials shared
         lambda: in_slurm if only_peer and in_slurm in of_job else None,
         lambda: in_logs if only_peer and in_logs in of_job else None,
-        lambda: _first(ERRORS, told) if not interrupted else None,
+        lambda: _first(ERRORS, errors) if not interrupted else None,
         lambda: in_slurm if not failed else None,
         lambda: named if interrupted else None,
         lambda: in_logs if in_logs is not Cause.LAUNCH and not failed else None,
@@ -152,7 +154,7 @@ def _first(table: Sequence[tuple[Cause, re.Pattern[str]]], texts: Sequence[str])
 
 
 def _lost_peer(state: TrialState) -> bool:
-    """Whether the first rank failed only because another one was gone: it said so, or torch did."""
+    """Whether the first rank failed only because another rank was gone, by its own or torch's message."""
     return state.cause is Cause.UNKNOWN or (state.cause is None and bool(PEER.search(state.error)))
 
 
@@ -166,7 +168,7 @@ def _of_exception(state: TrialState, fatal: Traceback | None) -> Cause | None:
 
 
 def _killed(evidence: Evidence) -> bool:
-    """By SIGKILL; or gone without a word where nobody keeps exit codes (local jobs)."""
+    """Whether SIGKILL ended it; or it is gone, in a local job, whose exit code nobody keeps."""
     exit_code = evidence.job.exit_code if evidence.job else ""
     by_signal = exit_code.endswith(":9") or exit_code.startswith("137:")
     is_gone = evidence.state.status == "running" and (evidence.job is None or evidence.job.state == "FAILED")
@@ -186,7 +188,7 @@ def _ended_badly(evidence: Evidence) -> bool:
 
 
 def _timeout_advice(evidence: Evidence) -> str:
-    """With the time that the whole trial would need."""
+    """Advice that names the time that the whole trial would need."""
     done, epochs = evidence.epochs_done, evidence.epochs
     if not done:
         return "its time was up before it finished an epoch: raise --timeout-min"

@@ -17,7 +17,7 @@ from jobs.state.job_ends import forgotten_jobs, note_ends, read_ends, with_noted
 from jobs.state.liveness import patience_s, planned, planned_epochs, read_last_row, silence_s, time_left_s
 from jobs.state.processes import HERE, as_pid, runs_trials
 from jobs.state.slurm_states import Answer, ask
-from jobs.state.triage import Diagnosis, diagnose, gather
+from jobs.state.triage import Diagnosis, LastJob, diagnose, gather
 from jobs.state.waits import Wait, wait_of
 from petseg.run_folder.heartbeat import Heartbeat, read_heartbeat
 from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME, Pruned, Result
@@ -40,8 +40,8 @@ class TrialStatus:
 
     trial: Trial
     status: str  # one of STATES
-    note: str = ""  # why it waits, or failed, or stands still
-    epoch: int = 0  # finished ones
+    note: str = ""  # why it waits, failed, or makes no progress
+    epoch: int = 0  # finished epochs
     epochs: int = 0  # 0 = not known yet
     dice: float | None = None  # val/dice of the best weights when done, of the last epoch before
     host: str = ""
@@ -50,8 +50,8 @@ class TrialStatus:
     left_s: float | None = None
     restarts: int = 0
     submission: Submission | None = None
-    verdict: Diagnosis | None = None  # of what ended without a result
-    wait: Wait | None = None  # of what is queued, and does not start by itself
+    verdict: Diagnosis | None = None  # where it ended without a result
+    wait: Wait | None = None  # where it is queued and will not start by itself
     silence: str = ""  # why Slurm does not say how its job stands
 
     @property
@@ -69,7 +69,7 @@ def trial_statuses(sweep: Sweep, patience_s: float | None = None) -> list[TrialS
 
 
 def unknown_line(rows: Sequence[TrialStatus]) -> str:
-    """What to say where Slurm did not tell how jobs stand; empty if all is known."""
+    """A line for the user if Slurm did not say how jobs stand; empty if all is known."""
     unknown = [row for row in rows if row.status == "unknown"]
     if not unknown:
         return ""
@@ -78,14 +78,14 @@ def unknown_line(rows: Sequence[TrialStatus]) -> str:
 
 
 def quick_trial_statuses(sweep: Sweep) -> tuple[list[TrialStatus], Answer]:
-    """The same for people who look often: an answer of Slurm may be some seconds old, and none is waited for long."""
+    """As `trial_statuses`, for those who look often: Slurm's answer may be seconds old, and none is waited for long."""
     submissions = sweep.submissions()
     answer = ask(sweep.folder, _open_jobs(sweep, submissions))
     return rows_of(sweep, submissions, answer.states), answer
 
 
 def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]:
-    """The Slurm jobs of trials that have no result: of the others nothing needs to be known."""
+    """The Slurm jobs of trials that have no result: nothing needs to be known about the others."""
     return [
         submissions[trial.id].job_id
         for trial in sweep.trials
@@ -97,15 +97,14 @@ def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]
 
 
 def rows_of(sweep: Sweep, submissions: Mapping[str, Submission], jobs: Mapping[str, JobState]) -> list[TrialStatus]:
-    """Where all trials stand, by what Slurm says of their jobs; how jobs ended is written down, and looked up."""
+    """Where all trials stand, by what Slurm says of their jobs; writes down how jobs ended, and looks it up."""
     jobs = _remembered(sweep, submissions, jobs)
     trials_of = Counter(submission.job_id for submission in submissions.values())
-    rows = [
-        trial_status(
-            trial, (given := submissions.get(trial.id)), jobs, given is not None and trials_of[given.job_id] > 1
-        )
-        for trial in sweep.trials
-    ]
+    rows = []
+    for trial in sweep.trials:
+        submission = submissions.get(trial.id)
+        shared = submission is not None and trials_of[submission.job_id] > 1
+        rows.append(trial_status(trial, submission, jobs, shared))
     return _as_many_as_run(rows)
 
 
@@ -124,14 +123,14 @@ def _remembered(
 
 
 def _began(state: TrialState, job_id: str) -> float:
-    """When the job last began the trial; 0 if it did not, or has said since how it ended."""
+    """When the job last began the trial; 0 if it did not, or if the trial has ended since."""
     return state.time if state.of_job(job_id).status == "running" else 0.0
 
 
 def _as_many_as_run(rows: Sequence[TrialStatus]) -> list[TrialStatus]:
-    """A job runs its trials one after the other, or some at once: of those that say that they run, the latest do.
+    """Correct trials of one job that all say they run: only the latest do, as many as the job runs at once.
 
-    A job that was requeued begins anew, with a trial that had failed before it came to the one that was interrupted.
+    A requeued job starts over, with a trial that failed before the interrupted one, whose state still says `running`.
     """
     begun: dict[str, list[tuple[TrialState, str]]] = {}
     for row in rows:
@@ -148,57 +147,58 @@ def _as_many_as_run(rows: Sequence[TrialStatus]) -> list[TrialStatus]:
 def trial_status(
     trial: Trial, submission: Submission | None, jobs: Mapping[str, JobState], shared: bool = False
 ) -> TrialStatus:
-    """Where a trial stands, by its own word and by what Slurm says of its job. shared: the job has other trials too."""
+    """Where a trial stands, by its folder and by what Slurm says of its job. shared: the job has other trials too."""
     try:
         result, pruned, trouble = trial.result(), trial.pruned(), ""
-    except ValueError as error:  # written by another version: of one trial of many
+    except ValueError as error:  # written by another version: this is one trial of many
         result, pruned, trouble = None, None, str(error)
-    if result is not None:
-        return _done(trial, submission, result)
-    if pruned is not None:
-        return _pruned(trial, submission, pruned)
+    if result is not None or pruned is not None:
+        return _ended(trial, submission, result, pruned)
     state = trial.state()
-    common: dict[str, Any] = {
-        "submission": submission,
-        "host": state.host,
-        "log": _own_log(submission, state) if submission else "",
-        "restarts": state.restarts,
-    }
+    log = _own_log(submission, state) if submission else ""
+    known = TrialStatus(trial, "planned", host=state.host, log=log, restarts=state.restarts, submission=submission)
     if submission is None:
-        return _single(trial, common) if trial.attempts() else TrialStatus(trial, "planned", trouble, **common)
+        return _single(known) if trial.attempts() else replace(known, note=trouble)
     if not submission.job_id:
-        return TrialStatus(trial, "planned", CUT_OFF, **common)
-    row = read_last_row(trial.folder)
-    common |= {
-        "epoch": int(row.get("epoch", 0)),
-        "epochs": planned_epochs(trial.folder),
-        "dice": row.get("val/dice"),
-    }
-    state = state.of_job(submission.job_id)
+        return replace(known, note=CUT_OFF)
     job = jobs.get(submission.job_id) if submission.cluster == "slurm" else None
-    if _alive(submission, state, job):
-        return _live(trial, state, job, row, common, shared)
-    verdict = diagnose(gather(trial, submission, job, state, row, shared))
-    failed = state.status == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
-    note = trouble or _why_over(state, job, verdict)
-    return TrialStatus(trial, "failed" if failed else "interrupted", note, verdict=verdict, **common)
+    last = LastJob(trial, submission, job, state.of_job(submission.job_id), read_last_row(trial.folder), shared)
+    known = _with_progress(known, last.row)
+    if _alive(last):
+        return _live(known, last)
+    verdict = diagnose(gather(last))
+    failed = last.state.status == "failed" or verdict.cause not in INTERRUPTIONS or bool(trouble)
+    note = trouble or _why_over(last, verdict)
+    return replace(known, status="failed" if failed else "interrupted", note=note, verdict=verdict)
 
 
-def _single(trial: Trial, common: dict[str, Any]) -> TrialStatus:
-    """A run that no launcher has submitted: petseg/train.py was started by hand, and may run, wait, or be over."""
+def _ended(trial: Trial, submission: Submission | None, result: Result | None, pruned: Pruned | None) -> TrialStatus:
+    """Finished, or stopped early: then its Dice is the best of its epochs, and it has no result."""
+    known = TrialStatus(trial, "done", log=submission.log if submission else "", submission=submission)
+    if result is not None:
+        dice = result.metrics["val/dice"]
+        return replace(known, epoch=result.epochs, epochs=result.epochs, dice=dice, host=result.host)
+    assert pruned is not None
+    progress: dict[str, Any] = {"epoch": pruned.epoch, "epochs": pruned.epochs, "dice": pruned.best}
+    return replace(known, status="pruned", host=pruned.host, **progress)
+
+
+def _with_progress(known: TrialStatus, row: Mapping[str, Any]) -> TrialStatus:
+    """How far an unfinished trial is, by its last row of metrics."""
+    epochs = planned_epochs(known.trial.folder)
+    return replace(known, epoch=int(row.get("epoch", 0)), epochs=epochs, dice=row.get("val/dice"))
+
+
+def _single(known: TrialStatus) -> TrialStatus:
+    """A run that somebody started with petseg/train.py: it may run, wait, or be over."""
+    trial = known.trial
     row, last = read_last_row(trial.folder), trial.attempts()[-1]
-    common |= {
-        "host": last.host,
-        "restarts": last.number - 1,
-        "epoch": int(row.get("epoch", 0)),
-        "epochs": planned_epochs(trial.folder),
-        "dice": row.get("val/dice"),
-    }
+    known = replace(_with_progress(known, row), host=last.host, restarts=last.number - 1)
     beat, silent_s = _sign_of_life(trial, last.time)
     if silent_s > patience_s(trial.folder, beat, row):
-        return TrialStatus(trial, "interrupted", f"no sign of life for {duration(silent_s)}", **common)
+        return replace(known, status="interrupted", note=f"no sign of life for {duration(silent_s)}")
     left_s = time_left_s(beat, planned(trial.folder)) if beat else None
-    return TrialStatus(trial, "running", beat=beat, left_s=left_s, **common)
+    return replace(known, status="running", beat=beat, left_s=left_s)
 
 
 def _own_log(submission: Submission, state: TrialState) -> str:
@@ -206,90 +206,60 @@ def _own_log(submission: Submission, state: TrialState) -> str:
     return str(log_of(Path(submission.log), submission, slot)) if slot else submission.log
 
 
-def _why_over(state: TrialState, job: JobState | None, verdict: Diagnosis) -> str:
+def _why_over(last: LastJob, verdict: Diagnosis) -> str:
+    state, job = last.state, last.job
     if state.status == "failed":
         return state.error or verdict.advice
     if state.status in ("done", "pruned"):
         return "its result.json is gone: run the sweep again"
     if not state.job_id and verdict.cause is Cause.UNKNOWN and job and job.state == MISSING:
-        return "it never began, and Slurm knows its job no more (cancelled while it waited?): run the sweep again"
+        return "it never began, and Slurm no longer knows its job (cancelled while it waited?): run the sweep again"
     return verdict.advice
 
 
-def _done(trial: Trial, submission: Submission | None, result: Result) -> TrialStatus:
-    return TrialStatus(
-        trial,
-        "done",
-        epoch=result.epochs,
-        epochs=result.epochs,
-        dice=result.metrics["val/dice"],
-        host=result.host,
-        log=submission.log if submission else "",
-        submission=submission,
-    )
-
-
-def _pruned(trial: Trial, submission: Submission | None, pruned: Pruned) -> TrialStatus:
-    """Stopped early: its Dice is the best of the epochs that it had, and no result."""
-    return TrialStatus(
-        trial,
-        "pruned",
-        epoch=pruned.epoch,
-        epochs=pruned.epochs,
-        dice=pruned.best,
-        host=pruned.host,
-        log=submission.log if submission else "",
-        submission=submission,
-    )
-
-
-def _live(
-    trial: Trial,
-    state: TrialState,
-    job: JobState | None,
-    row: dict[str, Any],
-    common: dict[str, Any],
-    shared: bool,
-) -> TrialStatus:
-    """Queued, running or stalled."""
+def _live(known: TrialStatus, last: LastJob) -> TrialStatus:
+    """Queued, running or stalled; or unknown, where Slurm does not say."""
+    trial, state, job = last.trial, last.state, last.job
     if job and job.state in WAITING:
         reason = job.reason or ("its job comes again" if state.job_id else "")
-        return TrialStatus(trial, "queued", reason, wait=wait_of(job), **common)
+        return replace(known, status="queued", note=reason, wait=wait_of(job))
     if job and job.state == UNKNOWN:
-        return _unknown(trial, state, job, common)
+        return _unknown(replace(known, silence=job.reason), state)
     if not state.job_id:
-        return TrialStatus(trial, "queued" if shared else "running", BEHIND if shared else "starting", **common)
+        if last.shared:
+            return replace(known, status="queued", note=BEHIND)
+        return replace(known, status="running", note="starting")
     if job and job.state in HELD:
-        return TrialStatus(trial, "running", f"{job.state.lower()} by Slurm", **common)
+        return replace(known, status="running", note=f"{job.state.lower()} by Slurm")
     beat, silent_s = _sign_of_life(trial, state.time)
-    common |= {"beat": beat, "left_s": time_left_s(beat, planned(trial.folder)) if beat else None}
-    if silent_s > patience_s(trial.folder, beat, row):
-        return TrialStatus(trial, "stalled", f"no sign of life for {duration(silent_s)}: see its log", **common)
-    return TrialStatus(trial, "running", **common)
+    known = replace(known, beat=beat, left_s=time_left_s(beat, planned(trial.folder)) if beat else None)
+    if silent_s > patience_s(trial.folder, beat, last.row):
+        return replace(known, status="stalled", note=f"no sign of life for {duration(silent_s)}: see its log")
+    return replace(known, status="running")
 
 
-def _unknown(trial: Trial, state: TrialState, job: JobState, common: dict[str, Any]) -> TrialStatus:
+def _unknown(known: TrialStatus, state: TrialState) -> TrialStatus:
     """Slurm does not answer: the job may wait, run, or be over."""
-    note = "Slurm does not answer"
-    common |= {"silence": job.reason}
-    if state.status == "running":
-        beat, silent_s = _sign_of_life(trial, state.time)
-        return TrialStatus(trial, "unknown", f"{note}; last sign of life {duration(silent_s)} ago", **common, beat=beat)
-    return TrialStatus(trial, "unknown", note, **common)
+    known = replace(known, status="unknown", note="Slurm does not answer")
+    if state.status != "running":
+        return known
+    beat, silent_s = _sign_of_life(known.trial, state.time)
+    return replace(known, note=f"{known.note}; last sign of life {duration(silent_s)} ago", beat=beat)
 
 
 def _sign_of_life(trial: Trial, began: float) -> tuple[Heartbeat | None, float]:
-    """The last heartbeat of the life that began then, and the seconds since the last sign of life."""
+    """The last heartbeat of the attempt that began then, and the seconds since the last sign of life."""
     beat = read_heartbeat(trial.folder)
     if beat and beat.time < began:
         beat = None  # of an earlier attempt
     return beat, silence_s(trial.folder, beat, began)
 
 
-def _alive(submission: Submission, state: TrialState, job: JobState | None) -> bool:
-    """Whether the trial's last job may still run it. A local job lives as long as a process of it on its host."""
+def _alive(last: LastJob) -> bool:
+    """Whether the trial's last job may still run it. A local job lives as long as one of its processes on its host."""
+    submission, state, job = last.submission, last.state, last.job
     if state.status in LAST_WORDS:
-        return False  # its own last word holds, whether or not Slurm can be asked; `interrupted` may be requeued
+        return False  # whatever Slurm says; an `interrupted` trial may be requeued
     if submission.cluster == "slurm":
         return job is None or not job.is_over
     if (state.host or HERE) != HERE:
@@ -298,7 +268,7 @@ def _alive(submission: Submission, state: TrialState, job: JobState | None) -> b
         return state.status == "running" and _exists(as_pid(state.pid))
     pids = [as_pid(state.pid), as_pid(submission.job_id)]
     if state.slot:
-        pids.pop()  # its job lives on with other workers
+        pids.pop()  # its job keeps running with other workers
     return any(runs_trials(pid) for pid in pids if pid)
 
 

@@ -1,7 +1,7 @@
-"""Why jobs wait that will not start by themselves, or not soon: what holds them, and what to do about it.
+"""Why queued jobs will not start, or not soon: what holds them, and what to do about it.
 
-Slurm queues many a job that it will never start as it is. The reasons are those of squeue (`man squeue`, JOB REASON
-CODES), with spaces or underscores, by version. What is not listed here passes by itself.
+Slurm queues some jobs that it will never start as they are. The reasons are those of squeue (`man squeue`, JOB REASON
+CODES), with spaces or underscores, by version. Reasons that are not listed here pass on their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from slurm.cluster import JobState
 Kind = Literal[
     "failed_launch",  # Slurm holds it because a start failed: it can be released
     "held",  # somebody holds it: it can be released
-    "never",  # it cannot start as it was asked for: it has to be submitted in another way
+    "never",  # it cannot start with these requirements: it has to be submitted with others
     "blocked",  # it starts when a limit, the partition or its nodes allow it
 ]
 HELD: tuple[Kind, ...] = ("failed_launch", "held")
@@ -54,7 +54,7 @@ REASONS: tuple[tuple[str, Kind, str], ...] = (
     (
         r"DependencyNeverSatisfied",
         "never",
-        f"the job that it waits for failed or was cancelled: mend that first, then {ANEW}",
+        f"the job that it waits for failed or was cancelled: fix that first, then {ANEW}",
     ),
     (
         r"AccountNotAllowed|QOSNotAllowed|InvalidAccount|InvalidQOS|AssocNotAllowed",
@@ -115,7 +115,7 @@ REASONS: tuple[tuple[str, Kind, str], ...] = (
 
 @dataclass(frozen=True)
 class Wait:
-    """Why a queued job does not start by itself."""
+    """Why a queued job will not start on its own."""
 
     kind: Kind
     reason: str  # in Slurm's words
@@ -127,7 +127,7 @@ class Wait:
 
 
 def wait_of(job: JobState) -> Wait | None:
-    """What keeps a queued job from starting; None if it takes its turn as others do."""
+    """What keeps a queued job from starting; None if it waits as others do."""
     reason = job.reason.replace("_", " ")
     for pattern, kind, advice in REASONS:
         if re.search(pattern, reason):
@@ -139,7 +139,7 @@ def wait_of(job: JobState) -> Wait | None:
 
 
 def release(job_ids: Sequence[str]) -> None:
-    """Let held jobs start. Raises OSError with Slurm's complaint, Unavailable where it does not answer now."""
+    """Release held jobs. Raises OSError with Slurm's complaint, Unavailable where it does not answer now."""
     ids = list(dict.fromkeys(job_ids))
     for start in range(0, len(ids), IDS_PER_CALL):
         try:

@@ -37,7 +37,7 @@ class WandbStatus:
         return list(dict.fromkeys(_one_line(note.reason)[:MAX_REASON] for note in self.lost.values()))
 
     def lines(self) -> Iterator[str]:
-        """The project, and what is not there with the command that sends it; nothing if nobody asked for wandb."""
+        """The project, and what it lacks, with the command that sends it; nothing if the sweep does not use wandb."""
         command = f"`{typed('jobs/sync.py', self.folder)}` sends it"
         for url in self.project_urls:
             yield f"wandb: {url}"
@@ -64,7 +64,7 @@ class WandbStatus:
 
 
 def wandb_status(folder: Path, rows: Sequence[TrialStatus]) -> WandbStatus:
-    """Of the trials in these rows. What is on the way is lost if its trial has ended."""
+    """The wandb status of these trials. A send that was under way counts as lost if its trial has ended."""
     healthy: list[TrackingNote] = []
     lost: dict[str, TrackingNote] = {}
     offline = 0

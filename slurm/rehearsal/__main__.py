@@ -50,7 +50,8 @@ from slurm.rehearsal import client
 from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.answers import FOLDER as ANSWERS_FOLDER
 from slurm.rehearsal.answers import Answer, parse_answers, set_answers
-from slurm.rehearsal.settings import DEFAULT_PARTITIONS, parse_conf
+from slurm.rehearsal.nodes import break_node, heal_node, is_running, require_running
+from slurm.rehearsal.settings import DEFAULT_PARTITIONS, Site, parse_conf
 
 logger = logging.getLogger(__name__)
 
@@ -101,17 +102,11 @@ class Start(Disturb):
     one of a partition and nodes.KEY=VALUE of every node. KEY= without a value lets Slurm's default hold. Slurm itself
     says what it does not know or take."""
 
-    def how(self) -> dict[str, Any]:
-        """The arguments of `rehearse` that the flags stand for. Raises ValueError for those that make no sense."""
-        return {
-            "nodes": self.nodes,
-            "cpus": self.cpus,
-            "gpus": self.gpus,
-            "accounting": self.accounting,
-            "partitions": self.partitions,
-            "conf": parse_conf(self.conf),
-            "answers": self.answers,
-        }
+    @property
+    def site(self) -> Site:
+        """What the flags ask for. Raises ValueError for those that make no sense."""
+        conf = parse_conf(self.conf)
+        return Site(self.nodes, self.cpus, self.gpus, self.accounting, self.partitions, conf, self.answers)
 
     @property
     def changes_something(self) -> bool:
@@ -178,17 +173,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command:
         raise ValueError(f"a command after -- goes with run only: run -- {shlex.join(command)}")
     if isinstance(verb, Start):
-        cluster = rehearsal_cluster.start(verb.root, **verb.how())
+        cluster = rehearsal_cluster.start(verb.root, verb.site)
         logger.info('idle: %s; next: eval "$(python -m slurm.rehearsal env)"', " ".join(cluster.nodes))
     elif isinstance(verb, Stop):
         rehearsal_cluster.stop(verb.root)
     elif isinstance(verb, Break):
-        rehearsal_cluster.break_node(verb.root, verb.node, tell=not verb.silent)
+        break_node(verb.root, verb.node, tell=not verb.silent)
         logger.info(
             "%s is broken; next: %s", verb.node, typed("-m", "slurm.rehearsal", "heal", verb.node, "--root", verb.root)
         )
     elif isinstance(verb, Heal):
-        rehearsal_cluster.heal_node(verb.root, verb.node)
+        heal_node(verb.root, verb.node)
         logger.info("%s is back", verb.node)
     elif isinstance(verb, Disturb):
         _disturb(verb)
@@ -198,8 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_env(root: Path) -> None:
-    if not rehearsal_cluster.is_running(root):
-        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
+    require_running(root)
     for name, value in client.cluster_variables(root).items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     # commands that are disturbed stand there; the rest of PATH is the shell's own
@@ -207,10 +201,7 @@ def _print_env(root: Path) -> None:
 
 
 def _disturb(verb: Disturb) -> None:
-    if not rehearsal_cluster.is_running(verb.root):
-        raise ValueError(
-            f"no cluster runs in {verb.root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', verb.root)}"
-        )
+    require_running(verb.root)
     set_answers(verb.root, verb.answers)
     disturbed = ", ".join(answer.command for answer in verb.answers)
     logger.info(
@@ -221,14 +212,14 @@ def _disturb(verb: Disturb) -> None:
 def _run(options: Run, command: Sequence[str]) -> int:
     if not command:
         raise ValueError("nothing to run: python -m slurm.rehearsal run -- sinfo")
-    if rehearsal_cluster.is_running(options.root):
+    if is_running(options.root):
         if options.changes_something:
             raise ValueError(
                 f"a cluster runs in {options.root}, and is configured as it is: choose another --root, or "
                 f"{typed('-m', 'slurm.rehearsal', 'stop', '--root', options.root)}"
             )
-        return subprocess.run(command, env=rehearsal_cluster.client_env(options.root), check=False).returncode
-    with rehearsal_cluster.rehearse(**options.how()) as cluster:
+        return subprocess.run(command, env=client.client_env(options.root), check=False).returncode
+    with rehearsal_cluster.rehearse(options.site) as cluster:
         return subprocess.run(command, env=cluster.env, check=False).returncode
 
 

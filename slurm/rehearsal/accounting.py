@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from slurm.rehearsal import client, daemons
-from slurm.rehearsal.conf import Plan, render_slurmdbd_conf
+from slurm.rehearsal.conf import Blueprint, render_slurmdbd_conf
 
 APT_COMMAND = "apt-get install --no-install-recommends slurmdbd mariadb-server-core"
 BINARIES = ("slurmdbd", "mariadbd", "sacct")
@@ -63,35 +63,37 @@ def require_installed() -> None:
         raise ValueError(f"no accounting: {', '.join(missing)} not installed: {APT_COMMAND}")
 
 
-def start_accounting(plan: Plan) -> None:
+def start_accounting(blueprint: Blueprint) -> None:
     """Start MariaDB, then slurmdbd, and tell it of the cluster; slurmctld, which asks it at once, comes after.
 
     Needs munge. Raises ValueError if one of them does not come up.
     """
-    env = client.daemon_env(plan.root)
-    _start_mariadb(plan, env)
-    conf = plan.root / "etc" / "slurmdbd.conf"
+    env = client.daemon_env(blueprint.root)
+    _start_mariadb(blueprint, env)
+    conf = blueprint.root / "etc" / "slurmdbd.conf"
     conf.touch(mode=0o600)  # slurmdbd refuses one that others can read
-    conf.write_text(render_slurmdbd_conf(plan))
+    conf.write_text(render_slurmdbd_conf(blueprint))
     # slurmdbd has no setting for the database's socket; its client library has this variable
-    daemons.spawn(plan.root, "slurmdbd", ["slurmdbd", "-D"], env | {"MYSQL_UNIX_PORT": str(_socket(plan.root))})
-    daemons.await_ready(plan.root, "slurmdbd", lambda: daemons.listens(plan.ports[-1]), START_TIMEOUT_S)
+    daemons.spawn(
+        blueprint.root, "slurmdbd", ["slurmdbd", "-D"], env | {"MYSQL_UNIX_PORT": str(_socket(blueprint.root))}
+    )
+    daemons.await_ready(blueprint.root, "slurmdbd", lambda: daemons.listens(blueprint.ports[-1]), START_TIMEOUT_S)
 
 
-def add_user(plan: Plan) -> None:
-    """Give this user an association: without one, a cluster that enforces limits takes none of his jobs.
+def add_user(blueprint: Blueprint) -> None:
+    """Give this user an association: without one, a cluster that enforces limits refuses the user's jobs.
 
     slurmctld registers the cluster when it starts, and not always before it answers.
     """
-    add = ["sacctmgr", "-i", "add", "user", f"name={plan.user}", "account=root"]
-    shown = ["sacctmgr", "-n", "-P", "show", "association", f"user={plan.user}", "format=user"]
+    add = ["sacctmgr", "-i", "add", "user", f"name={blueprint.user}", "account=root"]
+    shown = ["sacctmgr", "-n", "-P", "show", "association", f"user={blueprint.user}", "format=user"]
 
     def is_there() -> bool:
-        client.ask(plan.root, add)  # fails where it is there already, which the next question tells apart
-        return plan.user in client.ask(plan.root, shown).split()
+        client.ask(blueprint.root, add)  # fails where it is there already, which the next question tells apart
+        return blueprint.user in client.ask(blueprint.root, shown).split()
 
     if not daemons.wait_until(is_there, START_TIMEOUT_S, poll_s=0.1):
-        raise ValueError(f"slurmdbd does not know {plan.user}:\n{daemons.log_tails(plan.root)}")
+        raise ValueError(f"slurmdbd does not know {blueprint.user}:\n{daemons.log_tails(blueprint.root)}")
 
 
 def end_accounting(root: Path) -> None:
@@ -100,21 +102,21 @@ def end_accounting(root: Path) -> None:
         daemons.end(root, name, signal.SIGKILL)
 
 
-def _start_mariadb(plan: Plan, env: Mapping[str, str]) -> None:
-    folder, log = plan.root / FOLDER, plan.root / "log" / "mariadbd.out"
+def _start_mariadb(blueprint: Blueprint, env: Mapping[str, str]) -> None:
+    folder, log = blueprint.root / FOLDER, blueprint.root / "log" / "mariadbd.out"
     folder.mkdir(mode=0o700)
     (folder / "data").mkdir(mode=0o700)
     tables = _system_tables()
     assert tables is not None, "require_installed comes first"
     (folder / "init.sql").write_text(f"CREATE DATABASE mysql;\nUSE mysql;\n{needed_tables(tables.read_text())}")
-    command = ["mariadbd", "--no-defaults", f"--user={plan.user}", f"--datadir={folder}/data"]
-    command += [f"--socket={_socket(plan.root)}", f"--pid-file={folder}/pid", f"--init-file={folder}/init.sql"]
-    daemons.spawn(plan.root, "mariadbd", [*command, *MARIADB_OPTIONS], env)
+    command = ["mariadbd", "--no-defaults", f"--user={blueprint.user}", f"--datadir={folder}/data"]
+    command += [f"--socket={_socket(blueprint.root)}", f"--pid-file={folder}/pid", f"--init-file={folder}/init.sql"]
+    daemons.spawn(blueprint.root, "mariadbd", [*command, *MARIADB_OPTIONS], env)
 
     def is_ready() -> bool:
         return "ready for connections" in log.read_text(errors="replace")
 
-    daemons.await_ready(plan.root, "mariadbd", is_ready, START_TIMEOUT_S)
+    daemons.await_ready(blueprint.root, "mariadbd", is_ready, START_TIMEOUT_S)
 
 
 def _socket(root: Path) -> Path:
@@ -122,9 +124,9 @@ def _socket(root: Path) -> Path:
 
 
 def needed_tables(sql: str) -> str:
-    """Of the system tables only mysql.proc: slurmdbd has stored procedures, and all tables take a second to make."""
-    found = re.search(r"^CREATE TABLE IF NOT EXISTS proc \(.*?;$", sql, re.MULTILINE | re.DOTALL)
-    return found[0] if found else sql
+    """The SQL of mysql.proc alone, which slurmdbd's stored procedures need: creating all tables takes a second."""
+    match = re.search(r"^CREATE TABLE IF NOT EXISTS proc \(.*?;$", sql, re.MULTILINE | re.DOTALL)
+    return match[0] if match else sql
 
 
 def _system_tables() -> Path | None:

@@ -1,4 +1,4 @@
-"""Slurm's commands made slow, failing or forgetful in a rehearsal: a script of their name that comes first on PATH."""
+"""Makes Slurm's commands slow or failing in a rehearsal, by scripts of the same names that come first on PATH."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-FOLDER = "bin"  # first on the PATH of whoever uses the cluster, and of its jobs
+FOLDER = "bin"  # first on the PATH of the cluster's users and of its jobs
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sacct", "sinfo", "srun", "sacctmgr")
 WHEN = re.compile(r"always|(first|every)-([1-9][0-9]*)")
 # what a client says when slurmctld is too busy to answer
@@ -20,7 +20,7 @@ BUSY = "Socket timed out on send/recv operation"
 
 @dataclass(frozen=True)
 class Answer:
-    """How one command answers: late, not at all, or not although it did what was asked."""
+    """How one command answers: late, with an error, or with an error although it did what was asked."""
 
     command: str
     delay_s: float = 0.0  # before it does anything
@@ -90,7 +90,7 @@ def set_answers(root: Path, answers: Iterable[Answer]) -> None:
 
 
 def render_script(answer: Answer, real: str, calls: Path) -> str:
-    """A shell script that stands before the real command; `calls` has one line for each call so far."""
+    """A shell script that shadows the real command; `calls` has one line for each call so far."""
     lines = ["#!/bin/sh", f"# {answer.command} of a rehearsal: see `python -m slurm.rehearsal disturb --help`"]
     if answer.delay_s:
         lines.append(f"sleep {answer.delay_s:g}")
@@ -101,8 +101,8 @@ def render_script(answer: Answer, real: str, calls: Path) -> str:
         lines.append(f"if {tests[kind]}; then")
         if answer.kind == "lose":
             lines.append(f'    {shlex.quote(real)} "$@" >/dev/null || exit $?')
-        said = f"{answer.command}: error: {answer.words}"
-        lines += [f"    printf '%s\\n' {shlex.quote(said)} >&2", "    exit 1", "fi"]
+        complaint = f"{answer.command}: error: {answer.words}"
+        lines += [f"    printf '%s\\n' {shlex.quote(complaint)} >&2", "    exit 1", "fi"]
     lines.append(f'exec {shlex.quote(real)} "$@"')
     return "\n".join(lines) + "\n"
 

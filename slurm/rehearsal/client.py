@@ -13,7 +13,7 @@ TIMEOUT_S = 10.0
 
 
 def cluster_variables(root: Path) -> dict[str, str]:
-    # The nodes' addresses are all on the loopback interface, which gloo does not choose by itself.
+    # The nodes' addresses are all on the loopback interface, which gloo does not choose on its own.
     return {"SLURM_CONF": str(root.absolute() / "etc" / "slurm.conf"), "GLOO_SOCKET_IFNAME": "lo"}
 
 

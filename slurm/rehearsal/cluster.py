@@ -11,19 +11,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.command import typed
-from slurm.cluster import one_line
+from slurm.patience import one_line
 from slurm.rehearsal import client, daemons
 from slurm.rehearsal.accounting import FOLDER as ACCOUNTING_FOLDER
 from slurm.rehearsal.accounting import add_user, end_accounting, require_installed, start_accounting
 from slurm.rehearsal.answers import FOLDER as ANSWERS_FOLDER
 from slurm.rehearsal.answers import Answer, set_answers
 from slurm.rehearsal.client import client_env
-from slurm.rehearsal.conf import Plan, free_ports, render_gres_conf, render_hosts, render_slurm_conf
+from slurm.rehearsal.conf import Blueprint, free_ports, render_gres_conf, render_hosts, render_slurm_conf
 from slurm.rehearsal.nodes import (
     STATE_FILE,
     break_node,
@@ -33,9 +33,7 @@ from slurm.rehearsal.nodes import (
     spawn_controller,
     spawn_node,
 )
-from slurm.rehearsal.settings import DEFAULT_PARTITIONS
-
-__all__ = ["Cluster", "break_node", "client_env", "destroy", "heal_node", "is_running", "rehearse", "start", "stop"]
+from slurm.rehearsal.settings import Site
 
 APT_COMMAND = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
 BINARIES = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scancel")
@@ -69,98 +67,56 @@ def missing_binaries() -> list[str]:
 
 
 @contextlib.contextmanager
-def rehearse(
-    *,
-    nodes: int = 2,
-    cpus: int = 4,
-    gpus: int = 2,
-    accounting: bool = False,
-    partitions: Sequence[str] = DEFAULT_PARTITIONS,
-    conf: Mapping[str, str] | None = None,
-    answers: Sequence[Answer] = (),
-) -> Iterator[Cluster]:
+def rehearse(site: Site) -> Iterator[Cluster]:
     """A cluster in a temporary folder for the length of the block; it dies with this process.
 
-    accounting: make sacct work, by a slurmdbd and a database of the cluster's own
-    conf: what differs from the default slurm.conf, such as {"MaxArraySize": "10", "low.GraceTime": "300"}
-    answers: commands that answer late or fail, see `answers.Answer`
     Raises ValueError if Slurm is not installed, does not take the configuration, or its daemons do not come up.
     """
     # Not under a test's own temporary folder: munge and the jobs need a short path that others may enter.
     root = Path(tempfile.mkdtemp(prefix="rehearsal-"))
     try:
-        yield start(
-            root,
-            nodes=nodes,
-            cpus=cpus,
-            gpus=gpus,
-            accounting=accounting,
-            partitions=partitions,
-            conf=conf,
-            answers=answers,
-            owner=os.getpid(),
-        )
+        yield start(root, site, owner=os.getpid())
     finally:
         stop(root)
         shutil.rmtree(root, ignore_errors=True)
 
 
-def start(
-    root: Path,
-    *,
-    nodes: int = 2,
-    cpus: int = 4,
-    gpus: int = 2,
-    accounting: bool = False,
-    partitions: Sequence[str] = DEFAULT_PARTITIONS,
-    conf: Mapping[str, str] | None = None,
-    answers: Sequence[Answer] = (),
-    owner: int | None = None,
-) -> Cluster:
-    """Start a cluster in `root` and wait until every node is idle; with `accounting`, sacct works too.
+def start(root: Path, site: Site, owner: int | None = None) -> Cluster:
+    """Start a cluster in `root` and wait until every node is idle.
 
-    conf: settings that differ from the default ones, see `settings.parse_conf`
-    answers: how commands answer to whoever uses the cluster by its `env`
     owner: a pid; the cluster is stopped and its folder removed when that process ends, however it ends
     Raises ValueError if Slurm is not installed, does not know a setting or does not take its value, if a cluster runs
     there already, or if the daemons do not come up.
     """
-    missing = missing_binaries()
-    if missing:
+    if missing := missing_binaries():
         raise ValueError(f"Slurm is not installed (no {', '.join(missing)}): {APT_COMMAND}")
-    if accounting:
+    if site.accounting:
         require_installed()
     root = root.absolute()
-    plan = Plan(
+    blueprint = Blueprint(
         root=root,
-        nodes=nodes,
-        cpus=cpus,
-        gpus=gpus,
-        mem_mb=64_000,
+        site=site,
         namespaces=can_unshare(),
-        ports=free_ports(nodes + 1 + accounting),
+        ports=free_ports(site.nodes + 1 + site.accounting),
         host=socket.gethostname().split(".")[0],
         user=getpass.getuser(),
-        accounting=accounting,
-        partitions=tuple(partitions),
-        settings=conf or {},
     )
-    _prepare(plan)
-    _ask_slurm_about_conf(plan)
-    set_answers(root, answers)
+    _prepare(blueprint)
+    _ask_slurm_about_conf(blueprint)
+    set_answers(root, site.answers)
     try:
         if owner is not None:
             _spawn_watch(root, owner)
-        _start_daemons(plan)
-        _await_idle(plan)
+        _start_daemons(blueprint)
+        _await_idle(blueprint)
     except BaseException:
         stop(root)
         raise
-    return Cluster(root=root, nodes=plan.node_names, env=client_env(root))
+    return Cluster(root=root, nodes=blueprint.node_names, env=client_env(root))
 
 
 def stop(root: Path) -> None:
-    """End every process of the cluster in `root`; nothing happens if there is none."""
+    """End every process of the cluster in `root`; do nothing if there is none."""
     root = root.absolute()
     if not (root / STATE_FILE).is_file():
         return
@@ -195,9 +151,9 @@ def can_unshare() -> bool:
         return False
 
 
-def _prepare(plan: Plan) -> None:
+def _prepare(blueprint: Blueprint) -> None:
     """Write the folder: configuration, munge key, device files. Raises ValueError if it is in use."""
-    root = plan.root
+    root = blueprint.root
     if is_running(root):
         raise ValueError(f"a cluster runs in {root} already: {typed('-m', 'slurm.rehearsal', 'stop', '--root', root)}")
     root.mkdir(parents=True, exist_ok=True)
@@ -210,28 +166,28 @@ def _prepare(plan: Plan) -> None:
         shutil.rmtree(root / folder, ignore_errors=True)
     for folder in FOLDERS:
         (root / folder).mkdir(mode=0o755)
-    (root / STATE_FILE).write_text(json.dumps({"namespaces": plan.namespaces, "nodes": plan.node_names}))
-    plan.conf.write_text(render_slurm_conf(plan))
-    (root / "etc" / "gres.conf").write_text(render_gres_conf(plan))
+    (root / STATE_FILE).write_text(json.dumps({"namespaces": blueprint.namespaces, "nodes": blueprint.node_names}))
+    blueprint.conf.write_text(render_slurm_conf(blueprint))
+    (root / "etc" / "gres.conf").write_text(render_gres_conf(blueprint))
     (root / "etc" / "plugstack.conf").touch()
-    (root / "etc" / "hosts").write_text(render_hosts(plan, Path("/etc/hosts").read_text()))
-    for node in plan.node_names:
+    (root / "etc" / "hosts").write_text(render_hosts(blueprint, Path("/etc/hosts").read_text()))
+    for node in blueprint.node_names:
         (root / "spool" / node).mkdir()
-        for device in plan.gpu_files(node):
+        for device in blueprint.gpu_files(node):
             device.symlink_to("/dev/null")
     key = root / "munge" / "key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(128))
 
 
-def _ask_slurm_about_conf(plan: Plan) -> None:
+def _ask_slurm_about_conf(blueprint: Blueprint) -> None:
     """Raises ValueError with Slurm's own words for a setting that it does not know, or whose value it does not take.
 
     Each client reads slurm.conf before it does anything, even before it prints its help.
     """
     help_text = ["scontrol", "--help"]
     done = subprocess.run(
-        help_text, env=client.daemon_env(plan.root), capture_output=True, text=True, timeout=10, check=False
+        help_text, env=client.daemon_env(blueprint.root), capture_output=True, text=True, timeout=10, check=False
     )
     if done.returncode:
         raise ValueError(f"Slurm does not take this configuration: {one_line(done.stderr)}")
@@ -245,28 +201,28 @@ def _spawn_watch(root: Path, owner: int) -> None:
     daemons.spawn(root, "watch", command, os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
 
 
-def _start_daemons(plan: Plan) -> None:
-    root, env = plan.root, client.daemon_env(plan.root)
-    munged = ["munged", "--foreground", "--force", f"--socket={plan.socket}", f"--key-file={root}/munge/key"]
+def _start_daemons(blueprint: Blueprint) -> None:
+    root, env = blueprint.root, client.daemon_env(blueprint.root)
+    munged = ["munged", "--foreground", "--force", f"--socket={blueprint.socket}", f"--key-file={root}/munge/key"]
     munged += [f"--pid-file={root}/run/munged.own", f"--seed-file={root}/munge/seed"]
     daemons.spawn(root, "munged", munged, env)
-    daemons.await_ready(root, "munged", plan.socket.exists, START_TIMEOUT_S)
-    if plan.accounting:
-        start_accounting(plan)
+    daemons.await_ready(root, "munged", blueprint.socket.exists, START_TIMEOUT_S)
+    if blueprint.site.accounting:
+        start_accounting(blueprint)
     spawn_controller(root)
     # a slurmd that comes too early tries again after a second
-    daemons.await_ready(root, "slurmctld", lambda: daemons.listens(plan.ports[0]), START_TIMEOUT_S)
-    for node in plan.node_names:
-        spawn_node(root, node, plan.namespaces)
-    if plan.accounting:
-        add_user(plan)
+    daemons.await_ready(root, "slurmctld", lambda: daemons.listens(blueprint.ports[0]), START_TIMEOUT_S)
+    for node in blueprint.node_names:
+        spawn_node(root, node, blueprint.namespaces)
+    if blueprint.site.accounting:
+        add_user(blueprint)
 
 
-def _await_idle(plan: Plan) -> None:
+def _await_idle(blueprint: Blueprint) -> None:
     def all_idle() -> bool:
         # one line for each node in each of its partitions
-        states = client.ask(plan.root, ["sinfo", "--all", "-h", "-N", "-o", "%N %T"]).split("\n")
-        return set(states) == {f"{node} idle" for node in plan.node_names}
+        states = client.ask(blueprint.root, ["sinfo", "--all", "-h", "-N", "-o", "%N %T"]).split("\n")
+        return set(states) == {f"{node} idle" for node in blueprint.node_names}
 
     if not daemons.wait_until(all_idle, START_TIMEOUT_S, poll_s=0.05):
-        raise ValueError(f"the nodes did not become idle:\n{daemons.log_tails(plan.root)}")
+        raise ValueError(f"the nodes did not become idle:\n{daemons.log_tails(blueprint.root)}")

@@ -1,56 +1,46 @@
-"""What a rehearsal cluster is made of: its plan, and the configuration texts that follow from it (pure)."""
+"""What a rehearsal cluster is made of: its blueprint, and the configuration texts that follow from it (pure)."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.rehearsal.settings import DEFAULT_PARTITIONS, NODES, check_conf, merged, settings_of
+from slurm.rehearsal.settings import NODES, Site, merged, settings_of
 
 # Linux limits a Unix socket's path to 107 bytes; munge's is the longest of ours.
 SOCKET_PATH_LIMIT = 107
 CLUSTER_NAME = "rehearsal"
+MEM_MB = 64_000  # of each node
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One cluster: where it lives, how large it is, and what this machine allows."""
+class Blueprint:
+    """One cluster: its folder, its size and settings, and what this machine allows."""
 
     root: Path
-    nodes: int
-    cpus: int
-    gpus: int
-    mem_mb: int
+    site: Site
     namespaces: bool  # each node in its own pid, uts and mount namespace (root only)
     ports: tuple[int, ...]  # slurmctld, then one for each slurmd, then slurmdbd if there is accounting
     host: str
     user: str
-    accounting: bool = False
-    partitions: tuple[str, ...] = DEFAULT_PARTITIONS  # the first is the default one and preempts the others
-    settings: Mapping[str, str] = field(default_factory=dict)  # what differs: [PARTITION. or nodes.]KEY -> value
 
     def __post_init__(self) -> None:
-        check_conf(self.settings, self.partitions)
-        if self.nodes < 1 or self.nodes > 200:
-            raise ValueError(f"nodes={self.nodes}: a rehearsal has 1 to 200 nodes")
-        if self.cpus < 1 or self.gpus < 0 or self.mem_mb < 1:
-            raise ValueError(f"cpus={self.cpus}, gpus={self.gpus}, mem_mb={self.mem_mb}: too few")
         if len(str(self.socket)) > SOCKET_PATH_LIMIT:
             raise ValueError(f"--root {self.root} is too long for a Unix socket; choose a shorter one")
-        assert len(self.ports) == self.nodes + 1 + self.accounting, "one port for each daemon"
+        assert len(self.ports) == self.site.nodes + 1 + self.site.accounting, "one port for each daemon"
 
     @property
     def node_names(self) -> tuple[str, ...]:
         """node1.. when each node has its own /etc/hosts, else addresses, which resolve anywhere."""
         if self.namespaces:
-            return tuple(f"node{number}" for number in range(1, self.nodes + 1))
+            return tuple(f"node{number}" for number in range(1, self.site.nodes + 1))
         return self.addresses
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return tuple(f"127.0.0.{10 + number}" for number in range(1, self.nodes + 1))
+        return tuple(f"127.0.0.{10 + number}" for number in range(1, self.site.nodes + 1))
 
     @property
     def conf(self) -> Path:
@@ -61,7 +51,7 @@ class Plan:
         return self.root / "munge" / "socket"
 
     def gpu_files(self, node: str) -> list[Path]:
-        return [self.root / "dev" / f"{node}-gpu{number}" for number in range(self.gpus)]
+        return [self.root / "dev" / f"{node}-gpu{number}" for number in range(self.site.gpus)]
 
 
 def free_ports(count: int, first: int = 10_000, last: int = 30_000) -> tuple[int, ...]:
@@ -73,7 +63,7 @@ def free_ports(count: int, first: int = 10_000, last: int = 30_000) -> tuple[int
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         offset = probe.getsockname()[1]
-    found: list[int] = []
+    ports: list[int] = []
     for step in range(last - first):
         port = first + (offset * 31 + step) % (last - first)
         with socket.socket() as candidate:
@@ -81,66 +71,70 @@ def free_ports(count: int, first: int = 10_000, last: int = 30_000) -> tuple[int
                 candidate.bind(("", port))
             except OSError:
                 continue
-        found.append(port)
-        if len(found) == count:
-            return tuple(found)
+        ports.append(port)
+        if len(ports) == count:
+            return tuple(ports)
     raise OSError(f"no {count} free TCP ports between {first} and {last}")
 
 
-def render_gres_conf(plan: Plan) -> str:
+def render_gres_conf(blueprint: Blueprint) -> str:
     """gres.conf of make-believe GPUs: File must be a character device, and a link to /dev/null is one."""
     lines = [
-        f"NodeName={node} Name=gpu Type=fake File={path}" for node in plan.node_names for path in plan.gpu_files(node)
+        f"NodeName={node} Name=gpu Type=fake File={path}"
+        for node in blueprint.node_names
+        for path in blueprint.gpu_files(node)
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def render_hosts(plan: Plan, machine_hosts: str) -> str:
+def render_hosts(blueprint: Blueprint, machine_hosts: str) -> str:
     """/etc/hosts inside the nodes: this machine's, and every node's name."""
-    lines = [f"{address} {name}" for address, name in zip(plan.addresses, plan.node_names, strict=True)]
+    lines = [f"{address} {name}" for address, name in zip(blueprint.addresses, blueprint.node_names, strict=True)]
     return machine_hosts.rstrip("\n") + "\n" + "\n".join(lines) + "\n"
 
 
-def render_slurm_conf(plan: Plan) -> str:
-    """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low, and whatever the plan changes."""
-    cluster = merged([*_daemons(plan), *_accounting(plan), *_SCHEDULING], settings_of("", plan.settings))
-    return "\n".join([*cluster, *_nodes(plan), *_partitions(plan)]) + "\n"
+def render_slurm_conf(blueprint: Blueprint) -> str:
+    """slurm.conf: a quick scheduler, no cgroups, partitions gpu (default) and low, and what the site changes."""
+    cluster = merged(
+        [*_daemons(blueprint), *_accounting(blueprint), *_SCHEDULING], settings_of("", blueprint.site.conf)
+    )
+    return "\n".join([*cluster, *_nodes(blueprint), *_partitions(blueprint)]) + "\n"
 
 
-def render_slurmdbd_conf(plan: Plan) -> str:
+def render_slurmdbd_conf(blueprint: Blueprint) -> str:
     """slurmdbd.conf: a database that is found by its socket, and lets its owner in without a password."""
     lines = (
         "AuthType=auth/munge",
-        f"AuthInfo=socket={plan.socket}",
-        f"DbdHost={plan.host}",
+        f"AuthInfo=socket={blueprint.socket}",
+        f"DbdHost={blueprint.host}",
         "DbdAddr=127.0.0.1",
-        f"DbdPort={plan.ports[-1]}",
-        f"SlurmUser={plan.user}",
-        f"PidFile={plan.root}/run/slurmdbd.own",
-        f"LogFile={plan.root}/log/slurmdbd.log",
+        f"DbdPort={blueprint.ports[-1]}",
+        f"SlurmUser={blueprint.user}",
+        f"PidFile={blueprint.root}/run/slurmdbd.own",
+        f"LogFile={blueprint.root}/log/slurmdbd.log",
         "DebugLevel=info",
         "StorageType=accounting_storage/mysql",
         "StorageHost=localhost",
         "StorageUser=root",
         "StorageLoc=slurm_acct",
         # slurmctld does not start where the two disagree on it
-        f"TrackWCKey={'yes' if _tracks_wckeys(plan) else 'no'}",
+        f"TrackWCKey={'yes' if _tracks_wckeys(blueprint) else 'no'}",
     )
     return "".join(f"{line}\n" for line in lines)
 
 
-def _daemons(plan: Plan) -> Sequence[str]:
-    root = plan.root
+def _daemons(blueprint: Blueprint) -> Sequence[str]:
+    root = blueprint.root
     return (
         f"ClusterName={CLUSTER_NAME}",
-        f"SlurmctldHost={plan.host}(127.0.0.1)",
-        f"SlurmctldPort={plan.ports[0]}",
-        f"SlurmUser={plan.user}",
-        f"SlurmdUser={plan.user}",
+        f"SlurmctldHost={blueprint.host}(127.0.0.1)",
+        f"SlurmctldPort={blueprint.ports[0]}",
+        f"SlurmUser={blueprint.user}",
+        f"SlurmdUser={blueprint.user}",
         "AuthType=auth/munge",
         "CredType=cred/munge",
         # A requeued job waits for cred_expire: 120 s by default; 5 is the least (1 is silently read as 120).
-        f"AuthInfo=socket={plan.socket},cred_expire=5",
+        f"AuthInfo=socket={blueprint.socket},cred_expire=5",
         f"StateSaveLocation={root}/state",
         f"SlurmdSpoolDir={root}/spool/%n",
         f"SlurmctldPidFile={root}/run/slurmctld.own",
@@ -162,16 +156,16 @@ def _daemons(plan: Plan) -> Sequence[str]:
     )
 
 
-def _accounting(plan: Plan) -> Sequence[str]:
+def _accounting(blueprint: Blueprint) -> Sequence[str]:
     """Without slurmdbd sacct fails, as on the clusters that run without accounting."""
-    if not plan.accounting:
+    if not blueprint.site.accounting:
         return ("AccountingStorageType=accounting_storage/none",)
     return (
         "AccountingStorageType=accounting_storage/slurmdbd",
         "AccountingStorageHost=127.0.0.1",
-        f"AccountingStoragePort={plan.ports[-1]}",
+        f"AccountingStoragePort={blueprint.ports[-1]}",
         # slurmdbd's clients take munge's socket from here, and not from AuthInfo
-        f"AccountingStoragePass={plan.socket}",
+        f"AccountingStoragePass={blueprint.socket}",
         "AccountingStoreFlags=job_comment",
     )
 
@@ -211,27 +205,29 @@ _FIRST_PARTITION = ("Default=YES", "PriorityTier=10", "PreemptMode=OFF")
 _OTHER_PARTITION = ("PriorityTier=1", "PreemptMode=REQUEUE", "GraceTime=15")
 
 
-def _partitions(plan: Plan) -> Sequence[str]:
+def _partitions(blueprint: Blueprint) -> Sequence[str]:
     lines = []
-    for name in plan.partitions:
-        own = _FIRST_PARTITION if name == plan.partitions[0] else _OTHER_PARTITION
-        settings = merged([*_PARTITION, *own], settings_of(name, plan.settings))
+    for name in blueprint.site.partitions:
+        own = _FIRST_PARTITION if name == blueprint.site.partitions[0] else _OTHER_PARTITION
+        settings = merged([*_PARTITION, *own], settings_of(name, blueprint.site.conf))
         lines.append(" ".join([f"PartitionName={name}", *settings]))
     return lines
 
 
-def _tracks_wckeys(plan: Plan) -> bool:
-    settings = {key.lower(): value.lower() for key, value in settings_of("", plan.settings).items()}
+def _tracks_wckeys(blueprint: Blueprint) -> bool:
+    settings = {key.lower(): value.lower() for key, value in settings_of("", blueprint.site.conf).items()}
     enforced = settings.get("accountingstorageenforce", "").split(",")
     return settings.get("trackwckey") == "yes" or bool({"wckeys", "all"} & set(enforced))
 
 
-def _nodes(plan: Plan) -> Sequence[str]:
+def _nodes(blueprint: Blueprint) -> Sequence[str]:
     lines = []
-    for name, address, port in zip(plan.node_names, plan.addresses, plan.ports[1 : plan.nodes + 1], strict=True):
-        hostname = name if plan.namespaces else plan.host
+    for name, address, port in zip(
+        blueprint.node_names, blueprint.addresses, blueprint.ports[1 : blueprint.site.nodes + 1], strict=True
+    ):
+        hostname = name if blueprint.namespaces else blueprint.host
         settings = [f"NodeName={name}", f"NodeHostname={hostname}", f"NodeAddr={address}", f"Port={port}"]
-        settings += [f"CPUs={plan.cpus}", f"RealMemory={plan.mem_mb}"]
-        settings += [f"Gres=gpu:fake:{plan.gpus}"] if plan.gpus else []
-        lines.append(" ".join(merged([*settings, "State=UNKNOWN"], settings_of(NODES, plan.settings))))
+        settings += [f"CPUs={blueprint.site.cpus}", f"RealMemory={MEM_MB}"]
+        settings += [f"Gres=gpu:fake:{blueprint.site.gpus}"] if blueprint.site.gpus else []
+        lines.append(" ".join(merged([*settings, "State=UNKNOWN"], settings_of(NODES, blueprint.site.conf))))
     return lines

@@ -1,4 +1,4 @@
-"""The processes of a rehearsal cluster: started into their own sessions, recorded, and ended by record only.
+"""The processes of a rehearsal cluster: started in their own sessions, recorded, and ended by these records only.
 
 A record is `run/NAME.pid` with the pid and the process's start time in clock ticks since boot. The two
 together name one process: a pid that was given to another process since is left alone.
@@ -23,8 +23,8 @@ _children: dict[Path, list[subprocess.Popen[bytes]]] = {}
 
 def start_ticks(pid: int) -> int | None:
     """When the process started, in ticks since boot; None if it is gone (a zombie counts as gone)."""
-    found = _parent_and_ticks(pid)
-    return found[1] if found else None
+    parent_and_ticks = _parent_and_ticks(pid)
+    return parent_and_ticks[1] if parent_and_ticks else None
 
 
 def _parent_and_ticks(pid: int) -> tuple[int, int] | None:
@@ -81,8 +81,8 @@ def descendants(pids: Iterable[int]) -> dict[int, int]:
     """Pid -> start ticks of all that the processes started, and what that started; parents come first."""
     children: dict[int, list[tuple[int, int]]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        if found := _parent_and_ticks(int(folder.name)):
-            children.setdefault(found[0], []).append((int(folder.name), found[1]))
+        if parent_and_ticks := _parent_and_ticks(int(folder.name)):
+            children.setdefault(parent_and_ticks[0], []).append((int(folder.name), parent_and_ticks[1]))
     tree: dict[int, int] = {}
     generation = list(pids)
     while generation:
@@ -93,7 +93,7 @@ def descendants(pids: Iterable[int]) -> dict[int, int]:
 
 
 def freeze_descendants(pids: Iterable[int]) -> dict[int, int]:
-    """Stop all that the processes started, so that none can react to what comes next, and none escapes it."""
+    """SIGSTOP all descendants of the processes, so that none can react to the kill that follows, or escape it."""
     tops = list(pids)
     frozen: dict[int, int] = {}
     while new := descendants(tops).items() - frozen.items():

@@ -36,13 +36,13 @@ def spawn_node(root: Path, node: str, namespaces: bool) -> None:
 
 
 def spawn_controller(root: Path) -> None:
-    """Start slurmctld, which goes on with the state that an earlier one has left."""
+    """Start slurmctld, which continues with the state that an earlier one has saved."""
     command = [CONTROLLER, "-D", "-f", str(root / "etc" / "slurm.conf"), "-i"]
     daemons.spawn(root, CONTROLLER, command, client.daemon_env(root))
 
 
 def end_nodes(root: Path, nodes: Sequence[str], namespaces: bool) -> None:
-    """End the nodes' slurmd and all their jobs' processes, without a word to any of them.
+    """Kill the nodes' slurmd and all their jobs' processes without warning.
 
     With namespaces one SIGKILL does it: with the first process of its pid namespace the kernel ends all others.
     Without, the processes below the reaper are stopped, all of them, and only then killed.
@@ -57,7 +57,7 @@ def end_nodes(root: Path, nodes: Sequence[str], namespaces: bool) -> None:
     if not daemons.kill_all(below, END_TIMEOUT_S):
         left = [pid for pid, ticks in below.items() if daemons.start_ticks(pid) == ticks]
         raise OSError(f"processes {left} survive SIGKILL: they may wait for a disk or a device")
-    # the reapers have nobody left to wait for, and end by themselves
+    # the reapers have no children left to wait for, and end
     daemons.wait_until(lambda: not any(daemons.recorded(root, name) for name in names), END_TIMEOUT_S)
     for name in names:
         daemons.end(root, name, signal.SIGKILL)
@@ -66,8 +66,8 @@ def end_nodes(root: Path, nodes: Sequence[str], namespaces: bool) -> None:
 def break_node(root: Path, node: str, *, tell: bool = True) -> None:
     """End the node with all that runs on it, as a power cut does; `slurmctld` is asked to save its state first.
 
-    With `tell` Slurm hears of a node's end at once, as from an administrator, and requeues the node's jobs. Otherwise
-    it has to find out: SlurmdTimeout is 10 s in a rehearsal, and its look at the nodes comes round now and then.
+    With `tell` Slurm learns of a node's end at once, as from an administrator, and requeues the node's jobs. Otherwise
+    it has to find out: SlurmdTimeout is 10 s in a rehearsal, and Slurm checks the nodes now and then.
     Raises ValueError if no cluster runs in `root`, it has no such node, or the node is broken already.
     """
     root = root.absolute()
@@ -103,8 +103,14 @@ def heal_node(root: Path, node: str) -> None:
 
 
 def is_running(root: Path) -> bool:
-    """Whether there is a cluster, be its slurmctld broken or not: munged starts first and ends last."""
+    """Whether a cluster runs, even if its slurmctld is broken: munged starts first and ends last."""
     return bool(daemons.recorded(root, "munged"))
+
+
+def require_running(root: Path) -> None:
+    """Raises ValueError if no cluster runs in `root`."""
+    if not is_running(root):
+        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
 
 
 def is_whole(root: Path, node: str) -> bool:
@@ -117,8 +123,7 @@ def _record(node: str) -> str:
 
 def _require_node(root: Path, node: str) -> bool:
     """Whether the cluster's nodes have namespaces; ValueError if the cluster does not run or has no such node."""
-    if not is_running(root):
-        raise ValueError(f"no cluster runs in {root}: {typed('-m', 'slurm.rehearsal', 'start', '--root', root)}")
+    require_running(root)
     state = json.loads((root / STATE_FILE).read_text())
     if node not in (*state["nodes"], CONTROLLER):
         choices = ", ".join([*state["nodes"], CONTROLLER])

@@ -1,9 +1,12 @@
-"""How a rehearsal cluster is made unlike the default one: settings of slurm.conf, checked and merged (pure)."""
+"""Describes a rehearsal cluster: its size, and settings of slurm.conf, checked and merged (pure)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from slurm.rehearsal.answers import Answer
 
 DEFAULT_PARTITIONS = ("gpu", "low")
 NODES = "nodes"  # nodes.KEY=VALUE is a setting of every node; no partition can bear that name
@@ -19,6 +22,26 @@ OWN_KEYS = frozenset(
     }
 )  # fmt: skip
 OWN_NODE_KEYS = frozenset({"cpus", "gres", "nodeaddr", "nodehostname", "nodename", "port", "state"})
+
+
+@dataclass(frozen=True)
+class Site:
+    """The size and the settings of a cluster. Raises ValueError for impossible ones."""
+
+    nodes: int = 2
+    cpus: int = 4  # of each node
+    gpus: int = 2  # of each node, make-believe
+    accounting: bool = False  # make sacct work, by a slurmdbd and a database of the cluster's own
+    partitions: tuple[str, ...] = DEFAULT_PARTITIONS  # the first is the default one and preempts the others
+    conf: Mapping[str, str] = field(default_factory=dict)  # what differs from the default slurm.conf, see `parse_conf`
+    answers: tuple[Answer, ...] = ()  # commands that answer late or fail
+
+    def __post_init__(self) -> None:
+        check_conf(self.conf, self.partitions)
+        if self.nodes < 1 or self.nodes > 200:
+            raise ValueError(f"nodes={self.nodes}: a rehearsal has 1 to 200 nodes")
+        if self.cpus < 1 or self.gpus < 0:
+            raise ValueError(f"cpus={self.cpus}, gpus={self.gpus}: too few")
 
 
 def parse_conf(words: Sequence[str]) -> dict[str, str]:
@@ -42,9 +65,9 @@ def parse_conf(words: Sequence[str]) -> dict[str, str]:
 
 
 def check_conf(conf: Mapping[str, str], partitions: Sequence[str]) -> None:
-    """Raises ValueError for settings that the rehearsal makes itself, and for partitions that are not there.
+    """Raises ValueError for settings that the rehearsal makes itself, and for unknown partitions.
 
-    Whether Slurm knows a setting and takes its value is for Slurm to say.
+    Slurm itself checks names and values of settings.
     """
     for name in partitions:
         if not NAME.fullmatch(name) or name.lower() in (NODES, "default", "all"):

@@ -16,6 +16,7 @@ from jobs.runs.trial import Trial
 from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.checkpoint import list_checkpoints
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from tests.chaos.storm import Storm
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "60"))
@@ -26,7 +27,7 @@ CLOCKS = {"host", "train_s", "images_per_s", "data_wait", "headroom", "mfu", "pe
 @pytest.fixture
 def cluster(slurm_daemons: None, runs_disk: Path) -> Iterator[Cluster]:
     """One of its own: nodes die here. It comes after the disk, which its nodes have to see."""
-    with rehearse(nodes=2, cpus=4, gpus=0) as cluster:
+    with rehearse(Site(nodes=2, cpus=4, gpus=0)) as cluster:
         yield cluster
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cancel import main
-from jobs.launch.cancel import beside
+from jobs.launch.cancel import shared_job_warnings
 from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
@@ -79,10 +79,12 @@ def test_the_other_trials_of_the_same_jobs_are_named(sweep: Sweep) -> None:
     sweep.add_submissions([Submission(trial.id, "12_0", "slurm", "x.out") for trial in (mine, beside_it)])
     sweep.add_submissions([Submission(elsewhere.id, "12_1", "slurm", "x.out")])
     rows = [row for row in trial_statuses(sweep) if row.trial == mine]
-    assert list(beside(sweep, rows)) == [f"their jobs have other trials too, which end with them: {beside_it.id}"]
+    assert list(shared_job_warnings(sweep, rows)) == [
+        f"their jobs have other trials too, which end with them: {beside_it.id}"
+    ]
     beside_it.folder.mkdir(parents=True)
     finish(beside_it)
-    assert list(beside(sweep, rows)) == []
+    assert list(shared_job_warnings(sweep, rows)) == []
 
 
 def controllers(sweep: Sweep) -> list[int]:
@@ -174,10 +176,10 @@ def test_jobs_of_a_real_slurm(
     first, *waiting = trial_statuses(sweep)
     assert first.cause == "cancelled"
     # of a task that was cancelled while it waited Slurm keeps no trace, unless there is accounting
-    assert all("it never began, and Slurm knows its job no more" in row.note for row in waiting)
+    assert all("it never began, and Slurm no longer knows its job" in row.note for row in waiting)
 
 
-def test_a_silent_slurm_is_said(
+def test_a_silent_slurm_is_reported(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep.add_submissions([Submission(sweep.trials[0].id, "12_0", "slurm", "")])

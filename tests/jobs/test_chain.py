@@ -57,7 +57,7 @@ def test_wrong_use_is_told_before_anything_is_submitted(
     assert message in capsys.readouterr().err
 
 
-def test_words_are_taken_apart() -> None:
+def test_the_words_of_a_chain_are_split() -> None:
     words = ["pack", "train", "--side-partition", "cpu", "--gpus", "2", "--pack", "--synthetic", "4"]
     chain = parse_chain(words)
     assert chain.options.steps == ("pack", "train")
@@ -95,7 +95,7 @@ def test_a_step_that_slurm_has_no_room_for_is_done_again(
     with caplog.at_level(logging.INFO):
         run_steps((str(tmp_path), [Step("launcher", ())]))
     assert (tmp_path / "tries").read_text() == "xxx"
-    assert "exit code 75: Slurm takes no more now, or does not answer; again in" in caplog.text
+    assert "exit code 75: Slurm accepts no more jobs now, or does not answer; again in" in caplog.text
     assert json.loads((tmp_path / "7_end.json").read_text()) == {"module": "launcher", "code": 0}
 
     (tmp_path / "tries").write_text("")

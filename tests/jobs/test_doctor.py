@@ -49,7 +49,7 @@ def test_lines_for_people(pet_shards: Path, tmp_path: Path, capsys: pytest.Captu
     assert "1 failed, 0 with a warning" in lines[-1]
 
 
-def test_a_check_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_check_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(main, ["--only", "shard"]) == 2
     assert "there is no check 'shard': choose among config, partition, wandb, shards" in capsys.readouterr().err
 

@@ -28,6 +28,7 @@ from slurm import patience
 from slurm.rehearsal import client
 from slurm.rehearsal.answers import Answer
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 
 SMALL = ["--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "10"]
 SEEDS, EPOCHS = 3, 2
@@ -83,7 +84,7 @@ def numbers(
 @contextmanager
 def at(patch: pytest.MonkeyPatch, **site: Any) -> Iterator[Cluster]:
     """This process's own Slurm commands talk to a cluster that is made for the length of the block."""
-    with rehearse(gpus=0, **site) as cluster, patch.context() as inside:
+    with rehearse(Site(gpus=0, **site)) as cluster, patch.context() as inside:
         for name, value in cluster.env.items():
             inside.setenv(name, value)
         yield cluster

@@ -133,7 +133,28 @@ def test_a_trial_that_is_preempted_while_python_starts_comes_back(
     wait_for(lambda: state_of(slurm, urgent) not in ("", "PENDING"))
     wait_for(lambda: trial.result())
     assert len(read_attempts(trial.folder)) == 1
-    assert "preempted before it could listen" in Path(sweep.submissions()[trial.id].log).read_text()
+    assert "before it could listen to signals: back into" in Path(sweep.submissions()[trial.id].log).read_text()
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_trial_whose_time_is_up_while_python_starts_comes_back(
+    tiny_sweep: list[str], tmp_path: Path, slurm: Callable[..., str], wait_for: Callable,
+    monkeypatch: pytest.MonkeyPatch, ranks: int,
+) -> None:  # fmt: skip
+    """USR2, as ahead of the time limit, ends a Python that does not listen yet."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_command(main, [*tiny_sweep, *PREEMPTIBLE, "--tasks-per-node", str(ranks)]) == 0
+    sweep = load_sweep(tmp_path / "runs" / "lab")
+    (trial,) = sweep.trials
+    job = sweep.submissions()[trial.id]
+    wait_for((tmp_path / "starts").exists)
+    slurm("scancel", "--signal=USR2", job.job_id)
+    wait_for(lambda: trial.result())
+    assert len(read_attempts(trial.folder)) == 1
+    assert "before it could listen to signals: back into the queue" in Path(job.log).read_text()
 
 
 @pytest.mark.slurm

@@ -57,7 +57,7 @@ def test_a_refusal_is_no_cut_off_submission(
     assert CUT_OFF not in capsys.readouterr().out
 
 
-def test_a_limit_that_filled_up_meanwhile_is_none_either(
+def test_a_limit_that_filled_up_meanwhile_is_no_cut_off_submission(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sbatch(tmp_path / "bin", monkeypatch, "QOSMaxSubmitJobPerUserLimit")

@@ -72,7 +72,7 @@ def ids(sweep: Sweep, *numbers: int) -> list[str]:
     return [sweep.trials[number].id for number in numbers]
 
 
-def test_what_failed_is_submitted_with_a_change_where_it_needs_one(
+def test_failed_trials_are_submitted_again_with_the_change_that_their_cause_needs(
     sweep: Sweep, submitted: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(main, [str(sweep.folder), "--failed"]) == 0
@@ -85,7 +85,7 @@ def test_what_failed_is_submitted_with_a_change_where_it_needs_one(
     assert "submitted again with train.accumulation_steps=9" in out
 
 
-def test_what_would_only_fail_again_is_submitted_even_so(sweep: Sweep, submitted: list[Any]) -> None:
+def test_even_so_submits_deterministic_failures(sweep: Sweep, submitted: list[Any]) -> None:
     assert run_command(main, [str(sweep.folder), "--failed", "--even-so"]) == 0
     assert submitted[0][1] == ids(sweep, 0, 1, 2, 3, 4)
 
@@ -97,7 +97,7 @@ def test_by_cause_and_by_name(sweep: Sweep, submitted: list[Any]) -> None:
     assert [call[1] for call in submitted] == [ids(sweep, 0, 1), ids(sweep, 0, 4), ids(sweep, 4)]
 
 
-def test_nodes_are_left_out_by_word(sweep: Sweep, submitted: list[Any]) -> None:
+def test_exclude_leaves_nodes_out(sweep: Sweep, submitted: list[Any]) -> None:
     assert run_command(main, [str(sweep.folder), "seed=4", "--exclude", "node[3-4]"]) == 0
     assert submitted[0][3] == ["node[3-4]"]
 
@@ -114,7 +114,7 @@ def test_a_dry_run_does_nothing(sweep: Sweep, submitted: list[Any], capsys: pyte
         ([], "say which trials: --failed, --held, --cause CAUSE, or their ids"),
         (["seed=5"], "none of these 1 trials has failed or was interrupted (done)"),
         (["seed=0", "--cause", "code"], "none of them ended by code, but by gpu_memory"),
-        (["--cause", "nan"], "nothing to submit: mend what is said above, then add --even-so"),
+        (["--cause", "nan"], "nothing to submit: fix what is reported above, then add --even-so"),
         (["seed=9"], "no trial 'seed=9'"),
     ],
 )
@@ -194,9 +194,7 @@ def test_a_rank_without_memory_ends_its_job_and_the_trial_fits_when_retried(
 
 
 @pytest.mark.slow
-def test_what_would_only_fail_again_needs_a_word_and_then_runs_on_this_machine(
-    tiny_sweep: list[str], tmp_path: Path
-) -> None:
+def test_a_retry_of_a_deterministic_failure_needs_even_so(tiny_sweep: list[str], tmp_path: Path) -> None:
     """A loss that is not finite: refused, then submitted even so, and failed as before."""
     flags = [*tiny_sweep, "--cluster", "local", "--axis", "model.arch=unet", "--set", "optim.lr=1e30"]
     assert finish(start(REPOSITORY, "sweep", *flags))[0] == FAILED

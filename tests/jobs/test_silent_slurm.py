@@ -19,6 +19,7 @@ from shards.command import NOT_KNOWN, OK, run_command
 from slurm import patience
 from slurm.rehearsal.answers import Answer
 from slurm.rehearsal.cluster import rehearse
+from slurm.rehearsal.settings import Site
 from tests.jobs.written_trials import finish, sweep_of
 
 WORDS = "Unable to contact slurm controller (connect failure)"
@@ -151,7 +152,7 @@ def test_a_real_slurm_whose_squeue_fails(
     slurm_daemons: None, sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job waits; squeue fails and comes back: unknown meanwhile, and never taken for over."""
-    with rehearse(nodes=1, cpus=4, gpus=0, conf={"gpu.State": "DOWN"}) as cluster:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0, conf={"gpu.State": "DOWN"})) as cluster:
         for name, value in cluster.env.items():
             monkeypatch.setenv(name, value)
         submit = ["sbatch", "--parsable", "--wrap", "true"]

@@ -171,12 +171,14 @@ def test_what_the_set_or_the_packages_lack_is_said_before_anything_is_written(
         in capsys.readouterr().err
     )
     whole = load_manifest(pet_shards)
-    splits = {name: split for name, split in whole.splits.items() if name == "test"}
-    (other := tmp_path / "other").mkdir()
-    save_manifest(replace(whole, splits=splits, shards=whole.of_split("test")), other)
-    assert run_command(main, [*tiny_sweep, "--cluster", "local", "--set", f"data.shards={other}"]) == 2
-    assert f"{other} has no samples in its split 'train' (samples: 30 test)" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [other]
+    others = [tmp_path / "train", tmp_path / "val"]
+    for other in others:
+        splits = {name: split for name, split in whole.splits.items() if name != other.name}
+        other.mkdir()
+        save_manifest(replace(whole, splits=splits, shards=tuple(s for s in whole.shards if s.split in splits)), other)
+        assert run_command(main, [*tiny_sweep, "--cluster", "local", "--set", f"data.shards={other}"]) == 2
+        assert f"{other} has no samples in its split '{other.name}' (samples: " in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == others
 
 
 def test_pictures_that_would_be_enlarged_are_said_before_they_are_trained_on(

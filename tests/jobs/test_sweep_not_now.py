@@ -19,6 +19,7 @@ from slurm import patience
 from slurm.rehearsal import client
 from slurm.rehearsal.answers import Answer
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from slurm.submission import work_file
 
 SMALL = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "10"]
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.slurm
 @pytest.fixture(scope="module")
 def idle_cluster(slurm_daemons: None) -> Iterator[Cluster]:
     """A cluster that starts no job."""
-    with rehearse(nodes=1, cpus=4, gpus=0, conf={"gpu.State": "DOWN"}) as cluster:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0, conf={"gpu.State": "DOWN"})) as cluster:
         yield cluster
 
 
@@ -162,7 +163,7 @@ def test_a_cluster_with_as_many_jobs_as_it_can_hold(
 ) -> None:  # fmt: skip
     """MaxJobCount: as many as fit, at once; a job for which there is no room waits for some, says so, and gives up."""
     seeds = ["--axis", "train.seed=0,1,2,3,4,5,6,7,8,9"]
-    with rehearse(nodes=1, cpus=4, gpus=0, conf={"gpu.State": "DOWN", "MaxJobCount": "6"}) as cluster:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0, conf={"gpu.State": "DOWN", "MaxJobCount": "6"})) as cluster:
         for name, value in cluster.env.items():
             monkeypatch.setenv(name, value)
         out = launch(75, *seeds)

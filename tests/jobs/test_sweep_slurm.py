@@ -78,6 +78,29 @@ def test_a_sweep_that_is_larger_than_the_queue_has_room_for(
 
 
 @pytest.mark.slurm
+def test_the_limit_of_parallel_jobs_counts_those_of_earlier_submissions(
+    tiny_sweep: list[str], tmp_path: Path, set_limit: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The cluster's partition is down: all jobs wait, and squeue says for what."""
+    flags = [*tiny_sweep, *SMALL, "--axis", "model.arch=unet", "--max-parallel", "3"]
+    assert run_command(main, [*flags, "--axis", "train.seed=0,1"]) == 0
+    assert run_command(main, [*flags, "--axis", "train.seed=0,1,2"]) == 0  # three have room
+    first, alone = sorted({job.partition("_")[0] for job in queued_jobs()}, key=int)
+    capsys.readouterr()
+    more = [*flags, "--axis", "train.seed=0,1,2,3,4"]
+    assert run_command(main, [*more, "--dry-run", "--no-probe"]) == 0
+    assert f"#SBATCH --dependency=afterany:{first}:{alone}" in capsys.readouterr().out
+    assert run_command(main, more) == 0
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%F %E"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.splitlines()
+    waits = dict(line.split(maxsplit=1) for line in lines)
+    last = max(waits, key=int)
+    assert waits[first] == waits[alone] == "(null)"
+    assert {word.partition("(")[0] for word in waits[last].split(",")} == {f"afterany:{first}_*", f"afterany:{alone}"}
+    assert len(lines) == 5
+
+
+@pytest.mark.slurm
 def test_what_a_retry_has_no_room_for_is_not_changed(
     tiny_sweep: list[str], tmp_path: Path, set_limit: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

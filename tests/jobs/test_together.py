@@ -17,7 +17,7 @@ import pytest
 from jobs.logs import main as logs
 from jobs.node.workers import Order
 from jobs.runs.launch import Launch
-from jobs.runs.log_files import START_OF_LIFE, last_life, rank_logs
+from jobs.runs.log_files import START_OF_ATTEMPT, last_attempt, rank_logs
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.processes import parent_of
 from jobs.state.trial_status import trial_statuses
@@ -75,7 +75,7 @@ def test_two_at_once_end_with_the_numbers_of_one_by_one(
 
 
 @pytest.mark.slow
-def test_one_that_fails_takes_no_other_along(tiny_sweep: list[str], tmp_path: Path) -> None:
+def test_a_failed_trial_does_not_affect_the_others(tiny_sweep: list[str], tmp_path: Path) -> None:
     flags = [*tiny_sweep, "--cluster", "local", *TWO, "--axis", "optim.lr=1e30,1e-3,2e-3"]
     assert run_command(main, flags) == 3
     rows = trial_statuses(sweep_of(tmp_path))
@@ -154,8 +154,8 @@ def test_a_job_of_two_at_once_that_is_requeued(
     wait_for(lambda: all(trial.result() for trial in sweep.trials))
     assert sorted(len(read_attempts(trial.folder)) for trial in sweep.trials) == [1, 2, 2]
     first_log = (sweep.folder / "logs" / f"{job_id}_1_log.out").read_text()
-    assert first_log.count(START_OF_LIFE) == 2
-    assert "resumed" in last_life(first_log)
+    assert first_log.count(START_OF_ATTEMPT) == 2
+    assert "resumed" in last_attempt(first_log)
 
     assert run_command(main, [*flags, "--name", "calm"]) == 0
     calm = sweep_of(tmp_path, "calm")

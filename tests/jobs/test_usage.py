@@ -21,6 +21,7 @@ from petseg.run_folder.layout import append_metrics
 from shards.command import run_command
 from slurm.rehearsal import accounting as rehearsal_accounting
 from slurm.rehearsal.cluster import rehearse
+from slurm.rehearsal.settings import Site
 
 SACCT = """\
 12_0|NODE_FAIL|600|1000|60|4|4|billing=4,cpu=4,gres/gpu:fake=2,gres/gpu=2,mem=4G,node=1|billing=4,cpu=4,gres/gpu=2|720000
@@ -194,7 +195,7 @@ def test_real_accounting(
             raise
         pytest.skip(str(error))
     flags = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "2", "--mem-gb", "2", "--timeout-min", "10"]
-    with rehearse(nodes=1, cpus=4, gpus=0, accounting=True) as cluster:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0, accounting=True)) as cluster:
         for name, value in {**cluster.env, "OMP_NUM_THREADS": "1"}.items():
             monkeypatch.setenv(name, value)
         assert run_command(sweep_main, [*tiny_sweep, "--axis", "model.arch=unet", *flags]) == 0

@@ -11,18 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm import cluster
+from slurm import arrays, cluster
 from slurm.chunks import Chunk, plan_chunks, throttle_of_last
 from slurm.executor import submit
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from slurm.request import Request
 from slurm.resources import Resources
+from slurm.room import Room
 
 SMALL = Resources(gpus_per_node=0, cpus_per_task=1, mem_gb=1, timeout_min=5)
 
 
 def shown(planned: list[Chunk]) -> list[tuple[int, int, int | None]]:
-    return [(len(chunk.places), chunk.throttle, chunk.after) for chunk in planned]
+    return [(len(chunk.indices), chunk.throttle, chunk.after) for chunk in planned]
 
 
 def test_without_a_limit_arrays_are_as_large_as_they_may_be() -> None:
@@ -43,8 +45,8 @@ def test_where_the_limit_is_less_than_the_arrays_some_wait_for_others() -> None:
 @given(st.integers(1, 150), st.integers(1, 60), st.integers(1, 200))
 def test_every_job_once_and_never_more_at_a_time_than_the_limit(count: int, largest: int, limit: int) -> None:
     planned = plan_chunks(count, largest, limit)
-    assert [place for chunk in planned for place in chunk.places] == list(range(count))
-    assert all(len(chunk.places) <= largest for chunk in planned)
+    assert [place for chunk in planned for place in chunk.indices] == list(range(count))
+    assert all(len(chunk.indices) <= largest for chunk in planned)
     at_once = {chunk.lane: chunk.throttle for chunk in planned}
     assert sum(at_once.values()) == min(count, limit)
     for index, chunk in enumerate(planned):
@@ -58,7 +60,7 @@ def test_every_job_once_and_never_more_at_a_time_than_the_limit(count: int, larg
 
 @pytest.fixture(scope="module")
 def small_arrays(slurm_daemons: None) -> Iterator[Cluster]:
-    with rehearse(nodes=1, cpus=16, gpus=0, conf={"MaxArraySize": "4"}) as cluster:
+    with rehearse(Site(nodes=1, cpus=16, gpus=0, conf={"MaxArraySize": "4"})) as cluster:
         yield cluster
 
 
@@ -88,6 +90,38 @@ def test_three_arrays_run_six_jobs_at_a_time(
     (tmp_path / "go").touch()
     wait_for(lambda: all(job.paths.result_pickle.exists() for job in jobs))
     assert max(job.result() for job in jobs) == 6
+
+
+@pytest.mark.parametrize(
+    ("room", "orders"),
+    [
+        ([1], ["update JobId=1 ArrayTaskThrottle=2"]),
+        ([2, 1], []),  # the second array has its own share, although one of its jobs is left
+        ([2, 0], ["update JobId=1 ArrayTaskThrottle=2"]),
+    ],
+)
+def test_the_last_array_gets_the_shares_of_arrays_without_room(
+    room: list[int], orders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two arrays of two jobs, of which one each may run at a time; sbatch and scontrol are stand-ins."""
+    answers = iter(room)
+    stand_ins = {
+        "sbatch": f"echo x >>{tmp_path}/arrays; wc -l <{tmp_path}/arrays",
+        "scontrol": f'echo "$@" >>{tmp_path}/orders',
+        "srun": "",
+    }
+    for name, script in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(cluster, "max_array_size", lambda: 2)
+    monkeypatch.setattr(
+        arrays, "find_room", lambda count, script: Room(found := next(answers), "" if found == count else "full")
+    )
+    jobs = submit(abs, [1, 2, 3, 4], "slurm", Request(tmp_path / "logs", SMALL, "t", 2, as_many_as_fit=True))
+    assert len(jobs) == sum(room)
+    noted = tmp_path / "orders"
+    assert (noted.read_text().splitlines() if noted.exists() else []) == orders
 
 
 @pytest.mark.slurm

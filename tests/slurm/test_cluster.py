@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm import cluster
+from slurm import cluster, patience
 from slurm.cluster import JobState
 
 SQUEUE = """\
@@ -53,7 +53,7 @@ def test_parse_max_array_size():
 
 def test_one_line_names_each_complaint_once():
     stderr = "sbatch: error: invalid partition\nsbatch: error: invalid partition\nsbatch: fatal: no\n"
-    assert cluster.one_line(stderr) == "invalid partition; no"
+    assert patience.one_line(stderr) == "invalid partition; no"
 
 
 def test_only_what_slurm_is_sure_of_is_over():

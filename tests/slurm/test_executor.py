@@ -13,9 +13,12 @@ import pytest
 import submitit
 
 from slurm import cluster
-from slurm.executor import render_sbatch, sbatch_environment, submit
+from slurm.arrays import render_sbatch
+from slurm.environment import sbatch_environment
+from slurm.executor import submit
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import rehearse
+from slurm.rehearsal.settings import Site
 from slurm.request import Request
 from slurm.resources import Resources
 from slurm.submission import short
@@ -235,7 +238,7 @@ def test_a_site_that_enforces_wckeys(
 ):
     """A job without a wckey is accounted under the user's default one, if there is one; a foreign one is refused."""
     conf = {"AccountingStorageEnforce": "limits,wckeys"}
-    with rehearse(nodes=1, gpus=0, accounting=True, conf=conf) as site:
+    with rehearse(Site(nodes=1, gpus=0, accounting=True, conf=conf)) as site:
         for name, value in site.env.items():
             monkeypatch.setenv(name, value)
 

@@ -127,7 +127,7 @@ def test_ctrl_c_lets_jobs_save_and_leaves_none_behind(tmp_path: Path, stubborn: 
     assert not (tmp_path / "pid-2").exists()
 
 
-def test_what_a_deaf_controller_started_is_killed_with_it(
+def test_processes_of_a_controller_that_ignores_signals_are_killed(
     tmp_path: Path, wait_for: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(local, "KILL_GRACE_S", 0.0)
@@ -174,3 +174,16 @@ def test_what_this_machine_cannot_give(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     assert visible_gpus() == []
+
+
+def test_a_job_alone_gets_the_first_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    two = Resources(gpus_per_node=2, timeout_min=5)
+
+    def task(name: str) -> str:
+        import os  # else the pickle would carry this process's os.environ
+
+        return os.environ[name]
+
+    (job,) = submit(task, ["CUDA_VISIBLE_DEVICES"], "local", Request(tmp_path, two, "t", 2))
+    assert job.results() == ["0,1", "0,1"]  # of its two processes

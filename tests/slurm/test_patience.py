@@ -58,19 +58,19 @@ def times(calls: Path) -> int:
         ("", False),
     ],
 )  # fmt: skip
-def test_what_passes_and_what_does_not(words: str, passes: bool):
+def test_transient_errors_are_known_by_their_message(words: str, passes: bool):
     assert Reply("", words, 1).passes == passes
     assert Reply("", words, None).passes  # whatever it has said: it did not answer in time
 
 
-def test_what_passes_is_said_and_tried_again(stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture):
+def test_transient_errors_are_logged_and_retried(stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture):
     calls = stand_in("squeue", "12|RUNNING", "first-2")
     assert call(["squeue", "--me"]) == "12|RUNNING\n"
     assert times(calls) == 3
     assert [record.getMessage() for record in caplog.records] == [f"squeue: {AWAY}; trying again in 0 s"] * 2
 
 
-def test_what_is_refused_is_not_tried_again(stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture):
+def test_refusals_are_not_retried(stand_in: Callable[..., Path], caplog: pytest.LogCaptureFixture):
     calls = stand_in("scancel", "", "always", "Access/permission denied")
     with pytest.raises(subprocess.CalledProcessError) as caught:
         call(["scancel", "7"])
@@ -91,7 +91,7 @@ def test_patience_ends_with_exit_code_75(
     assert times(calls) == 3
 
 
-def test_a_command_that_does_not_answer_is_ended_and_what_it_says_is_said_while_it_waits(
+def test_a_silent_command_is_ended_and_its_messages_are_logged_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     script = tmp_path / "sbatch"
@@ -107,7 +107,7 @@ def test_a_command_that_does_not_answer_is_ended_and_what_it_says_is_said_while_
     assert len([line for line in said if FULL in line]) == 1  # once, however long it waits
 
 
-def test_a_command_reads_nothing_of_what_is_typed() -> None:
+def test_a_command_does_not_read_the_terminal() -> None:
     """The answer to a question that is still to be asked, for instance."""
     reading, writing = os.pipe()
     kept = os.dup(0)
@@ -132,7 +132,7 @@ def test_states_of_jobs_are_asked_for_again_where_there_is_time(stand_in: Callab
     assert times(calls) == 1
 
 
-def test_no_command_is_no_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_command_is_not_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError):
         call(["squeue"])

@@ -9,7 +9,7 @@ import pytest
 import tyro
 
 from slurm import profiles
-from slurm.executor import render_sbatch
+from slurm.arrays import render_sbatch
 from slurm.profiles import load_profile, profile_of
 from slurm.request import Request
 from slurm.resources import Resources
@@ -74,6 +74,7 @@ def test_an_unknown_profile_lists_the_choices(own_file: Path):
         ("[a100]\npartition = 1\n", r"partition = 1: must be a string"),
         ("[a100]\nrequeue = 1\n", r"requeue = 1: must be true or false"),
         ("[a100]\nmem-gb = 1\nmem_gb = 2\n", r"mem_gb: given twice"),
+        ("[a100]\ngpus = 1\ngpus = 2\n", r"profiles.toml: .*line 3"),
         ("[a100]\nnodes = 0\n", r"profile \[a100\]: nodes=0: must be at least 1"),
         ("gpus = 8\n", r"gpus stands outside of any profile"),
         ("[a100\n", r"profiles.toml: Expected"),
@@ -104,7 +105,7 @@ def test_the_examples_that_ship_are_right_once_uncommented(own_file: Path):
     assert load_profile("scavenger")["requeue"] is False
 
 
-def test_a_missing_name_is_the_parsers_matter(own_file: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_parser_complains_of_a_missing_profile_name(own_file: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         parse("--profile")
     assert "--profile" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from slurm import refusals
 from slurm.executor import submit
 from slurm.refusals import advice_on
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from slurm.request import Request
 from slurm.resources import Resources
 
@@ -44,14 +45,14 @@ def test_advice_follows_the_complaint(words: str, advice: str, monkeypatch: pyte
         assert "`python jobs/doctor.py --only partition --partition 'a b'`, with the same flags" in said
 
 
-def test_nothing_is_said_where_nothing_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_complaint_gets_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert advice_on("I/O error writing script/environment to file", Resources()) == ""
     assert "--gpus 0" not in advice_on("Requested node configuration is not available", Resources(gpus_per_node=0))
 
 
 @pytest.fixture(scope="module")
 def without_gpus(slurm_daemons: None) -> Iterator[Cluster]:
-    with rehearse(nodes=1, cpus=2, gpus=0, conf={"GresTypes": ""}) as cluster:
+    with rehearse(Site(nodes=1, cpus=2, gpus=0, conf={"GresTypes": ""})) as cluster:
         yield cluster
 
 

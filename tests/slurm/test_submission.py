@@ -13,7 +13,7 @@ from slurm.resources import Resources
 from slurm.submission import last_lines, submit_array
 
 PREEMPTED, NOT_PREEMPTED = "2026-11-28T11:14:38", "N/A"
-BY_TERM = "bash -c 'kill -TERM $$'"
+BY_TERM, BY_USR2 = "bash -c 'kill -TERM $$'", "bash -c 'kill -USR2 $$'"
 
 
 def end_with(command: str, folder: Path, squeue_says: str, refusals: int = 0) -> tuple[int, list[str]]:
@@ -39,6 +39,10 @@ def test_a_job_that_preemption_ended_before_it_listened_goes_back_into_the_queue
     assert "--states=RUNNING --jobs=12_3" in (tmp_path / "asked").read_text()
 
 
+def test_a_job_whose_time_was_nearly_up_before_it_listened_goes_back_into_the_queue(tmp_path: Path) -> None:
+    assert end_with(BY_USR2, tmp_path, NOT_PREEMPTED) == (-9, ["requeue 12_3"])
+
+
 def test_its_requeue_is_tried_again(tmp_path: Path) -> None:
     assert end_with(BY_TERM, tmp_path, PREEMPTED, refusals=2) == (-9, ["requeue 12_3"] * 3)
 
@@ -53,12 +57,13 @@ def test_where_slurm_refuses_the_job_ends_by_its_own_code(tmp_path: Path) -> Non
     [
         (BY_TERM, NOT_PREEMPTED, 143),  # somebody sent the signal
         (BY_TERM, "", 143),  # it is cancelled, or in the queue again
+        (BY_USR2, "", 140),
         ("(exit 75)", PREEMPTED, 75),  # saved: the job itself has asked Slurm
         ("(exit 1)", PREEMPTED, 1),
         ("true", PREEMPTED, 0),
     ],
 )
-def test_another_end_keeps_its_code(tmp_path: Path, command: str, squeue_says: str, code: int) -> None:
+def test_other_ends_keep_their_exit_code(tmp_path: Path, command: str, squeue_says: str, code: int) -> None:
     assert end_with(command, tmp_path, squeue_says) == (code, [])
 
 

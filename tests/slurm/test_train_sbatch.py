@@ -49,7 +49,7 @@ accelerator.end_training()
 
 
 @pytest.mark.slurm
-def test_two_nodes_with_two_processes_each_and_a_second_life(
+def test_two_nodes_with_two_processes_each_and_a_second_attempt(
     rehearsal_cluster, tmp_path: Path, wait_for: Callable[..., None]
 ):
     stand_in, calls, log = tmp_path / "python", tmp_path / "calls", tmp_path / "log"
@@ -88,6 +88,49 @@ def test_two_nodes_with_two_processes_each_and_a_second_life(
         assert call["use_cpu"] is None
     assert "warning: a key came along" in log.read_text()
     assert "requeued at its time limit" in log.read_text()
+
+
+# Stands in for `python` too: the first start of the job is slow to say where its log lies, and then ignores USR2 for a
+# while, as the launcher has a training process do that still imports torch.
+SLOW_STAND_IN = """\
+#!{python}
+import os, pathlib, signal, sys, time
+folder, life = pathlib.Path({folder!r}), os.environ.get("SLURM_RESTART_COUNT", "0")
+if sys.argv[2] == "petseg.run_folder.single_run":
+    (folder / f"{{life}}-asked").touch()
+    while not (folder / "signalled").exists():
+        time.sleep(0.05)
+    print(folder)
+    sys.exit()
+warned = []
+if life == "0":
+    time.sleep(3)
+    signal.signal(signal.SIGUSR2, lambda *_: warned.append(True))
+    while not warned:
+        time.sleep(0.05)
+    sys.exit(75)
+(folder / "second").touch()
+"""
+
+
+@pytest.mark.slurm
+def test_a_run_whose_time_is_up_before_it_listens_is_requeued(
+    rehearsal_cluster: Cluster, tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    stand_in = tmp_path / "python"
+    stand_in.write_text(SLOW_STAND_IN.format(python=sys.executable, folder=str(tmp_path)))
+    stand_in.chmod(0o755)
+    flags = ["--nodes=1", "--gpus-per-node=0", "--cpus-per-task=1", "--time=5", f"--output={tmp_path / 'log'}"]
+    job = subprocess.run(
+        ["sbatch", "--parsable", *flags, "slurm/train.sbatch"],
+        env=rehearsal_cluster.env | {"PYTHON": str(stand_in)},
+        cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=30,
+    ).stdout.strip()  # fmt: skip
+    wait_for((tmp_path / "0-asked").exists)
+    subprocess.run(["scancel", "--batch", "--signal=USR2", job], env=rehearsal_cluster.env, check=True, timeout=30)
+    (tmp_path / "signalled").touch()
+    wait_for((tmp_path / "second").exists)
+    assert "requeued at its time limit" in (tmp_path / "logs" / f"{job}.log").read_text()
 
 
 @pytest.mark.slurm

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.checks import mixing as check_mixing
+from jobs.checks import data as data_checks
 from jobs.checks.setup import Finding
 from petseg.data.mixing import Mixing
 from shards.duplicates_note import NEAR_DUPLICATES_NAME
@@ -121,7 +121,7 @@ def test_keys_that_are_not_the_manifests(ask: Doctor, copied: Path) -> None:
         (
             ["--set", "train.batch_size=10", "--tasks-per-node", "4"],
             "warn",
-            "shared unevenly by 4 processes x 1 passes",
+            "shared unevenly by 4 processes x 1 micro-batches",
         ),
         (["--set", "train.mixed_precision=fp16"], "warn", "fp16 needs a GPU"),
         (["--axis", "data.threads=1,2"], "FAIL", "data.threads cannot be an axis"),
@@ -159,7 +159,7 @@ def test_near_identical_pictures_in_two_splits(ask: Doctor, copied: Path) -> Non
 
 def test_class_sorted_shards_and_a_small_window_are_warned_of(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask("mixing")["mixing"].status == "ok"
-    monkeypatch.setattr(check_mixing, "mixing_of", lambda *words: Mixing(3.6, 12.9, 1, 13))
+    monkeypatch.setattr(data_checks, "mixing_of", lambda *words: Mixing(3.6, 12.9, 1, 13))
     finding = ask("mixing")["mixing"]
     assert finding.status == "warn"
     assert "a shuffle window of 1 shard sees 3.6 of the 12.9 classes" in finding.detail

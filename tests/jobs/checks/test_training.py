@@ -98,7 +98,7 @@ def test_batchnorm_that_moves_in_evaluation(ask: Doctor, monkeypatch: pytest.Mon
     monkeypatch.setattr(nn.Module, "eval", lambda self: self)
     finding = ask("batchnorm", *ONE_MODEL)["batchnorm"]
     assert finding.status == "FAIL"
-    assert "after 1 epochs of 3 passes it has counted 4: evaluation moves it" in finding.detail
+    assert "after 1 epochs of 3 micro-batches it has counted 4: evaluation moves it" in finding.detail
 
 
 def test_batchnorm_that_stands_still_after_the_first_evaluation(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_batchnorm_that_stands_still_after_the_first_evaluation(ask: Doctor, mon
     train = nn.Module.train
     monkeypatch.setattr(nn.Module, "train", lambda self, mode=True: self if mode else train(self, mode))
     finding = ask("batchnorm", *ONE_MODEL)["batchnorm"]
-    assert "after 2 epochs of 3 passes it has counted 3: training leaves it in evaluation mode" in finding.detail
+    assert "after 2 epochs of 3 micro-batches it has counted 3: training leaves it in evaluation mode" in finding.detail
 
 
 def test_a_resume_without_the_optimizers_moments(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,6 +279,39 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         load_spec(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("seed: 1\nparameters:\n  train.epochs: {value: 3}\nseed: 2\n", "'seed' stands on line 1 and again on line 4"),
+        (
+            "parameters:\n  optim.lr: {value: 0.1}\n  train.seed: {values: [0, 1]}\n  'optim.lr': {value: 0.2}\n",
+            "'optim.lr' stands on line 2 and again on line 4",
+        ),
+        ("parameters: {train.seed: {value: 1, value: 2}}", "'value' stands on line 1 and again on line 1"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, refusal: str) -> None:
+    """yaml.safe_load takes the later one, and the user would never learn of the other."""
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"s.yaml is not YAML: the key {refusal}: keep one of them$"):
+        load_spec(path)
+
+
+def test_a_key_may_replace_one_that_is_merged_in(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "parameters:\n  train: {parameters: {epochs: {value: 3}, seed: {value: 1}}}\n"
+        "  optim: {parameters: {lr: &lr {<<: {value: 0.1}, value: 0.2}, grad_clip: {<<: *lr, value: 0.5}}}\n"
+    )
+    assert load_spec(path).fixed == {"train.epochs": 3, "train.seed": 1, "optim.lr": 0.2, "optim.grad_clip": 0.5}
+
+
+def test_a_flag_that_repeats_a_key_names_it() -> None:
+    with pytest.raises(ValueError, match=r"--set train.seed=\{a: 1, a: 2\}: .* the key 'a' stands on line 1 and again"):
+        parse_settings(["train.seed={a: 1, a: 2}"], "--set")
+
+
 @pytest.mark.parametrize("flag", ["train.seed", "=3", "train.seed="])
 def test_a_malformed_flag_shows_the_form(flag: str) -> None:
     with pytest.raises(ValueError, match="write --axis NAME=VALUE,VALUE"):

@@ -80,7 +80,7 @@ Build = Callable[..., Sweep]
 def test_two_failures_of_one_node_are_enough_and_one_is_not(build: Build) -> None:
     bad = found(build([[start("node3") + ECC], [start("node3") + ECC], [start("node4") + ECC]]))
     assert bad.names == ("node3",)
-    assert bad.said == (
+    assert bad.messages == (
         "node3 is left out: 2 starts of this sweep ended there by a failure of the node (--no-exclude takes it)",
     )
 
@@ -90,7 +90,7 @@ def test_a_node_without_its_gpu_is_left_out_after_one_failure(build: Build) -> N
     note_fault(sweep.folder, Fault("10_0", 0, "node3", "job 10_0 on node3 was given 1 GPU, and torch sees none"))
     bad = found(sweep)
     assert bad.names == ("node3",)
-    assert bad.said == ("node3 is left out: a job of this sweep saw no GPU there (--no-exclude takes it)",)
+    assert bad.messages == ("node3 is left out: a job of this sweep saw no GPU there (--no-exclude takes it)",)
 
 
 def test_starts_of_one_job_and_jobs_of_one_trial_count(build: Build) -> None:
@@ -100,11 +100,11 @@ def test_starts_of_one_job_and_jobs_of_one_trial_count(build: Build) -> None:
     assert found(build([retried, [start("node3") + ECC]])).names == ("node3", "node5")
 
 
-def test_errors_of_the_code_are_no_ones_fault_but_the_codes(build: Build) -> None:
+def test_errors_of_the_code_do_not_count_against_nodes(build: Build) -> None:
     assert found(build([[start("node3") + BUG], [start("node3") + BUG]])) == BadNodes()
 
 
-def test_a_node_that_left_no_word_is_known_by_slurms(build: Build, tmp_path: Path) -> None:
+def test_a_lost_node_is_known_from_slurm(build: Build, tmp_path: Path) -> None:
     sweep = build([[start("node2")], [start("node2")]], host="node2.cluster")
     (tmp_path / "sacct").write_text("#!/bin/sh\nprintf '10|NODE_FAIL|node2|0:0\\n20|NODE_FAIL|node2|0:0\\n'\n")
     assert found(sweep).names == ("node2",)
@@ -117,12 +117,17 @@ def test_of_a_job_of_several_nodes_only_the_named_one_counts(build: Build) -> No
     assert found(build([[named], [named]])).names == ("node3",)
 
 
-def test_failures_everywhere_are_no_nodes_fault(build: Build) -> None:
+def test_failures_on_most_nodes_exclude_none(build: Build) -> None:
     bad = found(
         build([[start(f"node{n}") + ECC] for n in (1, 1, 2, 2)], nodes="node1|node1\nnode2|node2\nnode3|node3\n")
     )
     assert bad.names == ()
-    assert "ended by failures of node1, node2, more than half of the nodes" in bad.said[0]
+    assert "ended by failures of node1, node2, more than half of the nodes" in bad.messages[0]
+
+
+def test_failures_on_half_of_the_nodes_exclude_them(build: Build) -> None:
+    nodes = "node1|node1\nnode2|node2\nnode3|node3\nnode4|node4\n"
+    assert found(build([[start(f"node{n}") + ECC] for n in (1, 1, 2, 2)], nodes=nodes)).names == ("node1", "node2")
 
 
 def test_without_slurm_nothing_is_left_out(build: Build) -> None:

@@ -20,6 +20,7 @@ from shards.command import run_command
 from slurm import cluster
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 
 # stands before the real sbatch, and keeps what it was given
 RECORDER = """\
@@ -38,7 +39,7 @@ os.execv({real!r}, ["sbatch", *arguments])
 @pytest.fixture(scope="module")
 def site(slurm_daemons: None) -> Iterator[Cluster]:
     """Arrays of three jobs at most, and a partition that starts none."""
-    with rehearse(nodes=1, cpus=2, gpus=0, conf={"MaxArraySize": "3"}) as cluster:
+    with rehearse(Site(nodes=1, cpus=2, gpus=0, conf={"MaxArraySize": "3"})) as cluster:
         client.order(cluster.root, ["scontrol", "update", "PartitionName=gpu", "State=DOWN"])
         yield cluster
 

@@ -223,7 +223,7 @@ def test_a_sweep_that_is_stopped_says_that_it_goes_on(
     flags = [*tiny_sweep, "--cluster", "local", "--set", "train.epochs=100000"]
     assert run_command(main, flags) == CANCELLED
     said = capsys.readouterr().err
-    assert "interrupted: 0 of 2 trials are done; the same command goes on with the others" in said
+    assert "interrupted: 0 of 2 trials are done; the same command resumes the others" in said
     assert "0 of 2 trials have ended, 1 run, 1 wait; about" in caplog.text
     assert "unet none seed=0: epoch" in caplog.text
     assert "what runs saves" in caplog.text

@@ -48,6 +48,24 @@ def test_slurm_gets_what_was_asked_for() -> None:
     assert Launch("slurm", resources, max_parallel=4, trials_per_job=1).settle(18) == (resources, 4)
 
 
+@pytest.mark.parametrize(
+    ("max_parallel", "live", "dependency"),
+    [
+        (0, ["7_0", "7_1"], None),  # no limit
+        (5, [], None),
+        (5, ["7_0", "7_1"], None),  # 3 new jobs have room beside them
+        (4, ["7_0", "7_1"], "afterany:7"),
+        (4, ["7_0", "9", "7_1"], "afterany:7:9"),
+    ],
+)
+def test_jobs_beyond_the_limit_wait_for_those_of_earlier_submissions(
+    max_parallel: int, live: list[str], dependency: str | None
+) -> None:
+    launch = Launch("slurm", Resources(), max_parallel, trials_per_job=1)
+    resources, limit = launch.settle(3, live)
+    assert (resources.dependency, limit) == (dependency, max_parallel or 3)
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of a package whose copies are taken."""

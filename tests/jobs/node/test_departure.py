@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from jobs.node import departure
-from jobs.node.departure import comes_again, note_cause
+from jobs.node.departure import LOCAL_REQUEUE, comes_again, exit_job, note_cause
 from jobs.runs.trial import Trial
 from jobs.runs.trial_state import TrialState
+from shards.command import INTERRUPTED
 from slurm.ending import Ending
 
 
@@ -23,7 +26,7 @@ from slurm.ending import Ending
         (Ending.UNKNOWN, False, True),
     ],
 )
-def test_who_comes_again(
+def test_which_jobs_are_requeued(
     why: Ending, after_term: bool, ahead_of_time_limit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: False)
@@ -47,7 +50,7 @@ def test_a_node_that_shuts_down_gives_its_jobs_to_others(monkeypatch: pytest.Mon
         (Ending.DECIDED, True, None),
     ],
 )
-def test_only_what_this_job_interrupted_is_told_why(
+def test_only_trials_that_this_job_interrupted_get_a_cause(
     tmp_path: Path, why: Ending, requeue: bool, cause: str | None
 ) -> None:
     trials = [Trial(name, {}, tmp_path / name) for name in ("stopped", "done", "other", "waits")]
@@ -67,3 +70,18 @@ def test_a_node_that_shuts_down_is_why_its_job_stops(tmp_path: Path, monkeypatch
     monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: True)
     note_cause([str(trial.folder)], "12_0", Ending.RUNNING, requeue=False)
     assert trial.state().cause == "node_failure"
+
+
+@pytest.mark.parametrize(("requeue", "code"), [(True, LOCAL_REQUEUE), (False, INTERRUPTED)])
+def test_a_local_job_leaves_no_rendezvous_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requeue: bool, code: int
+) -> None:
+    """Its controller starts it again under the same id, and a rank would read the port of the earlier start."""
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path))
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    (tmp_path / "12_rendezvous_0.json").touch()
+    environment: Any = SimpleNamespace(job_id="12", global_rank=0, name=lambda: "local")
+    with pytest.raises(SystemExit) as ended:
+        exit_job(environment, requeue)
+    assert ended.value.code == code
+    assert list(tmp_path.iterdir()) == []

@@ -76,4 +76,4 @@ def test_where_no_node_has_a_gpu_all_trials_of_the_job_fail_and_say_so(
     assert not any(trial.metrics() for trial in sweep.trials)
     bad = bad_nodes(sweep, rows)
     assert bad.names == ()
-    assert "more than half of the nodes" in bad.said[0]
+    assert "more than half of the nodes" in bad.messages[0]

@@ -34,13 +34,13 @@ def test_all_ranks_get_the_address_of_rank_0() -> None:
 def test_a_rank_of_a_requeued_job_does_not_read_the_port_of_the_start_before(monkeypatch: pytest.MonkeyPatch) -> None:
     meet(rank(0))  # and its job was killed, so that the note stays
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    with pytest.raises(OSError, match="no word of rank 0"):
+    with pytest.raises(OSError, match="rank 0 wrote no "):
         meet(rank(1))
     _, port = meet(rank(0))
     assert meet(rank(1)) == ("node1", port)
 
 
-def test_rank_0_alone_takes_the_note_back(job_folder: Path) -> None:
+def test_only_rank_0_removes_the_rendezvous(job_folder: Path) -> None:
     """This machine's controller starts a job again under the same id, and counts no restarts."""
     meet(rank(0))
     (note,) = job_folder.iterdir()

@@ -128,7 +128,7 @@ LOST, NAN = LostPeer("gone"), Failure("a loss of NaN", Cause.NAN)
         ([(0, LOST), (1, LOST)], Cause.UNKNOWN, "node0"),
     ],
 )
-def test_what_another_rank_alone_can_name_is_noted_in_its_place(
+def test_another_rank_records_a_cause_that_rank_0_cannot_name(
     sweep: Sweep, ends: list[tuple[int, Exception]], cause: Cause | None, host: str
 ) -> None:
     trial = sweep.trials[0]

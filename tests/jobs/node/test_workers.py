@@ -34,3 +34,16 @@ def test_each_signal_from_the_first_on_reaches_every_worker(monkeypatch: pytest.
         for child in children:
             child.kill()
             child.communicate()
+
+
+@pytest.mark.parametrize(("at_once", "started"), [(2, [1, 2]), (9, [1, 2, 3])])
+def test_no_more_workers_are_started_than_there_are_trials(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, started: list[int]
+) -> None:
+    orders: list[workers.Order] = []
+    monkeypatch.setattr(workers.submitit, "JobEnvironment", lambda: None)
+    monkeypatch.setattr(workers, "start", lambda order, environment: orders.append(order))
+    monkeypatch.setattr(workers, "await_all", lambda processes: [0] * len(processes))
+    workers.work_off(["a", "b", "c"], at_once, threads=1)
+    assert [order.slot for order in orders] == started
+    assert {order.at_once for order in orders} == {len(started)}

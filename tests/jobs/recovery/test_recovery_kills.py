@@ -14,6 +14,7 @@ from jobs.sweep import main
 from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
 from slurm.rehearsal.cluster import rehearse
+from slurm.rehearsal.settings import Site
 from tests.jobs.disturbed_runs import LOCAL, PAIR, ended, launcher, record, rows_of, sweep_of
 from tests.jobs.faulty_checkout import copy_with_fault, wait_until
 
@@ -28,7 +29,7 @@ def test_a_node_that_dies_in_an_epoch(
     """Slurm starts the job again, which goes on from what was saved."""
     flags = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "2", "--timeout-min", "20"]
     flags += ["--axis", "model.arch=unet", "--set", "train.epochs=30", "--set", "train.save_every_min=0.001"]
-    with rehearse(nodes=2, cpus=2, gpus=0) as cluster:
+    with rehearse(Site(nodes=2, cpus=2, gpus=0)) as cluster:
         for name, value in {**cluster.env, "OMP_NUM_THREADS": "1"}.items():
             monkeypatch.setenv(name, value)
         assert run_command(main, [*tiny_sweep, *flags, "--set", "train.log_every=1"]) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.runs.log_files import fatal_traceback, last_life, our_file, own_part, rank_logs, read_tail, tracebacks
+from jobs.runs.log_files import fatal_traceback, last_attempt, our_file, own_part, rank_logs, read_tail, tracebacks
 from jobs.runs.trial import Submission, Trial
 from tests.jobs.job_logs import CUDA_OOM, EPOCH, START, raised
 
@@ -56,17 +56,26 @@ def test_chained_tracebacks_are_one() -> None:
     assert tracebacks("Traceback (most recent call last):\n  File") == []
 
 
-def test_what_follows_submitits_last_word_is_what_ended_it() -> None:
+def test_the_traceback_after_submitits_last_line_ended_the_job() -> None:
     noise = 'Exception ignored in: <f>\nTraceback (most recent call last):\n  File "x.py", line 1, in y\nOSError: z\n'
     found = fatal_traceback(noise + START + raised("KeyError: 'dice'") + noise)
     assert found is not None
     assert found.error == "KeyError: 'dice'"
 
 
-def test_an_earlier_life_of_a_requeued_job_is_left_out() -> None:
+def test_an_earlier_attempt_of_a_requeued_job_is_left_out() -> None:
     text = START + raised(CUDA_OOM) + START + EPOCH
-    assert "out of memory" not in last_life(text)
-    assert last_life("no start") == "no start"
+    assert "out of memory" not in last_attempt(text)
+    assert last_attempt("no start") == "no start"
+
+
+def test_the_failures_of_several_other_trials_are_all_left_out() -> None:
+    failures = "".join(
+        f"09:30:05 rank 0 ERROR jobs.node.task: trial {name} failed; the next one follows\n"
+        f'Traceback (most recent call last):\n  File "/x/petseg/train.py", line 3, in step\n{CUDA_OOM}\n'
+        for name in ("aaaa", "bbbb")
+    )
+    assert own_part(START + failures + EPOCH, "cccc") == START + EPOCH
 
 
 def test_jobs_of_several_trials_keep_their_failures_apart() -> None:

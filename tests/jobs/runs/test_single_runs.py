@@ -111,7 +111,7 @@ def test_runs_on_several_sets_are_told_apart(single: Path, capsys: pytest.Captur
     }
 
 
-def test_what_is_no_run_is_left_out(single: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_a_run_are_left_out(single: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = rows_of(single, single.parent, capsys)
     for number, content in enumerate(("", "{}", "[]", '{"identity": 3, "config": {}}')):
         broken = single / f"broken-{number}"
@@ -140,7 +140,7 @@ def test_a_served_page_sees_their_changes(single: Path) -> None:
     ("command", "words", "instead"),
     [
         (logs, ["unet"], "went to the terminal or the job that ran them"),
-        (retry, ["--failed"], "the command that started one goes on with it"),
+        (retry, ["--failed"], "the command that started one resumes it"),
         (cancel, ["--yes"], "Ctrl-C where it runs, or scancel"),
         (usage, [], "what they held is noted nowhere"),
         (sync, [], "name the folder of one of them"),

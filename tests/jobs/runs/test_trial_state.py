@@ -58,7 +58,7 @@ def test_a_damaged_state_counts_as_none(tmp_path: Path, content: str) -> None:
         ("time", float("inf")), ("time", "now"), ("time", 2**60), ("folder", "/etc"),
     ],
 )  # fmt: skip
-def test_a_value_that_none_can_have_is_left_out(tmp_path: Path, name: str, value: Any) -> None:
+def test_invalid_values_of_a_state_are_left_out(tmp_path: Path, name: str, value: Any) -> None:
     good = {"status": "running", "host": "node1", "job_id": "12_0", "pid": 7, "time": 5}
     (tmp_path / "state.json").write_text(json.dumps(good | {name: value}))
     kept = {key: one for key, one in good.items() if key != name}

@@ -15,7 +15,7 @@ import pytest
 
 from jobs.node.rendezvous import RanksNotMet
 from jobs.runs import log_files
-from jobs.runs.log_files import RAISED, START_OF_LIFE, own_part
+from jobs.runs.log_files import RAISED, START_OF_ATTEMPT, own_part
 from jobs.runs.trial import INTENT, JOB_ID, TRIAL_ID
 from petseg.data.local_cache import CacheTooSmall
 from petseg.data.staging import NotFetched
@@ -38,7 +38,7 @@ FOREIGN = {
 
 def patterns() -> dict[re.Pattern[str], str]:
     """The expressions of the rooms that read logs and errors -> where they stand."""
-    found = {re.compile(re.escape(text)): "jobs.runs.log_files" for text in (START_OF_LIFE, RAISED)}
+    found = {re.compile(re.escape(text)): "jobs.runs.log_files" for text in (START_OF_ATTEMPT, RAISED)}
     for room in ("jobs/state", "jobs/runs"):
         for path in sorted((REPOSITORY / room).glob("*.py")):
             name = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
@@ -122,4 +122,4 @@ def test_a_log_is_divided_by_the_lines_that_jobs_write() -> None:
     log = f"{line}\nTraceback (most recent call last):\nKeyError: 'x'\n{formatter.format(record)}"
     assert own_part(log, "a-b_1").strip() == "Traceback (most recent call last):\nKeyError: 'x'"
     started = log_files.START_OF_WORKER % ("JobEnvironment(job_id=1)", 1, 2)
-    assert START_OF_LIFE in started
+    assert START_OF_ATTEMPT in started

@@ -14,9 +14,10 @@ import pytest
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state import job_ends, slurm_states
-from jobs.state.job_ends import ENDS_NAME, read_ends
+from jobs.state.job_ends import ENDS_NAME, JobEnd, read_ends, with_noted
 from jobs.state.slurm_states import ask, forget
 from jobs.state.trial_status import quick_trial_statuses, trial_statuses
+from slurm.cluster import JobState
 from tests.jobs.written_trials import finish, sweep_of
 
 Says = Callable[..., None]
@@ -46,6 +47,13 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Says:
             (folder / name).chmod(0o755)
 
     return change
+
+
+def test_a_trial_that_began_when_the_end_was_noted_keeps_that_end() -> None:
+    missing, failed = JobState("MISSING", "", "", "squeue"), JobState("FAILED", "", "node1", "squeue")
+    known = {"12": JobEnd(failed, 100.0)}
+    assert with_noted({"12": missing}, known, {"12": 100.0}) == {"12": failed}
+    assert with_noted({"12": missing}, known, {"12": 100.5}) == {"12": missing}
 
 
 def causes(sweep: Sweep) -> list[str]:

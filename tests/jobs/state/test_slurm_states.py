@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from jobs.state.slurm_states import ANSWER_NAME, ask
 from jobs.state.trial_status import quick_trial_statuses, trial_statuses
 from slurm.rehearsal import daemons
 from slurm.rehearsal.cluster import Cluster, rehearse
+from slurm.rehearsal.settings import Site
 from tests.jobs.written_trials import finish, sweep_of
 
 
@@ -41,6 +44,10 @@ def test_many_who_look_ask_slurm_once(tmp_path: Path, sweep: Sweep, monkeypatch:
     assert calls() == 2
     assert ask(sweep.folder, ["13"]).states["13"].state == "MISSING"  # was not asked for before
     assert calls() == 3
+    future = {**json.loads((sweep.folder / ANSWER_NAME).read_text()), "time": time.time() + 3600}
+    (sweep.folder / ANSWER_NAME).write_text(json.dumps(future))  # by another machine's clock
+    ask(sweep.folder, ["13"])
+    assert calls() == 4
     (sweep.folder / ANSWER_NAME).write_text("{")
     assert ask(sweep.folder, ["12_0"]).states == answer.states
     finish(sweep.trials[0])
@@ -61,7 +68,7 @@ def test_a_silent_slurm_is_not_waited_for(tmp_path: Path, sweep: Sweep, monkeypa
 @pytest.mark.slurm
 def test_a_real_slurm_and_then_none(slurm_daemons: None, sweep: Sweep, wait_for: Callable) -> None:
     """Without accounting, and with slurmctld gone."""
-    with rehearse(nodes=1, cpus=4, gpus=0) as cluster, pytest.MonkeyPatch.context() as patch:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0)) as cluster, pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.env.items():
             patch.setenv(name, value)
         submit_sleepers(sweep, cluster)

@@ -12,7 +12,7 @@ from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import TrialState, read_state
 from jobs.state.causes import ADVICE, RETRYABLE
 from jobs.state.liveness import read_last_row
-from jobs.state.triage import Diagnosis, Evidence, diagnose, gather
+from jobs.state.triage import Diagnosis, Evidence, LastJob, diagnose, gather
 from petseg.run_folder.layout import write_metrics
 from shards.cause import Cause
 from slurm.cluster import JobState
@@ -28,7 +28,8 @@ def failed(error: str, cause: Cause | None = None) -> TrialState:
 
 
 def diagnose_trial(trial: Trial, submission: Submission, state: JobState | None, shared: bool = False) -> Diagnosis:
-    return diagnose(gather(trial, submission, state, trial.state(), read_last_row(trial.folder), shared))
+    written = trial.state().of_job(submission.job_id)
+    return diagnose(gather(LastJob(trial, submission, state, written, read_last_row(trial.folder), shared)))
 
 
 # (cause, said, the trial's own error, job, log of rank 0)
@@ -180,13 +181,13 @@ def test_every_cause_has_advice_and_a_case() -> None:
 
 
 @pytest.mark.parametrize("cause", [cause for cause in Cause if cause is not Cause.UNKNOWN])
-def test_the_cause_that_an_error_named_holds_whatever_it_says(cause: Cause) -> None:
+def test_a_named_cause_wins_over_the_message(cause: Cause) -> None:
     """Its words, and those of other ranks, may be anybody's."""
     own = failed(CUDA_OOM, cause)
     assert diagnose(Evidence(own, logs=(START + raised(CUDA_OOM),), job=job("OUT_OF_MEMORY"))).cause is cause
 
 
-def test_a_turn_that_never_came_says_what_ended_the_job_where_that_is_known() -> None:
+def test_a_trial_that_never_began_names_the_end_of_its_job_if_that_is_known() -> None:
     evidence = Evidence(waited=True, job=job("FAILED"))
     verdict = diagnose(evidence)
     assert (verdict.cause, verdict.retryable) == ("never_began", True)
@@ -230,13 +231,13 @@ def test_a_state_of_an_earlier_version_names_no_cause(tmp_path: Path) -> None:
         assert diagnose(Evidence(state)).cause is cause
 
 
-def test_what_was_stopped_with_its_sweep_was_ended_by_nobody() -> None:
+def test_a_trial_stopped_with_its_sweep_has_the_cause_stopped() -> None:
     verdict = diagnose(Evidence(TrialState("interrupted", cause=Cause.STOPPED)))
     assert (verdict.cause, verdict.retryable) == ("stopped", True)
     assert "the same command goes on" in verdict.advice
 
 
-def test_what_interrupted_it_holds_unless_slurm_says_that_its_job_was_cancelled_later() -> None:
+def test_the_noted_cause_of_an_interruption_holds_unless_the_job_was_cancelled_later() -> None:
     own = TrialState("interrupted", cause=Cause.PREEMPTED)
     evidence = Evidence(own, job=job("FAILED", "75:0"), logs=(START + EPOCH,))
     assert diagnose(evidence).cause == "preempted"
@@ -244,7 +245,7 @@ def test_what_interrupted_it_holds_unless_slurm_says_that_its_job_was_cancelled_
     assert diagnose(replace(evidence, job=job("CANCELLED"))).cause == "cancelled"
 
 
-def test_a_rank_that_lost_another_does_not_hide_why() -> None:
+def test_a_lost_peer_does_not_hide_the_cause() -> None:
     ranks = (START + raised(PEER), START + raised(CUDA_OOM), START + raised(PEER))
     assert diagnose(Evidence(failed(PEER), job=job("FAILED"), logs=ranks)).cause == "gpu_memory"
     ranks = (START + raised(PEER), START + raised("KeyError: 'dice'"))
@@ -252,7 +253,7 @@ def test_a_rank_that_lost_another_does_not_hide_why() -> None:
     assert (verdict.cause, verdict.signature) == ("code", "KeyError at petseg/train.py:141 in train_step")
 
 
-def test_a_rank_that_says_itself_that_another_is_gone_leaves_the_word_to_slurm_and_to_the_logs() -> None:
+def test_slurm_and_the_logs_explain_a_rank_that_reports_a_lost_peer() -> None:
     """Whatever words gloo, NCCL and the store had for it."""
     own = failed("petseg.run.peers.LostPeer: gone (DistNetworkError: Connection refused)", Cause.UNKNOWN)
     evidence = Evidence(own, logs=("",))

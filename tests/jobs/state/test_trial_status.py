@@ -136,7 +136,7 @@ def test_each_trial_of_a_job_has_a_state_of_its_own(sweep: Sweep) -> None:
     assert statuses(sweep, JobState("CANCELLED", "", "", "sacct")) == ["done"] + ["interrupted"] * 3
 
 
-def test_of_a_jobs_trials_that_say_they_run_the_latest_does(sweep: Sweep) -> None:
+def test_only_the_latest_running_trial_of_a_job_counts_as_running(sweep: Sweep) -> None:
     """After a power cut the third had no time to say that it stopped, and its job begins with the second again."""
     in_one_job(sweep)
     finish(sweep.trials[0])

@@ -21,6 +21,7 @@ from jobs.status import main as status_main
 from shards.command import run_command
 from slurm.cluster import JobState
 from slurm.rehearsal.cluster import Cluster, can_unshare, rehearse
+from slurm.rehearsal.settings import Site
 from slurm.resources import Resources
 from tests.jobs.written_trials import on_slurm, sweep_of
 
@@ -78,7 +79,7 @@ def site(slurm_daemons: None, tmp_path: Path, hold: Path, monkeypatch: pytest.Mo
     prolog.write_text(f"#!/bin/sh\n[ ! -e {hold} ]\n")
     prolog.chmod(0o755)
     conf = {"EnforcePartLimits": "NO", "Prolog": str(prolog), "nodes.Features": "fast"}
-    with rehearse(nodes=1, cpus=4, gpus=0, conf=conf) as cluster:
+    with rehearse(Site(nodes=1, cpus=4, gpus=0, conf=conf)) as cluster:
         for name, value in cluster.env.items():
             monkeypatch.setenv(name, value)
         yield cluster
@@ -180,7 +181,7 @@ def test_a_folder_that_the_node_does_not_see(
     if not can_unshare():
         pytest.skip("nodes with a file system of their own need root")
     sweep = sweep_of(tmp_path / "here" / "runs" / "lab", 1)
-    with rehearse(nodes=1, cpus=1, gpus=0) as cluster:
+    with rehearse(Site(nodes=1, cpus=1, gpus=0)) as cluster:
         for name, value in cluster.env.items():
             monkeypatch.setenv(name, value)
         pid = (cluster.root / "run" / "node.node1.pid").read_text().split()[0]

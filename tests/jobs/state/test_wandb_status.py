@@ -73,7 +73,7 @@ def test_one_trial_that_never_began_is_not_the_whole_sweep(sweep: Sweep) -> None
     assert lines(sweep, rows)[1].startswith("wandb lacks 1 of 3 trials, or a part of it (no key): ")
 
 
-def test_one_that_began_has_not_sent_nothing(sweep: Sweep) -> None:
+def test_a_trial_that_has_begun_may_still_send(sweep: Sweep) -> None:
     assert lines(sweep, noted(sweep, "lost", "lost", "lost"))[1].startswith("wandb lacks 3 of 3 trials")
 
 

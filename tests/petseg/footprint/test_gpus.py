@@ -67,7 +67,7 @@ def test_a_torch_for_cpus_is_no_nodes_fault(monkeypatch: pytest.MonkeyPatch) -> 
         require_gpus({**IN_JOB, "SLURM_GPUS_ON_NODE": "1"})
 
 
-def test_places() -> None:
+def test_folders() -> None:
     assert place({"SLURM_JOB_ID": "14", "SLURMD_NODENAME": "node3"}) == "job 14 on node3"
     assert place({}).startswith("this process on ")
 

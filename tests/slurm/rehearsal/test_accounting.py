@@ -10,27 +10,19 @@ import pytest
 from slurm.rehearsal import accounting as rehearsal_accounting
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import Cluster
-from slurm.rehearsal.conf import Plan, render_slurm_conf, render_slurmdbd_conf
+from slurm.rehearsal.conf import Blueprint, render_slurm_conf, render_slurmdbd_conf
+from slurm.rehearsal.settings import Site
 
 REPOSITORY = Path(__file__).parents[3]
 
 
 def test_configuration_texts():
-    plan = Plan(
-        root=Path("/r"),
-        nodes=1,
-        cpus=1,
-        gpus=0,
-        mem_mb=1000,
-        namespaces=True,
-        ports=(1, 2, 3),
-        host="here",
-        user="me",
-        accounting=True,
+    blueprint = Blueprint(
+        Path("/r"), Site(nodes=1, accounting=True), namespaces=True, ports=(1, 2, 3), host="here", user="me"
     )
-    assert "AccountingStoragePort=3" in render_slurm_conf(plan).splitlines()
-    assert "AccountingStoragePass=/r/munge/socket" in render_slurm_conf(plan).splitlines()
-    assert {"DbdPort=3", "DbdHost=here", "SlurmUser=me"} <= set(render_slurmdbd_conf(plan).splitlines())
+    assert "AccountingStoragePort=3" in render_slurm_conf(blueprint).splitlines()
+    assert "AccountingStoragePass=/r/munge/socket" in render_slurm_conf(blueprint).splitlines()
+    assert {"DbdPort=3", "DbdHost=here", "SlurmUser=me"} <= set(render_slurmdbd_conf(blueprint).splitlines())
 
 
 def test_only_the_table_of_procedures_is_needed():
@@ -55,7 +47,8 @@ def test_sacct_knows_how_jobs_ended_and_the_database_dies_with_the_owner(
     script = (
         "import sys, time\n"
         "from slurm.rehearsal.cluster import rehearse\n"
-        "with rehearse(nodes=1, gpus=0, accounting=True) as cluster:\n"
+        "from slurm.rehearsal.settings import Site\n"
+        "with rehearse(Site(nodes=1, gpus=0, accounting=True)) as cluster:\n"
         "    sys.stdout.write(f'{cluster.root}\\n')\n"
         "    sys.stdout.flush()\n"
         "    time.sleep(600)\n"

@@ -17,13 +17,14 @@ from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.answers import BUSY, Answer, parse_answers, path_with, path_without, render_script
 from slurm.rehearsal.cluster import rehearse
 from slurm.rehearsal.conf import render_slurm_conf, render_slurmdbd_conf
-from slurm.rehearsal.settings import merged, parse_conf
-from tests.slurm.rehearsal.test_rehearsal import plan
+from slurm.rehearsal.nodes import is_running
+from slurm.rehearsal.settings import Site, merged, parse_conf
+from tests.slurm.rehearsal.test_rehearsal import blueprint
 
 
 def test_settings_take_the_place_of_the_rehearsals_own():
     conf = parse_conf(["maxarraysize=10", "low.GraceTime=300", "nodes.Features=a100", "EnforcePartLimits=", "X=a=b"])
-    lines = render_slurm_conf(plan(settings=conf)).splitlines()
+    lines = render_slurm_conf(blueprint(conf=conf)).splitlines()
     assert "maxarraysize=10" in lines
     assert not [line for line in lines if line.startswith(("MaxArraySize", "EnforcePartLimits"))]
     assert "X=a=b" in lines
@@ -37,7 +38,7 @@ def test_settings_take_the_place_of_the_rehearsals_own():
 
 
 def test_the_first_partition_is_the_default_one_whatever_its_name():
-    lines = render_slurm_conf(plan(partitions=("prod", "scavenge"), settings={"scavenge.MaxTime": "60"})).splitlines()
+    lines = render_slurm_conf(blueprint(partitions=("prod", "scavenge"), conf={"scavenge.MaxTime": "60"})).splitlines()
     prod, scavenge = (line.split() for line in lines if line.startswith("PartitionName="))
     assert prod[0] == "PartitionName=prod"
     assert {"Default=YES", "PreemptMode=OFF", "MaxTime=INFINITE"} <= set(prod)
@@ -47,8 +48,8 @@ def test_the_first_partition_is_the_default_one_whatever_its_name():
 
 @pytest.mark.parametrize("word", ["AccountingStorageEnforce=limits,wckeys", "TrackWCKey=yes"])
 def test_the_database_is_told_of_wckeys_too(word: str):
-    assert "TrackWCKey=yes" in render_slurmdbd_conf(plan(settings=parse_conf([word]))).splitlines()
-    assert "TrackWCKey=no" in render_slurmdbd_conf(plan()).splitlines()
+    assert "TrackWCKey=yes" in render_slurmdbd_conf(blueprint(conf=parse_conf([word]))).splitlines()
+    assert "TrackWCKey=no" in render_slurmdbd_conf(blueprint()).splitlines()
 
 
 def test_merging_ignores_case_and_can_take_away():
@@ -68,15 +69,15 @@ def test_merging_ignores_case_and_can_take_away():
         (["fast.MaxTime=3"], "no partition fast: choose one of gpu, low, or nodes"),
     ],
 )
-def test_settings_that_cannot_be(words: list[str], message: str):
+def test_invalid_settings_are_refused(words: list[str], message: str):
     with pytest.raises(ValueError, match=message):
-        plan(settings=parse_conf(words))
+        blueprint(conf=parse_conf(words))
 
 
 @pytest.mark.parametrize("names", [(), ("a", "a"), ("nodes",), ("a b",), ("default",)])
-def test_partitions_that_cannot_be(names: tuple[str, ...]):
+def test_invalid_partitions_are_refused(names: tuple[str, ...]):
     with pytest.raises(ValueError, match="--partitions"):
-        plan(partitions=names)
+        blueprint(partitions=names)
 
 
 def test_answers_are_read_from_flags():
@@ -100,7 +101,7 @@ def test_answers_are_read_from_flags():
         (([], ["squeue=always"], ["squeue=first-1"]), "fails in another way already"),
     ],
 )
-def test_answers_that_cannot_be(flags: tuple[list[str], list[str], list[str]], message: str):
+def test_invalid_answers_are_refused(flags: tuple[list[str], list[str], list[str]], message: str):
     with pytest.raises(ValueError, match=message):
         parse_answers(*flags)
 
@@ -148,7 +149,7 @@ def test_slurm_says_what_it_does_not_take_before_a_daemon_starts(slurm_daemons: 
     ):
         with (
             pytest.raises(ValueError, match=f"Slurm does not take this configuration: .*{message}"),
-            rehearse(conf=conf),
+            rehearse(Site(conf=conf)),
         ):
             pass
 
@@ -157,7 +158,7 @@ def test_slurm_says_what_it_does_not_take_before_a_daemon_starts(slurm_daemons: 
 def test_a_cluster_of_another_kind(slurm_daemons: None, call: Callable[..., str]):
     conf = {"MaxArraySize": "10", "scavenge.GraceTime": "300", "JobRequeue": "0", "nodes.Features": "a100"}
     conf |= {"SelectType": "select/linear", "SelectTypeParameters": "CR_Memory"}
-    with rehearse(nodes=1, gpus=0, partitions=("prod", "scavenge"), conf=conf) as cluster:
+    with rehearse(Site(nodes=1, gpus=0, partitions=("prod", "scavenge"), conf=conf)) as cluster:
         shown = {line.partition("=")[0].strip(): line.partition("=")[2].strip() for line in
                  call(cluster, "scontrol", "show", "config").splitlines()}  # fmt: skip
         assert (shown["MaxArraySize"], shown["JobRequeue"], shown["SelectType"]) == ("10", "0", "select/linear")
@@ -165,7 +166,7 @@ def test_a_cluster_of_another_kind(slurm_daemons: None, call: Callable[..., str]
         assert "GraceTime=300 " in call(cluster, "scontrol", "show", "partition", "scavenge", "-o")
 
         cluster.break_node("slurmctld")
-        assert rehearsal_cluster.is_running(cluster.root)
+        assert is_running(cluster.root)
         assert "slurmctld" not in daemons.recorded(cluster.root)
         with pytest.raises(ValueError, match="slurmctld is broken already"):
             cluster.break_node("slurmctld")
@@ -188,7 +189,7 @@ def test_a_cluster_of_another_kind(slurm_daemons: None, call: Callable[..., str]
 @pytest.mark.slurm
 def test_a_cluster_that_enforces_wckeys(accounting: None, call: Callable[..., str]):
     conf = {"AccountingStorageEnforce": "limits,wckeys"}
-    with rehearse(nodes=1, gpus=0, accounting=True, conf=conf) as cluster:
+    with rehearse(Site(nodes=1, gpus=0, accounting=True, conf=conf)) as cluster:
         submit = ("sbatch", "--parsable", "--output=/dev/null", "--wrap=true")
         with pytest.raises(subprocess.CalledProcessError) as caught:
             call(cluster, *submit, "--wckey=submitit")

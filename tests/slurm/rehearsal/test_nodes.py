@@ -12,6 +12,7 @@ import pytest
 from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal import daemons
 from slurm.rehearsal.cluster import rehearse
+from slurm.rehearsal.settings import Site
 
 needs_namespaces = pytest.mark.skipif(
     os.environ.get("CI") != "true" and not rehearsal_cluster.can_unshare(),
@@ -46,7 +47,7 @@ def test_a_broken_node_takes_its_jobs_with_it(
     processes_of: Callable[[Path], list[int]],
 ):
     monkeypatch.setattr(rehearsal_cluster, "can_unshare", lambda: namespaces)
-    with rehearse(nodes=2, cpus=1, gpus=0) as cluster:
+    with rehearse(Site(nodes=2, cpus=1, gpus=0)) as cluster:
         words = {node: f"60{number}.{os.getpid()}" for number, node in enumerate(cluster.nodes)}
         submit = ("sbatch", "--parsable", "--requeue", "--output=/dev/null")
         jobs = {
@@ -86,7 +87,7 @@ def test_a_preempted_job_is_told_by_its_signal_and_runs_again(
         "knowing": LIVES + "trap 'echo saved; scontrol requeue $SLURM_JOB_ID' USR1\nsleep 600 & wait; wait\n",
         "plain": LIVES + "sleep 600\n",
     }
-    with rehearse(nodes=2, cpus=1, gpus=0) as cluster:
+    with rehearse(Site(nodes=2, cpus=1, gpus=0)) as cluster:
         # a job that does nothing during its grace is asked again only after KillWait + MessageTimeout (22 s)
         lowest = ["nodes=ALL", "prioritytier=1", "preemptmode=requeue", "gracetime=0"]
         call(cluster, "scontrol", "create", "partitionname=lowest", *lowest)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,8 @@ from slurm.rehearsal import __main__ as rehearsal
 from slurm.rehearsal import client, daemons
 from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.cluster import rehearse
-from slurm.rehearsal.conf import Plan, free_ports, render_gres_conf, render_hosts, render_slurm_conf
+from slurm.rehearsal.conf import Blueprint, free_ports, render_gres_conf, render_hosts, render_slurm_conf
+from slurm.rehearsal.settings import Site
 
 REPOSITORY = Path(__file__).parents[3]
 needs_namespaces = pytest.mark.skipif(
@@ -24,48 +26,37 @@ needs_namespaces = pytest.mark.skipif(
 )
 
 
-def plan(**changes: object) -> Plan:
-    values: dict[str, object] = {
-        "root": Path("/r"),
-        "nodes": 2,
-        "cpus": 4,
-        "gpus": 2,
-        "mem_mb": 1000,
-        "namespaces": True,
-        "ports": (1, 2, 3),
-        "host": "here",
-        "user": "me",
-    }
-    return Plan(**(values | changes))
+def blueprint(root: str = "/r", ports: tuple[int, ...] = (1, 2, 3), namespaces: bool = True, **site: Any) -> Blueprint:
+    return Blueprint(Path(root), Site(**site), namespaces, ports, host="here", user="me")
 
 
 def test_configuration_texts():
-    lines = render_slurm_conf(plan()).splitlines()
+    lines = render_slurm_conf(blueprint()).splitlines()
     assert (
-        "NodeName=node2 NodeHostname=node2 NodeAddr=127.0.0.12 Port=3 CPUs=4 RealMemory=1000 "
+        "NodeName=node2 NodeHostname=node2 NodeAddr=127.0.0.12 Port=3 CPUs=4 RealMemory=64000 "
         "Gres=gpu:fake:2 State=UNKNOWN"
     ) in lines
     assert [line.split()[0] for line in lines if line.startswith("PartitionName=")] == [
         "PartitionName=gpu",
         "PartitionName=low",
     ]
-    assert render_gres_conf(plan(nodes=1, ports=(1, 2), gpus=1)) == (
+    assert render_gres_conf(blueprint(nodes=1, ports=(1, 2), gpus=1)) == (
         "NodeName=node1 Name=gpu Type=fake File=/r/dev/node1-gpu0\n"
     )
-    assert render_hosts(plan(), "127.0.0.1 localhost\n").splitlines()[1:] == [
+    assert render_hosts(blueprint(), "127.0.0.1 localhost\n").splitlines()[1:] == [
         "127.0.0.11 node1",
         "127.0.0.12 node2",
     ]
 
 
 def test_without_namespaces_nodes_are_named_by_address():
-    assert plan(namespaces=False).node_names == ("127.0.0.11", "127.0.0.12")
-    assert "NodeName=127.0.0.11 NodeHostname=here" in render_slurm_conf(plan(namespaces=False))
+    assert blueprint(namespaces=False).node_names == ("127.0.0.11", "127.0.0.12")
+    assert "NodeName=127.0.0.11 NodeHostname=here" in render_slurm_conf(blueprint(namespaces=False))
 
 
 def test_without_gpus_there_is_no_gres():
-    assert "Gres=gpu" not in render_slurm_conf(plan(gpus=0))
-    assert render_gres_conf(plan(gpus=0)) == ""
+    assert "Gres=gpu" not in render_slurm_conf(blueprint(gpus=0))
+    assert render_gres_conf(blueprint(gpus=0)) == ""
 
 
 @pytest.mark.parametrize(
@@ -73,12 +64,12 @@ def test_without_gpus_there_is_no_gres():
     [
         ({"nodes": 0}, "nodes=0"),
         ({"cpus": 0}, "cpus=0"),
-        ({"root": Path("/" + "r" * 100)}, "too long for a Unix socket"),
+        ({"root": "/" + "r" * 100}, "too long for a Unix socket"),
     ],
 )
-def test_impossible_plans(changes: dict[str, object], message: str):
+def test_impossible_plans(changes: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        plan(**changes)
+        blueprint(**changes)
 
 
 def test_free_ports_are_outside_the_range_of_outgoing_connections():
@@ -104,13 +95,13 @@ def test_a_pid_that_names_another_process_is_left_alone(tmp_path: Path):
 def test_without_slurm_the_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(client, "daemon_path", lambda: str(tmp_path))
     with pytest.raises(ValueError, match=r"no munged, slurmctld, .*: apt-get install .*slurmctld"):
-        rehearsal_cluster.start(tmp_path / "root")
+        rehearsal_cluster.start(tmp_path / "root", Site())
 
 
 def test_a_folder_of_somebody_elses_files_is_refused(tmp_path: Path, slurm_daemons: None):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match="neither empty nor a rehearsal cluster"):
-        rehearsal_cluster.start(tmp_path)
+        rehearsal_cluster.start(tmp_path, Site())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -134,7 +125,7 @@ def test_stop_ends_every_process(
     wait_for: Callable[..., None],
 ):
     monkeypatch.setattr(rehearsal_cluster, "can_unshare", lambda: namespaces)
-    with rehearse(nodes=1, gpus=0) as cluster:
+    with rehearse(Site(nodes=1, gpus=0)) as cluster:
         sleeper = ["sbatch", "--output=/dev/null", "--wrap", "trap '' TERM; sleep 600"]
         subprocess.run(sleeper, env=cluster.env, check=True, capture_output=True, timeout=30)
         running = ["squeue", "--noheader", "--states=RUNNING"]
@@ -145,13 +136,14 @@ def test_stop_ends_every_process(
 
 
 @pytest.mark.slurm
-def test_it_dies_with_its_owner_and_so_does_a_healed_node(
+def test_the_cluster_and_a_healed_node_end_with_the_owner(
     slurm_daemons: None, processes_of: Callable[[Path], list[int]], wait_for: Callable[..., None]
 ):
     script = (
         "import sys, time\n"
         "from slurm.rehearsal.cluster import rehearse\n"
-        "with rehearse(nodes=1, gpus=0) as cluster:\n"
+        "from slurm.rehearsal.settings import Site\n"
+        "with rehearse(Site(nodes=1, gpus=0)) as cluster:\n"
         "    cluster.break_node(cluster.nodes[0])\n"
         "    cluster.heal_node(cluster.nodes[0])\n"
         "    sys.stdout.write(f'{cluster.root}\\n')\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLock
 
-from jobs.checks import places
+from jobs.checks import folders
 from jobs.checks.setup import Finding
 
 KEY = "canary0123456789canary0123456789canary01"
@@ -36,13 +36,13 @@ def test_a_sweep_that_is_larger_than_the_disk(ask: Doctor, tmp_path: Path) -> No
 
 
 def test_a_file_system_without_locks(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "FileLock", SoftFileLock)  # takes no flock
+    monkeypatch.setattr(folders, "FileLock", SoftFileLock)  # takes no flock
     assert "two processes hold the same lock" in ask("folder")["folder"].detail
 
 
 def test_a_clock_that_is_off(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time
-    monkeypatch.setattr(places.time, "time", lambda: now() + 60)
+    monkeypatch.setattr(folders.time, "time", lambda: now() + 60)
     finding = ask("folder")["folder"]
     assert finding.status == "warn"
     assert "-60 s off this host's" in finding.detail
@@ -51,7 +51,7 @@ def test_a_clock_that_is_off(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_cache_itself_is_written_to(ask: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another folder of the same disk can be writable where the cache is not."""
     written: list[Path] = []
-    monkeypatch.setattr(places, "_write", lambda path, content: written.append(path))
+    monkeypatch.setattr(folders, "_write", lambda path, content: written.append(path))
     ask("cache", "--set", f"data.cache_dir={tmp_path / 'cache'}")
     assert [path.parents[1] for path in written] == [tmp_path / "cache"]
 

@@ -173,8 +173,8 @@ def _weight_bytes(config: ModelConfig) -> int:
 
 
 def _free_files(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_favail if found.f_files else sys.maxsize  # some file systems have no such limit
+    usage = os.statvfs(folder)
+    return usage.f_favail if usage.f_files else sys.maxsize  # some file systems have no such limit
 
 
 def _gb(num_bytes: float) -> str:
