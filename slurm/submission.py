@@ -34,6 +34,7 @@ JOB_ID = re.compile(r"^(\d+)(;\S*)?$", re.MULTILINE)  # sbatch --parsable: JOB o
 # by the number of its array: the bare number of an array's last task means all of them
 JOB_IN_SCRIPT = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 ASK_S = 20.0  # how long squeue is asked whether an array was taken
+MAX_RESTARTS = 100  # with a time limit so short that Python never listens in time, a job would be requeued for ever
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def last_lines() -> list[str]:
     ask = f'squeue --noheader --states=RUNNING --jobs="{JOB_IN_SCRIPT}" --Format=PreemptTime:40'
     return [
         "code=$?",
-        'if [ "$code" -gt 128 ]; then',
+        f'if [ "$code" -gt 128 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MAX_RESTARTS} ]; then',
         f'    case "$code $({ask})" in',
         f"    {128 + signal.SIGUSR2}\\ ?* | *\\ [0-9]*)  # killed by USR2, or preempted",
         "        echo 'ended by a signal before it could listen to signals: back into the queue'",

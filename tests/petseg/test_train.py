@@ -35,8 +35,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 def test_a_run_learns_and_writes_all_files(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(
-        train__epochs=12, train__batch_size=4, train__loss="ce_dice", train__test=True, optim__lr=3e-3, model__width=8
-    )
+        train__epochs=12, train__batch_size=4, train__loss="ce_dice", train__test=True, train__seed=2, model__width=8,
+        optim__lr=3e-3, optim__schedule="one_cycle",
+    )  # fmt: skip
     result = train(config, tmp_path)
     rows = read_metrics(tmp_path)
     assert [row["epoch"] for row in rows] == list(range(1, 13))

@@ -10,13 +10,15 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from slurm.request import Request
 from slurm.resources import Resources
-from slurm.submission import last_lines, submit_array
+from slurm.submission import MAX_RESTARTS, last_lines, submit_array
 
 PREEMPTED, NOT_PREEMPTED = "2026-11-28T11:14:38", "N/A"
 BY_TERM, BY_USR2 = "bash -c 'kill -TERM $$'", "bash -c 'kill -USR2 $$'"
 
 
-def end_with(command: str, folder: Path, squeue_says: str, refusals: int = 0) -> tuple[int, list[str]]:
+def end_with(
+    command: str, folder: Path, squeue_says: str, refusals: int = 0, restarts: int = 0
+) -> tuple[int, list[str]]:
     """(exit code of the script, what scontrol was told), for task 3 of array 12; a requeue ends the script."""
     stand_ins = {
         "squeue": f"echo squeue $@ >> {folder}/asked; echo '{squeue_says}'",
@@ -28,7 +30,7 @@ def end_with(command: str, folder: Path, squeue_says: str, refusals: int = 0) ->
         (folder / name).chmod(0o755)
     script = "\n".join([command, *last_lines()])
     environ = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12"}
-    environ["SLURM_ARRAY_TASK_ID"] = "3"
+    environ |= {"SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": str(restarts)}
     done = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, timeout=60, check=False)
     told = folder / "told"
     return done.returncode, told.read_text().splitlines() if told.exists() else []
@@ -41,6 +43,12 @@ def test_a_job_that_preemption_ended_before_it_listened_goes_back_into_the_queue
 
 def test_a_job_whose_time_was_nearly_up_before_it_listened_goes_back_into_the_queue(tmp_path: Path) -> None:
     assert end_with(BY_USR2, tmp_path, NOT_PREEMPTED) == (-9, ["requeue 12_3"])
+
+
+def test_a_job_that_never_listens_in_time_is_not_requeued_for_ever(tmp_path: Path) -> None:
+    assert end_with(BY_USR2, tmp_path, NOT_PREEMPTED, restarts=MAX_RESTARTS - 1) == (-9, ["requeue 12_3"])
+    (tmp_path / "told").unlink()
+    assert end_with(BY_USR2, tmp_path, NOT_PREEMPTED, restarts=MAX_RESTARTS) == (140, [])
 
 
 def test_its_requeue_is_tried_again(tmp_path: Path) -> None:
