@@ -125,12 +125,12 @@ def set_limit(limiting_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[[Callable[[], object]], None]:
-    """Poll until the condition holds; a minute is a failure."""
+    """Poll until the condition holds; three minutes are a failure, which a busy machine needs."""
 
     def wait(condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not condition():
-            assert time.monotonic() < deadline, "it did not happen within a minute"
+            assert time.monotonic() < deadline, "it did not happen within three minutes"
             time.sleep(0.05)
 
     return wait
