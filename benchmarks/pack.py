@@ -24,7 +24,8 @@ from PIL import Image
 
 from shards import pool
 from shards.command import parse
-from shards.pack import PackConfig, pack
+from shards.pack import pack
+from shards.packing.options import PackConfig
 from shards.packing.plan import CHUNK
 from shards.sources import oxford
 
@@ -98,7 +99,7 @@ def pack_all(source: Path, image_size_px: int, workers: int) -> None:
 
 
 def measure(config: BenchConfig) -> list[Row]:
-    pets = oxford.read_folder(config.source).pets
+    pets = oxford.read_folder(config.source).samples
     workers = config.workers or pool.default_workers()
     ways: dict[str, Callable[[], None]] = {
         "decode + re-encode once, simplejpeg": partial(reencode_all, reencode_simplejpeg, pets, workers),

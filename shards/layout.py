@@ -55,7 +55,7 @@ def layout_of(manifest: Manifest) -> Layout:
     """Of a set as its manifest tells it. Raises ValueError if a foreign set does not say its suffixes."""
     packer = manifest.packer
     if not packer.get("foreign"):
-        return Layout(trimap=manifest.source.trimap)
+        return Layout(trimap=manifest.mask_values)
     try:
         return foreign_layout(packer["image_suffix"], packer["mask_suffix"], manifest.source.trimap)
     except KeyError as error:

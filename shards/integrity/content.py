@@ -13,6 +13,8 @@ from shards.encoding import MAX_PIXELS, png_damage
 from shards.files import decode_json
 from shards.orientation import exif_orientation, without_app1
 
+MAX_DECLARED = 8  # values that a message names
+
 
 def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:
     """Decode a sample's members; in words what is wrong with one of them, "" if a training set can hold them.
@@ -71,7 +73,8 @@ def _check_mask(name: str, png: bytes, size: tuple[int, int], trimap: Mapping[st
     others = [value for value, count in enumerate(counts) if count and value not in trimap.values()]
     if not others:
         return ""
-    declared = ", ".join(f"{value} ({what})" for what, value in trimap.items())
+    named = [f"{value} ({what})" for what, value in trimap.items()]
+    declared = ", ".join([*named[:MAX_DECLARED], *(["..."] if len(named) > MAX_DECLARED else [])])
     return f"{name} has other values than {declared}: {', '.join(map(str, others[:8]))}"
 
 

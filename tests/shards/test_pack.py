@@ -48,7 +48,7 @@ def test_drawn_aside_or_kept_is_the_same_set(tmp_path: Path) -> None:
         )
         assert not pack(config).was_there
     assert files_of(tmp_path / "aside") == files_of(tmp_path / "kept")
-    assert len(read_folder(tmp_path / "pets").pets) == 8
+    assert len(read_folder(tmp_path / "pets").samples) == 8
 
 
 def test_splits_are_those_of_the_lists_and_never_mix(packed: Path, drawn: Path) -> None:
@@ -56,7 +56,7 @@ def test_splits_are_those_of_the_lists_and_never_mix(packed: Path, drawn: Path) 
     seen: set[str] = set()
     for split, content in manifest.splits.items():
         keys = [s.key for shard in manifest.of_split(split) for s in load_index(packed, shard.name)]
-        assert sorted(keys) == sorted(pet.key for pet in read_folder(drawn).pets if pet.split == split)
+        assert sorted(keys) == sorted(pet.key for pet in read_folder(drawn).samples if pet.split == split)
         assert split_of_keys(keys) == content
         assert not seen & set(keys)
         seen.update(keys)
@@ -73,7 +73,7 @@ def test_each_shard_mixes_breeds(packed: Path) -> None:
 
 @given(st.integers(0, 2**32))
 def test_the_order_is_a_permutation(drawn: Path, seed: int) -> None:
-    pets = read_folder(drawn).pets[:8]
+    pets = read_folder(drawn).samples[:8]
     order = mixed_order(pets, seed)
     assert sorted(order, key=pets.index) == list(pets)
     assert order == mixed_order(pets[::-1], seed)
