@@ -30,12 +30,14 @@ MAX_STEPS = 0.1  # of these that may lead over a value in between: CamVid has 0.
 PHOTO_COLOURS, MASK_COLOURS = 200, 64  # a sixteenth of a photo's pixels has at least, and that of a mask at most
 SAMPLED = 4  # every fourth pixel of every fourth row
 
+MaskFiles = tuple[tuple[int | None, Path], ...]  # (class index, or None for a mask of all classes; file)
+
 
 @dataclass(frozen=True)
 class MaskSource:
     """Where a mask is read from, and for whom."""
 
-    files: tuple[tuple[int | None, Path], ...]  # (class index, or None for a mask of all classes; file)
+    files: MaskFiles
     name: str
     split: str
     takes_nearest: bool = False  # class for pixels that lossy saving or interpolation changed

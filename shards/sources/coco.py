@@ -7,12 +7,9 @@ holds only where in it its annotations lie; the processes that pack read them fr
 from __future__ import annotations
 
 import json
-import mmap
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +24,7 @@ from shards.labels.observed import LabelProblem, Observed
 from shards.labels.rules import ClassRule, LabelRules, rules_of
 from shards.labels.shapes import shape_of
 from shards.manifest import Source
+from shards.sources.json_spans import find_entries, map_file
 from shards.sources.keys import key_of
 from shards.sources.listing import NAMED, Listing, Mask
 from shards.sources.patterns import SplitOptions, as_mask, below, choose_splits, common_root
@@ -34,10 +32,7 @@ from shards.sources.splits import SPLIT_WORDS, groups_of, refuse_divided
 from shards.sources.walk import links_in
 
 BACKGROUND = "background"
-MAX_ENTRY_BYTES = 64 << 20  # of one annotation or picture
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
-_KEY = re.compile(rb'\s*,?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
-_SCALAR = re.compile(rb'"(?:[^"\\]|\\.)*"|[^,{}\[\]\s]+')
+SECTIONS = ("images", "annotations", "categories")
 
 
 @dataclass(frozen=True)
@@ -196,8 +191,8 @@ def _read_instances(path: Path, folder: Path, word: str) -> _Instances:
     sizes: dict[int, tuple[int, int]] = {}
     spans: dict[int, array[int]] = {}
     try:
-        with _mapped(path) as data:
-            for section, start, end in _entries(data):
+        with map_file(path) as data:
+            for section, start, end in find_entries(data, SECTIONS):
                 entry = json.loads(data[start:end])
                 if section == "categories":
                     categories[_number(entry["id"])] = entry["name"]
@@ -250,67 +245,6 @@ def _checked(name: Any) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"the file_name {name!r} leads out of the folder of pictures")
     return name
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    with open_regular(path) as file:
-        try:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:
-            raise ValueError("it is empty") from None
-        with data:
-            yield data
-
-
-def _entries(data: mmap.mmap) -> Iterator[tuple[str, int, int]]:
-    """(section, start, end) of each object in the top-level lists images, annotations and categories."""
-    place = data.find(b"{") + 1
-    if not place:
-        raise ValueError("it holds no object")
-    while found := _KEY.match(data, place):
-        section, place = found[1].decode(), found.end()
-        if section in ("images", "annotations", "categories"):
-            if data[place : place + 1] != b"[":
-                raise ValueError(f"{section} is no list")
-            for start, end in _objects(data, place):
-                yield section, start, end
-        place = _end_of(data, place)
-
-
-def _objects(data: mmap.mmap, start: int) -> Iterator[tuple[int, int]]:
-    """The places of the objects in the list that begins at `start`."""
-    depth, first = 0, 0
-    for token in _TOKEN.finditer(data, start):
-        bracket = token[0]
-        if bracket in (b"{", b"["):
-            depth += 1
-            if depth == 2:
-                first = token.start()
-        elif bracket in (b"}", b"]"):
-            depth -= 1
-            if depth == 1:
-                if token.end() - first > MAX_ENTRY_BYTES:
-                    raise ValueError(f"an entry has {token.end() - first:,} bytes")
-                yield first, token.end()
-            if depth == 0:
-                return
-    raise ValueError("it is cut short")
-
-
-def _end_of(data: mmap.mmap, start: int) -> int:
-    """Where the value that begins at `start` ends."""
-    if data[start : start + 1] not in (b"{", b"["):
-        found = _SCALAR.match(data, start)
-        if not found:
-            raise ValueError(f"no value at byte {start}")
-        return found.end()
-    depth = 0
-    for token in _TOKEN.finditer(data, start):
-        depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(token[0], 0)
-        if depth == 0:
-            return int(token.end())
-    raise ValueError("it is cut short")
 
 
 def _rules_of_categories(found: list[_Instances]) -> LabelRules:

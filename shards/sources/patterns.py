@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shards.labels.masks import MaskSource, read_mask
+from shards.labels.masks import MaskFiles, MaskSource, read_mask
 from shards.labels.observed import LabelMask
 from shards.labels.rules import LabelRules, rules_of
 from shards.manifest import SPLITS, Source
@@ -78,7 +78,7 @@ class Pair:
     split: str
     group: str
     picture: Path
-    masks: tuple[tuple[int | None, Path], ...]  # (class index, or None for a mask of all classes; file)
+    masks: MaskFiles
     rules: LabelRules = field(repr=False)
     takes_nearest: bool = False
 
@@ -109,17 +109,13 @@ def read_pairs(options: PairOptions, rules: LabelRules) -> Listing:
     images, masks = parse_pattern(options.images, "--images"), parse_pattern(options.masks, "--masks")
     if "class" in images.names or ("split" in masks.names and "split" not in images.names):
         raise ValueError("--images takes {key} and {split}, and --masks takes {split} only where --images has it")
-    mask_files = _mask_files(masks, rules)
-    paths_of_masks = {path for files in mask_files.values() for _, path in files}
-    pictures = [match for match in find_files(images) if match.path not in paths_of_masks]
-    by_split = "split" in masks.names
-    unpaired = [match for match in pictures if _mask_id(match, by_split) not in mask_files]
-    lost = {_mask_id(match, by_split) for match in unpaired}
-    paired = [match for match in pictures if _mask_id(match, by_split) not in lost]
-    if not paired:
-        raise ValueError(_nothing_paired(options, pictures, mask_files))
-    names = _names_of(paired)
-    splits, unlisted = choose_splits(names, [match.split for match in paired], "split" in images.names, options.splits)
+    found = _match(images, masks, rules)
+    if not found.paired:
+        raise ValueError(_nothing_paired(options, found))
+    names = _names_of(found.paired)
+    splits, unlisted = choose_splits(
+        names, [match.split for match in found.paired], "split" in images.names, options.splits
+    )
     groups = groups_of((name for name in names if name in splits), options.splits.group_by)
     refuse_divided(groups, splits)
     pairs = tuple(
@@ -129,29 +125,56 @@ def read_pairs(options: PairOptions, rules: LabelRules) -> Listing:
             split=splits[name],
             group=groups[name],
             picture=match.path,
-            masks=tuple(mask_files[_mask_id(match, by_split)]),
+            masks=found.masks_of(match),
             rules=rules,
             takes_nearest=options.takes_nearest,
         )
-        for name, match in zip(names, paired, strict=True)
+        for name, match in zip(names, found.paired, strict=True)
         if name in splits
     )
-    used = {path for pair in pairs for path in pair.files()}
     oddities = {
-        "picture_without_mask": tuple(str(match.path) for match in unpaired),
+        "picture_without_mask": tuple(str(match.path) for match in found.unpaired),
         "unlisted_picture": tuple(unlisted),
-        "mask_without_picture": tuple(sorted(str(path) for path in paths_of_masks - used)) if not unlisted else (),
+        "mask_without_picture": found.spare_masks(),
     }
     return Listing(
         source=Source(rules.name, rules.attribution, trimap={}),
         samples=pairs,
-        oddities={kind: found for kind, found in oddities.items() if found},
-        rules=rules,
+        oddities={kind: names for kind, names in oddities.items() if names},
         settings=_settings(images, masks, options, rules),
+        rules=rules,
     )
 
 
-def _mask_files(masks: Pattern, rules: LabelRules) -> dict[tuple[str, str], list[tuple[int | None, Path]]]:
+@dataclass(frozen=True)
+class _Matched:
+    """The files that two patterns match."""
+
+    masks: Mapping[tuple[str, str], MaskFiles]  # by the split's word and key; without the word if masks have no {split}
+    by_split: bool
+    paired: list[Match]
+    unpaired: list[Match]
+
+    def masks_of(self, picture: Match) -> MaskFiles:
+        return self.masks.get((picture.split if self.by_split else "", picture.key), ())
+
+    def spare_masks(self) -> tuple[str, ...]:
+        """The masks of no picture."""
+        used = {path for picture in self.paired for _, path in self.masks_of(picture)}
+        return tuple(sorted(str(path) for files in self.masks.values() for _, path in files if path not in used))
+
+
+def _match(images: Pattern, masks: Pattern, rules: LabelRules) -> _Matched:
+    mask_files = _mask_files(masks, rules)
+    are_masks = {path for files in mask_files.values() for _, path in files}
+    found = _Matched(mask_files, "split" in masks.names, [], [])
+    for picture in find_files(images):
+        if picture.path not in are_masks:  # which may lie beside their pictures
+            (found.paired if found.masks_of(picture) else found.unpaired).append(picture)
+    return found
+
+
+def _mask_files(masks: Pattern, rules: LabelRules) -> dict[tuple[str, str], MaskFiles]:
     """The mask files of each (split word, key), with "" for the split where the pattern has none."""
     classes = {one.name: index for index, one in enumerate(rules.classes)}
     files: dict[tuple[str, str], list[tuple[int | None, Path]]] = defaultdict(list)
@@ -168,11 +191,7 @@ def _mask_files(masks: Pattern, rules: LabelRules) -> dict[tuple[str, str], list
         if any(index == other for other, _ in found):
             raise ValueError(f"two masks have the key {match.key!r}: {found[0][1]} and {match.path}")
         found.append((index, match.path))
-    return files
-
-
-def _mask_id(match: Match, by_split: bool) -> tuple[str, str]:
-    return match.split if by_split else "", match.key
+    return {key: tuple(found) for key, found in files.items()}
 
 
 def _names_of(pictures: Sequence[Match]) -> list[str]:
@@ -232,17 +251,15 @@ def _split_named(word: str, name: str) -> str:
     return split
 
 
-def _nothing_paired(
-    options: PairOptions, pictures: Sequence[Match], masks: Mapping[tuple[str, str], list[tuple[int | None, Path]]]
-) -> str:
-    keys = [f"{what} such as {key!r}" for what, key in (
-        ("pictures have keys", next((match.key for match in pictures), "")),
-        ("masks have keys", next((key for _, key in masks), "")),
-    ) if key]  # fmt: skip
-    advice = f"; {' and '.join(keys)}" if keys else "; folders that are links are left alone"
+def _nothing_paired(options: PairOptions, found: _Matched) -> str:
+    keys = []
+    if found.unpaired:
+        keys.append(f"pictures have keys such as {found.unpaired[0].key!r}")
+    if found.masks:
+        keys.append(f"masks have keys such as {next(iter(found.masks))[1]!r}")
     return (
-        f"no picture and mask match --images {options.images!r} and --masks {options.masks!r} ({len(pictures)} "
-        f"pictures, {len(masks)} masks){advice}"
+        f"no picture and mask match --images {options.images!r} and --masks {options.masks!r} ({len(found.unpaired)} "
+        f"pictures, {len(found.masks)} masks); {' and '.join(keys) or 'folders that are links are left alone'}"
     )
 
 
