@@ -67,25 +67,27 @@ def find_files(pattern: Pattern) -> Iterator[Match]:
     if not pattern.root.is_dir():
         raise ValueError(f"{pattern.root.absolute()} is not a folder: {pattern.below} is looked for in it")
     inside = pattern.root.resolve()
-    for path in sorted(_walk(str(pattern.root))):
-        below = os.path.relpath(path, pattern.root)
-        if not (found := pattern.regex.fullmatch(below)):
+    prefix = os.path.join(pattern.root, "")  # noqa: PTH118 - which ends with one slash, for / too
+    for path, is_link in sorted(_walk(str(pattern.root))):
+        if not (found := pattern.regex.fullmatch(path.removeprefix(prefix))):
             continue
         file = Path(path)
-        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+        if is_link and not file.resolve().is_relative_to(inside):
             raise ValueError(f"{path} is a link out of {pattern.root}, to {file.resolve()}: put the file itself there")
         parts = found.groupdict()
         yield Match(file, parts["key"], parts.get("split", ""), parts.get("class", ""))
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """All files below a folder; folders that are links are left alone, since they can lead anywhere."""
+def _walk(folder: str) -> Iterator[tuple[str, bool]]:
+    """All files below a folder, and whether each is a link; folders that are links are left alone."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _walk(entry.path)
+            elif not entry.is_symlink():
+                yield entry.path, False
             elif not entry.is_dir():
-                yield entry.path
+                yield entry.path, True
 
 
 def links_in(folder: Path) -> dict[str, bool]:
