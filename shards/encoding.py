@@ -84,7 +84,7 @@ def encode_png(trimap: np.ndarray) -> bytes:
 
 
 def png_damage(png: bytes) -> str:
-    """In words which part of a PNG is not as it was written; "" if the file is whole.
+    """Say which part of a PNG is not as it was written; empty if the file is whole.
 
     Pillow skips the checksums of pixel data, and fills up with zeros what a short stream of them leaves open.
     """

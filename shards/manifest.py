@@ -71,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard set is. `hash` covers everything else, the shards' sha256 included."""
+    """A shard set. `hash` covers everything else, including the sha256 of the shards."""
 
     source: Source
     packer: dict[str, Any]
@@ -174,7 +174,7 @@ def _content_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def with_hash(manifest: Manifest) -> Manifest:
-    """The same manifest with its hash filled in."""
+    """Return the manifest with its hash filled in."""
     return replace(manifest, hash=manifest_hash(manifest))
 
 
@@ -239,7 +239,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
 
 
 def _problem_of(manifest: Manifest) -> str:
-    """What in a manifest no reader could use, or could be led astray by; empty if there is nothing."""
+    """Say what makes a manifest unusable or unsafe to read; empty if nothing does."""
     names = Counter(shard.name if isinstance(shard.name, str) else "" for shard in manifest.shards)
     for name, count in names.items():
         if not SHARD_NAME.fullmatch(name):

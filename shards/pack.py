@@ -24,7 +24,7 @@ from shards import encoding
 from shards import manifest as contract
 from shards.command import OK, parse, printable, run_command, typed
 from shards.duplicates_note import NearDuplicates, save_near_duplicates
-from shards.labels.faults import Fault, Tally, class_faults, duplicate_faults, mask_faults, table_faults
+from shards.labels.faults import Fault, Tally, mask_faults, set_faults, table_faults
 from shards.manifest import DROPPED, SPLITS, Manifest
 from shards.packing import pictures, publish, resume
 from shards.packing.options import AUTO, PackConfig
@@ -73,7 +73,7 @@ def pack(config: PackConfig) -> Outcome:
             _refuse_other_table(existing, listing, config)
             written = _write_shards(listing, config, staging)
         manifest, duplicates = written.manifest, find_duplicates(written.hashes, written.manifest.hash)
-        faults = _faults_of(written, duplicates)
+        faults = (*mask_faults(written.labels), *set_faults(manifest, duplicates))
         if existing is not None and existing.hash == manifest.hash and publish.is_complete(config.out, existing):
             save_near_duplicates(duplicates, config.out)  # which an earlier version did not note
             return Outcome(existing, written.oddities, True, duplicates, faults)
@@ -85,19 +85,10 @@ def pack(config: PackConfig) -> Outcome:
 
 
 def check(config: PackConfig) -> None:
-    """Raises what `pack` would raise before it packs anything, but for what only a download shows."""
+    """Raise what `pack` would raise before it packs anything, except for what only a download shows."""
     existing = _existing_set(config) if config.out.exists() else None
     if config.source is not None or config.images:
         _refuse_other_table(existing, list_files(config), config)
-
-
-def _faults_of(written: _Written, duplicates: NearDuplicates) -> tuple[Fault, ...]:
-    """The faults of labels with which a set can be packed."""
-    manifest = written.manifest
-    if manifest.classes is None:
-        return ()
-    of_classes = class_faults(manifest.classes, manifest.packer["labels"])
-    return (*mask_faults(written.labels), *of_classes, *duplicate_faults(duplicates))
 
 
 def _refuse_other_table(existing: Manifest | None, listing: Listing, config: PackConfig) -> None:
@@ -201,7 +192,7 @@ def _chosen(listing: Listing, config: PackConfig) -> tuple[Sequence[Listed], lis
 
 
 def _identity_of(listing: Listing, config: PackConfig) -> dict[str, Any]:
-    """What tells this pack's pictures from others, without reading them."""
+    """Facts that identify the pictures of this pack, without reading them."""
     if config.synthetic and config.synthetic_folder is None:  # drawn aside: each pack draws the same ones afresh
         return {"synthetic": config.synthetic, "longer_side_px": config.synthetic_longer_side_px}
     return {"listing_sha256": resume.listing_digest(listing.samples)}

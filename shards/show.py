@@ -47,7 +47,7 @@ class ShowConfig:
     count: int = 24
     """Number of samples, drawn at random."""
     seed: int = 0
-    """Of the draw."""
+    """Seed for the choice of samples."""
     keys: tuple[str, ...] = ()
     """These samples instead, of whatever split."""
     tile_px: int = 192

@@ -1,4 +1,4 @@
-"""What only decoding shows: whether the files of one sample are what a training set can hold."""
+"""Decodes the files of one sample, and says whether a training set can hold them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_DECLARED = 8  # values that a message names
 
 
 def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:
-    """Decode a sample's members; in words what is wrong with one of them, "" if a training set can hold them.
+    """Decode a sample's members, and say what is wrong with one of them; empty if a training set can hold them.
 
     The headers are asked for the sizes before anything is decoded: a small file can claim to be huge.
     """
@@ -39,7 +39,7 @@ def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap:
 
 
 def _orientation(jpg: bytes) -> int:
-    """By which readers may turn a picture; 0 or 1 if none does."""
+    """The EXIF orientation by which some readers turn a picture; 0 or 1 if no reader turns it."""
     if without_app1(jpg) == jpg:
         return 1
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What is wrong with one shard: each finding names the shard, the sample and the place."""
+"""Finds damage in one shard; each finding names the shard, the sample and the byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = Layout()
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong. `key` is empty where it concerns no sample, `offset` is None where there is no place."""
+    """One fault. `key` is empty if it concerns no single sample, `offset` is None if it has no position."""
 
     shard: str
     key: str
@@ -43,7 +43,7 @@ class _IndexCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """What a shard's check gives: its findings, and the keys of its index for the checks over the whole set."""
+    """The findings of one shard, and the keys of its index for the checks over the whole set."""
 
     shard: Shard
     keys: tuple[str, ...]
@@ -137,7 +137,7 @@ def _check_samples(
 
 
 def _check_member(data: memoryview, name: str, member: Member, layout: Layout) -> str:
-    """What is wrong with one member in its place; "absent" if another one is there, "" if all is well."""
+    """Say what is wrong with a member at its offset: "absent" if another member is there, empty if all is well."""
     header = header_at(data, member.offset - BLOCK)
     content = data[member.offset : member.offset + member.num_bytes]
     is_same = len(content) == member.num_bytes and zlib.crc32(content) == member.crc32

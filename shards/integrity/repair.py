@@ -1,4 +1,4 @@
-"""Put back the broken files of a shard set, byte for byte: from the pictures it was packed of, or from another copy.
+"""Rebuilds the broken files of a shard set, byte for byte, from its pictures or from another copy.
 
 The manifest says what each file must be. A file that cannot be made so is left as it is, and named.
 """
@@ -112,7 +112,7 @@ def _sha256_of(path: Path) -> str:
 def _replace(
     broken: dict[Shard, list[str]], fetch: Callable[[Shard, list[str]], str], folder: Path, aside: Path
 ) -> list[str]:
-    """Fetch each shard's files into `aside`, compare, and move them into place; go on with the others if one fails."""
+    """Fetch each shard's files into `aside`, compare, and move them into place; continue if one fails."""
     replaced, problems = [], []
     for shard, names in broken.items():
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from shards.command import Failure
 from shards.duplicates_note import NearDuplicates
 from shards.labels.observed import Observed
 from shards.labels.rules import LabelRules
+from shards.manifest import Manifest
 
 MAX_EXAMPLES = 5
 MAX_VALUES = 1_000  # distinct values of no class that are counted
@@ -23,7 +25,7 @@ SMALL_SHARE = 1e-4  # of the pixels of train
 
 @dataclass(frozen=True)
 class Kind:
-    """What a fault is, and what to do about it."""
+    """A kind of fault: what is wrong, and what to do about it."""
 
     what: str
     advice: str
@@ -107,7 +109,7 @@ class LabelFaults(Failure):
 
 @dataclass
 class Tally:
-    """What was observed of the masks of a set, summed up."""
+    """The sum of what was observed of all masks of a set."""
 
     pixels: dict[str, np.ndarray] = field(default_factory=dict)  # split -> (K + 1,) int64, those to ignore last
     pictures: dict[str, np.ndarray] = field(default_factory=dict)  # split -> (K,) int64: masks that show the class
@@ -210,6 +212,28 @@ def _rare_classes(
             yield name, "rare_class", f", in {num_pictures:,} pictures of train and {share:.3%} of its pixels"
 
 
+def set_faults(manifest: Manifest, duplicates: NearDuplicates | None) -> list[Fault]:
+    """The faults of a packed set that its manifest and its note of near-duplicates tell; none in a set of trimaps."""
+    if manifest.classes is None:
+        return []
+    labels: Any = manifest.packer.get("labels")
+    of_classes = class_faults(manifest.classes, labels) if _are_counts(labels, len(manifest.classes)) else []
+    return [*of_classes, *(duplicate_faults(duplicates) if duplicates else [])]
+
+
+def _are_counts(labels: Any, num_classes: int) -> bool:
+    """Whether a manifest that anybody could have written holds counts of pixels and pictures by split and class."""
+    try:
+        pixels, pictures = labels["pixels"], labels["pictures"]
+        return pixels.keys() == pictures.keys() and all(
+            len(counts) == wanted and all(type(count) is int and count >= 0 for count in counts)
+            for by_split, wanted in ((pixels, num_classes + 1), (pictures, num_classes))
+            for counts in by_split.values()
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
 def duplicate_faults(duplicates: NearDuplicates) -> list[Fault]:
     """Near-identical pictures of two splits."""
     if not duplicates.total:
@@ -220,7 +244,7 @@ def duplicate_faults(duplicates: NearDuplicates) -> list[Fault]:
 
 
 def table_faults(table: ClassTable, of_set: ClassTable) -> list[Fault]:
-    """What differs between a class table and that of a set."""
+    """The differences between a class table and that of a set."""
     differences = []
     for index in range(max(len(table), len(of_set))):
         ours, theirs = ((one.names[index] if index < len(one) else "nothing") for one in (table, of_set))

@@ -35,7 +35,7 @@ MaskFiles = tuple[tuple[int | None, Path], ...]  # (class index, or None for a m
 
 @dataclass(frozen=True)
 class MaskSource:
-    """Where a mask is read from, and for whom."""
+    """The files of a mask, and the sample that it belongs to."""
 
     files: MaskFiles
     name: str

@@ -1,4 +1,4 @@
-"""What a mask looks like to the packer: its pixels as class indices, and what was observed while it was read."""
+"""A mask as class indices, and what was observed while it was read."""
 
 from __future__ import annotations
 

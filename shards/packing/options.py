@@ -1,4 +1,4 @@
-"""What `python -m shards.pack` is asked for."""
+"""The flags of `python -m shards.pack`."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ class PackConfig:
     """What to do with pixels that lossy saving or interpolation changed: stop, or take the class with the nearest
     value."""
     seed: int = 0
-    """Of the order of the samples within the shards, of the drawn pets, and of the shares."""
+    """Seed for the order of the samples within the shards, for drawn pets, and for the shares."""
     samples_per_shard: int = 256
-    """At most so many samples in a shard; the shards of a split differ by one sample at most."""
+    """Largest number of samples in a shard; the shards of a split differ by one sample at most."""
     image_size_px: int = 0
     """Squash pictures (antialiased, JPEG quality 95) and masks (nearest) to N x N; 0 keeps the original bytes."""
     workers: int = 0
     """Processes; 0 means one per core, and one alone for a handful of samples."""
     max_corrupt: int = 10
-    """How many pictures may be damaged, so that they decode with a warning; more stop the pack, which names them."""
+    """Number of damaged pictures to accept (they decode with a warning); with more, packing stops and names them."""
     drop_duplicates: bool = False
     """Leave out of train each picture that is nearly the same as one of val or test, and name it in the summary; all
     pictures are read twice. Without it such pairs are only counted."""
@@ -75,7 +75,7 @@ class PackConfig:
     resume: bool = False
     """Continue a pack that was killed: shards that it had finished, and that are whole, are used again."""
     check: bool = False
-    """Only see whether the pack could begin, by what lies in its folders and in --out, and write nothing."""
+    """Only check whether packing could start, by what is in its folders and in --out; write nothing."""
 
     def __post_init__(self) -> None:
         given = [self.source is not None, self.download, self.synthetic != 0, bool(self.images)]
@@ -88,6 +88,8 @@ class PackConfig:
             raise ValueError("--images needs either --masks PATTERN or --coco JSON")
         if self.masks and not self.classes:
             raise ValueError("--masks needs --classes TOML; `--classes auto` writes one from what is in the masks")
+        if self.classes == AUTO and self.check:
+            raise ValueError("--classes auto packs nothing, so there is nothing to --check: leave one of them out")
         if self.synthetic_folder is not None and not self.synthetic:
             raise ValueError("--synthetic-folder is where drawn pets are kept: it needs --synthetic N")
         for name, lowest in LOWEST.items():

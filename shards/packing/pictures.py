@@ -179,7 +179,7 @@ def read_picture(path: Path) -> SourcePicture:
 
 
 def _with_suspicion(picture: SourcePicture, jpg: bytes) -> SourcePicture:
-    """The same picture; suspect if it is not known to be damaged, and looks so."""
+    """Mark a picture as suspect if it looks damaged and is not known to be."""
     if picture.doubt or not (doubt := why_suspect(jpg, picture.pixels)):
         return picture
     return replace(picture, oddities=(*picture.oddities, SUSPECT), doubt=doubt)

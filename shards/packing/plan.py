@@ -1,4 +1,4 @@
-"""Which sample goes into which shard, and the shards written to that plan.
+"""Assigns samples to shards, and writes the shards.
 
 The plan depends on the samples, the seed and samples_per_shard alone: packing, resuming and repairing share it.
 """
@@ -139,7 +139,7 @@ def _build_shard(planned: ShardPlan, samples: Iterator[pictures.Packed], folder:
     hashes: dict[str, str] = {}
     labels = Tally()
     with ShardWriter(folder, planned.name, planned.split) as writer:
-        for listed, sample in zip(planned.samples, samples, strict=False):  # they go on into the next shard
+        for listed, sample in zip(planned.samples, samples, strict=False):  # the rest belongs to the next shards
             assert sample.key == listed.key
             writer.add(sample.key, sample.jpg, sample.png, sample.json)
             oddities += [(kind, sample.key) for kind in sample.oddities]

@@ -1,4 +1,4 @@
-"""What a killed pack left in its hidden folder: whether it is of the same pack, and proof of each shard in it."""
+"""Resumes a killed pack: checks that its hidden folder belongs to the same pack, and that each shard in it is whole."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def identity(settings: dict[str, Any], listing: dict[str, Any], format_version: int) -> dict[str, Any]:
-    """What two packs must have in common for one to go on with the other's shards."""
+    """The facts that two packs must share before one may use the other's shards."""
     encoders = {name: version(name) for name in ENCODERS}
     return {"format_version": format_version, "packer": settings, "source": listing, "encoders": encoders}
 
@@ -50,31 +50,32 @@ def listing_digest(samples: Sequence[Listed]) -> str:
 
 
 def reuse(staging: Path, mine: dict[str, Any], plan: Sequence[ShardPlan], num_classes: int = 0) -> dict[str, Built]:
-    """The finished shards in `staging` that this pack can use, each proven whole; the others are removed, and logged.
+    """Return the finished shards in `staging` that this pack can use, each proven whole; remove and log the others.
 
-    num_classes: of a set with a class table. Leaves in resume.json whose they are, for the next pack that resumes.
+    Writes resume.json, which says to which pack the shards belong.
+    num_classes: how many classes the class table has; 0 for trimaps
     """
     built: dict[str, Built] = {}
     names = {path.name for path in staging.glob("*.tar")}
     why = _why_not_same(staging, mine) if names else ""
     if why:
-        logger.warning("%d finished shards are of another pack (%s): packed anew", len(names), why)
+        logger.warning("%d finished shards belong to another pack (%s): packed again", len(names), why)
     for planned in plan:
         if planned.name in names and not why:
-            found = prove(planned, staging, num_classes)
-            if isinstance(found, Built):
-                built[planned.name] = found
+            shard = prove(planned, staging, num_classes)
+            if isinstance(shard, Built):
+                built[planned.name] = shard
             else:
-                logger.warning("%s is not used again (%s): packed anew", planned.name, found)
+                logger.warning("%s cannot be used (%s): packed again", planned.name, shard)
     for name in names - built.keys():
         (staging / index_name(name)).unlink()  # first: an index says that its shard is finished
         (staging / name).unlink()
     save_identity(staging, mine)
     num_samples = sum(one.shard.num_samples for one in built.values())
     if built:
-        logger.info("going on: %d of %d shards (%d samples) stand whole", len(built), len(plan), num_samples)
+        logger.info("resuming: %d of %d shards (%d samples) are whole", len(built), len(plan), num_samples)
     else:
-        logger.info("no shard to go on with: packing from the start")
+        logger.info("no finished shard can be used: packing from the start")
     return built
 
 
@@ -83,7 +84,7 @@ def save_identity(staging: Path, mine: dict[str, Any]) -> None:
 
 
 def _why_not_same(staging: Path, mine: dict[str, Any]) -> str:
-    """In words what differs from the pack that is staged, "" if nothing does."""
+    """Say what differs from the staged pack; empty if nothing does."""
     try:
         theirs = decode_json(read_regular(staging / RESUME_NAME, follow=False))
     except (OSError, ValueError):
@@ -97,7 +98,7 @@ def _why_not_same(staging: Path, mine: dict[str, Any]) -> str:
 
 
 def prove(planned: ShardPlan, folder: Path, num_classes: int = 0) -> Built | str:
-    """A finished shard, read byte by byte, or in words why it is not the one that `planned` would become."""
+    """Read a finished shard byte by byte; return it, or say why it is not the shard that `planned` describes."""
     try:
         samples = load_index(folder, planned.name)
         index = read_regular(folder / index_name(planned.name), follow=False)
@@ -114,7 +115,7 @@ def prove(planned: ShardPlan, folder: Path, num_classes: int = 0) -> Built | str
 
 
 def _count_labels(built: Built, samples: list[Sample], data: memoryview, num_classes: int) -> Tally:
-    """What was observed of the masks of a finished shard."""
+    """Count the classes in the masks of a finished shard."""
     faults: dict[str, list[tuple[str, str]]] = {}
     for kind, key in built.oddities:
         if kind in KINDS:

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Survey:
-    """What all masks hold together: pixels and masks by value or colour."""
+    """Pixels and masks by value or colour, over all masks."""
 
     pixels: Counter[int] = field(default_factory=Counter)
     masks: Counter[int] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ def write_table(config: PackConfig) -> tuple[Path, Path]:
     """
     table, sheet = config.out / TABLE_NAME, config.out / SHEET_NAME
     if table.exists():
-        raise ValueError(f"{table} is there already: pack with --classes {table}, or remove it to write it anew")
+        raise ValueError(f"{table} is there already: pack with --classes {table}, or remove it first")
     rules, comments = _coco_rules(config) if config.coco else _pattern_rules(config)
     listing = _listing(config, rules)
     config.out.mkdir(parents=True, exist_ok=True)

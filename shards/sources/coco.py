@@ -37,7 +37,7 @@ SECTIONS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class CocoOptions:
-    """Which folder of pictures and which annotations belong together; both may hold {split}."""
+    """A folder of pictures and a file of annotations; both may hold {split}."""
 
     images: str
     annotations: str
@@ -111,7 +111,7 @@ def _drawing_order(entry: Mapping[str, Any]) -> tuple[bool, float, str]:
 
 @dataclass(frozen=True)
 class _Instances:
-    """What one file of annotations lists."""
+    """The content of one file of annotations."""
 
     path: Path
     folder: Path

@@ -42,7 +42,7 @@ PET, BACKGROUND, BORDER = 1, 2, 3
 
 @dataclass(frozen=True)
 class Style:
-    """What a breed looks like. `pattern` is plain, tabby, patches, spots, points or mask."""
+    """The looks of a breed. `pattern` is plain, tabby, patches, spots, points or mask."""
 
     species: str
     base: str

@@ -1,4 +1,4 @@
-"""Where the entries of a large JSON file lie, found without parsing it as a whole."""
+"""Finds the entries of a large JSON file without parsing it as a whole."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _objects(data: mmap.mmap, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _end_of(data: mmap.mmap, start: int) -> int:
-    """Where the value that begins at `start` ends."""
+    """The end of the value that begins at `start`."""
     if data[start : start + 1] not in (b"{", b"["):
         found = _SCALAR.match(data, start)
         if not found:

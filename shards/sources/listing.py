@@ -1,4 +1,4 @@
-"""What a source of samples is to the packer: a list of samples, each of which knows its files and reads its mask."""
+"""The interface of a source: it lists samples, each of which knows its files and reads its mask."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Listed(Protocol):
         """The files that it is read from."""
 
     def row(self) -> list[Any]:
-        """What its lists say of it, beginning with key and split."""
+        """The facts that identify it, beginning with key and split."""
 
     def facts(self) -> dict[str, Any]:
-        """What its JSON in the shard says beside key, split and sizes."""
+        """The facts that its JSON in the shard holds besides key, split and sizes."""
 
     def read_mask(self, picture: np.ndarray) -> Mask:
         """The mask of the picture (H, W, 3) uint8; raises Failure that names the file if it cannot be packed."""

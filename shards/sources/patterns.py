@@ -61,7 +61,7 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class PairOptions:
-    """Which files are pairs."""
+    """The patterns that pair files, and how the pairs are split."""
 
     images: str
     masks: str

@@ -1,4 +1,4 @@
-"""Which sample belongs to train, val or test: by folder names, by lists, or by a share of the groups."""
+"""Assigns samples to train, val and test: by folder names, by lists, or by shares of the groups."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_lists(paths: Sequence[Path]) -> dict[str, str]:
 
 
 def groups_of(names: Iterable[str], regex: str) -> dict[str, str]:
-    """Group by name: what the expression finds, or its first parenthesis; each name by itself for "".
+    """Map each name to its group: what the expression finds, or its first parenthesis; the name itself for "".
 
     Raises ValueError for an expression that is none, and for a name in which it finds nothing.
     """

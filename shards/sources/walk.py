@@ -91,7 +91,7 @@ def _walk(folder: str) -> Iterator[tuple[str, bool]]:
 
 
 def links_in(folder: Path) -> dict[str, bool]:
-    """What lies in a folder, and whether each is a link; nothing in one that is missing."""
+    """The names in a folder, and whether each is a link; empty for a folder that is missing."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries if not entry.is_dir(follow_symlinks=False)}

@@ -219,7 +219,7 @@ def test_too_many_damaged_pictures_stop_the_pack_and_are_named(corrupt, tmp_path
     assert not (tmp_path / "set" / MANIFEST_NAME).exists()
     assert run(*args, "--max-corrupt", "2", "--resume") == FAILED  # those of finished shards count, too
     assert "pug_1, in a finished shard" in capsys.readouterr().err
-    assert "going on: 5 of 5 shards (8 samples) stand whole" in caplog.text
+    assert "resuming: 5 of 5 shards (8 samples) are whole" in caplog.text
     assert run(*args, "--max-corrupt", "3", "--resume") == OK
     assert "pug_0" in (printed := capsys.readouterr().out)
     assert "corrupt_jpeg" in printed
@@ -368,7 +368,7 @@ def test_a_full_disk_is_no_wrong_use_and_with_room_the_pack_goes_on(
     assert "No space left on device" in said
     assert ".tar; make room" in said
     assert "make room, then run the same command again" in said
-    assert "add --resume to go on with them" in caplog.text
+    assert "add --resume to continue with them" in caplog.text
     small_disk(10 * num_bytes)
     assert run_command(main, [*argv, "--resume"]) == OK
     assert load_manifest(out).hash == load_manifest(packed).hash

@@ -175,7 +175,7 @@ def test_resume_after_a_kill_ends_with_the_same_bytes(many_scenes, tmp_path: Pat
     assert len(list((out / STAGING).glob("*.tar"))) == 2
     caplog.set_level("INFO")
     resumed = pack(many_scenes.config(out, resume=True))
-    assert "2 of 5 shards (14 samples) stand whole" in caplog.text
+    assert "2 of 5 shards (14 samples) are whole" in caplog.text
     assert files_of(out) == files_of(tmp_path / "whole")
     assert [(fault.kind, fault.count) for fault in resumed.faults] == [(f.kind, f.count) for f in whole.faults]
 
@@ -185,7 +185,7 @@ def test_another_table_is_another_pack(many_scenes, tmp_path: Path, caplog) -> N
     subprocess.run([sys.executable, "-c", KILLED, *words(many_scenes, out)], cwd=REPOSITORY, check=False)
     many_scenes.table.write_text(many_scenes.table.read_text().replace("[3, 4]", "[3]").replace("[9]", "[9, 4]"))
     pack(many_scenes.config(out, resume=True))
-    assert "are of another pack (other settings)" in caplog.text
+    assert "belong to another pack (other settings)" in caplog.text
     assert verify(out) == []
 
 
@@ -304,6 +304,7 @@ def test_flags_that_do_not_fit_together(many_scenes, tmp_path: Path, capsys) -> 
         (["--images", "a", "--masks", "b"], "--masks needs --classes TOML; `--classes auto` writes one"),
         (["--images", "a", "--masks", "b", "--classes", "c", "--val-share", 2], "--val-share is 2.0: from 0 to 0.9"),
         (["--images", "a", "--source", tmp_path], "name exactly one of --source DIR"),
+        (["--images", "a", "--masks", "b", "--classes", "auto", "--check"], "--classes auto packs nothing"),
     ):
         assert run_command(main, [str(flag) for flag in flags]) == WRONG_USE
         assert message in capsys.readouterr().err

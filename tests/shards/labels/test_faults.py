@@ -10,9 +10,11 @@ from PIL import Image
 
 from shards.classes import ClassEntry, ClassTable
 from shards.command import FAILED, WRONG_USE, run_command
-from shards.labels.faults import KINDS, Fault, LabelFaults, Tally, class_faults, mask_faults, table_faults
+from shards.duplicates_note import load_near_duplicates
+from shards.labels.faults import KINDS, Fault, LabelFaults, Tally, class_faults, mask_faults, set_faults, table_faults
 from shards.labels.observed import Observed
 from shards.labels.rules import rules_of
+from shards.manifest import Manifest, Source, load_manifest
 from shards.pack import main, pack
 
 
@@ -120,6 +122,9 @@ def test_classes_that_are_never_or_hardly_in_train(many_scenes, tmp_path: Path) 
     faults = faults_of(many_scenes, tmp_path)
     assert faults["absent_class"].examples == ("boat",)
     assert faults["only_in_test"].examples == ("bus, in test",)
+    manifest = load_manifest(tmp_path / "set", allow_classes=True)
+    known = set_faults(manifest, load_near_duplicates(tmp_path / "set", manifest.hash))
+    assert {fault.kind for fault in known} == faults.keys()
     assert faults["rare_class"].examples[0].startswith("bike, in 1 pictures of train")
 
 
@@ -190,3 +195,17 @@ def test_tables_that_differ() -> None:
 def test_a_set_without_train_has_no_rare_classes() -> None:
     table = ClassTable((ClassEntry("a", 0, (0, 0, 0)),))
     assert class_faults(table, {"pixels": {"test": [1, 0]}, "pictures": {"test": [1]}}) == []
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [None, [], {"pixels": {}}, {"pixels": 1, "pictures": 1}, {"pixels": {"train": [1]}, "pictures": {"train": [1]}},
+     {"pixels": {"train": [1, "2"]}, "pictures": {"train": [0]}},
+     {"pixels": {"train": [1, 2]}, "pictures": {"val": [0]}}],
+)  # fmt: skip
+def test_counts_of_a_stranger_are_not_believed(labels: object) -> None:
+    table = ClassTable((ClassEntry("a", 0, (0, 0, 0)),))
+    assert set_faults(Manifest(Source("", ""), {"labels": labels}, {}, (), 2, "", table), None) == []
+    good = {"pixels": {"train": [0, 2]}, "pictures": {"train": [0]}}
+    faults = set_faults(Manifest(Source("", ""), {"labels": good}, {}, (), 2, "", table), None)
+    assert [fault.kind for fault in faults] == ["absent_class"]
