@@ -216,3 +216,20 @@ def test_the_summary_counts_and_names_the_splits() -> None:
     assert replace(found, counts={"train-val": 1, "train-test": 1200}).summary.startswith(
         "1,201 near-identical pairs lie"
     )
+
+
+def test_many_pairs_are_counted_and_the_nearest_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames of a video that lies in two splits are all alike: their pairs do not fit into memory."""
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 2, 256)
+    hashes: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+    for split, count in (("train", 60), ("val", 40)):
+        for number in range(count):
+            bits = frame.copy()
+            bits[: int(rng.integers(0, 12))] ^= 1
+            hashes[split][f"{split}_{number}"] = np.packbits(bits.astype(np.uint8)).tobytes().hex()
+    whole = find_duplicates(hashes, "0")
+    assert whole.counts == {"train-val": 2400}
+    assert len(whole.pairs) == 1000
+    monkeypatch.setattr(picture_hash_module, "MAX_PAIRS_KEPT", 1100)
+    assert find_duplicates(hashes, "0") == whole
