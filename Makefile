@@ -4,9 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_PETS ?= 800
-# a set packed at 256 px, for bench-gpu
-SHARDS ?= data/shards
-GPU_EPOCHS ?= 40
+# a set packed at 256 px, for bench-gpu; without one it draws pets
+SHARDS ?=
 # processes that share the tests, file by file; their torch has one thread each
 TEST_WORKERS ?= 2
 
@@ -64,16 +63,9 @@ bench: install-dev
 	$(BIN)/python -m benchmarks.step --json benchmarks/step.json
 	$(BIN)/python -m benchmarks.sweep --json benchmarks/sweep.json
 
-# the step of both models, the time to a Dice from scratch, and the lab's cells on three seeds, all on one GPU
-RECIPE := --data.shards $(SHARDS) --data.image-size-px 256 --train.epochs $(GPU_EPOCHS) --train.batch-size 32 --train.mixed-precision bf16 \
-	--train.loss ce_dice --train.start-size-px 128 --train.ema-decay 0.995 --augment.policy strong --augment.strong-p 0.7 --optim.name adamw \
-	--optim.lr 2e-3 --optim.weight-decay 0.01 --optim.schedule one_cycle --optim.grad-clip 1 --train.no-test
+# steps, loop, estimates, exactness and time to a Dice on this machine's GPU, in one table
 bench-gpu: install-dev
-	$(BIN)/python -m benchmarks.step --image-size-px 256 --batch-size 32 --steps 20 --compiled --json benchmarks/step-gpu.json
-	$(BIN)/python -m benchmarks.time_to_dice --dice 0.9 0.93 --json benchmarks/dice-resnet34_unet.json -- $(RECIPE) --model.arch resnet34_unet
-	$(BIN)/python -m benchmarks.time_to_dice --dice 0.9 0.93 --json benchmarks/dice-unet.json -- $(RECIPE) --model.arch unet
-	$(BIN)/python jobs/sweep.py --name lab-gpu --cluster local --trials-per-job 18 --trials-at-once 3 --set data.shards=$(SHARDS) --set train.epochs=$(GPU_EPOCHS)
-	$(BIN)/python jobs/report.py lab-gpu --format md
+	$(BIN)/python -m benchmarks.gpu $(if $(SHARDS),--shards $(SHARDS))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis data/demo runs/demo

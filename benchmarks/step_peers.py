@@ -61,9 +61,9 @@ def as_lab(model: nn.Module) -> nn.Module:
             if isinstance(child, ReflectConv2d):
                 plain = nn.Conv2d(
                     child.in_channels, child.out_channels, 2 * child.border + 1, child.stride[0],
-                    padding=child.border, padding_mode="reflect", bias=False,
+                    padding=child.border, padding_mode="reflect", bias=child.bias is not None,
                 )  # fmt: skip
-                plain.weight = child.weight
+                plain.weight, plain.bias = child.weight, child.bias
                 setattr(parent, name, plain)
             elif isinstance(child, BilinearUpsample):
                 setattr(parent, name, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True))

@@ -1,6 +1,7 @@
 """Train one model on a shard set. The same command again goes on where it stopped, or says that it is finished.
 
 python petseg/train.py --data.shards data/shards --model.arch resnet34_unet --train.epochs 20
+python petseg/train.py --recipe fast --data.shards data/shards --model.arch resnet34_unet
 accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/train.py --train.mixed-precision bf16
 """
 
@@ -18,9 +19,9 @@ if __name__ == "__main__":
 from petseg.data.consent import remember
 from petseg.run_folder.attempts import ATTEMPTS_NAME
 from petseg.run_folder.new_folder import missing_folders, removed_unless_begun
-from petseg.run_folder.single_run import Command
+from petseg.run_folder.single_run import Command, parse_command
 from petseg.training import interrupt
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
 from shards.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = parse(Command, argv, __doc__)
+    command: Command = parse_command(argv, __doc__)
     interrupt.install()
     from accelerate.state import PartialState  # torch, which takes seconds: only for words that are right
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -41,3 +42,28 @@ def test_each_answers_to_help(name: str) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert f"benchmarks.{name}" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_in_miniature_without_a_gpu(tmp_path: Path) -> None:
+    """Each part but compilation, which takes a CPU minutes; what it writes on the way is whole."""
+    out = tmp_path / "gpu.json"
+    parts = ("steps", "loop", "estimates", "exact", "dice")
+    small = ("--image-size-px", "64", "--width", "4", "--batch-sizes", "4", "--pictures", "40", "--epochs", "2")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--minutes", "20", *small, "--dice", "0.01", "0.999"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, "--out", str(out), "--only", *parts], cwd=REPOSITORY, env=env, capture_output=True, text=True,
+        timeout=1200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    value = {(row["part"], row["what"]): row["value"] for row in rows}
+    assert not [row for row in rows if row["what"] in ("ended early", "left out")]
+    assert value["steps", "resnet34_unet, batch 4, eager"] > 0
+    assert value["loop", "unet, batch 4, strong"] > 0
+    hashes = {value["exact", what] for what in ("deterministic, once", "deterministic, again", "killed and resumed")}
+    assert len(hashes) == 1
+    assert value["dice", "val Dice 0.01"] > 0
+    assert value["dice", "val Dice 0.999"] == "not reached"
+    assert "| exact | killed and resumed |" in out.with_suffix(".md").read_text()

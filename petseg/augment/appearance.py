@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,6 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+
+from petseg.data.transfer import floats, indices
+
+Corner = tuple[int, int]  # row and column of a window's first pixel
+Hole = tuple[int, int, int, int]  # top, left, bottom, right: the last two outside
 
 NOISE_OFFSETS = 256  # windows of the noise bank per direction
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow and torchvision have it
@@ -53,13 +59,36 @@ def blur(image: torch.Tensor, sigmas_px: torch.Tensor, radius_px: int) -> torch.
     return image
 
 
-def add_noise(picture: torch.Tensor, std: float, at: tuple[int, int]) -> None:
-    """Add normal noise to one picture (3, H, W), in place: the window `at` of the noise bank.
+def add_noise(image: torch.Tensor, rows: Sequence[int], stds: Sequence[float], corners: Sequence[Corner]) -> None:
+    """Add normal noise to some pictures of (N, 3, H, W), in place: each takes the noise bank's window at its corner.
 
+    rows: (M) of the pictures; stds: (M) in grey levels of 255; corners: (M) row and column in the bank
     Fresh noise for each picture would have to be drawn on the host and carried over, since devices draw differently.
     """
-    (y, x), size = at, picture.shape[-1]
-    picture.add_(_noise_bank(size, picture.device)[:, y : y + size, x : x + size], alpha=std)
+    add = _add_noise_one_by_one if image.device.type == "cpu" else _add_noise_together
+    add(image, rows, stds, corners)
+
+
+def _add_noise_one_by_one(
+    image: torch.Tensor, rows: Sequence[int], stds: Sequence[float], corners: Sequence[Corner]
+) -> None:
+    """Least work: a window is a view of the bank. On a GPU each picture would be a launch."""
+    height, width = image.shape[-2:]
+    bank = _noise_bank(width, image.device)
+    for row, std, (y, x) in zip(rows, stds, corners, strict=True):
+        image[row].add_(bank[:, y : y + height, x : x + width], alpha=std)
+
+
+def _add_noise_together(
+    image: torch.Tensor, rows: Sequence[int], stds: Sequence[float], corners: Sequence[Corner]
+) -> None:
+    device, (height, width) = image.device, image.shape[-2:]
+    first_y, first_x = indices([*itertools.chain(*corners)], device).view(-1, 2, 1).unbind(1)  # (M, 1) each
+    y, x = first_y + torch.arange(height, device=device), first_x + torch.arange(width, device=device)
+    windows = _noise_bank(width, device)[:, y[:, :, None], x[:, None, :]].transpose(0, 1)  # (M, 3, H, W)
+    at = indices(rows, device)
+    noisy = image.index_select(0, at).addcmul_(windows, floats(stds, device).view(-1, 1, 1, 1))
+    image.index_copy_(0, at, noisy)
 
 
 @functools.lru_cache(maxsize=4)
@@ -70,7 +99,24 @@ def _noise_bank(size: int, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(noise).to(device)
 
 
-def hide(picture: torch.Tensor, hole: Sequence[int]) -> None:
-    """Fill a rectangle (top, left, bottom, right) of one picture (3, H, W) with its mean colour, in place."""
-    top, left, bottom, right = hole
-    picture[:, top:bottom, left:right] = picture.mean(dim=(1, 2)).view(3, 1, 1)
+def hide(image: torch.Tensor, rows: Sequence[int], holes: Sequence[Hole]) -> None:
+    """Fill a rectangle of some pictures of (N, 3, H, W) with their mean colour, in place; rows, holes: (M)."""
+    (_hide_one_by_one if image.device.type == "cpu" else _hide_together)(image, rows, holes)
+
+
+def _hide_one_by_one(image: torch.Tensor, rows: Sequence[int], holes: Sequence[Hole]) -> None:
+    """Least work: only the rectangle is written. On a GPU each picture would be a launch."""
+    for row, (top, left, bottom, right) in zip(rows, holes, strict=True):
+        picture = image[row]
+        picture[:, top:bottom, left:right] = picture.mean(dim=(1, 2)).view(3, 1, 1)
+
+
+def _hide_together(image: torch.Tensor, rows: Sequence[int], holes: Sequence[Hole]) -> None:
+    device, (height, width) = image.device, image.shape[-2:]
+    sides = indices([*itertools.chain(*holes)], device).view(-1, 4, 1, 1, 1)
+    top, left, bottom, right = sides.unbind(1)  # (M, 1, 1, 1) each
+    y, x = torch.arange(height, device=device).view(-1, 1), torch.arange(width, device=device)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)  # (M, 1, H, W)
+    at = indices(rows, device)
+    pictures = image.index_select(0, at)
+    image.index_copy_(0, at, torch.where(inside, pictures.mean(dim=(2, 3), keepdim=True), pictures))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from petseg.augment.appearance import add_noise, blur, hide, recolor
 from petseg.augment.draws import Change, draw
 from petseg.augment.warp import affine_grid, displacement, warp
 from petseg.config import AugmentConfig, RunConfig
 from petseg.data.plan import Ids
+from petseg.data.transfer import floats, indices
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # pictures (B, 3, H, W) float in 0-255, trimaps (B, H, W) uint8
 
@@ -59,12 +59,12 @@ def _changed(changes: Sequence[Change], image: torch.Tensor, trimap: torch.Tenso
     """Samples (N, ...), each by its change. The tensors are this function's own."""
     image = image.contiguous()  # grid_sample reads planes quicker than channels_last, and writes nothing else
     if flips := [i for i, change in enumerate(changes) if change.flip]:
-        rows = _on(flips, image.device)
+        rows = indices(flips, image.device)
         image = _put(image, rows, _pick(image, rows).flip(-1))
         trimap = _put(trimap, rows, _pick(trimap, rows).flip(-1))
     moved = [i for i, change in enumerate(changes) if change.affine is not None or change.bumps is not None]
     if moved:
-        rows, grid = _on(moved, image.device), _grid([changes[i] for i in moved], image, config)
+        rows, grid = indices(moved, image.device), _grid([changes[i] for i in moved], image, config)
         pictures, labels = warp(_pick(image, rows), _pick(trimap, rows), grid)
         image, trimap = _put(image, rows, pictures), _put(trimap, rows, labels)
     return _with_appearance(changes, image, config), trimap
@@ -74,11 +74,11 @@ def _grid(changes: Sequence[Change], image: torch.Tensor, config: AugmentConfig)
     """The composed field of each change: (N, 2, H, W) in [-1, 1]."""
     device, size = image.device, image.shape[-1]
     affine = np.stack([np.eye(2, 3) if change.affine is None else change.affine for change in changes])
-    grid = affine_grid(_floats(affine, device), size)
+    grid = affine_grid(floats(affine, device), size)
     if bumps := [(i, change.bumps) for i, change in enumerate(changes) if change.bumps is not None]:
         rows, noise = zip(*bumps, strict=True)
-        field = displacement(_floats(np.stack(noise), device), config, size).mul_(2 / size)
-        grid = grid.add_(field) if len(rows) == len(grid) else grid.index_add_(0, _on(rows, device), field)
+        field = displacement(floats(np.stack(noise), device), config, size).mul_(2 / size)
+        grid = grid.add_(field) if len(rows) == len(grid) else grid.index_add_(0, indices(rows, device), field)
     return grid
 
 
@@ -87,19 +87,17 @@ def _with_appearance(changes: Sequence[Change], image: torch.Tensor, config: Aug
     device = image.device
     if colors := [(i, change.color) for i, change in enumerate(changes) if change.color is not None]:
         picks, matrices = zip(*colors, strict=True)
-        rows = _on(picks, device)
-        image = _put(image, rows, recolor(_pick(image, rows), _floats(np.stack(matrices), device)))
+        rows = indices(picks, device)
+        image = _put(image, rows, recolor(_pick(image, rows), floats(np.stack(matrices), device)))
     if blurred := [(i, change.blur_sigma_px) for i, change in enumerate(changes) if change.blur_sigma_px]:
         picks, sigmas = zip(*blurred, strict=True)
-        rows, radius = _on(picks, device), math.ceil(3 * config.blur_max_sigma_px)
-        image = _put(image, rows, blur(_pick(image, rows), _floats(sigmas, device), radius))
-    for picture, change in zip(image, changes, strict=True):
-        if change.noise_std:
-            add_noise(picture, change.noise_std, change.noise_at)
+        rows, radius = indices(picks, device), math.ceil(3 * config.blur_max_sigma_px)
+        image = _put(image, rows, blur(_pick(image, rows), floats(sigmas, device), radius))
+    if noisy := [(i, change.noise_std, change.noise_at) for i, change in enumerate(changes) if change.noise_std]:
+        add_noise(image, *zip(*noisy, strict=True))
     image.clamp_(0, 255)  # all: interpolated white may be 255.00002, and must not depend on its batch's other changes
-    for picture, change in zip(image, changes, strict=True):
-        if change.hole:
-            hide(picture, change.hole)
+    if holes := [(i, change.hole) for i, change in enumerate(changes) if change.hole]:
+        hide(image, *zip(*holes, strict=True))
     return image
 
 
@@ -112,17 +110,4 @@ def _put(whole: torch.Tensor, rows: torch.Tensor, part: torch.Tensor) -> torch.T
 
 
 def _rows(changes: Sequence[Change], device: torch.device) -> torch.Tensor:
-    return _on([change.row for change in changes], device)
-
-
-def _on(rows: Sequence[int], device: torch.device) -> torch.Tensor:
-    return _carried(torch.tensor(rows, dtype=torch.int64), device)
-
-
-def _floats(numbers: ArrayLike, device: torch.device) -> torch.Tensor:
-    return _carried(torch.from_numpy(np.asarray(numbers, dtype=np.float32)), device)
-
-
-def _carried(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """To the device without waiting for it: only page-locked memory is copied while the host goes on."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    return indices([change.row for change in changes], device)

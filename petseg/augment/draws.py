@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petseg.augment.appearance import NOISE_OFFSETS, color_matrix
+from petseg.augment.appearance import NOISE_OFFSETS, Corner, Hole, color_matrix
 from petseg.augment.warp import bumps_per_side
 from petseg.config import AugmentConfig
 from petseg.data.plan import Ids
@@ -30,8 +30,8 @@ class Change:
     color: Floats | None = None  # (3, 6) new RGB from RGB and the picture's mean RGB
     blur_sigma_px: float = 0.0
     noise_std: float = 0.0  # in grey levels of 255
-    noise_at: tuple[int, int] = (0, 0)  # the window of the noise bank
-    hole: tuple[int, int, int, int] | None = None  # top, left, bottom, right: pixels of the picture that are hidden
+    noise_at: Corner = (0, 0)  # the window of the noise bank
+    hole: Hole | None = None  # pixels of the picture that are hidden
 
 
 def draw(config: AugmentConfig, ids: Ids, seed: int, epoch: int, image_size_px: int) -> list[Change]:

@@ -221,6 +221,18 @@ class TrainConfig:
     about a third more time."""
     compile: Literal["no", "auto", "always"] = field(default="no", metadata=LATER)
     """Train with torch.compile; auto: on a GPU, where the run has enough steps to pay for it."""
+    cuda_graphs: bool = field(default=True, metadata=FREE)
+    """On a GPU, start each training pass with one launch: forward and backward pass are captured once for each shape
+    of batch. The numbers stay; what cannot be captured runs as without, and the log says why."""
+    cudnn_benchmark: bool = field(default=True, metadata=FREE)
+    """On a GPU, let cuDNN try its algorithms on each new shape and keep the fastest. The choice may differ between two
+    runs: it is off with train.deterministic, and with augment.mode = add, where shapes differ from batch to batch."""
+    deterministic: bool = field(default=False, metadata=LATER)
+    """On a GPU, use deterministic algorithms alone: two runs, and one that was interrupted, end with the same bits. On
+    CPUs that holds in any case."""
+    tf32: bool = field(default=True, metadata=LATER)
+    """On a GPU, compute float32 convolutions in TF32, with 10 bits of mantissa instead of 23, as torch does by default;
+    of no effect with bf16 and fp16."""
     sync_batchnorm: bool = field(default=False, metadata=LATER)
     """BatchNorm's statistics are those of all processes' passes together (GPUs only)."""
     seed: int = 0

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
+from petseg.data.transfer import floats
+
 IGNORE_INDEX = 255  # target value of pixels that neither loss nor metrics count
 # mean and standard deviation of ImageNet's pictures (RGB, 0-1): the convention of pretrained encoders
 _MEAN = (0.485, 0.456, 0.406)
@@ -19,8 +21,7 @@ def to_image(image: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def normalise(image: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """(B, 3, H, W) float in 0-255 -> zero mean and unit variance over ImageNet."""
-    mean = torch.tensor(_MEAN, device=image.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(_STD, device=image.device).view(1, 3, 1, 1) * 255
+    mean, std = (floats(values, image.device).view(1, 3, 1, 1) * 255 for values in (_MEAN, _STD))
     normal = (image - mean) / std
     return normal.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
@@ -33,7 +34,7 @@ def build_target(trimap: torch.Tensor, border: str, values: Mapping[str, int]) -
     target = (trimap == values["pet"]).long()
     is_border = trimap == values["border"]
     if border == "fg":
-        target[is_border] = 1
-    elif border == "ignore":
-        target[is_border] = IGNORE_INDEX
+        return target.masked_fill_(is_border, 1)
+    if border == "ignore":
+        return target.masked_fill_(is_border, IGNORE_INDEX)
     return target

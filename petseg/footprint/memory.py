@@ -27,6 +27,7 @@ from petseg.losses import build_loss
 from petseg.models.build import build_model
 from petseg.models.checkpointing import checkpoint_stages
 from petseg.models.encoders import encoder_parameters
+from petseg.models.reflect import as_on_gpu
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
 
@@ -221,7 +222,10 @@ def _materialised(model: nn.Module, channels_last: bool) -> nn.Module:
 @contextlib.contextmanager
 def _without_numbers(device: DeviceType) -> Iterator[None]:
     """Tensors are fake. They say they are on a CPU, because autograd asks a GPU's driver for its streams."""
-    with FakeTensorMode(), _CudaPrecision() if device == "cuda" else contextlib.nullcontext():
+    with FakeTensorMode(), contextlib.ExitStack() as stack:
+        if device == "cuda":
+            stack.enter_context(_CudaPrecision())
+            stack.enter_context(as_on_gpu())
         yield
 
 

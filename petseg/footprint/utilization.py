@@ -43,10 +43,13 @@ def model_flops_utilization(
 
 @functools.lru_cache
 def flops_per_image(config: RunConfig) -> float:
-    """Forward and backward, without what checkpointing computes again: that is the run's choice, not the model's."""
+    """Forward and backward, as torch's own layers compute them.
+
+    It leaves out what a run's choices add: what checkpointing computes again, and upsampling by products on a GPU.
+    """
     from petseg.footprint.memory import footprint
 
-    return footprint(with_values(config, {"train.grad_checkpointing": False}), 2, "cuda").flops_per_sample
+    return footprint(with_values(config, {"train.grad_checkpointing": False}), 2, "cpu").flops_per_sample
 
 
 def device_name(device: torch.device) -> str:

@@ -6,23 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from petseg.models.reflect import reflect_pad
+from petseg.models.upsample import upsample_bilinear
+
 
 class ReflectConv2d(nn.Conv2d):
-    """Convolution that keeps the size (divided by the stride) by reflecting at the border.
+    """Convolution that keeps the size (divided by the stride): its input is padded by `reflect_pad`."""
 
-    Where the map is no larger than the padding there is nothing to reflect: its edge is repeated instead, so that a
-    32 px picture passes a network that reduces it to one pixel.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, bias=False)  # BatchNorm follows: no bias
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, bias: bool = False
+    ) -> None:
+        """bias: of no use where BatchNorm follows"""
+        super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
         self.border = kernel_size // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)
-        mode = "reflect" if min(x.shape[-2:]) > self.border else "replicate"
-        with torch.autocast(x.device.type, enabled=False):  # which on a CPU would pad in float32, twice the bytes
-            x = F.pad(x, (self.border,) * 4, mode=mode)
-        return super().forward(x)
+        return super().forward(reflect_pad(x, self.border))
 
 
 class DoubleConv(nn.Sequential):
@@ -41,11 +40,10 @@ class DoubleConv(nn.Sequential):
 
 
 class BilinearUpsample(nn.Module):
-    """Twice the size, corners on corners, in the precision of what comes in: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    """Twice the size by `upsample_bilinear`: (B, C, H, W) -> (B, C, 2H, 2W)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        return upsample_bilinear(x)
 
 
 def build_upsample(channels: int, out_channels: int, up: str) -> nn.Module:

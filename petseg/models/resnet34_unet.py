@@ -90,7 +90,7 @@ class ResNet34UNet(nn.Module):
         ]  # the last rise has no map of the encoder beside it
         below = [4 * width] + [narrow] * 4
         self.decoder = nn.ModuleList(Rise(b + s, narrow, up) for b, s in zip(below, skips, strict=True))
-        self.segmentation_head = nn.Conv2d(narrow, num_classes, 3, padding=1, padding_mode="reflect")
+        self.segmentation_head = ReflectConv2d(narrow, num_classes, 3, bias=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_size(x)

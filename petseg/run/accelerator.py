@@ -14,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from petseg.config import RunConfig
 from petseg.footprint.gpus import require_gpus
+from petseg.run.determinism import set_arithmetic
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -38,6 +39,7 @@ def build_accelerator(config: RunConfig, world_size: int) -> Accelerator:
     Raises NodeFault, before the processes meet, where GPUs were given and this one sees none.
     """
     require_gpus()
+    set_arithmetic(config)
     precision = config.train.mixed_precision
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launcher not in ("no", precision):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from petseg.run.energy import EnergyMeter, open_meter
+from petseg.run.graphs import PassGraphs, build_pass_graphs
 from petseg.run.pace import StepClock
 from petseg.run.parts import Parts
 from petseg.run.progress import Progress, start_progress
@@ -43,6 +44,7 @@ class Run:
     attempt: CurrentAttempt
     pace: StepClock
     energy: EnergyMeter
+    graphs: PassGraphs
 
 
 def new_run(parts: Parts) -> Run:
@@ -54,4 +56,5 @@ def new_run(parts: Parts) -> Run:
         attempt=CurrentAttempt(parts.folder, train.save_every_min),
         pace=StepClock(enabled=parts.world_size > 1 and parts.device.type == "cpu"),
         energy=open_meter(parts.device),
+        graphs=build_pass_graphs(parts.config, parts.bare_model, parts.device, parts.world_size),
     )

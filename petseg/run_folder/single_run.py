@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from petseg.config import RunConfig
-from petseg.config.values import trial_id
+from petseg.config.values import trial_id, with_values
 from petseg.data.store import read_manifest
 from shards.command import OK, parse, run_command
 
@@ -26,6 +26,8 @@ class Command:
     """Train one model on a shard set. The same command again goes on where it stopped."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    recipe: str = ""
+    """Settings to start from, which other flags change: lab, fast, best, or a TOML file of config fields."""
     out: Path | None = None
     """Folder of the run; by default runs/single/ARCH-POLICY-ID, where ID is a hash of the config and the shard set."""
     world_size: int = 0
@@ -40,8 +42,22 @@ class Command:
         return Path("runs/single") / f"{config.model.arch}-{config.augment.policy}-{identifier}"
 
 
+def parse_command(argv: Sequence[str] | None, description: str | None) -> Command:
+    """The command line; where it names a recipe, the recipe's values are the defaults of the other flags.
+
+    Raises ValueError for words that are not understood, and for a recipe that cannot be read.
+    """
+    command = parse(Command, argv, description)
+    if not command.recipe:
+        return command
+    from petseg.recipes import read_recipe
+
+    run = with_values(RunConfig(), read_recipe(command.recipe))
+    return parse(Command, argv, description, default=Command(run=run))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    sys.stdout.write(f"{parse(Command, argv, __doc__).folder()}\n")
+    sys.stdout.write(f"{parse_command(argv, __doc__).folder()}\n")
     return OK
 
 

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
@@ -19,10 +20,12 @@ from petseg.augment.batch import augment_batch
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
+from petseg.data.transfer import floats
 from petseg.footprint.utilization import mfu_row
 from petseg.metrics.pixels import count_pixels, dice_of, iou_of
 from petseg.optim import set_learning_rate
 from petseg.run.batches import epoch_order, take_step, to_device, to_inputs, train_batches
+from petseg.run.graphs import PassInputs
 from petseg.run.pace import RankTime, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
 from petseg.run.parts import Parts
 from petseg.run.progress import PartialEpoch
@@ -119,36 +122,51 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
 def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
     """One optimizer step: forward and backward over its micro-batches, and the update.
 
-    Adds samples, loss, Dice and IoU to `sums` (4,) without waiting for the device. Each sample counts 1 / (samples of
-    the step over all ranks): DDP's mean over ranks is undone, so that neither a smaller last batch nor another world
-    size changes its weight; a sample and its copy (augment.mode) share it.
+    Adds samples, loss, Dice and IoU to `sums` (4,) without waiting for the device.
     """
     parts, config = run.parts, run.parts.config
     set_learning_rate(parts.optimizer, learning_rate_at(config, run.progress, epoch, step))
     side_px = image_size_px_at(config, run.progress, epoch, step)
     for batch in micro_batches:
-        image, trimap = to_device(parts, batch)
-        weight = batch.weight.to(parts.device, non_blocking=True)
-        image, trimap, weight = augment_batch(config, batch.plan.ids, epoch, image, trimap, weight)
-        if side_px < config.data.image_size_px:
-            image, trimap = shrink(image, trimap, side_px)
-        image, target = to_inputs(parts, image, trimap)
-        with contextlib.nullcontext() if batch.plan.last else parts.accelerator.no_sync(parts.model):
-            with run.pace.stopped_until(parts.bare_model):
-                logits = parts.model(image)  # (B, 2, H, W)
-            losses = parts.loss(logits, target)  # (B,)
-            share = (losses * weight).sum() * (parts.world_size / batch.plan.step_samples)
-            with run.pace.stopped() if batch.plan.last else contextlib.nullcontext():
-                parts.accelerator.backward(share)
-        counts = count_pixels(logits.detach(), target)
-        columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
-        sums += torch.stack(columns).double() @ weight.double()
+        inputs = training_inputs(parts, batch, epoch, side_px)
+        sums += run.graphs.run(partial(training_pass, run, batch.plan.last), inputs)
     if config.optim.grad_clip:
         parts.accelerator.clip_grad_norm_(parts.model.parameters(), config.optim.grad_clip)
     parts.optimizer.step()
     parts.optimizer.zero_grad()
     if parts.ema:
         parts.ema.update(run.progress.first_step(epoch) + step)
+
+
+def training_inputs(parts: Parts, batch: Batch, epoch: int, side_px: int) -> PassInputs:
+    """A micro-batch augmented, shrunk to side_px and normalised.
+
+    Each sample counts 1 / (samples of the step over all ranks): DDP's mean over ranks is undone, so that neither a
+    smaller last batch nor another world size changes its weight; a sample and its copy (augment.mode) share it.
+    """
+    config = parts.config
+    image, trimap = to_device(parts, batch)
+    weight = batch.weight.to(parts.device, non_blocking=True)
+    image, trimap, weight = augment_batch(config, batch.plan.ids, epoch, image, trimap, weight)
+    if side_px < config.data.image_size_px:
+        image, trimap = shrink(image, trimap, side_px)
+    image, target = to_inputs(parts, image, trimap)
+    return PassInputs(image, target, weight, floats(parts.world_size / batch.plan.step_samples, parts.device))
+
+
+def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
+    """Forward and backward pass of a micro-batch: adds up the gradients, and returns the sums (4,) of train_step."""
+    parts, pace = run.parts, run.pace
+    with contextlib.nullcontext() if is_last else parts.accelerator.no_sync(parts.model):
+        with pace.stopped_until(parts.bare_model):
+            logits = parts.model(inputs.image)  # (B, 2, H, W)
+        losses = parts.loss(logits, inputs.target)  # (B,)
+        loss = (losses * inputs.weight).sum() * inputs.scale
+        with pace.stopped() if is_last else contextlib.nullcontext():
+            parts.accelerator.backward(loss)
+    counts = count_pixels(logits.detach(), inputs.target)
+    columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
+    return torch.stack(columns).double() @ inputs.weight.double()
 
 
 def share_stats(run: Run, sums: torch.Tensor, lost: int, elapsed_s: float) -> StepStats:

@@ -18,6 +18,7 @@ from petseg.footprint.utilization import flops_per_image, model_flops_utilizatio
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run.micro_batches import PASSES, RESERVE_BYTES, SLACK, fewest_passes, fits, samples_per_pass, usable_bytes
 from petseg.run.resizing import relative_area
+from petseg.training.probe import probe_step
 from shards.terminal import duration
 
 MOST_SAMPLES = 4096  # of a pass, where a search for the largest ends
@@ -61,10 +62,23 @@ def make_plan(config: RunConfig, world_size: int, device: str, gpu_gb: float) ->
         device=f"{gpu.name}, {memory_bytes / GB:g} GB" if gpu else "this CPU",
         memory_bytes=memory_bytes,
         found=found,
-        forecast=forecast_on_gpu(found, gpu, passes) if gpu else forecast_on_cpu(config, found, passes),
+        forecast=forecast(config, found, gpu, passes),
         largest=find_largest(config, kind, memory_bytes, world_size) if memory_bytes else None,
         split_sizes=split_sizes(config),
     )
+
+
+def forecast(config: RunConfig, found: Footprint, gpu: Gpu | None, passes: int) -> Forecast:
+    """The time of a step: measured where the device is this machine's, else by the GPU's data sheet."""
+    if gpu is None:
+        return forecast_on_cpu(config, found, passes)
+    if not torch.cuda.is_available() or find_gpu(torch.cuda.get_device_name()) != gpu:
+        return forecast_on_gpu(found, gpu, passes)
+    try:
+        probe = probe_step(config, found.micro_batch, torch.device("cuda"))
+    except torch.cuda.OutOfMemoryError:
+        return forecast_on_gpu(found, gpu, passes)
+    return Forecast(passes * probe.step_s, probe.eval_s_per_sample, f"some steps on this {gpu.name}")
 
 
 def choose_device(name: str) -> Gpu | None:

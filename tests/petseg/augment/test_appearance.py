@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional
 
+from petseg.augment import appearance
 from petseg.augment.appearance import NOISE_OFFSETS, add_noise, blur, color_matrix, recolor
 from petseg.augment.batch import apply
 from petseg.augment.draws import Change, draw
@@ -73,8 +77,7 @@ def test_the_blur_is_torchvisions() -> None:
 
 def test_noise_has_the_wanted_strength_and_differs_by_window_and_channel() -> None:
     plain = torch.full((2, 3, SIZE, SIZE), 128.0)
-    add_noise(plain[0], 10.0, (0, 0))
-    add_noise(plain[1], 10.0, (17, NOISE_OFFSETS - 1))
+    add_noise(plain, [0, 1], [10.0, 10.0], [(0, 0), (17, NOISE_OFFSETS - 1)])
     noise = plain - 128
     assert noise.std().item() == pytest.approx(10, rel=0.02)
     assert noise.mean().item() == pytest.approx(0, abs=0.2)
@@ -88,9 +91,53 @@ def test_each_picture_of_a_batch_has_its_own_window_of_noise() -> None:
     changes = [Change(row, noise_std=10.0, noise_at=window) for row, window in enumerate(windows)]
     noisy, _ = apply(changes, image, trimap, AugmentConfig())
     for row, window in enumerate(windows):
-        expected = torch.full((3, SIZE, SIZE), 128.0)
-        add_noise(expected, 10.0, window)
-        assert torch.equal(noisy[row], expected)
+        expected = torch.full((1, 3, SIZE, SIZE), 128.0)
+        add_noise(expected, [0], [10.0], [window])
+        assert torch.equal(noisy[row], expected[0])
+
+
+def test_noise_and_holes_of_a_batch_at_once_are_those_of_each_picture() -> None:
+    """A GPU changes all pictures of a batch in the same few launches, a CPU one after the other."""
+    image, rows = greyish(4), [0, 2, 3]
+    noise = ([5.0, 10.0, 20.0], [(0, 0), (5, 9), (NOISE_OFFSETS - 1, 17)])
+    holes = [(5, 10, 25, 40), (0, 0, SIZE, 1), (SIZE - 1, SIZE - 2, SIZE, SIZE)]
+    for together, one_by_one, settings in (
+        (appearance._add_noise_together, appearance._add_noise_one_by_one, noise),
+        (appearance._hide_together, appearance._hide_one_by_one, (holes,)),
+    ):
+        ours, expected = image.clone(), image.clone()
+        together(ours, rows, *settings)
+        one_by_one(expected, rows, *settings)
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-4)
+        assert torch.equal(ours[1], image[1])
+        assert not torch.equal(ours[0], image[0])
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that a GPU would be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_launches_on_a_gpu_do_not_grow_with_the_batch() -> None:
+    """The device meta stands for a GPU: it takes the same way, without numbers."""
+    config, counts = AugmentConfig(policy="strong"), []
+    for batch in (64, 256):  # enough for each kind of change to occur
+        changes = draw(config, np.arange(batch), 0, 1, SIZE)
+        assert any(change.noise_std for change in changes)
+        assert any(change.hole for change in changes)
+        image = torch.empty(batch, 3, SIZE, SIZE, device="meta")
+        trimap = torch.empty(batch, SIZE, SIZE, dtype=torch.uint8, device="meta")
+        with Launches() as launches:
+            apply(changes, image, trimap, config)
+        counts.append(launches.count)
+    assert counts[0] == counts[1] < 150
 
 
 def test_a_hole_has_the_mean_colour_and_its_mask_stays() -> None:

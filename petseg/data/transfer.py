@@ -1,0 +1,24 @@
+"""Small tensors from the host to the device, without waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+
+def indices(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Whole numbers as int64."""
+    return _sent(torch.tensor(numbers, dtype=torch.int64), device)
+
+
+def floats(numbers: ArrayLike, device: torch.device) -> torch.Tensor:
+    """Numbers as float32."""
+    return _sent(torch.from_numpy(np.asarray(numbers, dtype=np.float32)), device)
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Only page-locked memory is copied while the host goes on."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

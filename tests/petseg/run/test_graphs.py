@@ -1,0 +1,172 @@
+"""Training passes as graphs, with a stand-in for CUDA that repeats the work on the memory of the capture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from petseg.config import RunConfig
+from petseg.config.values import with_values
+from petseg.models.unet import UNet
+from petseg.run import graphs
+from petseg.run.graphs import MAX_GRAPHS, WARM_UP_PASSES, PassGraphs, PassInputs, why_no_graphs
+from petseg.run_folder.layout import read_metrics
+from petseg.training.loop import train
+from tests.petseg.tensors import assert_same_tensors
+
+Tiny = Callable[..., RunConfig]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+class Repeater:
+    """As torch.cuda.graph, what it returns reads and overwrites the memory of the capture."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.captures = 0
+
+    def __call__(self, work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+        self.captures += 1
+        assert all(p.grad is None for p in self.parameters)
+        result = work()
+        gradients = [p.grad for p in self.parameters]
+
+        def replay() -> None:
+            for parameter in self.parameters:
+                parameter.grad = None
+            result.copy_(work())
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                gradient.copy_(parameter.grad)
+
+        return replay, result
+
+
+class Passes:
+    """A model, its plain pass, and how often that ran."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = UNet(width=4).double()
+        self.count = 0
+
+    def plain(self, inputs: PassInputs) -> torch.Tensor:
+        self.count += 1
+        losses = self.model(inputs.image).mean(dim=(1, 2, 3))
+        ((losses * inputs.weight).sum() * inputs.scale).backward()
+        return torch.stack([losses.detach().sum()] * 4)
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        return {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+
+
+def inputs_of(batch: int, seed: int = 0) -> PassInputs:
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.randn(batch, 3, 32, 32, dtype=torch.float64, generator=draw)
+    weight = torch.rand(batch, dtype=torch.float64, generator=draw)
+    return PassInputs(image, torch.zeros(batch, 32, 32, dtype=torch.int64), weight, torch.tensor(1 / batch))
+
+
+def test_each_pass_gives_what_the_plain_one_gives() -> None:
+    """Sums, gradients and BatchNorm's statistics, over two shapes in turns, with gradients dropped between."""
+    graphed, expected = Passes(), Passes()
+    capture = Repeater(graphed.model)
+    runner = PassGraphs(graphed.model, capture)
+    for seed, batch in enumerate([4, 3, 4, 4, 3]):
+        inputs = inputs_of(batch, seed)
+        sums, plain_sums = runner.run(graphed.plain, inputs).clone(), expected.plain(inputs)
+        assert torch.equal(sums, plain_sums)
+        assert_same_tensors(graphed.gradients(), expected.gradients())
+        assert_same_tensors(dict(graphed.model.named_buffers()), dict(expected.model.named_buffers()))
+        for passes in (graphed, expected):
+            passes.model.zero_grad()
+    assert capture.captures == 2
+    assert graphed.count == 2 * (WARM_UP_PASSES + 1) + 5  # the stand-in works when it records
+
+
+def test_a_pass_that_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    graphed, expected = Passes(), Passes()
+
+    def refuse(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+        work()  # gradients and statistics are touched before it fails
+        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
+
+    runner = PassGraphs(graphed.model, refuse)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(2):
+            inputs = inputs_of(4, seed)
+            assert torch.equal(runner.run(graphed.plain, inputs), expected.plain(inputs))
+    assert_same_tensors(graphed.gradients(), expected.gradients())
+    assert_same_tensors(dict(graphed.model.named_buffers()), dict(expected.model.named_buffers()))
+    message = "capturing (4, 3, 32, 32) failed: operation not permitted when stream is capturing"
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [message]
+
+
+def test_shapes_beyond_the_limit_are_not_captured() -> None:
+    passes = Passes()
+    capture = Repeater(passes.model)
+    runner = PassGraphs(passes.model, capture)
+    for batch in range(1, MAX_GRAPHS + 4):
+        runner.run(passes.plain, inputs_of(batch + 1))
+        passes.model.zero_grad()
+    assert capture.captures == MAX_GRAPHS
+
+
+def test_a_run_with_graphs_ends_with_the_same_weights(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a smaller last batch, progressive resizing, averages, clipping and augmentation."""
+    config = tiny(
+        train__start_size_px=32, train__ema_decay=0.9, optim__grad_clip=1.0,
+        augment__policy="strong",
+    )  # fmt: skip
+    train(config, tmp_path / "plain")
+    captures = []
+
+    def with_stand_in(config: RunConfig, model: nn.Module, device: torch.device, world_size: int) -> PassGraphs:
+        captures.append(Repeater(model))
+        return PassGraphs(model, captures[-1])
+
+    monkeypatch.setattr("petseg.run.run.build_pass_graphs", with_stand_in)
+    train(config, tmp_path / "graphed")
+    assert captures[0].captures == 4  # two sizes, each with full batches and a last one
+    kept = [next((tmp_path / name).rglob("model.safetensors")) for name in ("plain", "graphed")]
+    assert_same_tensors(*(load_file(path) for path in kept))
+    plain, graphed = (read_metrics(tmp_path / name)[-1] for name in ("plain", "graphed"))
+    for name in ("train/loss", "train/dice", "val/loss", "val/dice"):
+        assert graphed[name] == plain[name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "world_size", "reason"),
+    [
+        ({}, 1, None),
+        ({"train.mixed_precision": "bf16", "train.compile": "always", "optim.name": "muon"}, 1, None),
+        ({"augment.mode": "add"}, 1, None),  # without a policy there are no copies
+        ({"augment.mode": "add", "augment.policy": "flip"}, 1, "augment.mode = add"),
+        ({"train.cuda_graphs": False}, 1, "train.cuda_graphs is off"),
+        ({"train.accumulation_steps": 2}, 1, "train.accumulation_steps"),
+        ({"train.mixed_precision": "fp16"}, 1, "fp16"),
+        ({"train.grad_checkpointing": True}, 1, "train.grad_checkpointing"),
+        ({}, 2, "several processes"),
+    ],
+)
+def test_what_cannot_be_captured_is_named(
+    tiny: Tiny, changes: dict[str, object], world_size: int, reason: str | None
+) -> None:
+    config = with_values(tiny(), changes)
+    named = why_no_graphs(config, GPU, world_size)
+    assert named is None if reason is None else reason in str(named)
+    assert why_no_graphs(config, CPU, world_size)
+
+
+def test_nothing_is_captured_without_a_gpu(tiny: Tiny) -> None:
+    passes = Passes()
+    runner = graphs.build_pass_graphs(tiny(), passes.model, CPU, 1)
+    runner.run(passes.plain, inputs_of(2))
+    assert passes.count == 1
