@@ -40,7 +40,8 @@ from petseg.data.plan import Batching, EpochOrder, train_plan
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from shards.command import parse
-from shards.pack import PackConfig, pack
+from shards.pack import pack
+from shards.packing.options import PackConfig
 from shards.sources import oxford
 
 SEED = 0

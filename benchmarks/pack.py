@@ -1,8 +1,9 @@
 """How long packing takes, against decoding and re-encoding the same pictures and trimaps once.
 
-python -m benchmarks.pack --source ../shared/data/pets --json pack.json
+python -m benchmarks.pack --source ../shared/data/pets --camvid ../shared/data/camvid --json pack.json
 
-All rows use the same number of processes, each starts its own, and the rows take turns in every run.
+All rows use the same number of processes, each starts its own, and the rows take turns in every run. With --camvid,
+pictures and masks of classes that patterns pair are packed in the same runs.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +25,13 @@ from PIL import Image
 
 from shards import pool
 from shards.command import parse
-from shards.pack import PackConfig, pack
+from shards.pack import pack
+from shards.packing.options import PackConfig
+from shards.packing.origin import list_files
 from shards.packing.plan import CHUNK
+from shards.packing.survey import write_table
 from shards.sources import oxford
+from shards.sources.listing import Listed
 
 QUALITY = 95
 CEILING = 1.3  # what packing may cost, in times of the first row
@@ -38,6 +43,8 @@ class BenchConfig:
 
     source: Path = Path(os.environ.get("PETSEG_PETS_ROOT", "../shared/data/pets"))
     """Folder in the Oxford-IIIT Pet layout."""
+    camvid: Path | None = None
+    """Folder with images/SPLIT/KEY.jpg and masks/SPLIT/KEY.png, such as CamVid."""
     workers: int = 0
     """Processes of every row; 0 means one per core."""
     runs: int = 5
@@ -53,21 +60,30 @@ class Row:
     name: str
     seconds: float
     samples_per_s: float
-    ratio: float  # to the first row
+    ratio: float  # to the first row of the same data set
 
 
-def reencode_simplejpeg(pets: tuple[oxford.Pet, ...]) -> int:
-    """Decode and encode each picture and trimap once; returns the bytes that came out."""
-    return sum(_reencode_picture(pet) + _reencode_trimap(pet) for pet in pets)
+@dataclass(frozen=True)
+class Way:
+    """What one row measures, on how many samples."""
+
+    run: Callable[[], None]
+    num_samples: int
+    first: str  # the row to compare with
 
 
-def reencode_pillow(pets: tuple[oxford.Pet, ...]) -> int:
+def reencode_simplejpeg(samples: tuple[Listed, ...]) -> int:
+    """Decode and encode each picture and mask once; returns the bytes that came out."""
+    return sum(_reencode_picture(sample) + _reencode_mask(sample) for sample in samples)
+
+
+def reencode_pillow(samples: tuple[Listed, ...]) -> int:
     """Decode and re-encode with Pillow alone."""
-    return sum(_reencode_picture_pillow(pet.picture.read_bytes()) + _reencode_trimap(pet) for pet in pets)
+    return sum(_reencode_picture_pillow(one.picture.read_bytes()) + _reencode_mask(one) for one in samples)
 
 
-def _reencode_picture(pet: oxford.Pet) -> int:
-    data = pet.picture.read_bytes()
+def _reencode_picture(sample: Listed) -> int:
+    data = sample.picture.read_bytes()
     if not data.startswith(b"\xff\xd8"):  # a PNG or GIF under a .jpg name
         return _reencode_picture_pillow(data)
     pixels = simplejpeg.decode_jpeg(data, "RGB")
@@ -80,43 +96,75 @@ def _reencode_picture_pillow(data: bytes) -> int:
     return len(file.getvalue())
 
 
-def _reencode_trimap(pet: oxford.Pet) -> int:
+def _reencode_mask(sample: Listed) -> int:
     file = io.BytesIO()
-    Image.open(io.BytesIO(pet.trimap.read_bytes())).save(file, "PNG")
+    Image.open(io.BytesIO(sample.files()[1].read_bytes())).save(file, "PNG")
     return len(file.getvalue())
 
 
-def reencode_all(function: Callable[[tuple[oxford.Pet, ...]], int], pets: tuple[oxford.Pet, ...], workers: int) -> None:
-    chunks = [pets[start : start + CHUNK] for start in range(0, len(pets), CHUNK)]
+def reencode_all(function: Callable[[tuple[Listed, ...]], int], samples: Sequence[Listed], workers: int) -> None:
+    chunks = [tuple(samples[start : start + CHUNK]) for start in range(0, len(samples), CHUNK)]
     for _ in pool.ordered_map(function, chunks, num_workers=workers):
         pass
 
 
-def pack_all(source: Path, image_size_px: int, workers: int) -> None:
+def pack_all(config: PackConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        pack(PackConfig(out=Path(folder) / "set", source=source, image_size_px=image_size_px, workers=workers))
+        pack(replace(config, out=Path(folder) / "set"))
+
+
+def ways_of_pets(config: BenchConfig, workers: int) -> dict[str, Way]:
+    pets = oxford.read_folder(config.source).samples
+    first = "decode + re-encode once, simplejpeg"
+    packing = PackConfig(source=config.source, workers=workers)
+    runs: dict[str, Callable[[], None]] = {
+        first: partial(reencode_all, reencode_simplejpeg, pets, workers),
+        "decode + re-encode once, Pillow": partial(reencode_all, reencode_pillow, pets, workers),
+        "pack, original bytes": partial(pack_all, packing),
+        "pack, --image-size-px 128": partial(pack_all, replace(packing, image_size_px=128)),
+        "pack, --image-size-px 256": partial(pack_all, replace(packing, image_size_px=256)),
+    }
+    return {name: Way(run, len(pets), first) for name, run in runs.items()}
+
+
+def ways_of_pairs(camvid: Path, workers: int, folder: Path) -> dict[str, Way]:
+    """The rows of a folder that patterns describe; its class table is written into `folder`."""
+    packing = PackConfig(
+        out=folder,
+        images=f"{camvid}/images/{{split}}/{{key}}.jpg",
+        masks=f"{camvid}/masks/{{split}}/{{key}}.png",
+        classes="auto",
+        workers=workers,
+    )
+    packing = replace(packing, classes=str(write_table(packing)[0]))
+    samples = list_files(packing).samples
+    first = "pairs: decode + re-encode once, simplejpeg"
+    runs: dict[str, Callable[[], None]] = {
+        first: partial(reencode_all, reencode_simplejpeg, samples, workers),
+        "pairs: pack, original bytes": partial(pack_all, packing),
+        "pairs: pack, --image-size-px 256": partial(pack_all, replace(packing, image_size_px=256)),
+    }
+    return {name: Way(run, len(samples), first) for name, run in runs.items()}
 
 
 def measure(config: BenchConfig) -> list[Row]:
-    pets = oxford.read_folder(config.source).pets
     workers = config.workers or pool.default_workers()
-    ways: dict[str, Callable[[], None]] = {
-        "decode + re-encode once, simplejpeg": partial(reencode_all, reencode_simplejpeg, pets, workers),
-        "decode + re-encode once, Pillow": partial(reencode_all, reencode_pillow, pets, workers),
-        "pack, original bytes": partial(pack_all, config.source, 0, workers),
-        "pack, --image-size-px 128": partial(pack_all, config.source, 128, workers),
-        "pack, --image-size-px 256": partial(pack_all, config.source, 256, workers),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for run in range(config.runs + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if run:  # the first run fills the page cache
-                seconds[name].append(time.perf_counter() - start)
+    ways = ways_of_pets(config, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        if config.camvid is not None:
+            ways |= ways_of_pairs(config.camvid, workers, Path(folder))
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for run in range(config.runs + 1):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way.run()
+                if run:  # the first run fills the page cache
+                    seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    first = next(iter(medians.values()))
-    return [Row(name, value, len(pets) / value, value / first) for name, value in medians.items()]
+    return [
+        Row(name, medians[name], way.num_samples / medians[name], medians[name] / medians[way.first])
+        for name, way in ways.items()
+    ]
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from typing import Any
 
 from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.heartbeat import read_heartbeat
-from shards.pack import PackConfig, pack
+from shards.pack import pack
+from shards.packing.options import PackConfig
 from slurm.rehearsal.cluster import Cluster, rehearse
 from slurm.rehearsal.settings import Site
 

@@ -19,7 +19,8 @@ from petseg.run.parts import Parts, build_parts
 from petseg.run.run import Run, new_run
 from petseg.run_folder.checkpoint import save_checkpoint
 from petseg.training.epoch import train_step
-from shards.pack import PackConfig, pack
+from shards.pack import pack
+from shards.packing.options import PackConfig
 
 TRAIN_SAMPLES = 3_312  # of Oxford-IIIT Pet
 NUM_PETS = 240  # drawn; 108 of them in train: four steps, the last of 12 samples

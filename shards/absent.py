@@ -1,4 +1,4 @@
-"""What to say where a folder holds no shard set: what lies there instead, or which command makes one."""
+"""Describes a folder without a shard set: what is there instead, or which command makes a set."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class ShardWriter:
         )
 
 
-CUT_OFF = "cut off"  # what is said of a header that the file ends before or within
+CUT_OFF = "cut off"  # for a header that the file ends before or within
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def header_at(data: memoryview, offset: int) -> Found | str:
 def find_members(data: memoryview) -> Iterator[Found]:
     """All files that can still be found in a tar, from block to block past what is damaged.
 
-    tarfile itself stops without a word at the first zeroed or damaged header behind the first member.
+    tarfile itself silently stops at the first zeroed or damaged header behind the first member.
     """
     offset = 0
     while offset + BLOCK <= len(data):

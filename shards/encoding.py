@@ -1,18 +1,58 @@
-"""The bytes that stand for a picture and for a trimap in a shard, and whether a PNG is as it was written."""
+"""Picture files: what a source's file holds, the bytes that stand for it in a shard, and whether a PNG is whole."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from shards.command import Failure
+from shards.files import NotRegular, read_regular
 
 MAX_PIXELS = 25_000_000  # asked of the header before anything is decoded: a small file can claim to be huge
 JPEG_QUALITY = 95
 PNG_SIGNATURE, PNG_LEVEL = b"\x89PNG\r\n\x1a\n", 2
 HEADER_BYTES = 13
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's colour types
+
+
+def read_source_file(path: Path) -> bytes:
+    """The bytes of a source's file; raises Failure if it is a folder, a FIFO or a device."""
+    try:
+        return read_regular(path)
+    except NotRegular as error:
+        raise Failure(str(error)) from None
+
+
+def open_image(path: Path, data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    """Read the header only; raises Failure that names the file for what cannot be read or is too large to decode."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=formats)
+    except Image.DecompressionBombError as error:
+        raise Failure(f"{path}: {error}") from None
+    except UnidentifiedImageError:  # its message shows the object that held the bytes
+        raise Failure(f"{path}: not a readable {', '.join(formats)} file") from None
+    except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
+        raise Failure(f"{path}: not a readable {', '.join(formats)} file ({error})") from None
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        raise Failure(f"{path}: {size} is more than {MAX_PIXELS / 1e6:.0f} megapixels; make it smaller")
+    if image.format == "PNG" and (problem := png_damage(data)):
+        raise Failure(f"{path} is damaged ({problem}); fetch it again")
+    return image
+
+
+def load_pixels(path: Path, image: Image.Image) -> None:
+    """Decode an opened picture; raises Failure that names the file."""
+    try:
+        image.load()
+    except Exception as error:  # Pillow raises whatever the bytes lead it to
+        raise Failure(f"{path}: cannot be decoded ({error}); fetch it again") from None
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:
@@ -44,7 +84,7 @@ def encode_png(trimap: np.ndarray) -> bytes:
 
 
 def png_damage(png: bytes) -> str:
-    """In words which part of a PNG is not as it was written; "" if the file is whole.
+    """Say which part of a PNG is not as it was written; empty if the file is whole.
 
     Pillow skips the checksums of pixel data, and fills up with zeros what a short stream of them leaves open.
     """

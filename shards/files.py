@@ -85,7 +85,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """The same error with the file's name, which write and fsync leave out; or the error that has one."""
+    """Add the file's name to an error of write or fsync, which leave it out; one that has a name stays as it is."""
     return error if error.filename is not None else type(error)(error.errno, error.strerror, str(path))
 
 

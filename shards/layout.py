@@ -46,16 +46,16 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def foreign_layout(image_suffix: str, mask_suffix: str, trimap: Mapping[str, int]) -> Layout:
-    """Of shards made elsewhere; jpg means jpeg, too."""
+    """The layout of shards made elsewhere; jpg includes jpeg."""
     images = ("jpg", "jpeg") if image_suffix == "jpg" else (image_suffix,)
     return Layout(images, (mask_suffix,), trimap, is_foreign=True)
 
 
 def layout_of(manifest: Manifest) -> Layout:
-    """Of a set as its manifest tells it. Raises ValueError if a foreign set does not say its suffixes."""
+    """The layout that a set's manifest describes. Raises ValueError if a foreign set does not say its suffixes."""
     packer = manifest.packer
     if not packer.get("foreign"):
-        return Layout(trimap=manifest.source.trimap)
+        return Layout(trimap=manifest.mask_values)
     try:
         return foreign_layout(packer["image_suffix"], packer["mask_suffix"], manifest.source.trimap)
     except KeyError as error:

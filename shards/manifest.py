@@ -1,8 +1,11 @@
 """The contract of a shard set: manifest.json, and one byte-offset index beside each shard.
 
 A shard set is a folder with manifest.json and, per shard, `NAME.tar` and `NAME.index.json`. Each sample is three
-adjacent tar members `KEY.jpg` (picture), `KEY.png` (trimap, uint8 values of `Source.trimap`) and `KEY.json` (facts of
-the sample). Keys match `[A-Za-z0-9_-]+`, because webdataset splits a member's name at its first dot.
+adjacent tar members `KEY.jpg` (picture), `KEY.png` (8-bit grey mask) and `KEY.json` (facts of the sample). Keys match
+`[A-Za-z0-9_-]+`, because webdataset splits a member's name at its first dot.
+
+Format version 1 holds trimaps, with the values of `Source.trimap`. Version 2 has a class table instead (`classes`):
+its masks hold 0 to K - 1, and 255 for pixels to ignore.
 
 Shards made elsewhere can be indexed in place (shards.foreign.index; `packer.foreign` is true). Their members are named
 otherwise, and may lack the facts: `NO_MEMBER` stands for them.
@@ -23,9 +26,11 @@ from typing import Any
 
 from shards.absent import describe_absence
 from shards.cause import ShardSetError
+from shards.classes import ClassTable, table_of_json
 from shards.files import NotRegular, decode_json, read_regular, write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of sets with trimaps
+CLASSES_VERSION = 2  # of sets with a class table
 MANIFEST_NAME = "manifest.json"
 DROPPED = "duplicates_dropped"  # of Manifest.packer: keys of listed samples that are not in the set
 SPLITS = ("train", "val", "test")
@@ -66,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard set is. `hash` covers everything else, the shards' sha256 included."""
+    """A shard set. `hash` covers everything else, including the sha256 of the shards."""
 
     source: Source
     packer: dict[str, Any]
@@ -74,6 +79,12 @@ class Manifest:
     shards: tuple[Shard, ...]
     format_version: int = FORMAT_VERSION
     hash: str = ""
+    classes: ClassTable | None = None  # None in a set of trimaps, which has format version 1
+
+    @property
+    def mask_values(self) -> dict[str, int]:
+        """What the values of a mask mean, by name."""
+        return self.classes.values if self.classes else self.source.trimap
 
     @property
     def counts(self) -> str:
@@ -148,25 +159,36 @@ def index_name(shard: str) -> str:
 
 def manifest_hash(manifest: Manifest) -> str:
     """sha256 of the manifest's canonical JSON without the hash itself."""
-    content = asdict(replace(manifest, hash=""))
+    content = _content_of(replace(manifest, hash=""))
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def _content_of(manifest: Manifest) -> dict[str, Any]:
+    """What manifest.json holds: trimap values or a class table, and never both."""
+    content = asdict(manifest)
+    if manifest.classes is None:
+        del content["classes"]
+    else:
+        del content["source"]["trimap"]
+    return content
+
+
 def with_hash(manifest: Manifest) -> Manifest:
-    """The same manifest with its hash filled in."""
+    """Return the manifest with its hash filled in."""
     return replace(manifest, hash=manifest_hash(manifest))
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
     """Write manifest.json with its hash filled in, and return that manifest."""
     manifest = with_hash(manifest)
-    write_whole(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=2) + "\n")
+    write_whole(folder / MANIFEST_NAME, json.dumps(_content_of(manifest), indent=2) + "\n")
     return manifest
 
 
-def load_manifest(folder: Path | str) -> Manifest:
+def load_manifest(folder: Path | str, *, allow_classes: bool = False) -> Manifest:
     """Read and check manifest.json.
 
+    allow_classes: read sets with a class table too, which the caller has to understand
     Raises ShardSetError if there is none, if it is damaged, if its format version is not ours, or if it names a shard
     by anything but a plain file name: whoever opens a shard joins its name to the folder.
     """
@@ -180,28 +202,44 @@ def load_manifest(folder: Path | str) -> Manifest:
     except ValueError as error:
         raise ShardSetError(f"{path} is damaged ({error}): pack the set again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise ShardSetError(f"{path} has format version {version!r}, this petseg reads {FORMAT_VERSION}: pack it again")
+    if version not in (FORMAT_VERSION, CLASSES_VERSION):
+        known = f"{FORMAT_VERSION} and {CLASSES_VERSION}"
+        raise ShardSetError(f"{path} has format version {version!r}, this petseg reads {known}: pack it again")
     try:
-        manifest = Manifest(
-            source=Source(**content["source"]),
-            packer=content["packer"],
-            splits={name: Split(**split) for name, split in content["splits"].items()},
-            shards=tuple(Shard(**shard) for shard in content["shards"]),
-            format_version=version,
-            hash=content["hash"],
-        )
+        manifest = _parse(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise ShardSetError(f"{path} is damaged ({error!r}): pack the set again") from None
+    except ValueError as error:
+        raise ShardSetError(f"{path} cannot be used ({error}): pack the set again") from None
     if problem := _problem_of(manifest):
         raise ShardSetError(f"{path} cannot be used ({problem}): pack the set again")
     if manifest.hash != manifest_hash(manifest):
         raise ShardSetError(f"{path} was altered: its content does not match its hash; pack the set again")
+    if manifest.classes and not allow_classes:
+        names = ", ".join(manifest.classes.names[:3])
+        raise ShardSetError(
+            f"{folder} has masks of {len(manifest.classes)} classes ({names}, ...), and this takes only trimaps "
+            "(pet, background, border): choose a set of Oxford-IIIT Pet or of drawn pets"
+        )
     return manifest
 
 
+def _parse(content: dict[str, Any]) -> Manifest:
+    """Raises ValueError, KeyError, TypeError or AttributeError for content that is no manifest."""
+    classes = table_of_json(content["classes"]) if content["format_version"] == CLASSES_VERSION else None
+    return Manifest(
+        source=Source(**content["source"], trimap={}) if classes else Source(**content["source"]),
+        packer=content["packer"],
+        splits={name: Split(**split) for name, split in content["splits"].items()},
+        shards=tuple(Shard(**shard) for shard in content["shards"]),
+        format_version=content["format_version"],
+        hash=content["hash"],
+        classes=classes,
+    )
+
+
 def _problem_of(manifest: Manifest) -> str:
-    """What in a manifest no reader could use, or could be led astray by; empty if there is nothing."""
+    """Say what makes a manifest unusable or unsafe to read; empty if nothing does."""
     names = Counter(shard.name if isinstance(shard.name, str) else "" for shard in manifest.shards)
     for name, count in names.items():
         if not SHARD_NAME.fullmatch(name):
@@ -224,7 +262,9 @@ def _problem_of(manifest: Manifest) -> str:
         if samples != in_shards[name]:
             return f"its split {name!r} has {samples} samples, and the shards of that split {in_shards[name]}"
     trimap: Any = manifest.source.trimap
-    if not isinstance(trimap, dict) or set(trimap) != set(TRIMAP_NAMES) or {type(v) for v in trimap.values()} != {int}:
+    if manifest.classes is None and (
+        not isinstance(trimap, dict) or set(trimap) != set(TRIMAP_NAMES) or {type(v) for v in trimap.values()} != {int}
+    ):
         return f"its trimap values are {trimap!r}"
     return "" if isinstance(manifest.packer, dict) else f"packer is {manifest.packer!r}"
 

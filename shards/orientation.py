@@ -23,7 +23,7 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def without_app1(jpg: bytes) -> bytes:
-    """The same JPEG without its APP1 segments (EXIF and XMP, both can hold an orientation)."""
+    """Remove the APP1 segments of a JPEG (EXIF and XMP, which both can hold an orientation)."""
     kept, offset = [jpg[:2]], 2
     while jpg[offset : offset + 1] == b"\xff" and jpg[offset + 1 : offset + 2] != START_OF_SCAN:
         end = offset + 2 + int.from_bytes(jpg[offset + 2 : offset + 4], "big")

@@ -1,8 +1,10 @@
-"""Pack pictures and trimaps into tar shards that webdataset and petseg read.
+"""Pack pictures and masks into tar shards that webdataset and petseg read.
 
 python -m shards.pack --synthetic 400 --out data/shards
 python -m shards.pack --download --out data/shards
 python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 --out data/shards256 --resume
+python -m shards.pack --images 'camvid/images/{split}/{key}.jpg' --masks 'camvid/masks/{split}/{key}.png' \\
+    --classes auto --out data/camvid
 """
 
 from __future__ import annotations
@@ -10,8 +12,7 @@ from __future__ import annotations
 import runpy
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,110 +22,82 @@ if __name__ == "__main__":
 
 from shards import encoding
 from shards import manifest as contract
-from shards.command import OK, parse, run_command, typed
+from shards.command import OK, parse, printable, run_command, typed
 from shards.duplicates_note import NearDuplicates, save_near_duplicates
+from shards.labels.faults import Fault, Tally, mask_faults, set_faults, table_faults
 from shards.manifest import DROPPED, SPLITS, Manifest
 from shards.packing import pictures, publish, resume
-from shards.packing.plan import build_shards, plan_shards, without_twins, workers_for
+from shards.packing.options import AUTO, PackConfig
+from shards.packing.origin import list_files, listed_samples
+from shards.packing.plan import BuildOptions, Built, build_shards, plan_shards, without_twins
+from shards.packing.survey import write_table
 from shards.picture_hash import Hashes, find_duplicates
 from shards.pool import progress
-from shards.sources import oxford, synthetic
+from shards.sources.listing import NAMED, Listed, Listing
 
-LOWEST = {"samples_per_shard": 1, "image_size_px": 0, "workers": 0, "seed": 0, "max_corrupt": 0}
 SHOWN_DAMAGED = 50  # names in the summary, where each picture is to be looked at
 
 
 @dataclass(frozen=True)
-class PackConfig:
-    """Pack pictures and trimaps into a shard set. Name exactly one of --source, --download, --synthetic."""
+class Outcome:
+    """The set that is in place now, whether it was there before, and what is odd about it."""
 
-    out: Path = Path("data/shards")
-    """Folder of the shard set."""
-    source: Path | None = None
-    """Folder in the Oxford-IIIT Pet layout, or its parent."""
-    download: bool = False
-    """Fetch Oxford-IIIT Pet (0.8 GB) with torchvision, unless it is there."""
-    download_root: Path = Path("data/oxford")
-    """Where --download keeps the data set."""
-    synthetic: int = 0
-    """Number of drawn pets: needs no download."""
-    synthetic_folder: Path | None = None
-    """Keep the drawn pets here, in the data set's layout; by default they are drawn aside and removed."""
-    synthetic_longer_side_px: int = 200
-    """Longer side of the largest drawn picture."""
-    seed: int = 0
-    """Of the order of the samples within the shards, and of the drawn pets."""
-    samples_per_shard: int = 256
-    """At most so many samples in a shard; the shards of a split differ by one sample at most."""
-    image_size_px: int = 0
-    """Squash pictures (antialiased, JPEG quality 95) and trimaps (nearest) to N x N; 0 keeps the original bytes."""
-    workers: int = 0
-    """Processes; 0 means one per core, and one alone for a handful of samples."""
-    max_corrupt: int = 10
-    """How many pictures may be damaged, so that they decode with a warning; more stop the pack, which names them."""
-    drop_duplicates: bool = False
-    """Leave out of train each picture that is nearly the same as one of val or test, and name it in the summary; all
-    pictures are read twice. Without it such pairs are only counted."""
-    overwrite: bool = False
-    """Replace a different shard set in --out."""
-    resume: bool = False
-    """Go on with a pack that was killed: shards that it had finished, and that are whole, are used again."""
-    check: bool = False
-    """Only see whether the pack could begin, by what lies in --source and --out, and write nothing."""
-
-    def __post_init__(self) -> None:
-        given = [self.source is not None, self.download, self.synthetic != 0]
-        if sum(given) != 1:
-            raise ValueError(f"name exactly one of --source DIR, --download, --synthetic N ({sum(given)} given)")
-        if self.synthetic_folder is not None and not self.synthetic:
-            raise ValueError("--synthetic-folder is where drawn pets are kept: it needs --synthetic N")
-        for name, lowest in LOWEST.items():
-            if getattr(self, name) < lowest:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is {getattr(self, name)}, but must be at least {lowest}")
-
-    def num_workers(self, num_samples: int) -> int:
-        return self.workers or workers_for(num_samples)
+    manifest: Manifest
+    oddities: dict[str, list[str]]  # names by kind
+    was_there: bool
+    duplicates: NearDuplicates
+    faults: tuple[Fault, ...] = ()  # of labels of classes
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The set that is in place now, the names behind each kind of oddity, and whether it was there before."""
+class _Written:
+    """All shards of a set, written but not in place yet."""
 
     manifest: Manifest
     oddities: dict[str, list[str]]
-    was_there: bool
-    duplicates: NearDuplicates
+    hashes: Hashes
+    labels: Tally
 
 
 def pack(config: PackConfig) -> Outcome:
     """Pack a shard set into `config.out`; a set that is there already stays as it is.
 
     The set depends on the samples, image_size_px, samples_per_shard and seed alone, byte for byte.
-    Raises ValueError for wrong use, Failure (naming the files) for pictures and trimaps that cannot be packed. Killed
-    or interrupted, it leaves the finished shards in a hidden folder, for a pack with `resume` to go on with.
+    Raises ValueError for wrong use, Failure (naming the files) for pictures and masks that cannot be packed, and
+    LabelFaults for masks that do not fit their class table. Killed or interrupted, it leaves the finished shards in a
+    hidden folder, for a pack with `resume` to continue with.
     """
     with publish.staging_folder(config.out, resume=config.resume) as staging:
         existing = _existing_set(config)
-        with _pet_folder(config, staging) as folder:
-            manifest, oddities, hashes = _write_shards(folder, config, staging)
-        duplicates = find_duplicates(hashes, manifest.hash)
+        with listed_samples(config, staging) as listing:
+            _refuse_other_table(existing, listing, config)
+            written = _write_shards(listing, config, staging)
+        manifest, duplicates = written.manifest, find_duplicates(written.hashes, written.manifest.hash)
+        faults = (*mask_faults(written.labels), *set_faults(manifest, duplicates))
         if existing is not None and existing.hash == manifest.hash and publish.is_complete(config.out, existing):
             save_near_duplicates(duplicates, config.out)  # which an earlier version did not note
-            return Outcome(existing, oddities, True, duplicates)
+            return Outcome(existing, written.oddities, True, duplicates, faults)
         if existing is not None and existing.hash != manifest.hash and not config.overwrite:
             raise ValueError(_different(config, "its samples differ"))
         save_near_duplicates(duplicates, staging)
         contract.save_manifest(manifest, staging)
-        return Outcome(publish.publish(staging, config.out), oddities, False, duplicates)
+        return Outcome(publish.publish(staging, config.out), written.oddities, False, duplicates, faults)
 
 
 def check(config: PackConfig) -> None:
-    """Raises what `pack` would raise before it packs anything, but for what only a download shows."""
-    if config.out.exists():
-        _existing_set(config)
-    if config.source is not None:
-        oxford.read_folder(config.source)
+    """Raise what `pack` would raise before it packs anything, except for what only a download shows."""
+    existing = _existing_set(config) if config.out.exists() else None
+    if config.source is not None or config.images:
+        _refuse_other_table(existing, list_files(config), config)
+
+
+def _refuse_other_table(existing: Manifest | None, listing: Listing, config: PackConfig) -> None:
+    if existing is None or config.overwrite or existing.classes == listing.classes:
+        return
+    if existing.classes is None or listing.classes is None:
+        raise ValueError(_different(config, "one has trimaps, and the other masks of classes"))
+    faults = table_faults(listing.classes, existing.classes)
+    raise ValueError(_different(config, "; ".join(map(str, faults)) or "its classes have other colours"))
 
 
 def _settings(config: PackConfig) -> dict[str, Any]:
@@ -143,7 +116,7 @@ def _existing_set(config: PackConfig) -> Manifest | None:
             raise ValueError(_different(config, "it has shards without a manifest"))
         return None
     try:
-        existing = contract.load_manifest(config.out)
+        existing = contract.load_manifest(config.out, allow_classes=True)
     except ValueError as error:
         if config.overwrite:
             return None
@@ -160,83 +133,69 @@ def _different(config: PackConfig, why: str) -> str:
     return f"{config.out} holds a different shard set ({why}): --overwrite replaces it, or choose another --out"
 
 
-@contextmanager
-def _pet_folder(config: PackConfig, staging: Path) -> Iterator[oxford.PetFolder]:
-    if config.synthetic:
-        folder = config.synthetic_folder or staging / "drawn"
-        synthetic.draw_folder(
-            folder,
-            num_pets=config.synthetic,
-            seed=config.seed,
-            longer_side_px=config.synthetic_longer_side_px,
-            num_workers=config.num_workers(config.synthetic),
-        )
-        yield oxford.read_folder(folder)
-    elif config.download:
-        yield oxford.read_folder(oxford.download(config.download_root))
-    else:
-        assert config.source is not None
-        yield oxford.read_folder(config.source)
-
-
-def _write_shards(
-    folder: oxford.PetFolder, config: PackConfig, staging: Path
-) -> tuple[Manifest, dict[str, list[str]], Hashes]:
-    """Write all shards and indices into `staging`.
-
-    Returns the manifest, which is not written yet, the oddities' names, and the hashes of the pictures.
-    """
-    pets, dropped = _chosen(folder, config)
-    plan = plan_shards(pets, seed=config.seed, samples_per_shard=config.samples_per_shard)
-    settings = _settings(config) | ({DROPPED: dropped} if config.drop_duplicates else {})
-    mine = resume.identity(settings, _listing(folder, config))
-    finished = resume.reuse(staging, mine, plan) if config.resume else {}
+def _write_shards(listing: Listing, config: PackConfig, staging: Path) -> _Written:
+    """Write all shards and indices into `staging`; the manifest is not written yet."""
+    samples, dropped = _chosen(listing, config)
+    plan = plan_shards(samples, seed=config.seed, samples_per_shard=config.samples_per_shard)
+    settings = _settings(config) | listing.settings | ({DROPPED: dropped} if config.drop_duplicates else {})
+    mine = resume.identity(settings, _identity_of(listing, config), listing.format_version)
+    num_classes = len(listing.classes) if listing.classes else 0
+    finished = resume.reuse(staging, mine, plan, num_classes) if config.resume else {}
     resume.save_identity(staging, mine)
-    num_samples = len(pets)
-    with progress("packed", num_samples) as advance:
-        built = list(
-            build_shards(
-                plan,
-                staging,
-                image_size_px=config.image_size_px,
-                num_workers=config.num_workers(num_samples),
-                advance=advance,
-                finished=finished,
-                max_corrupt=config.max_corrupt,
-            )
+    with progress("packed", len(samples)) as advance:
+        options = BuildOptions(
+            folder=staging,
+            image_size_px=config.image_size_px,
+            num_workers=config.num_workers(len(samples)),
+            advance=advance,
+            max_corrupt=config.max_corrupt,
+            rules=listing.rules,
         )
-    oddities: dict[str, list[str]] = defaultdict(list, {k: list(names) for k, names in folder.oddities.items()})
+        built = list(build_shards(plan, options, finished))
+    oddities: dict[str, list[str]] = defaultdict(list, {k: list(names) for k, names in listing.oddities.items()})
     oddities["near_duplicate"] += dropped
     for kind, key in (oddity for one in built for oddity in one.oddities):
         oddities[kind].append(key)
-    counts = {kind: len(oddities[kind]) for kind in pictures.ODDITIES if oddities.get(kind)}
-    keys = {split: [pet.key for pet in pets if pet.split == split] for split in SPLITS}
+    labels, hashes = Tally(), dict[str, dict[str, str]]()
+    for one in built:
+        labels.merge(one.labels)
+        hashes.setdefault(one.shard.split, {}).update(one.hashes)
+    settings["oddities"] = {kind: len(oddities[kind]) for kind in pictures.ODDITIES if oddities.get(kind)}
+    if listing.classes:
+        settings["labels"] = labels.content()
+    return _Written(_manifest_of(listing, samples, settings, built), oddities, hashes, labels)
+
+
+def _manifest_of(
+    listing: Listing, samples: Sequence[Listed], settings: dict[str, Any], built: Sequence[Built]
+) -> Manifest:
+    keys = {split: [sample.key for sample in samples if sample.split == split] for split in SPLITS}
     manifest = Manifest(
-        source=folder.source,
-        packer={**settings, "oddities": counts},
+        source=listing.source,
+        packer=settings,
         splits={split: contract.split_of_keys(keys[split]) for split in SPLITS if keys[split]},
         shards=tuple(one.shard for one in built),
+        format_version=listing.format_version,
+        classes=listing.classes,
     )
-    hashes: dict[str, dict[str, str]] = {split: {} for split in manifest.splits}
-    for one in built:
-        hashes[one.shard.split].update(one.hashes)
-    return contract.with_hash(manifest), oddities, hashes
+    return contract.with_hash(manifest)
 
 
-def _chosen(folder: oxford.PetFolder, config: PackConfig) -> tuple[Sequence[oxford.Pet], list[str]]:
+def _chosen(listing: Listing, config: PackConfig) -> tuple[Sequence[Listed], list[str]]:
     """The samples to pack, and the keys of those that are left out as duplicates."""
+    samples = listing.samples
     if not config.drop_duplicates:
-        return folder.pets, []
-    num_workers = config.num_workers(len(folder.pets))
-    with progress("compared", len(folder.pets)) as advance:
-        return without_twins(folder.pets, image_size_px=config.image_size_px, num_workers=num_workers, advance=advance)
+        return samples, []
+    num_workers = config.num_workers(len(samples))
+    with progress("compared", len(samples)) as advance:
+        return without_twins(samples, image_size_px=config.image_size_px, num_workers=num_workers, advance=advance)
 
 
-def _listing(folder: oxford.PetFolder, config: PackConfig) -> dict[str, Any]:
-    """What tells this pack's pictures from others, without reading them."""
+def _identity_of(listing: Listing, config: PackConfig) -> dict[str, Any]:
+    """Facts that identify the pictures of this pack, without reading them."""
     if config.synthetic and config.synthetic_folder is None:  # drawn aside: each pack draws the same ones afresh
         return {"synthetic": config.synthetic, "longer_side_px": config.synthetic_longer_side_px}
-    return {"listing_sha256": resume.listing_digest(folder.pets)}
+    return {"listing_sha256": resume.listing_digest(listing.samples)}
 
 
 def _print_summary(outcome: Outcome, out: Path) -> None:
@@ -259,13 +218,15 @@ def _print_summary(outcome: Outcome, out: Path) -> None:
         console.print(
             f"{outcome.duplicates.summary}: `{typed('-m', 'shards.duplicates', out)}` names them", soft_wrap=True
         )
+    for fault in outcome.faults:
+        console.print(f"fault of the labels: {fault}", soft_wrap=True)
     if not manifest.packer["oddities"]:
         return
     table = Table(title="oddities")
     for column in ("what", "count", "which"):
         table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
     for kind, count in manifest.packer["oddities"].items():
-        most = SHOWN_DAMAGED if kind in (pictures.CORRUPT, pictures.SUSPECT) else oxford.NAMED
+        most = SHOWN_DAMAGED if kind in (pictures.CORRUPT, pictures.SUSPECT) else NAMED
         names = ", ".join(outcome.oddities[kind][:most]) + (", ..." if count > most else "")
         table.add_row(f"{kind}: {pictures.ODDITIES[kind]}", str(count), names)
     console.print(table)
@@ -279,6 +240,12 @@ def main(argv: Sequence[str]) -> int:
     config = parse(PackConfig, argv, __doc__)
     if config.check:
         check(config)
+        return OK
+    if config.classes == AUTO:
+        table, sheet = write_table(config)
+        sys.stdout.write(
+            printable(f"{table}: name the classes, check them by {sheet}, then pack with --classes {table}\n")
+        )
         return OK
     _print_summary(pack(config), config.out)
     return OK

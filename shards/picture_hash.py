@@ -37,6 +37,7 @@ MAX_DISTANCE = 24  # bits of 256
 MIN_STEP = 2  # grey levels: without it noise decides the bits of flat areas (JPEG quality 50: 29 bits, not 14)
 MAX_COMPARISONS = 10**10  # two minutes; between larger sets only equal hashes are looked for
 CHUNK_ROWS = 512
+MAX_PAIRS_KEPT = 50 * MAX_PAIRS_NAMED  # in memory at a time
 
 Hashes = Mapping[str, Mapping[str, str]]  # split -> key -> 64 hex digits
 
@@ -71,13 +72,22 @@ def picture_hash(data: bytes) -> str:
 
 def find_duplicates(hashes: Hashes, manifest_hash: str) -> NearDuplicates:
     """The pairs of near-identical pictures of which one is in another split than the other."""
-    pairs, counts, distance = [], {}, _reach(hashes)
+    nearest: list[Pair] = []
+    counts, distance = dict[str, int](), _reach(hashes)
     for one, other in itertools.combinations(hashes, 2):
-        found = list(_pairs(hashes[one], hashes[other], distance))
-        pairs += [Pair(key, one, twin, other, bits) for key, twin, bits in found]
-        counts[f"{one}-{other}"] = len(found)
-    pairs.sort(key=lambda pair: (pair.distance, pair.key, pair.other))
-    return NearDuplicates(manifest_hash, METHOD, distance, counts, tuple(pairs[:MAX_PAIRS_NAMED]), hashes)
+        count = 0
+        for key, twin, bits in _pairs(hashes[one], hashes[other], distance):
+            count += 1
+            nearest.append(Pair(key, one, twin, other, bits))
+            if len(nearest) >= MAX_PAIRS_KEPT:  # the frames of a video that is in two splits make millions of pairs
+                nearest = _nearest(nearest)
+        counts[f"{one}-{other}"] = count
+    return NearDuplicates(manifest_hash, METHOD, distance, counts, tuple(_nearest(nearest)), hashes)
+
+
+def _nearest(pairs: list[Pair]) -> list[Pair]:
+    """The pairs that are named, from the most alike on."""
+    return sorted(pairs, key=lambda pair: (pair.distance, pair.key, pair.other))[:MAX_PAIRS_NAMED]
 
 
 def twins_in_train(hashes: Hashes) -> list[str]:

@@ -1,4 +1,4 @@
-"""Draw a contact sheet of a shard set: pictures with their trimaps over them, to look at before training.
+"""Draw a contact sheet of a shard set: pictures with their masks over them, to look at before training.
 
 python -m shards.show data/shards --out sheet.png --split train --count 24
 """
@@ -10,7 +10,7 @@ import os
 import runpy
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +23,20 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from shards.command import OK, Failure, parse, printable, run_command, typed
 from shards.encoding import png_damage
 from shards.files import open_regular, write_whole
+from shards.labels.sheet import palette_of
 from shards.manifest import Manifest, Member, Sample, load_index, load_manifest
 
 TINT = np.array([235, 45, 60], np.float32)
 CONTOUR = np.array([255, 225, 40], np.float32)
+CLASS_SHARE = 0.5  # of a class's colour in a pixel
 MARGIN_PX, CAPTION_PX = 6, 14
 INK, PAPER = (40, 40, 44), (250, 250, 248)
 
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Draw some samples of a shard set: pet tinted red, border yellow, key below."""
+    """Draw some samples of a shard set, each above its key: pet tinted red and border yellow, or classes in the colours
+    of the class table."""
 
     folder: Path
     """Folder of the shard set."""
@@ -44,13 +47,13 @@ class ShowConfig:
     count: int = 24
     """Number of samples, drawn at random."""
     seed: int = 0
-    """Of the draw."""
+    """Seed for the choice of samples."""
     keys: tuple[str, ...] = ()
     """These samples instead, of whatever split."""
     tile_px: int = 192
     """Longer side of a picture on the sheet."""
     masks: bool = True
-    """Draw the trimaps over the pictures."""
+    """Draw the masks over the pictures."""
 
     def __post_init__(self) -> None:
         for name, lowest in (("count", 1), ("tile_px", 32), ("seed", 0)):
@@ -62,7 +65,7 @@ class ShowConfig:
 
 def show(config: ShowConfig) -> int:
     """Write the contact sheet and return how many samples are on it."""
-    manifest = load_manifest(config.folder)
+    manifest = load_manifest(config.folder, allow_classes=True)
     places = _choose(config, manifest)
     columns = max(1, round(len(places) ** 0.5 * 1.25))
     rows = -(-len(places) // columns)
@@ -70,7 +73,7 @@ def show(config: ShowConfig) -> int:
     sheet = Image.new("RGB", (columns * cell + MARGIN_PX, rows * (cell + CAPTION_PX) + MARGIN_PX), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for number, (shard, sample) in enumerate(places):
-        tile = _tile(config, shard, sample, manifest.source.trimap)
+        tile = _tile(config, shard, sample, manifest)
         left, top = MARGIN_PX + number % columns * cell, MARGIN_PX + number // columns * (cell + CAPTION_PX)
         room = config.tile_px
         sheet.paste(tile, (left + (room - tile.width) // 2, top + (room - tile.height) // 2))
@@ -96,18 +99,22 @@ def _choose(config: ShowConfig, manifest: Manifest) -> list[tuple[str, Sample]]:
     return [everything[index] for index in order]
 
 
-def _tile(config: ShowConfig, shard: str, sample: Sample, meaning: Mapping[str, int]) -> Image.Image:
+def _tile(config: ShowConfig, shard: str, sample: Sample, manifest: Manifest) -> Image.Image:
     picture = _read_image(config.folder / shard, sample.key, sample.jpg, "JPEG").convert("RGB")
-    trimap = _read_image(config.folder / shard, sample.key, sample.png, "PNG")
+    mask = _read_image(config.folder / shard, sample.key, sample.png, "PNG")
     scale = config.tile_px / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture = picture.resize(size, Image.Resampling.BILINEAR)
     if not config.masks:
         return picture
-    values = np.asarray(trimap.resize(size, Image.Resampling.NEAREST))[..., None]
+    values = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
     pixels = np.asarray(picture, np.float32)
-    pixels = np.where(values == meaning["pet"], pixels * 0.62 + TINT * 0.38, pixels)
-    pixels = np.where(values == meaning["border"], pixels * 0.3 + CONTOUR * 0.7, pixels)
+    if manifest.classes:
+        colours = palette_of(manifest.classes)[values]
+        return Image.fromarray((pixels * (1 - CLASS_SHARE) + colours * CLASS_SHARE).astype(np.uint8))
+    meaning = manifest.source.trimap
+    pixels = np.where(values[..., None] == meaning["pet"], pixels * 0.62 + TINT * 0.38, pixels)
+    pixels = np.where(values[..., None] == meaning["border"], pixels * 0.3 + CONTOUR * 0.7, pixels)
     return Image.fromarray(pixels.astype(np.uint8))
 
 

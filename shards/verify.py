@@ -59,13 +59,13 @@ class VerifyConfig:
     show: int = 20
     """Findings listed per shard; the rest is counted."""
     repair: Path | None = None
-    """Rebuild broken shards byte for byte: from pictures in the pet layout, or from another copy of the set."""
+    """Rebuild broken shards byte for byte: from the folder of the pictures, or from another copy of the set."""
     index: bool = False
     """Index webdataset shards that were packed elsewhere, and write their manifest.json; the tars are not changed."""
     image_suffix: str = "jpg"
     """With --index: what follows the key's dot in the name of a picture; jpg means jpeg, too."""
     mask_suffix: str = "png"
-    """With --index: the same of a mask, such as seg.png."""
+    """With --index: what follows the key's dot in the name of a mask, such as seg.png."""
     trimap: dict[str, int] = field(default_factory=lambda: Source("", "").trimap)
     """With --index: what the values of a mask mean."""
     split: Literal["train", "val", "test"] | None = None
@@ -88,7 +88,7 @@ def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[D
     Raises ValueError if there is no shard set.
     """
     try:
-        manifest = load_manifest(folder)
+        manifest = load_manifest(folder, allow_classes=True)
     except ValueError as error:
         if not (folder / MANIFEST_NAME).exists():
             raise
@@ -104,7 +104,7 @@ def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[D
 
 
 def _check_set(manifest: Manifest, reports: Sequence[Report]) -> list[Damage]:
-    """What no single shard shows: keys that are there twice, and splits whose keys are not the packed ones."""
+    """Find what only all shards together show: duplicate keys, and splits whose keys are not those that were packed."""
     findings = []
     places: dict[str, list[Shard]] = defaultdict(list)
     for report in reports:
@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
     if findings:
         _print_findings(findings, config.show)
     else:
-        sys.stdout.write(f"whole: {_summary(load_manifest(config.folder))}\n")
+        sys.stdout.write(f"whole: {_summary(load_manifest(config.folder, allow_classes=True))}\n")
     if config.repair:
         sys.stdout.write(f"rebuilt: {', '.join(map(printable, repaired)) or 'nothing, all shards were whole'}\n")
     return DAMAGED if findings else OK

@@ -140,7 +140,7 @@ def test_parse_reads_what_is_typed() -> None:
         ("petseg.train", "--train.batch-size 0", "train.batch_size = 0: must be at least 1"),
         ("petseg.train", "--model.arch net", "invalid choice 'net' for argument '--model.arch'. Expected one of ("),
         ("petseg.evaluate", "", "missing from "),
-        ("shards.pack", "", "name exactly one of --source DIR, --download, --synthetic N (0 given)"),
+        ("shards.pack", "", "name exactly one of --source DIR, --download, --synthetic N, --images PATTERN (0 given)"),
         ("shards.pack", "--synthetic", "missing value for argument '--synthetic'"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
 # who may import what of ours; shards.command is every command's error boundary, shards.cause why trials end
-OF_SHARDS = {"shards.manifest", "shards.files", "shards.terminal", "shards.command", "shards.cause"}
+OF_SHARDS = {"shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause"}
 ALLOWED = {
     "shards": {"shards"},
     "petseg": {"petseg", *OF_SHARDS},
@@ -95,7 +95,7 @@ COMMANDS = {
     "jobs": ("sweep", "status", "logs", "retry", "cancel", "clean", "usage", "report", "sync", "doctor", "chain"),
 }
 ORDER = {
-    "shards": ("", "sources", "packing", "integrity", "foreign"),
+    "shards": ("", "labels", "sources", "packing", "integrity", "foreign"),
     "petseg": (
         "", "config", "recipes", "data", "augment", "models", "losses", "optim", "footprint", "run_folder", "run",
         "metrics", "evaluation", "tracking", "training",

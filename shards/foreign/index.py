@@ -1,7 +1,7 @@
 """Index webdataset shards that somebody else made: petseg then reads them in place. The tars are not changed.
 
 Each sample needs a JPEG and a mask (8-bit grey PNG) that stand together in one tar; its name up to the first dot, less
-the folders, becomes its key. What webdataset would drop or cut in halves without a word is an error here, and so is a
+the folders, becomes its key. What webdataset would silently drop or cut in halves is an error here, and so is a
 tar without a sample. Files that belong to no picture and no mask are left out and named.
 """
 
@@ -120,7 +120,7 @@ def _foreign_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        manifest = load_manifest(folder)
+        manifest = load_manifest(folder, allow_classes=True)
     except ValueError as error:
         raise ValueError(f"{error}; or, if the shards were packed elsewhere, remove {path} and index again") from None
     if not manifest.packer.get("foreign"):

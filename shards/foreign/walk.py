@@ -17,7 +17,7 @@ CHUNK_BYTES = 1 << 20
 def walk_tar(file: BinaryIO, problem: Callable[[str], None]) -> Iterator[tarfile.TarInfo]:
     """All members, none extracted; what is wrong with the tar goes to `problem`, in words.
 
-    tarfile itself ends without a word at a damaged header and at a cut between members.
+    tarfile itself silently ends at a damaged header and at a cut between members.
     """
     size, last, end, headers = os.fstat(file.fileno()).st_size, "none", 0, _Headers(file)
     try:

@@ -1,4 +1,4 @@
-"""What only decoding shows: whether the files of one sample are what a training set can hold."""
+"""Decodes the files of one sample, and says whether a training set can hold them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from shards.encoding import MAX_PIXELS, png_damage
 from shards.files import decode_json
 from shards.orientation import exif_orientation, without_app1
 
+MAX_DECLARED = 8  # values that a message names
+
 
 def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:
-    """Decode a sample's members; in words what is wrong with one of them, "" if a training set can hold them.
+    """Decode a sample's members, and say what is wrong with one of them; empty if a training set can hold them.
 
     The headers are asked for the sizes before anything is decoded: a small file can claim to be huge.
     """
@@ -37,7 +39,7 @@ def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap:
 
 
 def _orientation(jpg: bytes) -> int:
-    """By which readers may turn a picture; 0 or 1 if none does."""
+    """The EXIF orientation by which some readers turn a picture; 0 or 1 if no reader turns it."""
     if without_app1(jpg) == jpg:
         return 1
     with warnings.catch_warnings():
@@ -71,7 +73,8 @@ def _check_mask(name: str, png: bytes, size: tuple[int, int], trimap: Mapping[st
     others = [value for value, count in enumerate(counts) if count and value not in trimap.values()]
     if not others:
         return ""
-    declared = ", ".join(f"{value} ({what})" for what, value in trimap.items())
+    named = [f"{value} ({what})" for what, value in trimap.items()]
+    declared = ", ".join([*named[:MAX_DECLARED], *(["..."] if len(named) > MAX_DECLARED else [])])
     return f"{name} has other values than {declared}: {', '.join(map(str, others[:8]))}"
 
 

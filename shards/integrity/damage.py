@@ -1,4 +1,4 @@
-"""What is wrong with one shard: each finding names the shard, the sample and the place."""
+"""Finds damage in one shard; each finding names the shard, the sample and the byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OURS = Layout()
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong. `key` is empty where it concerns no sample, `offset` is None where there is no place."""
+    """One fault. `key` is empty if it concerns no single sample, `offset` is None if it has no position."""
 
     shard: str
     key: str
@@ -30,8 +30,20 @@ class Damage:
 
 
 @dataclass(frozen=True)
+class _IndexCheck:
+    """The samples of an index that can be trusted, or None and why there are none."""
+
+    samples: list[Sample] | None
+    findings: tuple[Damage, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(sample.key for sample in self.samples or ())
+
+
+@dataclass(frozen=True)
 class Report:
-    """What a shard's check gives: its findings, and the keys of its index for the checks over the whole set."""
+    """The findings of one shard, and the keys of its index for the checks over the whole set."""
 
     shard: Shard
     keys: tuple[str, ...]
@@ -40,49 +52,44 @@ class Report:
 
 def check_shard(shard: Shard, folder: Path, decode: bool, layout: Layout = OURS) -> Report:
     """Check the bytes of one shard and its index; if `decode`, decode what is whole, too."""
-    samples, findings = _check_index(shard, folder)
+    index = _check_index(shard, folder)
     try:
         file = open_regular(folder / shard.name, follow=False)
     except NotRegular as error:
-        return Report(shard, tuple(s.key for s in samples or ()), (*findings, Damage(shard.name, "", None, str(error))))
+        return Report(shard, index.keys, (*index.findings, Damage(shard.name, "", None, str(error))))
     except FileNotFoundError:
-        lost = tuple(Damage(shard.name, s.key, None, "lost with its shard") for s in samples or ())
-        findings += (Damage(shard.name, "", None, "the shard is missing"), *lost)
-        return Report(shard, tuple(s.key for s in samples or ()), findings)
+        lost = tuple(Damage(shard.name, key, None, "lost with its shard") for key in index.keys)
+        missing = Damage(shard.name, "", None, "the shard is missing")
+        return Report(shard, index.keys, (*index.findings, missing, *lost))
     with file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:  # which mmap refuses
-            return _check_bytes(shard, memoryview(b""), samples, findings, layout, decode)
+            return _check_bytes(shard, memoryview(b""), index, layout, decode)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            return _check_bytes(shard, data, samples, findings, layout, decode)
+            return _check_bytes(shard, data, index, layout, decode)
 
 
-def _check_index(shard: Shard, folder: Path) -> tuple[list[Sample] | None, tuple[Damage, ...]]:
-    """The samples of an index that can be trusted, or None and why there are none."""
+def _check_index(shard: Shard, folder: Path) -> _IndexCheck:
     name = index_name(shard.name)
     try:
         content = read_regular(folder / name, follow=False)
     except FileNotFoundError:
-        return None, (Damage(name, "", None, "the index is missing"),)
+        return _IndexCheck(None, (Damage(name, "", None, "the index is missing"),))
     except NotRegular as error:
-        return None, (Damage(name, "", None, str(error)),)
+        return _IndexCheck(None, (Damage(name, "", None, str(error)),))
     if hashlib.sha256(content).hexdigest() != shard.index_sha256:
-        return None, (Damage(name, "", None, "the index was altered: it does not match the manifest's sha256"),)
+        return _IndexCheck(
+            None, (Damage(name, "", None, "the index was altered: it does not match the manifest's sha256"),)
+        )
     try:
-        return load_index(folder, shard.name), ()
+        return _IndexCheck(load_index(folder, shard.name))
     except ValueError as error:
-        return None, (Damage(name, "", None, str(error)),)
+        return _IndexCheck(None, (Damage(name, "", None, str(error)),))
 
 
-def _check_bytes(
-    shard: Shard,
-    data: memoryview,
-    samples: list[Sample] | None,
-    findings: tuple[Damage, ...],
-    layout: Layout,
-    decode: bool,
-) -> Report:
+def _check_bytes(shard: Shard, data: memoryview, index: _IndexCheck, layout: Layout, decode: bool) -> Report:
     is_whole = len(data) == shard.num_bytes and hashlib.sha256(data).hexdigest() == shard.sha256
+    samples, findings = index.samples, index.findings
     if samples is None:
         rebuilt, found = _samples_without_index(shard, data, layout, is_whole)
         return Report(shard, tuple(s.key for s in rebuilt), (*findings, *found))
@@ -92,7 +99,7 @@ def _check_bytes(
     of_samples = tuple(_check_samples(shard.name, data, samples, layout, decode))
     if not is_whole:
         findings += (_whole_shard_finding(shard, data, samples, bool(of_samples)),)
-    return Report(shard, tuple(s.key for s in samples), findings + of_samples)
+    return Report(shard, index.keys, findings + of_samples)
 
 
 def _whole_shard_finding(shard: Shard, data: memoryview, samples: list[Sample], is_located: bool) -> Damage:
@@ -130,7 +137,7 @@ def _check_samples(
 
 
 def _check_member(data: memoryview, name: str, member: Member, layout: Layout) -> str:
-    """What is wrong with one member in its place; "absent" if another one is there, "" if all is well."""
+    """Say what is wrong with a member at its offset: "absent" if another member is there, empty if all is well."""
     header = header_at(data, member.offset - BLOCK)
     content = data[member.offset : member.offset + member.num_bytes]
     is_same = len(content) == member.num_bytes and zlib.crc32(content) == member.crc32

@@ -1,4 +1,4 @@
-"""Put back the broken files of a shard set, byte for byte: from the pictures it was packed of, or from another copy.
+"""Rebuilds the broken files of a shard set, byte for byte, from its pictures or from another copy.
 
 The manifest says what each file must be. A file that cannot be made so is left as it is, and named.
 """
@@ -29,9 +29,9 @@ from shards.manifest import (
     split_of_keys,
 )
 from shards.packing import publish
-from shards.packing.plan import ShardPlan, build_shards, first_lines, plan_shards, workers_for
+from shards.packing.origin import list_again
+from shards.packing.plan import BuildOptions, ShardPlan, build_shards, first_lines, plan_shards, workers_for
 from shards.pool import progress
-from shards.sources.oxford import read_folder
 
 ASIDE = "repair"  # within the hidden folder that a pack uses, too
 READ_BYTES = 1 << 20
@@ -42,7 +42,8 @@ logger = logging.getLogger(__name__)
 def repair(folder: Path, source: Path, *, num_workers: int = 0) -> list[str]:
     """Replace the files of `folder` that do not match its manifest, and return their names; whole ones stay untouched.
 
-    `source` is a folder in the pet layout, or another copy of the set. 0 workers means what the samples are worth.
+    `source` is the folder of the pictures and masks, or another copy of the set. 0 workers means as many as the samples
+    are worth.
     Raises ValueError if `source` is neither, or another set; Failure that names the shards that stay broken.
     """
     manifest = _load_own_manifest(folder, source)
@@ -61,11 +62,11 @@ def repair(folder: Path, source: Path, *, num_workers: int = 0) -> list[str]:
 
 def _load_own_manifest(folder: Path, source: Path) -> Manifest:
     try:
-        return load_manifest(folder)
+        return load_manifest(folder, allow_classes=True)
     except ValueError:
         what = "is damaged" if (folder / MANIFEST_NAME).exists() else "is missing"
         try:
-            load_manifest(source)
+            load_manifest(source, allow_classes=True)
             advice = f"if {source} is a copy of this set, copy its {MANIFEST_NAME} to {folder} and repair again"
         except ValueError:
             advice = f"copy it to {folder} from another copy of the set"
@@ -111,7 +112,7 @@ def _sha256_of(path: Path) -> str:
 def _replace(
     broken: dict[Shard, list[str]], fetch: Callable[[Shard, list[str]], str], folder: Path, aside: Path
 ) -> list[str]:
-    """Fetch each shard's files into `aside`, compare, and move them into place; go on with the others if one fails."""
+    """Fetch each shard's files into `aside`, compare, and move them into place; continue if one fails."""
     replaced, problems = [], []
     for shard, names in broken.items():
         try:
@@ -148,7 +149,7 @@ def _mismatch(name: str, wanted: str, got: str, advice: str) -> str:
 
 def _copier(manifest: Manifest, source: Path, aside: Path) -> Callable[[Shard, list[str]], str]:
     """Copy files of another copy of the set. Raises ValueError if it is a copy of another set."""
-    theirs = load_manifest(source)
+    theirs = load_manifest(source, allow_classes=True)
     if theirs.hash != manifest.hash:
         raise ValueError(f"{source} is another shard set: hash {theirs.hash[:10]}, not {manifest.hash[:10]}")
 
@@ -183,12 +184,10 @@ def _packer(
             save_index(samples_in_tar(folder / shard.name), aside, shard.name)
             return "the tar is whole, but its index is not what this petseg writes: repair from another copy of the set"
         planned = plan[shard.name]
-        workers = num_workers or workers_for(len(planned.pets))
-        with progress(f"packed for {shard.name}", len(planned.pets)) as advance:
-            size_px = manifest.packer["image_size_px"]
-            list(
-                build_shards([planned], aside, image_size_px=size_px, num_workers=workers, advance=advance, finished={})
-            )
+        workers = num_workers or workers_for(len(planned.samples))
+        with progress(f"packed for {shard.name}", len(planned.samples)) as advance:
+            options = BuildOptions(aside, manifest.packer["image_size_px"], workers, advance)
+            list(build_shards([planned], options))
         return (
             "the pictures or lists are not those of the set, or Pillow, numpy or simplejpeg is another version: "
             "repair from another copy of the set"
@@ -203,13 +202,13 @@ def _plan_again(manifest: Manifest, source: Path) -> list[ShardPlan]:
         raise ValueError(f"the set has JPEG quality {packer.get('jpeg_quality')}, this petseg packs {JPEG_QUALITY}")
     dropped = frozenset(packer.get(DROPPED, ()))
     try:
-        pets = [pet for pet in read_folder(source).pets if pet.key not in dropped]
+        samples = [sample for sample in list_again(packer, source).samples if sample.key not in dropped]
     except ValueError as error:
         raise ValueError(
-            f"--repair {source} is neither pictures in the pet layout nor a copy of the shard set ({error})"
+            f"--repair {source} is neither the folder that the set was packed from nor a copy of the set ({error})"
         ) from None
     for split in SPLITS:
-        actual = split_of_keys(pet.key for pet in pets if pet.split == split)
+        actual = split_of_keys(sample.key for sample in samples if sample.split == split)
         expected = manifest.splits.get(split, split_of_keys([]))
         if actual != expected:
             raise ValueError(
@@ -217,5 +216,5 @@ def _plan_again(manifest: Manifest, source: Path) -> list[ShardPlan]:
                 f"{actual.key_xor}, the manifest says {expected.num_samples} with {expected.key_xor}"
             )
     with suppress(KeyError, TypeError):
-        return plan_shards(pets, seed=packer["seed"], samples_per_shard=packer["samples_per_shard"])
+        return plan_shards(samples, seed=packer["seed"], samples_per_shard=packer["samples_per_shard"])
     raise ValueError("the manifest does not say how the set was packed: repair from another copy of the set")

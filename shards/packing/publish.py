@@ -60,7 +60,7 @@ def staging_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
             if kept:
                 empty(staging, kept)  # a disk that is full has more need of the space
                 num_shards = sum(name.endswith(".tar") for name in kept)
-                logger.warning("%d finished shards stay in %s: add --resume to go on with them", num_shards, staging)
+                logger.warning("%d finished shards stay in %s: add --resume to continue with them", num_shards, staging)
             elif not (staging / MANIFEST_NAME).exists():  # else Ctrl-C or the like came between the moves
                 shutil.rmtree(staging)
             with suppress(OSError):
@@ -127,7 +127,7 @@ def publish(staging: Path, out: Path) -> Manifest:
 
     Raises ValueError, before anything is moved, if a folder stands where a file is to go.
     """
-    manifest = load_manifest(staging)
+    manifest = load_manifest(staging, allow_classes=True)
     if folders := [path for path in shard_files(out) if path.is_dir() and not path.is_symlink()]:
         raise ValueError(
             f"{folders[0]} is a folder, where a shard's file is to go: move it away, or choose another --out"
@@ -149,11 +149,11 @@ def publish(staging: Path, out: Path) -> Manifest:
 
 
 def shard_files(out: Path) -> list[Path]:
-    """What lies in `out` under names that a pack would take."""
+    """The files in `out` whose names a pack would use."""
     return sorted(path for path in out.iterdir() if OURS.fullmatch(path.name))
 
 
 def is_complete(out: Path, manifest: Manifest) -> bool:
-    """Whether all files of the set are there in their size; `shards.verify` reads them too."""
+    """Whether all files of the set are there and have the right size; `shards.verify` also reads them."""
     sizes = {path.name: path.stat().st_size for path in shard_files(out) if path.is_file() and not path.is_symlink()}
     return all(sizes.get(s.name) == s.num_bytes and index_name(s.name) in sizes for s in manifest.shards)

@@ -28,7 +28,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # that ends compressed data:
 
 
 def why_suspect(jpg: bytes, pixels: np.ndarray) -> str:
-    """In words why a picture looks damaged; "" if it does not.
+    """Say why a picture looks damaged; empty if it does not.
 
     jpg: its file, b"" if that is no JPEG. pixels: (H, W, 3) uint8
     """

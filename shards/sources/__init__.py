@@ -1,1 +1,1 @@
-"""Where samples come from: Oxford-IIIT Pet, or drawn pictures."""
+"""Sources of samples: Oxford-IIIT Pet, drawn pets, any files that patterns pair, COCO."""

@@ -42,13 +42,22 @@ PET, BACKGROUND, BORDER = 1, 2, 3
 
 @dataclass(frozen=True)
 class Style:
-    """What a breed looks like. `pattern` is plain, tabby, patches, spots, points or mask."""
+    """The looks of a breed. `pattern` is plain, tabby, patches, spots, points or mask."""
 
     species: str
     base: str
     second: str
     pattern: str
     hair: float  # 0 naked to 1 long
+
+
+@dataclass(frozen=True)
+class _Coat:
+    """The colours of one pet, and the pattern in which the second lies on the first."""
+
+    base: Colour
+    second: Colour
+    pattern: str
 
 
 def draw_pet(rng: np.random.Generator, look: Style, longer_side_px: int) -> tuple[Image.Image, Image.Image]:
@@ -58,7 +67,7 @@ def draw_pet(rng: np.random.Generator, look: Style, longer_side_px: int) -> tupl
     width, height = (longer, shorter) if rng.random() < 0.65 else (shorter, longer)
     parts = pose_pet(rng, look.species, width, height)
     base, second = (_jitter(rng, FUR[name], 14) for name in (look.base, look.second))
-    albedo, alpha = _paint(rng, parts, (width, height), look, base, second)
+    albedo, alpha = _paint(rng, parts, (width, height), _Coat(base, second, look.pattern))
     hair = _hair(rng, (width, height), rng.uniform(0, 180), longer * 0.012)
     alpha = _ruffle(alpha, hair, look.hair, longer)
     cover = np.asarray(alpha, np.float32)[..., None] / 255
@@ -84,11 +93,11 @@ def _jitter(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
 
 
 def _paint(
-    rng: np.random.Generator, parts: list[Part], size: tuple[int, int], look: Style, base: Colour, second: Colour
+    rng: np.random.Generator, parts: list[Part], size: tuple[int, int], coat: _Coat
 ) -> tuple[Floats, Image.Image]:
     """Colours (H, W, 3) of the pet without light, and its outline (H, W), antialiased."""
     large = (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
-    colours, alpha, faces = Image.new("RGB", large, base), Image.new("L", large), Image.new("L", large)
+    colours, alpha, faces = Image.new("RGB", large, coat.base), Image.new("L", large), Image.new("L", large)
     draw, draw_alpha, draw_faces = ImageDraw.Draw(colours), ImageDraw.Draw(alpha), ImageDraw.Draw(faces)
     seconds = {"points": ("ear", "leg", "tail", "muzzle"), "mask": ("ear", "muzzle"), "patches": ("muzzle", "chest")}
     for part in parts:
@@ -97,14 +106,14 @@ def _paint(
             draw.polygon(points, fill=part.colour)
             draw_faces.polygon(points, fill=255)
             continue
-        colour = second if part.role in seconds.get(look.pattern, ()) else base
+        colour = coat.second if part.role in seconds.get(coat.pattern, ()) else coat.base
         draw.polygon(points, fill=tuple(int(value * part.shade) for value in colour))
         draw_alpha.polygon(points, fill=255)
         draw_faces.polygon(points, fill=0)
     small = colours.reduce(SUPERSAMPLING)
     sharp = np.asarray(small, np.float32)
     soft = np.asarray(small.filter(ImageFilter.GaussianBlur(1.2)), np.float32)
-    soft = _pattern(rng, soft, look.pattern, second)
+    soft = _pattern(rng, soft, coat.pattern, coat.second)
     face = np.asarray(faces.reduce(SUPERSAMPLING), np.float32)[..., None] / 255
     return soft * (1 - face) + sharp * face, alpha.reduce(SUPERSAMPLING)
 

@@ -11,9 +11,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from shards.files import decode_json, read_text_file
 from shards.manifest import KEY_PATTERN, Source
+from shards.sources.listing import MAX_KEY_LENGTH, NAMED, Listing, Mask
+from shards.sources.trimaps import read_trimap
 
 OXFORD = Source(
     name="oxford-iiit-pet",
@@ -24,8 +29,6 @@ OXFORD = Source(
 )
 SPECIES = {1: "cat", 2: "dog"}
 VAL_EVERY = 10  # every tenth line of trainval.txt, from the first on, is validation
-MAX_KEY_LENGTH = 90  # a USTAR header has 100 bytes for KEY.json
-NAMED = 5  # how many names an error or a summary lists before it only counts
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,24 @@ class Pet:
     breed: str
     species: str
 
+    def files(self) -> tuple[Path, ...]:
+        return self.picture, self.trimap
+
+    def row(self) -> list[Any]:
+        return [self.key, self.split, self.class_id, self.breed, self.species]
+
+    def facts(self) -> dict[str, Any]:
+        return {"class_id": self.class_id, "breed": self.breed, "species": self.species}
+
+    def read_mask(self, picture: np.ndarray) -> Mask:
+        return read_trimap(self.trimap, (picture.shape[1], picture.shape[0]), self.picture)
+
 
 @dataclass(frozen=True)
-class PetFolder:
-    """All listed pairs, and the names of what else lies there, by kind of oddity."""
+class PetFolder(Listing):
+    """A listing whose samples are pets."""
 
-    source: Source
-    pets: tuple[Pet, ...]
-    oddities: dict[str, tuple[str, ...]]
+    samples: tuple[Pet, ...]
 
 
 def read_folder(path: Path) -> PetFolder:

@@ -22,6 +22,16 @@ class Part:
     colour: tuple[int, int, int] | None = None
 
 
+@dataclass(frozen=True)
+class Head:
+    """Where a head is, how large, and which way it looks."""
+
+    x: float
+    y: float
+    size: float  # half the skull's width
+    in_profile: bool
+
+
 def pose_pet(rng: np.random.Generator, species: str, width: int, height: int) -> list[Part]:
     """A pet in a random pose, in pixel coordinates of a picture of this size."""
     pose = POSES[rng.choice(list(POSES), p=[0.3, 0.25, 0.2, 0.25])]
@@ -78,7 +88,9 @@ def standing(rng: np.random.Generator, species: str) -> list[Part]:
     ]
     head_x, head_y = 0.62 + rng.uniform(-0.06, 0.06), -0.3 + rng.uniform(-0.14, 0.16)
     parts.append(Part("body", limb((0.34, -0.04), (0.48, -0.16), (head_x, head_y), 0.19, 0.12)))
-    return parts + head(rng, species, head_x + 0.03, head_y - 0.03, rng.uniform(0.17, 0.23), rng.random() < 0.65)
+    return parts + draw_head(
+        rng, species, Head(head_x + 0.03, head_y - 0.03, rng.uniform(0.17, 0.23), rng.random() < 0.65)
+    )
 
 
 def sitting(rng: np.random.Generator, species: str) -> list[Part]:
@@ -94,7 +106,9 @@ def sitting(rng: np.random.Generator, species: str) -> list[Part]:
     for x in (-0.11, 0.11):
         parts.append(Part("leg", limb((x, 0.12), (x * 1.25, 0.4), (x, 0.6), 0.09, 0.058), 0.96))
         parts.append(Part("leg", ellipse(x, 0.62, 0.08, 0.05), 0.96))
-    return parts + head(rng, species, rng.normal(0, 0.05), -0.36, rng.uniform(0.2, 0.28), rng.random() < 0.25)
+    return parts + draw_head(
+        rng, species, Head(rng.normal(0, 0.05), -0.36, rng.uniform(0.2, 0.28), rng.random() < 0.25)
+    )
 
 
 def lying(rng: np.random.Generator, species: str) -> list[Part]:
@@ -111,7 +125,7 @@ def lying(rng: np.random.Generator, species: str) -> list[Part]:
     ]
     x, y = rng.uniform(0.4, 0.56), rng.uniform(-0.26, -0.08)
     parts.append(Part("body", ellipse((0.34 + x) / 2, (0.02 + y) / 2, 0.2, 0.19)))
-    return parts + head(rng, species, x, y, rng.uniform(0.17, 0.23), rng.random() < 0.4)
+    return parts + draw_head(rng, species, Head(x, y, rng.uniform(0.17, 0.23), rng.random() < 0.4))
 
 
 def portrait(rng: np.random.Generator, species: str) -> list[Part]:
@@ -121,7 +135,7 @@ def portrait(rng: np.random.Generator, species: str) -> list[Part]:
         Part("body", limb((lean, 0.95), (lean, 0.5), (0, 0.05), 0.48, 0.3), 0.95),
         Part("chest", ellipse(lean, 0.72, 0.26, 0.34), 1.03),
     ]
-    return parts + head(rng, species, 0, 0, rng.uniform(0.36, 0.42), rng.random() < 0.2)
+    return parts + draw_head(rng, species, Head(0, 0, rng.uniform(0.36, 0.42), rng.random() < 0.2))
 
 
 POSES: dict[str, Callable[[np.random.Generator, str], list[Part]]] = {
@@ -132,8 +146,9 @@ POSES: dict[str, Callable[[np.random.Generator, str], list[Part]]] = {
 }
 
 
-def head(rng: np.random.Generator, species: str, x: float, y: float, size: float, in_profile: bool) -> list[Part]:
-    """Skull, ears, muzzle, eyes and nose; `size` is the skull's half width."""
+def draw_head(rng: np.random.Generator, species: str, head: Head) -> list[Part]:
+    """Skull, ears, muzzle, eyes and nose."""
+    size, in_profile = head.size, head.in_profile
     iris = IRIS[rng.integers(len(IRIS))]
     ears = [Part("ear", outline, 0.86) for outline in _ears(rng, species, size, in_profile)]
     long = size * (0.3 if species == "cat" else rng.uniform(0.42, 0.75))
@@ -164,7 +179,7 @@ def head(rng: np.random.Generator, species: str, x: float, y: float, size: float
     ordered = parts[:1] + ears + parts[1:] if hanging else ears + parts
     tilt = rng.normal(0, 0.15)
     turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
-    return [replace(part, outline=part.outline @ turn + (x, y)) for part in ordered]
+    return [replace(part, outline=part.outline @ turn + (head.x, head.y)) for part in ordered]
 
 
 def _ears(rng: np.random.Generator, species: str, size: float, in_profile: bool) -> list[Points]:

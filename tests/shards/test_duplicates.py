@@ -36,7 +36,7 @@ def leaky(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn pets; a test picture and a val picture are train pictures saved at another quality."""
     root = tmp_path_factory.mktemp("leaky") / "pets"
     shutil.copytree(drawn, root)
-    by_split = {split: [p for p in read_folder(root).pets if p.split == split] for split in ("train", "val", "test")}
+    by_split = {split: [p for p in read_folder(root).samples if p.split == split] for split in ("train", "val", "test")}
     for original, copy in ((by_split["train"][0], by_split["test"][0]), (by_split["train"][1], by_split["val"][0])):
         Image.open(original.picture).save(copy.picture, quality=80)
         shutil.copy(original.trimap, copy.trimap)
@@ -59,7 +59,9 @@ def test_pack_names_the_pairs_that_lie_across_splits(
     assert DROPPED not in manifest.packer
     found = load_near_duplicates(out, manifest.hash)
     assert found is not None
-    pets = {split: [p.key for p in read_folder(leaky).pets if p.split == split] for split in ("train", "val", "test")}
+    pets = {
+        split: [p.key for p in read_folder(leaky).samples if p.split == split] for split in ("train", "val", "test")
+    }
     assert {(pair.split, pair.key, pair.other_split, pair.other) for pair in found.pairs} == {
         ("train", pets["train"][0], "test", pets["test"][0]),
         ("train", pets["train"][1], "val", pets["val"][0]),
@@ -91,7 +93,7 @@ def test_drop_duplicates_keeps_them_out_of_train(leaky: Path, tmp_path: Path, ca
     flags = ["--source", str(leaky), "--samples-per-shard", "10", "--workers", "1", "--drop-duplicates"]
     assert run_command(main, [*flags, "--out", str(out)]) == OK
     assert "near_duplicate" in capsys.readouterr().out
-    twins = sorted([p.key for p in read_folder(leaky).pets if p.split == "train"][:2])
+    twins = sorted([p.key for p in read_folder(leaky).samples if p.split == "train"][:2])
     manifest = load_manifest(out)
     assert manifest.packer[DROPPED] == twins
     assert manifest.packer["oddities"]["near_duplicate"] == 2
@@ -151,7 +153,7 @@ def test_a_picture_is_known_again_and_others_are_not(pets_root: Path) -> None:
     def distance(one: str, other: str) -> int:
         return (int(one, 16) ^ int(other, 16)).bit_count()
 
-    pets = read_folder(pets_root).pets[:40]
+    pets = read_folder(pets_root).samples[:40]
     hashes = [picture_hash(pet.picture.read_bytes()) for pet in pets]
     for pet, known in zip(pets[:8], hashes, strict=False):
         image = Image.open(pet.picture).convert("RGB")
@@ -214,3 +216,20 @@ def test_the_summary_counts_and_names_the_splits() -> None:
     assert replace(found, counts={"train-val": 1, "train-test": 1200}).summary.startswith(
         "1,201 near-identical pairs lie"
     )
+
+
+def test_many_pairs_are_counted_and_the_nearest_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frames of a video that lies in two splits are all alike: their pairs do not fit into memory."""
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 2, 256)
+    hashes: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+    for split, count in (("train", 60), ("val", 40)):
+        for number in range(count):
+            bits = frame.copy()
+            bits[: int(rng.integers(0, 12))] ^= 1
+            hashes[split][f"{split}_{number}"] = np.packbits(bits.astype(np.uint8)).tobytes().hex()
+    whole = find_duplicates(hashes, "0")
+    assert whole.counts == {"train-val": 2400}
+    assert len(whole.pairs) == 1000
+    monkeypatch.setattr(picture_hash_module, "MAX_PAIRS_KEPT", 1100)
+    assert find_duplicates(hashes, "0") == whole

@@ -48,7 +48,7 @@ def test_drawn_aside_or_kept_is_the_same_set(tmp_path: Path) -> None:
         )
         assert not pack(config).was_there
     assert files_of(tmp_path / "aside") == files_of(tmp_path / "kept")
-    assert len(read_folder(tmp_path / "pets").pets) == 8
+    assert len(read_folder(tmp_path / "pets").samples) == 8
 
 
 def test_splits_are_those_of_the_lists_and_never_mix(packed: Path, drawn: Path) -> None:
@@ -56,7 +56,7 @@ def test_splits_are_those_of_the_lists_and_never_mix(packed: Path, drawn: Path) 
     seen: set[str] = set()
     for split, content in manifest.splits.items():
         keys = [s.key for shard in manifest.of_split(split) for s in load_index(packed, shard.name)]
-        assert sorted(keys) == sorted(pet.key for pet in read_folder(drawn).pets if pet.split == split)
+        assert sorted(keys) == sorted(pet.key for pet in read_folder(drawn).samples if pet.split == split)
         assert split_of_keys(keys) == content
         assert not seen & set(keys)
         seen.update(keys)
@@ -73,7 +73,7 @@ def test_each_shard_mixes_breeds(packed: Path) -> None:
 
 @given(st.integers(0, 2**32))
 def test_the_order_is_a_permutation(drawn: Path, seed: int) -> None:
-    pets = read_folder(drawn).pets[:8]
+    pets = read_folder(drawn).samples[:8]
     order = mixed_order(pets, seed)
     assert sorted(order, key=pets.index) == list(pets)
     assert order == mixed_order(pets[::-1], seed)
@@ -219,7 +219,7 @@ def test_too_many_damaged_pictures_stop_the_pack_and_are_named(corrupt, tmp_path
     assert not (tmp_path / "set" / MANIFEST_NAME).exists()
     assert run(*args, "--max-corrupt", "2", "--resume") == FAILED  # those of finished shards count, too
     assert "pug_1, in a finished shard" in capsys.readouterr().err
-    assert "going on: 5 of 5 shards (8 samples) stand whole" in caplog.text
+    assert "resuming: 5 of 5 shards (8 samples) are whole" in caplog.text
     assert run(*args, "--max-corrupt", "3", "--resume") == OK
     assert "pug_0" in (printed := capsys.readouterr().out)
     assert "corrupt_jpeg" in printed
@@ -368,7 +368,7 @@ def test_a_full_disk_is_no_wrong_use_and_with_room_the_pack_goes_on(
     assert "No space left on device" in said
     assert ".tar; make room" in said
     assert "make room, then run the same command again" in said
-    assert "add --resume to go on with them" in caplog.text
+    assert "add --resume to continue with them" in caplog.text
     small_disk(10 * num_bytes)
     assert run_command(main, [*argv, "--resume"]) == OK
     assert load_manifest(out).hash == load_manifest(packed).hash

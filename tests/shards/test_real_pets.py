@@ -48,7 +48,7 @@ def test_oddities(outcome: tuple[Outcome, Path]) -> None:
 
 
 def test_bytes_are_the_originals_but_for_the_odd_ones(outcome: tuple[Outcome, Path], pets_root: Path) -> None:
-    pictures = {pet.key: pet.picture for pet in read_folder(pets_root).pets}
+    pictures = {pet.key: pet.picture for pet in read_folder(pets_root).samples}
     touched = []
     for shard in load_manifest(outcome[1]).shards:
         data = (outcome[1] / shard.name).read_bytes()
@@ -62,7 +62,7 @@ def test_bytes_are_the_originals_but_for_the_odd_ones(outcome: tuple[Outcome, Pa
 def test_a_lost_sector_is_always_noticed(pets_root: Path, tmp_path: Path) -> None:
     """The decoder is silent about one in eight."""
     outcomes = Counter[str]()
-    for number, pet in enumerate(read_folder(pets_root).pets[::26]):
+    for number, pet in enumerate(read_folder(pets_root).samples[::26]):
         data = bytearray(pet.picture.read_bytes())
         start = number * 7919 % (len(data) // 512) * 512
         data[start : start + 512] = bytes(512)

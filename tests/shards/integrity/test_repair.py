@@ -119,7 +119,7 @@ def test_pictures_of_another_set(shard_set: Path, odd) -> None:
     flip(shard_set / SHARD)
     with pytest.raises(ValueError, match=r"has other samples than the set: split train has 0 with key XOR"):
         repair(shard_set, odd.root)
-    with pytest.raises(ValueError, match=r"neither pictures in the pet layout nor a copy of the shard set"):
+    with pytest.raises(ValueError, match=r"neither the folder that the set was packed from nor a copy of the set"):
         repair(shard_set, odd.root / "images")
 
 

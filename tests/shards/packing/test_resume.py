@@ -99,7 +99,7 @@ def test_the_killed_pack_goes_on(killed: Path, pets: Path, whole: Path, caplog) 
     assert files_of(killed) == files_of(whole)
     assert outcome.manifest == load_manifest(whole)
     assert outcome.manifest.packer["oddities"] == {"not_jpeg": 8, "not_rgb": 12, "apple_double": 1}
-    assert "going on: 2 of 5 shards (10 samples) stand whole" in caplog.text
+    assert "resuming: 2 of 5 shards (10 samples) are whole" in caplog.text
     assert "packed: 24 of 24" in caplog.text
     again = {name: (killed / name).stat().st_mtime_ns for name in finished}
     assert again == finished  # not packed anew
@@ -141,8 +141,8 @@ def test_a_shard_that_is_not_whole_is_not_used_again(killed, pets, whole, caplog
     with caplog.at_level(logging.INFO):
         pack(config_of(pets, killed, resume=True))
     assert files_of(killed) == files_of(whole)
-    assert "going on: 1 of 5 shards" in caplog.text
-    assert "train-000000.tar is not used again (" in caplog.text
+    assert "resuming: 1 of 5 shards" in caplog.text
+    assert "train-000000.tar cannot be used (" in caplog.text
     assert why in caplog.text
 
 
@@ -166,14 +166,14 @@ def test_shards_of_another_pack_are_dropped(killed: Path, pets: Path, tmp_path: 
         if "readable" in why:
             assert "going on" not in caplog.text
         else:
-            assert f"2 finished shards are of another pack ({why}): packed anew" in caplog.text
+            assert f"2 finished shards belong to another pack ({why}): packed again" in caplog.text
         assert verify(killed) == []
 
 
 def test_nothing_to_go_on_with(pets: Path, whole: Path, tmp_path: Path, caplog) -> None:
     with caplog.at_level(logging.INFO):
         pack(config_of(pets, tmp_path / "set", resume=True))
-    assert "no shard to go on with" in caplog.text
+    assert "no finished shard can be used" in caplog.text
     assert files_of(tmp_path / "set") == files_of(whole)
     assert pack(config_of(pets, tmp_path / "set", resume=True)).was_there
 
@@ -195,7 +195,7 @@ def test_ctrl_c(pets: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     code, errors = kill_with_two_shards(arguments(pets, out), out, signal.SIGINT)
     assert code == CANCELLED
-    assert f"2 finished shards stay in {out / STAGING}: add --resume to go on with them" in errors
+    assert f"2 finished shards stay in {out / STAGING}: add --resume to continue with them" in errors
     names = {path.name for path in (out / STAGING).iterdir()}
     assert names == {"lock", RESUME_NAME, "train-000000.tar", "train-000000.index.json", "train-000001.tar",
                      "train-000001.index.json"}  # fmt: skip

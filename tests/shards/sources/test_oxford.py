@@ -20,7 +20,7 @@ def test_splits_follow_the_index_in_the_list(odd) -> None:
         odd.add(f"pug_{index}")
     odd.add("pug_100", name="test")
     by_split: dict[str, list[Pet]] = {}
-    for pet in read_folder(odd.root).pets:
+    for pet in read_folder(odd.root).samples:
         by_split.setdefault(pet.split, []).append(pet)
     assert [pet.key for pet in by_split["val"]] == ["pug_0", "pug_10", "pug_20"]
     assert len(by_split["train"]) == 22
@@ -30,7 +30,7 @@ def test_splits_follow_the_index_in_the_list(odd) -> None:
 def test_comments_and_blank_lines_do_not_count(odd) -> None:
     odd.add("pug_1")
     odd.write_list("trainval", ["# KEY CLASS SPECIES BREED", "", "pug_1 26 2 18"])
-    (pet,) = read_folder(odd.root).pets
+    (pet,) = read_folder(odd.root).samples
     assert (pet.split, pet.class_id, pet.breed, pet.species) == ("val", 26, "pug", "dog")
 
 
@@ -48,7 +48,7 @@ def test_extra_files_are_counted_and_left_out(odd) -> None:
     for name in extras:
         (odd.root / name).write_bytes(b"")
     folder = read_folder(odd.root)
-    assert len(folder.pets) == 1
+    assert len(folder.samples) == 1
     assert folder.oddities == {
         "apple_double": ("._pug_1.jpg",),
         "other_file": ("Thumbs.db",),
@@ -142,7 +142,7 @@ def test_download_appears_whole(archives: Path) -> None:
     root = archives / "data"
     (root / ".download" / "oxford-iiit-pet" / "images").mkdir(parents=True)  # a killed extraction:
     (root / ".download" / "oxford-iiit-pet" / "annotations").mkdir()  # torchvision alone would believe it
-    assert [pet.key for pet in read_folder(download(root)).pets] == ["pug_0"]
+    assert [pet.key for pet in read_folder(download(root)).samples] == ["pug_0"]
     assert [path.name for path in root.iterdir()] == ["oxford-iiit-pet"]
     (archives / "images.tar.gz").unlink()
     assert download(root) == root / "oxford-iiit-pet"  # nothing is fetched twice
@@ -161,7 +161,7 @@ def test_lists_of_other_editors(odd) -> None:
     path = odd.root / "annotations" / "trainval.txt"
     text = path.read_text()
     path.write_text(text, encoding="utf-8-sig")
-    assert [pet.key for pet in read_folder(odd.root).pets] == ["pug_1"]
+    assert [pet.key for pet in read_folder(odd.root).samples] == ["pug_1"]
     path.write_text(text, encoding="utf-16")
     with pytest.raises(ValueError, match=r"trainval\.txt is not UTF-8 \(.*\): save the list as UTF-8"):
         read_folder(odd.root)

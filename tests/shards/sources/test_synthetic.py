@@ -33,12 +33,12 @@ def test_splits_of_a_small_set(drawn: Path) -> None:
     folder = read_folder(drawn)
     assert folder.source.name == "synthetic-pets"
     assert folder.oddities == {}
-    assert Counter(pet.split for pet in folder.pets) == {"train": 27, "val": 3, "test": 30}
-    assert {pet.species for pet in folder.pets if pet.split == "train"} == {"cat", "dog"}
+    assert Counter(pet.split for pet in folder.samples) == {"train": 27, "val": 3, "test": 30}
+    assert {pet.species for pet in folder.samples if pet.split == "train"} == {"cat", "dog"}
 
 
 def test_breeds_are_the_real_ones(pets_root: Path) -> None:
-    real = {(pet.class_id, pet.breed, pet.species) for pet in read_folder(pets_root).pets}
+    real = {(pet.class_id, pet.breed, pet.species) for pet in read_folder(pets_root).samples}
     ours = {(*breed_of(index)[:2], look.species) for index, look in enumerate(BREEDS.values())}
     assert ours == real
     assert len(ours) == 37

@@ -1,0 +1,199 @@
+"""COCO's annotations as masks of classes, and files that a stranger could have written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.command import OK, Failure, run_command
+from shards.integrity.repair import repair
+from shards.labels.faults import LabelFaults
+from shards.manifest import load_manifest
+from shards.pack import main, pack
+from shards.packing.options import PackConfig
+from shards.sources.coco import CocoOptions, read_coco
+from shards.verify import verify
+
+CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}]
+BLACK = np.zeros((6, 8, 3), np.uint8)
+
+
+def box(x: int, y: int, width: int, height: int) -> list[list[int]]:
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+def annotation(number: int, image: int, category: int, segmentation: object, **more: object) -> dict:
+    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, **more}
+
+
+class Instances:
+    """Pictures in SPLIT2017, annotations in instances_SPLIT2017.json."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.options = CocoOptions(f"{root}/{{split}}2017", f"{root}/instances_{{split}}2017.json")
+
+    def write(self, split: str, files: list[str], annotations: list[dict], **more: object) -> Path:
+        images = []
+        for number, name in enumerate(files, start=1):
+            images.append({"id": number, "file_name": name, "height": 6, "width": 8})
+            if ".." not in name and not name.startswith("/"):
+                path = self.root / f"{split}2017" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = np.random.default_rng(number).integers(0, 256, BLACK.shape, np.uint8)
+                Image.fromarray(pixels).save(path, "JPEG")
+        content = {"info": {"a": ["}", '"']}, "images": images, "annotations": annotations, "categories": CATEGORIES}
+        path = self.root / f"instances_{split}2017.json"
+        path.write_text(json.dumps(content | more))
+        return path
+
+
+@pytest.fixture
+def instances(tmp_path: Path) -> Instances:
+    made = Instances(tmp_path / "coco")
+    made.write(
+        "train",
+        ["a.jpg", "b/ü.jpg"],
+        [
+            annotation(1, 1, 1, box(0, 0, 4, 4), area=16),
+            annotation(2, 1, 3, box(2, 2, 2, 2), area=4),  # on the cat
+            annotation(3, 1, 1, {"size": [6, 8], "counts": [0, 48]}, iscrowd=1, area=48),  # below both
+            annotation(4, 2, 3, {"size": [6, 8], "counts": [6, 6, 36]}, area=6),
+        ],
+    )
+    made.write("val", ["c.jpg"], [])
+    return made
+
+
+def test_masks(instances: Instances) -> None:
+    listing = read_coco(instances.options, None)
+    assert listing.classes is not None
+    assert listing.classes.names == ("background", "cat", "dog")
+    samples = {sample.facts()["name"]: sample for sample in listing.samples}
+    assert {name: sample.split for name, sample in samples.items()} == {"a": "train", "b/ü": "train", "c": "val"}
+    first = np.full((6, 8), 255)
+    first[:4, :4] = 1
+    first[2:4, 2:4] = 2
+    assert np.array_equal(samples["a"].read_mask(BLACK).pixels, first)
+    assert samples["b/ü"].read_mask(BLACK).pixels.tolist() == [[0, 2, 0, 0, 0, 0, 0, 0]] * 6
+    empty = samples["c"].read_mask(BLACK)
+    assert not empty.pixels.any()
+    assert empty.oddities == ("one_value",)
+
+
+def test_pack_verify_and_repair(instances: Instances, tmp_path: Path) -> None:
+    config = PackConfig(
+        out=tmp_path / "set", images=instances.options.images, coco=instances.options.annotations, workers=1
+    )
+    pack(config)
+    manifest = load_manifest(config.out, allow_classes=True)
+    assert manifest.packer["coco"]["annotations"] == "instances_{split}2017.json"
+    assert manifest.packer["labels"]["pixels"]["train"][2] == 10
+    assert verify(config.out) == []
+    whole = (config.out / "train-000000.tar").read_bytes()
+    (config.out / "train-000000.tar").write_bytes(whole[:1000])
+    repair(config.out, instances.root)
+    assert (config.out / "train-000000.tar").read_bytes() == whole
+
+
+def test_one_file_and_shares(instances: Instances) -> None:
+    options = CocoOptions(f"{instances.root}/train2017", f"{instances.root}/instances_train2017.json")
+    with pytest.raises(ValueError, match="all pictures would be in train"):
+        read_coco(options, None)
+
+
+def test_categories_can_be_merged(instances: Instances, tmp_path: Path) -> None:
+    words = ["--images", instances.options.images, "--coco", instances.options.annotations, "--workers", "1"]
+    assert run_command(main, [*words, "--classes", "auto", "--out", str(tmp_path / "set")]) == OK
+    table = tmp_path / "set" / "classes.toml"
+    text = table.read_text()
+    assert '[[class]]  # category 3\nname = "dog"\nvalues = [3]' in text
+    assert "rest = true" in text
+    table.write_text("[[class]]\nname = 'none'\nrest = true\n[[class]]\nname = 'pet'\nvalues = [1, 3]\n")
+    assert run_command(main, [*words, "--classes", str(table), "--out", str(tmp_path / "set")]) == OK
+    classes = load_manifest(tmp_path / "set", allow_classes=True).classes
+    assert classes is not None
+    assert classes.names == ("none", "pet")
+
+
+def test_a_category_of_no_class_and_a_picture_of_another_size(instances: Instances, tmp_path: Path) -> None:
+    instances.write("train", ["a.jpg", "b.jpg"], [annotation(1, 1, 7, box(0, 0, 1, 1))])
+    path = instances.root / "train2017" / "b.jpg"
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(path)
+    config = PackConfig(
+        out=tmp_path / "set", images=instances.options.images, coco=instances.options.annotations, workers=1
+    )
+    with pytest.raises(LabelFaults) as caught:
+        pack(config)
+    assert {fault.kind: fault.count for fault in caught.value.faults} == {
+        "unknown_value": 1, "size_differs": 1, "one_value": 1,
+    }  # fmt: skip
+    assert "category 7 is in no class" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "", "a\0.jpg"])
+def test_a_picture_that_leads_out_of_its_folder(instances: Instances, name: str) -> None:
+    path = instances.root / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"instances_val2017\.json is no COCO JSON .*(leads out|a file_name is)"):
+        read_coco(instances.options, None)
+
+
+def test_a_picture_that_is_a_link_out(instances: Instances, tmp_path: Path) -> None:
+    path = instances.root / "val2017" / "c.jpg"
+    (tmp_path / "secret").write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"c\.jpg is a link out of .*val2017"):
+        read_coco(instances.options, None)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"1 pictures of .*instances_val2017\.json are missing: .*c\.jpg"):
+        read_coco(instances.options, None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "[]", "{}", "null", '{"images": 5}', '{"images": [', '{"images": [{"id": 1}]}', '{"images": [[[[',
+        '{"images": [{"id": "1", "file_name": "a", "height": 1, "width": 1}]}',
+        '{"images": [], "annotations": [], "categories": []}',
+        '{"annotations": [{"image_id": 1e99}], "images": [], "categories": []}',
+        '{"images": [' + "[" * 5000 + "]" * 5000 + "]}",
+    ],
+)  # fmt: skip
+def test_what_is_no_coco_file(instances: Instances, content: str) -> None:
+    (instances.root / "instances_val2017.json").write_text(content)
+    with pytest.raises(ValueError, match=r"instances_val2017\.json"):
+        read_coco(instances.options, None)
+
+
+def test_splits_with_other_categories(instances: Instances) -> None:
+    instances.write("val", ["c.jpg"], [], categories=[{"id": 1, "name": "cat"}])
+    with pytest.raises(ValueError, match="have other categories"):
+        read_coco(instances.options, None)
+
+
+def test_pictures_that_both_splits_number_alike(instances: Instances) -> None:
+    instances.write("val", ["a.jpg"], [])
+    names = [sample.facts()["name"] for sample in read_coco(instances.options, None).samples]
+    assert names == ["train/a", "train/b/ü", "val/a"]
+
+
+def test_annotations_that_change_while_they_are_read(instances: Instances) -> None:
+    sample = read_coco(instances.options, None).samples[0]
+    sample.annotations.write_text(" " * 2000)
+    with pytest.raises(Failure, match="were changed while they were read"):
+        sample.read_mask(BLACK)
+
+
+def test_a_sample_holds_no_annotations(instances: Instances) -> None:
+    """100,000 pictures fit into memory: a sample knows where its annotations lie."""
+    sample = read_coco(instances.options, None).samples[0]
+    data = sample.annotations.read_bytes()
+    starts, ends = sample.spans[::2], sample.spans[1::2]
+    assert [json.loads(data[start:end])["id"] for start, end in zip(starts, ends, strict=True)] == [1, 2, 3]
+    assert len(sample.spans.tobytes()) == 3 * 16
