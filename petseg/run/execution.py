@@ -6,9 +6,11 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo
 from accelerate import Accelerator
 from torch import nn
 
@@ -16,8 +18,15 @@ from petseg.config import RunConfig
 from petseg.data.local_cache import cache_folder
 from petseg.data.plan import steps_per_epoch
 from petseg.models.checkpointing import checkpoint_stages
+from petseg.models.layers import DoubleConv
+from petseg.models.resnet34_unet import ResidualBlock
 
 WORTHWHILE_STEPS = 5000  # a minute or two of compilation, in the first of many runs, against some ms of each step
+
+MOST_BLOCK_SHAPES = 64  # of a kind of block, each compiled for itself; torch gives up after 8
+REPEATED_BLOCKS = (DoubleConv, ResidualBlock)
+
+Shape = tuple[int, ...]
 
 logger = logging.getLogger(__name__)
 
@@ -62,23 +71,45 @@ def full_pass_sizes(batch_size: int, passes: int, rank: int, world_size: int) ->
     return {-(-share // passes), share // passes} - {0}
 
 
-def compile_forward(model: nn.Module, sizes: set[int], cache_dir: str) -> None:
-    """Let a (bare) model's forward pass run compiled, in training and on batches of these sizes.
+def compile_forward(model: nn.Module, shapes: set[Shape], cache_dir: str) -> None:
+    """Let a (bare) model's forward pass run compiled, in training and on pictures of these shapes (B, 3, H, W).
 
-    Others, such as the last one of an epoch and those of evaluation, run as before: nothing is compiled for them, and
-    the names of parameters stay. Compiled code is shared by all runs of a node through the cache folder.
+    Others, such as the last batch of an epoch, small pictures of progressive resizing and evaluation, run as before:
+    nothing is compiled for them, and the names of parameters stay. The blocks of the lab's models are compiled one by
+    one, and blocks of one kind and shape once: that takes about half of the time, and no longer a step than the whole
+    (LOG.md). Other models are compiled whole. Runs on a node share compiled code through the cache folder.
     """
     folder = cache_folder(cache_dir) / "inductor"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_BLOCK_SHAPES)
+    blocks: list[nn.Module] = [module for module in model.modules() if isinstance(module, REPEATED_BLOCKS)]
+    compiled = _Switch()
+    for part in blocks or [model]:
+        _compile_part(part, compiled)
     plain = model.forward
-    # static: each size is compiled for itself, and there are two at most
-    fast: Callable[..., Any] = torch.compile(plain, dynamic=False)
 
     def forward(x: torch.Tensor) -> Any:
-        return fast(x) if model.training and len(x) in sizes else plain(x)
+        compiled.on = model.training and tuple(x.shape) in shapes
+        try:
+            return plain(x)
+        finally:
+            compiled.on = False
 
     model.forward = forward
-    logger.info("torch.compile for passes of %s samples, kept in %s", sorted(sizes), folder)
+    logger.info("torch.compile for pictures of %s, kept in %s", sorted(shapes), folder)
+
+
+@dataclass
+class _Switch:
+    """Whether the parts of a model run compiled just now."""
+
+    on: bool = False
+
+
+def _compile_part(part: nn.Module, compiled: _Switch) -> None:
+    plain = part.forward
+    fast: Callable[..., Any] = torch.compile(plain, dynamic=False)  # each shape is compiled for itself
+    part.forward = lambda x: fast(x) if compiled.on else plain(x)
 
 
 def fit_for_training(config: RunConfig, model: nn.Module, accelerator: Accelerator, num_samples: int) -> nn.Module:
@@ -100,7 +131,8 @@ def fit_for_training(config: RunConfig, model: nn.Module, accelerator: Accelerat
     total_steps = train.budget_steps or steps_per_epoch(num_samples, train.batch_size) * train.epochs
     if compile_wanted(config, accelerator.device, total_steps):
         sizes = full_pass_sizes(train.batch_size, train.accumulation_steps, rank, world_size)
-        compile_forward(model, sizes, config.data.cache_dir)
+        side = config.data.image_size_px
+        compile_forward(model, {(size, 3, side, side) for size in sizes}, config.data.cache_dir)
     if accelerator.ddp_handler is not None:
         # the graph is the same in each step; a pass whose gradients are not exchanged would be another one. On CPUs it
         # would group the gradients anew after a process's first step: see petseg.run.accelerator

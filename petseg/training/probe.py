@@ -44,7 +44,8 @@ def probe_step(config: RunConfig, micro_batch: int, device: torch.device, second
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if config.train.compile == "always":
-        compile_forward(model, {micro_batch}, config.data.cache_dir)
+        side = config.data.image_size_px
+        compile_forward(model, {(micro_batch, 3, side, side)}, config.data.cache_dir)
     optimizer, loss = build_optimizer(config.optim, model), build_loss(config.train)
     graphs = build_pass_graphs(config, model, device, world_size=1)
     inputs = _random_inputs(config, micro_batch, device)
