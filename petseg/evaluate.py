@@ -32,6 +32,7 @@ from shards.terminal import Terminal
 if TYPE_CHECKING:
     from PIL import Image
 
+    from petseg.evaluation.protocol import Protocol
     from petseg.metrics.pixels import PerImage
     from petseg.run.parts import Parts
     from petseg.run_folder.checkpoint import Checkpoint
@@ -62,6 +63,9 @@ class Command:
     tta: Tta = "none"
     """Average the probabilities of several views: the picture and its mirror image, three scales (0.75, 1, 1.25), or
     all six."""
+    keep_largest: bool = False
+    """Keep only the largest connected part of each predicted mask: stray blobs far from the pet go, and so does all but
+    one of several pets."""
     native: bool = True
     """Measure at native resolution too, if the shard set holds the original pictures."""
     boundary_ratio: float = BOUNDARY_RATIO
@@ -107,7 +111,12 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
     checkpoint = choose_checkpoint(command.run, command.weights)
     load_weights(checkpoint.folder, parts.bare_model)
     no_native = why_not_native(manifest) if command.native else "not asked for"
-    protocol = Protocol(command.tta, native=not no_native, boundary_ratio=command.boundary_ratio)
+    protocol = Protocol(
+        command.tta,
+        native=not no_native,
+        boundary_ratio=command.boundary_ratio,
+        keep_largest=command.keep_largest,
+    )
     temperature = None
     with lost_peers_raise():
         measured = measure_protocol(parts, command.split, protocol)
@@ -116,7 +125,7 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
             temperature = on_val.fit_temperature()
     if parts.is_main:
         sheet_path = command.run / f"evaluate-{command.split}.png"
-        save_image(draw_extremes(parts, measured.per_image, command), sheet_path)
+        save_image(draw_extremes(parts, measured.per_image, command, protocol), sheet_path)
         done = Evaluated(
             command.split, command.weights, checkpoint.folder.name, protocol, no_native, measured, temperature
         )
@@ -160,7 +169,7 @@ def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
     return best
 
 
-def draw_extremes(parts: Parts, per_image: PerImage, command: Command) -> Image.Image:
+def draw_extremes(parts: Parts, per_image: PerImage, command: Command, protocol: Protocol) -> Image.Image:
     """A sheet with rows of the best, the median and the worst pictures by Dice."""
     import numpy as np
 
@@ -171,7 +180,7 @@ def draw_extremes(parts: Parts, per_image: PerImage, command: Command) -> Image.
     count = min(command.pictures, len(order))
     middle = (len(order) - count) // 2
     chosen = np.concatenate([order[:count], order[middle : middle + count], order[len(order) - count :]])
-    pictures = predict(parts, command.split, [int(i) for i in chosen], command.tta)
+    pictures = predict(parts, command.split, [int(i) for i in chosen], protocol)
     captions = (f"{picture.key} {per_image.dice[i]:.3f}" for picture, i in zip(pictures, chosen, strict=True))
     return draw_sheet([(c, p.overlay()) for c, p in zip(captions, pictures, strict=True)], columns=count)
 

@@ -10,10 +10,9 @@ import torch
 
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
-from petseg.evaluation.protocol import close_ledger, collect, forward
-from petseg.metrics import Tta
+from petseg.evaluation.protocol import Protocol, close_ledger, collect, forward
 from petseg.metrics.overlay import Pixels, draw_overlay
-from petseg.metrics.pixels import PerImage, count_pixels, pet_mask
+from petseg.metrics.pixels import PerImage, count_pixels
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import Parts
@@ -51,14 +50,17 @@ class PredictedPicture:
 
 
 @torch.no_grad()
-def predict(parts: Parts, split: str, positions: Sequence[int], tta: Tta = "none") -> list[PredictedPicture]:
-    """The model's masks of some pictures of a split."""
+def predict(
+    parts: Parts, split: str, positions: Sequence[int], protocol: Protocol | None = None
+) -> list[PredictedPicture]:
+    """The masks of some pictures of a split, by default without test-time augmentation."""
+    protocol = protocol or Protocol()
     parts.bare_model.eval()
     pictures = []
     for position, batch in zip(positions, batches_at(parts, split, positions), strict=True):
         image, target = eval_inputs(parts, batch)
         with parts.accelerator.autocast():
-            prediction = pet_mask(predict_logits(parts.bare_model, image, tta))
+            prediction = protocol.predicted(predict_logits(parts.bare_model, image, protocol.tta))
         truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
         key, pixels = parts.splits[split].key(position), batch.image[0].cpu().numpy()
         pictures.append(PredictedPicture(key, pixels, truth, predicted))

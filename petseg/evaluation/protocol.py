@@ -23,6 +23,7 @@ from petseg.data.tars import Lost
 from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration
+from petseg.metrics.components import largest_components
 from petseg.metrics.masks import Bits, pack
 from petseg.metrics.pixels import PerImage, Scores, count_masks, pet_mask, prefixed
 from petseg.metrics.tta import predict_logits
@@ -46,6 +47,12 @@ class Protocol:
     native: bool = False  # at the size that the trimaps were packed at, too
     boundary_ratio: float = BOUNDARY_RATIO
     masks: bool = False  # keep the predicted masks, a bit per pixel
+    keep_largest: bool = False  # of each predicted mask only the largest connected part
+
+    def predicted(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, 2, H, W) logits -> (B, H, W) bool, the masks that are measured."""
+        masks = pet_mask(logits)
+        return largest_components(masks) if self.keep_largest else masks
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,11 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     ledger, calibration = Ledger(), Calibration(parts.device)
     rows, masks = [torch.zeros((0, 2 + WIDTH * (1 + protocol.native)), dtype=torch.float64)], []
     with ThreadPoolExecutor(parts.config.data.threads, thread_name_prefix="measure") as pool:
-        scorer = Scorer(parts.manifest.source.trimap, protocol.boundary_ratio, pool)
+        scorer = Scorer(parts.manifest.source.trimap, protocol, pool)
         for batch, logits, target in forward(parts, split, protocol.tta, ledger):
             calibration.add(logits, target)
             columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, target).cpu()[:, None]]
-            predicted = pet_mask(logits)
+            predicted = protocol.predicted(logits)
             columns.append(scorer.score(predicted, batch.trimap.to(logits.device)))
             if protocol.native:
                 trimaps = pool.map(parts.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
@@ -139,7 +146,7 @@ class Scorer:
     """Compares predicted masks with trimaps by every border rule; the threads of `pool` measure distances."""
 
     trimap_values: Mapping[str, int]
-    boundary_ratio: float
+    protocol: Protocol
     pool: ThreadPoolExecutor
 
     def score(self, prediction: torch.Tensor, trimap: torch.Tensor) -> torch.Tensor:
@@ -154,7 +161,7 @@ class Scorer:
             predicted, truth = prediction & (target != IGNORE_INDEX), target == 1
             distances = list(self.pool.map(hd95_px, predicted.cpu().numpy(), truth.cpu().numpy()))
             columns.append(count_masks(predicted, truth).double().cpu())
-            columns.append(boundary_iou(predicted, truth, self.boundary_ratio).cpu()[:, None])
+            columns.append(boundary_iou(predicted, truth, self.protocol.boundary_ratio).cpu()[:, None])
             columns.append(torch.tensor(distances, dtype=torch.float64)[:, None])
         return torch.cat(columns, dim=1)
 
@@ -167,7 +174,7 @@ class Scorer:
                 ledger.count += Count(lost=1, unnamed=1)
                 rows.append(rows[0].new_zeros(1, WIDTH))
                 continue
-            prediction = pet_mask(to_native(picture, (trimap.shape[0], trimap.shape[1])))
+            prediction = self.protocol.predicted(to_native(picture, (trimap.shape[0], trimap.shape[1])))
             rows.append(self.score(prediction, torch.from_numpy(trimap)[None].to(logits.device)))
         return torch.cat(rows)
 

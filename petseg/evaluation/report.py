@@ -67,6 +67,7 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
         "checkpoint": done.checkpoint,
         "checkout": asdict(running_code()),
         "tta": done.protocol.tta,
+        "keep_largest": done.protocol.keep_largest,
         "boundary_ratio": done.protocol.boundary_ratio,
         "no_native": done.no_native,
         "temperature_fitted_on": None if temperature is None else "val",
@@ -85,7 +86,8 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
 def protocol_in_words(parts: Parts, done: Evaluated) -> str:
     config = parts.config.data
     tta = "" if done.protocol.tta == "none" else f", TTA {done.protocol.tta}"
-    return f"border={config.border}, {config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}"
+    kept = ", largest part of each mask" if done.protocol.keep_largest else ""
+    return f"border={config.border}, {config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}{kept}"
 
 
 def groups(names: Sequence[str], scores: Scores) -> dict[str, Group]:

@@ -53,6 +53,8 @@ def describe_evaluation(folder: Path, training: RunName, content: Mapping[str, A
     folder: of the run; training: its name; content: of evaluate-SPLIT.json
     """
     options = {"native": not content["no_native"], **{name: content[name] for name in OPTIONS}}
+    if content.get("keep_largest"):  # files of earlier versions have no such key, and their runs keep their ids
+        options["keep_largest"] = True
     name = replace(
         training,
         id=f"{training.wandb_id}-eval-{digest(options, content['manifest_hash'])}",

@@ -13,6 +13,7 @@ from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.evaluate import main
 from petseg.evaluation.measure import predict
+from petseg.evaluation.protocol import Protocol
 from petseg.metrics.breeds import kind_of
 from petseg.metrics.overlay import Pixels, draw_sheet
 from petseg.metrics.pixels import pet_mask
@@ -85,12 +86,15 @@ def test_val_says_that_its_temperature_is_its_own(
     tiny: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny(train__epochs=1), tmp_path)
-    assert run_command(main, [str(tmp_path), "--split", "val", "--tta", "flips", "--no-native", "--pictures", "1"]) == 0
+    flags = ["--split", "val", "--tta", "flips", "--no-native", "--pictures", "1", "--keep-largest"]
+    assert run_command(main, [str(tmp_path), *flags]) == 0
     out = capsys.readouterr().out
     assert "val: border=fg, 64 px, 3 pictures, TTA flips" in out
     assert "fitted and measured on the same pictures" in out
     assert "no numbers at native resolution: not asked for" in out
-    assert json.loads((tmp_path / "evaluate-val.json").read_text())["tta"] == "flips"
+    content = json.loads((tmp_path / "evaluate-val.json").read_text())
+    assert (content["tta"], content["keep_largest"]) == ("flips", True)
+    assert content["protocol"].endswith(", TTA flips, largest part of each mask")
 
 
 def test_the_sheet_has_the_best_the_median_and_the_worst_pictures(
@@ -119,7 +123,7 @@ def test_the_sheet_has_the_best_the_median_and_the_worst_pictures(
     parts = build_parts(tiny(train__epochs=1), open_store(tiny().data.shards), tmp_path, splits=["test"])
     load_weights(list_checkpoints(tmp_path / "checkpoints")[-1].folder, parts.bare_model)
     positions = [0, 7]
-    plain, flipped = (predict(parts, "test", positions, tta) for tta in ("none", "flips"))
+    plain, flipped = (predict(parts, "test", positions, Protocol(tta)) for tta in ("none", "flips"))
     for position, batch, ours in zip(positions, batches_at(parts, "test", positions), flipped, strict=True):
         image, _ = eval_inputs(parts, batch)
         expected = pet_mask(predict_logits(parts.bare_model, image, "flips"))[0].numpy()

@@ -119,7 +119,7 @@ def test_a_resume_without_the_optimizers_moments(ask: Doctor, monkeypatch: pytes
 def test_a_run_that_does_not_listen(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = type("Deaf", (), {"requested": lambda: False, "requeue_requested": lambda: False})
     monkeypatch.setattr("petseg.training.epoch.interrupt", deaf)
-    assert "goes on to its end" in ask("resume", *ONE_MODEL)["resume"].detail
+    assert "ignores the signal to stop" in ask("resume", *ONE_MODEL)["resume"].detail
     assert interrupt.requested() is False
 
 

@@ -118,6 +118,7 @@ def test_the_defaults_that_no_id_tells_stay() -> None:
         "train.budget_steps": 0, "train.budget_min": 0.0, "train.start_size_px": 0, "train.full_size_from": 0.5,
         "train.focal_gamma": 2.0, "train.label_smoothing": 0.0, "train.border_weight": 1.0, "train.border_px": 3,
         "train.ema_decay": 0.0, "train.grad_checkpointing": False, "train.compile": "no",
+        "train.cuda_graphs": True, "train.cudnn_benchmark": True, "train.deterministic": False, "train.tf32": True,
         "train.sync_batchnorm": False, "train.log_every": 10, "train.save_every_min": 10.0,
         "tracking.wandb": "disabled", "tracking.project": "petseg", "tracking.entity": "", "tracking.overlays": 8,
         "tracking.tensorboard": False, "tracking.wandb_wait_s": 10.0, "tracking.artifacts": "none",

@@ -17,12 +17,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.evaluation.measure import measure, predict
 from petseg.evaluation.protocol import BORDERS, Protocol, calibrate, measure_protocol, why_not_native
+from petseg.metrics.masks import unpack
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import Parts, build_parts
 from petseg.training.loop import train
@@ -125,9 +127,32 @@ def test_validation_measures_the_configs_border_rule(tiny: Tiny, tmp_path: Path,
 def test_views_are_averaged_and_drawn(whole_parts: Parts) -> None:
     plain, views = (measure_protocol(whole_parts, "test", Protocol(tta=tta)) for tta in ("none", "flips_scales"))
     assert not np.array_equal(plain.per_image.counts, views.per_image.counts)
-    drawn = predict(whole_parts, "test", [0], tta="flips_scales")[0]
+    drawn = predict(whole_parts, "test", [0], Protocol(tta="flips_scales"))[0]
     found = ((drawn.prediction == 1) & (drawn.truth == 1)).sum()
     assert abs(int(found) - int(views.per_image.counts[0, 0])) <= 4
+
+
+def test_only_the_largest_part_of_each_mask_is_measured_and_drawn(whole_parts: Parts) -> None:
+    """Counts, outlines and native size follow from the cleaned masks; the loss and the calibration do not."""
+    plain, cleaned = (
+        measure_protocol(whole_parts, "test", Protocol(native=True, masks=True, keep_largest=kept))
+        for kept in (False, True)
+    )
+    assert plain.masks is not None
+    assert cleaned.masks is not None
+    side_px = whole_parts.config.data.image_size_px
+    parts_before, parts_after = (
+        [ndimage.label(unpack(bits, side_px), np.ones((3, 3)))[1] for bits in one.masks] for one in (plain, cleaned)
+    )
+    assert max(parts_before) > 1
+    assert max(parts_after) == 1
+    assert cleaned.per_image.counts[:, :2].sum() < plain.per_image.counts[:, :2].sum()
+    assert np.array_equal(cleaned.per_image.loss, plain.per_image.loss)
+    assert not np.array_equal(cleaned.network["fg"].hd95_px, plain.network["fg"].hd95_px)
+    assert cleaned.native["fg"].counts[:, :2].sum() < plain.native["fg"].counts[:, :2].sum()
+    position = int(np.argmax(parts_before))
+    drawn = predict(whole_parts, "test", [position], Protocol(keep_largest=True))[0]
+    assert ndimage.label(drawn.prediction, np.ones((3, 3)))[1] == 1
 
 
 def test_weights_that_are_not_finite_raise_a_failure(whole_parts: Parts) -> None:

@@ -1,0 +1,43 @@
+"""The largest part of a mask."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from petseg.metrics.components import largest_components
+
+
+def mask(*rows: str) -> torch.Tensor:
+    return torch.tensor([[pixel == "#" for pixel in row] for row in rows])
+
+
+def test_by_hand() -> None:
+    """Corners connect; of equally large parts the first stays; an empty mask stays empty."""
+    given_masks = torch.stack([
+        mask("##..", "..#.", "...."),
+        mask("#..#", "#..#", "...#"),
+        mask("#..#", "#..#", "...."),
+        mask("....", "....", "...."),
+    ])  # fmt: skip
+    expected = torch.stack([
+        mask("##..", "..#.", "...."),
+        mask("...#", "...#", "...#"),
+        mask("#...", "#...", "...."),
+        mask("....", "....", "...."),
+    ])  # fmt: skip
+    assert torch.equal(largest_components(given_masks), expected)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_what_is_kept_is_one_part_that_no_other_exceeds(seed: int) -> None:
+    masks = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(seed)) < 0.4
+    kept = largest_components(masks)
+    assert not (kept & ~masks).any()
+    for one, whole in zip(kept.numpy(), masks.numpy(), strict=True):
+        labels, count = ndimage.label(whole, structure=[[1] * 3] * 3)
+        sizes = [int((labels == label).sum()) for label in range(1, count + 1)]
+        assert int(one.sum()) == max(sizes, default=0)
+        assert ndimage.label(one, structure=[[1] * 3] * 3)[1] == min(count, 1)
