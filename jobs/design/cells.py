@@ -9,6 +9,7 @@ from pathlib import Path
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell, Spec, load_spec, parse_axes, parse_settings
 from petseg.config import WEIGHTS_SUFFIXES
+from petseg.recipes import read_recipe
 from shards.command import typed
 
 WEIGHTS = "model.weights"
@@ -23,12 +24,15 @@ class Cells:
     sets: ShardSets
 
 
-def read_spec(path: Path, axes: Sequence[str], settings: Sequence[str]) -> Spec:
-    """Read a sweep file, changed by --axis and --set.
+def read_spec(path: Path, axes: Sequence[str], settings: Sequence[str], recipe: str = "") -> Spec:
+    """Read a sweep file, changed by --recipe, and then by --axis and --set.
 
     Raises ValueError that names the file or the flag, and for weights that are not there.
     """
-    spec = load_spec(path).changed(parse_axes(axes), parse_settings(settings, "--set"))
+    spec = load_spec(path)
+    if recipe:
+        spec = spec.changed({}, {name: value for name, value in read_recipe(recipe).items() if name not in spec.names})
+    spec = spec.changed(parse_axes(axes), parse_settings(settings, "--set"))
     require_weights(spec)
     return spec
 

@@ -80,7 +80,7 @@ def read_chain(options: ChainOptions, words: Sequence[str], pack_flags: tuple[st
             if "pack" in steps
             else f"{PACK_FLAG} goes with the step pack: `jobs/chain.py pack {' '.join(steps)}`"
         )
-    spec = read_spec(options.sweep, options.axis, options.set)
+    spec = read_spec(options.sweep, options.axis, options.set, options.recipe)
     shards = expand(spec)[0].config.data.shards
     if pack_flags is not None and not _same_place(out := _out_of(pack_flags), shards):
         raise ValueError(f"the pack goes to {out}, and the sweep reads {shards}: add --set data.shards={out}")

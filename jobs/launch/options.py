@@ -25,6 +25,9 @@ class Options:
     resources: Annotated[Resources, tyro.conf.arg(name="")] = field(default_factory=Resources)
     sweep: Path = DEFAULT_SWEEP
     """Sweep file in wandb's form: method, metric, parameters."""
+    recipe: str = ""
+    """Values for all trials: lab, fast, best, or a TOML file of config fields. They replace what the sweep file fixes;
+    axes, --axis and --set stay as they are."""
     axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A further axis, or another one's values, as NAME=VALUE,VALUE; can be repeated."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

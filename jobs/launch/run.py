@@ -63,7 +63,7 @@ def find_cells(options: Options) -> Cells:
 
     With --dry-run those of a search are the ones that it would propose now.
     """
-    spec = read_spec(options.sweep, options.axis, options.set)
+    spec = read_spec(options.sweep, options.axis, options.set, options.recipe)
     cells = expand(spec)
     if options.dry_run and not options.allow_pipe:
         require_known_sets(cells, typed_locations(spec, [*options.set, *options.axis]), options.sweep)

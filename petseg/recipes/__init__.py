@@ -1,4 +1,4 @@
-"""Settings of a run by name: TOML files of dotted config fields, from which flags may depart."""
+"""Settings of a run or a sweep by name: TOML files of config fields, from which flags may depart."""
 
 from __future__ import annotations
 
