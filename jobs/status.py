@@ -10,7 +10,7 @@ its Dice is the best of the epochs that it had), done or failed; below the table
 and each reason for which queued jobs do not start by themselves, with what to do. Where Slurm does not answer, trials
 whose jobs may still be there are unknown. --watch shows the first rows of the report's leaderboard too.
 
-Of a sweep that jobs/chain.py began it says below the table where the chain's own jobs stand, until all are done.
+For a sweep that jobs/chain.py began it shows the state of the chain's own jobs below the table, until all are done.
 
 Exit code 0; 3 if trials have failed and none is queued or running, or a job of the chain failed; 4 if some are unknown.
 

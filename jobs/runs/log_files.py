@@ -54,7 +54,7 @@ class Traceback:
 def rank_logs(trial: Trial, submission: Submission) -> list[Path]:
     """The logs of a job's ranks that are there, rank 0 first; in the sweep's own folder if it was moved.
 
-    Of a job that trains several trials at once, the log of the trial's own worker alone.
+    If a job trains several trials at once, only the log of the trial's own worker.
     """
     if not submission.log:
         return []

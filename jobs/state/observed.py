@@ -19,7 +19,7 @@ class Observed:
     answer: Answer = field(default_factory=Answer)  # Slurm's, which may be some seconds old after `glance`
 
     def of(self, ids: Collection[str]) -> Observed:
-        """The same observation of these trials only."""
+        """This observation, restricted to some trials."""
         return replace(self, rows=tuple(row for row in self.rows if row.trial.id in ids))
 
     @property

@@ -31,7 +31,7 @@ class Forecast:
     known_by: str
 
 
-def forecast_on_gpu(found: Footprint, gpu: Gpu, passes: int) -> Forecast:
+def forecast_on_gpu(memory: Footprint, gpu: Gpu, micro_batches: int) -> Forecast:
     """Each operation is bound by arithmetic, by memory or by its launch."""
     rates = {
         "half_flops": gpu.half_tflops * 1e12 * MATH_SHARE,
@@ -39,25 +39,26 @@ def forecast_on_gpu(found: Footprint, gpu: Gpu, passes: int) -> Forecast:
         "bytes_per_s": gpu.bandwidth_tb_s * 1e12 * BANDWIDTH_SHARE,
         "launch_s": LAUNCH_S,
     }
-    step_s = passes * roofline_s(found.pass_ops, **rates) + roofline_s(found.update_ops, **rates)
-    eval_s = roofline_s(found.eval_ops, **rates) / found.micro_batch
+    step_s = micro_batches * roofline_s(memory.pass_ops, **rates) + roofline_s(memory.update_ops, **rates)
+    eval_s = roofline_s(memory.eval_ops, **rates) / memory.micro_batch
     known_by = (
         f"each operation at {MATH_SHARE:.0%} of {gpu.name}'s arithmetic or {BANDWIDTH_SHARE:.0%} of its memory's rate"
     )
     return Forecast(step_s, eval_s, known_by)
 
 
-def forecast_on_cpu(config: RunConfig, found: Footprint, passes: int) -> Forecast:
-    """By forward and backward passes of a few samples here: the quickest, since neighbours only slow one down."""
+def forecast_on_cpu(config: RunConfig, memory: Footprint, micro_batches: int) -> Forecast:
+    """Time some passes over a few samples here; the quickest counts, since neighbours only slow one down."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    samples = min(PROBE_SAMPLES, found.micro_batch)
+    samples = min(PROBE_SAMPLES, memory.micro_batch)
     measure_footprint(config, model, samples)  # the first pass allocates, and chooses kernels
     times = [time_pass(config, model, samples)]
     while len(times) < PROBE_PASSES and sum(map(sum, times)) < PATIENCE_S:
         times.append(time_pass(config, model, samples))
     pass_s, eval_s = (min(column) for column in zip(*times, strict=True))
-    known_by = f"a pass of {samples} samples on this CPU, {torch.get_num_threads()} threads"
-    return Forecast(passes * pass_s * found.micro_batch / samples, eval_s / samples, known_by)
+    threads = torch.get_num_threads()
+    known_by = f"a pass of {samples} samples on this CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return Forecast(micro_batches * pass_s * memory.micro_batch / samples, eval_s / samples, known_by)

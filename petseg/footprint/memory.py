@@ -36,7 +36,7 @@ DeviceType = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one process: a training step's pass over `micro_batch` samples, and a forward pass of evaluation."""
+    """What one process needs for a training step on `micro_batch` samples, and for a forward pass of evaluation."""
 
     micro_batch: int
     parameters: int
@@ -72,7 +72,7 @@ def footprint(config: RunConfig, micro_batch: int, device: DeviceType, world_siz
 
 
 def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, world_size: int = 1) -> Footprint:
-    """The same of a model that is there, on a CPU: with real numbers, the step is run."""
+    """The footprint of a given model, on a CPU, where its step is run."""
     if config.train.grad_checkpointing:
         checkpoint_stages(model)
     optimizer = build_optimizer(config.optim, model)
@@ -128,12 +128,12 @@ def largest_batch(peak_bytes: Callable[[int], int], room_bytes: int, most: int) 
     """
     fits, too_large, asked = 0, most + 1, most
     while too_large - fits > 1:
-        found = peak_bytes(asked)
-        if found <= room_bytes:
+        peak = peak_bytes(asked)
+        if peak <= room_bytes:
             fits = asked
         else:
             too_large = asked
-        asked = min(max(asked * room_bytes // found, fits + 1), too_large - 1)
+        asked = min(max(asked * room_bytes // peak, fits + 1), too_large - 1)
     return fits
 
 

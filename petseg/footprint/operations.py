@@ -81,7 +81,7 @@ class OpCounter(TorchDispatchMode):
 
 
 def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Of tensors that share no memory."""
+    """The bytes of tensors that share no memory."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

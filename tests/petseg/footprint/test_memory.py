@@ -262,7 +262,7 @@ def test_the_command_answers(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_command_measures_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(main, ["--data.image-size-px", "32", "--model.width", "4", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
-    assert "a pass of 2 samples on this CPU, 1 threads" in out
+    assert "a pass of 2 samples on this CPU, 1 thread" in out
     assert "MFU" not in out
     assert "fits" not in out
 
