@@ -70,8 +70,8 @@ def petseg_way(policy: Any, image: torch.Tensor, trimap: torch.Tensor) -> Way:
 
 def torchvision_ways(image: torch.Tensor, trimap: torch.Tensor) -> dict[str, Way]:
     """Its v2 transforms of a pair, with petseg's strengths."""
-    from torchvision import tv_tensors  # type: ignore[import-untyped, unused-ignore]
-    from torchvision.transforms import v2  # type: ignore[import-untyped, unused-ignore]
+    from torchvision import tv_tensors  # type: ignore[import-untyped, unused-ignore]  # no types
+    from torchvision.transforms import v2  # type: ignore[import-untyped, unused-ignore]  # no types
 
     pictures = [tv_tensors.Image(picture.permute(2, 0, 1).contiguous()) for picture in image]
     pairs = list(zip(pictures, map(tv_tensors.Mask, trimap), strict=True))
@@ -94,7 +94,7 @@ def torchvision_ways(image: torch.Tensor, trimap: torch.Tensor) -> dict[str, Way
 def kornia_ways(image: torch.Tensor, trimap: torch.Tensor) -> dict[str, Way]:
     if importlib.util.find_spec("kornia") is None:
         return {}
-    from kornia import augmentation  # type: ignore[import-not-found, unused-ignore]
+    from kornia import augmentation  # type: ignore[import-not-found, unused-ignore]  # an extra
 
     pictures, masks = image.permute(0, 3, 1, 2).float().contiguous() / 255, trimap.unsqueeze(1).float()
     strengths = {"kernel_size": (31, 31), "sigma": (5.0, 5.0), "alpha": (30.0, 30.0)}

@@ -51,7 +51,7 @@ def decode_mask(png: bytes) -> torch.Tensor:
 
 def _resize(picture: torch.Tensor) -> torch.Tensor:
     """(3, H, W) uint8 -> (3, 256, 256) uint8, antialiased; on uint8, which is torchvision's quickest way."""
-    from torchvision.transforms.v2 import functional  # type: ignore[import-untyped, unused-ignore]
+    from torchvision.transforms.v2 import functional  # type: ignore[import-untyped, unused-ignore]  # no types
 
     return functional.resize(picture, [SIZE_PX, SIZE_PX], antialias=True)
 
@@ -66,8 +66,8 @@ def torchvision_folder(root: Path, on_tensors: bool) -> Way:
 
     on_tensors: resize uint8 tensors, which is quicker, instead of the Pillow images that the class gives.
     """
-    from torchvision.datasets import OxfordIIITPet  # type: ignore[import-untyped, unused-ignore]
-    from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped, unused-ignore]
+    from torchvision.datasets import OxfordIIITPet  # type: ignore[import-untyped, unused-ignore]  # no types
+    from torchvision.transforms import InterpolationMode  # type: ignore[import-untyped, unused-ignore]  # no types
     from torchvision.transforms.v2 import functional
 
     def on_images(picture: Image.Image, mask: Image.Image) -> Pair:
@@ -122,7 +122,7 @@ def decode_sample(sample: dict[str, bytes]) -> dict[str, torch.Tensor]:
 
 def litdata_chunks(shards: Path, scratch: Path) -> Way:
     """LitData's optimize() to a local folder, then its streaming data set and loader."""
-    import litdata  # type: ignore[import-not-found, unused-ignore]
+    import litdata  # type: ignore[import-not-found, unused-ignore]  # an extra
 
     litdata.optimize(
         fn=read_tars, inputs=[shards], output_dir=str(scratch), num_workers=1, chunk_bytes="64MB", start_method="fork"
@@ -134,7 +134,7 @@ def litdata_chunks(shards: Path, scratch: Path) -> Way:
 
 def mds_shards(shards: Path, scratch: Path) -> Way:
     """MosaicML Streaming's own format in a local folder, its data set, and torch's DataLoader."""
-    import streaming  # type: ignore[import-not-found, unused-ignore]
+    import streaming  # type: ignore[import-not-found, unused-ignore]  # an extra
     from streaming.base.util import clean_stale_shared_memory  # type: ignore[import-not-found, unused-ignore]
 
     clean_stale_shared_memory()

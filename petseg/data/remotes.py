@@ -65,7 +65,7 @@ class FsspecRemote:
 
 def _file_system(scheme: str) -> Any:
     try:
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec  # type: ignore[import-untyped]  # it has no types
 
         options: dict[str, Any] = {"use_listings_cache": False}
         if PACKAGES[scheme] == "aiohttp":

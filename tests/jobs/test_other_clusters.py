@@ -91,7 +91,7 @@ def at(patch: pytest.MonkeyPatch, **site: Any) -> Iterator[Cluster]:
 
 
 def results(sweep: Sweep) -> dict[str, dict[str, float]]:
-    """Of those that have one, without what only the clock decides."""
+    """The results of the finished trials, without what only the clock decides."""
     found = {trial.id: trial.result() for trial in sweep.trials}
     return {
         name: {key: value for key, value in result.metrics.items() if not key.startswith("perf/")}

@@ -39,7 +39,7 @@ def queued_jobs() -> list[str]:
 def test_a_sweep_that_is_larger_than_the_queue_has_room_for(
     tiny_sweep: list[str], tmp_path: Path, set_limit: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same command again and again submits each trial once, however little fits."""
+    """Repeating the command submits each trial once, however few jobs fit."""
     flags = [*tiny_sweep, *SMALL, "--axis", "model.arch=unet", "--axis", "train.seed=0,1,2,3,4"]
     other = ["sbatch", "--parsable", "--partition=gpu", "--output=/dev/null", "--wrap=true"]
     other_job = subprocess.run(other, check=True, capture_output=True, text=True, timeout=30).stdout.strip()

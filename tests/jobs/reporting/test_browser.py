@@ -105,7 +105,7 @@ def open_page(browser: Any, page_path: Path) -> Iterator[Open]:
 
 
 def values(table: Any, column: int) -> list[str]:
-    """Of a column, as the page sorts them."""
+    """The values of a column, as the page sorts them."""
     cell = "row.cells[i].dataset.value ?? row.cells[i].textContent.trim()"
     return table.evaluate(f"(table, i) => [...table.tBodies[0].rows].map(row => {cell})", column)
 

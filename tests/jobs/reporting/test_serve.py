@@ -118,7 +118,7 @@ def client(sweep: Sweep, serving: Callable[[LivePage], Client], restless: None) 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory, serving: Callable[[LivePage], Client]) -> Client:
-    """Of a sweep that does not change."""
+    """The sweep does not change meanwhile."""
     return serving(LivePage(sweep_in(tmp_path_factory.mktemp("shown")).folder))
 
 

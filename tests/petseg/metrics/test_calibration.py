@@ -27,7 +27,7 @@ def drawn(seed: int, spread: float, temperature: float, size: int = 256) -> tupl
 @pytest.mark.parametrize("spread", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_ece_is_that_of_torchmetrics(spread: float, temperature: float) -> None:
-    """Of moderate logits: theirs sums in float32, where a confidence near 1 becomes 1 and falls out of the last bin."""
+    """Logits are moderate: torchmetrics sums in float32, where a confidence near 1 leaves the last bin."""
     logits, target = drawn(0, spread, temperature, size=64)
     ours = calibration_of(logits, target).reliability().ece
     theirs = multiclass_calibration_error(logits.softmax(dim=1), target, num_classes=2, n_bins=15, norm="l1")

@@ -114,7 +114,7 @@ def test_the_encoder_has_a_rate_of_its_own(name: str) -> None:
 
 
 def give_gradients(model: nn.Module, number: int) -> None:
-    """The same ones to every model of a kind, in the parameters' memory format, as autograd does."""
+    """Every model of a kind gets equal gradients, in the parameters' memory format, as autograd does."""
     torch.manual_seed(number)
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape))
