@@ -1,4 +1,4 @@
-"""Paired augmentation: one random draw per sample moves picture and trimap together, batched, on the device.
+"""Paired augmentation: one random draw per sample moves picture and labels together, batched, on the device.
 
 draws.py says what happens to which sample, as a function of (seed, epoch, sample) alone, so that the pixels do not
 depend on the number of processes, the batch, or a resume; batch.py carries it out with warp.py and appearance.py.

@@ -83,15 +83,15 @@ def draw_changes(command: Command) -> Image.Image:
         raise ValueError(f"{command.shards} has no split {command.split}: it has {', '.join(store.manifest.splits)}")
     reader, size = TarReader(store, command.split, command.image_size_px), command.image_size_px
     ids = np.linspace(0, len(reader) - 1, min(command.pictures, len(reader))).astype(np.int64)
-    image, trimap = np.empty((len(ids), size, size, 3), np.uint8), np.empty((len(ids), size, size), np.uint8)
-    loaded = reader.load(ids, image, trimap)
+    image, labels = np.empty((len(ids), size, size, 3), np.uint8), np.empty((len(ids), size, size), np.uint8)
+    loaded = reader.load(ids, image, labels)
     captions = [reader.key(int(i)) for i in ids]
     reader.close()
     store.close()
     if loaded.lost:
         raise Failure(f"cannot be read: {loaded.lost[0]}", Cause.DATA)
     always = replace(command.augment, p=1.0, strong_p=1.0)
-    original = to_image(torch.from_numpy(image), torch.device("cpu")), torch.from_numpy(trimap)
+    original = to_image(torch.from_numpy(image), torch.device("cpu")), torch.from_numpy(labels)
     columns = [(captions, *original)]
     for epoch in range(1, command.epochs + 1):
         changes = draw(always, ids, command.seed, epoch, size)
@@ -105,13 +105,13 @@ def draw_changes(command: Command) -> Image.Image:
     return draw_sheet(cells, columns=len(columns), size_px=min(size, 256))
 
 
-def outlined(pixels: Pixels, trimap: Pixels, pet: int, background: int) -> Pixels:
+def outlined(pixels: Pixels, labels: Pixels, pet: int, background: int) -> Pixels:
     """(H, W, 3) and (H, W) uint8 -> the picture; outlined in yellow is the pet, in white the pet with its border."""
     from petseg.metrics.overlay import MISSED_RGB, TRUTH_RGB, outline
 
     drawn = pixels.copy()
-    drawn[outline(trimap != background)] = TRUTH_RGB
-    drawn[outline(trimap == pet)] = MISSED_RGB
+    drawn[outline(labels != background)] = TRUTH_RGB
+    drawn[outline(labels == pet)] = MISSED_RGB
     return drawn
 
 

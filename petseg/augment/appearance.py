@@ -1,4 +1,4 @@
-"""Colour, sharpness and noise of pictures (N, 3, H, W) float32 in 0-255; the trimap has no part in it."""
+"""Colour, sharpness and noise of pictures (N, 3, H, W) float32 in 0-255; the labels have no part in it."""
 
 from __future__ import annotations
 

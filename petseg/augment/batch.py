@@ -15,30 +15,30 @@ from petseg.config import AugmentConfig, RunConfig
 from petseg.data.plan import Ids
 from petseg.data.transfer import floats, indices
 
-Pair = tuple[torch.Tensor, torch.Tensor]  # pictures (B, 3, H, W) float in 0-255, trimaps (B, H, W) uint8
+Pair = tuple[torch.Tensor, torch.Tensor]  # pictures (B, 3, H, W) float in 0-255, labels (B, H, W) uint8
 
 
-def apply(changes: Sequence[Change], image: torch.Tensor, trimap: torch.Tensor, config: AugmentConfig) -> Pair:
+def apply(changes: Sequence[Change], image: torch.Tensor, labels: torch.Tensor, config: AugmentConfig) -> Pair:
     """The batch with changed samples in their originals' places; what is not changed stays bit for bit."""
     if not changes:
-        return image, trimap
+        return image, labels
     rows = _rows(changes, image.device)
-    moved, labels = _changed(changes, image.index_select(0, rows), trimap.index_select(0, rows), config)
-    return _put(image, rows, moved), _put(trimap, rows, labels)
+    moved, moved_labels = _changed(changes, image.index_select(0, rows), labels.index_select(0, rows), config)
+    return _put(image, rows, moved), _put(labels, rows, moved_labels)
 
 
 def augment_batch(
-    config: RunConfig, ids: Ids, epoch: int, image: torch.Tensor, trimap: torch.Tensor, weight: torch.Tensor
+    config: RunConfig, ids: Ids, epoch: int, image: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The batch as an epoch (from 1) trains on it; ids and weight (B,). With `augment.mode` add, copies join it."""
     changes = draw(config.augment, ids, config.train.seed, epoch, config.data.image_size_px)
     if config.augment.mode == "add":
-        return with_copies(changes, image, trimap, weight, config.augment)
-    return *apply(changes, image, trimap, config.augment), weight
+        return with_copies(changes, image, labels, weight, config.augment)
+    return *apply(changes, image, labels, config.augment), weight
 
 
 def with_copies(
-    changes: Sequence[Change], image: torch.Tensor, trimap: torch.Tensor, weight: torch.Tensor, config: AugmentConfig
+    changes: Sequence[Change], image: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, config: AugmentConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The batch as it is, followed by changed copies; weight (B,) -> (B + copies,).
 
@@ -47,27 +47,27 @@ def with_copies(
     copy being the mean of both.
     """
     if not changes:
-        return image, trimap, weight
+        return image, labels, weight
     rows = _rows(changes, image.device)
-    moved, labels = _changed(changes, image.index_select(0, rows), trimap.index_select(0, rows), config)
+    moved, moved_labels = _changed(changes, image.index_select(0, rows), labels.index_select(0, rows), config)
     half = weight.index_select(0, rows) / 2
     weight = torch.cat([weight.index_copy(0, rows, half), half])
-    return torch.cat([image, moved]), torch.cat([trimap, labels]), weight
+    return torch.cat([image, moved]), torch.cat([labels, moved_labels]), weight
 
 
-def _changed(changes: Sequence[Change], image: torch.Tensor, trimap: torch.Tensor, config: AugmentConfig) -> Pair:
+def _changed(changes: Sequence[Change], image: torch.Tensor, labels: torch.Tensor, config: AugmentConfig) -> Pair:
     """Samples (N, ...), each by its change. The tensors are this function's own."""
     image = image.contiguous()  # grid_sample reads planes quicker than channels_last, and writes nothing else
     if flips := [i for i, change in enumerate(changes) if change.flip]:
         rows = indices(flips, image.device)
         image = _put(image, rows, _pick(image, rows).flip(-1))
-        trimap = _put(trimap, rows, _pick(trimap, rows).flip(-1))
+        labels = _put(labels, rows, _pick(labels, rows).flip(-1))
     moved = [i for i, change in enumerate(changes) if change.affine is not None or change.bumps is not None]
     if moved:
         rows, grid = indices(moved, image.device), _grid([changes[i] for i in moved], image, config)
-        pictures, labels = warp(_pick(image, rows), _pick(trimap, rows), grid)
-        image, trimap = _put(image, rows, pictures), _put(trimap, rows, labels)
-    return _with_appearance(changes, image, config), trimap
+        pictures, moved_labels = warp(_pick(image, rows), _pick(labels, rows), grid)
+        image, labels = _put(image, rows, pictures), _put(labels, rows, moved_labels)
+    return _with_appearance(changes, image, config), labels
 
 
 def _grid(changes: Sequence[Change], image: torch.Tensor, config: AugmentConfig) -> torch.Tensor:

@@ -12,16 +12,16 @@ from petseg.config import AugmentConfig
 _MARGIN = 3  # bumps beyond the border, so that the displacement is as strong there as inside
 
 
-def warp(image: torch.Tensor, trimap: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Picture (N, 3, H, W) float, bilinear, and trimap (N, H, W) uint8, nearest, at grid (N, 2, H, W) of (x, y).
+def warp(image: torch.Tensor, labels: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Picture (N, 3, H, W) float, bilinear, and labels (N, H, W) uint8, nearest, at grid (N, 2, H, W) of (x, y).
 
     Both reflect at the border. The grid stays planar: grid_sample takes either layout, and it need not be rewritten.
     """
     places = grid.permute(0, 2, 3, 1)
     moved = F.grid_sample(image, places, mode="bilinear", padding_mode="reflection", align_corners=False)
-    labels = trimap.unsqueeze(1).float()
-    labels = F.grid_sample(labels, places, mode="nearest", padding_mode="reflection", align_corners=False)
-    return moved, labels.squeeze(1).to(trimap.dtype)
+    planes = labels.unsqueeze(1).float()
+    planes = F.grid_sample(planes, places, mode="nearest", padding_mode="reflection", align_corners=False)
+    return moved, planes.squeeze(1).to(labels.dtype)
 
 
 def affine_grid(affine: torch.Tensor, image_size_px: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Caches of decoded samples: a split is decoded once per node into a memory-mapped file that all ranks and runs share.
 
-A file is named by the shard set's hash, the split and the size; it holds the pictures (N, S, S, 3), the trimaps
+A file is named by the shard set's hash, the split and the size; it holds the pictures (N, S, S, 3), the labels
 (N, S, S) and the 64-bit hashes of the keys (N,) as they were read, and nothing else. One process builds it under a lock
 while the others wait. A split with unreadable samples is not cached, so that the set is read anew once it is repaired.
 """
@@ -43,7 +43,7 @@ class NodeCache:
 
     def __init__(self, path: Path, tars: TarReader) -> None:
         self._tars, self.image_size_px = tars, tars.image_size_px
-        self.image, self.trimap, self.hashes = _arrays(path, tars, "r")
+        self.image, self.labels, self.hashes = _arrays(path, tars, "r")
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -51,10 +51,10 @@ class NodeCache:
     def key(self, position: int) -> str:
         return self._tars.key(position)
 
-    def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded:
-        """Copy samples into image (B, S, S, 3) and trimap (B, S, S) uint8."""
+    def load(self, ids: Ids, image: Pixels, labels: Pixels) -> Loaded:
+        """Copy samples into image (B, S, S, 3) and labels (B, S, S) uint8."""
         np.take(self.image, ids, axis=0, out=image, mode="clip")  # "raise" would copy twice; the plan is in range
-        np.take(self.trimap, ids, axis=0, out=trimap, mode="clip")
+        np.take(self.labels, ids, axis=0, out=labels, mode="clip")
         return Loaded(self.hashes[ids])
 
 
@@ -64,7 +64,7 @@ class DeviceCache:
     def __init__(self, node: NodeCache, device: torch.device) -> None:
         self._node, self.image_size_px, self._device = node, node.image_size_px, device
         self._image = torch.from_numpy(np.array(node.image)).to(device)
-        self._trimap = torch.from_numpy(np.array(node.trimap)).to(device)
+        self._labels = torch.from_numpy(np.array(node.labels)).to(device)
 
     def __len__(self) -> int:
         return len(self._node)
@@ -77,9 +77,9 @@ class DeviceCache:
         for micro_batch in plan:
             ids = micro_batch.ids
             rows = torch.from_numpy(ids).to(self._device, non_blocking=True)
-            image, trimap = self._image.index_select(0, rows), self._trimap.index_select(0, rows)
+            image, labels = self._image.index_select(0, rows), self._labels.index_select(0, rows)
             weight = torch.full((len(ids),), 0.0 if micro_batch.filler else 1.0)
-            yield Batch(micro_batch, image, trimap, weight, self._node.hashes[ids])
+            yield Batch(micro_batch, image, labels, weight, self._node.hashes[ids])
 
 
 @dataclass(frozen=True)
@@ -186,13 +186,13 @@ def _allocate(file: int, num_bytes: int, path: Path) -> None:
 
 
 def _decode_all(path: Path, tars: TarReader) -> list[Lost]:
-    image, trimap, hashes = _arrays(path, tars, "r+")
+    image, labels, hashes = _arrays(path, tars, "r+")
     start = logged = time.monotonic()
     done, lost = 0, list[Lost]()
 
     def decode(first: int) -> tuple[int, list[Lost]]:
         ids = np.arange(first, min(first + CHUNK, len(tars)))
-        loaded = tars.load(ids, image[first : first + CHUNK], trimap[first : first + CHUNK])
+        loaded = tars.load(ids, image[first : first + CHUNK], labels[first : first + CHUNK])
         hashes[first : first + CHUNK] = loaded.hashes
         return len(ids), loaded.lost
 
@@ -206,14 +206,14 @@ def _decode_all(path: Path, tars: TarReader) -> list[Lost]:
             if now - logged > LOG_EVERY_S:
                 logged, left_s = now, (now - start) / done * (len(tars) - done)
                 logger.info("decoding %s: %d of %d, %.0f s left", tars.split, done, len(tars), left_s)
-    for array in (image, trimap, hashes):
+    for array in (image, labels, hashes):
         array.flush()
     logger.info("decoded %d pictures of %s in %.1f s into %s", done, tars.split, time.monotonic() - start, path.parent)
     return lost
 
 
 def _arrays(path: Path, tars: TarReader, mode: Literal["r", "r+"]) -> tuple[np.memmap, np.memmap, np.memmap]:
-    """Pictures (N, S, S, 3) and trimaps (N, S, S) uint8, and hashes (N,) uint64, in a cache file."""
+    """Pictures (N, S, S, 3) and labels (N, S, S) uint8, and hashes (N,) uint64, in a cache file."""
     num, side = len(tars), tars.image_size_px
     pixels = num * side * side
     return (

@@ -30,7 +30,7 @@ def decode_image(content: Buffer, out: Pixels) -> None:
     if (height, width) == out.shape[:2]:
         simplejpeg.decode_jpeg(content, "RGB", buffer=out)
         return
-    import torch  # only for squashing: the report reads pictures and trimaps without it
+    import torch  # only for squashing: the report reads pictures and labels without it
     import torch.nn.functional as F
 
     original = simplejpeg.decode_jpeg(content, "RGB", buffer=_scratch(height, width))
@@ -49,33 +49,33 @@ def _scratch(height: int, width: int) -> Pixels:
     return _thread.scratch[:size].reshape(height, width, 3)
 
 
-def decode_trimap(content: Buffer, out: Pixels) -> None:
+def decode_labels(content: Buffer, out: Pixels) -> None:
     """PNG -> out (H, W) uint8, squashed to the nearest pixel if need be, so that its values stay what they are.
 
     Raises ValueError, OSError or SyntaxError unless it is a whole 8-bit grey PNG of at most 25 megapixels.
     """
     if _decode_plain_png(content, out):
         return
-    with _open_trimap(content) as trimap:
+    with _open_labels(content) as labels:
         size = (out.shape[1], out.shape[0])
-        out[...] = np.asarray(trimap if trimap.size == size else trimap.resize(size, Image.Resampling.NEAREST))
+        out[...] = np.asarray(labels if labels.size == size else labels.resize(size, Image.Resampling.NEAREST))
 
 
-def decode_whole_trimap(content: Buffer) -> Pixels:
-    """PNG -> (H, W) uint8 at its own size; raises as `decode_trimap`."""
-    with _open_trimap(content) as trimap:
-        return np.array(trimap)
+def decode_whole_labels(content: Buffer) -> Pixels:
+    """PNG -> (H, W) uint8 at its own size; raises as `decode_labels`."""
+    with _open_labels(content) as labels:
+        return np.array(labels)
 
 
-def _open_trimap(content: Buffer) -> Image.Image:
+def _open_labels(content: Buffer) -> Image.Image:
     try:
-        trimap = Image.open(io.BytesIO(content), formats=["PNG"])
+        labels = Image.open(io.BytesIO(content), formats=["PNG"])
     except UnidentifiedImageError:  # its message shows only the BytesIO object
-        raise ValueError("the trimap is no readable PNG") from None
-    _refuse_bomb(*trimap.size)
-    if trimap.mode != "L":
-        raise ValueError(f"the trimap has mode {trimap.mode}, not 8-bit grey")
-    return trimap
+        raise ValueError("the mask is no readable PNG") from None
+    _refuse_bomb(*labels.size)
+    if labels.mode != "L":
+        raise ValueError(f"the mask has mode {labels.mode}, not 8-bit grey")
+    return labels
 
 
 def _refuse_bomb(width: int, height: int) -> None:

@@ -26,13 +26,13 @@ def normalise(image: torch.Tensor, channels_last: bool) -> torch.Tensor:
     return normal.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def build_target(trimap: torch.Tensor, border: str, values: Mapping[str, int]) -> torch.Tensor:
-    """(B, H, W) uint8 trimap -> int64 target: 1 pet, 0 background, 255 ignored; `border` is the rule for the border.
+def build_target(labels: torch.Tensor, border: str, values: Mapping[str, int]) -> torch.Tensor:
+    """(B, H, W) uint8 labels -> int64 target: 1 pet, 0 background, 255 ignored; `border` is the rule for the border.
 
     values: the trimap's values by name, as the manifest's source lists them
     """
-    target = (trimap == values["pet"]).long()
-    is_border = trimap == values["border"]
+    target = (labels == values["pet"]).long()
+    is_border = labels == values["border"]
     if border == "fg":
         return target.masked_fill_(is_border, 1)
     if border == "ignore":

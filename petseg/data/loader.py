@@ -27,8 +27,8 @@ class Reader(Protocol):
 
     image_size_px: int
 
-    def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded:
-        """Write samples into image (B, S, S, 3) and trimap (B, S, S) uint8."""
+    def load(self, ids: Ids, image: Pixels, labels: Pixels) -> Loaded:
+        """Write samples into image (B, S, S, 3) and labels (B, S, S) uint8."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Batch:
 
     plan: MicroBatch
     image: torch.Tensor  # (B, H, W, 3) uint8, contiguous: permuted on the device, this is channels_last for free
-    trimap: torch.Tensor  # (B, H, W) uint8
+    labels: torch.Tensor  # (B, H, W) uint8
     weight: torch.Tensor  # (B,) float32: 0 for fillers and for samples that could not be read, else 1
     hashes: NDArray[np.uint64]  # (B,) hashes of the keys as they were read, 0 where a sample is lost
     lost: list[Lost] = field(default_factory=list)
@@ -53,8 +53,8 @@ def load_batches(reader: Reader, plan: Iterable[MicroBatch], threads: int, pin: 
     buffers = _Buffers(reader.image_size_px, pin)
     if threads == 0:
         for micro_batch in plan:
-            image, trimap = buffers.batch(len(micro_batch.ids))
-            yield _batch(micro_batch, image, trimap, [reader.load(micro_batch.ids, image.numpy(), trimap.numpy())])
+            image, labels = buffers.batch(len(micro_batch.ids))
+            yield _batch(micro_batch, image, labels, [reader.load(micro_batch.ids, image.numpy(), labels.numpy())])
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         ahead: deque[_Pending] = deque()
@@ -81,7 +81,7 @@ class _Buffers:
         self._free: dict[int, list[Pixels]] = defaultdict(list)  # by size in bytes
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (size, S, S, 3) and trimaps (size, S, S) uint8, uninitialised."""
+        """Pictures (size, S, S, 3) and labels (size, S, S) uint8, uninitialised."""
         return self._tensor((size, self._side, self._side, 3)), self._tensor((size, self._side, self._side))
 
     def _tensor(self, shape: tuple[int, ...]) -> torch.Tensor:
@@ -103,23 +103,23 @@ class _Pending:
     ) -> None:
         size = len(plan.ids)
         self._plan = plan
-        self._image, self._trimap = buffers.batch(size)
-        image, trimap = self._image.numpy(), self._trimap.numpy()
+        self._image, self._labels = buffers.batch(size)
+        image, labels = self._image.numpy(), self._labels.numpy()
         bounds = pairwise(size * i // threads for i in range(threads + 1))
         runs = [slice(first, end) for first, end in bounds if end > first]
         self._futures: list[Future[Loaded]] = [
-            pool.submit(reader.load, plan.ids[run], image[run], trimap[run]) for run in runs
+            pool.submit(reader.load, plan.ids[run], image[run], labels[run]) for run in runs
         ]
 
     def batch(self) -> Batch:
-        return _batch(self._plan, self._image, self._trimap, [future.result() for future in self._futures])
+        return _batch(self._plan, self._image, self._labels, [future.result() for future in self._futures])
 
     def cancel(self) -> None:
         for future in self._futures:
             future.cancel()
 
 
-def _batch(plan: MicroBatch, image: torch.Tensor, trimap: torch.Tensor, loaded: list[Loaded]) -> Batch:
+def _batch(plan: MicroBatch, image: torch.Tensor, labels: torch.Tensor, loaded: list[Loaded]) -> Batch:
     hashes = np.concatenate([run.hashes for run in loaded])
     weight = torch.zeros(len(hashes)) if plan.filler else torch.from_numpy((hashes != 0).astype(np.float32))
-    return Batch(plan, image, trimap, weight, hashes, [lost for run in loaded for lost in run.lost])
+    return Batch(plan, image, labels, weight, hashes, [lost for run in loaded for lost in run.lost])

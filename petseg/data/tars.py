@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from petseg.data.decode import Pixels, decode_image, decode_trimap, decode_whole_trimap
+from petseg.data.decode import Pixels, decode_image, decode_labels, decode_whole_labels
 from petseg.data.plan import Ids
 from petseg.data.store import Store
 from shards.cause import Cause, ShardSetError, cause_of
+from shards.classes import IGNORE_VALUE
 from shards.command import NO_ROOM, Failure, typed
 from shards.files import decode_json
 from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
@@ -67,7 +68,7 @@ class TarReader:
         self.shards = store.manifest.of_split(split)
         self.shard_sizes = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
         self._ends = np.cumsum(self.shard_sizes)
-        self._background = store.manifest.source.trimap["background"]
+        self._lost_label = IGNORE_VALUE if store.manifest.classes else store.manifest.source.trimap["background"]
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -87,21 +88,21 @@ class TarReader:
         """Numbers of the shards that hold the positions from `first` to `end`."""
         return range(self._locate(first)[0], self._locate(end - 1)[0] + 1) if first < end else range(0)
 
-    def load(self, ids: Ids, image: Pixels, trimap: Pixels) -> Loaded:
-        """Read and decode samples into image (B, S, S, 3) and trimap (B, S, S), both contiguous uint8.
+    def load(self, ids: Ids, image: Pixels, labels: Pixels) -> Loaded:
+        """Read and decode samples into image (B, S, S, 3) and labels (B, S, S), both contiguous uint8.
 
         An unreadable sample is among the lost ones, and in the batch it is a black picture of background.
         """
         loaded = Loaded(np.zeros(len(ids), np.uint64))
         for i, position in enumerate(ids):
-            hash_or_lost = self._load_one(int(position), image[i], trimap[i])
+            hash_or_lost = self._load_one(int(position), image[i], labels[i])
             if isinstance(hash_or_lost, Lost):
                 loaded.lost.append(hash_or_lost)
             else:
                 loaded.hashes[i] = hash_or_lost
         return loaded
 
-    def _load_one(self, position: int, image: Pixels, trimap: Pixels) -> int | Lost:
+    def _load_one(self, position: int, image: Pixels, labels: Pixels) -> int | Lost:
         """The hash of the sample's key, or why it is lost."""
         number, row = self._locate(position)
         key, offset = "", 0
@@ -110,32 +111,32 @@ class TarReader:
             key, offset = sample.key, sample.jpg.offset
             jpg, png = self._retried(number, lambda shard: shard.read(sample))
             decode_image(jpg, image)
-            decode_trimap(png, trimap)
+            decode_labels(png, labels)
         except UNREADABLE as error:
             if (
                 isinstance(error, OSError) and error.errno in NO_ROOM
             ):  # for staging its shard: the sample is not damaged
                 raise
-            image[...], trimap[...] = 0, self._background
+            image[...], labels[...] = 0, self._lost_label
             return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
         return key_hash(key)
 
     def encoded(self, position: int) -> tuple[memoryview, memoryview]:
-        """A sample's picture and trimap as they were packed: JPEG and PNG.
+        """A sample's picture and labels as they were packed: JPEG and PNG.
 
         Raises ValueError, OSError or Failure if they cannot be read or are not what the index says.
         """
         number, sample = self._sample(position)
         return self._retried(number, lambda shard: shard.read(sample))
 
-    def whole_trimap(self, position: int) -> Pixels | Lost:
-        """A sample's trimap (H, W) uint8 at the size it was packed at."""
+    def whole_labels(self, position: int) -> Pixels | Lost:
+        """A sample's labels (H, W) uint8 at the size that they were packed at."""
         number, row = self._locate(position)
         key, offset = "", 0
         try:
             sample = self._retried(number, lambda shard: shard.samples()[row])
             key, offset = sample.key, sample.png.offset
-            return decode_whole_trimap(self._retried(number, lambda shard: shard.read_member(sample, sample.png)))
+            return decode_whole_labels(self._retried(number, lambda shard: shard.read_member(sample, sample.png)))
         except UNREADABLE as error:
             return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
 
@@ -212,7 +213,7 @@ class _OpenShard:
             return self._samples
 
     def read(self, sample: Sample) -> tuple[memoryview, memoryview]:
-        """The sample's picture and trimap, by one read."""
+        """The sample's picture and labels, by one read."""
         members = (sample.jpg, sample.png)
         start = min(member.offset for member in members) - _HEADER
         span = self._span(start, max(member.offset + member.num_bytes for member in members))

@@ -44,7 +44,7 @@ class Protocol:
     """How a split is measured."""
 
     tta: Tta = "none"
-    native: bool = False  # at the size that the trimaps were packed at, too
+    native: bool = False  # at the size that the labels were packed at, too
     boundary_ratio: float = BOUNDARY_RATIO
     masks: bool = False  # keep the predicted masks, a bit per pixel
     keep_largest: bool = False  # of each predicted mask only the largest connected part
@@ -101,10 +101,10 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
             calibration.add(logits, target)
             columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, target).cpu()[:, None]]
             predicted = protocol.predicted(logits)
-            columns.append(scorer.score(predicted, batch.trimap.to(logits.device)))
+            columns.append(scorer.score(predicted, batch.labels.to(logits.device)))
             if protocol.native:
-                trimaps = pool.map(parts.splits[split].tars.whole_trimap, batch.plan.ids.tolist())
-                columns.append(scorer.score_native(logits, trimaps, ledger))
+                labels = pool.map(parts.splits[split].tars.whole_labels, batch.plan.ids.tolist())
+                columns.append(scorer.score_native(logits, labels, ledger))
             if protocol.masks:
                 masks.append(torch.from_numpy(pack(predicted.cpu().numpy())))
             rows.append(torch.cat([column.double() for column in columns], dim=1))
@@ -143,21 +143,21 @@ def forward(parts: Parts, split: str, tta: Tta, ledger: Ledger) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class Scorer:
-    """Compares predicted masks with trimaps by every border rule; the threads of `pool` measure distances."""
+    """Compares predicted masks with labels by every border rule; the threads of `pool` measure distances."""
 
     trimap_values: Mapping[str, int]
     protocol: Protocol
     pool: ThreadPoolExecutor
 
-    def score(self, prediction: torch.Tensor, trimap: torch.Tensor) -> torch.Tensor:
-        """(B, H, W) bool prediction, (B, H, W) uint8 trimap -> (B, WIDTH) float64, on the CPU."""
-        chunks = zip(prediction.split(CHUNK), trimap.split(CHUNK), strict=True)
+    def score(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(B, H, W) bool prediction, (B, H, W) uint8 labels -> (B, WIDTH) float64, on the CPU."""
+        chunks = zip(prediction.split(CHUNK), labels.split(CHUNK), strict=True)
         return torch.cat([self._score_chunk(*chunk) for chunk in chunks])
 
-    def _score_chunk(self, prediction: torch.Tensor, trimap: torch.Tensor) -> torch.Tensor:
+    def _score_chunk(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         columns = []
         for border in BORDERS:
-            target = build_target(trimap, border, self.trimap_values)
+            target = build_target(labels, border, self.trimap_values)
             predicted, truth = prediction & (target != IGNORE_INDEX), target == 1
             distances = list(self.pool.map(hd95_px, predicted.cpu().numpy(), truth.cpu().numpy()))
             columns.append(count_masks(predicted, truth).double().cpu())
@@ -165,17 +165,17 @@ class Scorer:
             columns.append(torch.tensor(distances, dtype=torch.float64)[:, None])
         return torch.cat(columns, dim=1)
 
-    def score_native(self, logits: torch.Tensor, trimaps: Iterable[Pixels | Lost], ledger: Ledger) -> torch.Tensor:
-        """(B, C, S, S) logits and the B trimaps (H, W) as packed -> (B, WIDTH); the ledger gets those that are lost."""
+    def score_native(self, logits: torch.Tensor, labels: Iterable[Pixels | Lost], ledger: Ledger) -> torch.Tensor:
+        """(B, C, S, S) logits and the B labels (H, W) as packed -> (B, WIDTH); the ledger gets those that are lost."""
         rows = [torch.zeros((0, WIDTH), dtype=torch.float64)]
-        for picture, trimap in zip(logits, trimaps, strict=True):
-            if isinstance(trimap, Lost):
-                ledger.lost.append(trimap)
+        for picture, own in zip(logits, labels, strict=True):
+            if isinstance(own, Lost):
+                ledger.lost.append(own)
                 ledger.count += Count(lost=1, unnamed=1)
                 rows.append(rows[0].new_zeros(1, WIDTH))
                 continue
-            prediction = self.protocol.predicted(to_native(picture, (trimap.shape[0], trimap.shape[1])))
-            rows.append(self.score(prediction, torch.from_numpy(trimap)[None].to(logits.device)))
+            prediction = self.protocol.predicted(to_native(picture, (own.shape[0], own.shape[1])))
+            rows.append(self.score(prediction, torch.from_numpy(own)[None].to(logits.device)))
         return torch.cat(rows)
 
 
@@ -231,15 +231,15 @@ def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.T
 
 
 def why_not_native(manifest: Manifest) -> str:
-    """Why a shard set has no trimaps at native size; "" if it has.
+    """Why a shard set has no labels at native size; "" if it has.
 
-    A sample's JSON then still records `original_width_px` and `original_height_px`, but the trimap's pixels are gone.
+    A sample's JSON then still records `original_width_px` and `original_height_px`, but the labels' pixels are gone.
     """
     side_px = manifest.packer.get("image_size_px", 0)
     if not side_px:
         return ""
     return (
-        f"the shards hold pictures and trimaps squashed to {side_px} px: pack the set with --image-size-px 0 "
+        f"the shards hold pictures and masks squashed to {side_px} px: pack the set with --image-size-px 0 "
         "for numbers at native resolution"
     )
 

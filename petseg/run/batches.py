@@ -53,13 +53,13 @@ def batches_at(parts: Parts, split: str, positions: Iterable[int]) -> Iterator[B
 
 
 def to_device(parts: Parts, batch: Batch) -> Pair:
-    """Pictures (B, 3, H, W) float32 in 0-255 and trimaps (B, H, W) uint8 on the device."""
-    return to_image(batch.image, parts.device), batch.trimap.to(parts.device, non_blocking=True)
+    """Pictures (B, 3, H, W) float32 in 0-255 and labels (B, H, W) uint8 on the device."""
+    return to_image(batch.image, parts.device), batch.labels.to(parts.device, non_blocking=True)
 
 
-def to_inputs(parts: Parts, image: torch.Tensor, trimap: torch.Tensor) -> Pair:
+def to_inputs(parts: Parts, image: torch.Tensor, labels: torch.Tensor) -> Pair:
     """Inputs of model and loss: normalised pictures (B, 3, H, W), and the target (B, H, W) int64."""
-    target = build_target(trimap, parts.config.data.border, parts.manifest.source.trimap)
+    target = build_target(labels, parts.config.data.border, parts.manifest.source.trimap)
     return normalise(image, parts.config.train.channels_last), target
 
 

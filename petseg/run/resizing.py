@@ -34,11 +34,11 @@ def relative_area(config: RunConfig, first: int, end: int, total_steps: int) -> 
     return sum(areas) / (len(areas) * config.data.image_size_px**2)
 
 
-def shrink(image: torch.Tensor, trimap: torch.Tensor, side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shrink (B, 3, H, W) float pictures by averaging, and (B, H, W) uint8 trimaps to the nearest, to side_px."""
+def shrink(image: torch.Tensor, labels: torch.Tensor, side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shrink (B, 3, H, W) float pictures by averaging, and (B, H, W) uint8 labels to the nearest, to side_px."""
     size = (side_px, side_px)
     small = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
-    return small, F.interpolate(trimap.unsqueeze(1), size, mode="nearest-exact").squeeze(1)
+    return small, F.interpolate(labels.unsqueeze(1), size, mode="nearest-exact").squeeze(1)
 
 
 @torch.no_grad()

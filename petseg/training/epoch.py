@@ -168,12 +168,12 @@ def training_inputs(parts: Parts, batch: Batch, epoch: int, side_px: int) -> Pas
     smaller last batch nor another world size changes its weight; a sample and its copy (augment.mode) share it.
     """
     config = parts.config
-    image, trimap = to_device(parts, batch)
+    image, labels = to_device(parts, batch)
     weight = batch.weight.to(parts.device, non_blocking=True)
-    image, trimap, weight = augment_batch(config, batch.plan.ids, epoch, image, trimap, weight)
+    image, labels, weight = augment_batch(config, batch.plan.ids, epoch, image, labels, weight)
     if side_px < config.data.image_size_px:
-        image, trimap = shrink(image, trimap, side_px)
-    image, target = to_inputs(parts, image, trimap)
+        image, labels = shrink(image, labels, side_px)
+    image, target = to_inputs(parts, image, labels)
     return PassInputs(image, target, weight, floats(parts.world_size / batch.plan.step_samples, parts.device))
 
 

@@ -33,7 +33,7 @@ def test_evaluate_repeats_the_numbers_of_training(
     assert run_command(main, [str(tmp_path), "--split", "test", "--pictures", "3"]) == 0
     out = capsys.readouterr().out
     assert "test: border=fg, 64 px, 30 pictures" in out
-    assert "no numbers at native resolution: the shards hold pictures and trimaps squashed to 64 px" in out
+    assert "no numbers at native resolution: the shards hold pictures and masks squashed to 64 px" in out
     written = json.loads((tmp_path / "evaluate-test.json").read_text())
     result = load_result(tmp_path)
     assert result is not None

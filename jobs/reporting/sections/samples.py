@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from jobs.reporting.statistics.records import Record
-from petseg.data.decode import decode_trimap
+from petseg.data.decode import decode_labels
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
 from shards.command import without_secrets
@@ -104,7 +104,7 @@ def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
         image.draft("RGB", size)
         squashed = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
     trimap = np.empty(size, np.uint8)
-    decode_trimap(png, trimap)
+    decode_labels(png, trimap)
     values = reader.store.manifest.source.trimap
     border = trimap == values["border"]
     truth = (trimap == values["pet"]) | (border & (border_rule == "fg"))

@@ -41,7 +41,7 @@ def test_cached_batches_are_the_batches_of_the_tars(pet_shards: Path, tmp_path: 
     for ours, cached, resident in zip(load_batches(tars, plan, threads=2), from_node, from_device, strict=True):
         for other in (cached, resident):
             assert torch.equal(ours.image, other.image)
-            assert torch.equal(ours.trimap, other.trimap)
+            assert torch.equal(ours.labels, other.labels)
             assert torch.equal(ours.weight, other.weight)
             assert np.array_equal(ours.hashes, other.hashes)
     assert node.key(5) == tars.key(5)

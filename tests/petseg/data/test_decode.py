@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from petseg.data.decode import decode_image, decode_trimap
+from petseg.data.decode import decode_image, decode_labels
 from shards.encoding import encode_jpeg, encode_png
 
 trimaps = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
@@ -30,14 +30,14 @@ def pillow_png(trimap: np.ndarray) -> bytes:
 def test_a_trimap_is_decoded_from_any_encoder(trimap: np.ndarray) -> None:
     for content in (encode_png(trimap), pillow_png(trimap)):
         out = np.zeros_like(trimap)
-        decode_trimap(memoryview(content), out)
+        decode_labels(memoryview(content), out)
         assert np.array_equal(out, trimap)
 
 
 def test_a_squashed_trimap_keeps_its_values() -> None:
     trimap = np.array([[1, 2], [3, 2]], np.uint8).repeat(50, 0).repeat(30, 1)
     out = np.zeros((32, 32), np.uint8)
-    decode_trimap(encode_png(trimap), out)
+    decode_labels(encode_png(trimap), out)
     assert np.array_equal(out, np.array([[1, 2], [3, 2]], np.uint8).repeat(16, 0).repeat(16, 1))
 
 
@@ -77,7 +77,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     png[16:24] = struct.pack(">II", 9_000, 9_000)
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     with pytest.raises(ValueError, match="its header says 9000 x 9000, more than 25 megapixels"):
-        decode_trimap(bytes(png), np.zeros((32, 32), np.uint8))
+        decode_labels(bytes(png), np.zeros((32, 32), np.uint8))
 
 
 def test_a_png_that_unpacks_to_more_than_it_says_is_not_unpacked() -> None:
@@ -89,7 +89,7 @@ def test_a_png_that_unpacks_to_more_than_it_says_is_not_unpacked() -> None:
     png = encode_png(trimap)
     altered = png[:33] + struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]
     out = np.zeros_like(trimap)
-    decode_trimap(altered, out)
+    decode_labels(altered, out)
     assert np.array_equal(out, trimap)
 
 
@@ -102,17 +102,17 @@ def test_an_incomplete_jpeg_is_an_error(content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"no picture", pillow_png(np.ones((64, 64), np.uint8))[:60]])
 def test_an_incomplete_png_is_an_error(content: bytes) -> None:
     with pytest.raises((ValueError, OSError, SyntaxError)):
-        decode_trimap(content, np.zeros((64, 64), np.uint8))
+        decode_labels(content, np.zeros((64, 64), np.uint8))
 
 
 def test_a_trimap_in_colour_is_an_error() -> None:
     content = io.BytesIO()
     Image.new("RGB", (8, 8)).save(content, "PNG")
     with pytest.raises(ValueError, match="mode RGB, not 8-bit grey"):
-        decode_trimap(content.getvalue(), np.zeros((8, 8), np.uint8))
+        decode_labels(content.getvalue(), np.zeros((8, 8), np.uint8))
 
 
 def test_an_error_shows_no_object_in_memory() -> None:
-    for decode in (lambda out: decode_trimap(b"none", out), lambda out: decode_image(b"none", out)):
+    for decode in (lambda out: decode_labels(b"none", out), lambda out: decode_image(b"none", out)):
         with pytest.raises(ValueError, match=r"^[^<]*$"):
             decode(np.empty((4, 4), np.uint8))

@@ -93,7 +93,7 @@ def test_both_sizes_and_all_border_rules_by_hand(whole_parts: Parts, whole_shard
         with torch.no_grad():
             logits = whole_parts.bare_model(eval_inputs(whole_parts, batch)[0])
         trimap = trimaps[data.key(position)]
-        for scores, seen in ((measured.network, batch.trimap[0].numpy()), (measured.native, trimap)):
+        for scores, seen in ((measured.network, batch.labels[0].numpy()), (measured.native, trimap)):
             sized = F.interpolate(logits, size=seen.shape, mode="bilinear") if seen is trimap else logits
             prediction = sized[0].argmax(dim=0).numpy() == 1
             for border in BORDERS:
