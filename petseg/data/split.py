@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,7 +12,7 @@ from petseg.config import RunConfig
 from petseg.data.cache import DeviceCache, NodeCache, choose_cache, decoded_bytes, open_node_cache, room_here
 from petseg.data.loader import Batch, load_batches
 from petseg.data.local_cache import cache_folder
-from petseg.data.plan import EpochOrder, MicroBatch
+from petseg.data.plan import EpochOrder, Ids, MicroBatch
 from petseg.data.store import Store
 from petseg.data.tars import TarReader
 
@@ -26,6 +26,7 @@ class SplitData:
     tars: TarReader
     source: TarReader | NodeCache | DeviceCache
     threads: int
+    rows: Ids | None = None  # (N,) of the samples in the target's tables; None where these have one row
 
     def __len__(self) -> int:
         return len(self.tars)
@@ -33,11 +34,20 @@ class SplitData:
     def key(self, position: int) -> str:
         return self.tars.key(position)
 
+    def keys(self) -> list[str]:
+        """The keys of all samples, in the order of their positions."""
+        return [self.tars.key(position) for position in range(len(self))]
+
     def batches(self, plan: Iterable[MicroBatch], pin: bool = False) -> Iterator[Batch]:
         """A Batch for each micro-batch of the plan, in order."""
         if isinstance(self.source, DeviceCache):
-            return self.source.batches(plan)
-        return load_batches(self.source, plan, self.threads if self.source is self.tars else 0, pin)
+            batches = self.source.batches(plan)
+        else:
+            batches = load_batches(self.source, plan, self.threads if self.source is self.tars else 0, pin)
+        if self.rows is None:
+            return batches
+        rows = self.rows
+        return (replace(batch, rows=rows[batch.plan.ids]) for batch in batches)
 
     def prefetched(self, plan: Iterable[MicroBatch], order: EpochOrder, batch_size: int) -> Iterator[MicroBatch]:
         """Pass on the plan; on entering a window of the order, announce the shards of this window and the next."""
