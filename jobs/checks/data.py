@@ -181,7 +181,7 @@ def _size_doubts(configs: Sequence[RunConfig], setup: Setup) -> Iterator[Finding
     try:
         for config in configs:
             packed = int(setup.store_of(config).manifest.packer.get("image_size_px", 0))
-            sizes[packed] = max(sizes.get(packed, 0), config.data.image_size_px)
+            sizes[packed] = max(sizes.get(packed, 0), *config.data.size_px)
     except NotChecked:
         return
     for packed, largest in sizes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from jobs.checks.setup import Finding, Setup
 from petseg.config import ModelConfig
+from petseg.config.sizes import size_of
 from petseg.data.local_cache import cache_folder
 
 KEPT_CHECKPOINTS = 3  # the two newest and the best
@@ -79,7 +81,7 @@ def check_cache(setup: Setup) -> Finding:
             _write(Path(probe) / "probe", b"petseg")
     except (ValueError, OSError) as error:
         return Finding("FAIL", what, str(error), advice)
-    size_px = max(cell.config.data.image_size_px for cell in setup.cells)
+    size_px = max((cell.config.data.image_size_px for cell in setup.cells), key=lambda px: math.prod(size_of(px)))
     samples = (split.num_samples for store in setup.stores for split in store.manifest.splits.values())
     needed = decoded_bytes(sum(samples), size_px)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

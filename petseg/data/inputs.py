@@ -31,7 +31,7 @@ def build_target(labels: torch.Tensor, border: str, values: Mapping[str, int]) -
 
     values: the trimap's values by name, as the manifest's source lists them
     """
-    target = (labels == values["pet"]).long()
+    target = (labels == values["pet"]).long().masked_fill_(labels == IGNORE_INDEX, IGNORE_INDEX)
     is_border = labels == values["border"]
     if border == "fg":
         return target.masked_fill_(is_border, 1)

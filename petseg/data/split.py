@@ -8,13 +8,23 @@ from dataclasses import dataclass
 
 import torch
 
-from petseg.config import RunConfig
-from petseg.data.cache import DeviceCache, NodeCache, choose_cache, decoded_bytes, open_node_cache, room_here
-from petseg.data.loader import Batch, load_batches
+from petseg.config import DataConfig, RunConfig
+from petseg.data.cache import (
+    Choice,
+    DeviceCache,
+    NodeCache,
+    choose_cache,
+    decoded_bytes,
+    open_node_cache,
+    room_here,
+)
+from petseg.data.loader import Batch, load_batches, whole_batches
 from petseg.data.local_cache import cache_folder
 from petseg.data.plan import EpochOrder, MicroBatch
 from petseg.data.store import Store
 from petseg.data.tars import TarReader
+from petseg.data.whole.crops import CropReader, Crops
+from petseg.data.whole.whole_cache import WholeCache, open_whole_cache, whole_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +34,7 @@ class SplitData:
     """A split's tars, and the source of its decoded samples: the tars themselves or a cache."""
 
     tars: TarReader
-    source: TarReader | NodeCache | DeviceCache
+    source: TarReader | NodeCache | DeviceCache | WholeCache
     threads: int
 
     def __len__(self) -> int:
@@ -34,10 +44,22 @@ class SplitData:
         return self.tars.key(position)
 
     def batches(self, plan: Iterable[MicroBatch], pin: bool = False) -> Iterator[Batch]:
-        """A Batch for each micro-batch of the plan, in order."""
+        """A Batch for each micro-batch of the plan, in order; with data.fit crop, one for each whole picture of it."""
         if isinstance(self.source, DeviceCache):
             return self.source.batches(plan)
-        return load_batches(self.source, plan, self.threads if self.source is self.tars else 0, pin)
+        threads = self.threads if self.source is self.tars else 0
+        if isinstance(self.source, WholeCache):
+            return whole_batches(self.source, plan, threads, pin)
+        if self.tars.fit == "crop":
+            return whole_batches(self.tars, plan, threads, pin)
+        return load_batches(self.source, plan, threads, pin)
+
+    def crops(self, plan: Iterable[MicroBatch], crops: Crops, pin: bool = False) -> Iterator[Batch]:
+        """A Batch of crops for each micro-batch of the plan, in order."""
+        whole = self.source if isinstance(self.source, WholeCache) else self.tars
+        # to copy some rows takes less than handing over; to look for rare classes does not
+        threads = 0 if isinstance(self.source, WholeCache) and not crops.rare else self.threads
+        return load_batches(CropReader(whole, crops), plan, threads, pin)
 
     def prefetched(self, plan: Iterable[MicroBatch], order: EpochOrder, batch_size: int) -> Iterator[MicroBatch]:
         """Pass on the plan; on entering a window of the order, announce the shards of this window and the next."""
@@ -56,16 +78,30 @@ def open_splits(config: RunConfig, store: Store, names: Sequence[str], device: t
     Raises ValueError if a cache was asked for and has no room.
     """
     data = config.data
-    tars = {name: TarReader(store, name, data.image_size_px) for name in names}
+    tars = {name: TarReader(store, name, data.image_size_px, data.fit) for name in names}
     folder = cache_folder(data.cache_dir)
-    num_bytes = sum(decoded_bytes(len(reader), data.image_size_px) for reader in tars.values())
+    num_bytes = sum(bytes_of(reader) for reader in tars.values())
     choice = choose_cache(data.cache, num_bytes, room_here(folder, data.cache_gb, device))
+    if data.fit == "crop" and choice.cache == "device":
+        choice = Choice("node", f"{choice.why}, but pictures of any size are kept by the node alone")
     logger.info("%s, decoded: %s (%s)", ", ".join(names), choice.cache, choice.why)
-    splits = {}
-    for name, reader in tars.items():
-        source: TarReader | NodeCache | DeviceCache = reader
-        node = open_node_cache(reader, data.cache_dir, data.cache_gb) if choice.cache != "none" else None
-        if node is not None:
-            source = DeviceCache(node, device) if choice.cache == "device" else node
-        splits[name] = SplitData(reader, source, data.threads)
-    return splits
+    sources = {name: _source(reader, choice, data, device) for name, reader in tars.items()}
+    return {name: SplitData(reader, sources[name], data.threads) for name, reader in tars.items()}
+
+
+def bytes_of(tars: TarReader) -> int:
+    """Bytes of a split once it is decoded, as its pictures are kept; with data.fit crop by a sample of them."""
+    return whole_bytes(tars) if tars.fit == "crop" else decoded_bytes(len(tars), tars.size_px)
+
+
+def _source(
+    tars: TarReader, choice: Choice, data: DataConfig, device: torch.device
+) -> TarReader | NodeCache | DeviceCache | WholeCache:
+    if choice.cache == "none":
+        return tars
+    if tars.fit == "crop":
+        return open_whole_cache(tars, data.cache_dir, data.cache_gb) or tars
+    node = open_node_cache(tars, data.cache_dir, data.cache_gb)
+    if node is None:
+        return tars
+    return DeviceCache(node, device) if choice.cache == "device" else node

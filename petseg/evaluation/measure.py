@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
+from petseg.evaluation.network import network_of
 from petseg.evaluation.protocol import Protocol, close_ledger, collect, forward
 from petseg.metrics.overlay import Pixels, draw_overlay
 from petseg.metrics.pixels import PerImage, count_pixels
@@ -33,7 +35,7 @@ def measure(parts: Parts, split: str) -> PerImage:
         rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
     close_ledger(parts, split, ledger)
     table = collect(parts, split, torch.cat(rows))
-    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
+    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=math.prod(parts.config.data.size_px))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def predict(
     for position, batch in zip(positions, batches_at(parts, split, positions), strict=True):
         image, target = eval_inputs(parts, batch)
         with parts.accelerator.autocast():
-            prediction = protocol.predicted(predict_logits(parts.bare_model, image, protocol.tta))
+            prediction = protocol.predicted(predict_logits(network_of(parts), image, protocol.tta))
         truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
         key, pixels = parts.splits[split].key(position), batch.image[0].cpu().numpy()
         pictures.append(PredictedPicture(key, pixels, truth, predicted))

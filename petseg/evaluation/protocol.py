@@ -6,6 +6,7 @@ take the time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from petseg.config.sizes import Fit, Size
 from petseg.data.decode import Pixels
 from petseg.data.inputs import IGNORE_INDEX, build_target
 from petseg.data.ledger import Count, Ledger
+from petseg.data.letterbox import without_margins
 from petseg.data.loader import Batch
 from petseg.data.tars import Lost
+from petseg.evaluation.network import for_display, network_of
 from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration
@@ -94,19 +98,21 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     For each picture a row of numbers is kept, and its mask if it is asked for; for all pixels together two histograms.
     """
     ledger, calibration = Ledger(), Calibration(parts.device)
-    rows, masks = [torch.zeros((0, 2 + WIDTH * (1 + protocol.native)), dtype=torch.float64)], []
+    at_native = parts.config.data.fit == "crop"  # whole pictures are measured once, at their own size
+    sizes = 1 + (protocol.native and not at_native)
+    rows, masks = [torch.zeros((0, 2 + WIDTH * sizes), dtype=torch.float64)], []
     with ThreadPoolExecutor(parts.config.data.threads, thread_name_prefix="measure") as pool:
-        scorer = Scorer(parts.manifest.source.trimap, protocol, pool)
+        scorer = Scorer(parts.manifest.source.trimap, protocol, pool, parts.config.data.fit)
         for batch, logits, target in forward(parts, split, protocol.tta, ledger):
             calibration.add(logits, target)
             columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, target).cpu()[:, None]]
             predicted = protocol.predicted(logits)
             columns.append(scorer.score(predicted, batch.labels.to(logits.device)))
-            if protocol.native:
+            if protocol.native and not at_native:
                 labels = pool.map(parts.splits[split].tars.whole_labels, batch.plan.ids.tolist())
                 columns.append(scorer.score_native(logits, labels, ledger))
             if protocol.masks:
-                masks.append(torch.from_numpy(pack(predicted.cpu().numpy())))
+                masks.append(torch.from_numpy(pack(for_display(parts, predicted).cpu().numpy())))
             rows.append(torch.cat([column.double() for column in columns], dim=1))
     close_ledger(parts, split, ledger)
     calibration.reduce(parts.accelerator)
@@ -114,8 +120,10 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     table = collect(parts, split, own.to(parts.device))
     bits = collect_masks(parts, own[:, 0].long(), masks) if protocol.masks else None
     network, native = scores_of(table[:, 2 : 2 + WIDTH]), scores_of(table[:, 2 + WIDTH :])
+    if protocol.native and at_native:
+        native = network
     counts = network[parts.config.data.border].counts
-    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
+    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=math.prod(parts.config.data.size_px))
     return Measured(per_image, network, native, calibration, bits)
 
 
@@ -137,7 +145,7 @@ def forward(parts: Parts, split: str, tta: Tta, ledger: Ledger) -> Iterator[tupl
         ledger.add(batch)
         image, target = eval_inputs(parts, batch)
         with parts.accelerator.autocast():
-            logits = predict_logits(parts.bare_model, image, tta)
+            logits = predict_logits(network_of(parts), image, tta)
         yield batch, logits, target
 
 
@@ -148,6 +156,7 @@ class Scorer:
     trimap_values: Mapping[str, int]
     protocol: Protocol
     pool: ThreadPoolExecutor
+    fit: Fit = "squash"  # by which the pictures got the network's size
 
     def score(self, prediction: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(B, H, W) bool prediction, (B, H, W) uint8 labels -> (B, WIDTH) float64, on the CPU."""
@@ -166,7 +175,7 @@ class Scorer:
         return torch.cat(columns, dim=1)
 
     def score_native(self, logits: torch.Tensor, labels: Iterable[Pixels | Lost], ledger: Ledger) -> torch.Tensor:
-        """(B, C, S, S) logits and the B labels (H, W) as packed -> (B, WIDTH); the ledger gets those that are lost."""
+        """(B, C, h, w) logits and the B labels (H, W) as packed -> (B, WIDTH); the ledger gets those that are lost."""
         rows = [torch.zeros((0, WIDTH), dtype=torch.float64)]
         for picture, own in zip(logits, labels, strict=True):
             if isinstance(own, Lost):
@@ -174,7 +183,7 @@ class Scorer:
                 ledger.count += Count(lost=1, unnamed=1)
                 rows.append(rows[0].new_zeros(1, WIDTH))
                 continue
-            prediction = self.protocol.predicted(to_native(picture, (own.shape[0], own.shape[1])))
+            prediction = self.protocol.predicted(to_native(picture, (own.shape[0], own.shape[1]), self.fit))
             rows.append(self.score(prediction, torch.from_numpy(own)[None].to(logits.device)))
         return torch.cat(rows)
 
@@ -219,8 +228,8 @@ def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.T
 
     At a bit per pixel, 368 pictures of 256 px take 3 MB on each rank for a moment.
     """
-    side_px, device = parts.config.data.image_size_px, parts.device
-    bits = torch.cat([torch.zeros((0, side_px, -(-side_px // 8)), dtype=torch.uint8), *masks])
+    (height, width), device = parts.config.data.size_px, parts.device
+    bits = torch.cat([torch.zeros((0, height, -(-width // 8)), dtype=torch.uint8), *masks])
     columns = [
         parts.accelerator.gather(parts.accelerator.pad_across_processes(column.to(device), dim=0, pad_index=pad)).cpu()
         for column, pad in ((positions, -1), (bits, 0))
@@ -244,6 +253,8 @@ def why_not_native(manifest: Manifest) -> str:
     )
 
 
-def to_native(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(C, S, S) logits of one picture -> (1, C, H, W) float32, bilinear: the squash to a square is undone."""
+def to_native(logits: torch.Tensor, size: Size, fit: Fit = "squash") -> torch.Tensor:
+    """(C, h, w) logits of one picture -> (1, C, H, W) float32, bilinear: the squash or the letterbox is undone."""
+    if fit == "letterbox":
+        logits = without_margins(logits, size)
     return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)

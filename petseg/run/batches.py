@@ -10,6 +10,7 @@ import torch
 from petseg.data.inputs import build_target, normalise, to_image
 from petseg.data.loader import Batch
 from petseg.data.plan import Batching, EpochOrder, MicroBatch, eval_plan, train_plan
+from petseg.data.whole.crops import Crops
 from petseg.run.parts import Parts
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -26,7 +27,11 @@ def train_batches(parts: Parts, epoch: int, first_step: int = 0) -> Iterator[Bat
     train, data, order = parts.config.train, parts.splits["train"], epoch_order(parts, epoch)
     batching = Batching(train.batch_size, train.accumulation_steps, parts.rank, parts.world_size)
     plan = train_plan(order, batching, first_step)
-    return data.batches(data.prefetched(plan, order, train.batch_size), pin=_pins(parts))
+    ahead = data.prefetched(plan, order, train.batch_size)
+    if parts.config.data.fit == "crop":
+        crops = Crops(parts.config.data.size_px, train.seed, epoch, parts.config.data.rare_crops)
+        return data.crops(ahead, crops, pin=_pins(parts))
+    return data.batches(ahead, pin=_pins(parts))
 
 
 def take_step(batches: Iterator[Batch]) -> list[Batch]:
@@ -38,7 +43,7 @@ def take_step(batches: Iterator[Batch]) -> list[Batch]:
 
 
 def eval_batches(parts: Parts, split: str) -> Iterator[Batch]:
-    """This rank's batches of a split, each sample once over all ranks."""
+    """This rank's batches of a split, each sample once over all ranks; with data.fit crop, single whole pictures."""
     data = parts.splits[split]
     first, end = (len(data) * rank // parts.world_size for rank in (parts.rank, parts.rank + 1))
     data.tars.prefetch(data.tars.shards_of(first, end))

@@ -141,7 +141,7 @@ def save_val_masks(parts: Parts, measured: Measured) -> None:
     """Write val_masks.npz, which petseg.metrics.masks describes."""
     assert measured.masks is not None
     keys = [parts.splits["val"].key(i) for i in range(len(parts.splits["val"]))]
-    save_masks(keys, parts.config.data.image_size_px, measured.masks, parts.folder)
+    save_masks(keys, parts.config.data.size_px[1], measured.masks, parts.folder)
 
 
 def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: float) -> None:
