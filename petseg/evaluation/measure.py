@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
-from petseg.evaluation.network import network_of
+from petseg.evaluation.network import network_of, pixels_of
 from petseg.evaluation.protocol import Protocol, close_ledger, collect, forward
 from petseg.metrics.overlay import Pixels, draw_overlay
 from petseg.metrics.pixels import PerImage, count_pixels
@@ -27,15 +26,15 @@ def measure(parts: Parts, split: str) -> PerImage:
     Ranks work alone and exchange results once at the end, so that uneven shares cannot hang. Raises Failure, on all
     ranks, if a picture cannot be read or is missing from the results.
     """
-    rows = [torch.zeros((0, 5), dtype=torch.float64, device=parts.device)]
+    rows = [torch.zeros((0, 6), dtype=torch.float64, device=parts.device)]
     ledger = Ledger()
     for batch, logits, target in forward(parts, split, "none", ledger):
         columns = [torch.from_numpy(batch.plan.ids).to(logits.device), parts.loss(logits, target)]
-        counts = count_pixels(logits, target)
-        rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
+        counts, pixels = count_pixels(logits, target), pixels_of(parts, target)[:, None]
+        rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double(), pixels], dim=1))
     close_ledger(parts, split, ledger)
     table = collect(parts, split, torch.cat(rows))
-    return PerImage(counts=table[:, 2:].astype(np.int64), loss=table[:, 1], pixels=math.prod(parts.config.data.size_px))
+    return PerImage(counts=table[:, 2:-1].astype(np.int64), loss=table[:, 1], pixels=table[:, -1])
 
 
 @dataclass(frozen=True)

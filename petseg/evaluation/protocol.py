@@ -6,7 +6,6 @@ take the time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from petseg.data.ledger import Count, Ledger
 from petseg.data.letterbox import without_margins
 from petseg.data.loader import Batch
 from petseg.data.tars import Lost
-from petseg.evaluation.network import for_display, network_of
+from petseg.evaluation.network import for_display, network_of, pixels_of
 from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration
@@ -100,12 +99,13 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     ledger, calibration = Ledger(), Calibration(parts.device)
     at_native = parts.config.data.fit == "crop"  # whole pictures are measured once, at their own size
     sizes = 1 + (protocol.native and not at_native)
-    rows, masks = [torch.zeros((0, 2 + WIDTH * sizes), dtype=torch.float64)], []
+    rows, masks = [torch.zeros((0, 3 + WIDTH * sizes), dtype=torch.float64)], []
     with ThreadPoolExecutor(parts.config.data.threads, thread_name_prefix="measure") as pool:
         scorer = Scorer(parts.manifest.source.trimap, protocol, pool, parts.config.data.fit)
         for batch, logits, target in forward(parts, split, protocol.tta, ledger):
             calibration.add(logits, target)
             columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, target).cpu()[:, None]]
+            columns.append(pixels_of(parts, target).cpu()[:, None])
             predicted = protocol.predicted(logits)
             columns.append(scorer.score(predicted, batch.labels.to(logits.device)))
             if protocol.native and not at_native:
@@ -119,11 +119,11 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     own = torch.cat(rows)
     table = collect(parts, split, own.to(parts.device))
     bits = collect_masks(parts, own[:, 0].long(), masks) if protocol.masks else None
-    network, native = scores_of(table[:, 2 : 2 + WIDTH]), scores_of(table[:, 2 + WIDTH :])
+    network, native = scores_of(table[:, 3 : 3 + WIDTH]), scores_of(table[:, 3 + WIDTH :])
     if protocol.native and at_native:
         native = network
     counts = network[parts.config.data.border].counts
-    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=math.prod(parts.config.data.size_px))
+    per_image = PerImage(counts=counts, loss=table[:, 1], pixels=table[:, 2])
     return Measured(per_image, network, native, calibration, bits)
 
 

@@ -93,7 +93,7 @@ class PerImage(Counted):
     """What validation during training measures on each picture."""
 
     loss: Floats  # (N,)
-    pixels: int  # of one picture
+    pixels: Floats | int  # (N,) of each picture, or of any
 
     def summary(self, split: str) -> dict[str, float]:
         return prefixed(split, {"loss": float(self.loss.mean())} | self.means())

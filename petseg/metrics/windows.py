@@ -85,6 +85,15 @@ def margins_of(inner: Size, size: Size) -> tuple[list[int], Model]:
     return margins, lambda whole: whole[..., top : top + height, left : left + width]
 
 
+def bytes_per_pixel(num_classes: int) -> int:
+    """Bytes of the device that evaluation takes for each pixel of a picture, beside a batch of windows.
+
+    The picture (3 float32), its target (int64), and the logits three times: their sum, and their log-softmax and its
+    copy in the loss.
+    """
+    return 3 * 4 + 8 + 3 * 4 * num_classes
+
+
 def num_windows(picture: Size, size: Size, overlap: float = OVERLAP) -> int:
     """Windows of one picture."""
     rows, columns = (starts(*sides, overlap) for sides in zip(picture, size, strict=True))

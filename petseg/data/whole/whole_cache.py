@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from petseg.config.sizes import Size
 from petseg.data.decode import picture_size
 from petseg.data.local_cache import cache_folder, locked, make_room, touch
 from petseg.data.tars import UNREADABLE, Lost, TarReader, Whole
@@ -66,19 +67,24 @@ def open_whole_cache(tars: TarReader, cache_dir: str, cache_gb: float) -> WholeC
 
 def whole_bytes(tars: TarReader) -> int:
     """About as many bytes as the split takes once it is decoded, by the sizes of some of its pictures."""
+    pixels = [height * width for height, width in surveyed_sizes(tars)]
+    mean = float(np.mean(pixels)) if pixels else 0.0
+    return int(len(tars) * (mean * BYTES_PER_PIXEL + 8 * COLUMNS))
+
+
+def surveyed_sizes(tars: TarReader) -> list[Size]:
+    """The sizes of some pictures of a split, evenly spread over a few of its shards: the manifest lists none."""
     ends = np.cumsum(tars.shard_sizes)
     some = np.unique(np.linspace(0, len(ends) - 1, SURVEYED_SHARDS).astype(int))
-    pixels = []
+    sizes = []
     for number in some.tolist():
         first, count = int(ends[number] - tars.shard_sizes[number]), int(tars.shard_sizes[number])
         for row in np.unique(np.linspace(0, count - 1, SURVEYED // SURVEYED_SHARDS).astype(int)).tolist():
             try:
-                height, width = picture_size(tars.encoded(first + row)[0])
+                sizes.append(picture_size(tars.encoded(first + row)[0]))
             except UNREADABLE:  # reported where it is read
                 continue
-            pixels.append(height * width)
-    mean = float(np.mean(pixels)) if pixels else 0.0
-    return int(len(tars) * (mean * BYTES_PER_PIXEL + 8 * COLUMNS))
+    return sizes
 
 
 def _is_built(path: Path, tars: TarReader) -> bool:

@@ -9,8 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from petseg.config import TrainConfig
+from petseg.footprint.operations import OpCounter
+from petseg.losses import build_loss
 from petseg.metrics.tta import predict_logits
-from petseg.metrics.windows import gaussian, num_windows, starts, windowed
+from petseg.metrics.windows import bytes_per_pixel, gaussian, num_windows, starts, windowed
+from petseg.models.unet import UNet
 
 SIDES = st.integers(1, 150)
 
@@ -115,3 +119,25 @@ def test_a_picture_of_the_windows_size_is_one_pass() -> None:
 
     assert torch.equal(windowed(model, (32, 32), 2)(image), image * 2)
     assert sizes == [2, 2, 1]
+
+
+@torch.no_grad()
+def test_memory_is_that_of_one_picture_and_one_batch_of_windows() -> None:
+    """A street scene of a quarter of its size, and three of them one after the other."""
+    model, loss = UNet(width=4).eval(), build_loss(TrainConfig(loss="ce"))
+    size, batch = (64, 128), 2
+
+    def peak(pictures: int) -> int:
+        with OpCounter() as counter:
+            for _ in range(pictures):
+                logits = windowed(model, size, batch)(torch.zeros(1, 3, 256, 512))
+                loss(logits, torch.zeros(1, 256, 512, dtype=torch.int64))
+                del logits
+        return counter.peak_bytes
+
+    with OpCounter() as counter:
+        model(torch.zeros(batch, 3, *size))
+    gaussian(size, torch.device("cpu"))  # which is kept
+    one = peak(1)
+    assert peak(3) == one
+    assert one <= counter.peak_bytes + 256 * 512 * bytes_per_pixel(2)
