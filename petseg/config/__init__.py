@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from petseg.config.marks import BY_CONTENT, FREE, LATER
+from petseg.config.marks import BY_CONTENT, FREE, LATER, TARGET_BY_CONTENT
 from petseg.config.sizes import SIZE_MULTIPLE_PX, Fit, ImageSize, Size, is_network_size, plain_size, size_of
 
 OWN_ARCHITECTURES = ("unet", "resnet34_unet")  # the others are decoders of segmentation-models-pytorch
@@ -38,8 +38,12 @@ class DataConfig:
     rare_crops: float = field(default=0.0, metadata=LATER)
     """Share of the training crops that must contain a class drawn from those in the picture, each as likely as the
     others: rare classes are seen more often. With data.fit crop only."""
+    target: str = field(default="auto", metadata=LATER | TARGET_BY_CONTENT)
+    """The classes to learn. as_packed: those of the shard set; or a .toml file that merges and drops classes, which is
+    identified by its content. Sets of trimaps also offer pet (two classes), trimap (three), species and breed. auto:
+    pet for a set of trimaps, else as_packed."""
     border: Literal["fg", "bg", "ignore"] = "fg"
-    """What the trimap's border counts as: pet, background, or left out of loss and metrics."""
+    """What the border of trimaps counts as: pet, background, or left out of loss and metrics."""
     threads: int = field(default=2, metadata=FREE)
     """Threads per process that read and decode samples."""
     shuffle_window_shards: int = 16
@@ -213,7 +217,10 @@ class TrainConfig:
     BatchNorm's statistics are those of a micro-batch, so the numbers depend on it: only compare runs that share it."""
     loss: Literal["ce", "dice", "ce_dice", "focal", "lovasz"] = "ce"
     """Cross-entropy, soft Dice, or their sum; focal: cross-entropy with less weight on easy pixels; lovasz: the
-    Lovasz-softmax of the pet, a surrogate of 1 - IoU."""
+    Lovasz-softmax, a surrogate of 1 - IoU. Dice and Lovasz are means over the classes, without the background."""
+    class_weights: str = field(default="none", metadata=LATER)
+    """Weight of a pixel of each class in ce, ce_dice and focal: none; frequency = the median frequency of the classes
+    in train over a class's own; or a number for each class, such as 0.5,1,2."""
     focal_gamma: float = field(default=2.0, metadata=LATER)
     """Exponent of the focal loss: a pixel of probability p has the weight (1 - p) ** gamma."""
     label_smoothing: float = field(default=0.0, metadata=LATER)
@@ -295,6 +302,9 @@ class TrainConfig:
         with_ce = self.loss in ("ce", "ce_dice")
         rule = f"train.loss = {self.loss} has no labels to smooth: leave it out, or choose ce or ce_dice"
         _require(with_ce or not smoothing, "train.label_smoothing", smoothing, rule)
+        rule = f"train.loss = {self.loss} is a mean over classes already: leave it out, or choose ce, ce_dice or focal"
+        weighs = self.class_weights != "none"
+        _require(not weighs or with_ce or self.loss == "focal", "train.class_weights", self.class_weights, rule)
         _require(0 <= weight < math.inf, "train.border_weight", weight, "must not be negative")
         _require(self.border_px >= 1, "train.border_px", self.border_px, "must be at least 1")
 

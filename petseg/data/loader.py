@@ -49,6 +49,7 @@ class Batch:
     weight: torch.Tensor  # (B,) float32: 0 for fillers and for samples that could not be read, else 1
     hashes: NDArray[np.uint64]  # (B,) hashes of the keys as they were read, 0 where a sample is lost
     lost: list[Lost] = field(default_factory=list)
+    rows: Ids | None = None  # (B,) of the samples in the target's tables; None where these have one row
 
 
 def load_batches(reader: Reader, plan: Iterable[MicroBatch], threads: int, pin: bool = False) -> Iterator[Batch]:

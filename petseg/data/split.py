@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,9 +18,9 @@ from petseg.data.cache import (
     open_node_cache,
     room_here,
 )
-from petseg.data.loader import Batch, load_batches, whole_batches
+from petseg.data.loader import Batch, WholeReader, load_batches, whole_batches
 from petseg.data.local_cache import cache_folder
-from petseg.data.plan import EpochOrder, MicroBatch
+from petseg.data.plan import EpochOrder, Ids, MicroBatch
 from petseg.data.store import Store
 from petseg.data.tars import TarReader
 from petseg.data.whole.crops import CropReader, Crops
@@ -36,6 +36,7 @@ class SplitData:
     tars: TarReader
     source: TarReader | NodeCache | DeviceCache | WholeCache
     threads: int
+    rows: Ids | None = None  # (N,) of the samples in the target's tables; None where these have one row
 
     def __len__(self) -> int:
         return len(self.tars)
@@ -43,23 +44,36 @@ class SplitData:
     def key(self, position: int) -> str:
         return self.tars.key(position)
 
+    def keys(self) -> list[str]:
+        """The keys of all samples, in the order of their positions."""
+        return [self.tars.key(position) for position in range(len(self))]
+
     def batches(self, plan: Iterable[MicroBatch], pin: bool = False) -> Iterator[Batch]:
         """A Batch for each micro-batch of the plan, in order; with data.fit crop, one for each whole picture of it."""
-        if isinstance(self.source, DeviceCache):
-            return self.source.batches(plan)
         threads = self.threads if self.source is self.tars else 0
-        if isinstance(self.source, WholeCache):
-            return whole_batches(self.source, plan, threads, pin)
-        if self.tars.fit == "crop":
-            return whole_batches(self.tars, plan, threads, pin)
-        return load_batches(self.source, plan, threads, pin)
+        batches: Iterator[Batch]
+        if isinstance(self.source, DeviceCache):
+            batches = self.source.batches(plan)
+        elif self.tars.fit == "crop" or isinstance(self.source, WholeCache):
+            batches = whole_batches(self._wholes(), plan, threads, pin)
+        else:
+            batches = load_batches(self.source, plan, threads, pin)
+        return self._with_rows(batches)
 
     def crops(self, plan: Iterable[MicroBatch], crops: Crops, pin: bool = False) -> Iterator[Batch]:
         """A Batch of crops for each micro-batch of the plan, in order."""
-        whole = self.source if isinstance(self.source, WholeCache) else self.tars
         # to copy some rows takes less than handing over; to look for rare classes does not
-        threads = 0 if isinstance(self.source, WholeCache) and not crops.rare else self.threads
-        return load_batches(CropReader(whole, crops), plan, threads, pin)
+        threads = 0 if self.source is not self.tars and not crops.rare else self.threads
+        return self._with_rows(load_batches(CropReader(self._wholes(), crops), plan, threads, pin))
+
+    def _wholes(self) -> WholeReader:
+        return self.source if isinstance(self.source, WholeCache) else self.tars
+
+    def _with_rows(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        if self.rows is None:
+            return batches
+        rows = self.rows
+        return (replace(batch, rows=rows[batch.plan.ids]) for batch in batches)
 
     def prefetched(self, plan: Iterable[MicroBatch], order: EpochOrder, batch_size: int) -> Iterator[MicroBatch]:
         """Pass on the plan; on entering a window of the order, announce the shards of this window and the next."""

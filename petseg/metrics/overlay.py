@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from shards.classes import IGNORE_VALUE
 from shards.files import write_whole
 
 PREDICTION_RGB = (0, 158, 115)  # Okabe and Ito's palette, which colour-blind readers can distinguish
@@ -35,6 +36,26 @@ def draw_overlay(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
     ):
         drawn[mask] = 0.55 * drawn[mask] + 0.45 * np.array(colour, dtype=np.float32)
     drawn[outline(truth)] = TRUTH_RGB
+    return drawn.astype(np.uint8)
+
+
+def draw_classes(image: Pixels, truth: Pixels, prediction: Pixels, colours: Sequence[tuple[int, int, int]]) -> Pixels:
+    """(H, W, 3) uint8 and (H, W) uint8 classes -> the picture tinted in the colours of the predicted classes.
+
+    The outlines of the true classes are white. Where the predicted class is wrong it is hatched; pixels that do not
+    count (255) keep the picture.
+    """
+    palette = np.array([*colours, *[(0, 0, 0)] * (256 - len(colours))], dtype=np.float32)
+    counts = truth != IGNORE_VALUE
+    drawn = image.astype(np.float32)
+    drawn[counts] = 0.45 * drawn[counts] + 0.55 * palette[prediction[counts]]
+    rows, columns = np.indices(truth.shape)
+    hatched = counts & (truth != prediction) & ((rows + columns) % 6 < 2)
+    drawn[hatched] = WRONG_RGB
+    edges = np.zeros(truth.shape, dtype=bool)
+    for one in np.unique(truth[counts]):
+        edges |= outline(truth == one)
+    drawn[edges & counts] = TRUTH_RGB
     return drawn.astype(np.uint8)
 
 

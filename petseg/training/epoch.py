@@ -23,7 +23,7 @@ from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
 from petseg.data.transfer import floats
 from petseg.footprint.utilization import mfu_row
-from petseg.metrics.pixels import count_pixels, dice_of, iou_of
+from petseg.metrics.pixels import count_pixels, picture_dice, picture_iou
 from petseg.optim import set_learning_rate
 from petseg.run.batches import epoch_order, take_step, to_device, to_inputs, train_batches
 from petseg.run.graphs import PassInputs
@@ -169,12 +169,12 @@ def training_inputs(parts: Parts, batch: Batch, epoch: int, size_px: Size) -> Pa
     smaller last batch nor another world size changes its weight; a sample and its copy (augment.mode) share it.
     """
     config = parts.config
-    image, labels = to_device(parts, batch)
+    image, classes = to_device(parts, batch)
     weight = batch.weight.to(parts.device, non_blocking=True)
-    image, labels, weight = augment_batch(config, batch.plan.ids, epoch, image, labels, weight)
+    image, classes, weight = augment_batch(config, batch.plan.ids, epoch, image, classes, weight)
     if size_px != config.data.size_px:
-        image, labels = shrink(image, labels, size_px)
-    image, target = to_inputs(parts, image, labels)
+        image, classes = shrink(image, classes, size_px)
+    image, target = to_inputs(parts, image, classes)
     return PassInputs(image, target, weight, floats(parts.world_size / batch.plan.step_samples, parts.device))
 
 
@@ -183,13 +183,13 @@ def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
     parts, pace = run.parts, run.pace
     with contextlib.nullcontext() if is_last else parts.accelerator.no_sync(parts.model):
         with pace.stopped_until(parts.bare_model):
-            logits = parts.model(inputs.image)  # (B, 2, H, W)
+            logits = parts.model(inputs.image)  # (B, K, H, W)
         losses = parts.loss(logits, inputs.target)  # (B,)
         loss = (losses * inputs.weight).sum() * inputs.scale
         with pace.stopped() if is_last else contextlib.nullcontext():
             parts.accelerator.backward(loss)
-    counts = count_pixels(logits.detach(), inputs.target)
-    columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
+    counts = count_pixels(logits.detach(), inputs.target, parts.target.counted)
+    columns = [torch.ones_like(losses), losses.detach(), picture_dice(counts), picture_iou(counts)]
     return torch.stack(columns).double() @ inputs.weight.double()
 
 

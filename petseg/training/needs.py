@@ -33,6 +33,7 @@ from petseg.run.micro_batches import (
     usable_bytes,
 )
 from petseg.run.resizing import relative_area
+from petseg.targets.target import num_classes_of
 from petseg.training.probe import probe_step
 from shards.command import Failure
 from shards.terminal import duration
@@ -40,7 +41,6 @@ from shards.terminal import duration
 MOST_SAMPLES = 4096  # where the search for the largest micro-batch ends
 AREA_STEPS = 1000  # over which the mean area of progressive resizing is taken
 GIB, GB = 2**30, 1e9
-NUM_CLASSES = 2
 SPLIT_SIZES = {"train": 3312, "val": 368}  # of Oxford-IIIT Pet
 
 
@@ -67,14 +67,15 @@ def estimate_needs(config: RunConfig, world_size: int, device: str, gpu_gb: floa
     """
     gpu = choose_device(device)
     kind: DeviceType = "cuda" if gpu else "cpu"
+    sizes, num_classes = facts_of_set(config)
     memory_bytes = int((gpu_gb or (gpu.memory_gb if gpu else 0)) * GB)
     if not config.train.accumulation_steps:
-        fewest = fewest_micro_batches(config, kind, memory_bytes, world_size) if memory_bytes else 1
+        fewest = fewest_micro_batches(config, kind, memory_bytes, world_size, num_classes) if memory_bytes else 1
         if fewest is None:
             raise ValueError(f"not even a micro-batch of one sample fits in {memory_bytes / GB:g} GB")
         config = with_values(config, {ACCUMULATION_STEPS: fewest})
     steps = config.train.accumulation_steps
-    memory = footprint(config, samples_per_micro_batch(config, steps, world_size), kind, world_size)
+    memory = footprint(config, samples_per_micro_batch(config, steps, world_size), kind, world_size, num_classes)
     return Needs(
         config=config,
         world_size=world_size,
@@ -82,8 +83,8 @@ def estimate_needs(config: RunConfig, world_size: int, device: str, gpu_gb: floa
         memory_bytes=memory_bytes,
         footprint=memory,
         forecast=forecast(config, memory, gpu, steps),
-        largest=find_largest(config, kind, memory_bytes, world_size) if memory_bytes else None,
-        split_sizes=split_sizes(config),
+        largest=find_largest(config, memory, kind, memory_bytes, world_size) if memory_bytes else None,
+        split_sizes=sizes,
         pictures=val_pictures(config),
     )
 
@@ -95,7 +96,7 @@ def forecast(config: RunConfig, memory: Footprint, gpu: Gpu | None, micro_batche
     if not torch.cuda.is_available() or find_gpu(torch.cuda.get_device_name()) != gpu:
         return forecast_on_gpu(memory, gpu, micro_batches)
     try:
-        probe = probe_step(config, memory.micro_batch, torch.device("cuda"))
+        probe = probe_step(config, memory.micro_batch, torch.device("cuda"), num_classes=memory.num_classes)
     except torch.cuda.OutOfMemoryError:
         return forecast_on_gpu(memory, gpu, micro_batches)
     return Forecast(micro_batches * probe.step_s, probe.eval_s_per_sample, f"steps measured on this {gpu.name}")
@@ -116,20 +117,24 @@ def choose_device(name: str) -> Gpu | None:
     return gpu
 
 
-def find_largest(config: RunConfig, kind: DeviceType, memory_bytes: int, world_size: int) -> int:
+def find_largest(config: RunConfig, memory: Footprint, kind: DeviceType, memory_bytes: int, world_size: int) -> int:
     """Samples of the largest micro-batch that fits."""
     return largest_batch(
-        lambda n: footprint(config, n, kind, world_size).peak_bytes, usable_bytes(memory_bytes), MOST_SAMPLES
+        lambda n: footprint(config, n, kind, world_size, memory.num_classes).peak_bytes,
+        usable_bytes(memory_bytes),
+        MOST_SAMPLES,
     )
 
 
-def split_sizes(config: RunConfig) -> dict[str, int]:
-    """Samples of train and val: those of the shard set, or of the whole Oxford-IIIT Pet if there is no set yet."""
+def facts_of_set(config: RunConfig) -> tuple[dict[str, int], int]:
+    """Samples of train and val, and the number of classes: of the shard set, or of the whole Oxford-IIIT Pet if there
+    is no set yet."""
     try:
         manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     except (ValueError, OSError):
-        return SPLIT_SIZES
-    return {name: manifest.splits[name].num_samples for name in SPLIT_SIZES if name in manifest.splits}
+        return SPLIT_SIZES, num_classes_of(config.data, None)
+    sizes = {name: manifest.splits[name].num_samples for name in SPLIT_SIZES if name in manifest.splits}
+    return sizes, num_classes_of(config.data, manifest)
 
 
 def val_pictures(config: RunConfig) -> tuple[Size, ...]:
@@ -210,7 +215,7 @@ def _evaluation(needs: Needs) -> str:
     peak = f"peak {_size(needs.footprint.eval_peak_bytes)}"
     if needs.config.data.fit != "crop":
         return peak
-    each = bytes_per_pixel(NUM_CLASSES)
+    each = bytes_per_pixel(needs.footprint.num_classes)
     if not needs.pictures:
         return f"{peak} for a batch of windows, and {_size(10**6 * each)} for each megapixel of a picture"
     height, width = max(needs.pictures, key=math.prod)

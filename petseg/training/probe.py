@@ -33,14 +33,16 @@ class Probe:
     peak_bytes: int  # allocated on the GPU, 0 on a CPU
 
 
-def probe_step(config: RunConfig, micro_batch: int, device: torch.device, seconds: float = PROBE_S) -> Probe:
+def probe_step(
+    config: RunConfig, micro_batch: int, device: torch.device, seconds: float = PROBE_S, num_classes: int = 2
+) -> Probe:
     """Train a fresh model on one random micro-batch for so long, a pass a step, as a run would (petseg.training.epoch).
 
     Raises RuntimeError where the device's memory does not suffice.
     """
     set_arithmetic(config)
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False).to(device)
+        model = build_model(config.model, num_classes, config.data.image_size_px, pretrained=False).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if config.train.compile == "always":

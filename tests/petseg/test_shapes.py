@@ -116,10 +116,14 @@ def test_whole_pictures_are_measured_by_windows(tiny: Tiny, native_shards: Path,
     by_hand = []
     for picture in pictures:
         truth, called = picture.truth == 1, (picture.prediction == 1) & (picture.truth != 255)
-        by_hand.append([(truth & called).sum(), (~truth & called).sum(), (truth & ~called).sum()])
+        by_hand.append([[(truth & called).sum(), (~truth & called).sum(), (truth & ~called).sum()]])
     assert measure(parts, "test").counts.tolist() == np.array(by_hand).tolist()
     measured = measure_protocol(parts, "test", Protocol(native=True, masks=True))
-    assert measured.network["fg"].counts.tolist() == measured.native["fg"].counts.tolist() == np.array(by_hand).tolist()
+    assert (
+        measured.network["border_fg"].counts.tolist()
+        == measured.native["border_fg"].counts.tolist()
+        == np.array(by_hand).tolist()
+    )
     assert measured.masks is not None
     assert measured.masks.shape == (len(pictures), 32, 4)
     parts.close()

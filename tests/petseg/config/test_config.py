@@ -122,6 +122,7 @@ def test_the_defaults_that_no_id_tells_stay() -> None:
         "train.cuda_graphs": True, "train.cudnn_benchmark": True, "train.deterministic": False, "train.tf32": True,
         "train.sync_batchnorm": False, "train.log_every": 10, "train.save_every_min": 10.0,
         "tracking.wandb": "disabled", "tracking.project": "petseg", "tracking.entity": "", "tracking.overlays": 8,
+            "data.target": "auto", "train.class_weights": "none",
         "tracking.tensorboard": False, "tracking.wandb_wait_s": 10.0, "tracking.artifacts": "none",
     }  # fmt: skip
 

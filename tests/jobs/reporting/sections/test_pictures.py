@@ -145,7 +145,7 @@ def test_pictures_on_which_two_models_disagree(sweep: Sweep) -> None:
     assert max(agreements) < 1
     masks = gallery.cell.masks
     assert masks
-    save_masks(masks.keys, masks.width_px, masks.bits, gallery.other.record.trial_status.trial.folder)
+    save_masks(masks, gallery.other.record.trial_status.trial.folder)
     assert gallery_of(sweep).disputed == ()
     assert "have the same mask of every val picture" in page_of(sweep)
 
@@ -163,7 +163,7 @@ def test_another_architecture_is_preferred(sweep: Sweep) -> None:
         assert found
         assert found.record is far
     assert rival(first, [(first.group, first.record)]) is None
-    other_size = replace(first, masks=replace(first.masks, bits=first.masks.bits[:, :32]))
+    other_size = replace(first, masks=replace(first.masks, stored=first.masks.stored[:, :32]))
     assert rival(other_size, [(second.group, second.record)]) is None
     assert dispute(first, first) == []
 
