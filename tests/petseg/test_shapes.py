@@ -143,3 +143,57 @@ def test_rare_crops_go_with_crops_alone() -> None:
     with pytest.raises(ValueError, match=r"data.rare_crops = 0.5: must lie in \[0, 1\], and needs data.fit crop"):
         DataConfig(rare_crops=0.5)
     assert trial_id(RunConfig(), "m") == "32e69dc83e"  # the id that this config had before
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """16 pictures of 70 x 100 px with a sky, a road and a sign of 4 px, and unlabelled pixels at the bottom."""
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        mask = np.zeros((70, 100), np.uint8)
+        mask[35:], mask[66:] = 1, 3
+        top, left = rng.integers(0, 60), rng.integers(0, 98)
+        mask[top : top + 2, left : left + 2] = 2
+        picture = (mask[..., None] * 60 + rng.integers(0, 40, (70, 100, 3))).astype(np.uint8)
+        for kind, pixels in (("images", picture), ("masks", mask)):
+            folder = tmp_path / kind / ("train" if number < 12 else "val")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    table = tmp_path / "classes.toml"
+    names = "".join(f"[[class]]\nname = '{name}'\nvalues = [{i}]\n" for i, name in enumerate(("sky", "road", "sign")))
+    table.write_text(f"name = 'street'\nignore = [3]\n{names}")
+    patterns = {kind: f"{tmp_path}/{kind}/{{split}}/{{key}}.png" for kind in ("images", "masks")}
+    pack(PackConfig(out=tmp_path / "set", classes=str(table), workers=1, samples_per_shard=8, **patterns))
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+def test_scenes_of_several_classes_train_and_are_measured(tiny: Tiny, street: Path, tmp_path: Path, fit: str) -> None:
+    config = tiny(
+        data__shards=str(street), data__image_size_px="32x64", data__fit=fit, data__cache_dir=str(tmp_path / "cache"),
+        data__rare_crops=0.5 if fit == "crop" else 0.0, train__batch_size=4, augment__policy="strong",
+        train__loss="ce_dice",
+    )  # fmt: skip
+    result = train(config, tmp_path / "run")
+    assert [row["data/coverage"] for row in read_metrics(tmp_path / "run")] == [1.0, 1.0]
+    assert {f"val/class/{name}/dice" for name in ("sky", "road", "sign")} <= result.metrics.keys()
+    masks = load_masks(tmp_path / "run")
+    assert masks is not None
+    assert masks.of(0).shape == (32, 64)
+    assert run_command(evaluate, [str(tmp_path / "run"), "--split", "val", "--pictures", "1"]) == 0
+    metrics = json.loads((tmp_path / "run" / "evaluate-val.json").read_text())["metrics"]
+    assert np.isfinite(metrics["val/native/dice"])
+    if fit == "crop":
+        confusion = measured_pixels(config, tmp_path / "run")
+        assert confusion == 4 * 66 * 100  # all labelled pixels of the four pictures, each once
+
+
+def measured_pixels(config: RunConfig, folder: Path) -> int:
+    """Pixels of val that the confusion of the classes counts."""
+    parts = build_parts(config, open_store(config.data.shards), folder, splits=("val",))
+    try:
+        confusion = measure_protocol(parts, "val", Protocol()).confusion
+        assert confusion is not None
+        return int(confusion.sum())
+    finally:
+        parts.close()
