@@ -23,9 +23,8 @@ from petseg.config.values import config_from_dict, with_values
 from petseg.data.consent import remember, require_known
 from petseg.data.store import open_store
 from petseg.metrics import BOUNDARY_RATIO, Tta
-from petseg.run_folder.layout import CHECKPOINTS_NAME, CONFIG_NAME, load_config
-from shards.cause import Cause
-from shards.command import OK, Failure, parse, run_command
+from petseg.run_folder.layout import CONFIG_NAME, load_config
+from shards.command import OK, parse, run_command
 from shards.files import require_own_folder
 from shards.terminal import Terminal
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from petseg.evaluation.protocol import Protocol
     from petseg.metrics.pixels import PerImage
     from petseg.run.parts import Parts
-    from petseg.run_folder.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
     from petseg.metrics.overlay import save_image
     from petseg.run.parts import build_parts
     from petseg.run.peers import lost_peers_raise
-    from petseg.run_folder.checkpoint import load_weights
+    from petseg.run_folder.checkpoint import choose_checkpoint, load_weights
     from petseg.tracking.evaluation import track_evaluation
 
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)
@@ -149,24 +147,6 @@ def config_to_measure(trained: RunConfig, command: Command) -> RunConfig:
     remember([shards])
     own = {"data.shards": shards, "data.cache_dir": command.cache_dir, "data.cache_gb": DataConfig().cache_gb}
     return with_values(trained, own)
-
-
-def choose_checkpoint(folder: Path, weights: str) -> Checkpoint:
-    """The run's best or last checkpoint. Raises ValueError if there is none yet, Failure if the best one is missing."""
-    from petseg.run_folder.checkpoint import list_checkpoints
-
-    checkpoints = list_checkpoints(folder / CHECKPOINTS_NAME)
-    if not checkpoints:
-        raise ValueError(f"{folder} has no checkpoint yet: train first, or wait for its first epoch")
-    if weights == "last":
-        return checkpoints[-1]
-    best_step = checkpoints[-1].state["best"]["step"]
-    best = next((checkpoint for checkpoint in checkpoints if checkpoint.step == best_step), None)
-    if best is None:
-        raise Failure(
-            f"{folder / CHECKPOINTS_NAME} lacks the best checkpoint, step {best_step}: take --weights last", Cause.DATA
-        )
-    return best
 
 
 def draw_extremes(parts: Parts, per_image: PerImage, command: Command, protocol: Protocol) -> Image.Image:

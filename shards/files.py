@@ -15,9 +15,10 @@ import stat
 import types
 import typing
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from io import BufferedReader, FileIO
+from io import BufferedReader, BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,10 +71,17 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
     Raises OSError that names the file; nothing stays aside then, which a full disk would have to hold.
     """
+    with writing_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[BufferedWriter]:
+    """A file to write, in pieces, that appears when the block ends without an error; as `write_whole`."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # processes of two nodes can share a pid
     try:
         with aside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

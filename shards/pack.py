@@ -32,8 +32,8 @@ from shards.packing.origin import list_files, listed_samples
 from shards.packing.plan import BuildOptions, Built, build_shards, plan_shards, without_twins
 from shards.packing.survey import write_table
 from shards.picture_hash import Hashes, find_duplicates
-from shards.pool import progress
 from shards.sources.listing import NAMED, Listed, Listing
+from shards.terminal import progress
 
 SHOWN_DAMAGED = 50  # names in the summary, where each picture is to be looked at
 

@@ -29,7 +29,8 @@ from shards.duplicates_note import MAX_PAIRS_NAMED, NearDuplicates, Pair
 from shards.encoding import MAX_PIXELS
 from shards.files import open_regular
 from shards.manifest import Manifest, Shard, load_index
-from shards.pool import ordered_map, progress
+from shards.pool import ordered_map
+from shards.terminal import progress
 
 METHOD = "dhash-16x16"
 SIDE = 16  # cells

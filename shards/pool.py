@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -22,9 +19,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 4  # items in flight per worker: none idles while the results in front of it are written
-LINES = 10  # progress lines in a log file
-
-logger = logging.getLogger(__name__)
 
 
 class WorkerLost(Failure):
@@ -74,31 +68,3 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(steps)`: a bar with the time left on a terminal, ten plain lines in a log file."""
-    if not sys.stderr.isatty():
-        yield _log_progress(what, total)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from shards.terminal import Terminal
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps: bar.advance(task, steps)
-
-
-def _log_progress(what: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        before, done = done, done + steps
-        if done * LINES // total > before * LINES // total:
-            logger.info("%s: %d of %d", what, done, total)
-
-    return advance

@@ -6,13 +6,21 @@ by many ways. They are made printable where rich has laid them out, and square b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from shards.command import printable
+
+LINES = 10  # progress lines in a log file
+
+logger = logging.getLogger(__name__)
 
 
 class Terminal(Console):
@@ -32,3 +40,30 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(steps)`: a bar with the time left on a terminal, ten plain lines in a log file."""
+    if not sys.stderr.isatty():
+        yield _log_progress(what, total)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+def _log_progress(what: str, total: int) -> Callable[[int], None]:
+    done, start = 0, time.monotonic()
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        before, done = done, done + steps
+        if done * LINES // total > before * LINES // total:
+            left = (time.monotonic() - start) * (total - done) / done
+            logger.info("%s: %d of %d%s", what, done, total, f", {duration(left)} left" if done < total else "")
+
+    return advance

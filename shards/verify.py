@@ -37,7 +37,8 @@ from shards.manifest import (
     load_manifest,
     split_of_keys,
 )
-from shards.pool import default_workers, ordered_map, progress
+from shards.pool import default_workers, ordered_map
+from shards.terminal import progress
 
 DAMAGED = 1
 MIN_BYTES_FOR_WORKERS = 32_000_000  # below, starting processes takes longer than the work

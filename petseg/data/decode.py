@@ -33,13 +33,23 @@ def decode_image(content: Buffer, out: Pixels, letterbox: bool = False) -> None:
     if (height, width) == out.shape[:2]:
         simplejpeg.decode_jpeg(content, "RGB", buffer=out)
         return
+    fit_into(simplejpeg.decode_jpeg(content, "RGB", buffer=_scratch(height, width)), out, letterbox)
+
+
+def fit_into(original: Pixels, out: Pixels, letterbox: bool = False) -> None:
+    """(h, w, 3) uint8 -> out (H, W, 3) uint8, squashed with antialiased bilinear interpolation if need be.
+
+    letterbox: as `decode_image`
+    """
     if letterbox:
         out[...] = PAD_RGB
-        out = out[place((height, width), (out.shape[0], out.shape[1])).rows_columns()]
+        out = out[place((original.shape[0], original.shape[1]), (out.shape[0], out.shape[1])).rows_columns()]
+    if original.shape == out.shape:
+        out[...] = original
+        return
     import torch  # only for squashing: the report reads pictures and labels without it
     import torch.nn.functional as F
 
-    original = simplejpeg.decode_jpeg(content, "RGB", buffer=_scratch(height, width))
     # This view is channels_last, for which torch has a fast path on uint8: a quarter of Pillow's time, and results that
     # differ by a level at most. B = 1 is added first, or torch takes the strides for another layout.
     view = torch.from_numpy(original)[None].permute(0, 3, 1, 2)

@@ -7,10 +7,10 @@ import torch
 from petseg.data.transfer import floats
 from shards.classes import IGNORE_VALUE as IGNORE_INDEX  # target value of pixels that neither loss nor metrics count
 
-__all__ = ["IGNORE_INDEX", "normalise", "to_classes", "to_image"]
+__all__ = ["IGNORE_INDEX", "MEAN", "STD", "normalise", "to_classes", "to_image"]
 # mean and standard deviation of ImageNet's pictures (RGB, 0-1): the convention of pretrained encoders
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 def to_image(image: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -20,7 +20,7 @@ def to_image(image: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def normalise(image: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """(B, 3, H, W) float in 0-255 -> zero mean and unit variance over ImageNet."""
-    mean, std = (floats(values, image.device).view(1, 3, 1, 1) * 255 for values in (_MEAN, _STD))
+    mean, std = (floats(values, image.device).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
     normal = (image - mean) / std
     return normal.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 

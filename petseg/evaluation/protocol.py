@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from petseg.config.sizes import Fit, Size
 from petseg.data.decode import Pixels
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Count, Ledger
-from petseg.data.letterbox import without_margins
 from petseg.data.loader import Batch
 from petseg.data.plan import Ids
 from petseg.data.tars import Lost
@@ -29,7 +26,7 @@ from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration, build_calibration
 from petseg.metrics.components import keep_largest
 from petseg.metrics.masks import Stored, store
-from petseg.metrics.pixels import PerImage, Scores, confusion_of, count_masks, predicted_classes, prefixed
+from petseg.metrics.pixels import PerImage, Scores, confusion_of, count_masks, predicted_classes, prefixed, to_native
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import classes_by, eval_batches, eval_inputs
 from petseg.run.parts import Parts
@@ -310,10 +307,3 @@ def why_not_native(manifest: Manifest) -> str:
         f"the shards hold pictures and masks squashed to {side_px} px: pack the set with --image-size-px 0 "
         "for numbers at native resolution"
     )
-
-
-def to_native(logits: torch.Tensor, size: Size, fit: Fit = "squash") -> torch.Tensor:
-    """(K, h, w) logits of one picture -> (1, K, H, W) float32, bilinear: the squash or the letterbox is undone."""
-    if fit == "letterbox":
-        logits = without_margins(logits, size)
-    return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)

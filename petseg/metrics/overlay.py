@@ -59,6 +59,21 @@ def draw_classes(image: Pixels, truth: Pixels, prediction: Pixels, colours: Sequ
     return drawn.astype(np.uint8)
 
 
+def draw_mask(image: Pixels, mask: Pixels, colours: Sequence[tuple[int, int, int]], plain: Sequence[int]) -> Pixels:
+    """(H, W, 3) uint8 and (H, W) uint8 classes -> the picture tinted in the colours of the classes, with outlines.
+
+    plain: classes whose pixels keep the picture
+    """
+    palette = np.array(colours, dtype=np.float32)
+    tinted = ~np.isin(mask, np.array(plain, dtype=np.uint8))
+    drawn = image.astype(np.float32)
+    drawn[tinted] = 0.55 * drawn[tinted] + 0.45 * palette[mask[tinted]]
+    for one in np.unique(mask[tinted]):
+        edge = outline(mask == one)
+        drawn[edge] = palette[one]
+    return drawn.astype(np.uint8)
+
+
 def outline(mask: Mask) -> Mask:
     """Pixels of the mask that touch a pixel outside it (4-neighbourhood)."""
     padded = np.pad(mask, 1, mode="edge")

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from petseg.config.sizes import Fit, Size
 from petseg.data.inputs import IGNORE_INDEX
+from petseg.data.letterbox import without_margins
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -27,6 +30,13 @@ def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
     if logits.shape[1] == 2:
         return (logits[:, 1] > logits[:, 0]).to(torch.uint8)
     return logits.argmax(dim=1).to(torch.uint8)
+
+
+def to_native(logits: torch.Tensor, size: Size, fit: Fit = "squash") -> torch.Tensor:
+    """(K, h, w) logits of one picture -> (1, K, H, W) float32, bilinear: the squash or the letterbox is undone."""
+    if fit == "letterbox":
+        logits = without_margins(logits, size)
+    return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)
 
 
 def count_pixels(logits: torch.Tensor, target: torch.Tensor, counted: Sequence[int] = (1,)) -> torch.Tensor:

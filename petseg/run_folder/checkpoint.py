@@ -41,6 +41,7 @@ from petseg.run_folder.checkpoint_files import (
     write_state,
     write_tensors,
 )
+from petseg.run_folder.layout import CHECKPOINTS_NAME
 from shards.cause import Cause
 from shards.command import Failure
 from shards.files import fsync
@@ -86,6 +87,22 @@ def list_checkpoints(folder: Path) -> list[Checkpoint]:
         except Failure as error:
             logger.warning("passed over: %s", error)
     return list(by_step.values())
+
+
+def choose_checkpoint(run: Path, weights: str) -> Checkpoint:
+    """A run's best or last checkpoint. Raises ValueError if there is none yet, Failure if the best one is missing."""
+    checkpoints = list_checkpoints(run / CHECKPOINTS_NAME)
+    if not checkpoints:
+        raise ValueError(f"{run} has no checkpoint yet: train first, or wait for its first epoch")
+    if weights == "last":
+        return checkpoints[-1]
+    best_step = checkpoints[-1].state["best"]["step"]
+    best = next((checkpoint for checkpoint in checkpoints if checkpoint.step == best_step), None)
+    if best is None:
+        raise Failure(
+            f"{run / CHECKPOINTS_NAME} lacks the best checkpoint, step {best_step}: take --weights last", Cause.DATA
+        )
+    return best
 
 
 def newest_loadable(folder: Path, set_aside: bool = False) -> Checkpoint | None:

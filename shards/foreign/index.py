@@ -31,7 +31,8 @@ from shards.manifest import (
     split_of_keys,
 )
 from shards.packing.plan import MAX_NAMED_PROBLEMS
-from shards.pool import ordered_map, progress
+from shards.pool import ordered_map
+from shards.terminal import progress
 
 SOURCE_NAME = "foreign"
 ATTRIBUTION = "packed elsewhere, indexed by `python -m shards.verify --index`: ask whoever packed it"

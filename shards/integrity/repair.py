@@ -31,7 +31,7 @@ from shards.manifest import (
 from shards.packing import publish
 from shards.packing.origin import list_again
 from shards.packing.plan import BuildOptions, ShardPlan, build_shards, first_lines, plan_shards, workers_for
-from shards.pool import progress
+from shards.terminal import progress
 
 ASIDE = "repair"  # within the hidden folder that a pack uses, too
 READ_BYTES = 1 << 20

@@ -20,10 +20,11 @@ from shards.labels.sheet import draw_sheet
 from shards.packing.options import PackConfig
 from shards.packing.pictures import read_picture
 from shards.packing.plan import CHUNK
-from shards.pool import ordered_map, progress
+from shards.pool import ordered_map
 from shards.sources import coco, patterns
 from shards.sources.listing import Listed, Listing
 from shards.sources.walk import Pattern, find_files, parse_pattern
+from shards.terminal import progress
 
 TABLE_NAME, SHEET_NAME = "classes.toml", "classes.png"
 MAX_DISTINCT = 1_000  # values of one mask; more are those of a photo, or of a mask saved with losses

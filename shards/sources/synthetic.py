@@ -14,8 +14,9 @@ import numpy as np
 
 from shards.encoding import encode_jpeg, encode_png
 from shards.files import write_whole
-from shards.pool import ordered_map, progress
+from shards.pool import ordered_map
 from shards.sources.drawing import Style, draw_pet
+from shards.terminal import progress
 
 CHUNK = 16
 FEWEST = 4  # so that train, val and test have a sample each

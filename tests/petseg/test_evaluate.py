@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg import evaluate
 from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.evaluate import main
@@ -19,7 +18,7 @@ from petseg.metrics.pixels import predicted_classes
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import build_parts
-from petseg.run_folder.checkpoint import list_checkpoints, load_weights
+from petseg.run_folder.checkpoint import choose_checkpoint, list_checkpoints, load_weights
 from petseg.run_folder.layout import load_result
 from petseg.targets.breeds import kind_of
 from petseg.training.loop import train
@@ -160,9 +159,9 @@ def test_a_best_checkpoint_that_is_gone_is_named(
 ) -> None:
     train(tiny(train__epochs=1), tmp_path)
     (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
-    assert evaluate.choose_checkpoint(tmp_path, "best") == checkpoint
+    assert choose_checkpoint(tmp_path, "best") == checkpoint
     state = checkpoint.state | {"best": {"step": checkpoint.step + 1}}
     without_best = [replace(checkpoint, state=state)]
     monkeypatch.setattr("petseg.run_folder.checkpoint.list_checkpoints", lambda folder: without_best)
     with pytest.raises(Failure, match=rf"checkpoints lacks the best checkpoint, step {checkpoint.step + 1}"):
-        evaluate.choose_checkpoint(tmp_path, "best")
+        choose_checkpoint(tmp_path, "best")

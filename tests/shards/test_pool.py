@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from shards.command import Failure
-from shards.pool import ordered_map, progress
+from shards.pool import ordered_map
+from shards.terminal import progress
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from petseg.data.decode import decode_image, decode_labels
 from petseg.data.inputs import IGNORE_INDEX, normalise, to_classes
 from petseg.data.letterbox import PAD_LABEL, PAD_RGB, place, without_margins
-from petseg.evaluation.protocol import to_native
+from petseg.metrics.pixels import to_native
 from petseg.targets.pets import pets_rules
 from shards.encoding import encode_jpeg, encode_png
 
