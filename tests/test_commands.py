@@ -18,13 +18,11 @@ from shards.command import CANCELLED, WRONG_USE, help_text, parse, run_command
 from tests.test_house import NAMES_OF_COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]
-SCRIPTS = ["petseg.train"] + [
-    f"jobs.{name}"
-    for name in ("cancel", "chain", "clean", "doctor", "logs", "report", "retry", "status", "sweep", "sync", "usage")
-]
+JOBS = "best cancel chain clean doctor logs report retry status sweep sync usage"
+SCRIPTS = ["petseg.train", *(f"jobs.{name}" for name in JOBS.split())]
 MODULES = [
-    "petseg.augment.__main__", "petseg.evaluate", "petseg.models.weights", "petseg.estimate", "shards.duplicates",
-    "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal.__main__",
+    "petseg.augment.__main__", "petseg.best", "petseg.evaluate", "petseg.models.weights", "petseg.estimate",
+    "shards.duplicates", "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal.__main__",
 ]  # fmt: skip
 BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]
 # what takes long to import, or is for what few words ask for; the commands of shards/ are about pixels
