@@ -31,7 +31,7 @@ def draw_outlines(image: Pixels, truth: Mask, prediction: Mask | None = None) ->
 
 
 def draw_errors(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
-    """(H, W, 3) uint8, the longer side SIZE_PX: the picture in grey; right, missed and wrongly called in colours."""
+    """(H, W, 3) uint8, the longer side SIZE_PX: the picture in grey; right, missed and wrong in colours."""
     low, high = GREY_LEVELS
     grey = low + (high - low) / 255 * _scaled(image).mean(axis=2, keepdims=True).repeat(3, axis=2)
     truth, prediction = _scaled_mask(truth), _scaled_mask(prediction)
