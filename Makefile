@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 DEMO_PETS ?= 800
 # a set packed at 256 px, for bench-gpu; without one it draws pets
 SHARDS ?=
-# processes that share the tests, each with one thread: a worker that has none left takes some of another's. Slow tests
-# mostly wait, for Slurm or for a process to start, so that three of them keep two cores busy
+# Workers that share the tests; one that runs out of tests takes some from another. Slow tests mostly wait for Slurm or
+# for processes to start, so three workers keep two cores busy.
 TEST_WORKERS ?= 2
 SLOW_TEST_WORKERS ?= 3
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal

@@ -27,7 +27,8 @@ settings.load_profile("petseg")
 # stand-ins that fail do so for good
 patience.PATIENCE_S = 3.0
 
-# threads that wait for torch's next operation sleep: by default they spin, which on shared cores takes most of the time
+# Threads that wait for torch's next operation sleep. By default they spin, which costs several times as much as the
+# work itself where workers share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # workers of pytest-xdist ignore Ctrl-C, and so do commands started by whoever ignores it
@@ -42,7 +43,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def own_threads() -> Iterator[None]:
-    """A sweep in the test's own process (--cluster debug) sets torch's threads to all cores: the next test has one."""
+    """Back to one thread: a sweep in the test's own process (--cluster debug) leaves torch with all cores."""
     yield
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
