@@ -50,12 +50,13 @@ def show_result(result: Result, folder: Path) -> None:
     console = Terminal(soft_wrap=True)
     console.print(f"{folder}\nbest weights: epoch {result.best_epoch} of {result.epochs}", highlight=False)
     table = Table()
-    for column in ("split", "Dice", "IoU", "Dice, data set", "IoU, data set", "loss", "all-pet Dice"):
+    for column in ("split", "Dice", "IoU", "Dice, data set", "IoU, data set", "loss", "one class everywhere"):
         table.add_column(column, justify="left" if column == "split" else "right")
-    fields = ("dice", "iou", "dice_dataset", "iou_dataset", "loss", "all_pet_dice")
+    fields = ("dice", "iou", "dice_dataset", "iou_dataset", "loss")
     for split in ("val", "test"):
         if f"{split}/dice" in result.metrics:
-            table.add_row(split, *(f"{result.metrics[f'{split}/{field}']:.4f}" for field in fields))
+            numbers = [*(result.metrics[f"{split}/{field}"] for field in fields), result.floor(split)]
+            table.add_row(split, *("" if number is None else f"{number:.4f}" for number in numbers))
     console.print(table)
 
 

@@ -40,7 +40,7 @@ class DuplicatesConfig:
 
 def look(config: DuplicatesConfig) -> NearDuplicates:
     """The note of a set, written first if it has none."""
-    manifest = load_manifest(config.folder, allow_classes=True)
+    manifest = load_manifest(config.folder)
     known = None if config.anew else load_near_duplicates(config.folder, manifest.hash)
     if known:
         return known

@@ -185,10 +185,9 @@ def save_manifest(manifest: Manifest, folder: Path) -> Manifest:
     return manifest
 
 
-def load_manifest(folder: Path | str, *, allow_classes: bool = False) -> Manifest:
+def load_manifest(folder: Path | str) -> Manifest:
     """Read and check manifest.json.
 
-    allow_classes: read sets with a class table too, which the caller has to understand
     Raises ShardSetError if there is none, if it is damaged, if its format version is not ours, or if it names a shard
     by anything but a plain file name: whoever opens a shard joins its name to the folder.
     """
@@ -215,12 +214,6 @@ def load_manifest(folder: Path | str, *, allow_classes: bool = False) -> Manifes
         raise ShardSetError(f"{path} cannot be used ({problem}): pack the set again")
     if manifest.hash != manifest_hash(manifest):
         raise ShardSetError(f"{path} was altered: its content does not match its hash; pack the set again")
-    if manifest.classes and not allow_classes:
-        names = ", ".join(manifest.classes.names[:3])
-        raise ShardSetError(
-            f"{folder} has masks of {len(manifest.classes)} classes ({names}, ...), and this takes only trimaps "
-            "(pet, background, border): choose a set of Oxford-IIIT Pet or of drawn pets"
-        )
     return manifest
 
 

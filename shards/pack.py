@@ -116,7 +116,7 @@ def _existing_set(config: PackConfig) -> Manifest | None:
             raise ValueError(_different(config, "it has shards without a manifest"))
         return None
     try:
-        existing = contract.load_manifest(config.out, allow_classes=True)
+        existing = contract.load_manifest(config.out)
     except ValueError as error:
         if config.overwrite:
             return None

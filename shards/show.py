@@ -65,7 +65,7 @@ class ShowConfig:
 
 def show(config: ShowConfig) -> int:
     """Write the contact sheet and return how many samples are on it."""
-    manifest = load_manifest(config.folder, allow_classes=True)
+    manifest = load_manifest(config.folder)
     places = _choose(config, manifest)
     columns = max(1, round(len(places) ** 0.5 * 1.25))
     rows = -(-len(places) // columns)

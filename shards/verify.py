@@ -88,7 +88,7 @@ def verify(folder: Path, *, decode: bool = True, num_workers: int = 1) -> list[D
     Raises ValueError if there is no shard set.
     """
     try:
-        manifest = load_manifest(folder, allow_classes=True)
+        manifest = load_manifest(folder)
     except ValueError as error:
         if not (folder / MANIFEST_NAME).exists():
             raise
@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
     if findings:
         _print_findings(findings, config.show)
     else:
-        sys.stdout.write(f"whole: {_summary(load_manifest(config.folder, allow_classes=True))}\n")
+        sys.stdout.write(f"whole: {_summary(load_manifest(config.folder))}\n")
     if config.repair:
         sys.stdout.write(f"rebuilt: {', '.join(map(printable, repaired)) or 'nothing, all shards were whole'}\n")
     return DAMAGED if findings else OK

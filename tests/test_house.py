@@ -97,8 +97,8 @@ COMMANDS = {
 ORDER = {
     "shards": ("", "labels", "sources", "packing", "integrity", "foreign"),
     "petseg": (
-        "", "config", "recipes", "data", "augment", "models", "losses", "optim", "footprint", "run_folder", "run",
-        "metrics", "evaluation", "tracking", "training",
+        "", "config", "recipes", "data", "targets", "augment", "models", "losses", "optim", "footprint", "run_folder",
+        "run", "metrics", "evaluation", "tracking", "training",
     ),
     "slurm": ("", "rehearsal"),
     "jobs": (

@@ -14,13 +14,27 @@ def _by_content(weights: str) -> str:
     """
     if weights in ("none", "imagenet"):
         return weights
+    return _sha256(weights, f"model.weights = {weights!r}", "none, imagenet, or a file")
+
+
+def _target_by_content(target: str) -> str:
+    """The value of data.target in the identity; raises as `_by_content`."""
+    if not is_target_file(target):
+        return target
+    return _sha256(target, f"data.target = {target!r}", "the name of a target, or a .toml file")
+
+
+def is_target_file(target: str) -> bool:
+    """Whether data.target names a file that merges classes, and not a target."""
+    return target.endswith(".toml")
+
+
+def _sha256(path: str, name: str, choices: str) -> str:
     try:
-        status = Path(weights).stat()
+        status = Path(path).stat()
     except OSError as error:
-        raise ValueError(
-            f"model.weights = {weights!r}: {error.strerror} (none, imagenet, or a file; this is {Path.cwd()})"
-        ) from None
-    return f"sha256:{_file_sha256(weights, status.st_size, status.st_mtime_ns)}"
+        raise ValueError(f"{name}: {error.strerror} ({choices}; this is {Path.cwd()})") from None
+    return f"sha256:{_file_sha256(path, status.st_size, status.st_mtime_ns)}"
 
 
 @functools.lru_cache
@@ -33,3 +47,4 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
 FREE = {"identity": False}  # does not change the numbers: left out of the identity
 LATER = {"later": True}  # was added when runs existed: left out while it has its default
 BY_CONTENT = {"identity": _by_content}
+TARGET_BY_CONTENT = {"identity": _target_by_content}

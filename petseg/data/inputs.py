@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from petseg.data.transfer import floats
+from shards.classes import IGNORE_VALUE as IGNORE_INDEX  # target value of pixels that neither loss nor metrics count
 
-IGNORE_INDEX = 255  # target value of pixels that neither loss nor metrics count
+__all__ = ["IGNORE_INDEX", "normalise", "to_classes", "to_image"]
 # mean and standard deviation of ImageNet's pictures (RGB, 0-1): the convention of pretrained encoders
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -26,15 +25,11 @@ def normalise(image: torch.Tensor, channels_last: bool) -> torch.Tensor:
     return normal.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def build_target(labels: torch.Tensor, border: str, values: Mapping[str, int]) -> torch.Tensor:
-    """(B, H, W) uint8 labels -> int64 target: 1 pet, 0 background, 255 ignored; `border` is the rule for the border.
+def to_classes(labels: torch.Tensor, table: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, H, W) uint8 labels -> (B, H, W) uint8 classes, IGNORE_INDEX where a pixel does not count.
 
-    values: the trimap's values by name, as the manifest's source lists them
+    table: (R, 256) uint8, on the labels' device; rows: (B,) int64, the row that holds for each sample, if R > 1
     """
-    target = (labels == values["pet"]).long()
-    is_border = labels == values["border"]
-    if border == "fg":
-        return target.masked_fill_(is_border, 1)
-    if border == "ignore":
-        return target.masked_fill_(is_border, IGNORE_INDEX)
-    return target
+    if rows is None:
+        return table[0].index_select(0, labels.flatten().int()).view(labels.shape)
+    return table[rows[:, None, None], labels.long()]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 
-def indices(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+def indices(numbers: ArrayLike, device: torch.device) -> torch.Tensor:
     """Whole numbers as int64."""
-    return _sent(torch.tensor(numbers, dtype=torch.int64), device)
+    return _sent(torch.from_numpy(np.asarray(numbers, dtype=np.int64)), device)
 
 
 def floats(numbers: ArrayLike, device: torch.device) -> torch.Tensor:

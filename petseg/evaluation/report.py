@@ -6,17 +6,18 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from petseg.evaluation.protocol import Measured, Protocol
-from petseg.metrics.breeds import kind_of
 from petseg.metrics.pixels import Scores
 from petseg.run.parts import Parts
 from petseg.run_folder.checkout import running_code
 from petseg.run_folder.layout import evaluation_name
+from petseg.targets.breeds import kind_of
 from shards.files import write_whole
 from shards.terminal import Terminal
 
@@ -44,7 +45,8 @@ def report(parts: Parts, done: Evaluated) -> dict[str, Any]:
     content = as_json(parts, done)
     write_whole(parts.folder / evaluation_name(done.split), json.dumps(content, indent=2) + "\n")
     console = Terminal()
-    for table in (scores_table(parts, done, content), groups_table(content), worst_table(content)):
+    tables = [scores_table(parts, done, content), classes_table(content), groups_table(content), worst_table(content)]
+    for table in filter(None, tables):
         console.print(table)
         console.print()
     console.print(calibration_line(done, content["metrics"]), soft_wrap=True, highlight=False)
@@ -54,10 +56,9 @@ def report(parts: Parts, done: Evaluated) -> dict[str, Any]:
 
 
 def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
-    """The content of evaluate-SPLIT.json; pictures are scored by the config's border rule at the network's size."""
-    data, scores = parts.splits[done.split], done.measured.network[parts.config.data.border]
+    """The content of evaluate-SPLIT.json; pictures are scored by the target's own rule at the network's size."""
+    data, scores = parts.splits[done.split], done.measured.own
     keys = [data.key(i) for i in range(len(data))]
-    kinds = [kind_of(key, data.tars.facts(i)) for i, key in enumerate(keys)]
     calibration, temperature = done.measured.calibration, done.temperature
     return {
         "split": done.split,
@@ -71,9 +72,9 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
         "boundary_ratio": done.protocol.boundary_ratio,
         "no_native": done.no_native,
         "temperature_fitted_on": None if temperature is None else "val",
-        "metrics": done.measured.metrics(done.split, parts.config.data.border, temperature),
-        "species": groups([species for _, species in kinds], scores),
-        "breeds": groups([breed for breed, _ in kinds], scores),
+        "metrics": done.measured.metrics(done.split, temperature),
+        **groups_of(parts, keys, done),
+        **classes_of(done.measured),
         "worst": worst(keys, scores),
         "reliability": {
             "as_is": calibration.reliability().rows(),
@@ -83,11 +84,44 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
     }
 
 
+def groups_of(parts: Parts, keys: Sequence[str], done: Evaluated) -> dict[str, dict[str, Group]]:
+    """The means of species and breeds in a set of trimaps, else of the groups that the pictures belong to."""
+    tars, scores = parts.splits[done.split].tars, done.measured.own
+    facts = [tars.facts(position) for position in range(len(keys))]
+    if parts.manifest.classes is None:
+        kinds = [kind_of(key, one) for key, one in zip(keys, facts, strict=True)]
+        by_kind = zip(("breeds", "species"), zip(*kinds, strict=True), strict=True)
+        return dict(reversed([(name, groups(names, scores)) for name, names in by_kind]))
+    names = [str(one.get("group") or "") for one in facts]
+    return {"groups": groups(names, scores) if len(set(names)) < len(names) else {}}
+
+
+def classes_of(measured: Measured) -> dict[str, Any]:
+    """The numbers of each class and the confusion of all of them; nothing with two classes."""
+    if measured.confusion is None:
+        return {}
+    target, scores, confusion = measured.target, measured.own, measured.confusion
+    counted = {target.names[value]: number for number, value in enumerate(target.counted)}
+    shares = confusion.sum(axis=1) / max(1, confusion.sum())
+    rows = {}
+    for value, name in enumerate(target.names):
+        row: dict[str, Any] = {"share_of_pixels": float(shares[value])}
+        if name in counted:
+            counts = scores.counts[:, counted[name]]
+            row["pictures"] = int(((counts[:, 0] + counts[:, 2]) > 0).sum())
+            row |= {metric: None if isnan(mean) else mean for metric, mean in scores.of_class(counted[name]).items()}
+        rows[name] = row
+    return {"classes": rows, "confusion": {"classes": list(target.names), "pixels": confusion.tolist()}}
+
+
 def protocol_in_words(parts: Parts, done: Evaluated) -> str:
     config = parts.config.data
     tta = "" if done.protocol.tta == "none" else f", TTA {done.protocol.tta}"
     kept = ", largest part of each mask" if done.protocol.keep_largest else ""
-    return f"border={config.border}, {config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}{kept}"
+    rule = f"border={config.border}, " if len(parts.target.rules) > 1 else ""
+    if not parts.target.is_binary:
+        rule = f"mean of {len(parts.target.counted)} classes, {rule}"
+    return f"{rule}{config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}{kept}"
 
 
 def groups(names: Sequence[str], scores: Scores) -> dict[str, Group]:
@@ -102,43 +136,73 @@ def groups(names: Sequence[str], scores: Scores) -> dict[str, Group]:
 
 def worst(keys: Sequence[str], scores: Scores) -> list[dict[str, Any]]:
     """The pictures with the lowest Dice, lowest first."""
+    dice, boundary, hd95 = scores.dice, scores.picture_boundary_iou, scores.picture_hd95_px
     return [
-        {
-            "key": keys[i],
-            "dice": float(scores.dice[i]),
-            "boundary_iou": float(scores.boundary_iou[i]),
-            "hd95_px": float(scores.hd95_px[i]),
-        }
-        for i in np.argsort(scores.dice, kind="stable")[:NUM_WORST]
+        {"key": keys[i], "dice": float(dice[i]), "boundary_iou": float(boundary[i]), "hd95_px": float(hd95[i])}
+        for i in np.argsort(dice, kind="stable")[:NUM_WORST]
     ]
 
 
 def scores_table(parts: Parts, done: Evaluated, content: Mapping[str, Any]) -> Table:
     title = f"{done.split}: {content['protocol']}"
-    columns = ("size", "border", "Dice", "Dice, set", "IoU", "IoU, set", "boundary IoU", "HD95 px")
+    by_border = len(parts.target.rules) > 1
+    columns = (
+        "size",
+        *(("border",) if by_border else ()),
+        "Dice",
+        "Dice, set",
+        "IoU",
+        "IoU, set",
+        "boundary IoU",
+        "HD95 px",
+    )
     table = _table(columns, title)
     for size, scores in (
         (f"{parts.config.data.image_size_px} px", done.measured.network),
         ("native", done.measured.native),
     ):
-        for border, one in scores.items():
+        for rule, one in scores.items():
             means = one.means()
             shares = (means[name] for name in ("dice", "dice_dataset", "iou", "iou_dataset", "boundary_iou"))
-            own = "bold" if border == parts.config.data.border else ""
-            table.add_row(size, border, *map(_share, shares), f"{means['hd95_px']:.2f}", style=own)
-    all_pet = content["metrics"][f"{done.split}/all_pet_dice"]
-    table.caption, table.caption_justify = f"Dice of calling every pixel pet: {all_pet:.4f}", "left"
+            own = "bold" if by_border and rule == parts.target.rule else ""
+            border = (rule.removeprefix("border_"),) if by_border else ()
+            table.add_row(size, *border, *map(_share, shares), f"{means['hd95_px']:.2f}", style=own)
+    floor = done.measured.per_image.one_class_dice()
+    called = parts.target.names[1] if parts.target.is_binary else "the same class, the best for that"
+    table.caption, table.caption_justify = f"Dice of calling every pixel {called}: {floor:.4f}", "left"
     return table
 
 
-def groups_table(content: Mapping[str, Any]) -> Table:
-    """Species, and the breeds with the lowest Dice."""
-    breeds = sorted(content["breeds"].items(), key=lambda item: item[1]["dice"])
-    table = _table(("", "pictures", "Dice", "IoU", "boundary IoU", "HD95 px"), "species, and breeds of lowest Dice")
-    for number, (name, group) in enumerate([*content["species"].items(), *breeds[:NUM_LOWEST]], start=1):
+def classes_table(content: Mapping[str, Any]) -> Table | None:
+    """A row per class; None with two classes."""
+    if "classes" not in content:
+        return None
+    columns = ("class", "pictures", "pixels", "Dice", "Dice, set", "IoU, set", "HD95 px")
+    table = _table(columns, "classes: means over the pictures with the class in truth or prediction")
+    for name, row in content["classes"].items():
+        share = f"{row['share_of_pixels']:.2%}"
+        if "dice" not in row:
+            table.add_row(name, "", share, "in no mean", "", "", "")
+            continue
+        values = (row[metric] for metric in ("dice", "dice_dataset", "iou_dataset"))
+        hd95 = "" if row["hd95_px"] is None else f"{row['hd95_px']:.2f}"
+        table.add_row(name, str(row["pictures"]), share, *("" if v is None else _share(v) for v in values), hd95)
+    return table
+
+
+def groups_table(content: Mapping[str, Any]) -> Table | None:
+    """The groups of lowest Dice, in a set of trimaps species and the breeds of lowest Dice; None without groups."""
+    first, others = content.get("species", {}), content.get("breeds") or content.get("groups") or {}
+    if not others:
+        return None
+    lowest = sorted(others.items(), key=lambda item: item[1]["dice"])[:NUM_LOWEST]
+    title = "species, and breeds of lowest Dice" if first else "groups of lowest Dice"
+    table = _table(("", "pictures", "Dice", "IoU", "boundary IoU", "HD95 px"), title)
+    for number, (name, group) in enumerate([*first.items(), *lowest], start=1):
         shares = (_share(group[metric]) for metric in ("dice", "iou", "boundary_iou"))
-        last_species = number == len(content["species"])
-        table.add_row(name, str(group["pictures"]), *shares, f"{group['hd95_px']:.2f}", end_section=last_species)
+        table.add_row(
+            name, str(group["pictures"]), *shares, f"{group['hd95_px']:.2f}", end_section=number == len(first)
+        )
     return table
 
 
@@ -161,7 +225,8 @@ def calibration_line(done: Evaluated, metrics: Mapping[str, float]) -> str:
 def _table(columns: Sequence[str], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 or column == "border" else "right")
+        left = number == 0 or column == "border"
+        table.add_column(column, justify="left" if left else "right", no_wrap=number == 0)
     return table
 
 

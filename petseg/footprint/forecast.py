@@ -50,7 +50,7 @@ def forecast_on_gpu(memory: Footprint, gpu: Gpu, micro_batches: int) -> Forecast
 def forecast_on_cpu(config: RunConfig, memory: Footprint, micro_batches: int) -> Forecast:
     """Time some passes over a few samples here; the quickest counts, since neighbours only slow one down."""
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
+        model = build_model(config.model, memory.num_classes, config.data.image_size_px, pretrained=False)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     samples = min(PROBE_SAMPLES, memory.micro_batch)

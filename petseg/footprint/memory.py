@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from petseg.config import RunConfig
 from petseg.data.inputs import normalise, to_image
 from petseg.footprint.operations import Op, OpCounter, num_bytes
-from petseg.losses import build_loss
+from petseg.losses import ClassTerms, build_loss
 from petseg.models.build import build_model
 from petseg.models.checkpointing import checkpoint_stages
 from petseg.models.encoders import encoder_parameters
@@ -39,6 +39,7 @@ class Footprint:
     """What one process needs for a training step on `micro_batch` samples, and for a forward pass of evaluation."""
 
     micro_batch: int
+    num_classes: int
     parameters: int
     encoder_parameters: int
     weights_bytes: int  # and buffers
@@ -58,14 +59,16 @@ class Footprint:
         return sum(op.flops for op in self.pass_ops) / self.micro_batch
 
 
-def footprint(config: RunConfig, micro_batch: int, device: DeviceType, world_size: int = 1) -> Footprint:
+def footprint(
+    config: RunConfig, micro_batch: int, device: DeviceType, world_size: int = 1, num_classes: int = 2
+) -> Footprint:
     """The footprint of a config whose passes take `micro_batch` samples (with their copies, in augment.mode "add").
 
     device: where it will run, which decides what autocast keeps in 32 bits
     Raises ValueError for a model that cannot be built.
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        shapes = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
+        shapes = build_model(config.model, num_classes, config.data.image_size_px, pretrained=False)
     with _without_numbers(device):
         model = _materialised(shapes, config.train.channels_last)
         return measure_footprint(config, model, micro_batch, world_size)
@@ -96,9 +99,10 @@ def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, wor
         if ema:
             ema.update(0)
     with OpCounter([t for tensors in kept.values() for t in tensors]) as evaluation:
-        _forward_only(config, model, micro_batch)
+        num_classes = _forward_only(config, model, micro_batch)
     return Footprint(
         micro_batch=micro_batch,
+        num_classes=num_classes,
         parameters=sum(p.numel() for p in model.parameters()),
         encoder_parameters=sum(p.numel() for p in encoder_parameters(model)),
         gradient_bytes=num_bytes(_trained(model)),
@@ -155,28 +159,35 @@ def _pass(config: RunConfig, model: nn.Module, samples: int, counter: OpCounter)
     with _autocast(config, image.device.type):
         logits = model(image)
     logits = logits.float()  # as accelerate does
-    losses = build_loss(config.train)(logits, target)
+    losses = build_loss(config.train, classes_of(logits))(logits, target)
     alive = counter.live_bytes - before
     losses.sum().backward()
     return alive
 
 
 @torch.no_grad()
-def _forward_only(config: RunConfig, model: nn.Module, samples: int) -> None:
+def _forward_only(config: RunConfig, model: nn.Module, samples: int) -> int:
+    """A pass of evaluation; returns the model's number of classes."""
     model.eval()
     image, target = _batch(config, model, samples)
     with _autocast(config, image.device.type):
         logits = model(image)
-    build_loss(config.train)(logits.float(), target)
+    build_loss(config.train, classes_of(logits))(logits.float(), target)
+    return logits.shape[1]
 
 
 def _batch(config: RunConfig, model: nn.Module, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, 3, H, W) float and (B, H, W) int64 as petseg.run makes them of uint8."""
-    size = config.data.image_size_px
+    height, width = config.data.size_px
     device = next(model.parameters()).device
-    image = to_image(torch.zeros(samples, size, size, 3, dtype=torch.uint8, device=device), device)
-    target = torch.zeros(samples, size, size, dtype=torch.uint8, device=device).long()
+    image = to_image(torch.zeros(samples, height, width, 3, dtype=torch.uint8, device=device), device)
+    target = torch.zeros(samples, height, width, dtype=torch.uint8, device=device).long()
     return normalise(image, config.train.channels_last), target
+
+
+def classes_of(logits: torch.Tensor) -> ClassTerms:
+    """All classes but the first, as if that were the background."""
+    return ClassTerms(tuple(range(1, logits.shape[1])))
 
 
 def _autocast(config: RunConfig, device: str) -> torch.autocast:

@@ -4,7 +4,8 @@ val_masks.npz has no pickle, and the same bytes for the same masks:
 
     keys    (N,) str      of the pictures, in the order of the split
     width   () int64      W of the masks, in the network's pixels
-    bits    (N, H, ceil(W / 8)) uint8   a bit per pixel, 1 = pet, a row's first in the highest bit (numpy.packbits)
+    bits    (N, H, ceil(W / 8)) uint8   with two classes: a bit per pixel, a row's first in the highest (numpy.packbits)
+    classes (N, H, W) uint8             else: the class of each pixel
 
 The masks are those of the best weights, from the pass that measured them: the counts in per_image.npz are theirs.
 Compression leaves 3 % of smooth masks and 11 % of ragged ones: 0.1 to 0.3 MB for 368 pictures of 256 px.
@@ -15,7 +16,6 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from petseg.run_folder.layout import VAL_MASKS_NAME
 from shards.command import printable
 from shards.files import open_regular, write_whole
 
-Bits = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
+Stored = NDArray[np.uint8]  # (N, H, ceil(W / 8)) bits, or (N, H, W) classes
+Classes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class Masks:
 
     keys: tuple[str, ...]
     width_px: int
-    bits: Bits  # (N, H, ceil(W / 8))
+    stored: Stored
+    packed: bool  # whether `stored` has a bit per pixel
 
-    def of(self, position: int) -> Mask:
-        """(H, W) mask of one picture."""
-        return unpack(self.bits[position], self.width_px)
-
-
-def pack(masks: Mask) -> Bits:
-    """(..., W) bool -> (..., ceil(W / 8)) uint8."""
-    return np.packbits(masks, axis=-1)
+    def of(self, position: int) -> Classes:
+        """(H, W) uint8 classes of one picture."""
+        if not self.packed:
+            return self.stored[position]
+        return np.unpackbits(self.stored[position], axis=-1, count=self.width_px)
 
 
-def unpack(bits: Bits, width_px: int) -> Mask:
-    """(..., ceil(W / 8)) uint8 -> (..., W) bool."""
-    return np.unpackbits(bits, axis=-1, count=width_px).astype(bool)
+def store(classes: Classes, packed: bool) -> Stored:
+    """(..., W) uint8 classes -> (..., ceil(W / 8)) uint8 with a bit per pixel if `packed`, else the same."""
+    return np.packbits(classes.astype(bool), axis=-1) if packed else classes
 
 
-def save_masks(keys: Sequence[str], width_px: int, bits: Bits, folder: Path) -> None:
+def save_masks(masks: Masks, folder: Path) -> None:
     """Write val_masks.npz into a run's folder."""
     content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, keys=np.array(keys), width=np.array(width_px), bits=bits)
+    arrays = {"keys": np.array(masks.keys), "width": np.array(masks.width_px)}
+    arrays["bits" if masks.packed else "classes"] = masks.stored
+    np.savez_compressed(content, allow_pickle=False, **arrays)
     write_whole(folder / VAL_MASKS_NAME, content.getvalue())
 
 
@@ -65,9 +65,10 @@ def load_masks(folder: Path) -> Masks | None:
     try:
         with open_regular(folder / VAL_MASKS_NAME, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
             keys = tuple(printable(str(key)) for key in arrays["keys"].tolist())
-            masks = Masks(keys, int(arrays["width"]), arrays["bits"])
+            packed = "bits" in arrays.files
+            masks = Masks(keys, int(arrays["width"]), arrays["bits" if packed else "classes"], packed)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-    whole = masks.bits.dtype == np.uint8 and masks.bits.ndim == 3
-    fits = whole and masks.bits.shape[0] == len(masks.keys) and masks.bits.shape[2] == -(-masks.width_px // 8)
-    return masks if fits else None
+    stored, row_bytes = masks.stored, -(-masks.width_px // 8) if masks.packed else masks.width_px
+    whole = stored.dtype == np.uint8 and stored.ndim == 3
+    return masks if whole and stored.shape[0] == len(masks.keys) and stored.shape[2] == row_bytes else None

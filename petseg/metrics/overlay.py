@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from shards.classes import IGNORE_VALUE
 from shards.files import write_whole
 
 PREDICTION_RGB = (0, 158, 115)  # Okabe and Ito's palette, which colour-blind readers can distinguish
@@ -38,6 +39,26 @@ def draw_overlay(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
     return drawn.astype(np.uint8)
 
 
+def draw_classes(image: Pixels, truth: Pixels, prediction: Pixels, colours: Sequence[tuple[int, int, int]]) -> Pixels:
+    """(H, W, 3) uint8 and (H, W) uint8 classes -> the picture tinted in the colours of the predicted classes.
+
+    The outlines of the true classes are white. Where the predicted class is wrong it is hatched; pixels that do not
+    count (255) keep the picture.
+    """
+    palette = np.array([*colours, *[(0, 0, 0)] * (256 - len(colours))], dtype=np.float32)
+    counts = truth != IGNORE_VALUE
+    drawn = image.astype(np.float32)
+    drawn[counts] = 0.45 * drawn[counts] + 0.55 * palette[prediction[counts]]
+    rows, columns = np.indices(truth.shape)
+    hatched = counts & (truth != prediction) & ((rows + columns) % 6 < 2)
+    drawn[hatched] = WRONG_RGB
+    edges = np.zeros(truth.shape, dtype=bool)
+    for one in np.unique(truth[counts]):
+        edges |= outline(truth == one)
+    drawn[edges & counts] = TRUTH_RGB
+    return drawn.astype(np.uint8)
+
+
 def outline(mask: Mask) -> Mask:
     """Pixels of the mask that touch a pixel outside it (4-neighbourhood)."""
     padded = np.pad(mask, 1, mode="edge")
@@ -46,13 +67,15 @@ def outline(mask: Mask) -> Mask:
 
 
 def draw_sheet(pictures: Sequence[tuple[str, Pixels]], columns: int, size_px: int = 192) -> Image.Image:
-    """Captioned pictures in rows, each scaled to size_px."""
+    """Captioned pictures in rows, the longer side of each scaled to size_px."""
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * size_px, rows * (size_px + CAPTION_PX)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION_PX * 0.7)
     for number, (caption, pixels) in enumerate(pictures):
         x, y = number % columns * size_px, number // columns * (size_px + CAPTION_PX)
-        sheet.paste(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BICUBIC), (x, y + CAPTION_PX))
+        height, width = (max(1, round(side * size_px / max(pixels.shape[:2]))) for side in pixels.shape[:2])
+        scaled = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        sheet.paste(scaled, (x + (size_px - width) // 2, y + CAPTION_PX))
         pen.text((x + 2, y), caption, fill="black", font=font)
     return sheet
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from petseg.data.inputs import build_target, normalise, to_image
+from petseg.data.inputs import normalise, to_classes, to_image
 from petseg.data.loader import Batch
-from petseg.data.plan import Batching, EpochOrder, MicroBatch, eval_plan, train_plan
+from petseg.data.plan import Batching, EpochOrder, Ids, MicroBatch, eval_plan, train_plan
+from petseg.data.transfer import indices
+from petseg.data.whole.crops import Crops
 from petseg.run.parts import Parts
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -26,7 +28,11 @@ def train_batches(parts: Parts, epoch: int, first_step: int = 0) -> Iterator[Bat
     train, data, order = parts.config.train, parts.splits["train"], epoch_order(parts, epoch)
     batching = Batching(train.batch_size, train.accumulation_steps, parts.rank, parts.world_size)
     plan = train_plan(order, batching, first_step)
-    return data.batches(data.prefetched(plan, order, train.batch_size), pin=_pins(parts))
+    ahead = data.prefetched(plan, order, train.batch_size)
+    if parts.config.data.fit == "crop":
+        crops = Crops(parts.config.data.size_px, train.seed, epoch, parts.config.data.rare_crops)
+        return data.crops(ahead, crops, pin=_pins(parts))
+    return data.batches(ahead, pin=_pins(parts))
 
 
 def take_step(batches: Iterator[Batch]) -> list[Batch]:
@@ -38,7 +44,7 @@ def take_step(batches: Iterator[Batch]) -> list[Batch]:
 
 
 def eval_batches(parts: Parts, split: str) -> Iterator[Batch]:
-    """This rank's batches of a split, each sample once over all ranks."""
+    """This rank's batches of a split, each sample once over all ranks; with data.fit crop, single whole pictures."""
     data = parts.splits[split]
     first, end = (len(data) * rank // parts.world_size for rank in (parts.rank, parts.rank + 1))
     data.tars.prefetch(data.tars.shards_of(first, end))
@@ -53,14 +59,19 @@ def batches_at(parts: Parts, split: str, positions: Iterable[int]) -> Iterator[B
 
 
 def to_device(parts: Parts, batch: Batch) -> Pair:
-    """Pictures (B, 3, H, W) float32 in 0-255 and labels (B, H, W) uint8 on the device."""
-    return to_image(batch.image, parts.device), batch.labels.to(parts.device, non_blocking=True)
+    """Pictures (B, 3, H, W) float32 in 0-255 and their classes (B, H, W) uint8 on the device."""
+    labels = batch.labels.to(parts.device, non_blocking=True)
+    return to_image(batch.image, parts.device), classes_by(parts, parts.target.rule, labels, batch.rows)
 
 
-def to_inputs(parts: Parts, image: torch.Tensor, labels: torch.Tensor) -> Pair:
+def classes_by(parts: Parts, rule: str, labels: torch.Tensor, rows: Ids | None) -> torch.Tensor:
+    """(B, H, W) uint8 labels on the device -> their classes by a rule of the target; `rows` are Batch.rows."""
+    return to_classes(labels, parts.tables[rule], None if rows is None else indices(rows, parts.device))
+
+
+def to_inputs(parts: Parts, image: torch.Tensor, classes: torch.Tensor) -> Pair:
     """Inputs of model and loss: normalised pictures (B, 3, H, W), and the target (B, H, W) int64."""
-    target = build_target(labels, parts.config.data.border, parts.manifest.source.trimap)
-    return normalise(image, parts.config.train.channels_last), target
+    return normalise(image, parts.config.train.channels_last), classes.long()
 
 
 def eval_inputs(parts: Parts, batch: Batch) -> Pair:

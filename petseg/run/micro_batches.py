@@ -50,7 +50,9 @@ def samples_per_micro_batch(config: RunConfig, micro_batches: int, world_size: i
     return grown_batch(config, -(-share // micro_batches))
 
 
-def fewest_micro_batches(config: RunConfig, device: DeviceType, memory_bytes: int, world_size: int) -> int | None:
+def fewest_micro_batches(
+    config: RunConfig, device: DeviceType, memory_bytes: int, world_size: int, num_classes: int = 2
+) -> int | None:
     """The smallest divisor of the batch whose micro-batches fit, None if no single sample does; takes some seconds."""
     from petseg.footprint.memory import footprint
 
@@ -62,14 +64,16 @@ def fewest_micro_batches(config: RunConfig, device: DeviceType, memory_bytes: in
             continue
         smallest_seen = samples
         candidate = with_values(config, {ACCUMULATION_STEPS: count})
-        peak = footprint(candidate, samples, device, world_size).peak_bytes
+        peak = footprint(candidate, samples, device, world_size, num_classes).peak_bytes
         logger.debug("%d micro-batches of %d samples would take %.2f GiB", count, samples, peak / GIB)
         if fits(peak, memory_bytes):
             return count
     return None
 
 
-def settle_accumulation_steps(config: RunConfig, folder: Path, accelerator: Accelerator) -> RunConfig:
+def settle_accumulation_steps(
+    config: RunConfig, folder: Path, accelerator: Accelerator, num_classes: int = 2
+) -> RunConfig:
     """The config with accumulation steps that all ranks agree on. Raises ValueError, on all ranks, if nothing fits."""
     if config.train.accumulation_steps:
         return config
@@ -80,7 +84,7 @@ def settle_accumulation_steps(config: RunConfig, folder: Path, accelerator: Acce
     if accelerator.is_main_process:
         overrides = load_overrides(folder)
         steps = overrides.get(ACCUMULATION_STEPS) or fewest_micro_batches(
-            config, device, memory_bytes, accelerator.num_processes
+            config, device, memory_bytes, accelerator.num_processes, num_classes
         )
         if steps and ACCUMULATION_STEPS not in overrides:
             folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 from petseg.config import RunConfig
 from petseg.data.split import SplitData, open_splits
 from petseg.data.store import Store
-from petseg.losses import Loss, build_loss
+from petseg.losses import ClassTerms, Loss, build_loss
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
@@ -24,6 +24,8 @@ from petseg.run.execution import fit_for_training
 from petseg.run.micro_batches import settle_accumulation_steps
 from petseg.run.resizing import require_sizes
 from petseg.run_folder.checkpoint import Learner
+from petseg.targets.class_weights import class_weights
+from petseg.targets.target import Target, resolve_target
 from shards.command import without_secrets
 from shards.manifest import Manifest
 
@@ -41,6 +43,8 @@ class Parts:
     bare_model: nn.Module  # for evaluation and checkpoints
     optimizer: Any  # torch.optim.Optimizer as accelerate wraps it
     loss: Loss
+    target: Target
+    tables: Mapping[str, torch.Tensor]  # the target's (R, 256) uint8 by rule, on the device
     ema: Ema | None  # the averaged weights that are measured and kept, if train.ema_decay asks for them
 
     @property
@@ -103,13 +107,16 @@ def build_parts(
     Raises ValueError for a split without samples, and if the config asks for what this machine cannot do.
     """
     store.manifest.require_samples(splits, without_secrets(config.data.shards))
+    target = resolve_target(config.data, store, folder)
     accelerator = build_accelerator(config, world_size)
     # before the accumulation steps are chosen: samples on the GPU leave less memory for micro-batches
     opened = open_splits(config, store, splits, accelerator.device)
-    config = settle_accumulation_steps(config, folder, accelerator)
+    if target.kinds:
+        opened = {name: replace(split, rows=target.rows_of(split.keys())) for name, split in opened.items()}
+    config = settle_accumulation_steps(config, folder, accelerator, len(target))
     set_seed(config.train.seed)
     # without pretrained weights: a resumed run has its weights in a checkpoint
-    bare_model = build_model(config.model, image_size_px=config.data.image_size_px, pretrained=False)
+    bare_model = build_model(config.model, len(target), config.data.image_size_px, pretrained=False)
     bare_model = bare_model.to(accelerator.device)
     if config.train.channels_last:
         bare_model = bare_model.to(memory_format=torch.channels_last)
@@ -127,6 +134,14 @@ def build_parts(
         model=model,
         bare_model=bare_model,
         optimizer=optimizer,
-        loss=build_loss(config.train),
+        loss=build_loss(config.train, class_terms(config, target, store.manifest, accelerator.device)),
+        target=target,
+        tables={name: torch.from_numpy(table).to(accelerator.device) for name, table in target.rules.items()},
         ema=Ema(bare_model, config.train.ema_decay) if config.train.ema_decay else None,
     )
+
+
+def class_terms(config: RunConfig, target: Target, manifest: Manifest, device: torch.device) -> ClassTerms:
+    """How the target's classes enter the loss; raises ValueError for weights that do not fit them."""
+    weights = class_weights(config.train.class_weights, target, manifest)
+    return ClassTerms(target.counted, None if weights is None else torch.from_numpy(weights).to(device))

@@ -60,6 +60,11 @@ class Result:
     peak_memory_mb: float | None = None  # of the main process, on the GPU or else on the host
     threads: int = 0  # of each process on a CPU; 0 = it had a GPU, or an earlier version wrote this
 
+    def floor(self, split: str) -> float | None:
+        """The mean Dice of calling every pixel the pet, or else the best single class; None if it was not measured."""
+        names = (f"{split}/{name}" for name in ("all_pet_dice", "one_class_dice"))
+        return next((self.metrics[name] for name in names if name in self.metrics), None)
+
     @property
     def is_on_cpu(self) -> bool:
         """Whether the run trained on a CPU, which earlier versions noted only in the device's name."""

@@ -30,13 +30,14 @@ from typing import Any, TextIO
 import numpy as np
 
 from petseg.run_folder.layout import read_metrics
+from petseg.targets.target import load_target
 from petseg.tracking.arrival import LossListener, confirm
 from petseg.tracking.artifacts import Artifact, build
 from petseg.tracking.overlays import IGNORED, OVERLAY_MASKS_NAME, Overlay, Pixels, best_name, load_overlays
 from petseg.tracking.process import RunSettings
-from shards.command import INTERRUPTED, without_secrets
+from shards.command import INTERRUPTED, Failure, without_secrets
 
-CLASSES = {0: "background", 1: "pet", 255: "ignored"}
+PET_CLASSES = ("background", "pet")
 PICTURES = "val/overlays"
 ARTIFACT_ANSWER_S = 5
 SHEET_COLUMNS = 4
@@ -73,7 +74,7 @@ class Sender:
         with contextlib.suppress(FileNotFoundError, ValueError):  # no pictures, or damaged ones
             epoch, overlays = load_overlays(Path(self.settings.folder), pictures)
             if epoch == content["epoch"]:  # else they are from an attempt whose last epochs are run again
-                row[PICTURES] = [sheet(overlays)]
+                row[PICTURES] = [sheet(overlays, class_labels(Path(self.settings.folder)))]
         if len(row) > 1:
             self.run.log(row, step=step, commit=True)
             self.next_step, self.sent = step + 1, self.sent + 1
@@ -156,7 +157,7 @@ def open_run(settings: RunSettings) -> Any:
     return run
 
 
-def sheet(overlays: Sequence[Overlay]) -> Any:
+def sheet(overlays: Sequence[Overlay], labels: Mapping[int, str]) -> Any:
     """The pictures side by side as one image, with masks to switch on and off over all of them.
 
     Separate pictures, each with two masks, would be three uploads per picture.
@@ -168,8 +169,17 @@ def sheet(overlays: Sequence[Overlay]) -> Any:
         tile([overlay.image for overlay in overlays], 0),
         caption=", ".join(f"{overlay.key} {overlay.dice:.3f}" for overlay in overlays),
         file_type="jpg",
-        masks={name: {"mask_data": tile(tiles, IGNORED), "class_labels": CLASSES} for name, tiles in masks.items()},
+        masks={name: {"mask_data": tile(tiles, IGNORED), "class_labels": labels} for name, tiles in masks.items()},
     )
+
+
+def class_labels(folder: Path) -> dict[int, str]:
+    """The names of the classes of a run's masks; those of pets where the run keeps no target, or a damaged one."""
+    names: Sequence[str] = PET_CLASSES
+    with contextlib.suppress(Failure):
+        if (target := load_target(folder)) is not None:
+            names = target.names
+    return {**dict(enumerate(names)), IGNORED: "ignored"}
 
 
 def tile(pictures: Sequence[Pixels], filler: int) -> Pixels:

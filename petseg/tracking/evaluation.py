@@ -91,6 +91,6 @@ def digest(options: Mapping[str, Any], manifest_hash: str) -> str:
 
 def summary_of(content: Mapping[str, Any]) -> dict[str, float]:
     """The file's metrics, and the means of each species."""
-    split, species = content["split"], content["species"].items()
+    split, species = content["split"], content.get("species", {}).items()
     each = {f"{split}/{name}/{metric}": value for name, means in species for metric, value in means.items()}
     return {**content["metrics"], **each}

@@ -41,8 +41,8 @@ class Overlay:
 
     key: str
     image: Pixels  # (H, W, 3) uint8
-    truth: Pixels  # (H, W) uint8: 1 pet, 0 background, 255 ignored
-    prediction: Pixels  # (H, W) uint8: 1 pet, 0 background
+    truth: Pixels  # (H, W) uint8 classes, 255 where ignored
+    prediction: Pixels  # (H, W) uint8 classes
     dice: float  # at the network's size, before the picture was shrunk
 
 
@@ -118,17 +118,20 @@ def _load(path: Path) -> tuple[int, list[Overlay]]:
         return int(file["epoch"]), overlays
 
 
-def dice_of(truth: Pixels, prediction: Pixels) -> float:
-    """Dice of one picture as in petseg.metrics.pixels, without torch; 255 does not count, and 1 if both are empty."""
-    pet, called = truth == 1, (prediction == 1) & (truth != IGNORED)
-    total = int(pet.sum()) + int(called.sum())
-    return 2 * int((pet & called).sum()) / total if total else 1.0
+def dice_of(truth: Pixels, prediction: Pixels, counted: Sequence[int] = (1,)) -> float:
+    """Dice of one picture as in petseg.metrics.pixels, without torch; 255 does not count, and 1 if all are empty."""
+    scores = []
+    for one in counted:
+        ours, theirs = (prediction == one) & (truth != IGNORED), truth == one
+        if total := int(ours.sum()) + int(theirs.sum()):
+            scores.append(2 * int((ours & theirs).sum()) / total)
+    return sum(scores) / len(scores) if scores else 1.0
 
 
 def _shrink(picture: PredictedPicture) -> Overlay:
     """The picture at most MAX_PX wide and high; masks keep their values."""
     height, width = picture.truth.shape
-    scale, dice = MAX_PX / max(height, width), dice_of(picture.truth, picture.prediction)
+    scale, dice = MAX_PX / max(height, width), dice_of(picture.truth, picture.prediction, picture.target.counted)
     if scale >= 1:
         return Overlay(picture.key, picture.image, picture.truth, picture.prediction, dice)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -17,12 +17,13 @@ import torch
 from accelerate.utils import gather_object
 
 from petseg.augment.batch import augment_batch
+from petseg.config.sizes import Size
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
 from petseg.data.transfer import floats
 from petseg.footprint.utilization import mfu_row
-from petseg.metrics.pixels import count_pixels, dice_of, iou_of
+from petseg.metrics.pixels import count_pixels, picture_dice, picture_iou
 from petseg.optim import set_learning_rate
 from petseg.run.batches import epoch_order, take_step, to_device, to_inputs, train_batches
 from petseg.run.graphs import PassInputs
@@ -149,9 +150,9 @@ def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], 
     """
     parts, config = run.parts, run.parts.config
     set_learning_rate(parts.optimizer, learning_rate_at(config, run.progress, epoch, step))
-    side_px = image_size_px_at(config, run.progress, epoch, step)
+    size_px = image_size_px_at(config, run.progress, epoch, step)
     for batch in micro_batches:
-        inputs = training_inputs(parts, batch, epoch, side_px)
+        inputs = training_inputs(parts, batch, epoch, size_px)
         sums += run.graphs.run(partial(training_pass, run, batch.plan.last), inputs)
     if config.optim.grad_clip:
         parts.accelerator.clip_grad_norm_(parts.model.parameters(), config.optim.grad_clip)
@@ -161,19 +162,19 @@ def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], 
         parts.ema.update(run.progress.first_step(epoch) + step)
 
 
-def training_inputs(parts: Parts, batch: Batch, epoch: int, side_px: int) -> PassInputs:
-    """A micro-batch augmented, shrunk to side_px and normalised.
+def training_inputs(parts: Parts, batch: Batch, epoch: int, size_px: Size) -> PassInputs:
+    """A micro-batch augmented, shrunk to size_px and normalised.
 
     Each sample counts 1 / (samples of the step over all ranks): DDP's mean over ranks is undone, so that neither a
     smaller last batch nor another world size changes its weight; a sample and its copy (augment.mode) share it.
     """
     config = parts.config
-    image, labels = to_device(parts, batch)
+    image, classes = to_device(parts, batch)
     weight = batch.weight.to(parts.device, non_blocking=True)
-    image, labels, weight = augment_batch(config, batch.plan.ids, epoch, image, labels, weight)
-    if side_px < config.data.image_size_px:
-        image, labels = shrink(image, labels, side_px)
-    image, target = to_inputs(parts, image, labels)
+    image, classes, weight = augment_batch(config, batch.plan.ids, epoch, image, classes, weight)
+    if size_px != config.data.size_px:
+        image, classes = shrink(image, classes, size_px)
+    image, target = to_inputs(parts, image, classes)
     return PassInputs(image, target, weight, floats(parts.world_size / batch.plan.step_samples, parts.device))
 
 
@@ -182,13 +183,13 @@ def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
     parts, pace = run.parts, run.pace
     with contextlib.nullcontext() if is_last else parts.accelerator.no_sync(parts.model):
         with pace.stopped_until(parts.bare_model):
-            logits = parts.model(inputs.image)  # (B, 2, H, W)
+            logits = parts.model(inputs.image)  # (B, K, H, W)
         losses = parts.loss(logits, inputs.target)  # (B,)
         loss = (losses * inputs.weight).sum() * inputs.scale
         with pace.stopped() if is_last else contextlib.nullcontext():
             parts.accelerator.backward(loss)
-    counts = count_pixels(logits.detach(), inputs.target)
-    columns = [torch.ones_like(losses), losses.detach(), dice_of(counts), iou_of(counts)]
+    counts = count_pixels(logits.detach(), inputs.target, parts.target.counted)
+    columns = [torch.ones_like(losses), losses.detach(), picture_dice(counts), picture_iou(counts)]
     return torch.stack(columns).double() @ inputs.weight.double()
 
 

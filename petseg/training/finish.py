@@ -15,7 +15,7 @@ from PIL import Image
 from petseg.evaluation.measure import PredictedPicture, predict
 from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
 from petseg.footprint.utilization import device_name, peak_memory_mb
-from petseg.metrics.masks import save_masks
+from petseg.metrics.masks import Masks, save_masks
 from petseg.metrics.overlay import save_image
 from petseg.models.build import count_parameters
 from petseg.run.parts import Parts
@@ -48,7 +48,7 @@ def finish(run: Run, tracker: Tracker | None) -> Result:
     temperature = measured["val"].calibration.fit_temperature()
     metrics: dict[str, float] = {}
     for split, one in measured.items():
-        metrics |= one.metrics(split, parts.config.data.border, temperature)
+        metrics |= one.metrics(split, temperature)
     result = build_result(run, metrics, rows)
     if tracker:
         run.attempt.require_newest()
@@ -118,20 +118,26 @@ def draw_overlays(parts: Parts) -> list[PredictedPicture]:
 def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
     """Write per_image.npz: arrays over the N pictures of each measured split, in the order of the split.
 
-    SPLIT/keys (N,) str, SPLIT/loss (N,) float64; by the config's border rule SPLIT/counts (N, 3) int64 of true
-    positives, false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and these
-    three by each border rule, as SPLIT/border_fg/counts and so on. All in the network's pixels.
+    SPLIT/keys (N,) str, SPLIT/loss (N,) float64; by the target's own rule SPLIT/counts (N, 3) int64 of true positives,
+    false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and these three by each
+    rule, as SPLIT/border_fg/counts and so on. All in the network's pixels. With C > 1 classes that count they have an
+    axis for them: (N, C, 3), (N, C), (N, C); and with more than two classes SPLIT/confusion (K, K) int64 has the pixels
+    by true class and predicted class.
     """
     arrays: dict[str, np.ndarray] = {}
     for split, one in measured.items():
         data = parts.splits[split]
         arrays[f"{split}/keys"] = np.array([data.key(i) for i in range(len(data))])
         arrays[f"{split}/loss"] = one.per_image.loss
-        named = {split: one.network[parts.config.data.border]}
-        named |= {f"{split}/border_{border}": scores for border, scores in one.network.items()}
+        named = {split: one.own}
+        if len(one.network) > 1:
+            named |= {f"{split}/{rule}": scores for rule, scores in one.network.items()}
         for name, scores in named.items():
-            arrays[f"{name}/counts"] = scores.counts
-            arrays[f"{name}/boundary_iou"], arrays[f"{name}/hd95_px"] = scores.boundary_iou, scores.hd95_px
+            columns = {"counts": scores.counts, "boundary_iou": scores.boundary_iou, "hd95_px": scores.hd95_px}
+            single = scores.counts.shape[1] == 1
+            arrays |= {f"{name}/{column}": values[:, 0] if single else values for column, values in columns.items()}
+        if one.confusion is not None:
+            arrays[f"{split}/confusion"] = one.confusion
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     write_whole(parts.folder / PER_IMAGE_NAME, content.getvalue())
@@ -140,8 +146,9 @@ def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
 def save_val_masks(parts: Parts, measured: Measured) -> None:
     """Write val_masks.npz, which petseg.metrics.masks describes."""
     assert measured.masks is not None
-    keys = [parts.splits["val"].key(i) for i in range(len(parts.splits["val"]))]
-    save_masks(keys, parts.config.data.image_size_px, measured.masks, parts.folder)
+    keys = tuple(parts.splits["val"].key(i) for i in range(len(parts.splits["val"])))
+    masks = Masks(keys, parts.config.data.size_px[1], measured.masks, packed=measured.target.is_binary)
+    save_masks(masks, parts.folder)
 
 
 def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: float) -> None:

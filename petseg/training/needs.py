@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from rich.table import Table
 
 from petseg.config import RunConfig, TrainConfig
+from petseg.config.sizes import Size
 from petseg.config.values import with_values
 from petseg.data.plan import steps_per_epoch
-from petseg.data.store import read_manifest
+from petseg.data.store import LocalStore, is_remote, read_manifest
+from petseg.data.tars import TarReader
+from petseg.data.whole.whole_cache import surveyed_sizes
 from petseg.footprint.forecast import Forecast, forecast_on_cpu, forecast_on_gpu
 from petseg.footprint.hardware import GPUS, Gpu, find_gpu
 from petseg.footprint.memory import DeviceType, Footprint, footprint, largest_batch
 from petseg.footprint.utilization import flops_per_image, model_flops_utilization
+from petseg.metrics.windows import bytes_per_pixel, num_windows
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run.micro_batches import (
     ACCUMULATION_STEPS,
@@ -26,7 +33,9 @@ from petseg.run.micro_batches import (
     usable_bytes,
 )
 from petseg.run.resizing import relative_area
+from petseg.targets.target import num_classes_of
 from petseg.training.probe import probe_step
+from shards.command import Failure
 from shards.terminal import duration
 
 MOST_SAMPLES = 4096  # where the search for the largest micro-batch ends
@@ -47,6 +56,7 @@ class Needs:
     forecast: Forecast
     largest: int | None  # samples of the largest micro-batch that fits, with copies
     split_sizes: dict[str, int]
+    pictures: tuple[Size, ...] = ()  # sizes of some val pictures, with data.fit crop and a local shard set
 
 
 def estimate_needs(config: RunConfig, world_size: int, device: str, gpu_gb: float) -> Needs:
@@ -57,14 +67,15 @@ def estimate_needs(config: RunConfig, world_size: int, device: str, gpu_gb: floa
     """
     gpu = choose_device(device)
     kind: DeviceType = "cuda" if gpu else "cpu"
+    sizes, num_classes = facts_of_set(config)
     memory_bytes = int((gpu_gb or (gpu.memory_gb if gpu else 0)) * GB)
     if not config.train.accumulation_steps:
-        fewest = fewest_micro_batches(config, kind, memory_bytes, world_size) if memory_bytes else 1
+        fewest = fewest_micro_batches(config, kind, memory_bytes, world_size, num_classes) if memory_bytes else 1
         if fewest is None:
             raise ValueError(f"not even a micro-batch of one sample fits in {memory_bytes / GB:g} GB")
         config = with_values(config, {ACCUMULATION_STEPS: fewest})
     steps = config.train.accumulation_steps
-    memory = footprint(config, samples_per_micro_batch(config, steps, world_size), kind, world_size)
+    memory = footprint(config, samples_per_micro_batch(config, steps, world_size), kind, world_size, num_classes)
     return Needs(
         config=config,
         world_size=world_size,
@@ -72,8 +83,9 @@ def estimate_needs(config: RunConfig, world_size: int, device: str, gpu_gb: floa
         memory_bytes=memory_bytes,
         footprint=memory,
         forecast=forecast(config, memory, gpu, steps),
-        largest=find_largest(config, kind, memory_bytes, world_size) if memory_bytes else None,
-        split_sizes=split_sizes(config),
+        largest=find_largest(config, memory, kind, memory_bytes, world_size) if memory_bytes else None,
+        split_sizes=sizes,
+        pictures=val_pictures(config),
     )
 
 
@@ -84,7 +96,7 @@ def forecast(config: RunConfig, memory: Footprint, gpu: Gpu | None, micro_batche
     if not torch.cuda.is_available() or find_gpu(torch.cuda.get_device_name()) != gpu:
         return forecast_on_gpu(memory, gpu, micro_batches)
     try:
-        probe = probe_step(config, memory.micro_batch, torch.device("cuda"))
+        probe = probe_step(config, memory.micro_batch, torch.device("cuda"), num_classes=memory.num_classes)
     except torch.cuda.OutOfMemoryError:
         return forecast_on_gpu(memory, gpu, micro_batches)
     return Forecast(micro_batches * probe.step_s, probe.eval_s_per_sample, f"steps measured on this {gpu.name}")
@@ -105,20 +117,34 @@ def choose_device(name: str) -> Gpu | None:
     return gpu
 
 
-def find_largest(config: RunConfig, kind: DeviceType, memory_bytes: int, world_size: int) -> int:
+def find_largest(config: RunConfig, memory: Footprint, kind: DeviceType, memory_bytes: int, world_size: int) -> int:
     """Samples of the largest micro-batch that fits."""
     return largest_batch(
-        lambda n: footprint(config, n, kind, world_size).peak_bytes, usable_bytes(memory_bytes), MOST_SAMPLES
+        lambda n: footprint(config, n, kind, world_size, memory.num_classes).peak_bytes,
+        usable_bytes(memory_bytes),
+        MOST_SAMPLES,
     )
 
 
-def split_sizes(config: RunConfig) -> dict[str, int]:
-    """Samples of train and val: those of the shard set, or of the whole Oxford-IIIT Pet if there is no set yet."""
+def facts_of_set(config: RunConfig) -> tuple[dict[str, int], int]:
+    """Samples of train and val, and the number of classes: of the shard set, or of the whole Oxford-IIIT Pet if there
+    is no set yet."""
     try:
         manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     except (ValueError, OSError):
-        return SPLIT_SIZES
-    return {name: manifest.splits[name].num_samples for name in SPLIT_SIZES if name in manifest.splits}
+        return SPLIT_SIZES, num_classes_of(config.data, None)
+    sizes = {name: manifest.splits[name].num_samples for name in SPLIT_SIZES if name in manifest.splits}
+    return sizes, num_classes_of(config.data, manifest)
+
+
+def val_pictures(config: RunConfig) -> tuple[Size, ...]:
+    """The sizes of some val pictures, where evaluation depends on them; () if there is no local set yet."""
+    data = config.data
+    with contextlib.suppress(ValueError, OSError, Failure):
+        if data.fit == "crop" and not is_remote(data.shards):
+            with contextlib.closing(TarReader(LocalStore(data.shards), "val", data.image_size_px, "crop")) as reader:
+                return tuple(surveyed_sizes(reader))
+    return ()
 
 
 def render(needs: Needs) -> Table:
@@ -134,7 +160,7 @@ def render(needs: Needs) -> Table:
         ("a step", _micro_batches(needs)),
         ("memory of a micro-batch", _memory(needs.footprint)),
         ("its peak", _peak(needs)),
-        ("evaluation", f"peak {_size(needs.footprint.eval_peak_bytes)}"),
+        ("evaluation", _evaluation(needs)),
         ("largest micro-batch", "" if needs.largest is None else f"{needs.largest} samples{_at_most(needs)}"),
         ("time", _time(needs)),
         ("known by", needs.forecast.known_by),
@@ -185,6 +211,17 @@ def _peak(needs: Needs) -> str:
     return f"{_size(peak)}: {verdict} in {needs.memory_bytes / GB:g} GB ({room})"
 
 
+def _evaluation(needs: Needs) -> str:
+    peak = f"peak {_size(needs.footprint.eval_peak_bytes)}"
+    if needs.config.data.fit != "crop":
+        return peak
+    each = bytes_per_pixel(needs.footprint.num_classes)
+    if not needs.pictures:
+        return f"{peak} for a batch of windows, and {_size(10**6 * each)} for each megapixel of a picture"
+    height, width = max(needs.pictures, key=math.prod)
+    return f"{peak} for a batch of windows, and {_size(height * width * each)} for a picture of {height} x {width} px"
+
+
 def _at_most(needs: Needs) -> str:
     return ", where the search ends" if needs.largest == MOST_SAMPLES else ""
 
@@ -194,7 +231,9 @@ def _time(needs: Needs) -> str:
     images_per_s = train.batch_size / forecast.step_s
     samples = needs.split_sizes.get("train", 0)
     train_s, steps = samples / images_per_s, steps_per_epoch(samples, train.batch_size)
-    val_s = needs.split_sizes.get("val", 0) * forecast.eval_s_per_sample / needs.world_size
+    windows = [num_windows(size, needs.config.data.size_px) for size in needs.pictures]
+    eval_s = forecast.eval_s_per_sample * (fmean(windows) if windows else 1)
+    val_s = needs.split_sizes.get("val", 0) * eval_s / needs.world_size
     flops = flops_per_image(needs.config)
     mfu = model_flops_utilization(train, flops, images_per_s, device.split(",")[0], needs.world_size)
     share = "" if mfu is None else f", MFU {mfu:.0%}"

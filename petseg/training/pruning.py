@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from petseg.run.run import Run
     from petseg.tracking.tracker import Tracker
 
-DICE_FIELDS = ("image_size_px", "border")  # of the data: the Dice of runs that differ in them cannot be compared
+DICE_FIELDS = (
+    "image_size_px",
+    "fit",
+    "border",
+    "target",
+)  # of the data: the Dice of runs that differ in them cannot be compared
 
 logger = logging.getLogger(__name__)
 

@@ -120,7 +120,7 @@ def _foreign_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        manifest = load_manifest(folder, allow_classes=True)
+        manifest = load_manifest(folder)
     except ValueError as error:
         raise ValueError(f"{error}; or, if the shards were packed elsewhere, remove {path} and index again") from None
     if not manifest.packer.get("foreign"):

@@ -62,11 +62,11 @@ def repair(folder: Path, source: Path, *, num_workers: int = 0) -> list[str]:
 
 def _load_own_manifest(folder: Path, source: Path) -> Manifest:
     try:
-        return load_manifest(folder, allow_classes=True)
+        return load_manifest(folder)
     except ValueError:
         what = "is damaged" if (folder / MANIFEST_NAME).exists() else "is missing"
         try:
-            load_manifest(source, allow_classes=True)
+            load_manifest(source)
             advice = f"if {source} is a copy of this set, copy its {MANIFEST_NAME} to {folder} and repair again"
         except ValueError:
             advice = f"copy it to {folder} from another copy of the set"
@@ -149,7 +149,7 @@ def _mismatch(name: str, wanted: str, got: str, advice: str) -> str:
 
 def _copier(manifest: Manifest, source: Path, aside: Path) -> Callable[[Shard, list[str]], str]:
     """Copy files of another copy of the set. Raises ValueError if it is a copy of another set."""
-    theirs = load_manifest(source, allow_classes=True)
+    theirs = load_manifest(source)
     if theirs.hash != manifest.hash:
         raise ValueError(f"{source} is another shard set: hash {theirs.hash[:10]}, not {manifest.hash[:10]}")
 

@@ -127,7 +127,7 @@ def publish(staging: Path, out: Path) -> Manifest:
 
     Raises ValueError, before anything is moved, if a folder stands where a file is to go.
     """
-    manifest = load_manifest(staging, allow_classes=True)
+    manifest = load_manifest(staging)
     if folders := [path for path in shard_files(out) if path.is_dir() and not path.is_symlink()]:
         raise ValueError(
             f"{folders[0]} is a folder, where a shard's file is to go: move it away, or choose another --out"

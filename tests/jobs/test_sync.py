@@ -31,6 +31,7 @@ from petseg.tracking.note import read_note as read_tracking_note
 from petseg.tracking.overlays import save_overlays
 from petseg.tracking.tracker import EXIT_CODES, End, Tracker
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
+from tests.targets import PET
 from tests.wandb_server import KEY, Fault, WandbServer
 
 HASH = "0" * 64
@@ -97,7 +98,7 @@ def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
     sweep = build_sweep(tmp_path / "runs" / "lab", 3)
     with_pictures = sweep.trials[0].folder
     blank = np.zeros((32, 32), np.uint8)
-    save_overlays(3, [PredictedPicture("cat_1", np.zeros((32, 32, 3), np.uint8), blank, blank)], with_pictures)
+    save_overlays(3, [PredictedPicture("cat_1", np.zeros((32, 32, 3), np.uint8), blank, blank, PET)], with_pictures)
     name = f"lab-{sweep.trials[0].id}"
     offline, evaluation = (
         with_pictures / "wandb" / f"offline-run-20260301_000000-{id_}" / f"run-{id_}.wandb"

@@ -14,14 +14,14 @@ from petseg.data.store import open_store
 from petseg.evaluate import main
 from petseg.evaluation.measure import predict
 from petseg.evaluation.protocol import Protocol
-from petseg.metrics.breeds import kind_of
 from petseg.metrics.overlay import Pixels, draw_sheet
-from petseg.metrics.pixels import pet_mask
+from petseg.metrics.pixels import predicted_classes
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import build_parts
 from petseg.run_folder.checkpoint import list_checkpoints, load_weights
 from petseg.run_folder.layout import load_result
+from petseg.targets.breeds import kind_of
 from petseg.training.loop import train
 from shards.command import Failure, run_command
 
@@ -126,7 +126,7 @@ def test_the_sheet_has_the_best_the_median_and_the_worst_pictures(
     plain, flipped = (predict(parts, "test", positions, Protocol(tta)) for tta in ("none", "flips"))
     for position, batch, ours in zip(positions, batches_at(parts, "test", positions), flipped, strict=True):
         image, _ = eval_inputs(parts, batch)
-        expected = pet_mask(predict_logits(parts.bare_model, image, "flips"))[0].numpy()
+        expected = predicted_classes(predict_logits(parts.bare_model, image, "flips"))[0].numpy()
         assert ours.key == parts.splits["test"].key(position)
         assert np.array_equal(ours.prediction, expected)
     assert any(not np.array_equal(a.prediction, b.prediction) for a, b in zip(plain, flipped, strict=True))

@@ -2,6 +2,7 @@ import itertools
 import math
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -9,8 +10,18 @@ from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 from petseg.config import TrainConfig
-from petseg.data.inputs import IGNORE_INDEX, build_target
-from petseg.losses import LOSSES, build_loss, ce_dice, cross_entropy, focal, lovasz, pixel_weights, soft_dice
+from petseg.data.inputs import IGNORE_INDEX
+from petseg.losses import (
+    LOSSES,
+    ClassTerms,
+    build_loss,
+    ce_dice,
+    cross_entropy,
+    focal,
+    lovasz,
+    pixel_weights,
+    soft_dice,
+)
 
 VALUES = {"pet": 1, "background": 2, "border": 3}
 
@@ -71,13 +82,6 @@ def test_a_picture_without_pet_or_without_any_counted_pixel_is_no_nan(name: str)
     logits = torch.randn(1, 2, 8, 8, requires_grad=True)
     LOSSES[name](logits, torch.full((1, 8, 8), IGNORE_INDEX)).sum().backward()
     assert torch.isfinite(logits.grad).all()
-
-
-def test_the_border_rule() -> None:
-    trimap = torch.tensor([[[1, 2, 3]]], dtype=torch.uint8)
-    assert build_target(trimap, "fg", VALUES).tolist() == [[[1, 0, 1]]]
-    assert build_target(trimap, "bg", VALUES).tolist() == [[[1, 0, 0]]]
-    assert build_target(trimap, "ignore", VALUES).tolist() == [[[1, 0, IGNORE_INDEX]]]
 
 
 def test_label_smoothing_by_hand() -> None:
@@ -222,3 +226,73 @@ def test_half_precision_logits_are_computed_on_in_float32() -> None:
 def test_a_setting_that_makes_no_sense_is_named(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**values)
+
+
+STREET = ClassTerms((1, 2, 3))
+
+
+def of_one_class(logits: torch.Tensor, target: torch.Tensor, one: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two-class logits and target with the probability and truth of one class among several."""
+    probability = logits.softmax(dim=1)[:, one]
+    truth = torch.where(target == IGNORE_INDEX, IGNORE_INDEX, (target == one).long())
+    return torch.stack([1 - probability, probability], dim=1).log(), truth
+
+
+@pytest.mark.parametrize("name", ["dice", "lovasz"])
+def test_losses_of_overlap_are_means_over_the_classes_that_count(name: str) -> None:
+    """Each class by itself is the loss of two classes, which is tested above. Every class is in each target."""
+    draw = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 4, 8, 8, generator=draw, dtype=torch.float64)
+    target = torch.randint(0, 4, (3, 8, 8), generator=draw)
+    target[:, :2] = IGNORE_INDEX
+    alone = torch.stack([LOSSES[name](*of_one_class(logits, target, one)) for one in STREET.counted])
+    torch.testing.assert_close(LOSSES[name](logits, target, classes=STREET), alone.mean(dim=0))
+
+
+def test_lovasz_leaves_out_classes_that_the_picture_lacks() -> None:
+    logits = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    target = torch.arange(64).view(1, 8, 8) % 3  # no class 3
+    alone = torch.stack([lovasz(*of_one_class(logits, target, one)) for one in (1, 2)])
+    torch.testing.assert_close(lovasz(logits, target, classes=STREET), alone.mean(dim=0))
+    nothing = lovasz(logits, torch.zeros(1, 8, 8, dtype=torch.int64), classes=STREET)
+    assert nothing.item() == pytest.approx(logits.softmax(dim=1)[:, 1:].flatten(2).amax(dim=2).mean().item())
+
+
+def test_soft_dice_is_that_of_segmentation_models_pytorch() -> None:
+    draw = torch.Generator().manual_seed(3)
+    logits, target = torch.randn(1, 4, 16, 16, generator=draw), torch.randint(0, 4, (1, 16, 16), generator=draw)
+    theirs = smp.losses.DiceLoss("multiclass", classes=[1, 2, 3])(logits, target)
+    torch.testing.assert_close(soft_dice(logits, target, smooth=0.0, classes=STREET)[0], theirs)
+
+
+@pytest.mark.parametrize("name", ["ce", "ce_dice", "focal"])
+def test_weights_of_classes_are_those_of_torch(name: str) -> None:
+    draw = torch.Generator().manual_seed(4)
+    logits, target = torch.randn(2, 4, 8, 8, generator=draw), torch.randint(0, 4, (2, 8, 8), generator=draw)
+    target[0, :3] = IGNORE_INDEX
+    weights = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    classes = ClassTerms((1, 2, 3), weights)
+    ours = LOSSES[name](logits, target, classes=classes)
+    theirs = (
+        torch.stack(
+            [
+                F.cross_entropy(logits[i : i + 1], target[i : i + 1], weights, ignore_index=IGNORE_INDEX)
+                for i in range(2)
+            ]
+        )
+        if name != "focal"
+        else torch.stack([_weighted_focal(logits[i], target[i], weights) for i in range(2)])
+    )
+    if name == "ce_dice":
+        theirs = theirs + soft_dice(logits, target, classes=STREET)
+    torch.testing.assert_close(ours, theirs)
+    equal = LOSSES[name](logits, target, classes=ClassTerms((1, 2, 3), torch.ones(4)))
+    torch.testing.assert_close(equal, LOSSES[name](logits, target, classes=STREET))
+
+
+def _weighted_focal(logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """By the formula, of one picture (K, H, W)."""
+    counts = target != IGNORE_INDEX
+    probability = logits.softmax(dim=0).permute(1, 2, 0)[counts].gather(1, target[counts][:, None]).squeeze(1)
+    weight = weights[target[counts]]
+    return (-weight * (1 - probability) ** 2 * probability.log()).sum() / weight.sum()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.data.store import open_store
 from shards.command import OK, WRONG_USE, Failure, run_command
 from shards.integrity.repair import repair
 from shards.manifest import CLASSES_VERSION, MANIFEST_NAME, load_index, load_manifest, manifest_hash, save_manifest
@@ -141,7 +140,7 @@ def test_repair_of_shares_and_lists(many_scenes, tmp_path: Path) -> None:
 def test_verify_names_a_value_of_no_class(many_scenes, tmp_path: Path) -> None:
     out = tmp_path / "set"
     pack(many_scenes.config(out))
-    manifest = load_manifest(out, allow_classes=True)
+    manifest = load_manifest(out)
     fewer = replace(manifest, classes=replace(manifest.classes, classes=manifest.classes.classes[:2]))
     save_manifest(fewer, out)
     findings = verify(out)
@@ -196,21 +195,13 @@ def test_a_set_of_the_other_kind_is_not_replaced(many_scenes, packed: Path, shar
     assert verify(shard_set) == []
 
 
-def test_training_refuses_the_set_clearly(many_scenes, tmp_path: Path) -> None:
-    pack(many_scenes.config(tmp_path / "set"))
-    with pytest.raises(
-        ValueError, match=r"has masks of 3 classes \(road, tree, car, ...\), and this takes only trimaps"
-    ):
-        open_store(str(tmp_path / "set"))
-
-
 def test_an_older_reader_refuses_the_set_by_its_version(many_scenes, tmp_path: Path) -> None:
     pack(many_scenes.config(tmp_path / "set"))
     content = json.loads((tmp_path / "set" / MANIFEST_NAME).read_text())
     content["format_version"] = 3
     (tmp_path / "set" / MANIFEST_NAME).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="has format version 3, this petseg reads 1 and 2"):
-        load_manifest(tmp_path / "set", allow_classes=True)
+        load_manifest(tmp_path / "set")
 
 
 @pytest.mark.parametrize(
@@ -232,12 +223,12 @@ def test_a_table_that_no_reader_could_use(many_scenes, tmp_path: Path, change: d
     content["classes"] |= change
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        load_manifest(tmp_path / "set", allow_classes=True)
+        load_manifest(tmp_path / "set")
 
 
 def test_the_hash_covers_the_class_table(many_scenes, tmp_path: Path) -> None:
     pack(many_scenes.config(tmp_path / "set"))
-    manifest = load_manifest(tmp_path / "set", allow_classes=True)
+    manifest = load_manifest(tmp_path / "set")
     assert manifest.classes is not None
     first, *rest = manifest.classes.classes
     for change in ({"name": "path"}, {"colour": (1, 2, 3)}):
@@ -257,7 +248,7 @@ def test_a_table_from_what_is_in_the_masks(many_scenes, tmp_path: Path, capsys) 
     with Image.open(out / "classes.png") as sheet:
         assert sheet.width > 900
     assert run_command(main, [*auto[:-1], str(out / "classes.toml")]) == OK
-    manifest = load_manifest(out, allow_classes=True)
+    manifest = load_manifest(out)
     assert manifest.classes is not None
     assert len(manifest.classes) == 5
     assert run_command(main, auto) == WRONG_USE
@@ -283,7 +274,7 @@ def test_automatic_tables(scenes, tmp_path: Path, kind: str) -> None:
     assert run_command(main, [*words(scenes, tmp_path / "set"), "--classes", "auto"]) == OK
     text = (tmp_path / "set" / "classes.toml").read_text()
     pack(scenes.config(tmp_path / "set", classes=str(tmp_path / "set" / "classes.toml")))
-    manifest = load_manifest(tmp_path / "set", allow_classes=True)
+    manifest = load_manifest(tmp_path / "set")
     assert manifest.classes is not None
     if kind == "binary":
         assert manifest.classes.names == ("background", "foreground")

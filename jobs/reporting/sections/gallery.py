@@ -111,9 +111,9 @@ def rival(cell: Kept, cells: Sequence[tuple[Group, Record]]) -> Kept | None:
         return None
     others = [pair for pair in cells if pair[1] is not cell.record]
     others.sort(key=lambda pair: _arch(pair[1]) == _arch(cell.record))
-    shape = cell.masks.bits.shape, cell.masks.width_px
+    shape = cell.masks.stored.shape, cell.masks.width_px
     for kept in _kept(others[:MAX_TRIES]):
-        if kept.masks and kept.keys == cell.keys and (kept.masks.bits.shape, kept.masks.width_px) == shape:
+        if kept.masks and kept.keys == cell.keys and (kept.masks.stored.shape, kept.masks.width_px) == shape:
             return kept
     return None
 
@@ -126,7 +126,7 @@ def dispute(one: Kept, other: Kept) -> list[tuple[int, float]]:
     """(position, Dice between the two masks) of the pictures on which they differ most, if they differ at all."""
     assert one.masks
     assert other.masks
-    between = np.array([dice_between(one.masks.of(i), other.masks.of(i)) for i in range(len(one.keys))])
+    between = np.array([dice_between(one.masks.of(i) == 1, other.masks.of(i) == 1) for i in range(len(one.keys))])
     order = np.argsort(between, kind="stable")[:MAX_DISPUTED]
     return [(int(i), float(between[i])) for i in order if between[i] < 1]
 
@@ -152,7 +152,7 @@ def _shot(cell: Kept, position: int, sample: Sample | None) -> Shot:
     prediction = _prediction(cell, position, sample)
     if sample is None or cell.masks is None:
         return Shot(cell.keys[position], "", prediction)
-    photo = webp_uri(draw_outlines(sample.image, sample.truth, cell.masks.of(position)))
+    photo = webp_uri(draw_outlines(sample.image, sample.truth, cell.masks.of(position) == 1))
     return Shot(cell.keys[position], photo, prediction, bool(sample.truth.any()))
 
 
@@ -166,7 +166,7 @@ def _prediction(cell: Kept, position: int, sample: Sample | None) -> Prediction:
     dice = float(cell.dice[position])
     if sample is None or cell.masks is None:
         return Prediction(dice)
-    mask = cell.masks.of(position) & sample.counted
+    mask = (cell.masks.of(position) == 1) & sample.counted
     errors = webp_uri(draw_errors(sample.image, sample.truth, mask))
     missed, wrong = float((sample.truth & ~mask).mean()), float((mask & ~sample.truth).mean())
     return Prediction(dice, errors, missed, wrong)

@@ -17,9 +17,19 @@ BORDER_RULES = {
     "bg": "border counts as background (bg)",
     "ignore": "border left out of loss and metrics (ignore)",
 }
+FITS = {
+    "squash": "pictures squashed to it",
+    "letterbox": "pictures scaled to it in their own shape, margins not counted",
+    "crop": "training on crops of it, whole pictures measured by overlapping windows at their own resolution",
+}
 MAX_NAMED = 20
 # decide what a Dice means
-PER_PICTURE = {"data.image_size_px": "image size", "data.border": "border rule", "data.shards": "shard set"}
+PER_PICTURE = {
+    "data.image_size_px": "image size",
+    "data.fit": "fit",
+    "data.border": "border rule",
+    "data.shards": "shard set",
+}
 ORDER = ("done", "running", "stalled", "queued", "unknown", "interrupted", "failed", "planned", "pruned")
 
 Facts = list[tuple[str, str]]
@@ -36,7 +46,7 @@ def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
     return [
         *shard_facts(sweep),
         ("Border", common(records, "data.border", BORDER_RULES)),
-        ("Image size", f"{common(records, 'data.image_size_px')} px square, pictures squashed to it"),
+        ("Image size", image_size(records)),
         ("Averaging", "Dice and IoU of the pet class per picture, then the mean over pictures"),
         ("Weights", "of the epoch with the best val Dice; test is measured once with them and never ranks"),
         ("Ranked by", "mean val/dice over seeds; test chooses nothing"),
@@ -76,6 +86,13 @@ def _by_location(texts: Sequence[str], locations: Sequence[str]) -> str:
     if len(set(texts)) == 1:
         return texts[0]
     return "; ".join(f"{location}: {text or 'unknown'}" for location, text in zip(locations, texts, strict=True))
+
+
+def image_size(records: Sequence[Record]) -> str:
+    """The network's size of pictures, and how they get it."""
+    size = common(records, "data.image_size_px")
+    fit = common(records, "data.fit", FITS)
+    return f"{size} px{'' if 'x' in size else ' square'}, {FITS['squash'] if fit == 'unknown' else fit}"
 
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:

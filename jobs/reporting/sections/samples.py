@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from jobs.reporting.statistics.records import Record
+from petseg.config.sizes import size_of
 from petseg.data.decode import decode_labels
+from petseg.data.letterbox import PAD_LABEL, PAD_RGB, centred, place
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
 from shards.command import without_secrets
@@ -38,11 +40,11 @@ class ValSplit:
 
 @dataclass(frozen=True)
 class Sample:
-    """A val picture as the network saw it: squashed to a square."""
+    """A val picture as the network saw it."""
 
-    image: Pixels  # (S, S, 3) uint8
-    truth: Mask  # (S, S) pet, by the run's border rule
-    counted: Mask  # (S, S) False where the border rule ignores a pixel
+    image: Pixels  # (H, W, 3) uint8
+    truth: Mask  # (H, W) pet, by the run's border rule
+    counted: Mask  # (H, W) False where the border rule ignores a pixel
 
 
 def load_samples(where: ValSplit, wanted: Mapping[int, str]) -> tuple[dict[int, Sample], str]:
@@ -77,11 +79,12 @@ def _read(
 def _open(where: ValSplit) -> TarReader:
     """Open the val split; raises ValueError, OSError or Failure if it cannot be read."""
     try:
-        side_px = int((where.record.config or {})["data"]["image_size_px"])
-    except (KeyError, TypeError, ValueError, OverflowError):
+        data = (where.record.config or {})["data"]
+        size, fit = size_of(data["image_size_px"]), data.get("fit", "squash")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         raise ValueError(f"trial {where.record.id} has no readable config.json") from None
-    if not 0 < side_px <= MAX_SIDE_PX:
-        raise ValueError(f"trial {where.record.id} has pictures of {side_px} px, which are not drawn")
+    if not all(0 < side <= MAX_SIDE_PX for side in size):
+        raise ValueError(f"trial {where.record.id} has pictures of {size[0]} x {size[1]} px, which are not drawn")
     if not where.shards:
         raise ValueError("a report opens no shards by itself: name their folder by --shards")
     if is_remote(where.shards):
@@ -89,23 +92,27 @@ def _open(where: ValSplit) -> TarReader:
     store = LocalStore(where.shards)
     if store.manifest.hash != where.manifest_hash:
         raise ValueError(f"{where.shards} holds another shard set than the sweep's")
-    return TarReader(store, "val", side_px)
+    return TarReader(store, "val", size, fit)
 
 
 def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
     """Decode the trimap exactly as in the evaluation, and the picture only for display."""
-    size = (reader.image_size_px, reader.image_size_px)
+    size, letterbox = reader.size_px, reader.fit == "letterbox"
     jpg, png = reader.encoded(position)
     try:
         image = Image.open(io.BytesIO(jpg), formats=["JPEG"])
     except UnidentifiedImageError:  # its message shows the object that held the bytes
         raise ValueError(f"{reader.key(position)}.jpg is no readable JPEG") from None
     with image:
-        image.draft("RGB", size)
-        squashed = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+        at = place((image.height, image.width), size) if letterbox else centred(size, size)
+        image.draft("RGB", (at.width, at.height))
+        shown = np.empty((*size, 3), np.uint8)
+        shown[...] = PAD_RGB
+        scaled = image.convert("RGB").resize((at.width, at.height), Image.Resampling.BILINEAR)
+        shown[at.rows_columns()] = np.asarray(scaled)
     trimap = np.empty(size, np.uint8)
-    decode_labels(png, trimap)
+    decode_labels(png, trimap, letterbox)
     values = reader.store.manifest.source.trimap
     border = trimap == values["border"]
     truth = (trimap == values["pet"]) | (border & (border_rule == "fg"))
-    return Sample(squashed, truth, ~(border & (border_rule == "ignore")))
+    return Sample(shown, truth, ~(border & (border_rule == "ignore")) & (trimap != PAD_LABEL))

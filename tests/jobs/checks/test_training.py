@@ -36,7 +36,7 @@ def test_a_target_that_has_nothing_to_do_with_the_picture(ask: Doctor, monkeypat
     from petseg.run import batches
 
     monkeypatch.setattr(training, "FIT_STEPS", 4)
-    monkeypatch.setattr(batches, "build_target", lambda trimap, *_: torch.randint(0, 2, trimap.shape))
+    monkeypatch.setattr(batches, "to_classes", lambda labels, *_: torch.randint(0, 2, labels.shape))
     assert ask("overfit", *ONE_MODEL)["overfit"].status == "FAIL"
 
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from petseg.data.inputs import IGNORE_INDEX
-from petseg.metrics.calibration import TEMPERATURES, Calibration
+from petseg.metrics.calibration import GRID, TEMPERATURES, BinaryCalibration, MulticlassCalibration
 
 
-def calibration_of(logits: torch.Tensor, target: torch.Tensor) -> Calibration:
-    calibration = Calibration(torch.device("cpu"))
+def calibration_of(logits: torch.Tensor, target: torch.Tensor) -> BinaryCalibration:
+    calibration = BinaryCalibration(torch.device("cpu"))
     calibration.add(logits, target)
     return calibration
 
@@ -66,7 +66,7 @@ def test_ignored_pixels_do_not_count_and_parts_add_up() -> None:
     logits, target = (torch.cat([x, x.flip(-1)]) for x in (logits, target))
     target[:, 10:20] = IGNORE_INDEX
     whole = calibration_of(logits, target)
-    parts = Calibration(torch.device("cpu"))
+    parts = BinaryCalibration(torch.device("cpu"))
     for i in range(2):
         parts.add(logits[i : i + 1], target[i : i + 1])
     assert whole.reliability().pixels.sum() == 2 * 54 * 64
@@ -121,3 +121,37 @@ def test_logits_beyond_the_histogram_and_of_low_precision_are_taken() -> None:
     sure = calibration_of(logits, torch.tensor([[[1, 1]]]))
     assert sure.reliability().ece == pytest.approx(0.5)
     assert sure.fit_temperature() == pytest.approx(TEMPERATURES[1])
+
+
+def drawn_classes(temperature: float, num_classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """(2, K, 384, 384) logits, and classes that fall as often as the logits say once divided by the temperature."""
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(2, num_classes, 384, 384, generator=generator)
+    chance = (logits / temperature).softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, num_classes)
+    return logits, torch.multinomial(chance, 1, generator=generator).view(2, 384, 384)
+
+
+def test_ece_of_several_classes_is_that_of_torchmetrics_without_ignored_pixels() -> None:
+    logits, target = drawn_classes(1.5)
+    target[:, :20] = IGNORE_INDEX
+    calibration = MulticlassCalibration(torch.device("cpu"))
+    calibration.add(logits, target)
+    theirs = multiclass_calibration_error(
+        logits.softmax(dim=1), target, num_classes=5, n_bins=15, norm="l1", ignore_index=IGNORE_INDEX
+    )
+    assert calibration.reliability().ece == pytest.approx(theirs.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
+def test_the_temperature_of_several_classes_is_found_again(temperature: float) -> None:
+    logits, target = drawn_classes(temperature)
+    calibration = MulticlassCalibration(torch.device("cpu"))
+    assert calibration.fit_temperature() == 1.0
+    calibration.add(logits, target)
+    fitted = calibration.fit_temperature()
+    assert fitted in GRID
+    assert fitted == pytest.approx(temperature, rel=0.11)
+    # 4,608 pixels are sampled: their curve is off by chance
+    assert calibration.scaled(fitted).ece < 0.05
+    if temperature != 1.0:
+        assert calibration.scaled(fitted).ece < calibration.scaled(1.0).ece

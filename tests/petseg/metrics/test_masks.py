@@ -16,40 +16,50 @@ from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.evaluate import choose_checkpoint
 from petseg.evaluation.measure import predict
-from petseg.metrics.masks import Masks, load_masks, pack, save_masks, unpack
+from petseg.metrics.masks import Masks, load_masks, save_masks, store
 from petseg.run.parts import build_parts
 from petseg.run_folder.checkpoint import load_weights
 from petseg.run_folder.layout import VAL_MASKS_NAME
 from petseg.training.loop import train
 
 
-@given(arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=19)))
+@given(arrays(np.uint8, array_shapes(min_dims=3, max_dims=3, max_side=19), elements=st.integers(0, 1)))
 def test_packed_masks_come_back(masks: np.ndarray) -> None:
-    bits = pack(masks)
+    bits = store(masks, packed=True)
     assert bits.shape == (*masks.shape[:2], -(-masks.shape[2] // 8))
-    assert np.array_equal(unpack(bits, masks.shape[2]), masks)
+    found = Masks(("a",) * len(masks), masks.shape[2], bits, packed=True)
+    assert all(np.array_equal(found.of(i), mask) for i, mask in enumerate(masks))
+
+
+def test_masks_of_many_classes_come_back(tmp_path: Path) -> None:
+    masks = np.random.default_rng(0).integers(0, 12, (3, 5, 9), dtype=np.uint8)
+    save_masks(Masks(("a", "b", "c"), 9, store(masks, packed=False), packed=False), tmp_path)
+    found = load_masks(tmp_path)
+    assert found is not None
+    assert not found.packed
+    assert np.array_equal(np.stack([found.of(i) for i in range(3)]), masks)
 
 
 def test_a_rows_first_pixel_is_the_highest_bit() -> None:
-    mask = np.zeros((1, 1, 10), bool)
-    mask[0, 0, [0, 9]] = True
-    assert pack(mask).tolist() == [[[0b10000000, 0b01000000]]]
+    mask = np.zeros((1, 1, 10), np.uint8)
+    mask[0, 0, [0, 9]] = 1
+    assert store(mask, packed=True).tolist() == [[[0b10000000, 0b01000000]]]
 
 
 def test_file_is_small_whole_and_the_same_each_time(tmp_path: Path) -> None:
     y, x = np.mgrid[:256, :256]
     masks = np.stack([(y - 128) ** 2 + (x - 128) ** 2 < (40 + i % 60) ** 2 for i in range(64)])
-    keys = [f"Birman_{i}" for i in range(64)]
+    keys = tuple(f"Birman_{i}" for i in range(64))
     (tmp_path / "again").mkdir()
     for folder in (tmp_path, tmp_path / "again"):
-        save_masks(keys, 256, pack(masks), folder)
+        save_masks(Masks(keys, 256, store(masks, packed=True), packed=True), folder)
     content = (tmp_path / VAL_MASKS_NAME).read_bytes()
     assert content == (tmp_path / "again" / VAL_MASKS_NAME).read_bytes()
     assert len(content) < 64 * 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", VAL_MASKS_NAME]
     found = load_masks(tmp_path)
     assert found is not None
-    assert found.keys == tuple(keys)
+    assert found.keys == keys
     assert np.array_equal(found.of(3), masks[3])
 
 
@@ -58,7 +68,7 @@ def test_other_files_are_no_masks(tmp_path: Path, damage: str) -> None:
     path, bits = tmp_path / VAL_MASKS_NAME, np.zeros((2, 4, 1), np.uint8)
     keys: np.ndarray = np.array(["a", "b"])
     if damage == "cut":
-        save_masks(["a", "b"], 8, bits, tmp_path)
+        save_masks(Masks(("a", "b"), 8, bits, packed=True), tmp_path)
         path.write_bytes(path.read_bytes()[:-30])
     elif damage == "other arrays":
         np.savez(path, keys=keys)
@@ -73,7 +83,7 @@ def test_other_files_are_no_masks(tmp_path: Path, damage: str) -> None:
 
 @given(st.integers(1, 40))
 def test_a_mask_keeps_its_width(width_px: int) -> None:
-    masks = Masks(("a",), width_px, pack(np.ones((1, 2, width_px), bool)))
+    masks = Masks(("a",), width_px, store(np.ones((1, 2, width_px), np.uint8), packed=True), packed=True)
     assert masks.of(0).shape == (2, width_px)
     assert masks.of(0).all()
 
@@ -95,5 +105,5 @@ def test_they_are_the_best_weights_predictions_in_the_order_of_the_split(
     for i, picture in enumerate(predict(parts, "val", range(len(masks.keys)))):
         assert picture.key == masks.keys[i]
         assert re.fullmatch(r"[A-Za-z_]+_\d+", picture.key)
-        assert np.array_equal(picture.prediction == 1, masks.of(i))
+        assert np.array_equal(picture.prediction, masks.of(i))
     parts.close()

@@ -9,13 +9,14 @@ import numpy as np
 from petseg.evaluation.measure import PredictedPicture
 from petseg.tracking.client import sheet, tile
 from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
+from tests.targets import PET
 
 
 def picture(size_px: int, key: str = "cat_1") -> PredictedPicture:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (size_px, 2 * size_px, 3), np.uint8)
     truth = rng.choice(np.array([0, 1, 255], np.uint8), (size_px, 2 * size_px))
-    return PredictedPicture(key, image, truth, (truth == 1).astype(np.uint8))
+    return PredictedPicture(key, image, truth, (truth == 1).astype(np.uint8), PET)
 
 
 def test_pictures_are_kept_small_and_their_masks_whole(tmp_path: Path) -> None:
@@ -54,4 +55,4 @@ def test_pictures_and_masks_of_a_sheet_lie_in_the_same_cells() -> None:
 def test_a_sheet_names_each_picture_and_its_dice(tmp_path: Path) -> None:
     save_overlays(1, [picture(32, f"cat_{i}") for i in range(5)], tmp_path)
     _, overlays = load_overlays(tmp_path)
-    assert sheet(overlays)._caption == ", ".join(f"cat_{i} 1.000" for i in range(5))
+    assert sheet(overlays, {0: "background", 1: "pet"})._caption == ", ".join(f"cat_{i} 1.000" for i in range(5))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from petseg.config import RunConfig, TrackingConfig
 from petseg.evaluation.measure import PredictedPicture
-from petseg.metrics.pixels import count_masks
+from petseg.metrics.pixels import count_classes, count_masks, picture_dice
 from petseg.metrics.pixels import dice_of as dice_of_counts
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
@@ -30,14 +30,14 @@ from petseg.tracking.overlays import (
 )
 from petseg.tracking.tracker import Tracker
 from petseg.training.loop import train
+from tests.targets import PET
 
 
 def picture(seed: int = 0) -> PredictedPicture:
     rng = np.random.default_rng(seed)
     truth = rng.choice(np.array([0, 1, 255], np.uint8), (16, 16))
-    return PredictedPicture(
-        f"cat_{seed}", np.zeros((16, 16, 3), np.uint8), truth, rng.integers(0, 2, (16, 16), np.uint8)
-    )
+    prediction = rng.integers(0, 2, (16, 16), np.uint8)
+    return PredictedPicture(f"cat_{seed}", np.zeros((16, 16, 3), np.uint8), truth, prediction, PET)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -46,6 +46,14 @@ def test_dice_is_that_of_the_metrics(seed: int) -> None:
     truth, prediction = torch.from_numpy(one.truth)[None], torch.from_numpy(one.prediction)[None]
     expected = dice_of_counts(count_masks((prediction == 1) & (truth != 255), truth == 1))
     assert dice_of(one.truth, one.prediction) == pytest.approx(float(expected))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_dice_of_classes_is_that_of_the_metrics(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, prediction = rng.choice(np.array([0, 1, 2, 255], np.uint8), (4, 4)), rng.integers(0, 4, (4, 4), np.uint8)
+    counts = count_classes(torch.from_numpy(prediction)[None], torch.from_numpy(truth)[None], (1, 2, 3))
+    assert dice_of(truth, prediction, (1, 2, 3)) == pytest.approx(float(picture_dice(counts)))
 
 
 def test_dice_of_nothing_is_one() -> None:

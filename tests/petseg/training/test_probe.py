@@ -29,13 +29,13 @@ def test_the_gpu_that_is_here_is_measured_and_another_looked_up(tiny: Tiny, monk
     predicted = needs.footprint(config, 8, "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
-    monkeypatch.setattr(needs, "probe_step", lambda *_: Probe(9.0, 0.5, 0.1, 0))
+    monkeypatch.setattr(needs, "probe_step", lambda *_, **__: Probe(9.0, 0.5, 0.1, 0))
     measured = needs.forecast(config, predicted, h100, 2)
     assert (measured.step_s, measured.eval_s_per_sample) == (1.0, 0.1)
     assert measured.known_by == "steps measured on this H100"
     assert "A100" in needs.forecast(config, predicted, a100, 2).known_by
 
-    def out_of_memory(*_: object) -> Probe:
+    def out_of_memory(*_: object, **__: object) -> Probe:
         raise torch.cuda.OutOfMemoryError
 
     monkeypatch.setattr(needs, "probe_step", out_of_memory)

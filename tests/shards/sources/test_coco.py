@@ -88,7 +88,7 @@ def test_pack_verify_and_repair(instances: Instances, tmp_path: Path) -> None:
         out=tmp_path / "set", images=instances.options.images, coco=instances.options.annotations, workers=1
     )
     pack(config)
-    manifest = load_manifest(config.out, allow_classes=True)
+    manifest = load_manifest(config.out)
     assert manifest.packer["coco"]["annotations"] == "instances_{split}2017.json"
     assert manifest.packer["labels"]["pixels"]["train"][2] == 10
     assert verify(config.out) == []
@@ -113,7 +113,7 @@ def test_categories_can_be_merged(instances: Instances, tmp_path: Path) -> None:
     assert "rest = true" in text
     table.write_text("[[class]]\nname = 'none'\nrest = true\n[[class]]\nname = 'pet'\nvalues = [1, 3]\n")
     assert run_command(main, [*words, "--classes", str(table), "--out", str(tmp_path / "set")]) == OK
-    classes = load_manifest(tmp_path / "set", allow_classes=True).classes
+    classes = load_manifest(tmp_path / "set").classes
     assert classes is not None
     assert classes.names == ("none", "pet")
 
