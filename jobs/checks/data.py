@@ -178,16 +178,23 @@ def _trial_doubts(configs: Sequence[RunConfig], setup: Setup) -> Iterator[Findin
 
 def _size_doubts(configs: Sequence[RunConfig], setup: Setup) -> Iterator[Finding]:
     sizes: dict[int, int] = {}  # packed -> the largest wanted
+    fits: dict[str, int] = {}  # that want pictures of their own shape -> packed squashed to
     try:
         for config in configs:
             packed = int(setup.store_of(config).manifest.packer.get("image_size_px", 0))
-            sizes[packed] = max(sizes.get(packed, 0), config.data.image_size_px)
+            if config.data.fit == "squash":
+                sizes[packed] = max(sizes.get(packed, 0), *config.data.size_px)
+            elif packed:
+                fits[config.data.fit] = packed
     except NotChecked:
         return
     for packed, largest in sizes.items():
         if 0 < packed < largest:
             problem = f"pictures packed at {packed} px would be enlarged to data.image_size_px = {largest}"
             yield Finding("warn", "config", problem, "pack them larger")
+    for fit, packed in fits.items():
+        problem = f"pictures were squashed to {packed} px when they were packed, which data.fit = {fit} cannot undo"
+        yield Finding("warn", "config", problem, "pack them with --image-size-px 0")
 
 
 def listed(problems: Sequence[str]) -> str:

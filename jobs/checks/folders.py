@@ -16,6 +16,7 @@ from filelock import FileLock
 from jobs.checks.setup import Finding, Setup
 from petseg.config import ModelConfig
 from petseg.data.local_cache import cache_folder
+from petseg.data.tars import TarReader
 
 KEPT_CHECKPOINTS = 3  # the two newest and the best
 TENSORS = 3  # weights and Adam's two moments, four bytes each
@@ -69,7 +70,7 @@ def check_cache(setup: Setup) -> Finding:
     """The cache folder is private and writable, and the decoded set has room in it."""
     import torch
 
-    from petseg.data.cache import choose_cache, decoded_bytes, room_here
+    from petseg.data.cache import choose_cache, room_here
 
     what, data = "cache", setup.config.data
     advice = "choose another with data.cache_dir or $PETSEG_CACHE, or raise data.cache_gb"
@@ -79,9 +80,7 @@ def check_cache(setup: Setup) -> Finding:
             _write(Path(probe) / "probe", b"petseg")
     except (ValueError, OSError) as error:
         return Finding("FAIL", what, str(error), advice)
-    size_px = max(cell.config.data.image_size_px for cell in setup.cells)
-    samples = (split.num_samples for store in setup.stores for split in store.manifest.splits.values())
-    needed = decoded_bytes(sum(samples), size_px)
+    needed = _decoded_bytes(setup)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     room = room_here(folder, data.cache_gb, device)
     choice = choose_cache(data.cache, needed, room)
@@ -91,6 +90,16 @@ def check_cache(setup: Setup) -> Finding:
     if data.cache == "auto" and choice.cache == "none":
         return Finding("warn", what, f"{shown}; every epoch decodes anew", advice)
     return Finding("ok", what, shown)
+
+
+def _decoded_bytes(setup: Setup) -> int:
+    """Bytes of all splits once they are decoded, by the config that needs the most."""
+    from petseg.data.split import bytes_of  # torch, which takes seconds
+
+    return max(
+        sum(bytes_of(TarReader(store, split, *how)) for store in setup.stores for split in store.manifest.splits)
+        for how in {(cell.config.data.size_px, cell.config.data.fit) for cell in setup.cells}
+    )
 
 
 def nearest_folder(path: Path) -> Path:

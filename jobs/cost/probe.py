@@ -24,6 +24,7 @@ from petseg.config import RunConfig
 from petseg.config.values import config_from_dict, with_values
 from petseg.data.loader import Batch
 from petseg.data.store import open_store
+from petseg.evaluation.network import windows_per_picture
 from petseg.footprint.utilization import device_name
 from petseg.run.batches import eval_inputs, take_step, train_batches
 from petseg.run.parts import Parts, build_parts
@@ -77,7 +78,7 @@ def probe(config: RunConfig, processes: int, threads: int, folder: Path) -> Prob
             threads=threads,
             steps=len(times),
             step_s=median(times),
-            eval_s_per_sample=time_evaluation(parts, steps[0][0]),
+            eval_s_per_sample=time_evaluation(parts, steps[0][0]) * windows_per_picture(parts.splits["train"].tars),
             save_s=time_save(parts, folder),
             load_s_per_sample=load_s_per_sample,
             start_s=start_s,

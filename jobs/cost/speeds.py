@@ -32,7 +32,7 @@ PROBE_TIMEOUT_S = 600.0
 FUTILE_TIMEOUT_S = 60.0  # on a machine without GPU for jobs with GPUs: what it finds is no estimate
 # besides the model's; augmentation is added where records have it
 SPEED_FIELDS = (
-    "data.image_size_px", "train.batch_size", "train.accumulation_steps", "train.mixed_precision",
+    "data.image_size_px", "data.fit", "train.batch_size", "train.accumulation_steps", "train.mixed_precision",
     "train.channels_last", "train.grad_checkpointing", "train.compile", "train.sync_batchnorm", "train.loss",
     "train.start_size_px", "train.full_size_from", "optim.name",
 )  # fmt: skip

@@ -198,7 +198,7 @@ def check_method(spec: Spec) -> None:
 
 def check_comparable(spec: Spec) -> None:
     """Raises ValueError for a search that would choose between trials whose Dice is not the same measure."""
-    for name in ("data.image_size_px", "data.border", "data.target", "data.shards"):
+    for name in ("data.image_size_px", "data.fit", "data.border", "data.target", "data.shards"):
         if name in spec.space and (spec.early_stopping or spec.method == "bayes"):
             raise ValueError(
                 f"parameter {name} decides what a Dice means: a search cannot choose it, fix it by `value`"

@@ -152,7 +152,7 @@ def print_warnings(trials: Trials, observed: Observed, console: Terminal) -> Non
     """Print, before anything is submitted, a line about trials of other settings in the folder, about shard sets whose
     pictures would be enlarged, and about jobs whose state Slurm does not say."""
     manifests, data = trials.sets.manifests, [cell.config.data for cell in trials.cells.values()]
-    enlarged = [enlarged_line(manifests[one.shards], one.shards, one.image_size_px) for one in data]
+    enlarged = [enlarged_line(manifests[one.shards], one.shards, one.image_size_px, one.fit) for one in data]
     for line in dict.fromkeys([earlier_line(trials.sweep, trials.cells), *enlarged, observed.doubt]):
         if line:
             console.print(line, markup=False, highlight=False)

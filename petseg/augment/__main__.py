@@ -19,6 +19,7 @@ if __name__ == "__main__":
 import tyro
 
 from petseg.config import AugmentConfig
+from petseg.config.sizes import ImageSize, size_of
 from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
 
@@ -48,13 +49,15 @@ class Command:
     """Columns after the first: how each picture looks in so many epochs."""
     seed: int = 0
     """Seed of the draws."""
-    image_size_px: int = 256
+    image_size_px: ImageSize = 256
     """Size at which pictures are changed, as data.image_size_px of a run."""
 
     def __post_init__(self) -> None:
-        for name in ("pictures", "epochs", "image_size_px"):
+        for name in ("pictures", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} = {getattr(self, name)}: must be at least 1")
+        if min(size_of(self.image_size_px)) < 1:
+            raise ValueError(f"--image-size-px = {self.image_size_px}: must be at least 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,9 +84,10 @@ def draw_changes(command: Command) -> Image.Image:
     store = open_store(command.shards)
     if command.split not in store.manifest.splits:
         raise ValueError(f"{command.shards} has no split {command.split}: it has {', '.join(store.manifest.splits)}")
-    reader, size = TarReader(store, command.split, command.image_size_px), command.image_size_px
+    reader = TarReader(store, command.split, command.image_size_px)
+    size = reader.size_px
     ids = np.linspace(0, len(reader) - 1, min(command.pictures, len(reader))).astype(np.int64)
-    image, labels = np.empty((len(ids), size, size, 3), np.uint8), np.empty((len(ids), size, size), np.uint8)
+    image, labels = np.empty((len(ids), *size, 3), np.uint8), np.empty((len(ids), *size), np.uint8)
     loaded = reader.load(ids, image, labels)
     captions = [reader.key(int(i)) for i in ids]
     reader.close()
@@ -102,7 +106,7 @@ def draw_changes(command: Command) -> Image.Image:
         for words, pictures, masks in columns:
             pixels = pictures[row].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
             cells.append((words[row], outlined(pixels, masks[row].numpy(), values["pet"], values["background"])))
-    return draw_sheet(cells, columns=len(columns), size_px=min(size, 256))
+    return draw_sheet(cells, columns=len(columns), size_px=min(max(size), 256))
 
 
 def outlined(pixels: Pixels, labels: Pixels, pet: int, background: int) -> Pixels:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from petseg.config.sizes import Size
 from petseg.data.transfer import floats, indices
 
 Corner = tuple[int, int]  # row and column of a window's first pixel
@@ -74,7 +75,7 @@ def _add_noise_one_by_one(
 ) -> None:
     """Least work: a window is a view of the bank. On a GPU each picture would be a launch."""
     height, width = image.shape[-2:]
-    bank = _noise_bank(width, image.device)
+    bank = _noise_bank((height, width), image.device)
     for row, std, (y, x) in zip(rows, stds, corners, strict=True):
         image[row].add_(bank[:, y : y + height, x : x + width], alpha=std)
 
@@ -85,17 +86,17 @@ def _add_noise_together(
     device, (height, width) = image.device, image.shape[-2:]
     first_y, first_x = indices([*itertools.chain(*corners)], device).view(-1, 2, 1).unbind(1)  # (M, 1) each
     y, x = first_y + torch.arange(height, device=device), first_x + torch.arange(width, device=device)
-    windows = _noise_bank(width, device)[:, y[:, :, None], x[:, None, :]].transpose(0, 1)  # (M, 3, H, W)
+    windows = _noise_bank((height, width), device)[:, y[:, :, None], x[:, None, :]].transpose(0, 1)  # (M, 3, H, W)
     at = indices(rows, device)
     noisy = image.index_select(0, at).addcmul_(windows, floats(stds, device).view(-1, 1, 1, 1))
     image.index_copy_(0, at, noisy)
 
 
 @functools.lru_cache(maxsize=4)
-def _noise_bank(size: int, device: torch.device) -> torch.Tensor:
-    """(3, size + NOISE_OFFSETS, size + NOISE_OFFSETS) standard normal, always the same."""
-    side = size + NOISE_OFFSETS
-    noise = np.random.Generator(np.random.Philox(key=0)).standard_normal((3, side, side), dtype=np.float32)
+def _noise_bank(size: Size, device: torch.device) -> torch.Tensor:
+    """(3, height + NOISE_OFFSETS, width + NOISE_OFFSETS) standard normal, always the same."""
+    shape = (3, size[0] + NOISE_OFFSETS, size[1] + NOISE_OFFSETS)
+    noise = np.random.Generator(np.random.Philox(key=0)).standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(noise).to(device)
 
 

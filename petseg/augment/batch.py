@@ -72,12 +72,14 @@ def _changed(changes: Sequence[Change], image: torch.Tensor, labels: torch.Tenso
 
 def _grid(changes: Sequence[Change], image: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """The composed field of each change: (N, 2, H, W) in [-1, 1]."""
-    device, size = image.device, image.shape[-1]
+    device, (height, width) = image.device, image.shape[-2:]
     affine = np.stack([np.eye(2, 3) if change.affine is None else change.affine for change in changes])
-    grid = affine_grid(floats(affine, device), size)
+    grid = affine_grid(floats(affine, device), (height, width))
     if bumps := [(i, change.bumps) for i, change in enumerate(changes) if change.bumps is not None]:
         rows, noise = zip(*bumps, strict=True)
-        field = displacement(floats(np.stack(noise), device), config, size).mul_(2 / size)
+        field = displacement(floats(np.stack(noise), device), config, (height, width))
+        for axis, side in enumerate((width, height)):
+            field[:, axis].mul_(2 / side)
         grid = grid.add_(field) if len(rows) == len(grid) else grid.index_add_(0, indices(rows, device), field)
     return grid
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from petseg.config import AugmentConfig
+from petseg.config.sizes import ImageSize, Size, size_of
 
 _MARGIN = 3  # bumps beyond the border, so that the displacement is as strong there as inside
 
@@ -24,31 +25,42 @@ def warp(image: torch.Tensor, labels: torch.Tensor, grid: torch.Tensor) -> tuple
     return moved, planes.squeeze(1).to(labels.dtype)
 
 
-def affine_grid(affine: torch.Tensor, image_size_px: int) -> torch.Tensor:
+def affine_grid(affine: torch.Tensor, image_size_px: ImageSize | Size) -> torch.Tensor:
     """(N, 2, 3) output -> input -> (N, 2, H, W) places in [-1, 1]: what F.affine_grid gives, at a tenth of its time."""
-    centres = (torch.arange(image_size_px, device=affine.device, dtype=affine.dtype) * 2 + 1) / image_size_px - 1
-    along_x = affine[:, :, 0, None] * centres  # (N, 2, W)
-    along_y = affine[:, :, 1, None] * centres + affine[:, :, 2, None]  # (N, 2, H)
+    y, x = (
+        (torch.arange(side, device=affine.device, dtype=affine.dtype) * 2 + 1) / side - 1
+        for side in size_of(image_size_px)
+    )
+    along_x = affine[:, :, 0, None] * x  # (N, 2, W)
+    along_y = affine[:, :, 1, None] * y + affine[:, :, 2, None]  # (N, 2, H)
     return along_x.unsqueeze(2) + along_y.unsqueeze(3)
 
 
-def displacement(bumps: torch.Tensor, config: AugmentConfig, image_size_px: int) -> torch.Tensor:
-    """White noise on the coarse grid (N, 2, G, G) -> displacement (x, y) in pixels: (N, 2, H, W).
+def displacement(bumps: torch.Tensor, config: AugmentConfig, image_size_px: ImageSize | Size) -> torch.Tensor:
+    """White noise on the coarse grid (N, 2, rows, columns) -> displacement (x, y) in pixels: (N, 2, H, W).
 
     A sum of Gaussian bumps over white noise has the same autocovariance as blurred white noise; the bumps stand one
     sigma apart. Uniform noise in [-1, 1] has variance 1/3; a normalised Gaussian blur in two dimensions divides the
     variance by 4 pi sigma^2.
     """
-    sigma, side = config.elastic_sigma_px, bumps.shape[-1]
-    pixels = torch.arange(image_size_px, device=bumps.device, dtype=bumps.dtype) + 0.5
-    centres = (torch.arange(side, device=bumps.device, dtype=bumps.dtype) - _MARGIN) * sigma
-    weights = torch.exp(-((pixels[:, None] - centres[None, :]) ** 2) / (2 * sigma**2))
-    weights = weights / weights.square().sum(dim=1, keepdim=True).sqrt()  # (H, G), unit variance at each pixel
+    sigma = config.elastic_sigma_px
+    along_y, along_x = (
+        _bump_weights(side, count, sigma, bumps)
+        for side, count in zip(size_of(image_size_px), bumps.shape[-2:], strict=True)
+    )
     rms_px = config.elastic_alpha / 2 * math.sqrt(1 / 3 / (4 * math.pi * sigma**2))
     # the second factor contiguous: as a transposed view it takes twice as long
-    return (weights * rms_px) @ (bumps @ weights.T.contiguous())
+    return (along_y * rms_px) @ (bumps @ along_x.T.contiguous())
 
 
-def bumps_per_side(image_size_px: int, sigma_px: float) -> int:
-    """G of the coarse grid."""
-    return math.ceil(image_size_px / sigma_px) + 2 * _MARGIN
+def _bump_weights(side_px: int, count: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
+    """(side_px, count) weight of each bump at each pixel of a side."""
+    pixels = torch.arange(side_px, device=like.device, dtype=like.dtype) + 0.5
+    centres = (torch.arange(count, device=like.device, dtype=like.dtype) - _MARGIN) * sigma
+    weights = torch.exp(-((pixels[:, None] - centres[None, :]) ** 2) / (2 * sigma**2))
+    return weights / weights.square().sum(dim=1, keepdim=True).sqrt()  # unit variance at each pixel
+
+
+def bumps_per_side(side_px: int, sigma_px: float) -> int:
+    """Bumps of the coarse grid along a side of the picture."""
+    return math.ceil(side_px / sigma_px) + 2 * _MARGIN

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from petseg.config.marks import BY_CONTENT, FREE, LATER, TARGET_BY_CONTENT
+from petseg.config.sizes import SIZE_MULTIPLE_PX, Fit, ImageSize, Size, is_network_size, plain_size, size_of
 
-SIZE_MULTIPLE_PX = 32
 OWN_ARCHITECTURES = ("unet", "resnet34_unet")  # the others are decoders of segmentation-models-pytorch
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 
@@ -28,8 +28,16 @@ class DataConfig:
     shards: str = field(default="data/shards", metadata=FREE)
     """Folder of the shard set, made by `python -m shards.pack`; or http(s)://, s3://, gs://, file://, or
     `pipe:COMMAND`, which writes the file named by {} to its output: such shards are staged to data.cache_dir."""
-    image_size_px: int = 256
-    """Pictures are squashed to this many pixels square (a multiple of 32)."""
+    image_size_px: ImageSize = 256
+    """Size of the pictures that the network sees: 256 for a square, or 512x1024 (height x width); multiples of 32.
+    data.fit says how pictures of other shapes get it."""
+    fit: Fit = field(default="squash", metadata=LATER)
+    """squash: pictures are scaled to the size, whatever their shape; letterbox: their shape is kept, and what remains
+    of the size is filled with the mean colour and left out of loss and metrics; crop: training takes random crops of
+    that size at the pictures' own resolution, and evaluation measures whole pictures by overlapping windows."""
+    rare_crops: float = field(default=0.0, metadata=LATER)
+    """Share of the training crops that must contain a class drawn from those in the picture, each as likely as the
+    others: rare classes are seen more often. With data.fit crop only."""
     target: str = field(default="auto", metadata=LATER | TARGET_BY_CONTENT)
     """The classes to learn. as_packed: those of the shard set; or a .toml file that merges and drops classes, which is
     identified by its content. Sets of trimaps also offer pet (two classes), trimap (three), species and breed. auto:
@@ -50,18 +58,21 @@ class DataConfig:
     """Number of unreadable samples per epoch, over all processes, that training tolerates."""
 
     def __post_init__(self) -> None:
-        size = self.image_size_px
-        _require(
-            size > 0 and size % SIZE_MULTIPLE_PX == 0,
-            "data.image_size_px",
-            size,
-            f"must be a multiple of {SIZE_MULTIPLE_PX}",
-        )
+        object.__setattr__(self, "image_size_px", plain_size(self.image_size_px))  # 256x256 is the same run as 256
+        rule = f"must be a multiple of {SIZE_MULTIPLE_PX}, or height x width as in 512x1024, both such multiples"
+        _require(is_network_size(self.image_size_px), "data.image_size_px", self.image_size_px, rule)
         _require(self.threads >= 1, "data.threads", self.threads, "must be at least 1")
+        share, rule = self.rare_crops, "must lie in [0, 1], and needs data.fit crop above 0"
+        _require(share == 0 or (0 < share <= 1 and self.fit == "crop"), "data.rare_crops", share, rule)
         window, budget = self.shuffle_window_shards, self.max_lost_samples
         _require(window >= 1, "data.shuffle_window_shards", window, "must be at least 1")
         _require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "must be positive")
         _require(budget >= 0, "data.max_lost_samples", budget, "must not be negative")
+
+    @property
+    def size_px(self) -> Size:
+        """Height and width of image_size_px."""
+        return size_of(self.image_size_px)
 
 
 @dataclass(frozen=True)
@@ -193,8 +204,9 @@ class TrainConfig:
     """Minutes of training and validation in place of train.epochs: the speed of the first epoch fixes how many steps
     fit, for all attempts at the run. Two such runs are not identical to the bit. 0 = off."""
     start_size_px: int = field(default=0, metadata=LATER)
-    """Progressive resizing: training starts on pictures shrunk to this size (a multiple of 32), which grow by 32 px
-    at a time to data.image_size_px; validation always uses the full size. 0 = full size throughout."""
+    """Progressive resizing: training starts on pictures whose shorter side is shrunk to this size (a multiple of 32),
+    which grow by 32 px at a time to data.image_size_px; validation always uses the full size. 0 = full size
+    throughout."""
     full_size_from: float = field(default=0.5, metadata=LATER)
     """Share of the steps after which pictures have full size, with train.start_size_px."""
     batch_size: int = 32
@@ -333,4 +345,5 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         start, full = self.train.start_size_px, self.data.image_size_px
-        _require(start <= full, "train.start_size_px", start, f"must be at most data.image_size_px = {full}")
+        fits = start <= min(self.data.size_px)
+        _require(fits, "train.start_size_px", start, f"must be at most data.image_size_px = {full}")

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from petseg.config import RunConfig
+from petseg.config.sizes import ImageSize, plain_size
 
 Node = TypeVar("Node")
 
@@ -119,8 +120,11 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             value = float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
+    if hint in (int, ImageSize) and isinstance(value, float) and value.is_integer():
         value = int(value)
+    if hint == ImageSize and type(value) in (int, str):
+        return plain_size(value)
     if type(value) is not hint:
-        raise ValueError(f"{name} = {value!r}: must be of type {hint.__name__}")
+        kind = "int, or HxW" if hint == ImageSize else hint.__name__
+        raise ValueError(f"{name} = {value!r}: must be of type {kind}")
     return value

@@ -1,8 +1,9 @@
 """Caches of decoded samples: a split is decoded once per node into a memory-mapped file that all ranks and runs share.
 
-A file is named by the shard set's hash, the split and the size; it holds the pictures (N, S, S, 3), the labels
-(N, S, S) and the 64-bit hashes of the keys (N,) as they were read, and nothing else. One process builds it under a lock
-while the others wait. A split with unreadable samples is not cached, so that the set is read anew once it is repaired.
+A file is named by the shard set's hash, the split, the size and how pictures get it. It holds the pictures
+(N, H, W, 3), the labels (N, H, W) and the 64-bit hashes of the keys (N,) as they were read, and nothing else. One
+process builds it under a lock while the others wait. A split with unreadable samples is not cached, so that the set is
+read anew once it is repaired.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
+from petseg.config.sizes import ImageSize, Size, size_of, text_of
 from petseg.data.decode import Pixels
 from petseg.data.loader import Batch
-from petseg.data.local_cache import cache_folder, make_room, touch
+from petseg.data.local_cache import cache_folder, locked, make_room, touch
 from petseg.data.plan import Ids, MicroBatch
 from petseg.data.tars import Loaded, Lost, TarReader
 from shards.files import named
@@ -42,7 +43,7 @@ class NodeCache:
     """The decoded samples of one split, in a file that the kernel keeps in memory once for all processes."""
 
     def __init__(self, path: Path, tars: TarReader) -> None:
-        self._tars, self.image_size_px = tars, tars.image_size_px
+        self._tars, self.size_px = tars, tars.size_px
         self.image, self.labels, self.hashes = _arrays(path, tars, "r")
 
     def __len__(self) -> int:
@@ -52,7 +53,7 @@ class NodeCache:
         return self._tars.key(position)
 
     def load(self, ids: Ids, image: Pixels, labels: Pixels) -> Loaded:
-        """Copy samples into image (B, S, S, 3) and labels (B, S, S) uint8."""
+        """Copy samples into image (B, H, W, 3) and labels (B, H, W) uint8."""
         np.take(self.image, ids, axis=0, out=image, mode="clip")  # "raise" would copy twice; the plan is in range
         np.take(self.labels, ids, axis=0, out=labels, mode="clip")
         return Loaded(self.hashes[ids])
@@ -62,7 +63,7 @@ class DeviceCache:
     """The decoded samples of one split in the device's own memory: nothing is copied to it in a step."""
 
     def __init__(self, node: NodeCache, device: torch.device) -> None:
-        self._node, self.image_size_px, self._device = node, node.image_size_px, device
+        self._node, self.size_px, self._device = node, node.size_px, device
         self._image = torch.from_numpy(np.array(node.image)).to(device)
         self._labels = torch.from_numpy(np.array(node.labels)).to(device)
 
@@ -121,9 +122,10 @@ def room_here(folder: Path, cache_gb: float, device: torch.device) -> Room:
     return Room(int(gpu * DEVICE_SHARE), int(memory * MEMORY_SHARE), disk)
 
 
-def decoded_bytes(num_samples: int, image_size_px: int) -> int:
+def decoded_bytes(num_samples: int, image_size_px: ImageSize | Size) -> int:
     """Bytes of the cache of so many samples: four a pixel, and the hash of each key."""
-    return num_samples * (image_size_px**2 * 4 + 8)
+    height, width = size_of(image_size_px)
+    return num_samples * (height * width * 4 + 8)
 
 
 def open_node_cache(tars: TarReader, cache_dir: str, cache_gb: float) -> NodeCache | None:
@@ -132,11 +134,12 @@ def open_node_cache(tars: TarReader, cache_dir: str, cache_gb: float) -> NodeCac
     Raises ValueError if the cache folder has no room.
     """
     folder = cache_folder(cache_dir)
-    name = f"{tars.store.manifest.hash[:16]}-{tars.split}-{tars.image_size_px}-v{LAYOUT_VERSION}.u8"
+    fit = "" if tars.fit == "squash" else f"-{tars.fit}"
+    name = f"{tars.store.manifest.hash[:16]}-{tars.split}-{text_of(tars.size_px)}{fit}-v{LAYOUT_VERSION}.u8"
     path = folder / "decoded" / name
     path.parent.mkdir(exist_ok=True)
     if not _is_built(path, tars):
-        with _locked(path):
+        with locked(path):
             if not _is_built(path, tars) and not _build(path, tars, folder, cache_gb):
                 return None
     touch(path)
@@ -144,22 +147,12 @@ def open_node_cache(tars: TarReader, cache_dir: str, cache_gb: float) -> NodeCac
 
 
 def _is_built(path: Path, tars: TarReader) -> bool:
-    return path.exists() and path.stat().st_size == decoded_bytes(len(tars), tars.image_size_px)
-
-
-def _locked(path: Path) -> FileLock:
-    lock = FileLock(path.with_name(path.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
-        logger.info("another process is decoding into %s: waiting for it", path)
-    return lock
+    return path.exists() and path.stat().st_size == decoded_bytes(len(tars), tars.size_px)
 
 
 def _build(path: Path, tars: TarReader, folder: Path, cache_gb: float) -> bool:
     """Decode the split into a file aside, fsync, rename; False, without a file, if a sample cannot be read."""
-    num_bytes = decoded_bytes(len(tars), tars.image_size_px)
+    num_bytes = decoded_bytes(len(tars), tars.size_px)
     make_room(folder, num_bytes, cache_gb)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
@@ -213,11 +206,11 @@ def _decode_all(path: Path, tars: TarReader) -> list[Lost]:
 
 
 def _arrays(path: Path, tars: TarReader, mode: Literal["r", "r+"]) -> tuple[np.memmap, np.memmap, np.memmap]:
-    """Pictures (N, S, S, 3) and labels (N, S, S) uint8, and hashes (N,) uint64, in a cache file."""
-    num, side = len(tars), tars.image_size_px
-    pixels = num * side * side
+    """Pictures (N, H, W, 3) and labels (N, H, W) uint8, and hashes (N,) uint64, in a cache file."""
+    num, (height, width) = len(tars), tars.size_px
+    pixels = num * height * width
     return (
-        np.memmap(path, np.uint8, mode, 0, (num, side, side, 3)),
-        np.memmap(path, np.uint8, mode, pixels * 3, (num, side, side)),
+        np.memmap(path, np.uint8, mode, 0, (num, height, width, 3)),
+        np.memmap(path, np.uint8, mode, pixels * 3, (num, height, width)),
         np.memmap(path, np.uint64, mode, pixels * 4, (num,)),
     )

@@ -12,6 +12,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from petseg.config.sizes import Size
+from petseg.data.letterbox import PAD_LABEL, PAD_RGB, place
+
 Pixels = NDArray[np.uint8]
 Buffer = bytes | memoryview
 
@@ -20,16 +23,19 @@ _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
 _thread = threading.local()
 
 
-def decode_image(content: Buffer, out: Pixels) -> None:
+def decode_image(content: Buffer, out: Pixels, letterbox: bool = False) -> None:
     """JPEG -> out (H, W, 3) uint8 RGB, contiguous; squashed with antialiased bilinear interpolation if need be.
 
+    letterbox: keep its shape, and fill the rest with the mean colour
     Raises ValueError unless it is a whole JPEG of at most 25 megapixels.
     """
-    height, width, _, _ = simplejpeg.decode_jpeg_header(content)
-    _refuse_bomb(width, height)
+    height, width = picture_size(content)
     if (height, width) == out.shape[:2]:
         simplejpeg.decode_jpeg(content, "RGB", buffer=out)
         return
+    if letterbox:
+        out[...] = PAD_RGB
+        out = out[place((height, width), (out.shape[0], out.shape[1])).rows_columns()]
     import torch  # only for squashing: the report reads pictures and labels without it
     import torch.nn.functional as F
 
@@ -49,22 +55,43 @@ def _scratch(height: int, width: int) -> Pixels:
     return _thread.scratch[:size].reshape(height, width, 3)
 
 
-def decode_labels(content: Buffer, out: Pixels) -> None:
+def decode_labels(content: Buffer, out: Pixels, letterbox: bool = False) -> None:
     """PNG -> out (H, W) uint8, squashed to the nearest pixel if need be, so that its values stay what they are.
 
+    letterbox: keep its shape, and fill the rest with the label that does not count
     Raises ValueError, OSError or SyntaxError unless it is a whole 8-bit grey PNG of at most 25 megapixels.
     """
     if _decode_plain_png(content, out):
         return
     with _open_labels(content) as labels:
+        if letterbox:
+            out[...] = PAD_LABEL
+            out = out[place((labels.height, labels.width), (out.shape[0], out.shape[1])).rows_columns()]
         size = (out.shape[1], out.shape[0])
         out[...] = np.asarray(labels if labels.size == size else labels.resize(size, Image.Resampling.NEAREST))
+
+
+def picture_size(content: Buffer) -> Size:
+    """Height and width of a JPEG by its header; raises ValueError as `decode_image`."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+    _refuse_bomb(width, height)
+    return height, width
+
+
+def decode_whole_image(content: Buffer) -> Pixels:
+    """JPEG -> (H, W, 3) uint8 RGB at its own size; raises as `decode_image`."""
+    out = np.empty((*picture_size(content), 3), np.uint8)
+    simplejpeg.decode_jpeg(content, "RGB", buffer=out)
+    return out
 
 
 def decode_whole_labels(content: Buffer) -> Pixels:
     """PNG -> (H, W) uint8 at its own size; raises as `decode_labels`."""
     with _open_labels(content) as labels:
-        return np.array(labels)
+        out = np.empty((labels.height, labels.width), np.uint8)
+        if not _decode_plain_png(content, out):
+            out[...] = np.asarray(labels)
+    return out
 
 
 def _open_labels(content: Buffer) -> Image.Image:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from petseg.config.sizes import Size
 from petseg.data.decode import Pixels
 from petseg.data.plan import Ids, MicroBatch
-from petseg.data.tars import Loaded, Lost
+from petseg.data.tars import Loaded, Lost, Whole
 
 PREFETCH_BATCHES = 4
 
@@ -25,10 +26,17 @@ PREFETCH_BATCHES = 4
 class Reader(Protocol):
     """Reads samples of a split, from tars or from a cache of decoded ones."""
 
-    image_size_px: int
+    size_px: Size  # of the samples
 
     def load(self, ids: Ids, image: Pixels, labels: Pixels) -> Loaded:
-        """Write samples into image (B, S, S, 3) and labels (B, S, S) uint8."""
+        """Write samples into image (B, H, W, 3) and labels (B, H, W) uint8."""
+
+
+class WholeReader(Protocol):
+    """Reads pictures at their own size, from tars or from a cache of decoded ones."""
+
+    def whole(self, position: int) -> Whole | Lost:
+        """A sample, or why it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def load_batches(reader: Reader, plan: Iterable[MicroBatch], threads: int, pin: 
     pin: put the tensors in page-locked memory, from which a GPU copies while it computes
     An unreadable sample raises no error: it is among the batch's lost ones, and its weight is 0.
     """
-    buffers = _Buffers(reader.image_size_px, pin)
+    buffers = _Buffers(reader.size_px, pin)
     if threads == 0:
         for micro_batch in plan:
             image, labels = buffers.batch(len(micro_batch.ids))
@@ -71,19 +79,60 @@ def load_batches(reader: Reader, plan: Iterable[MicroBatch], threads: int, pin: 
                 pending.cancel()
 
 
+def whole_batches(reader: WholeReader, plan: Iterable[MicroBatch], threads: int, pin: bool = False) -> Iterator[Batch]:
+    """Yield a Batch of one picture at its own size for each sample of the plan, in order; some are decoded ahead.
+
+    threads: 0 reads in the caller's thread
+    A sample that cannot be read is a black pixel, and its weight is 0.
+    """
+    positions = (position for micro_batch in plan for position in micro_batch.ids.tolist())
+    if threads == 0:
+        for position in positions:
+            yield _whole_batch(position, reader.whole(position), pin)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        ahead: deque[tuple[int, Future[Whole | Lost]]] = deque()
+        try:
+            for position in positions:
+                ahead.append((position, pool.submit(reader.whole, position)))
+                if len(ahead) > PREFETCH_BATCHES:
+                    first, future = ahead.popleft()
+                    yield _whole_batch(first, future.result(), pin)
+            while ahead:
+                first, future = ahead.popleft()
+                yield _whole_batch(first, future.result(), pin)
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+
+def _whole_batch(position: int, picture: Whole | Lost, pin: bool) -> Batch:
+    plan = MicroBatch(np.array([position]), step=0, step_samples=1, last=True)
+    if isinstance(picture, Lost):
+        nothing = Whole(np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.uint8), hash=0)
+        return _batch(plan, *_tensors(nothing, pin), [Loaded(np.zeros(1, np.uint64), [picture])])
+    return _batch(plan, *_tensors(picture, pin), [Loaded(np.array([picture.hash], np.uint64))])
+
+
+def _tensors(picture: Whole, pin: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Picture (1, h, w, 3) and labels (1, h, w) in memory of their own: those of a cache are its file's."""
+    image, labels = (torch.from_numpy(np.array(pixels)[None]) for pixels in (picture.image, picture.labels))
+    return (image.pin_memory(), labels.pin_memory()) if pin else (image, labels)
+
+
 class _Buffers:
     """Memory for batches, reused once the last tensor on it is gone.
 
     Fresh memory costs a page fault every 4 KiB, which takes as long as copying decoded samples into it.
     """
 
-    def __init__(self, image_size_px: int, pin: bool) -> None:
-        self._side, self._pin = image_size_px, pin
+    def __init__(self, size_px: Size, pin: bool) -> None:
+        self._size, self._pin = size_px, pin
         self._free: dict[int, list[Pixels]] = defaultdict(list)  # by size in bytes
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures (size, S, S, 3) and labels (size, S, S) uint8, uninitialised."""
-        return self._tensor((size, self._side, self._side, 3)), self._tensor((size, self._side, self._side))
+        """Pictures (size, H, W, 3) and labels (size, H, W) uint8, uninitialised."""
+        return self._tensor((size, *self._size, 3)), self._tensor((size, *self._size))
 
     def _tensor(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._pin:  # torch itself keeps page-locked memory, until the device has copied it

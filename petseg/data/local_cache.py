@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from shards.cause import Cause
 
@@ -97,6 +97,17 @@ def make_room(folder: Path, num_bytes: int, limit_gb: float) -> None:
     if free < num_bytes:
         why, advice = f"its disk has {_size(free)} free", "choose another with data.cache_dir"
         raise OSError(errno.ENOSPC, _no_room(folder, num_bytes, why, advice))
+
+
+def locked(path: Path) -> FileLock:
+    """The lock under which a file of decoded samples is built; logs that another process holds it."""
+    lock = FileLock(path.with_name(path.name + LOCK_SUFFIX))
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except Timeout:
+        logger.info("another process is decoding into %s: waiting for it", path)
+    return lock
 
 
 def touch(path: Path) -> None:

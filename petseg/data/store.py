@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+from petseg.config.sizes import Fit, ImageSize, size_of
 from petseg.data.local_cache import cache_folder
-from petseg.data.remote_store import RemoteStore, checked_shards, fetch_manifest
-from petseg.data.remotes import PACKAGES, PIPE, open_remote
+from petseg.data.remote.remote_store import RemoteStore, checked_shards, fetch_manifest
+from petseg.data.remote.remotes import PACKAGES, PIPE, open_remote
 from shards.cause import Cause, ShardSetError
 from shards.command import Failure, typed, without_secrets
 from shards.files import NotRegular, open_regular, read_regular
@@ -88,10 +89,15 @@ def read_manifest(location: str, cache_dir: str = "", cache_gb: float = 50.0) ->
     return manifest
 
 
-def enlarged_line(manifest: Manifest, location: str, image_size_px: int) -> str:
-    """A warning if the pictures of a set were packed smaller than a run wants them; empty if not."""
+def enlarged_line(manifest: Manifest, location: str, image_size_px: ImageSize, fit: Fit = "squash") -> str:
+    """A warning if the pictures of a set were packed smaller than a run wants them, or squashed; empty if not."""
     packed = int(manifest.packer.get("image_size_px", 0))  # 0 = original bytes
-    if not 0 < packed < image_size_px:
+    if packed and fit != "squash":
+        return (
+            f"pictures of {without_secrets(location)} were squashed to {packed} px when they were packed, and "
+            f"data.fit = {fit} cannot undo that: pack the set with `python -m shards.pack --image-size-px 0`"
+        )
+    if not 0 < packed < max(size_of(image_size_px)):
         return ""
     return (
         f"pictures of {without_secrets(location)} were packed at {packed} px, and are enlarged to data.image_size_px = "

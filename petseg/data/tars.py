@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from petseg.data.decode import Pixels, decode_image, decode_labels, decode_whole_labels
+from petseg.config.sizes import Fit, ImageSize, Size, size_of
+from petseg.data.decode import Pixels, decode_image, decode_labels, decode_whole_image, decode_whole_labels
 from petseg.data.plan import Ids
 from petseg.data.store import Store
 from shards.cause import Cause, ShardSetError, cause_of
@@ -56,6 +57,15 @@ class Loaded:
     lost: list[Lost] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A sample at its own size."""
+
+    image: Pixels  # (h, w, 3) uint8
+    labels: Pixels  # (h, w) uint8
+    hash: int  # `key_hash` of its key
+
+
 class TarReader:
     """Random access to the samples of one split; safe to use from many threads.
 
@@ -63,8 +73,9 @@ class TarReader:
     index each time, so that training never sees a flipped byte, a missing mask or another sample in its place.
     """
 
-    def __init__(self, store: Store, split: str, image_size_px: int) -> None:
-        self.store, self.split, self.image_size_px = store, split, image_size_px
+    def __init__(self, store: Store, split: str, image_size_px: ImageSize | Size, fit: Fit = "squash") -> None:
+        self.store, self.split, self.fit = store, split, fit
+        self.size_px = size_of(image_size_px)
         self.shards = store.manifest.of_split(split)
         self.shard_sizes = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
         self._ends = np.cumsum(self.shard_sizes)
@@ -89,7 +100,7 @@ class TarReader:
         return range(self._locate(first)[0], self._locate(end - 1)[0] + 1) if first < end else range(0)
 
     def load(self, ids: Ids, image: Pixels, labels: Pixels) -> Loaded:
-        """Read and decode samples into image (B, S, S, 3) and labels (B, S, S), both contiguous uint8.
+        """Read and decode samples into image (B, H, W, 3) and labels (B, H, W), both contiguous uint8.
 
         An unreadable sample is among the lost ones, and in the batch it is a black picture of background.
         """
@@ -104,22 +115,43 @@ class TarReader:
 
     def _load_one(self, position: int, image: Pixels, labels: Pixels) -> int | Lost:
         """The hash of the sample's key, or why it is lost."""
+
+        def decode(sample: Sample, jpg: memoryview, png: memoryview) -> int:
+            decode_image(jpg, image, self.fit == "letterbox")
+            decode_labels(png, labels, self.fit == "letterbox")
+            return key_hash(sample.key)
+
+        read = self._read(position, decode)
+        if isinstance(read, Lost):
+            image[...], labels[...] = 0, self._lost_label
+        return read
+
+    def whole(self, position: int) -> Whole | Lost:
+        """A sample at its own size, or why it cannot be read."""
+
+        def decode(sample: Sample, jpg: memoryview, png: memoryview) -> Whole:
+            image, labels = decode_whole_image(jpg), decode_whole_labels(png)
+            if image.shape[:2] != labels.shape:
+                sizes = " and ".join(f"{array.shape[1]}x{array.shape[0]} px" for array in (image, labels))
+                raise ValueError(f"picture and mask differ in size ({sizes}), so that no crop can be cut from both")
+            return Whole(image, labels, key_hash(sample.key))
+
+        return self._read(position, decode)
+
+    def _read(self, position: int, decode: Callable[[Sample, memoryview, memoryview], Opened]) -> Opened | Lost:
+        """What `decode` makes of a sample, its JPEG and its PNG; or why it is lost."""
         number, row = self._locate(position)
         key, offset = "", 0
         try:
             sample = self._retried(number, lambda shard: shard.samples()[row])
             key, offset = sample.key, sample.jpg.offset
-            jpg, png = self._retried(number, lambda shard: shard.read(sample))
-            decode_image(jpg, image)
-            decode_labels(png, labels)
+            return decode(sample, *self._retried(number, lambda shard: shard.read(sample)))
         except UNREADABLE as error:
             if (
                 isinstance(error, OSError) and error.errno in NO_ROOM
             ):  # for staging its shard: the sample is not damaged
                 raise
-            image[...], labels[...] = 0, self._lost_label
             return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
-        return key_hash(key)
 
     def encoded(self, position: int) -> tuple[memoryview, memoryview]:
         """A sample's picture and labels as they were packed: JPEG and PNG.

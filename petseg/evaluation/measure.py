@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
+from petseg.evaluation.network import network_of, pixels_of
 from petseg.evaluation.protocol import Protocol, close_ledger, collect, forward
 from petseg.metrics.overlay import Pixels, draw_classes, draw_overlay
 from petseg.metrics.pixels import PerImage, count_pixels
@@ -28,16 +29,17 @@ def measure(parts: Parts, split: str) -> PerImage:
     ranks, if a picture cannot be read or is missing from the results.
     """
     counted = parts.target.counted
-    rows = [torch.zeros((0, 2 + 3 * len(counted)), dtype=torch.float64, device=parts.device)]
+    rows = [torch.zeros((0, 3 + 3 * len(counted)), dtype=torch.float64, device=parts.device)]
     ledger = Ledger()
     for batch, logits, target in forward(parts, split, "none", ledger):
         columns = [torch.from_numpy(batch.plan.ids).to(logits.device), parts.loss(logits, target)]
+        columns.append(pixels_of(parts, target))
         counts = count_pixels(logits, target, counted).flatten(1)
         rows.append(torch.cat([torch.stack([c.double() for c in columns], dim=1), counts.double()], dim=1))
     close_ledger(parts, split, ledger)
     table = collect(parts, split, torch.cat(rows))
-    by_class = table[:, 2:].astype(np.int64).reshape(len(table), len(counted), 3)
-    return PerImage(counts=by_class, loss=table[:, 1], pixels=parts.config.data.image_size_px**2)
+    by_class = table[:, 3:].astype(np.int64).reshape(len(table), len(counted), 3)
+    return PerImage(counts=by_class, loss=table[:, 1], pixels=table[:, 2])
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def predict(
     for position, batch in zip(positions, batches_at(parts, split, positions), strict=True):
         image, target = eval_inputs(parts, batch)
         with parts.accelerator.autocast():
-            prediction = protocol.predicted(predict_logits(parts.bare_model, image, protocol.tta))
+            prediction = protocol.predicted(predict_logits(network_of(parts), image, protocol.tta))
         truth, predicted = (mask[0].cpu().numpy().astype(np.uint8) for mask in (target, prediction))
         key, pixels = parts.splits[split].key(position), batch.image[0].cpu().numpy()
         pictures.append(PredictedPicture(key, pixels, truth, predicted, parts.target))

@@ -15,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from petseg.config.sizes import Fit, Size
 from petseg.data.decode import Pixels
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Count, Ledger
+from petseg.data.letterbox import without_margins
 from petseg.data.loader import Batch
 from petseg.data.plan import Ids
 from petseg.data.tars import Lost
+from petseg.evaluation.network import for_display, network_of, pixels_of
 from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.metrics.boundary import boundary_iou, hd95_px
 from petseg.metrics.calibration import Calibration, build_calibration
@@ -120,31 +123,36 @@ def measure_protocol(parts: Parts, split: str, protocol: Protocol) -> Measured:
     ledger, calibration = Ledger(), build_calibration(len(target), device)
     confusion = torch.zeros(len(target), len(target), dtype=torch.int64, device=device)
     width = COLUMNS * len(target.counted) * len(target.rules)
-    rows, masks = [torch.zeros((0, 2 + width * (1 + protocol.native)), dtype=torch.float64)], list[torch.Tensor]()
+    at_native = parts.config.data.fit == "crop"  # whole pictures are measured once, at their own size
+    sizes = 1 + (protocol.native and not at_native)
+    rows, masks = [torch.zeros((0, 3 + width * sizes), dtype=torch.float64)], list[torch.Tensor]()
     with ThreadPoolExecutor(parts.config.data.threads, thread_name_prefix="measure") as pool:
         scorer = Scorer(parts, protocol, pool)
         for batch, logits, truth in forward(parts, split, protocol.tta, ledger):
             calibration.add(logits, truth)
             columns = [torch.from_numpy(batch.plan.ids)[:, None], parts.loss(logits, truth).cpu()[:, None]]
+            columns.append(pixels_of(parts, truth).cpu()[:, None])
             predicted = protocol.predicted(logits)
             if not target.is_binary:
                 confusion += confusion_of(predicted, truth, len(target))
             columns.append(scorer.score(predicted, batch.labels.to(device), batch.rows))
-            if protocol.native:
+            if protocol.native and not at_native:
                 labels = pool.map(parts.splits[split].tars.whole_labels, batch.plan.ids.tolist())
                 columns.append(scorer.score_native(logits, labels, batch.rows, ledger))
             if protocol.masks:
-                masks.append(torch.from_numpy(store(predicted.cpu().numpy(), packed=target.is_binary)))
+                shown = for_display(parts, predicted).cpu().numpy()
+                masks.append(torch.from_numpy(store(shown, packed=target.is_binary)))
             rows.append(torch.cat([column.double() for column in columns], dim=1))
     close_ledger(parts, split, ledger)
     calibration.reduce(parts.accelerator)
     own = torch.cat(rows)
     table = collect(parts, split, own.to(device))
-    network, native = scores_of(target, table[:, 2 : 2 + width]), scores_of(target, table[:, 2 + width :])
-    pixels = parts.config.data.image_size_px**2
+    network, native = scores_of(target, table[:, 3 : 3 + width]), scores_of(target, table[:, 3 + width :])
+    if protocol.native and at_native:
+        native = network
     return Measured(
         target=target,
-        per_image=PerImage(counts=network[target.rule].counts, loss=table[:, 1], pixels=pixels),
+        per_image=PerImage(counts=network[target.rule].counts, loss=table[:, 1], pixels=table[:, 2]),
         network=network,
         native=native,
         calibration=calibration,
@@ -171,7 +179,7 @@ def forward(parts: Parts, split: str, tta: Tta, ledger: Ledger) -> Iterator[tupl
         ledger.add(batch)
         image, target = eval_inputs(parts, batch)
         with parts.accelerator.autocast():
-            logits = predict_logits(parts.bare_model, image, tta)
+            logits = predict_logits(network_of(parts), image, tta)
         yield batch, logits, target
 
 
@@ -218,7 +226,7 @@ class Scorer:
     def score_native(
         self, logits: torch.Tensor, labels: Iterable[Pixels | Lost], rows: Ids | None, ledger: Ledger
     ) -> torch.Tensor:
-        """As `score`, of (B, K, S, S) logits and the B labels (H, W) as packed; the ledger gets those that are lost."""
+        """As `score`, of (B, K, h, w) logits and the B labels (H, W) as packed; the ledger gets those that are lost."""
         width = COLUMNS * len(self.parts.target.counted) * len(self.parts.target.rules)
         scored = [torch.zeros((0, width), dtype=torch.float64)]
         for number, (picture, own) in enumerate(zip(logits, labels, strict=True)):
@@ -227,7 +235,9 @@ class Scorer:
                 ledger.count += Count(lost=1, unnamed=1)
                 scored.append(scored[0].new_zeros(1, width))
                 continue
-            predicted = self.protocol.predicted(to_native(picture, (own.shape[0], own.shape[1])))
+            predicted = self.protocol.predicted(
+                to_native(picture, (own.shape[0], own.shape[1]), self.parts.config.data.fit)
+            )
             own_row = None if rows is None else rows[number : number + 1]
             scored.append(self.score(predicted, torch.from_numpy(own)[None].to(logits.device), own_row))
         return torch.cat(scored)
@@ -276,9 +286,9 @@ def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.T
 
     At a bit per pixel, 368 pictures of 256 px take 3 MB on each rank for a moment; with more classes, eight times that.
     """
-    side_px, device = parts.config.data.image_size_px, parts.device
-    row_bytes = -(-side_px // 8) if parts.target.is_binary else side_px
-    stored = torch.cat([torch.zeros((0, side_px, row_bytes), dtype=torch.uint8), *masks])
+    (height, width), device = parts.config.data.size_px, parts.device
+    row_bytes = -(-width // 8) if parts.target.is_binary else width
+    stored = torch.cat([torch.zeros((0, height, row_bytes), dtype=torch.uint8), *masks])
     columns = [
         parts.accelerator.gather(parts.accelerator.pad_across_processes(column.to(device), dim=0, pad_index=pad)).cpu()
         for column, pad in ((positions, -1), (stored, 0))
@@ -302,6 +312,8 @@ def why_not_native(manifest: Manifest) -> str:
     )
 
 
-def to_native(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(K, S, S) logits of one picture -> (1, K, H, W) float32, bilinear: the squash to a square is undone."""
+def to_native(logits: torch.Tensor, size: Size, fit: Fit = "squash") -> torch.Tensor:
+    """(K, h, w) logits of one picture -> (1, K, H, W) float32, bilinear: the squash or the letterbox is undone."""
+    if fit == "letterbox":
+        logits = without_margins(logits, size)
     return F.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)

@@ -93,7 +93,7 @@ def groups_of(parts: Parts, keys: Sequence[str], done: Evaluated) -> dict[str, d
         by_kind = zip(("breeds", "species"), zip(*kinds, strict=True), strict=True)
         return dict(reversed([(name, groups(names, scores)) for name, names in by_kind]))
     names = [str(one.get("group") or "") for one in facts]
-    return {"groups": groups(names, scores) if all(names) else {}}
+    return {"groups": groups(names, scores) if len(set(names)) < len(names) else {}}
 
 
 def classes_of(measured: Measured) -> dict[str, Any]:
@@ -177,14 +177,14 @@ def classes_table(content: Mapping[str, Any]) -> Table | None:
     """A row per class; None with two classes."""
     if "classes" not in content:
         return None
-    columns = ("class", "pictures", "share of pixels", "Dice", "Dice, set", "IoU, set", "boundary IoU", "HD95 px")
+    columns = ("class", "pictures", "pixels", "Dice", "Dice, set", "IoU, set", "HD95 px")
     table = _table(columns, "classes: means over the pictures with the class in truth or prediction")
     for name, row in content["classes"].items():
         share = f"{row['share_of_pixels']:.2%}"
         if "dice" not in row:
-            table.add_row(name, "", share, "in no mean", "", "", "", "")
+            table.add_row(name, "", share, "in no mean", "", "", "")
             continue
-        values = (row[metric] for metric in ("dice", "dice_dataset", "iou_dataset", "boundary_iou"))
+        values = (row[metric] for metric in ("dice", "dice_dataset", "iou_dataset"))
         hd95 = "" if row["hd95_px"] is None else f"{row['hd95_px']:.2f}"
         table.add_row(name, str(row["pictures"]), share, *("" if v is None else _share(v) for v in values), hd95)
     return table
@@ -225,7 +225,8 @@ def calibration_line(done: Evaluated, metrics: Mapping[str, float]) -> str:
 def _table(columns: Sequence[str], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 or column == "border" else "right")
+        left = number == 0 or column == "border"
+        table.add_column(column, justify="left" if left else "right", no_wrap=number == 0)
     return table
 
 

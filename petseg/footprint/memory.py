@@ -178,10 +178,10 @@ def _forward_only(config: RunConfig, model: nn.Module, samples: int) -> int:
 
 def _batch(config: RunConfig, model: nn.Module, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, 3, H, W) float and (B, H, W) int64 as petseg.run makes them of uint8."""
-    size = config.data.image_size_px
+    height, width = config.data.size_px
     device = next(model.parameters()).device
-    image = to_image(torch.zeros(samples, size, size, 3, dtype=torch.uint8, device=device), device)
-    target = torch.zeros(samples, size, size, dtype=torch.uint8, device=device).long()
+    image = to_image(torch.zeros(samples, height, width, 3, dtype=torch.uint8, device=device), device)
+    target = torch.zeros(samples, height, width, dtype=torch.uint8, device=device).long()
     return normalise(image, config.train.channels_last), target
 
 

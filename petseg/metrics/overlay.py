@@ -67,13 +67,15 @@ def outline(mask: Mask) -> Mask:
 
 
 def draw_sheet(pictures: Sequence[tuple[str, Pixels]], columns: int, size_px: int = 192) -> Image.Image:
-    """Captioned pictures in rows, each scaled to size_px."""
+    """Captioned pictures in rows, the longer side of each scaled to size_px."""
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * size_px, rows * (size_px + CAPTION_PX)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION_PX * 0.7)
     for number, (caption, pixels) in enumerate(pictures):
         x, y = number % columns * size_px, number // columns * (size_px + CAPTION_PX)
-        sheet.paste(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BICUBIC), (x, y + CAPTION_PX))
+        height, width = (max(1, round(side * size_px / max(pixels.shape[:2]))) for side in pixels.shape[:2])
+        scaled = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        sheet.paste(scaled, (x + (size_px - width) // 2, y + CAPTION_PX))
         pen.text((x + 2, y), caption, fill="black", font=font)
     return sheet
 

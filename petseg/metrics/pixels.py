@@ -175,7 +175,7 @@ class PerImage(Counted):
     """What validation during training measures on each picture."""
 
     loss: Floats  # (N,)
-    pixels: int  # of one picture
+    pixels: Floats | int  # (N,) of each picture, or of any
 
     def summary(self, split: str) -> dict[str, float]:
         return prefixed(split, {"loss": float(self.loss.mean())} | self.means())
@@ -183,7 +183,7 @@ class PerImage(Counted):
     def one_class_dice(self) -> float:
         """Mean Dice per picture if every pixel gets the same class, the best for that: the baseline of any model."""
         truth = (self.counts[..., 0] + self.counts[..., 2]).astype(np.float64)  # (N, C)
-        own = 2 * truth / (truth + self.pixels)
+        own = 2 * truth / (truth + np.reshape(self.pixels, (-1, 1)))
         classes = (truth > 0).sum(axis=1, keepdims=True) + (truth == 0)  # with the one that is called everywhere
         return float((own / classes).mean(axis=0).max())
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from petseg.config import SIZE_MULTIPLE_PX
+from petseg.config.sizes import SIZE_MULTIPLE_PX
 from petseg.metrics import Tta
 
 SCALES = (0.75, 1.0, 1.25)

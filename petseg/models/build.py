@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from petseg.config import ModelConfig
+from petseg.config.sizes import ImageSize
 from petseg.models.encoders import DECODERS, build_encoder_model
 from petseg.models.resnet34_unet import ResNet34UNet
 from petseg.models.unet import UNet
@@ -14,11 +15,11 @@ MODELS = {"unet": UNet, "resnet34_unet": ResNet34UNet}
 
 
 def build_model(
-    config: ModelConfig, num_classes: int = 2, image_size_px: int = 256, pretrained: bool = True
+    config: ModelConfig, num_classes: int = 2, image_size_px: ImageSize = 256, pretrained: bool = True
 ) -> nn.Module:
     """The model that the config names, with fresh weights from torch's global random state.
 
-    image_size_px: side of the pictures, for encoders that are built for one size
+    image_size_px: size of the pictures as in data.image_size_px, for encoders that are built for one size
     pretrained: load the encoder's weights that the config names; without it, they come from a checkpoint or from
         petseg.models.pretrained.load_pretrained
     Raises ValueError for an encoder or weights that cannot be had.

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from petseg.config import ModelConfig
+from petseg.config.sizes import ImageSize, Size, size_of
 from petseg.models.layers import check_size
 
 INSTALL = "pip install 'petseg[encoders]'"
@@ -83,7 +84,7 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
 
-def build_encoder_model(config: ModelConfig, num_classes: int, image_size_px: int) -> EncoderModel:
+def build_encoder_model(config: ModelConfig, num_classes: int, image_size_px: ImageSize) -> EncoderModel:
     """The config's decoder on its encoder, with fresh weights from torch's global random state.
 
     Raises ValueError if the packages are missing, for an unknown encoder, and for one that does not work with the
@@ -92,7 +93,7 @@ def build_encoder_model(config: ModelConfig, num_classes: int, image_size_px: in
     smp, name = import_smp(), encoder_name(config)
     settings: dict[str, Any] = {}
     if _has_fixed_size(name):
-        settings["img_size"] = image_size_px
+        settings["img_size"] = image_size_px if isinstance(image_size_px, int) else size_of(image_size_px)
     what = f"model.encoder = {name!r} with model.arch = {config.arch!r}"
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Encoder does not have prefix tokens")
@@ -108,7 +109,7 @@ def build_encoder_model(config: ModelConfig, num_classes: int, image_size_px: in
     _switch_off_dropout(network)
     try:
         with torch.enable_grad():
-            _fit(network, image_size_px)
+            _fit(network, size_of(image_size_px))
     except Exception as error:  # other packages' layers can raise anything for a size that they do not take
         raise ValueError(
             f"{what} does not work on pictures of {image_size_px} px ({str(error) or type(error).__name__}): "
@@ -189,7 +190,7 @@ def _switch_off_dropout(network: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _fit(network: nn.Module, image_size_px: int) -> None:
+def _fit(network: nn.Module, size: Size) -> None:
     """Run a copy forward and backward on the device meta, and replace modules that would not train well.
 
     Raises ValueError for logits of another size, and whatever the layers raise.
@@ -204,8 +205,8 @@ def _fit(network: nn.Module, image_size_px: int) -> None:
                 pooled.add(name)
 
         module.register_forward_pre_hook(note)
-    logits = shadow(torch.empty(2, 3, image_size_px, image_size_px, device="meta"))
-    if logits.shape[-2:] != (image_size_px, image_size_px):
+    logits = shadow(torch.empty(2, 3, *size, device="meta"))
+    if tuple(logits.shape[-2:]) != size:
         raise ValueError(f"its logits are {logits.shape[-2]}x{logits.shape[-1]} pixels")
     logits.sum().backward()
     for name in pooled:

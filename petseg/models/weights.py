@@ -23,6 +23,7 @@ if __name__ == "__main__":
 import tyro
 
 from petseg.config import RunConfig
+from petseg.config.sizes import ImageSize
 from petseg.config.values import with_values
 from shards.command import OK, parse, run_command
 from shards.files import write_whole
@@ -42,7 +43,7 @@ class Command:
     """imagenet = the hub of its package, or a file to convert (.pth, .pt, .safetensors)."""
     arch: str = "smp_unet"
     """model.arch; it matters for dpt, which has other encoders."""
-    image_size_px: int = 256
+    image_size_px: ImageSize = 256
     """data.image_size_px, to which position embeddings are adapted."""
 
 

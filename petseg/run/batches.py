@@ -11,6 +11,7 @@ from petseg.data.inputs import normalise, to_classes, to_image
 from petseg.data.loader import Batch
 from petseg.data.plan import Batching, EpochOrder, Ids, MicroBatch, eval_plan, train_plan
 from petseg.data.transfer import indices
+from petseg.data.whole.crops import Crops
 from petseg.run.parts import Parts
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -27,7 +28,11 @@ def train_batches(parts: Parts, epoch: int, first_step: int = 0) -> Iterator[Bat
     train, data, order = parts.config.train, parts.splits["train"], epoch_order(parts, epoch)
     batching = Batching(train.batch_size, train.accumulation_steps, parts.rank, parts.world_size)
     plan = train_plan(order, batching, first_step)
-    return data.batches(data.prefetched(plan, order, train.batch_size), pin=_pins(parts))
+    ahead = data.prefetched(plan, order, train.batch_size)
+    if parts.config.data.fit == "crop":
+        crops = Crops(parts.config.data.size_px, train.seed, epoch, parts.config.data.rare_crops)
+        return data.crops(ahead, crops, pin=_pins(parts))
+    return data.batches(ahead, pin=_pins(parts))
 
 
 def take_step(batches: Iterator[Batch]) -> list[Batch]:
@@ -39,7 +44,7 @@ def take_step(batches: Iterator[Batch]) -> list[Batch]:
 
 
 def eval_batches(parts: Parts, split: str) -> Iterator[Batch]:
-    """This rank's batches of a split, each sample once over all ranks."""
+    """This rank's batches of a split, each sample once over all ranks; with data.fit crop, single whole pictures."""
     data = parts.splits[split]
     first, end = (len(data) * rank // parts.world_size for rank in (parts.rank, parts.rank + 1))
     data.tars.prefetch(data.tars.shards_of(first, end))

@@ -132,8 +132,7 @@ def fit_for_training(config: RunConfig, model: nn.Module, accelerator: Accelerat
     total_steps = train.budget_steps or steps_per_epoch(num_samples, train.batch_size) * train.epochs
     if compile_wanted(config, accelerator.device, total_steps):
         sizes = full_pass_sizes(train.batch_size, train.accumulation_steps, rank, world_size)
-        side = config.data.image_size_px
-        compile_forward(model, {(size, 3, side, side) for size in sizes}, config.data.cache_dir)
+        compile_forward(model, {(size, 3, *config.data.size_px) for size in sizes}, config.data.cache_dir)
     if accelerator.ddp_handler is not None:
         # the graph is the same in each step; a pass whose gradients are not exchanged would be another one. On CPUs it
         # would group the gradients anew after a process's first step: see petseg.run.accelerator

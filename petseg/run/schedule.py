@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from petseg.config import RunConfig
+from petseg.config.sizes import Size
 from petseg.optim import learning_rate
 from petseg.run.progress import Progress
 from petseg.run.resizing import relative_area, size_px
@@ -13,8 +14,8 @@ def learning_rate_at(config: RunConfig, progress: Progress, epoch: int, step: in
     return learning_rate(config.optim, progress.first_step(epoch) + step, progress.total_steps)
 
 
-def image_size_px_at(config: RunConfig, progress: Progress, epoch: int, step: int) -> int:
-    """Side of the pictures in a step (from 0) of an epoch (from 1)."""
+def image_size_px_at(config: RunConfig, progress: Progress, epoch: int, step: int) -> Size:
+    """Height and width of the pictures in a step (from 0) of an epoch (from 1)."""
     return size_px(config, progress.first_step(epoch) + step, progress.total_steps)
 
 

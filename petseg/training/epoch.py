@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 
 from petseg.augment.batch import augment_batch
+from petseg.config.sizes import Size
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
@@ -149,9 +150,9 @@ def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], 
     """
     parts, config = run.parts, run.parts.config
     set_learning_rate(parts.optimizer, learning_rate_at(config, run.progress, epoch, step))
-    side_px = image_size_px_at(config, run.progress, epoch, step)
+    size_px = image_size_px_at(config, run.progress, epoch, step)
     for batch in micro_batches:
-        inputs = training_inputs(parts, batch, epoch, side_px)
+        inputs = training_inputs(parts, batch, epoch, size_px)
         sums += run.graphs.run(partial(training_pass, run, batch.plan.last), inputs)
     if config.optim.grad_clip:
         parts.accelerator.clip_grad_norm_(parts.model.parameters(), config.optim.grad_clip)
@@ -161,8 +162,8 @@ def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], 
         parts.ema.update(run.progress.first_step(epoch) + step)
 
 
-def training_inputs(parts: Parts, batch: Batch, epoch: int, side_px: int) -> PassInputs:
-    """A micro-batch augmented, shrunk to side_px and normalised.
+def training_inputs(parts: Parts, batch: Batch, epoch: int, size_px: Size) -> PassInputs:
+    """A micro-batch augmented, shrunk to size_px and normalised.
 
     Each sample counts 1 / (samples of the step over all ranks): DDP's mean over ranks is undone, so that neither a
     smaller last batch nor another world size changes its weight; a sample and its copy (augment.mode) share it.
@@ -171,8 +172,8 @@ def training_inputs(parts: Parts, batch: Batch, epoch: int, side_px: int) -> Pas
     image, classes = to_device(parts, batch)
     weight = batch.weight.to(parts.device, non_blocking=True)
     image, classes, weight = augment_batch(config, batch.plan.ids, epoch, image, classes, weight)
-    if side_px < config.data.image_size_px:
-        image, classes = shrink(image, classes, side_px)
+    if size_px != config.data.size_px:
+        image, classes = shrink(image, classes, size_px)
     image, target = to_inputs(parts, image, classes)
     return PassInputs(image, target, weight, floats(parts.world_size / batch.plan.step_samples, parts.device))
 

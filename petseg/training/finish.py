@@ -167,7 +167,7 @@ def save_val_masks(parts: Parts, measured: Measured) -> None:
     """Write val_masks.npz, which petseg.metrics.masks describes."""
     assert measured.masks is not None
     keys = tuple(parts.splits["val"].key(i) for i in range(len(parts.splits["val"])))
-    masks = Masks(keys, parts.config.data.image_size_px, measured.masks, packed=measured.target.is_binary)
+    masks = Masks(keys, parts.config.data.size_px[1], measured.masks, packed=measured.target.is_binary)
     save_masks(masks, parts.folder)
 
 

@@ -89,7 +89,7 @@ def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Ru
     if overrides := load_overrides(folder):
         logger.warning("%s runs with %s, as its overrides.json says", folder, overrides)
         config = with_values(config, overrides)
-    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px):
+    if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px, config.data.fit):
         logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = new_run(build_parts(config, store, folder, terms.world_size, splits))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from rich.table import Table
 
 from petseg.config import RunConfig, TrainConfig
+from petseg.config.sizes import Size
 from petseg.config.values import with_values
 from petseg.data.plan import steps_per_epoch
-from petseg.data.store import read_manifest
+from petseg.data.store import LocalStore, is_remote, read_manifest
+from petseg.data.tars import TarReader
+from petseg.data.whole.whole_cache import surveyed_sizes
 from petseg.footprint.forecast import Forecast, forecast_on_cpu, forecast_on_gpu
 from petseg.footprint.hardware import GPUS, Gpu, find_gpu
 from petseg.footprint.memory import DeviceType, Footprint, footprint, largest_batch
 from petseg.footprint.utilization import flops_per_image, model_flops_utilization
+from petseg.metrics.windows import bytes_per_pixel, num_windows
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run.micro_batches import (
     ACCUMULATION_STEPS,
@@ -28,6 +35,7 @@ from petseg.run.micro_batches import (
 from petseg.run.resizing import relative_area
 from petseg.targets.target import num_classes_of
 from petseg.training.probe import probe_step
+from shards.command import Failure
 from shards.terminal import duration
 
 MOST_SAMPLES = 4096  # where the search for the largest micro-batch ends
@@ -48,6 +56,7 @@ class Needs:
     forecast: Forecast
     largest: int | None  # samples of the largest micro-batch that fits, with copies
     split_sizes: dict[str, int]
+    pictures: tuple[Size, ...] = ()  # sizes of some val pictures, with data.fit crop and a local shard set
 
 
 def estimate_needs(config: RunConfig, world_size: int, device: str, gpu_gb: float) -> Needs:
@@ -76,6 +85,7 @@ def estimate_needs(config: RunConfig, world_size: int, device: str, gpu_gb: floa
         forecast=forecast(config, memory, gpu, steps),
         largest=find_largest(config, memory, kind, memory_bytes, world_size) if memory_bytes else None,
         split_sizes=sizes,
+        pictures=val_pictures(config),
     )
 
 
@@ -127,6 +137,16 @@ def facts_of_set(config: RunConfig) -> tuple[dict[str, int], int]:
     return sizes, num_classes_of(config.data, manifest)
 
 
+def val_pictures(config: RunConfig) -> tuple[Size, ...]:
+    """The sizes of some val pictures, where evaluation depends on them; () if there is no local set yet."""
+    data = config.data
+    with contextlib.suppress(ValueError, OSError, Failure):
+        if data.fit == "crop" and not is_remote(data.shards):
+            with contextlib.closing(TarReader(LocalStore(data.shards), "val", data.image_size_px, "crop")) as reader:
+                return tuple(surveyed_sizes(reader))
+    return ()
+
+
 def render(needs: Needs) -> Table:
     """The table that petseg.estimate prints, a row per question."""
     config, model = needs.config, needs.config.model
@@ -140,7 +160,7 @@ def render(needs: Needs) -> Table:
         ("a step", _micro_batches(needs)),
         ("memory of a micro-batch", _memory(needs.footprint)),
         ("its peak", _peak(needs)),
-        ("evaluation", f"peak {_size(needs.footprint.eval_peak_bytes)}"),
+        ("evaluation", _evaluation(needs)),
         ("largest micro-batch", "" if needs.largest is None else f"{needs.largest} samples{_at_most(needs)}"),
         ("time", _time(needs)),
         ("known by", needs.forecast.known_by),
@@ -191,6 +211,17 @@ def _peak(needs: Needs) -> str:
     return f"{_size(peak)}: {verdict} in {needs.memory_bytes / GB:g} GB ({room})"
 
 
+def _evaluation(needs: Needs) -> str:
+    peak = f"peak {_size(needs.footprint.eval_peak_bytes)}"
+    if needs.config.data.fit != "crop":
+        return peak
+    each = bytes_per_pixel(needs.footprint.num_classes)
+    if not needs.pictures:
+        return f"{peak} for a batch of windows, and {_size(10**6 * each)} for each megapixel of a picture"
+    height, width = max(needs.pictures, key=math.prod)
+    return f"{peak} for a batch of windows, and {_size(height * width * each)} for a picture of {height} x {width} px"
+
+
 def _at_most(needs: Needs) -> str:
     return ", where the search ends" if needs.largest == MOST_SAMPLES else ""
 
@@ -200,7 +231,9 @@ def _time(needs: Needs) -> str:
     images_per_s = train.batch_size / forecast.step_s
     samples = needs.split_sizes.get("train", 0)
     train_s, steps = samples / images_per_s, steps_per_epoch(samples, train.batch_size)
-    val_s = needs.split_sizes.get("val", 0) * forecast.eval_s_per_sample / needs.world_size
+    windows = [num_windows(size, needs.config.data.size_px) for size in needs.pictures]
+    eval_s = forecast.eval_s_per_sample * (fmean(windows) if windows else 1)
+    val_s = needs.split_sizes.get("val", 0) * eval_s / needs.world_size
     flops = flops_per_image(needs.config)
     mfu = model_flops_utilization(train, flops, images_per_s, device.split(",")[0], needs.world_size)
     share = "" if mfu is None else f", MFU {mfu:.0%}"

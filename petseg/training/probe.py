@@ -46,8 +46,7 @@ def probe_step(
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if config.train.compile == "always":
-        side = config.data.image_size_px
-        compile_forward(model, {(micro_batch, 3, side, side)}, config.data.cache_dir)
+        compile_forward(model, {(micro_batch, 3, *config.data.size_px)}, config.data.cache_dir)
     optimizer, loss = build_optimizer(config.optim, model), build_loss(config.train)
     graphs = build_pass_graphs(config, model, device, world_size=1)
     inputs = _random_inputs(config, micro_batch, device)
@@ -100,10 +99,10 @@ def timed(work: Callable[[], object], device: torch.device, seconds: float) -> t
 
 def _random_inputs(config: RunConfig, batch: int, device: torch.device) -> PassInputs:
     """Random pictures and targets: on zeros a GPU draws less power, and runs faster than on pictures."""
-    size = config.data.image_size_px
+    height, width = config.data.size_px
     draw = torch.Generator().manual_seed(0)
-    image = torch.rand(batch, size, size, 3, generator=draw).mul_(255).to(device).permute(0, 3, 1, 2)
-    target = torch.randint(0, 2, (batch, size, size), generator=draw).to(device)
+    image = torch.rand(batch, height, width, 3, generator=draw).mul_(255).to(device).permute(0, 3, 1, 2)
+    target = torch.randint(0, 2, (batch, height, width), generator=draw).to(device)
     weight = torch.ones(batch, device=device)
     scale = torch.tensor(1 / batch, device=device)
     return PassInputs(normalise(image, config.train.channels_last), target, weight, scale)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DICE_FIELDS = (
     "image_size_px",
+    "fit",
     "border",
     "target",
 )  # of the data: the Dice of runs that differ in them cannot be compared

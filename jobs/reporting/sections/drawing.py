@@ -27,7 +27,7 @@ Any8 = TypeVar("Any8", Pixels, Mask)
 
 
 def draw_outlines(image: Pixels, truth: Mask, prediction: Mask | None = None) -> Pixels:
-    """(H, W, 3) uint8 at SIZE_PX: the true outline in white, and the predicted one over it."""
+    """(H, W, 3) uint8, the longer side SIZE_PX: the true outline in white, and the predicted one over it."""
     drawn = _scaled(image)
     drawn[_line(_scaled_mask(truth))] = TRUTH_RGB
     if prediction is not None:
@@ -36,7 +36,7 @@ def draw_outlines(image: Pixels, truth: Mask, prediction: Mask | None = None) ->
 
 
 def draw_errors(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
-    """(H, W, 3) uint8 at SIZE_PX: the picture in grey; right, missed and wrongly called pet in their colours."""
+    """(H, W, 3) uint8, the longer side SIZE_PX: the picture in grey; right, missed and wrong in colours."""
     low, high = GREY_LEVELS
     grey = low + (high - low) / 255 * _scaled(image).mean(axis=2, keepdims=True).repeat(3, axis=2)
     truth, prediction = _scaled_mask(truth), _scaled_mask(prediction)
@@ -63,11 +63,17 @@ def webp_uri(pixels: Pixels) -> str:
 
 
 def _scaled(image: Pixels) -> Pixels:
-    return np.array(Image.fromarray(image).resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(image).resize(_size_of(image), Image.Resampling.LANCZOS))
 
 
 def _scaled_mask(mask: Any8) -> Any8:
-    return np.array(Image.fromarray(mask).resize((SIZE_PX, SIZE_PX), Image.Resampling.NEAREST))
+    return np.array(Image.fromarray(mask).resize(_size_of(mask), Image.Resampling.NEAREST))
+
+
+def _size_of(pixels: np.ndarray) -> tuple[int, int]:
+    """Width and height at which pixels (H, W, ...) are drawn: the longer side has SIZE_PX."""
+    height, width = (max(1, round(side * SIZE_PX / max(pixels.shape[:2]))) for side in pixels.shape[:2])
+    return width, height
 
 
 def _line(mask: Mask) -> Mask:

@@ -29,10 +29,16 @@ BORDER_OF_KINDS = {
 AVERAGING_OF_CLASSES = (
     "Dice and IoU per picture, the mean over the classes in its truth or prediction, then the mean over pictures"
 )
+FITS = {
+    "squash": "pictures squashed to it",
+    "letterbox": "pictures scaled to it in their own shape, margins not counted",
+    "crop": "training on crops of it, whole pictures measured by overlapping windows at their own resolution",
+}
 MAX_NAMED = 20
 # decide what a Dice means
 PER_PICTURE = {
     "data.image_size_px": "image size",
+    "data.fit": "fit",
     "data.border": "border rule",
     "data.target": "target",
     "data.shards": "shard set",
@@ -55,7 +61,7 @@ def protocol(sweep: Sweep, records: Sequence[Record], val: Comparison | None = N
     return [
         *shard_facts(sweep),
         *target_facts(targets, records),
-        ("Image size", f"{common(records, 'data.image_size_px')} px square, pictures squashed to it"),
+        ("Image size", image_size(records)),
         ("Averaging", "; ".join(map(averaging, targets)) or AVERAGING_OF_CLASSES),
         *groups,
         ("Weights", "of the epoch with the best val Dice; test is measured once with them and never ranks"),
@@ -139,6 +145,13 @@ def _by_location(texts: Sequence[str], locations: Sequence[str]) -> str:
     if len(set(texts)) == 1:
         return texts[0]
     return "; ".join(f"{location}: {text or 'unknown'}" for location, text in zip(locations, texts, strict=True))
+
+
+def image_size(records: Sequence[Record]) -> str:
+    """The network's size of pictures, and how they get it."""
+    size = common(records, "data.image_size_px")
+    fit = common(records, "data.fit", FITS)
+    return f"{size} px{'' if 'x' in size else ' square'}, {FITS['squash'] if fit == 'unknown' else fit}"
 
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:

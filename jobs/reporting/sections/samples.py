@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from jobs.reporting.statistics.records import Record
+from petseg.config.sizes import size_of
 from petseg.data.decode import decode_labels
+from petseg.data.letterbox import PAD_RGB, centred, place
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
 from petseg.targets.pets import PET, pets_rules
@@ -41,19 +43,19 @@ class ValSplit:
 
 @dataclass(frozen=True)
 class Sample:
-    """A val picture as the network saw it: squashed to a square."""
+    """A val picture as the network saw it."""
 
-    image: Pixels  # (S, S, 3) uint8
-    classes: Pixels  # (S, S) uint8 true classes, by the target that the run was trained on; IGNORE_VALUE: not counted
+    image: Pixels  # (H, W, 3) uint8
+    classes: Pixels  # (H, W) uint8 true classes, by the target that the run was trained on; IGNORE_VALUE: not counted
 
     @property
     def truth(self) -> Mask:
-        """(S, S) the second of two classes."""
+        """(H, W) the second of two classes."""
         return self.classes == 1
 
     @property
     def counted(self) -> Mask:
-        """(S, S) False where the target ignores a pixel."""
+        """(H, W) False where the target ignores a pixel."""
         return self.classes != IGNORE_VALUE
 
 
@@ -88,11 +90,12 @@ def _read(
 def _open(where: ValSplit) -> TarReader:
     """Open the val split; raises ValueError, OSError or Failure if it cannot be read."""
     try:
-        side_px = int((where.record.config or {})["data"]["image_size_px"])
-    except (KeyError, TypeError, ValueError, OverflowError):
+        data = (where.record.config or {})["data"]
+        size, fit = size_of(data["image_size_px"]), data.get("fit", "squash")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         raise ValueError(f"trial {where.record.id} has no readable config.json") from None
-    if not 0 < side_px <= MAX_SIDE_PX:
-        raise ValueError(f"trial {where.record.id} has pictures of {side_px} px, which are not drawn")
+    if not all(0 < side <= MAX_SIDE_PX for side in size):
+        raise ValueError(f"trial {where.record.id} has pictures of {size[0]} x {size[1]} px, which are not drawn")
     if not where.shards:
         raise ValueError("a report opens no shards by itself: name their folder by --shards")
     if is_remote(where.shards):
@@ -100,23 +103,27 @@ def _open(where: ValSplit) -> TarReader:
     store = LocalStore(where.shards)
     if store.manifest.hash != where.manifest_hash:
         raise ValueError(f"{where.shards} holds another shard set than the sweep's")
-    return TarReader(store, "val", side_px)
+    return TarReader(store, "val", size, fit)
 
 
 def _sample(reader: TarReader, position: int, record: Record) -> Sample:
     """Decode the labels exactly as in the evaluation, and the picture only for display."""
-    size = (reader.image_size_px, reader.image_size_px)
+    size, letterbox = reader.size_px, reader.fit == "letterbox"
     jpg, png = reader.encoded(position)
     try:
         image = Image.open(io.BytesIO(jpg), formats=["JPEG"])
     except UnidentifiedImageError:  # its message shows the object that held the bytes
         raise ValueError(f"{reader.key(position)}.jpg is no readable JPEG") from None
     with image:
-        image.draft("RGB", size)
-        squashed = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+        at = place((image.height, image.width), size) if letterbox else centred(size, size)
+        image.draft("RGB", (at.width, at.height))
+        shown = np.empty((*size, 3), np.uint8)
+        shown[...] = PAD_RGB
+        scaled = image.convert("RGB").resize((at.width, at.height), Image.Resampling.BILINEAR)
+        shown[at.rows_columns()] = np.asarray(scaled)
     labels = np.empty(size, np.uint8)
-    decode_labels(png, labels)
-    return Sample(squashed, _table(record, reader, reader.key(position))[labels])
+    decode_labels(png, labels, letterbox)
+    return Sample(shown, _table(record, reader, reader.key(position))[labels])
 
 
 def _table(record: Record, reader: TarReader, key: str) -> Pixels:

@@ -18,7 +18,7 @@ from jobs.runs import log_files
 from jobs.runs.log_files import RAISED, START_OF_ATTEMPT, own_part
 from jobs.runs.trial import INTENT, JOB_ID, TRIAL_ID
 from petseg.data.local_cache import CacheTooSmall
-from petseg.data.staging import NotFetched
+from petseg.data.remote.staging import NotFetched
 from petseg.footprint.gpus import NodeFault
 from petseg.run.peers import LostPeer
 from shards.cause import Cause, ShardSetError, cause_of

@@ -108,7 +108,8 @@ def test_the_defaults_that_no_id_tells_stay() -> None:
     config = RunConfig()
     said = flatten(identity(config, ""))
     assert {name: value for name, value in flatten(config_to_dict(config)).items() if name not in said} == {
-        "data.shards": "data/shards", "data.threads": 2, "data.cache": "auto", "data.cache_dir": "",
+        "data.shards": "data/shards", "data.fit": "squash", "data.rare_crops": 0.0, "data.threads": 2,
+        "data.cache": "auto", "data.cache_dir": "",
         "data.cache_gb": 50.0,
         "augment.mode": "replace", "augment.strong_p": 1.0, "augment.rotate_max_deg": 20.0, "augment.scale_min": 0.7,
         "augment.scale_max": 1.4, "augment.color_strength": 0.3, "augment.blur_max_sigma_px": 1.0,

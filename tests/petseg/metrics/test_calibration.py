@@ -124,11 +124,11 @@ def test_logits_beyond_the_histogram_and_of_low_precision_are_taken() -> None:
 
 
 def drawn_classes(temperature: float, num_classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """(2, K, 96, 96) logits, and classes that fall as often as the logits say once divided by the temperature."""
+    """(2, K, 384, 384) logits, and classes that fall as often as the logits say once divided by the temperature."""
     generator = torch.Generator().manual_seed(3)
-    logits = 2 * torch.randn(2, num_classes, 96, 96, generator=generator)
+    logits = 2 * torch.randn(2, num_classes, 384, 384, generator=generator)
     chance = (logits / temperature).softmax(dim=1).permute(0, 2, 3, 1).reshape(-1, num_classes)
-    return logits, torch.multinomial(chance, 1, generator=generator).view(2, 96, 96)
+    return logits, torch.multinomial(chance, 1, generator=generator).view(2, 384, 384)
 
 
 def test_ece_of_several_classes_is_that_of_torchmetrics_without_ignored_pixels() -> None:
@@ -151,7 +151,7 @@ def test_the_temperature_of_several_classes_is_found_again(temperature: float) -
     fitted = calibration.fit_temperature()
     assert fitted in GRID
     assert fitted == pytest.approx(temperature, rel=0.11)
-    # 1,152 pixels are sampled: their curve is off by chance
+    # 4,608 pixels are sampled: their curve is off by chance
     assert calibration.scaled(fitted).ece < 0.05
     if temperature != 1.0:
         assert calibration.scaled(fitted).ece < calibration.scaled(1.0).ece

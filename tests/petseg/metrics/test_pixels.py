@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
@@ -57,6 +59,8 @@ def test_the_summary_averages_pictures_and_the_whole_set() -> None:
     assert summary["val/dice_dataset"] == pytest.approx(40 / 70)
     assert summary["val/iou_dataset"] == pytest.approx(20 / 50)
     assert per_image.one_class_dice() == pytest.approx((20 / 110 + 60 / 130) / 2)
+    per_image = replace(per_image, pixels=np.array([10.0, 50.0]))  # pictures of their own sizes
+    assert per_image.one_class_dice() == pytest.approx((20 / 20 + 60 / 80) / 2)
 
 
 def test_pet_is_the_larger_logit_as_argmax_has_it() -> None:

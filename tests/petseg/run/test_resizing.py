@@ -36,18 +36,27 @@ def config_of(start: int, full: int = 128, full_from: float = 0.5) -> RunConfig:
 
 def test_sizes_by_hand() -> None:
     sizes = [size_px(config_of(64), step, 16) for step in range(16)]
-    assert sizes == [64] * 4 + [96] * 4 + [128] * 8
+    assert sizes == [(64, 64)] * 4 + [(96, 96)] * 4 + [(128, 128)] * 8
     assert relative_area(config_of(64), 0, 16, 16) == pytest.approx(0.25 * 0.25 + 0.25 * 0.5625 + 0.5)
     assert relative_area(config_of(64), 4, 8, 16) == pytest.approx(0.5625)
-    assert [size_px(config_of(96, full_from=1.0), step, 4) for step in range(4)] == [96] * 4
-    assert size_px(config_of(0), 0, 10) == size_px(config_of(128), 0, 10) == 128
+    assert [size_px(config_of(96, full_from=1.0), step, 4) for step in range(4)] == [(96, 96)] * 4
+    assert size_px(config_of(0), 0, 10) == size_px(config_of(128), 0, 10) == (128, 128)
     assert relative_area(config_of(0), 0, 10, 10) == relative_area(config_of(128), 0, 10, 10) == 1.0
+
+
+def test_both_sides_of_a_rectangle_grow() -> None:
+    config = with_values(config_of(64), {"data.image_size_px": "128x224"})
+    sizes = [size_px(config, step, 16) for step in range(16)]
+    assert sizes == [(64, 128)] * 4 + [(96, 160)] * 4 + [(128, 224)] * 8  # of 64 x 112 and 96 x 168
+    assert relative_area(config, 0, 4, 16) == pytest.approx(64 * 128 / (128 * 224))
 
 
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 300), st.floats(0.01, 1.0))
 def test_sizes_grow_to_full_ones(start: int, full: int, total_steps: int, full_from: float) -> None:
     config = config_of(32 * min(start, full), 32 * full, full_from)
-    sizes = [size_px(config, step, total_steps) for step in range(total_steps)]
+    both = [size_px(config, step, total_steps) for step in range(total_steps)]
+    sizes = [height for height, width in both if height == width]
+    assert len(sizes) == total_steps
     assert sizes == sorted(sizes)
     assert {size % 32 for size in sizes} == {0}
     assert config.train.start_size_px <= sizes[0]
@@ -59,17 +68,17 @@ def test_sizes_grow_to_full_ones(start: int, full: int, total_steps: int, full_f
 def test_a_label_is_taken_from_the_middle_of_its_block() -> None:
     """Of 4 columns that become 2, the first is from column 0.5 (rounded up to 1), the second from 2.5 (3)."""
     trimap = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
-    _, labels = shrink(torch.zeros(1, 3, 4, 4), trimap, 2)
+    _, labels = shrink(torch.zeros(1, 3, 4, 4), trimap, (2, 2))
     assert labels.tolist() == [[[5, 7], [13, 15]]]
     trimap = torch.arange(9, dtype=torch.uint8).view(1, 1, 9).expand(1, 9, 9)
-    _, labels = shrink(torch.zeros(1, 3, 9, 9), trimap, 3)
+    _, labels = shrink(torch.zeros(1, 3, 9, 9), trimap, (3, 3))
     assert labels[0, 0].tolist() == [1, 4, 7]
 
 
 def test_shrunk_pictures_are_averaged_and_labels_stay_labels() -> None:
     image = torch.arange(64.0).repeat(2, 3, 64, 1)
     trimap = torch.tensor([1, 3, 2, 1], dtype=torch.uint8).repeat_interleave(16).repeat(2, 64, 1)
-    small, labels = shrink(image, trimap, 32)
+    small, labels = shrink(image, trimap, (32, 32))
     assert small.shape == (2, 3, 32, 32)
     assert labels.dtype == torch.uint8
     assert torch.equal(labels, torch.tensor([1, 3, 2, 1], dtype=torch.uint8).repeat_interleave(8).repeat(2, 32, 1))

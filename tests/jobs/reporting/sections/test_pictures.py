@@ -32,6 +32,8 @@ from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.runs.trial import Sweep, find_sweep, plan_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
+from petseg.data.store import open_store
+from petseg.data.tars import TarReader
 from petseg.metrics.masks import load_masks, save_masks
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 from petseg.run_folder.layout import VAL_MASKS_NAME, claim_folder
@@ -289,3 +291,22 @@ def test_pictures_need_no_torch(sweep: Sweep) -> None:
     command = [sys.executable, "-c", script, str(sweep.folder), "--shards", named_set(sweep)]
     subprocess.run(command, check=True, timeout=120, cwd=REPOSITORY, capture_output=True)
     assert "data:image" in (sweep.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("fit", ["squash", "letterbox"])
+def test_a_picture_is_drawn_as_the_network_saw_it(sweep: Sweep, fit: str) -> None:
+    """In a rectangle, squashed or with margins that do not count."""
+    record = record_of(sweep)
+    assert record.config
+    data = record.config["data"] | {"image_size_px": "32x96", "fit": fit}
+    where = ValSplit(replace(record, config=record.config | {"data": data}), sweep.manifest_hash, named_set(sweep))
+    reader = TarReader(open_store(named_set(sweep)), "val", "32x96", fit)
+    samples, trouble = load_samples(where, {0: reader.key(0)})
+    assert trouble == ""
+    image, labels = np.empty((1, 32, 96, 3), np.uint8), np.empty((1, 32, 96), np.uint8)
+    reader.load(np.array([0]), image, labels)
+    assert np.abs(samples[0].image.astype(int) - image[0]).mean() < 3  # Pillow's bilinear, and torch's
+    assert np.array_equal(samples[0].counted, labels[0] != 255)
+    assert samples[0].counted.all() == (fit == "squash")
+    values = reader.store.manifest.source.trimap
+    assert np.array_equal(samples[0].truth, np.isin(labels[0], (values["pet"], values["border"])))

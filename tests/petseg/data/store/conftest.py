@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import staging
+from petseg.data.remote import staging
 from petseg.data.store import Store, open_store
 from tests.petseg.shard_server import ShardServer, serve
 

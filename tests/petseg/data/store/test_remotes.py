@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import remotes
+from petseg.data.remote import remotes
 from petseg.data.store import Store, open_store, read_manifest
 from tests.petseg.data.store.staged import assert_same, staged
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from petseg.data import remotes
+from petseg.data.remote import remotes
 from petseg.data.store import LocalStore, Store, is_remote, open_store, read_manifest
 from shards.command import Failure
 from shards.manifest import index_name, load_manifest, save_manifest

@@ -1,4 +1,4 @@
-"""Remotes, which hold shard sets far away, and the bytes of their files; petseg.data.staging retries failed reads.
+"""Remotes, which hold shard sets far away, and the bytes of their files; petseg.data.remote.staging retries reads.
 
 A remote is an address for fsspec (`https://host/pets`, `s3://bucket/pets`) or webdataset's `pipe:COMMAND`.
 """
@@ -81,7 +81,7 @@ def _file_system(scheme: str) -> Any:
             options |= {"requests_timeout": STALL_S}
         system = fsspec.filesystem(scheme, asynchronous=False, skip_instance_cache=True, **options)
         if scheme == "s3":
-            system.retries = 1  # petseg.data.staging counts the tries, for all protocols
+            system.retries = 1  # petseg.data.remote.staging counts the tries, for all protocols
     except ImportError:
         raise ValueError(f"{scheme}:// needs {PACKAGES[scheme]}: pip install 'petseg[remote]'") from None
     return system

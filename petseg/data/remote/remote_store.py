@@ -19,8 +19,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from petseg.data.local_cache import GB, make_room, touch
-from petseg.data.remotes import Remote
-from petseg.data.staging import Expected, fetch
+from petseg.data.remote.remotes import Remote
+from petseg.data.remote.staging import Expected, fetch
 from shards.cause import ShardSetError
 from shards.files import write_whole
 from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest

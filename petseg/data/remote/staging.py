@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from petseg.data.remotes import Remote
+from petseg.data.remote.remotes import Remote
 from shards.cause import Cause, ShardSetError
 from shards.command import Failure, without_secrets
 

@@ -1,0 +1,1 @@
+"""Shard sets far away, and how their files get here."""

@@ -1,0 +1,1 @@
+"""Pictures at their own size: their cache, and crops of them."""
