@@ -119,7 +119,7 @@ def shard_facts(sweep: Sweep) -> Facts:
     """The facts on each shard set of the sweep, with its location if there are several."""
     sets = [one if one.source else replace(one, source=one.location) for one in noted_sets(sweep)]
     facts = {
-        "Shard set": [f"{one.source}: {one.attribution}" if one.num_samples else one.source for one in sets],
+        "Shard set": [f"{one.source}: {one.attribution}" if one.attribution else one.source for one in sets],
         "Splits": [" / ".join(f"{count:,} {name}" for name, count in one.num_samples.items()) for one in sets],
         "Near-identical pictures": [duplicates(one) for one in sets],
         "Manifest hash": [one.hash for one in sets],
