@@ -111,7 +111,7 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
     while done < progress.steps_of(epoch):
         run.pace.resume()
         micro_batches = tally.take_step(batches)
-        train_step(run, epoch, done, micro_batches, tally.sums)
+        run_step(run, epoch, done, micro_batches, tally.sums)
         run.pace.stop()
         done += 1
         if done % parts.config.train.log_every and done < progress.steps_of(epoch):
@@ -142,6 +142,18 @@ def start_tally(run: Run) -> RankTally:
     )
 
 
+def run_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
+    """`train_step`, as the compiler's choice wants it, which may measure it or compile before it."""
+    work = partial(train_step, run, epoch, step, micro_batches, sums)
+    if run.choice is None:
+        work()
+        return
+    config, progress = run.parts.config, run.progress
+    full_size = image_size_px_at(config, progress, epoch, step) == config.data.image_size_px
+    is_full = full_size and micro_batches[0].plan.step_samples == config.train.batch_size
+    run.choice.run_step(work, is_full, progress.total_steps - progress.first_step(epoch) - step)
+
+
 def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
     """One optimizer step: forward and backward over its micro-batches, and the update.
 
@@ -150,9 +162,13 @@ def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], 
     parts, config = run.parts, run.parts.config
     set_learning_rate(parts.optimizer, learning_rate_at(config, run.progress, epoch, step))
     side_px = image_size_px_at(config, run.progress, epoch, step)
+    if run.exchange:
+        run.exchange.send_statistics()
     for batch in micro_batches:
         inputs = training_inputs(parts, batch, epoch, side_px)
         sums += run.graphs.run(partial(training_pass, run, batch.plan.last), inputs)
+    if run.exchange:
+        run.exchange.average_gradients()
     if config.optim.grad_clip:
         parts.accelerator.clip_grad_norm_(parts.model.parameters(), config.optim.grad_clip)
     parts.optimizer.step()
@@ -180,9 +196,11 @@ def training_inputs(parts: Parts, batch: Batch, epoch: int, side_px: int) -> Pas
 def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
     """Forward and backward pass of a micro-batch: adds up the gradients, and returns the sums (4,) of train_step."""
     parts, pace = run.parts, run.pace
-    with contextlib.nullcontext() if is_last else parts.accelerator.no_sync(parts.model):
+    ddp_waits = not is_last and run.exchange is None
+    with parts.accelerator.no_sync(parts.model) if ddp_waits else contextlib.nullcontext():
         with pace.stopped_until(parts.bare_model):
-            logits = parts.model(inputs.image)  # (B, 2, H, W)
+            model = parts.bare_model if run.exchange else parts.model
+            logits = model(inputs.image)  # (B, 2, H, W)
         losses = parts.loss(logits, inputs.target)  # (B,)
         loss = (losses * inputs.weight).sum() * inputs.scale
         with pace.stopped() if is_last else contextlib.nullcontext():
