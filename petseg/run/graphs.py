@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,9 +102,11 @@ class PassGraphs:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._totals: list[torch.Tensor | None] = []  # of accumulated gradients; None = the model does not use it
         self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self._passes = self._replays = 0  # since the share of graphs was last taken
 
     def run(self, plain: Pass, inputs: PassInputs) -> torch.Tensor:
         """The sums (4,) of a pass; they are overwritten by the next pass, as the gradients are by the next step."""
+        self._passes += 1
         graph = self._graphs.get(inputs.shape)
         if graph is None and self._capture is not None and len(self._graphs) < MAX_GRAPHS:
             graph = self._try_to_capture(self._capture, plain, inputs)
@@ -114,9 +117,16 @@ class PassGraphs:
         if self._accumulates:
             self._add_to_totals()
         graph.replay()
+        self._replays += 1
         for parameter, gradient in zip(self._parameters, graph.gradients, strict=True):
             parameter.grad = gradient  # which zero_grad has taken away
         return graph.sums
+
+    def take_share(self) -> float:
+        """The share of the passes since the last call that graphs carried out, NaN without any pass."""
+        share = self._replays / self._passes if self._passes else math.nan
+        self._passes = self._replays = 0
+        return share
 
     def forget(self) -> None:
         """Capture each shape anew at its next pass, because passes are carried out in another way from now on."""

@@ -11,7 +11,7 @@ from petseg.run.compiling.artifacts import SharedArtifacts
 from petseg.run.compiling.choice import CompileChoice
 from petseg.run.energy import EnergyMeter, open_meter
 from petseg.run.graphs import PassGraphs, build_exchange, build_pass_graphs
-from petseg.run.pace import StepClock
+from petseg.run.pace import LaunchMeter, StepClock, launch_meter
 from petseg.run.parts import Parts
 from petseg.run.progress import Progress, start_progress
 from petseg.run_folder.attempts import Attempt, require_newest
@@ -47,6 +47,7 @@ class Run:
     attempt: CurrentAttempt
     pace: StepClock
     energy: EnergyMeter
+    launches: LaunchMeter
     graphs: PassGraphs
     exchange: GradientExchange | None  # of gradients after the passes; None = DDP exchanges them, if anything does
     choice: CompileChoice | None  # whether steps run compiled, if they can
@@ -63,6 +64,7 @@ def new_run(parts: Parts) -> Run:
         attempt=CurrentAttempt(parts.folder, train.save_every_min),
         pace=StepClock(enabled=parts.world_size > 1 and parts.device.type == "cpu"),
         energy=open_meter(parts.device),
+        launches=launch_meter(parts.device),
         graphs=graphs,
         exchange=build_exchange(parts.config, parts.bare_model, parts.device, parts.world_size),
         choice=build_choice(parts, graphs, progress),

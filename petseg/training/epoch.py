@@ -111,12 +111,14 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
     while done < progress.steps_of(epoch):
         run.pace.resume()
         micro_batches = tally.take_step(batches)
-        run_step(run, epoch, done, micro_batches, tally.sums)
+        with run.launches.step():
+            run_step(run, epoch, done, micro_batches, tally.sums)
         run.pace.stop()
         done += 1
         if done % parts.config.train.log_every and done < progress.steps_of(epoch):
             continue
         stats = share_stats(run, tally)
+        run.launches.arm()
         require_sound(parts, epoch, done - 1, stats, tally.ledger)
         if epoch == 1:
             fit_budget(parts.config, progress, done, stats.seconds)  # which may end the epoch here
@@ -260,6 +262,7 @@ def epoch_row(run: Run, epoch: int, stats: StepStats, tally: RankTally) -> Row:
         **pace_row(run, RankTime(tally.waited_s, run.pace.own_s, tally.seconds), stats.images_per_s),
         **mfu_row(parts.config, full_size_per_s, parts.device, parts.world_size),
         **energy_row(run),
+        **launch_row(run),
     }
 
 
@@ -268,6 +271,12 @@ def energy_row(run: Run) -> Row:
     own = torch.tensor(run.energy.joules(), device=run.parts.device)
     joules = run.parts.accelerator.reduce(own).item()
     return {} if math.isnan(joules) else {"perf/energy_j": joules}
+
+
+def launch_row(run: Run) -> Row:
+    """On a GPU, the share of the passes that graphs carried out, and that of a step in which the host launches work."""
+    row = {"perf/graphed": run.graphs.take_share(), "perf/launching": run.launches.take_share()}
+    return {name: share for name, share in row.items() if run.launches.enabled and not math.isnan(share)}
 
 
 def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:

@@ -72,8 +72,8 @@ class SharedArtifacts:
             if artifacts is not None:
                 write_whole(self.path, artifacts[0])
                 self.path.chmod(0o600)
-        except (OSError, ValueError) as error:
-            logger.warning("compiled code is not shared: %s", error)
+        except Exception as error:  # a full disk, a folder of others, whatever torch raises
+            logger.warning("compiled code is not shared: %s: %s", type(error).__name__, error)
 
 
 def use_folder(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,8 @@ def test_shapes_beyond_the_limit_are_not_captured() -> None:
         runner.run(passes.plain, inputs_of(batch + 1))
         passes.model.zero_grad()
     assert capture.captures == MAX_GRAPHS
+    assert runner.take_share() == pytest.approx(MAX_GRAPHS / (MAX_GRAPHS + 3))
+    assert math.isnan(runner.take_share())  # no pass since
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
