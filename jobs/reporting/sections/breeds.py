@@ -17,7 +17,7 @@ from jobs.reporting.sections.samples import ValSplit, load_facts
 from jobs.reporting.statistics.records import Group
 from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.runs.trial import Sweep
-from petseg.targets.breeds import kind_of
+from petseg.targets.groups import kind_of
 
 MAX_CELLS = 6
 MAX_BREEDS = 60
