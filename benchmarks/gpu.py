@@ -85,6 +85,7 @@ PARTS = (
     Part("exact", 100, 30),
     Part("dice", 200, 40),
     Part("compiled", 400, 60),
+    Part("fused", 90, 40),
 )
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from petseg.footprint.forecast import forecast_on_gpu
 from petseg.footprint.hardware import find_gpu
 from petseg.footprint.memory import footprint
 from petseg.models.build import build_model
+from petseg.models.norm_relu_pad import composed, norm_relu_pad, why_composed
 from petseg.run_folder.layout import load_result, read_metrics
 from petseg.training.probe import probe_step, timed
 
@@ -180,6 +182,41 @@ def say_compiled(what: str, model: nn.Module, settings: Settings, batch: int) ->
     torch.cuda.empty_cache()
 
 
+def fused(settings: Settings) -> None:
+    """BatchNorm, ReLU and reflect padding, forward and backward: one operator beside the layers, eager and compiled."""
+    batch, size = settings.batch_sizes[0], settings.image_size_px
+    for channels, side, with_residual in ((64, size // 4, True), (32, size // 2, False), (64, size, False)):
+        x, residual = (bf16_map(batch, channels, side) for _ in range(2))
+        beside = residual if with_residual else None
+        norm = nn.BatchNorm2d(channels).to(here())
+        grad = bf16_map(batch, channels, side + 2).detach()
+        ways: dict[str, Callable[..., torch.Tensor]] = {"one operator": norm_relu_pad, "layers": composed}
+        if here().type == "cuda":  # a CPU's compiler takes minutes
+            ways["layers, compiled"] = torch.compile(composed)
+        if (why := why_composed(x, norm, 1)) is not None:
+            say(Row("fused", "one operator", why))
+            del ways["one operator"]
+        for name, way in ways.items():
+            step = partial(pass_of, way, (x, norm, 1, beside), grad)
+            _, seconds = timed(step, here(), settings.step_s / 3)
+            rate = 2 * x.numel() * x.element_size() / seconds / 1e9
+            what = f"{channels} channels of {side} px, batch {batch}{', residual' if with_residual else ''}: {name}"
+            say(Row("fused", what, 1e3 * seconds, "ms", f"{rate:.0f} GB/s if each value were read and written once"))
+        torch.compiler.reset()
+
+
+def bf16_map(batch: int, channels: int, side: int) -> torch.Tensor:
+    x = torch.randn(batch, channels, side, side).to(here(), torch.bfloat16)
+    return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def pass_of(way: Callable[..., torch.Tensor], arguments: tuple[Any, ...], grad: torch.Tensor) -> None:
+    for tensor in (arguments[0], arguments[3]):
+        if tensor is not None:
+            tensor.grad = None
+    way(*arguments).backward(grad)
+
+
 def train_command(settings: Settings, out: Path, flags: list[str]) -> list[str]:
     fixed = ["--data.shards", settings.shards, "--data.image-size-px", str(settings.image_size_px), "--train.no-test"]
     width = ["--model.width", str(settings.width), "--tracking.overlays", "0"]
@@ -323,6 +360,7 @@ PARTS: dict[str, Callable[[Settings], None]] = {
     "exact": exact,
     "dice": dice,
     "compiled": compiled,
+    "fused": fused,
 }
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_each_answers_to_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_gpu_benchmark_runs_in_miniature_without_a_gpu(tmp_path: Path) -> None:
     """Each part but compilation, which takes a CPU minutes; what it writes on the way is whole."""
     out = tmp_path / "gpu.json"
-    parts = ("steps", "loop", "estimates", "exact", "dice")
+    parts = ("steps", "loop", "estimates", "exact", "dice", "fused")
     small = ("--image-size-px", "64", "--width", "4", "--batch-sizes", "4", "--pictures", "40", "--epochs", "2")
     command = [sys.executable, "-m", "benchmarks.gpu", "--minutes", "20", *small, "--dice", "0.01", "0.999"]
     command += ["--step-s", "0.1"]
@@ -68,6 +68,8 @@ def test_the_gpu_benchmark_runs_in_miniature_without_a_gpu(tmp_path: Path) -> No
     assert value["loop", "unet, batch 4, strong"] > 0
     hashes = {value["exact", what] for what in ("deterministic, once", "deterministic, again", "killed and resumed")}
     assert len(hashes) == 1
+    assert value["fused", "one operator"] == "Triton needs a GPU"
+    assert value["fused", "64 channels of 16 px, batch 4, residual: layers"] > 0
     assert value["dice", "val Dice 0.01"] > 0
     assert value["dice", "val Dice 0.999"] == "not reached"
     assert "| exact | killed and resumed |" in out.with_suffix(".md").read_text()

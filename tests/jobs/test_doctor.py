@@ -40,7 +40,7 @@ def test_lines_for_people(pet_shards: Path, tmp_path: Path, capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[:-1]] == [
         "config", "partition", "wandb", "shards", "splits",
-            "mixing", "folder", "nodes", "cache",
+            "labels", "mixing", "folder", "nodes", "cache",
     ]  # fmt: skip
     assert lines[0].startswith("ok    config")
     assert lines[6].startswith("FAIL  folder")

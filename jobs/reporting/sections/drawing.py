@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from petseg.metrics import overlay
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB, outline
+from shards.classes import Colour
 
 SIZE_PX = 192
 QUALITY = 78  # 192 px then take 6-9 kB
@@ -19,6 +23,7 @@ GREY_LEVELS = (40, 215)  # of the grey picture below errors: neither black nor w
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Any8 = TypeVar("Any8", Pixels, Mask)
 
 
 def draw_outlines(image: Pixels, truth: Mask, prediction: Mask | None = None) -> Pixels:
@@ -45,6 +50,11 @@ def draw_errors(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
     return grey.astype(np.uint8)
 
 
+def draw_classes(image: Pixels, truth: Pixels, prediction: Pixels, colours: Sequence[Colour]) -> Pixels:
+    """(H, W, 3) uint8 at SIZE_PX: the picture in the colours of the predicted classes, hatched where they are wrong."""
+    return overlay.draw_classes(_scaled(image), _scaled_mask(truth), _scaled_mask(prediction), colours)
+
+
 def webp_uri(pixels: Pixels) -> str:
     """(H, W, 3) uint8 -> data: URI."""
     content = io.BytesIO()
@@ -56,7 +66,7 @@ def _scaled(image: Pixels) -> Pixels:
     return np.array(Image.fromarray(image).resize(_size_of(image), Image.Resampling.LANCZOS))
 
 
-def _scaled_mask(mask: Mask) -> Mask:
+def _scaled_mask(mask: Any8) -> Any8:
     return np.array(Image.fromarray(mask).resize(_size_of(mask), Image.Resampling.NEAREST))
 
 
