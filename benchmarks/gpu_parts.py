@@ -29,7 +29,6 @@ from petseg.run_folder.layout import load_result, read_metrics
 from petseg.training.probe import probe_step, timed
 
 GIB = 2**30
-STEP_S = 3.0  # of measuring one kind of step
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Settings:
     dice: list[float]
     recipe: str
     epochs: int
+    step_s: float
 
     def config(self, arch: str, batch: int, **changes: Any) -> RunConfig:
         encoder = {"model.encoder": "resnet34"} if arch == "smp_unet" else {"model.width": self.width}
@@ -124,13 +124,13 @@ def steps(settings: Settings) -> None:
     """The bare step: ours with and without graphs, and those of others, eager."""
     for arch, batch in step_shapes(settings):
         for graphs in (True, False) if here().type == "cuda" else (False,):
-            probe = probe_step(settings.config(arch, batch, train__cuda_graphs=graphs), batch, here(), STEP_S)
+            probe = probe_step(settings.config(arch, batch, train__cuda_graphs=graphs), batch, here(), settings.step_s)
             what = f"{arch}, batch {batch}, {'one launch a pass' if graphs else 'eager'}"
             say(Row("steps", what, batch / probe.step_s, "images/s", f"{1e3 * probe.step_s:.1f} ms"))
             torch.cuda.empty_cache()
     for name, build, batches in others(settings):
         for batch in batches:
-            _, step_s = timed(library_step(build(), settings, batch, compiled=False), here(), STEP_S)
+            _, step_s = timed(library_step(build(), settings, batch, compiled=False), here(), settings.step_s)
             say(Row("steps", f"{name}, batch {batch}, eager", batch / step_s, "images/s", f"{1e3 * step_s:.1f} ms"))
             torch.cuda.empty_cache()
 
@@ -161,7 +161,7 @@ def compiled(settings: Settings) -> None:
     for arch, batch in step_shapes(settings):
         for graphs in (True, False) if here().type == "cuda" else (False,):
             config = settings.config(arch, batch, train__compile="always", train__cuda_graphs=graphs)
-            probe = probe_step(config, batch, here(), STEP_S)
+            probe = probe_step(config, batch, here(), settings.step_s)
             what = f"{arch}, batch {batch}, compiled{', one launch a pass' if graphs else ''}"
             beside = f"first step {probe.first_s:.1f} s, then {1e3 * probe.step_s:.1f} ms"
             say(Row("compiled", what, batch / probe.step_s, "images/s", beside))
@@ -174,7 +174,7 @@ def compiled(settings: Settings) -> None:
 
 def say_compiled(what: str, model: nn.Module, settings: Settings, batch: int) -> None:
     step = library_step(model, settings, batch, compiled=True)
-    first_s, step_s = timed(step, here(), STEP_S)
+    first_s, step_s = timed(step, here(), settings.step_s)
     say(Row("compiled", what, batch / step_s, "images/s", f"first step {first_s:.1f} s, then {1e3 * step_s:.1f} ms"))
     torch.compiler.reset()
     torch.cuda.empty_cache()
@@ -206,7 +206,7 @@ def loop(settings: Settings) -> None:
     """petseg/train.py beside the bare step, with strong augmentation, averages and clipping."""
     strong = ["--augment.policy", "strong", "--train.ema-decay", "0.995", "--optim.grad-clip", "1"]
     for arch, batch in step_shapes(settings):
-        probe = probe_step(settings.config(arch, batch), batch, here(), STEP_S)
+        probe = probe_step(settings.config(arch, batch), batch, here(), settings.step_s)
         flags = ["--model.arch", arch, "--train.batch-size", str(batch), "--train.mixed-precision", "bf16"]
         out = train(settings, f"loop-{arch}-{batch}", [*flags, "--train.epochs", "4", *strong])
         rows = read_metrics(out)
@@ -224,7 +224,7 @@ def estimates(settings: Settings) -> None:
         for batch in settings.batch_sizes:
             config = settings.config(arch, batch)
             predicted = footprint(config, batch, "cuda" if gpu else "cpu")
-            probe = probe_step(config, batch, here(), STEP_S)
+            probe = probe_step(config, batch, here(), settings.step_s)
             if gpu:
                 step_s = forecast_on_gpu(predicted, gpu, 1).step_s
                 beside = f"measured {1e3 * probe.step_s:.1f}, ratio {step_s / probe.step_s:.2f}"

@@ -17,12 +17,12 @@ from petseg.metrics.pixels import Scores
 from petseg.run.parts import Parts
 from petseg.run_folder.checkout import running_code
 from petseg.run_folder.layout import evaluation_name
-from petseg.targets.breeds import kind_of
+from petseg.targets.groups import GROUPINGS, groups_of_samples
 from shards.files import write_whole
 from shards.terminal import Terminal
 
 NUM_WORST = 20  # pictures
-NUM_LOWEST = 5  # breeds on the terminal; the file has all
+NUM_LOWEST = 5  # groups on the terminal; the file has all
 
 Group = dict[str, float]  # pictures, and means over them
 
@@ -85,15 +85,11 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
 
 
 def groups_of(parts: Parts, keys: Sequence[str], done: Evaluated) -> dict[str, dict[str, Group]]:
-    """The means of species and breeds in a set of trimaps, else of the groups that the pictures belong to."""
+    """The means of the groups that the pictures belong to, by what is grouped."""
     tars, scores = parts.splits[done.split].tars, done.measured.own
     facts = [tars.facts(position) for position in range(len(keys))]
-    if parts.manifest.classes is None:
-        kinds = [kind_of(key, one) for key, one in zip(keys, facts, strict=True)]
-        by_kind = zip(("breeds", "species"), zip(*kinds, strict=True), strict=True)
-        return dict(reversed([(name, groups(names, scores)) for name, names in by_kind]))
-    names = [str(one.get("group") or "") for one in facts]
-    return {"groups": groups(names, scores) if len(set(names)) < len(names) else {}}
+    grouped = groups_of_samples(keys, facts, has_trimaps=parts.manifest.classes is None)
+    return {name: groups(names, scores) for name, names in grouped.items()}
 
 
 def classes_of(measured: Measured) -> dict[str, Any]:
@@ -118,7 +114,7 @@ def protocol_in_words(parts: Parts, done: Evaluated) -> str:
     config = parts.config.data
     tta = "" if done.protocol.tta == "none" else f", TTA {done.protocol.tta}"
     kept = ", largest part of each mask" if done.protocol.keep_largest else ""
-    rule = f"border={config.border}, " if len(parts.target.rules) > 1 else ""
+    rule = f"{'='.join(parts.target.rule.split('_'))}, " if len(parts.target.rules) > 1 else ""
     if not parts.target.is_binary:
         rule = f"mean of {len(parts.target.counted)} classes, {rule}"
     return f"{rule}{config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}{kept}"
@@ -191,12 +187,13 @@ def classes_table(content: Mapping[str, Any]) -> Table | None:
 
 
 def groups_table(content: Mapping[str, Any]) -> Table | None:
-    """The groups of lowest Dice, in a set of trimaps species and the breeds of lowest Dice; None without groups."""
-    first, others = content.get("species", {}), content.get("breeds") or content.get("groups") or {}
-    if not others:
+    """The groups of lowest Dice, behind all of a coarser grouping where there is one; None without groups."""
+    by = [name for name in GROUPINGS if content.get(name)]
+    if not by:
         return None
-    lowest = sorted(others.items(), key=lambda item: item[1]["dice"])[:NUM_LOWEST]
-    title = "species, and breeds of lowest Dice" if first else "groups of lowest Dice"
+    first = content[by[0]] if len(by) > 1 else {}
+    lowest = sorted(content[by[-1]].items(), key=lambda item: item[1]["dice"])[:NUM_LOWEST]
+    title = f"{', and '.join(by)} of lowest Dice"
     table = _table(("", "pictures", "Dice", "IoU", "boundary IoU", "HD95 px"), title)
     for number, (name, group) in enumerate([*first.items(), *lowest], start=1):
         shares = (_share(group[metric]) for metric in ("dice", "iou", "boundary_iou"))

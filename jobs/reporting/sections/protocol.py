@@ -150,8 +150,9 @@ def _by_location(texts: Sequence[str], locations: Sequence[str]) -> str:
 def image_size(records: Sequence[Record]) -> str:
     """The network's size of pictures, and how they get it."""
     size = common(records, "data.image_size_px")
-    fit = common(records, "data.fit", FITS)
-    return f"{size} px{'' if 'x' in size else ' square'}, {FITS['squash'] if fit == 'unknown' else fit}"
+    fits = values_of(records, "data.fit") or ["squash"]  # earlier versions had no other
+    how = FITS.get(fits[0], fits[0]) if len(fits) == 1 else f"fitted by {', '.join(fits)}"
+    return f"{size} px{'' if 'x' in size else ' square'}, {how}"
 
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:

@@ -17,7 +17,7 @@ from jobs.reporting.statistics.per_image import PerImage, read_per_image
 from jobs.reporting.statistics.records import Group
 from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.runs.trial import Sweep
-from petseg.targets.breeds import kind_of
+from petseg.targets.groups import kind_of
 from petseg.targets.pets import PET
 from petseg.targets.target import Target
 
