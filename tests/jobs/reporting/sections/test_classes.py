@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.report import leaderboard
 from jobs.reporting.page import render_page
+from jobs.reporting.sections.breakdown.breeds import build_breeds
 from jobs.reporting.sections.breakdown.class_pictures import EACH, show_hardest
 from jobs.reporting.sections.breakdown.classes import Classes, build_classes
 from jobs.reporting.sections.breakdown.confusion import MAX_CLASSES, MAX_PAIRS, build_confusion
 from jobs.reporting.sections.gallery import agreement, build_gallery
-from jobs.reporting.sections.protocol import protocol
+from jobs.reporting.sections.protocol import groups_text, protocol
 from jobs.reporting.sections.samples import ValSplit, load_samples
 from jobs.reporting.statistics.per_image import read_confusion, read_dice, read_per_image
 from jobs.reporting.statistics.records import rank, read_records
@@ -137,6 +139,18 @@ def test_groups_are_the_units_of_intervals(sweep: Sweep) -> None:
     assert single
     assert (single.units, single.num_groups, single.cells.num_pictures) == (None, 0, 12)
     assert single.cells.mean == pytest.approx(val.cells.mean, abs=1e-12)
+    assert build_breeds(board_of(sweep), sweep) is None  # no shards are opened that nobody named
+    by_group = build_breeds(board_of(sweep), sweep, sweep.shards)
+    assert by_group
+    assert [by_group.noun, *sorted(row.name for row in by_group.rows)] == ["group", *sorted(set(pictures.groups))]
+
+
+def test_a_single_group_says_nothing_about_others(sweep: Sweep) -> None:
+    val = board_of(sweep).val
+    assert val
+    one, each = replace(val, units=None, num_groups=1), replace(val, units=None, num_groups=12)
+    assert groups_text(one).startswith("12 val pictures in 1 group (--group-by): intervals are for other pictures of")
+    assert groups_text(each) == "12 val pictures in 12 groups (--group-by): each picture is a group by itself"
 
 
 def test_dice_is_that_of_the_result(sweep: Sweep) -> None:
