@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 DEMO_PETS ?= 800
 # a set packed at 256 px, for bench-gpu; without one it draws pets
 SHARDS ?=
-# processes that share the tests, file by file; their torch has one thread each
+# Workers that share the tests; one that runs out of tests takes some from another. Slow tests mostly wait for Slurm or
+# for processes to start, so three workers keep two cores busy.
 TEST_WORKERS ?= 2
+SLOW_TEST_WORKERS ?= 3
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal
 
 .PHONY: install install-dev demo test test-slow chaos check format bench bench-gpu clean
 
@@ -34,11 +37,11 @@ demo: install
 	@echo 'next, in this shell: . $(BIN)/activate'
 
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses $(TEST_WORKERS) --dist loadfile
+	$(PYTEST) -m "not slow" --numprocesses $(TEST_WORKERS)
 
 # several processes, a real Slurm, kills at every file operation: minutes
 test-slow: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses $(TEST_WORKERS) --dist loadfile
+	$(PYTEST) -m slow --numprocesses $(SLOW_TEST_WORKERS)
 
 # a longer storm over a sweep than the tests have, with another seed
 chaos: install-dev

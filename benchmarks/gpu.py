@@ -6,7 +6,7 @@ python -m benchmarks.gpu --minutes 9 --shards data/shards
 It needs no network, no wandb and no virtual environment, only what petseg imports, beside the machine's own torch. Each
 part is a process of its own with a time limit (benchmarks.gpu_parts). Rows are written as they come: a part that fails
 or runs out of time leaves what it has measured, and a part for which no time is left says so. Without a GPU it runs in
-miniature on the CPU (--image-size-px 64 --width 4), which tests the benchmark and measures nothing.
+miniature on the CPU (--image-size-px 64 --width 4 --step-s 0.1), which tests the benchmark and measures nothing.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class BenchConfig:
     """Recipe of the run that they are timed in."""
     epochs: int = 0
     """Its epochs; 0 = as the recipe says."""
+    step_s: float = 3.0
+    """Seconds for which each kind of step is measured."""
     only: tuple[str, ...] = ()
     """Names of the parts to run; () = all."""
     out: Path = Path("benchmarks/gpu.json")
@@ -83,6 +85,7 @@ PARTS = (
     Part("exact", 100, 30),
     Part("dice", 200, 40),
     Part("compiled", 400, 60),
+    Part("fused", 90, 40),
 )
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from petseg.footprint.forecast import forecast_on_gpu
 from petseg.footprint.hardware import find_gpu
 from petseg.footprint.memory import footprint
 from petseg.models.build import build_model
+from petseg.models.norm_relu_pad import composed, norm_relu_pad, why_composed
 from petseg.run_folder.layout import load_result, read_metrics
 from petseg.training.probe import probe_step, timed
 
 GIB = 2**30
-STEP_S = 3.0  # of measuring one kind of step
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Settings:
     dice: list[float]
     recipe: str
     epochs: int
+    step_s: float
 
     def config(self, arch: str, batch: int, **changes: Any) -> RunConfig:
         encoder = {"model.encoder": "resnet34"} if arch == "smp_unet" else {"model.width": self.width}
@@ -124,13 +126,13 @@ def steps(settings: Settings) -> None:
     """The bare step: ours with and without graphs, and those of others, eager."""
     for arch, batch in step_shapes(settings):
         for graphs in (True, False) if here().type == "cuda" else (False,):
-            probe = probe_step(settings.config(arch, batch, train__cuda_graphs=graphs), batch, here(), STEP_S)
+            probe = probe_step(settings.config(arch, batch, train__cuda_graphs=graphs), batch, here(), settings.step_s)
             what = f"{arch}, batch {batch}, {'one launch a pass' if graphs else 'eager'}"
             say(Row("steps", what, batch / probe.step_s, "images/s", f"{1e3 * probe.step_s:.1f} ms"))
             torch.cuda.empty_cache()
     for name, build, batches in others(settings):
         for batch in batches:
-            _, step_s = timed(library_step(build(), settings, batch, compiled=False), here(), STEP_S)
+            _, step_s = timed(library_step(build(), settings, batch, compiled=False), here(), settings.step_s)
             say(Row("steps", f"{name}, batch {batch}, eager", batch / step_s, "images/s", f"{1e3 * step_s:.1f} ms"))
             torch.cuda.empty_cache()
 
@@ -161,7 +163,7 @@ def compiled(settings: Settings) -> None:
     for arch, batch in step_shapes(settings):
         for graphs in (True, False) if here().type == "cuda" else (False,):
             config = settings.config(arch, batch, train__compile="always", train__cuda_graphs=graphs)
-            probe = probe_step(config, batch, here(), STEP_S)
+            probe = probe_step(config, batch, here(), settings.step_s)
             what = f"{arch}, batch {batch}, compiled{', one launch a pass' if graphs else ''}"
             beside = f"first step {probe.first_s:.1f} s, then {1e3 * probe.step_s:.1f} ms"
             say(Row("compiled", what, batch / probe.step_s, "images/s", beside))
@@ -174,10 +176,45 @@ def compiled(settings: Settings) -> None:
 
 def say_compiled(what: str, model: nn.Module, settings: Settings, batch: int) -> None:
     step = library_step(model, settings, batch, compiled=True)
-    first_s, step_s = timed(step, here(), STEP_S)
+    first_s, step_s = timed(step, here(), settings.step_s)
     say(Row("compiled", what, batch / step_s, "images/s", f"first step {first_s:.1f} s, then {1e3 * step_s:.1f} ms"))
     torch.compiler.reset()
     torch.cuda.empty_cache()
+
+
+def fused(settings: Settings) -> None:
+    """BatchNorm, ReLU and reflect padding, forward and backward: one operator beside the layers, eager and compiled."""
+    batch, size = settings.batch_sizes[0], settings.image_size_px
+    for channels, side, with_residual in ((64, size // 4, True), (32, size // 2, False), (64, size, False)):
+        x, residual = (bf16_map(batch, channels, side) for _ in range(2))
+        beside = residual if with_residual else None
+        norm = nn.BatchNorm2d(channels).to(here())
+        grad = bf16_map(batch, channels, side + 2).detach()
+        ways: dict[str, Callable[..., torch.Tensor]] = {"one operator": norm_relu_pad, "layers": composed}
+        if here().type == "cuda":  # a CPU's compiler takes minutes
+            ways["layers, compiled"] = torch.compile(composed)
+        if (why := why_composed(x, norm, 1)) is not None:
+            say(Row("fused", "one operator", why))
+            del ways["one operator"]
+        for name, way in ways.items():
+            step = partial(pass_of, way, (x, norm, 1, beside), grad)
+            _, seconds = timed(step, here(), settings.step_s / 3)
+            rate = 2 * x.numel() * x.element_size() / seconds / 1e9
+            what = f"{channels} channels of {side} px, batch {batch}{', residual' if with_residual else ''}: {name}"
+            say(Row("fused", what, 1e3 * seconds, "ms", f"{rate:.0f} GB/s if each value were read and written once"))
+        torch.compiler.reset()
+
+
+def bf16_map(batch: int, channels: int, side: int) -> torch.Tensor:
+    x = torch.randn(batch, channels, side, side).to(here(), torch.bfloat16)
+    return x.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def pass_of(way: Callable[..., torch.Tensor], arguments: tuple[Any, ...], grad: torch.Tensor) -> None:
+    for tensor in (arguments[0], arguments[3]):
+        if tensor is not None:
+            tensor.grad = None
+    way(*arguments).backward(grad)
 
 
 def train_command(settings: Settings, out: Path, flags: list[str]) -> list[str]:
@@ -206,7 +243,7 @@ def loop(settings: Settings) -> None:
     """petseg/train.py beside the bare step, with strong augmentation, averages and clipping."""
     strong = ["--augment.policy", "strong", "--train.ema-decay", "0.995", "--optim.grad-clip", "1"]
     for arch, batch in step_shapes(settings):
-        probe = probe_step(settings.config(arch, batch), batch, here(), STEP_S)
+        probe = probe_step(settings.config(arch, batch), batch, here(), settings.step_s)
         flags = ["--model.arch", arch, "--train.batch-size", str(batch), "--train.mixed-precision", "bf16"]
         out = train(settings, f"loop-{arch}-{batch}", [*flags, "--train.epochs", "4", *strong])
         rows = read_metrics(out)
@@ -224,7 +261,7 @@ def estimates(settings: Settings) -> None:
         for batch in settings.batch_sizes:
             config = settings.config(arch, batch)
             predicted = footprint(config, batch, "cuda" if gpu else "cpu")
-            probe = probe_step(config, batch, here(), STEP_S)
+            probe = probe_step(config, batch, here(), settings.step_s)
             if gpu:
                 step_s = forecast_on_gpu(predicted, gpu, 1).step_s
                 beside = f"measured {1e3 * probe.step_s:.1f}, ratio {step_s / probe.step_s:.2f}"
@@ -323,6 +360,7 @@ PARTS: dict[str, Callable[[Settings], None]] = {
     "exact": exact,
     "dice": dice,
     "compiled": compiled,
+    "fused": fused,
 }
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -199,19 +199,30 @@ class Row:
 
 def measure(name: str, truth: Truth, way: str, sweeps: int, seed: int = 0) -> Row:
     """Over so many drawn sweeps, the same ones for all ways."""
-    rng, draws = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    draws = np.random.default_rng(seed + 1)
     one, other = np.triu_indices(truth.cells, 1)
     tame = other < truth.cells - truth.wild
     false, power, width = [], [], []
-    for start in range(0, sweeps, CHUNK):
-        for cells in truth.draw(rng, min(CHUNK, sweeps - start)):
-            p, half = WAYS[way](cells, draws)
-            false.append((p < LEVEL).any())
-            width.append(half[tame].mean())
-            shift = np.where(np.arange(truth.cells) == 0, SHIFT, 0.0)
-            p, _ = WAYS[way](replace(cells, mean=cells.mean + shift), draws)
-            power.append((p < LEVEL)[one == 0].mean())
+    for cells in drawn_sweeps(truth, sweeps, seed):
+        p, half = WAYS[way](cells, draws)
+        false.append((p < LEVEL).any())
+        width.append(half[tame].mean())
+        shift = np.where(np.arange(truth.cells) == 0, SHIFT, 0.0)
+        p, _ = WAYS[way](replace(cells, mean=cells.mean + shift), draws)
+        power.append((p < LEVEL)[one == 0].mean())
     return Row(name, way, sweeps, float(np.mean(false)), float(np.mean(power)), float(np.mean(width)))
+
+
+def false_findings(truth: Truth, way: str, sweeps: int, seed: int = 0) -> float:
+    """The share of sweeps in which the way finds a difference: `measure` without power and widths, in half the time."""
+    draws = np.random.default_rng(seed + 1)
+    return float(np.mean([(WAYS[way](cells, draws)[0] < LEVEL).any() for cells in drawn_sweeps(truth, sweeps, seed)]))
+
+
+def drawn_sweeps(truth: Truth, sweeps: int, seed: int) -> Iterator[Cells]:
+    rng = np.random.default_rng(seed)
+    for start in range(0, sweeps, CHUNK):
+        yield from truth.draw(rng, min(CHUNK, sweeps - start))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ CHECKS = {
     "wandb": "jobs.checks.tracking:check_wandb",
     "shards": "jobs.checks.data:check_shards",
     "splits": "jobs.checks.data:check_splits",
+    "labels": "jobs.checks.labels:check_labels",
     "mixing": "jobs.checks.data:check_mixing",
     "folder": "jobs.checks.folders:check_folder",
     "nodes": "jobs.checks.nodes:check_nodes",

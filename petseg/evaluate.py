@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Command:
-    """Measure a run's best weights on a split by every border rule, at the network's size and at native size, and draw
-    the best, median and worst pictures."""
+    """Measure a run's best weights on a split by every rule of its target, at the network's size and at native size,
+    and draw the best, median and worst pictures."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
@@ -62,8 +62,8 @@ class Command:
     """Average the probabilities of several views: the picture and its mirror image, three scales (0.75, 1, 1.25), or
     all six."""
     keep_largest: bool = False
-    """Keep only the largest connected part of each predicted mask: stray blobs far from the pet go, and so does all but
-    one of several pets."""
+    """Keep only the largest connected part of each predicted mask: stray blobs go, and so does all but
+    one of several objects of a class."""
     native: bool = True
     """Measure at native resolution too, if the shard set holds the original pictures."""
     boundary_ratio: float = BOUNDARY_RATIO

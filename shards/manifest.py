@@ -136,6 +136,12 @@ class Sample:
         return tuple((name, member) for name, member in files if member != NO_MEMBER)
 
 
+def is_grouped(manifest: Manifest) -> bool:
+    """Whether the set was packed with --group-by, which keeps a video's frames or a patient's slices in one split."""
+    origins = (manifest.packer.get(origin) for origin in ("pairs", "coco"))
+    return any(isinstance(origin, dict) and bool(origin.get("group_by")) for origin in origins)
+
+
 def key_hash(key: str) -> int:
     """64-bit hash of a sample's key, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")

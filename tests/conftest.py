@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,10 @@ settings.load_profile("petseg")
 # stand-ins that fail do so for good
 patience.PATIENCE_S = 3.0
 
+# Threads that wait for torch's next operation sleep. By default they spin, which costs several times as much as the
+# work itself where workers share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # workers of pytest-xdist ignore Ctrl-C, and so do commands started by whoever ignores it
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -34,6 +39,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user is asked once and for all is noted elsewhere than in the home of whoever runs the tests."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """Back to one thread: a sweep in the test's own process (--cluster debug) leaves torch with all cores."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

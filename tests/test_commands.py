@@ -83,7 +83,7 @@ def test_help_of_training_has_the_data_first_and_fits_when_asked_in_short(
     whole = shown_help("petseg.train", "--help", monkeypatch, capsys)
     groups = re.findall(r"^\W*(\w+) options\W*$", whole, flags=re.MULTILINE)
     assert groups == ["data", "augment", "model", "optim", "train", "tracking"]
-    assert "     Pictures are squashed to this many pixels square" in whole
+    assert "     Size of the pictures that the network sees: 256 for a square" in whole
     short = shown_help("petseg.train", "-h", monkeypatch, capsys)
     flags = set(re.findall(r" (--\w+\.[\w-]+)", whole.partition("data options")[2]))
     assert flags <= set(re.findall(r" (--\w+\.[\w-]+)", short))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from jobs.checks.setup import Finding, Setup
-from petseg.config import ModelConfig
+from jobs.checks.setup import Finding, NotChecked, Setup
+from petseg.config import ModelConfig, RunConfig
 from petseg.data.local_cache import cache_folder
 from petseg.data.tars import TarReader
 
@@ -166,19 +166,31 @@ def _clock_skew_s(folder: Path) -> float:
 
 
 def _needed_bytes(setup: Setup) -> int:
-    sizes: dict[ModelConfig, int] = {}
-    for config in setup.distinct(lambda config: config.model):
-        sizes[config.model] = _weight_bytes(config.model)
-    return sum(KEPT_CHECKPOINTS * TENSORS * sizes[cell.config.model] for cell in setup.cells)
+    sizes: dict[tuple[ModelConfig, int], int] = {}
+    models = [(cell.config.model, _num_classes(setup, cell.config)) for cell in setup.cells]
+    for model, num_classes in models:
+        if (model, num_classes) not in sizes:
+            sizes[model, num_classes] = _weight_bytes(model, num_classes)
+    return sum(KEPT_CHECKPOINTS * TENSORS * sizes[one] for one in models)
 
 
-def _weight_bytes(config: ModelConfig) -> int:
+def _num_classes(setup: Setup, config: RunConfig) -> int:
+    """The number of classes of a cell; of a set of trimaps where the shard set or the target cannot be read."""
+    from petseg.targets.target import num_classes_of
+
+    try:
+        return num_classes_of(config.data, setup.store_of(config).manifest)
+    except (NotChecked, ValueError):  # the checks of shards and labels say why
+        return 2
+
+
+def _weight_bytes(config: ModelConfig, num_classes: int) -> int:
     import torch
 
     from petseg.models.build import build_model, count_parameters
 
     with torch.device("meta"):  # shapes only
-        return 4 * count_parameters(build_model(config))
+        return 4 * count_parameters(build_model(config, num_classes))
 
 
 def _free_files(folder: Path) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from petseg.data.store import Store
 from shards.files import write_whole
-from shards.manifest import Manifest, Member, Sample, Shard, Split, save_index, save_manifest, shard_name, split_of_keys
+from shards.manifest import Member, Sample, Shard, Split, save_index, save_manifest, shard_name, split_of_keys
 
 SMALL_SAMPLES = {"train": 24, "val": 4}
 TAR_BLOCK = 512
@@ -29,7 +29,8 @@ def write_small_set(store: Store, folder: Path) -> Path:
         parts = [samples[:half], samples[half:]] if split == "train" and half < len(samples) else [samples]
         shards += [_write_shard(part, folder, split, number) for number, part in enumerate(parts)]
     old = store.manifest
-    save_manifest(Manifest(old.source, {**old.packer, "first_samples": SMALL_SAMPLES}, splits, tuple(shards)), folder)
+    packer = {**old.packer, "first_samples": SMALL_SAMPLES}
+    save_manifest(replace(old, packer=packer, splits=splits, shards=tuple(shards), hash=""), folder)
     return folder
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from jobs.checks.setup import SMALL_BATCH, Finding, Setup, one_thread
 from petseg.config import RunConfig
 from petseg.data.store import open_store
-from petseg.metrics.pixels import count_pixels, dice_of
+from petseg.metrics.pixels import count_pixels, picture_dice
 from petseg.run.batches import eval_inputs, train_batches
 from petseg.run.parts import Parts, build_parts
 from petseg.run_folder.checkpoint import list_checkpoints
@@ -57,7 +57,7 @@ class Fit:
 def check_overfit(setup: Setup) -> Finding:
     """Each model of the sweep overfits one batch of real samples: the loss halves, and the Dice rises."""
     what, details, slow = "overfit", [], []
-    configs = setup.distinct(lambda config: (config.model, config.train.loss, config.data.border))
+    configs = setup.distinct(lambda config: (config.model, config.train.loss, config.data.border, config.data.target))
     for config in configs[:FIT_MODELS]:
         name = f"{config.model.arch}, {config.train.loss}"
         # with one over the width goes Adam's best rate (Yang et al. 2022): the narrow model takes so much more
@@ -96,10 +96,11 @@ def _fit(parts: Parts, image: torch.Tensor, target: torch.Tensor) -> Fit:
     parts.model.train()
     losses, dices = [], []
     for _ in range(FIT_STEPS):
-        logits = parts.model(image)  # (B, 2, H, W)
+        logits = parts.model(image)  # (B, K, H, W)
         loss = parts.loss(logits, target).mean()
         losses.append(loss.item())
-        dices.append(dice_of(count_pixels(logits.detach(), target)).mean().item())
+        counts = count_pixels(logits.detach(), target, parts.target.counted)
+        dices.append(picture_dice(counts).mean().item())
         fit = Fit(len(losses) - 1, (losses[0], losses[-1]), (dices[0], dices[-1]))
         if fit.learnt or not math.isfinite(losses[-1]):
             break

@@ -13,8 +13,8 @@ from petseg.augment import batch, draws
 from petseg.config import AugmentConfig
 
 SIZE_PX, CELL_PX, PAIRS = 128, 16, 8
-VALUES = (1, 2, 3)  # of the trimap
-GREYS = (0.0, 127.5, 255.0)  # of the picture where the trimap has those
+VALUES = (1, 2, 3)  # of the labels
+GREYS = (0.0, 127.5, 255.0)  # of the picture where the labels are those
 MIN_AGREEMENT = 0.98  # away from edges; right pairs have 0.999 (rounding), masks that stay behind 0.75 to 0.88
 STRONG_PER_SIGMA = 40.0  # elastic_alpha over elastic_sigma_px at which the displacement is 3.2 px rms
 
@@ -46,12 +46,12 @@ def try_policy(config: AugmentConfig) -> tuple[str, float]:
     alpha = max(config.elastic_alpha, STRONG_PER_SIGMA * config.elastic_sigma_px)
     strong = replace(config, p=1.0, strong_p=1.0, elastic_alpha=alpha)
     still = replace(strong, color_strength=0.0, blur_max_sigma_px=0.0, noise_max_std=0.0, cutout_max_side=1e-3)
-    image, trimap = drawn_pairs()
-    agreement = agreement_of(*_augmented(still, image, trimap, epoch=1))
-    moved, labels = _augmented(strong, image, trimap, epoch=1)
-    again = _augmented(strong, image, trimap, epoch=1)
+    image, drawn = drawn_pairs()
+    agreement = agreement_of(*_augmented(still, image, drawn, epoch=1))
+    moved, labels = _augmented(strong, image, drawn, epoch=1)
+    again = _augmented(strong, image, drawn, epoch=1)
     half = replace(strong, p=0.5, strong_p=0.5)
-    first, other = (_augmented(half, image, trimap, epoch)[0] for epoch in (1, 2))
+    first, other = (_augmented(half, image, drawn, epoch)[0] for epoch in (1, 2))
     if foreign := sorted(set(labels.unique().tolist()) - set(VALUES)):
         return f"the mask has values {foreign} that it had not", agreement
     if agreement < MIN_AGREEMENT:
@@ -66,24 +66,24 @@ def try_policy(config: AugmentConfig) -> tuple[str, float]:
 
 
 def drawn_pairs() -> tuple[torch.Tensor, torch.Tensor]:
-    """Random cells of three values: pictures (B, 3, H, W) float32 in 0-255, trimaps (B, H, W) uint8."""
+    """Random cells of three values: pictures (B, 3, H, W) float32 in 0-255, labels (B, H, W) uint8."""
     cells = np.random.default_rng(0).integers(0, len(VALUES), (PAIRS, SIZE_PX // CELL_PX, SIZE_PX // CELL_PX))
     classes = torch.from_numpy(cells.repeat(CELL_PX, axis=1).repeat(CELL_PX, axis=2))
     image = torch.tensor(GREYS)[classes].unsqueeze(1).expand(-1, 3, -1, -1).contiguous()
     return image, torch.tensor(VALUES, dtype=torch.uint8)[classes]
 
 
-def agreement_of(image: torch.Tensor, trimap: torch.Tensor) -> float:
-    """Share of the pixels whose neighbours all have their trimap value, on which the picture says that value too."""
-    mask = trimap.float().unsqueeze(1)
+def agreement_of(image: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of the pixels whose neighbours all have their label, on which the picture says that label too."""
+    mask = labels.float().unsqueeze(1)
     inside = (F.max_pool2d(mask, 3, 1, 1) == -F.max_pool2d(-mask, 3, 1, 1)).squeeze(1)
     nearest = (image[:, :1] - torch.tensor(GREYS).view(1, -1, 1, 1)).abs().argmin(dim=1)
-    says = torch.tensor(VALUES, dtype=trimap.dtype)[nearest]
-    return (says == trimap)[inside].float().mean().item()
+    says = torch.tensor(VALUES, dtype=labels.dtype)[nearest]
+    return (says == labels)[inside].float().mean().item()
 
 
 def _augmented(
-    config: AugmentConfig, image: torch.Tensor, trimap: torch.Tensor, epoch: int
+    config: AugmentConfig, image: torch.Tensor, labels: torch.Tensor, epoch: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     changes = draws.draw(config, np.arange(PAIRS), 0, epoch, SIZE_PX)
-    return batch.apply(changes, image.clone(), trimap.clone(), config)
+    return batch.apply(changes, image.clone(), labels.clone(), config)

@@ -99,7 +99,8 @@ def estimate(trials: Trials, launch: Launch, probe: bool) -> Estimate:
     configs = {trial.id: with_values(trials.cells[trial.id].config, load_overrides(trial.folder)) for trial in missing}
     share = max(1, resources.cpus_per_task // at_once)
     speeds, notes = estimate_speeds(configs, sets, replace(resources, cpus_per_task=share), sweep, probe)
-    memory, more = predict_gpu_memory({i: c for i, c in configs.items() if not _measured(speeds[i])}, resources)
+    unmeasured = {i: c for i, c in configs.items() if not _measured(speeds[i])}
+    memory, more = predict_gpu_memory(unmeasured, sets, resources)
     notes += more
     costs = tuple(
         _scale_memory(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class ShardSet:
     attribution: str = ""
     num_samples: dict[str, int] = field(default_factory=dict)  # by split
     near_duplicates: dict[str, int] | None = None  # pairs by the two splits; None where nobody has looked
+    num_classes: int = 0  # of its class table; 0 in a set of trimaps
 
     @property
     def is_synthetic(self) -> bool:
@@ -46,7 +47,16 @@ class ShardSet:
             with suppress(ValueError, OSError):  # damaged: the doctor says so
                 known = load_near_duplicates(folder_of(location), manifest.hash)
         counts = known.counts if known else None
-        return cls(manifest.hash, without_secrets(location), source.name, source.attribution, num_samples, counts)
+        num_classes = len(manifest.classes) if manifest.classes else 0
+        location = without_secrets(location)
+        return cls(manifest.hash, location, source.name, source.attribution, num_samples, counts, num_classes)
+
+    def content(self) -> dict[str, Any]:
+        """What sweep.json holds of it: what earlier versions do not know is left out where it says nothing."""
+        content = asdict(self)
+        if not self.num_classes:
+            del content["num_classes"]
+        return content
 
 
 @dataclass(frozen=True)

@@ -11,32 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.reporting.rows import INTERVALS_NOTE, MARGINAL, SIMULTANEOUS, metrics_of, p_cell
 from jobs.reporting.sections.axes import weigh_axes
-from jobs.reporting.sections.breeds import build_breeds
+from jobs.reporting.sections.breakdown.breeds import build_breeds
+from jobs.reporting.sections.breakdown.class_pictures import show_hardest
+from jobs.reporting.sections.breakdown.classes import build_classes
 from jobs.reporting.sections.calibration import calibrate_cells
 from jobs.reporting.sections.charts import NUM_COLOURS, draw_charts
 from jobs.reporting.sections.curves import collect
-from jobs.reporting.sections.gallery import build_gallery
+from jobs.reporting.sections.gallery import Gallery, build_gallery
 from jobs.reporting.sections.gap import measure_gaps
 from jobs.reporting.sections.operation import operate
 from jobs.reporting.sections.pictures import lay_out
-from jobs.reporting.sections.protocol import floor_of, protocol, state_counts, warnings
+from jobs.reporting.sections.protocol import floor_of, floor_words, protocol, state_counts, warnings
+from jobs.reporting.sections.targets import wanted_class
 from jobs.reporting.sections.trials import trial_row
 from jobs.reporting.statistics.records import NOISE_DICE, Grid, Group, Ranked, Record, Spread, rank, tabulate
 from jobs.reporting.statistics.verdict import Difference, Leaderboard, build_leaderboard
 from jobs.reporting.statistics.wording import FINDINGS, bounds, minus, ranks_text, verdict_of
 from jobs.runs.trial import Sweep
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
+from petseg.targets.target import Target
+from shards.classes import Colour
 from shards.terminal import duration
 
 if TYPE_CHECKING:  # jinja2 is imported where it is used
     from jinja2 import Template
 
-OVERLAY_COLOURS = (
-    (PREDICTION_RGB, "right pet"),
-    (MISSED_RGB, "missed pet"),
-    (WRONG_RGB, "wrongly called pet"),
-    (TRUTH_RGB, "true outline"),
-)
 MIN_HEAT_SPAN = 0.02  # differences smaller than this stay pale, lest noise look like a finding
 MAX_ROWS = 300  # of the leaderboard: a row takes 2 kB
 MAX_DRAWN = 96  # groups with curves: more of them hide one another
@@ -79,7 +78,7 @@ def render_page(
         records=records,
         counts=state_counts(records),
         newest=newest(records),
-        protocol=protocol(sweep, records),
+        protocol=protocol(sweep, records, board.val),
         warnings=warnings(records, board.axes, list(sweep.axes)),
         axes=board.axes,
         board=board,
@@ -91,10 +90,10 @@ def render_page(
         simultaneous=SIMULTANEOUS,
         bounds_text=bounds,
         heats=heats_of(board),
-        colours=OVERLAY_COLOURS,
         sheet=lay_out(groups),
-        gallery=build_gallery(ranking, sweep, shards),
         breeds=build_breeds(board, sweep, shards),
+        **pictures_section(build_gallery(ranking, sweep, shards), sweep, shards),
+        classes=build_classes(board),
         axes_section=weigh_axes(board.axes, board.groups, records),
         gaps=measure_gaps(groups),
         calibration=calibrate_cells(groups),
@@ -121,6 +120,31 @@ def load_template() -> Template:
     return environment.get_template("page.html.j2")
 
 
+def pictures_section(gallery: Gallery | None, sweep: Sweep, shards: str) -> dict[str, Any]:
+    """Pictures of the first cell, those of single classes, and what the colours in them mean."""
+    target = gallery.cell.target if gallery else None
+    cell = gallery.cell if gallery else None
+    return {
+        "gallery": gallery,
+        "colours": legend_of(target),
+        "class_shots": show_hardest(cell, sweep, shards),
+        "class_colours": colours_of("class"),
+    }
+
+
+def legend_of(target: Target | None) -> tuple[tuple[Colour, str], ...]:
+    """The colours of pictures: right, missed and wrongly called pixels of two classes, else the classes themselves."""
+    if target is None or target.is_binary:
+        return colours_of(wanted_class(target))
+    classes = tuple((one.colour, one.name) for one in target.classes)
+    return (*classes, (WRONG_RGB, "wrong"), (TRUTH_RGB, "true outlines"))
+
+
+def colours_of(wanted: str) -> tuple[tuple[Colour, str], ...]:
+    named = ((PREDICTION_RGB, "right"), (MISSED_RGB, "missed"), (WRONG_RGB, "wrongly called"))
+    return (*((colour, f"{words} {wanted}") for colour, words in named), (TRUTH_RGB, "true outline"))
+
+
 def leaderboard_section(board: Leaderboard, ranking: Sequence[Ranked], records: Sequence[Record]) -> dict[str, Any]:
     """The first cells, and how they differ from each other."""
     return {
@@ -130,6 +154,7 @@ def leaderboard_section(board: Leaderboard, ranking: Sequence[Ranked], records: 
         "ranking": ranking[:MAX_ROWS],
         "unlisted": max(0, len(ranking) - MAX_ROWS),
         "floor": floor_of(records, "val"),
+        "floor_words": floor_words(records),
         "strip": strip_scale(board.groups),
     }
 

@@ -253,7 +253,7 @@ def save_sweep(sweep: Sweep) -> None:
         "trials": [_trial_entry(trial) for trial in sweep.trials],
         "method": sweep.method,
         **({"early_terminate": hyperband_entry(sweep.early_stopping)} if sweep.early_stopping else {}),
-        **({"shard_sets": [asdict(one) for one in sweep.shard_sets]} if sweep.shard_sets else {}),
+        **({"shard_sets": [one.content() for one in sweep.shard_sets]} if sweep.shard_sets else {}),
     }
     write_whole(sweep.folder / SWEEP_NAME, json.dumps(content, indent=2) + "\n")
 

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
 import tyro
 
-from petseg.config import AugmentConfig
+from petseg.config import AugmentConfig, DataConfig
 from petseg.config.sizes import ImageSize, size_of
 from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from petseg.metrics.overlay import Pixels
+    from petseg.targets.target import Target
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +77,16 @@ def draw_changes(command: Command) -> Image.Image:
 
     from petseg.augment.batch import apply
     from petseg.augment.draws import draw
-    from petseg.data.inputs import to_image
+    from petseg.data.inputs import to_classes, to_image
     from petseg.data.store import open_store
     from petseg.data.tars import TarReader
     from petseg.metrics.overlay import draw_sheet
+    from petseg.targets.target import resolve_target
 
     store = open_store(command.shards)
     if command.split not in store.manifest.splits:
         raise ValueError(f"{command.shards} has no split {command.split}: it has {', '.join(store.manifest.splits)}")
+    target = resolve_target(DataConfig(shards=command.shards), store)
     reader = TarReader(store, command.split, command.image_size_px)
     size = reader.size_px
     ids = np.linspace(0, len(reader) - 1, min(command.pictures, len(reader))).astype(np.int64)
@@ -95,27 +98,27 @@ def draw_changes(command: Command) -> Image.Image:
     if loaded.lost:
         raise Failure(f"cannot be read: {loaded.lost[0]}", Cause.DATA)
     always = replace(command.augment, p=1.0, strong_p=1.0)
-    original = to_image(torch.from_numpy(image), torch.device("cpu")), torch.from_numpy(labels)
+    table = torch.from_numpy(target.table[:1])
+    original = to_image(torch.from_numpy(image), torch.device("cpu")), to_classes(torch.from_numpy(labels), table)
     columns = [(captions, *original)]
     for epoch in range(1, command.epochs + 1):
         changes = draw(always, ids, command.seed, epoch, size)
         columns.append(([f"epoch {epoch}"] * len(ids), *apply(changes, *original, always)))
-    values = store.manifest.source.trimap
     cells = []
     for row in range(len(ids)):
         for words, pictures, masks in columns:
             pixels = pictures[row].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
-            cells.append((words[row], outlined(pixels, masks[row].numpy(), values["pet"], values["background"])))
+            cells.append((words[row], outlined(pixels, masks[row].numpy(), target)))
     return draw_sheet(cells, columns=len(columns), size_px=min(max(size), 256))
 
 
-def outlined(pixels: Pixels, labels: Pixels, pet: int, background: int) -> Pixels:
-    """(H, W, 3) and (H, W) uint8 -> the picture; outlined in yellow is the pet, in white the pet with its border."""
-    from petseg.metrics.overlay import MISSED_RGB, TRUTH_RGB, outline
+def outlined(pixels: Pixels, classes: Pixels, target: Target) -> Pixels:
+    """(H, W, 3) and (H, W) uint8 -> the picture, with each class but the background outlined in its colour."""
+    from petseg.metrics.overlay import outline
 
     drawn = pixels.copy()
-    drawn[outline(labels != background)] = TRUTH_RGB
-    drawn[outline(labels == pet)] = MISSED_RGB
+    for value in target.counted:
+        drawn[outline(classes == value)] = target.classes[value].colour
     return drawn
 
 

@@ -239,7 +239,8 @@ class TrainConfig:
     """Recompute activations in the backward pass instead of keeping them: the same numbers with less memory, in about a
     third more time."""
     compile: Literal["no", "auto", "always"] = field(default="no", metadata=LATER)
-    """Train with torch.compile; auto: on a GPU, if the run has enough steps to gain from it."""
+    """Train with torch.compile; auto: on a GPU, measured within the run: whichever of compiled and other steps is
+    quicker is kept. Off by itself with train.deterministic and train.budget_min."""
     cuda_graphs: bool = field(default=True, metadata=FREE)
     """On a GPU, start each training pass with one launch: forward and backward pass are captured once for each shape
     of batch. The numbers stay; what cannot be captured runs as without, and the log says why."""

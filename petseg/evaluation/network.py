@@ -31,7 +31,7 @@ def windows_per_picture(tars: TarReader) -> float:
 def pixels_of(parts: Parts, target: torch.Tensor) -> torch.Tensor:
     """(B, H, W) target -> (B,) pixels of each picture that a mask could fill: margins of a letterbox are none.
 
-    Squashed pictures have as many as the network sees, those that the border rule ignores included.
+    Squashed pictures have as many as the network sees, those that the target ignores included.
     """
     if parts.config.data.fit == "squash":
         return target.new_full((len(target),), target[0].numel())

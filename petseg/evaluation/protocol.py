@@ -30,7 +30,6 @@ from petseg.metrics.pixels import PerImage, Scores, confusion_of, count_masks, p
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import classes_by, eval_batches, eval_inputs
 from petseg.run.parts import Parts
-from petseg.targets.pets import PET
 from petseg.targets.target import Target
 from shards.cause import Cause
 from shards.command import Failure
@@ -80,8 +79,7 @@ class Measured:
         numbers of each, such as val/class/road/dice.
         temperature: fitted on val, None without a val split
         """
-        floor = "all_pet_dice" if self.target.name == PET else "one_class_dice"
-        named = {floor: self.per_image.one_class_dice(), "ece": self.calibration.reliability().ece}
+        named = {self.target.floor_name: self.per_image.one_class_dice(), "ece": self.calibration.reliability().ece}
         if temperature is not None:
             named |= {"temperature": temperature, "ece_scaled": self.calibration.scaled(temperature).ece}
         named |= self.own.means() | by_rule(self.network) | by_class(self.target, self.own)

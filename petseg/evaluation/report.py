@@ -17,12 +17,12 @@ from petseg.metrics.pixels import Scores
 from petseg.run.parts import Parts
 from petseg.run_folder.checkout import running_code
 from petseg.run_folder.layout import evaluation_name
-from petseg.targets.breeds import kind_of
+from petseg.targets.groups import GROUPINGS, groups_of_samples
 from shards.files import write_whole
 from shards.terminal import Terminal
 
 NUM_WORST = 20  # pictures
-NUM_LOWEST = 5  # breeds on the terminal; the file has all
+NUM_LOWEST = 5  # groups on the terminal; the file has all
 
 Group = dict[str, float]  # pictures, and means over them
 
@@ -85,15 +85,11 @@ def as_json(parts: Parts, done: Evaluated) -> dict[str, Any]:
 
 
 def groups_of(parts: Parts, keys: Sequence[str], done: Evaluated) -> dict[str, dict[str, Group]]:
-    """The means of species and breeds in a set of trimaps, else of the groups that the pictures belong to."""
+    """The means of the groups that the pictures belong to, by what is grouped."""
     tars, scores = parts.splits[done.split].tars, done.measured.own
     facts = [tars.facts(position) for position in range(len(keys))]
-    if parts.manifest.classes is None:
-        kinds = [kind_of(key, one) for key, one in zip(keys, facts, strict=True)]
-        by_kind = zip(("breeds", "species"), zip(*kinds, strict=True), strict=True)
-        return dict(reversed([(name, groups(names, scores)) for name, names in by_kind]))
-    names = [str(one.get("group") or "") for one in facts]
-    return {"groups": groups(names, scores) if all(names) else {}}
+    grouped = groups_of_samples(keys, facts, has_trimaps=parts.manifest.classes is None)
+    return {name: groups(names, scores) for name, names in grouped.items()}
 
 
 def classes_of(measured: Measured) -> dict[str, Any]:
@@ -118,7 +114,7 @@ def protocol_in_words(parts: Parts, done: Evaluated) -> str:
     config = parts.config.data
     tta = "" if done.protocol.tta == "none" else f", TTA {done.protocol.tta}"
     kept = ", largest part of each mask" if done.protocol.keep_largest else ""
-    rule = f"border={config.border}, " if len(parts.target.rules) > 1 else ""
+    rule = f"{'='.join(parts.target.rule.split('_'))}, " if len(parts.target.rules) > 1 else ""
     if not parts.target.is_binary:
         rule = f"mean of {len(parts.target.counted)} classes, {rule}"
     return f"{rule}{config.image_size_px} px, {len(parts.splits[done.split])} pictures{tta}{kept}"
@@ -177,26 +173,27 @@ def classes_table(content: Mapping[str, Any]) -> Table | None:
     """A row per class; None with two classes."""
     if "classes" not in content:
         return None
-    columns = ("class", "pictures", "share of pixels", "Dice", "Dice, set", "IoU, set", "boundary IoU", "HD95 px")
+    columns = ("class", "pictures", "pixels", "Dice", "Dice, set", "IoU, set", "HD95 px")
     table = _table(columns, "classes: means over the pictures with the class in truth or prediction")
     for name, row in content["classes"].items():
         share = f"{row['share_of_pixels']:.2%}"
         if "dice" not in row:
-            table.add_row(name, "", share, "in no mean", "", "", "", "")
+            table.add_row(name, "", share, "in no mean", "", "", "")
             continue
-        values = (row[metric] for metric in ("dice", "dice_dataset", "iou_dataset", "boundary_iou"))
+        values = (row[metric] for metric in ("dice", "dice_dataset", "iou_dataset"))
         hd95 = "" if row["hd95_px"] is None else f"{row['hd95_px']:.2f}"
         table.add_row(name, str(row["pictures"]), share, *("" if v is None else _share(v) for v in values), hd95)
     return table
 
 
 def groups_table(content: Mapping[str, Any]) -> Table | None:
-    """The groups of lowest Dice, in a set of trimaps species and the breeds of lowest Dice; None without groups."""
-    first, others = content.get("species", {}), content.get("breeds") or content.get("groups") or {}
-    if not others:
+    """The groups of lowest Dice, behind all of a coarser grouping where there is one; None without groups."""
+    by = [name for name in GROUPINGS if content.get(name)]
+    if not by:
         return None
-    lowest = sorted(others.items(), key=lambda item: item[1]["dice"])[:NUM_LOWEST]
-    title = "species, and breeds of lowest Dice" if first else "groups of lowest Dice"
+    first = content[by[0]] if len(by) > 1 else {}
+    lowest = sorted(content[by[-1]].items(), key=lambda item: item[1]["dice"])[:NUM_LOWEST]
+    title = f"{', and '.join(by)} of lowest Dice"
     table = _table(("", "pictures", "Dice", "IoU", "boundary IoU", "HD95 px"), title)
     for number, (name, group) in enumerate([*first.items(), *lowest], start=1):
         shares = (_share(group[metric]) for metric in ("dice", "iou", "boundary_iou"))
@@ -225,7 +222,8 @@ def calibration_line(done: Evaluated, metrics: Mapping[str, float]) -> str:
 def _table(columns: Sequence[str], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 or column == "border" else "right")
+        left = number == 0 or column == "border"
+        table.add_column(column, justify="left" if left else "right", no_wrap=number == 0)
     return table
 
 

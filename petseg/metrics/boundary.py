@@ -1,8 +1,8 @@
 """How well a mask matches an outline: boundary IoU, and the 95th percentile of the Hausdorff distance.
 
-Pixels that do not count (border = ignore) must be False in both masks, as for Dice. Where a prediction ends within the
-ignored band, both outlines then run along the band's edge: these numbers describe the prediction outside the band, and
-are better than those of the other two rules.
+Pixels that do not count (255 in the target) must be False in both masks, as for Dice. Where a prediction ends within
+the ignored band, both outlines then run along the band's edge: these numbers describe the prediction outside the band,
+and are better than those of the other two rules.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Mask = NDArray[np.bool_]
 def draw_overlay(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
     """(H, W, 3) uint8 and two (H, W) masks -> the tinted picture with the true outline in white.
 
-    Pet that was found is green, missed pet yellow, and background that was taken for pet red.
+    What was found is green, what was missed yellow, and background that was taken for it red.
     """
     drawn = image.astype(np.float32)
     for mask, colour in (

@@ -3,14 +3,18 @@
 A step of resnet34_unet launches some 1,250 kernels, and a launch costs the host 10 to 30 us: at 32 pictures a batch the
 GPU waits for the host (spikingjelly's issue 740 shows 5.1 times the speed at batch 8, and 1.01 at 96). The graph holds
 forward pass, loss, backward pass and the sums of the metrics. Augmentation stands before it, because how many pictures
-it changes differs from batch to batch; clipping and any optimizer stand after it, in a few launches.
+it changes differs from batch to batch; clipping and any optimizer stand after it, in a few launches. The exchange of
+gradients between processes stands after it too (petseg.optim.exchange). torch can capture DDP's own, but a collective
+in a graph waits for ever where one process has no graph of that shape or could not capture it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +22,7 @@ import torch
 from torch import nn
 
 from petseg.config import RunConfig
+from petseg.optim.exchange import GradientExchange
 
 MAX_GRAPHS = 16  # shapes: the sizes of progressive resizing, each with the full and the last batch
 WARM_UP_PASSES = 3  # before a capture: cuDNN chooses its algorithms, lazily built things get built
@@ -51,6 +56,9 @@ class Capture(Protocol):
     def __call__(self, work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
         """Record the work; returns what repeats it on the same memory, and its result, which that overwrites."""
 
+    def forget(self) -> None:
+        """Give up the memory of what was recorded, which is not repeated any more."""
+
 
 class CudaCapture:
     """torch.cuda.graph, all in one memory pool: one graph runs at a time."""
@@ -66,6 +74,9 @@ class CudaCapture:
         self._pool = self._pool or graph.pool()
         return graph.replay, result
 
+    def forget(self) -> None:
+        self._pool = None  # it ends with its last graph
+
 
 @dataclass(frozen=True)
 class _Graph:
@@ -79,17 +90,23 @@ class PassGraphs:
     """Runs training passes: each shape of inputs is captured at its first pass, if there is something to capture with.
 
     The numbers are those of the plain pass: passes that warm up a capture leave BatchNorm's statistics as they were.
+    Where a step has several passes (`accumulates`), their graphs add to gradients in memory that they share, which is
+    set to zero at the first pass of a step; otherwise each graph writes gradients of its own.
     """
 
-    def __init__(self, model: nn.Module, capture: Capture | None) -> None:
+    def __init__(self, model: nn.Module, capture: Capture | None, accumulates: bool = False) -> None:
         """model: the (bare) one that passes train, whose parameters keep their memory; capture: None = no graphs"""
         self._model = model
         self._capture = capture
+        self._accumulates = accumulates
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._totals: list[torch.Tensor | None] = []  # of accumulated gradients; None = the model does not use it
         self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self._passes = self._replays = 0  # since the share of graphs was last taken
 
     def run(self, plain: Pass, inputs: PassInputs) -> torch.Tensor:
-        """The sums (4,) of a pass; they are overwritten by the next pass, as the gradients are."""
+        """The sums (4,) of a pass; they are overwritten by the next pass, as the gradients are by the next step."""
+        self._passes += 1
         graph = self._graphs.get(inputs.shape)
         if graph is None and self._capture is not None and len(self._graphs) < MAX_GRAPHS:
             graph = self._try_to_capture(self._capture, plain, inputs)
@@ -97,34 +114,69 @@ class PassGraphs:
             return plain(inputs)
         for kept, new in zip(graph.inputs.tensors(), inputs.tensors(), strict=True):
             kept.copy_(new)
+        if self._accumulates:
+            self._add_to_totals()
         graph.replay()
+        self._replays += 1
         for parameter, gradient in zip(self._parameters, graph.gradients, strict=True):
             parameter.grad = gradient  # which zero_grad has taken away
         return graph.sums
 
+    def take_share(self) -> float:
+        """The share of the passes since the last call that graphs carried out, NaN without any pass."""
+        share = self._replays / self._passes if self._passes else math.nan
+        self._passes = self._replays = 0
+        return share
+
+    def forget(self) -> None:
+        """Capture each shape anew at its next pass, because passes are carried out in another way from now on."""
+        self._graphs.clear()
+        if self._capture is not None:
+            self._capture.forget()
+
+    def _add_to_totals(self) -> None:
+        """Make the totals what the step's earlier passes have added up, which are none after zero_grad."""
+        fresh = [t for p, t in zip(self._parameters, self._totals, strict=True) if t is not None and p.grad is None]
+        if fresh:
+            torch._foreach_zero_(fresh)
+        for parameter, total in zip(self._parameters, self._totals, strict=True):
+            if total is not None and parameter.grad is not None and parameter.grad is not total:
+                total.copy_(parameter.grad)  # of a pass that ran without a graph
+            parameter.grad = total
+
     def _try_to_capture(self, capture: Capture, plain: Pass, inputs: PassInputs) -> _Graph | None:
+        earlier = [p.grad for p in self._parameters]  # of the step's earlier passes
         try:
             graph = self._captured(capture, plain, inputs)
         except RuntimeError as error:  # a layer that cannot be recorded, or not enough memory
             self._capture = None
-            self._model.zero_grad()
             reason = str(error).partition("\n")[0]
             logger.warning("training goes on without CUDA graphs: capturing %s failed: %s", inputs.shape, reason)
             return None
+        finally:
+            self._set_gradients(earlier)
         self._graphs[inputs.shape] = graph
         logger.info("captured the training pass of %s as a CUDA graph", inputs.shape)
         return graph
 
     def _captured(self, capture: Capture, plain: Pass, inputs: PassInputs) -> _Graph:
         kept = PassInputs(*(tensor.clone(memory_format=torch.preserve_format) for tensor in inputs.tensors()))
-        with _untouched_buffers(self._model), _side_stream(inputs.image.device):
+        with untouched(self._model.buffers()), _side_stream(inputs.image.device):
             for _ in range(WARM_UP_PASSES):
                 self._model.zero_grad()
                 plain(kept)
-        self._model.zero_grad()  # so that the graph has gradients of its own, which it writes and does not add to
-        with _untouched_buffers(self._model):  # a stand-in for CUDA runs what it records
+        if self._accumulates and not self._totals:
+            self._totals = [None if p.grad is None else torch.zeros_like(p.grad) for p in self._parameters]
+        # without totals the graph gets gradients of its own, which it writes and does not add to
+        self._set_gradients(self._totals or [None] * len(self._parameters))
+        # a stand-in for CUDA runs what it records
+        with untouched([*self._model.buffers(), *(total for total in self._totals if total is not None)]):
             replay, sums = capture(lambda: plain(kept))
         return _Graph(replay, kept, sums, [p.grad for p in self._parameters])
+
+    def _set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
 
 
 def build_pass_graphs(config: RunConfig, model: nn.Module, device: torch.device, world_size: int) -> PassGraphs:
@@ -132,19 +184,28 @@ def build_pass_graphs(config: RunConfig, model: nn.Module, device: torch.device,
     reason = why_no_graphs(config, device, world_size)
     if reason and device.type == "cuda":
         logger.info("training without CUDA graphs: %s", reason)
-    return PassGraphs(model, None if reason else CudaCapture())
+    return PassGraphs(model, None if reason else CudaCapture(), accumulates=config.train.accumulation_steps > 1)
+
+
+def build_exchange(
+    config: RunConfig, model: nn.Module, device: torch.device, world_size: int
+) -> GradientExchange | None:
+    """How the processes of a run with graphs exchange their gradients; None = DDP does, or there is one process."""
+    if world_size == 1 or why_no_graphs(config, device, world_size):
+        return None
+    return GradientExchange(model, world_size)
 
 
 @contextlib.contextmanager
-def _untouched_buffers(model: nn.Module) -> Iterator[None]:
-    """BatchNorm's statistics afterwards are those of before, in the same memory."""
-    buffers = list(model.buffers())
-    before = [buffer.clone() for buffer in buffers]
+def untouched(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Tensors such as BatchNorm's statistics have the values of before afterwards, in the same memory."""
+    kept = list(tensors)
+    before = [tensor.clone(memory_format=torch.preserve_format) for tensor in kept]
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        for tensor, value in zip(kept, before, strict=True):
+            tensor.copy_(value)
 
 
 @contextlib.contextmanager
@@ -167,10 +228,10 @@ def why_no_graphs(config: RunConfig, device: torch.device, world_size: int) -> s
         return "train.cuda_graphs is off"
     if device.type != "cuda":
         return "there is no GPU"
-    if world_size > 1:
-        return "several processes exchange their gradients within the backward pass"
-    if train.accumulation_steps != 1:
-        return "train.accumulation_steps adds up the gradients of several passes"
+    if world_size > 1 and train.sync_batchnorm:
+        return "train.sync_batchnorm exchanges statistics within the pass"
+    if world_size > int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+        return "between nodes, DDP hides the exchange of gradients behind the backward pass, and a graph could not"
     if train.mixed_precision == "fp16":
         return "the loss scale of fp16 changes from step to step"
     if train.grad_checkpointing:

@@ -9,11 +9,14 @@ the work; with a GPU the host only knows how long it waited for data, and measur
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 SLOW = 1.2  # times the median of the ranks: from here on a rank is slow
@@ -59,6 +62,67 @@ class StepClock:
             yield
         finally:
             hook.remove()
+
+
+class DeviceEvent(Protocol):
+    """A point on a device's timeline, such as torch.cuda.Event(enable_timing=True)."""
+
+    def record(self) -> None: ...
+
+    def elapsed_time(self, end_event: Any, /) -> float:
+        """Milliseconds from this event to another; both have happened."""
+
+
+@dataclass
+class LaunchMeter:
+    """The share of a step's time in which the host launches a GPU's work: near 1, the GPU waits for the host.
+
+    It measures the first step after the host has waited for the device anyway: then no earlier work is queued, so that
+    the host neither runs ahead of the device nor waits for room in the queue. The device's time is that between two
+    events in its queue, which are read at the end of the epoch: the meter makes nothing wait.
+    """
+
+    new_event: Callable[[], DeviceEvent] | None = None  # None: there is no GPU, and nothing is measured
+    _armed: bool = False
+    _steps: list[tuple[float, DeviceEvent, DeviceEvent]] = field(default_factory=list)  # the host's seconds
+
+    @property
+    def enabled(self) -> bool:
+        return self.new_event is not None
+
+    def arm(self) -> None:
+        """Measure the next step: the device has just been waited for."""
+        self._armed = True
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        if self.new_event is None or not self._armed:
+            yield
+            return
+        self._armed = False
+        start, end = self.new_event(), self.new_event()
+        start.record()
+        began = time.perf_counter()
+        yield
+        host_s = time.perf_counter() - began
+        end.record()
+        self._steps.append((host_s, start, end))
+
+    def take_share(self) -> float:
+        """The share over the steps measured since the last call, NaN without any. The device must have been waited for.
+
+        At most 1: what a host does after its last launch is no longer a wait of the device.
+        """
+        steps, self._steps = self._steps, []
+        step_s = sum(max(host_s, start.elapsed_time(end) / 1000) for host_s, start, end in steps)
+        return sum(host_s for host_s, _, _ in steps) / step_s if step_s else math.nan
+
+
+def launch_meter(device: torch.device) -> LaunchMeter:
+    """The meter of a device, which measures only on CUDA."""
+    if device.type != "cuda":
+        return LaunchMeter()
+    return LaunchMeter(lambda: torch.cuda.Event(enable_timing=True))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
 from petseg.run.accelerator import build_accelerator
-from petseg.run.execution import fit_for_training
+from petseg.run.compiling.forward import CompiledForward
+from petseg.run.execution import compile_for_training, fit_for_training
 from petseg.run.micro_batches import settle_accumulation_steps
 from petseg.run.resizing import require_sizes
 from petseg.run_folder.checkpoint import Learner
@@ -45,6 +46,7 @@ class Parts:
     loss: Loss
     target: Target
     tables: Mapping[str, torch.Tensor]  # the target's (R, 256) uint8 by rule, on the device
+    compiled: CompiledForward | None  # of the bare model, if train.compile asks for it and it can be had
     ema: Ema | None  # the averaged weights that are measured and kept, if train.ema_decay asks for them
 
     @property
@@ -120,9 +122,11 @@ def build_parts(
     bare_model = bare_model.to(accelerator.device)
     if config.train.channels_last:
         bare_model = bare_model.to(memory_format=torch.channels_last)
+    compiled = None
     if "train" in splits:
         require_sizes(config, bare_model)
-        bare_model = fit_for_training(config, bare_model, accelerator, len(opened["train"]))
+        bare_model = fit_for_training(config, bare_model, accelerator)
+        compiled = compile_for_training(config, bare_model, accelerator)
     # the loader is not prepared: it splits by rank itself, and accelerate would silently drop samples
     model, optimizer = accelerator.prepare(bare_model, build_optimizer(config.optim, bare_model))
     return Parts(
@@ -137,6 +141,7 @@ def build_parts(
         loss=build_loss(config.train, class_terms(config, target, store.manifest, accelerator.device)),
         target=target,
         tables={name: torch.from_numpy(table).to(accelerator.device) for name, table in target.rules.items()},
+        compiled=compiled,
         ema=Ema(bare_model, config.train.ema_decay) if config.train.ema_decay else None,
     )
 

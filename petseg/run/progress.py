@@ -53,6 +53,7 @@ class Progress:
     epoch: int = 0  # finished epochs
     partial: PartialEpoch = field(default_factory=PartialEpoch)  # of the next epoch
     best: Best = field(default_factory=Best)
+    compiled: bool | None = None  # whether full steps run compiled; None = not decided (petseg.run.compiling.choice)
 
     @property
     def done_steps(self) -> int:
@@ -85,6 +86,7 @@ class Progress:
             "total_steps": self.total_steps,
             "so_far": asdict(self.partial),
             "best": {"step": self.best.step, "epoch": self.best.epoch, "val/dice": self.best.dice},
+            "compiled": self.compiled,
         }
 
     def from_state(self, state: Mapping[str, Any], budget_min: float) -> None:
@@ -100,6 +102,7 @@ class Progress:
             **partial | {"sums": tuple(map(tuple, partial["sums"])), "count": Count(**partial["count"])}
         )
         self.best = Best(best["step"], best["epoch"], best["val/dice"])
+        self.compiled = state.get("compiled")  # earlier versions decided at each start
 
 
 def start_progress(config: RunConfig, num_samples: int) -> Progress:

@@ -6,9 +6,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from petseg.optim.exchange import GradientExchange
+from petseg.run.compiling.artifacts import SharedArtifacts
+from petseg.run.compiling.choice import CompileChoice
 from petseg.run.energy import EnergyMeter, open_meter
-from petseg.run.graphs import PassGraphs, build_pass_graphs
-from petseg.run.pace import StepClock
+from petseg.run.graphs import PassGraphs, build_exchange, build_pass_graphs
+from petseg.run.pace import LaunchMeter, StepClock, launch_meter
 from petseg.run.parts import Parts
 from petseg.run.progress import Progress, start_progress
 from petseg.run_folder.attempts import Attempt, require_newest
@@ -44,17 +47,37 @@ class Run:
     attempt: CurrentAttempt
     pace: StepClock
     energy: EnergyMeter
+    launches: LaunchMeter
     graphs: PassGraphs
+    exchange: GradientExchange | None  # of gradients after the passes; None = DDP exchanges them, if anything does
+    choice: CompileChoice | None  # whether steps run compiled, if they can
 
 
 def new_run(parts: Parts) -> Run:
     """A run at its start. parts: with a train split"""
     train = parts.config.train
+    progress = start_progress(parts.config, parts.manifest.splits["train"].num_samples)
+    graphs = build_pass_graphs(parts.config, parts.bare_model, parts.device, parts.world_size)
     return Run(
         parts=parts,
-        progress=start_progress(parts.config, parts.manifest.splits["train"].num_samples),
+        progress=progress,
         attempt=CurrentAttempt(parts.folder, train.save_every_min),
         pace=StepClock(enabled=parts.world_size > 1 and parts.device.type == "cpu"),
         energy=open_meter(parts.device),
-        graphs=build_pass_graphs(parts.config, parts.bare_model, parts.device, parts.world_size),
+        launches=launch_meter(parts.device),
+        graphs=graphs,
+        exchange=build_exchange(parts.config, parts.bare_model, parts.device, parts.world_size),
+        choice=build_choice(parts, graphs, progress),
     )
+
+
+def build_choice(parts: Parts, graphs: PassGraphs, progress: Progress) -> CompileChoice | None:
+    """How it is settled whether the run's steps run compiled; None if nothing is to be compiled."""
+    if parts.compiled is None:
+        return None
+    train, model = parts.config.train, parts.config.model
+    shared = SharedArtifacts(
+        (model, train.mixed_precision, train.channels_last, sorted(parts.compiled.shapes)), parts.device
+    )
+    always = train.compile == "always"
+    return CompileChoice(parts.compiled, shared, graphs, parts.accelerator, progress, always)

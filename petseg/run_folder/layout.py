@@ -61,7 +61,7 @@ class Result:
     threads: int = 0  # of each process on a CPU; 0 = it had a GPU, or an earlier version wrote this
 
     def floor(self, split: str) -> float | None:
-        """The mean Dice of calling every pixel the pet, or else the best single class; None if it was not measured."""
+        """The mean Dice of calling every pixel the same class, the best for that; None if it was not measured."""
         names = (f"{split}/{name}" for name in ("all_pet_dice", "one_class_dice"))
         return next((self.metrics[name] for name in names if name in self.metrics), None)
 

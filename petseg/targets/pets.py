@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from petseg.targets.breeds import kind_of as breed_and_species
+from petseg.targets.groups import kind_of as breed_and_species
 from shards.classes import IGNORE_VALUE
 
 PET = "pet"

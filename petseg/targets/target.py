@@ -37,6 +37,7 @@ from shards.files import decode_json, read_regular, write_whole
 from shards.manifest import Manifest
 
 BACKGROUND = "background"
+IMPLIED_NAMES = (BACKGROUND, PET)  # of a run that keeps no target
 AS_PACKED = "as_packed"
 TARGET_NAME = "target.json"  # in the folder of a run whose target is not that of its shard set
 LABELS = 256  # values that a label can have
@@ -82,6 +83,16 @@ class Target:
     @property
     def table(self) -> Table:
         return self.rules[self.rule]
+
+    @property
+    def is_implied(self) -> bool:
+        """Whether this is the target of a set of trimaps that a run has without saying so, and need not keep."""
+        return self.name == PET
+
+    @property
+    def floor_name(self) -> str:
+        """The name of the Dice that the best single class has everywhere."""
+        return "all_pet_dice" if self.name == PET else "one_class_dice"
 
     @property
     def is_binary(self) -> bool:

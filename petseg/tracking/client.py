@@ -30,14 +30,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from petseg.run_folder.layout import read_metrics
-from petseg.targets.target import load_target
+from petseg.targets.target import IMPLIED_NAMES, load_target
 from petseg.tracking.arrival import LossListener, confirm
 from petseg.tracking.artifacts import Artifact, build
 from petseg.tracking.overlays import IGNORED, OVERLAY_MASKS_NAME, Overlay, Pixels, best_name, load_overlays
 from petseg.tracking.process import RunSettings
 from shards.command import INTERRUPTED, Failure, without_secrets
 
-PET_CLASSES = ("background", "pet")
 PICTURES = "val/overlays"
 ARTIFACT_ANSWER_S = 5
 SHEET_COLUMNS = 4
@@ -174,8 +173,8 @@ def sheet(overlays: Sequence[Overlay], labels: Mapping[int, str]) -> Any:
 
 
 def class_labels(folder: Path) -> dict[int, str]:
-    """The names of the classes of a run's masks; those of pets where the run keeps no target, or a damaged one."""
-    names: Sequence[str] = PET_CLASSES
+    """The names of the classes of a run's masks; the implied ones where the run keeps no target, or a damaged one."""
+    names: Sequence[str] = IMPLIED_NAMES
     with contextlib.suppress(Failure):
         if (target := load_target(folder)) is not None:
             names = target.names

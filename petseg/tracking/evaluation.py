@@ -15,6 +15,7 @@ from typing import Any, Literal
 from petseg.config import RunConfig
 from petseg.run_folder.checkout import Checkout
 from petseg.run_folder.layout import evaluation_name, load_config
+from petseg.targets.groups import GROUPINGS
 from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.process import RunSettings
 from petseg.tracking.tracker import CONFIRM_SHARE, FINISH_SHARE, Wandb, describe
@@ -27,7 +28,7 @@ OPTIONS = ("split", "weights", "tta", "boundary_ratio")  # of evaluate-SPLIT.jso
 def track_evaluation(
     folder: Path, config: RunConfig, content: Mapping[str, Any], mode: Literal["online", "offline"]
 ) -> None:
-    """Send the content of evaluate-SPLIT.json, without breeds and single pictures, in a limited time.
+    """Send the content of evaluate-SPLIT.json, without the finer groups and single pictures, in a limited time.
 
     folder: of the run; content: of the file. Errors are logged, and the evaluation remains valid.
     """
@@ -90,7 +91,7 @@ def digest(options: Mapping[str, Any], manifest_hash: str) -> str:
 
 
 def summary_of(content: Mapping[str, Any]) -> dict[str, float]:
-    """The file's metrics, and the means of each species."""
-    split, species = content["split"], content.get("species", {}).items()
-    each = {f"{split}/{name}/{metric}": value for name, means in species for metric, value in means.items()}
+    """The file's metrics, and the means of each group of the coarsest grouping."""
+    split, groups = content["split"], content.get(GROUPINGS[0], {}).items()
+    each = {f"{split}/{name}/{metric}": value for name, means in groups for metric, value in means.items()}
     return {**content["metrics"], **each}

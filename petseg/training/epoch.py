@@ -112,12 +112,14 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
     while done < progress.steps_of(epoch):
         run.pace.resume()
         micro_batches = tally.take_step(batches)
-        train_step(run, epoch, done, micro_batches, tally.sums)
+        with run.launches.step():
+            run_step(run, epoch, done, micro_batches, tally.sums)
         run.pace.stop()
         done += 1
         if done % parts.config.train.log_every and done < progress.steps_of(epoch):
             continue
         stats = share_stats(run, tally)
+        run.launches.arm()
         require_sound(parts, epoch, done - 1, stats, tally.ledger)
         if epoch == 1:
             fit_budget(parts.config, progress, done, stats.seconds)  # which may end the epoch here
@@ -143,6 +145,18 @@ def start_tally(run: Run) -> RankTally:
     )
 
 
+def run_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
+    """`train_step`, as the compiler's choice wants it, which may measure it or compile before it."""
+    work = partial(train_step, run, epoch, step, micro_batches, sums)
+    if run.choice is None:
+        work()
+        return
+    config, progress = run.parts.config, run.progress
+    full_size = image_size_px_at(config, progress, epoch, step) == config.data.size_px
+    is_full = full_size and micro_batches[0].plan.step_samples == config.train.batch_size
+    run.choice.run_step(work, is_full, progress.total_steps - progress.first_step(epoch) - step)
+
+
 def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
     """One optimizer step: forward and backward over its micro-batches, and the update.
 
@@ -151,9 +165,13 @@ def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], 
     parts, config = run.parts, run.parts.config
     set_learning_rate(parts.optimizer, learning_rate_at(config, run.progress, epoch, step))
     size_px = image_size_px_at(config, run.progress, epoch, step)
+    if run.exchange:
+        run.exchange.send_statistics()
     for batch in micro_batches:
         inputs = training_inputs(parts, batch, epoch, size_px)
         sums += run.graphs.run(partial(training_pass, run, batch.plan.last), inputs)
+    if run.exchange:
+        run.exchange.average_gradients()
     if config.optim.grad_clip:
         parts.accelerator.clip_grad_norm_(parts.model.parameters(), config.optim.grad_clip)
     parts.optimizer.step()
@@ -181,9 +199,11 @@ def training_inputs(parts: Parts, batch: Batch, epoch: int, size_px: Size) -> Pa
 def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
     """Forward and backward pass of a micro-batch: adds up the gradients, and returns the sums (4,) of train_step."""
     parts, pace = run.parts, run.pace
-    with contextlib.nullcontext() if is_last else parts.accelerator.no_sync(parts.model):
+    ddp_waits = not is_last and run.exchange is None
+    with parts.accelerator.no_sync(parts.model) if ddp_waits else contextlib.nullcontext():
         with pace.stopped_until(parts.bare_model):
-            logits = parts.model(inputs.image)  # (B, K, H, W)
+            model = parts.bare_model if run.exchange else parts.model
+            logits = model(inputs.image)  # (B, K, H, W)
         losses = parts.loss(logits, inputs.target)  # (B,)
         loss = (losses * inputs.weight).sum() * inputs.scale
         with pace.stopped() if is_last else contextlib.nullcontext():
@@ -243,6 +263,7 @@ def epoch_row(run: Run, epoch: int, stats: StepStats, tally: RankTally) -> Row:
         **pace_row(run, RankTime(tally.waited_s, run.pace.own_s, tally.seconds), stats.images_per_s),
         **mfu_row(parts.config, full_size_per_s, parts.device, parts.world_size),
         **energy_row(run),
+        **launch_row(run),
     }
 
 
@@ -251,6 +272,12 @@ def energy_row(run: Run) -> Row:
     own = torch.tensor(run.energy.joules(), device=run.parts.device)
     joules = run.parts.accelerator.reduce(own).item()
     return {} if math.isnan(joules) else {"perf/energy_j": joules}
+
+
+def launch_row(run: Run) -> Row:
+    """On a GPU, the share of the passes that graphs carried out, and that of a step in which the host launches work."""
+    row = {"perf/graphed": run.graphs.take_share(), "perf/launching": run.launches.take_share()}
+    return {name: share for name, share in row.items() if run.launches.enabled and not math.isnan(share)}
 
 
 def pace_row(run: Run, own: RankTime, images_per_s: float) -> Row:

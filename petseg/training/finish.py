@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import socket
 import statistics
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from petseg.data.tars import UNREADABLE
 from petseg.evaluation.measure import PredictedPicture, predict
 from petseg.evaluation.protocol import Measured, Protocol, measure_protocol
 from petseg.footprint.utilization import device_name, peak_memory_mb
@@ -36,7 +38,9 @@ from petseg.tracking.tracker import Tracker
 from shards.cause import Cause
 from shards.command import Failure
 from shards.files import write_whole
-from shards.manifest import save_manifest
+from shards.manifest import is_grouped, save_manifest
+
+logger = logging.getLogger(__name__)
 
 
 def finish(run: Run, tracker: Tracker | None) -> Result:
@@ -122,7 +126,8 @@ def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
     false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and these three by each
     rule, as SPLIT/border_fg/counts and so on. All in the network's pixels. With C > 1 classes that count they have an
     axis for them: (N, C, 3), (N, C), (N, C); and with more than two classes SPLIT/confusion (K, K) int64 has the pixels
-    by true class and predicted class.
+    by true class and predicted class. In a set that was packed with --group-by, SPLIT/groups (N,) str has the group of
+    each picture.
     """
     arrays: dict[str, np.ndarray] = {}
     for split, one in measured.items():
@@ -138,9 +143,24 @@ def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
             arrays |= {f"{name}/{column}": values[:, 0] if single else values for column, values in columns.items()}
         if one.confusion is not None:
             arrays[f"{split}/confusion"] = one.confusion
+        if groups := groups_of(parts, split):
+            arrays[f"{split}/groups"] = np.array(groups)
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     write_whole(parts.folder / PER_IMAGE_NAME, content.getvalue())
+
+
+def groups_of(parts: Parts, split: str) -> list[str]:
+    """The group of each picture of a split, such as its video; [] in a set that was packed without --group-by."""
+    if not is_grouped(parts.manifest):
+        return []
+    tars = parts.splits[split].tars
+    try:
+        groups = [str(tars.facts(position).get("group") or "") for position in range(len(tars))]
+    except UNREADABLE as error:  # training needs no facts: a run of days must not fail for them at its end
+        logger.warning("%s: the report will not know the groups of the pictures (%s)", split, error)
+        return []
+    return groups if all(groups) else []
 
 
 def save_val_masks(parts: Parts, measured: Measured) -> None:

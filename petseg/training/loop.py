@@ -23,7 +23,6 @@ from petseg.run.run import Run, new_run
 from petseg.run.schedule import fit_budget
 from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import PRUNED_NAME, Result, claim_folder, load_overrides, load_pruned, load_result
-from petseg.targets.pets import PET
 from petseg.targets.target import save_target
 from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.tracker import Tracker, how_ended
@@ -93,7 +92,7 @@ def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Ru
         logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
     run = new_run(build_parts(config, store, folder, terms.world_size, splits))
-    if run.parts.is_main and run.parts.target.name != PET:
+    if run.parts.is_main and not run.parts.target.is_implied:
         save_target(run.parts.target, folder)  # so that the run is measured and shown as it was trained
     with lost_peers_raise():
         start_attempt(run, terms.max_without_progress)

@@ -14,8 +14,8 @@ from petseg.data.inputs import normalise
 from petseg.losses import build_loss
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
+from petseg.run.compiling.forward import compile_forward
 from petseg.run.determinism import set_arithmetic
-from petseg.run.execution import compile_forward
 from petseg.run.graphs import PassInputs, build_pass_graphs
 
 PROBE_S = 5.0

@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.runs.trial import Trial
 from petseg.run_folder.attempts import read_attempts
 from petseg.run_folder.checkpoint import list_checkpoints
+from shards.pack import pack
 from slurm.rehearsal.cluster import Cluster, rehearse
 from slurm.rehearsal.settings import Site
 from tests.chaos.storm import Storm
+from tests.scenes import Scenes
 
 SECONDS = float(os.environ.get("STORM_SECONDS", "60"))
 SEED = int(os.environ.get("STORM_SEED", "1"))
@@ -65,9 +69,23 @@ def outcome(trial: Trial) -> dict[str, object]:
     }
 
 
-def flags(pet_shards: Path, runs: Path, *more: str) -> list[str]:
+def pack_twelve(folder: Path) -> Path:
+    """A shard set of scenes of twelve classes at 96 x 64 pixels: 20 to train on, 6 of val."""
+    scenes = Scenes(folder / "scenes")
+    classes = (f'[[class]]\nname = "class {value}"\nvalues = [{value}]\n' for value in range(12))
+    scenes.table.write_text('name = "twelve"\nignore = [200]\n' + "".join(classes))
+    for number in range(26):
+        cells = np.random.default_rng(number).permutation([*range(12), 200, 0, 1, 2, 3, 4]).astype(np.uint8)
+        mask = cells.reshape(3, 6).repeat(22, 0)[:64].repeat(16, 1)
+        picture, _ = scenes.add(f"scene_{number}", "train" if number < 20 else "val", mask=mask)
+        Image.fromarray(np.stack([mask * 20, 255 - mask * 20, mask * 5], axis=2)).save(picture, quality=95)
+    pack(scenes.config(folder / "twelve"))
+    return folder / "twelve"
+
+
+def flags(data: dict[str, object], runs: Path, *more: str) -> list[str]:
     settings = {
-        "data.shards": pet_shards, "data.image_size_px": 64, "model.width": 4, "train.epochs": 8, "train.log_every": 1,
+        **data, "model.width": 4, "train.epochs": 8, "train.log_every": 1,
         "train.batch_size": 4, "train.mixed_precision": "no", "train.save_every_min": 0.02, "tracking.overlays": 1,
     }  # fmt: skip
     words = ["--runs-dir", str(runs), "--partition", "low", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1"]
@@ -80,6 +98,10 @@ def flags(pet_shards: Path, runs: Path, *more: str) -> list[str]:
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_storm_changes_nothing(pet_shards: Path, tmp_path: Path, runs_disk: Path, cluster: Cluster) -> None:
+    """Two sweeps on pets, and one on crops of scenes of twelve classes."""
+    pets = {"data.shards": pet_shards, "data.image_size_px": 64}
+    crops = {"data.shards": pack_twelve(tmp_path), "data.image_size_px": "32x64", "data.fit": "crop"}
+    crops |= {"data.rare_crops": 0.5, "train.loss": "ce_dice", "train.class_weights": "frequency"}
     single = ("--axis", "train.seed=0")
     together = ("--axis", "train.seed=1")  # two trials side by side in a job, and in calm weather each in one
     side_by_side = ("--trials-per-job", "2", "--trials-at-once", "2")
@@ -89,9 +111,9 @@ def test_a_storm_changes_nothing(pet_shards: Path, tmp_path: Path, runs_disk: Pa
         runs.mkdir(exist_ok=True)
         joined = (*together, *side_by_side) if weather == "storm" else together
         storms = [
-            Storm(cluster, flags(pet_shards, runs, "--name", name, *more), runs / name, seed)
-            for seed, (name, more) in enumerate(
-                (("single", single), ("together", joined), ("pair", pair)), start=3 * SEED
+            Storm(cluster, flags(data, runs, "--name", name, *more), runs / name, seed)
+            for seed, (name, data, more) in enumerate(
+                (("single", crops, single), ("together", pets, joined), ("pair", pets, pair)), start=3 * SEED
             )
         ]
         for storm in storms:

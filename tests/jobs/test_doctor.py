@@ -40,12 +40,12 @@ def test_lines_for_people(pet_shards: Path, tmp_path: Path, capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[:-1]] == [
         "config", "partition", "wandb", "shards", "splits",
-            "mixing", "folder", "nodes", "cache",
+            "labels", "mixing", "folder", "nodes", "cache",
     ]  # fmt: skip
     assert lines[0].startswith("ok    config")
-    assert lines[6].startswith("FAIL  folder")
-    assert " -> choose another folder with --runs-dir" in lines[6]
-    assert "9 checks" in lines[-1]
+    assert lines[7].startswith("FAIL  folder")
+    assert " -> choose another folder with --runs-dir" in lines[7]
+    assert "10 checks" in lines[-1]
     assert "1 failed, 0 with a warning" in lines[-1]
 
 

@@ -90,7 +90,7 @@ def test_small_trials_of_each_kind_are_run_and_reported(name: str, pet_shards: P
     if name == "encoders":
         del fixed["model.width"]
     words = [word for key, value in fixed.items() for word in ("--set", f"{key}={value}")]
-    words += ["--runs-dir", str(tmp_path / "runs"), "--cluster", "local", "--gpus", "0", "--cpus-per-task", "1"]
+    words += ["--runs-dir", str(tmp_path / "runs"), "--cluster", "local", "--gpus", "0", "--max-parallel", "2"]
     words += ["--trials-per-job", "3" if name == "search" else "20"]  # of a search so many are proposed together
     for part in PARTS[name]:
         run("jobs/sweep.py", "--sweep", str(path), *words, *(word for axis in part for word in ("--axis", axis)))

@@ -67,7 +67,7 @@ def test_a_trial_reads_the_file_from_its_snapshot_folder(tiny_sweep: list[str], 
     state = {name: tensor.clone() for name, tensor in model.encoder.state_dict().items()}
     save_file(state, tmp_path / "encoder.safetensors")
     words = [*tiny_sweep, *set_(*FPN), "--axis", "model.weights=encoder.safetensors"]
-    words += ["--cluster", "local", "--gpus", "0", "--cpus-per-task", "1"]
+    words += ["--cluster", "local", "--gpus", "0", "--max-parallel", "2"]
     command = [sys.executable, str(REPOSITORY / "jobs" / "sweep.py"), *words]
     subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=600)
     sweep = load_sweep(tmp_path / "runs" / "lab")

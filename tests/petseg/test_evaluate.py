@@ -20,7 +20,7 @@ from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import build_parts
 from petseg.run_folder.checkpoint import choose_checkpoint, list_checkpoints, load_weights
 from petseg.run_folder.layout import load_result
-from petseg.targets.breeds import kind_of
+from petseg.targets.groups import kind_of
 from petseg.training.loop import train
 from shards.command import Failure, run_command
 

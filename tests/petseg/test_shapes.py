@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from petseg.config import DataConfig, RunConfig
 from petseg.config.values import trial_id
 from petseg.data.store import open_store
-from petseg.data.tars import Whole
+from petseg.data.tars import TarReader, Whole
 from petseg.evaluate import main as evaluate
 from petseg.evaluation.measure import measure, predict
+from petseg.evaluation.network import windows_per_picture
 from petseg.evaluation.protocol import Protocol, measure_protocol
 from petseg.metrics.masks import load_masks
+from petseg.metrics.windows import num_windows
 from petseg.run.parts import build_parts
 from petseg.run_folder.checkpoint import list_checkpoints, load_weights
 from petseg.run_folder.layout import load_config, read_metrics
 from petseg.training.loop import train
+from petseg.training.needs import estimate_needs, render
 from shards.command import Interrupted, run_command
 from shards.pack import PackConfig, pack
 from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
@@ -197,3 +203,18 @@ def measured_pixels(config: RunConfig, folder: Path) -> int:
         return int(confusion.sum())
     finally:
         parts.close()
+
+
+def test_an_estimate_counts_windows_and_the_largest_picture(tiny: Tiny, native_shards: Path) -> None:
+    config = tiny(data__shards=str(native_shards), data__image_size_px=32, data__fit="crop")
+    needs = estimate_needs(config, 1, "H100", 0)
+    reader = TarReader(open_store(str(native_shards)), "val", 32, "crop")
+    sizes = {whole.labels.shape for i in range(len(reader)) if isinstance(whole := reader.whole(i), Whole)}
+    assert set(needs.pictures) == sizes
+    assert windows_per_picture(reader) == np.mean([num_windows(size, (32, 32)) for size in needs.pictures]) > 4
+    height, width = max(sizes, key=math.prod)
+    text = io.StringIO()
+    Console(file=text, width=300).print(render(needs))
+    assert f"for a picture of {height} x {width} px" in text.getvalue()
+    squashed = estimate_needs(tiny(data__shards=str(native_shards), data__image_size_px=32), 1, "H100", 0)
+    assert squashed.pictures == ()

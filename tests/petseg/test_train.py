@@ -158,8 +158,13 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_and_see_each_picture_once(pet_shards: Path, tmp_path: Path) -> None:
-    flags = ["--data.shards", str(pet_shards), "--data.image-size-px", "64", "--model.width", "4"]
+@pytest.mark.parametrize(
+    "shape", [["--data.image-size-px", "64"], ["--data.image-size-px", "32x64", "--data.fit", "crop"]]
+)
+def test_two_processes_train_one_model_and_see_each_picture_once(
+    pet_shards: Path, tmp_path: Path, shape: list[str]
+) -> None:
+    flags = ["--data.shards", str(pet_shards), *shape, "--model.width", "4"]
     # 27 samples in batches of 13: the last has one sample, which one of the two ranks has to do without
     flags += ["--train.epochs", "2", "--train.batch-size", "13", "--train.accumulation-steps", "1"]
     flags += ["--out", str(tmp_path), "--world-size", "2", "--augment.policy", "elastic"]

@@ -14,7 +14,7 @@ from shards.files import read_json
 
 MAX_CELLS = 6
 WIDTH, HEIGHT, MARGIN_LEFT, MARGIN_BELOW, MARGIN = 230.0, 190.0, 46.0, 26.0, 8.0
-LOWEST_CONFIDENCE = 0.5  # of two classes the predicted one has no less
+LOWEST_CONFIDENCE = 0.5  # of two classes the predicted one has no less; of more it may have
 LEAST_SHARE = 1e-5  # of all pixels: a bin with fewer says nothing, and its point jumps about
 RADII = (1.4, 4.6)
 
@@ -42,6 +42,21 @@ class CellCalibration:
 
 
 @dataclass(frozen=True)
+class Axes:
+    """The scales of the drawing, which end at 1."""
+
+    least: float  # the lowest confidence
+    low: float  # the lowest share right
+
+    def x(self, confidence: float) -> float:
+        share = (confidence - self.least) / (1 - self.least)
+        return MARGIN_LEFT + share * (WIDTH - MARGIN_LEFT - MARGIN)
+
+    def y(self, right: float) -> float:
+        return MARGIN + (1 - (right - self.low) / (1 - self.low)) * (HEIGHT - MARGIN_BELOW - MARGIN)
+
+
+@dataclass(frozen=True)
 class CalibrationSheet:
     """The cells, on one scale."""
 
@@ -63,10 +78,13 @@ def calibrate_cells(groups: Sequence[Group], split: str = "val") -> CalibrationS
     ]
     rows = [row for *_, kept in measured for bins in kept.values() for row in bins]
     low = max(0.0, min(0.5, *(int(10 * row["accuracy"]) / 10 for row in rows))) if rows else 0.5
+    least = min(LOWEST_CONFIDENCE, *(int(10 * row["confidence"]) / 10 for row in rows)) if rows else LOWEST_CONFIDENCE
+    axes = Axes(max(0.0, least), low)
+    corner = max(axes.least, low)
     cells = []
     for group, record, kept in measured:
         metrics = record.result.metrics if record.result else {}
-        curves = tuple(_curve(kind, bins, low) for kind, bins in kept.items())
+        curves = tuple(_curve(kind, bins, axes) for kind, bins in kept.items())
         cells.append(
             CellCalibration(
                 label=group.label,
@@ -82,9 +100,9 @@ def calibrate_cells(groups: Sequence[Group], split: str = "val") -> CalibrationS
         cells=tuple(cells),
         without=len(best) - len(measured),
         low=low,
-        x_ticks=tuple((_x(value), f"{value:g}") for value in (0.5, 0.75, 1.0)),
-        y_ticks=tuple((_y(value, low), f"{value:g}") for value in (low, (low + 1) / 2, 1.0)),
-        diagonal=(_x(LOWEST_CONFIDENCE), _y(LOWEST_CONFIDENCE, low), _x(1.0), _y(1.0, low)),
+        x_ticks=tuple((axes.x(value), f"{value:g}") for value in (axes.least, (axes.least + 1) / 2, 1.0)),
+        y_ticks=tuple((axes.y(value), f"{value:g}") for value in (low, (low + 1) / 2, 1.0)),
+        diagonal=(axes.x(corner), axes.y(corner), axes.x(1.0), axes.y(1.0)),
     )
 
 
@@ -108,7 +126,7 @@ def ece_of(bins: Sequence[Mapping[str, float]]) -> float:
     return sum(row["pixels"] * abs(row["accuracy"] - row["confidence"]) for row in bins) / max(pixels, 1)
 
 
-def _curve(kind: str, bins: Sequence[Mapping[str, float]], low: float) -> Reliability:
+def _curve(kind: str, bins: Sequence[Mapping[str, float]], axes: Axes) -> Reliability:
     pixels = max(sum(row["pixels"] for row in bins), 1)
     dots = []
     for row in bins:
@@ -116,14 +134,7 @@ def _curve(kind: str, bins: Sequence[Mapping[str, float]], low: float) -> Reliab
         if share >= LEAST_SHARE:
             words = f"confidence {row['confidence']:.3f}: {row['accuracy']:.3f} right, {100 * share:.2g} % of pixels"
             radius = RADII[0] + (RADII[1] - RADII[0]) * share**0.5
-            dots.append((round(_x(row["confidence"]), 1), round(_y(row["accuracy"], low), 1), round(radius, 1), words))
+            dots.append(
+                (round(axes.x(row["confidence"]), 1), round(axes.y(row["accuracy"]), 1), round(radius, 1), words)
+            )
     return Reliability(kind, " ".join(f"{x},{y}" for x, y, *_ in dots), tuple(dots))
-
-
-def _x(confidence: float) -> float:
-    share = (confidence - LOWEST_CONFIDENCE) / (1 - LOWEST_CONFIDENCE)
-    return MARGIN_LEFT + share * (WIDTH - MARGIN_LEFT - MARGIN)
-
-
-def _y(right: float, low: float) -> float:
-    return MARGIN + (1 - (right - low) / (1 - low)) * (HEIGHT - MARGIN_BELOW - MARGIN)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from petseg.metrics import overlay
 from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB, outline
+from shards.classes import Colour
 
 SIZE_PX = 192
 QUALITY = 78  # 192 px then take 6-9 kB
@@ -19,10 +23,11 @@ GREY_LEVELS = (40, 215)  # of the grey picture below errors: neither black nor w
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Any8 = TypeVar("Any8", Pixels, Mask)
 
 
 def draw_outlines(image: Pixels, truth: Mask, prediction: Mask | None = None) -> Pixels:
-    """(H, W, 3) uint8 at SIZE_PX: the true outline in white, and the predicted one over it."""
+    """(H, W, 3) uint8, the longer side SIZE_PX: the true outline in white, and the predicted one over it."""
     drawn = _scaled(image)
     drawn[_line(_scaled_mask(truth))] = TRUTH_RGB
     if prediction is not None:
@@ -31,7 +36,7 @@ def draw_outlines(image: Pixels, truth: Mask, prediction: Mask | None = None) ->
 
 
 def draw_errors(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
-    """(H, W, 3) uint8 at SIZE_PX: the picture in grey; right, missed and wrongly called pet in their colours."""
+    """(H, W, 3) uint8, the longer side SIZE_PX: the picture in grey; right, missed and wrong in colours."""
     low, high = GREY_LEVELS
     grey = low + (high - low) / 255 * _scaled(image).mean(axis=2, keepdims=True).repeat(3, axis=2)
     truth, prediction = _scaled_mask(truth), _scaled_mask(prediction)
@@ -45,6 +50,11 @@ def draw_errors(image: Pixels, truth: Mask, prediction: Mask) -> Pixels:
     return grey.astype(np.uint8)
 
 
+def draw_classes(image: Pixels, truth: Pixels, prediction: Pixels, colours: Sequence[Colour]) -> Pixels:
+    """(H, W, 3) uint8 at SIZE_PX: the picture in the colours of the predicted classes, hatched where they are wrong."""
+    return overlay.draw_classes(_scaled(image), _scaled_mask(truth), _scaled_mask(prediction), colours)
+
+
 def webp_uri(pixels: Pixels) -> str:
     """(H, W, 3) uint8 -> data: URI."""
     content = io.BytesIO()
@@ -53,11 +63,17 @@ def webp_uri(pixels: Pixels) -> str:
 
 
 def _scaled(image: Pixels) -> Pixels:
-    return np.array(Image.fromarray(image).resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(image).resize(_size_of(image), Image.Resampling.LANCZOS))
 
 
-def _scaled_mask(mask: Mask) -> Mask:
-    return np.array(Image.fromarray(mask).resize((SIZE_PX, SIZE_PX), Image.Resampling.NEAREST))
+def _scaled_mask(mask: Any8) -> Any8:
+    return np.array(Image.fromarray(mask).resize(_size_of(mask), Image.Resampling.NEAREST))
+
+
+def _size_of(pixels: np.ndarray) -> tuple[int, int]:
+    """Width and height at which pixels (H, W, ...) are drawn: the longer side has SIZE_PX."""
+    height, width = (max(1, round(side * SIZE_PX / max(pixels.shape[:2]))) for side in pixels.shape[:2])
+    return width, height
 
 
 def _line(mask: Mask) -> Mask:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.reporting.sections.drawing import draw_errors, draw_outlines, webp_uri
-from jobs.reporting.sections.pictures import read_dice
+from jobs.reporting.sections.drawing import draw_classes, draw_errors, draw_outlines, webp_uri
 from jobs.reporting.sections.samples import Mask, Sample, ValSplit, load_samples
+from jobs.reporting.sections.targets import is_binary, names_of, target_of, wanted_class
+from jobs.reporting.statistics.per_image import read_dice
 from jobs.reporting.statistics.records import Group, Ranked, Record
 from jobs.runs.trial import Sweep
-from petseg.metrics.masks import Masks, load_masks
+from petseg.metrics.masks import Classes, Masks, load_masks
 from petseg.run_folder.layout import VAL_MASKS_NAME
+from petseg.targets.target import LABELS, Target
+from shards.classes import Colour
 
 EACH = 4  # best, median and worst pictures
 MAX_DISPUTED = 6
@@ -28,7 +31,7 @@ class Prediction:
 
     dice: float
     errors: str = ""  # data: URI of the error map
-    missed: float = 0.0  # shares of the picture's pixels
+    missed: float = 0.0  # shares of the picture's pixels; with more than two classes, missed is 0
     wrong: float = 0.0
 
 
@@ -39,7 +42,7 @@ class Shot:
     key: str
     photo: str  # data: URI with the predicted and the true outline, or ""
     prediction: Prediction
-    has_pet: bool = True  # False where its trimap is known to be all background
+    has_wanted: bool = True  # False where, of two classes, its mask is known to have the first alone
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Disputed:
     """A picture that two models see differently."""
 
     key: str
-    agreement: float  # Dice between their two masks
+    agreement: float  # Dice between their two masks, the mean over the classes that count
     photo: str  # data: URI with the true outline, or ""
     predictions: tuple[Prediction, Prediction]
 
@@ -61,6 +64,11 @@ class Kept:
     keys: tuple[str, ...]
     dice: NDArray[np.float64]  # (N,)
     masks: Masks | None
+    target: Target | None  # None as `target_of`
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        return tuple(one.colour for one in self.target.classes) if self.target else ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,11 @@ class Gallery:
     other: Kept | None  # the cell that it is compared with
     disputed: tuple[Disputed, ...]
     trouble: str  # why pictures are missing, "" if they are not
+
+    @property
+    def wanted(self) -> str:
+        """The name of the second of two classes; "" with more."""
+        return wanted_class(self.cell.target) if is_binary(self.cell.target) else ""
 
 
 def build_gallery(ranking: Sequence[Ranked], sweep: Sweep, shards: str = "") -> Gallery | None:
@@ -102,7 +115,8 @@ def _kept(cells: Iterable[tuple[Group, Record]]) -> Iterator[Kept]:
         folder = record.trial_status.trial.folder
         if measured := read_dice(folder, "val"):
             masks = load_masks(folder)
-            yield Kept(group, record, *measured, masks if masks and masks.keys == measured[0] else None)
+            own = masks if masks and masks.keys == measured[0] else None
+            yield Kept(group, record, *measured, own, target_of(record))
 
 
 def rival(cell: Kept, cells: Sequence[tuple[Group, Record]]) -> Kept | None:
@@ -113,7 +127,8 @@ def rival(cell: Kept, cells: Sequence[tuple[Group, Record]]) -> Kept | None:
     others.sort(key=lambda pair: _arch(pair[1]) == _arch(cell.record))
     shape = cell.masks.stored.shape, cell.masks.width_px
     for kept in _kept(others[:MAX_TRIES]):
-        if kept.masks and kept.keys == cell.keys and (kept.masks.stored.shape, kept.masks.width_px) == shape:
+        alike = names_of(kept.target) == names_of(cell.target) and kept.keys == cell.keys
+        if kept.masks and alike and (kept.masks.stored.shape, kept.masks.width_px) == shape:
             return kept
     return None
 
@@ -126,9 +141,20 @@ def dispute(one: Kept, other: Kept) -> list[tuple[int, float]]:
     """(position, Dice between the two masks) of the pictures on which they differ most, if they differ at all."""
     assert one.masks
     assert other.masks
-    between = np.array([dice_between(one.masks.of(i) == 1, other.masks.of(i) == 1) for i in range(len(one.keys))])
+    counted = one.target.counted if one.target else (1,)
+    between = np.array([agreement(one.masks.of(i), other.masks.of(i), counted) for i in range(len(one.keys))])
     order = np.argsort(between, kind="stable")[:MAX_DISPUTED]
     return [(int(i), float(between[i])) for i in order if between[i] < 1]
+
+
+def agreement(one: Classes, other: Classes, counted: Sequence[int]) -> float:
+    """Mean Dice between two masks of classes, over the classes that count and that are in either; 1 without any."""
+    if len(counted) == 1:
+        return dice_between(one == counted[0], other == counted[0])
+    pairs = np.bincount(one.ravel().astype(np.intp) * LABELS + other.ravel(), minlength=LABELS**2)
+    table = pairs.reshape(LABELS, LABELS)
+    both, total = table.diagonal()[list(counted)], (table.sum(axis=0) + table.sum(axis=1))[list(counted)]
+    return float((2 * both[total > 0] / total[total > 0]).mean()) if total.any() else 1.0
 
 
 def dice_between(one: Mask, other: Mask) -> float:
@@ -152,21 +178,34 @@ def _shot(cell: Kept, position: int, sample: Sample | None) -> Shot:
     prediction = _prediction(cell, position, sample)
     if sample is None or cell.masks is None:
         return Shot(cell.keys[position], "", prediction)
+    if not is_binary(cell.target):
+        return Shot(cell.keys[position], _drawn_truth(cell, sample), prediction)
     photo = webp_uri(draw_outlines(sample.image, sample.truth, cell.masks.of(position) == 1))
     return Shot(cell.keys[position], photo, prediction, bool(sample.truth.any()))
 
 
 def _disputed(one: Kept, other: Kept, position: int, agreement: float, sample: Sample | None) -> Disputed:
-    photo = webp_uri(draw_outlines(sample.image, sample.truth)) if sample else ""
+    photo = _drawn_truth(one, sample) if sample else ""
     predictions = _prediction(one, position, sample), _prediction(other, position, sample)
     return Disputed(one.keys[position], agreement, photo, predictions)
+
+
+def _drawn_truth(cell: Kept, sample: Sample) -> str:
+    """The picture with its true outline or, with more than two classes, in the colours of the true ones."""
+    if is_binary(cell.target):
+        return webp_uri(draw_outlines(sample.image, sample.truth))
+    return webp_uri(draw_classes(sample.image, sample.classes, sample.classes, cell.colours))
 
 
 def _prediction(cell: Kept, position: int, sample: Sample | None) -> Prediction:
     dice = float(cell.dice[position])
     if sample is None or cell.masks is None:
         return Prediction(dice)
-    mask = (cell.masks.of(position) == 1) & sample.counted
+    predicted = cell.masks.of(position)
+    if not is_binary(cell.target):
+        errors = webp_uri(draw_classes(sample.image, sample.classes, predicted, cell.colours))
+        return Prediction(dice, errors, wrong=float(((predicted != sample.classes) & sample.counted).mean()))
+    mask = (predicted == 1) & sample.counted
     errors = webp_uri(draw_errors(sample.image, sample.truth, mask))
     missed, wrong = float((sample.truth & ~mask).mean()), float((mask & ~sample.truth).mean())
     return Prediction(dice, errors, missed, wrong)

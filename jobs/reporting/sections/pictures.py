@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.reporting.sections.drawing import SIZE_PX, webp_uri
+from jobs.reporting.statistics.per_image import read_dice
 from jobs.reporting.statistics.records import Group, Record
-from petseg.run_folder.layout import OVERLAYS_NAME, PER_IMAGE_NAME
+from petseg.run_folder.layout import OVERLAYS_NAME
 from shards.command import printable
 from shards.files import open_regular
 
@@ -87,28 +85,3 @@ def dice_by_key(folder: Path) -> dict[str, float]:
     """Dice of each val picture; {} if it was not measured."""
     measured = read_dice(folder, "val")
     return dict(zip(measured[0], measured[1].tolist(), strict=True)) if measured else {}
-
-
-def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], NDArray[np.float64]] | None:
-    """Keys and Dice (N,) of a split's pictures from per_image.npz, in the order of the split; None if it lacks them.
-
-    2 tp / (2 tp + fp + fn), 1 where truth and prediction are empty.
-    """
-    try:
-        with open_regular(folder / PER_IMAGE_NAME, follow=False) as file, np.load(file, allow_pickle=False) as arrays:
-            keys, counts = arrays[f"{split}/keys"], arrays[f"{split}/counts"].astype(float)
-    except (
-        OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error,
-    ):  # fmt: skip
-        return None
-    if keys.ndim != 1 or not len(keys) or counts.shape != (len(keys), 3) or not (counts >= 0).all():
-        return None
-    total = 2 * counts[:, 0] + counts[:, 1] + counts[:, 2]
-    return _names(keys.tolist()), np.where(total > 0, 2 * counts[:, 0] / np.maximum(total, 1), 1.0)
-
-
-def _names(keys: Sequence[object]) -> tuple[str, ...]:
-    """The keys, made printable; they are checked as one text, since a sweep of 1,000 trials has a million of them."""
-    names = tuple(map(str, keys))
-    text = "".join(names)
-    return names if printable(text) == text else tuple(map(printable, names))

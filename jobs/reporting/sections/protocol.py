@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jobs.design.shard_sets import ShardSet
+from jobs.reporting.sections.targets import counted_words, names_of, targets_of, wanted_class
 from jobs.reporting.statistics.records import SEED_AXIS, Record
+from jobs.reporting.statistics.verdict import Comparison
 from jobs.runs.trial import Sweep
+from petseg.targets.pets import PET
+from petseg.targets.target import Target
 from shards.command import typed
 from shards.duplicates_note import summarise_duplicates
 
@@ -17,6 +21,14 @@ BORDER_RULES = {
     "bg": "border counts as background (bg)",
     "ignore": "border left out of loss and metrics (ignore)",
 }
+BORDER_OF_KINDS = {
+    "fg": "border counts as the pet's class (fg)",
+    "bg": "border counts as background (bg)",
+    "ignore": "border left out of loss and metrics (ignore)",
+}
+AVERAGING_OF_CLASSES = (
+    "Dice and IoU per picture, the mean over the classes in its truth or prediction, then the mean over pictures"
+)
 FITS = {
     "squash": "pictures squashed to it",
     "letterbox": "pictures scaled to it in their own shape, margins not counted",
@@ -28,6 +40,7 @@ PER_PICTURE = {
     "data.image_size_px": "image size",
     "data.fit": "fit",
     "data.border": "border rule",
+    "data.target": "target",
     "data.shards": "shard set",
 }
 ORDER = ("done", "running", "stalled", "queued", "unknown", "interrupted", "failed", "planned", "pruned")
@@ -41,26 +54,72 @@ def state_counts(records: Sequence[Record]) -> list[tuple[str, int]]:
     return [(state, counts[state]) for state in ORDER if counts[state] or state in ("done", "failed")]
 
 
-def protocol(sweep: Sweep, records: Sequence[Record]) -> Facts:
-    """The facts that decide whether two numbers can be compared."""
+def protocol(sweep: Sweep, records: Sequence[Record], val: Comparison | None = None) -> Facts:
+    """The facts that decide whether two numbers can be compared. val: as the leaderboard compares the trials"""
+    targets = targets_of(records) or _planned_targets(sweep)
+    groups = [("Groups", groups_text(val))] if val and val.num_groups else []
     return [
         *shard_facts(sweep),
-        ("Border", common(records, "data.border", BORDER_RULES)),
+        *target_facts(targets, records),
         ("Image size", image_size(records)),
-        ("Averaging", "Dice and IoU of the pet class per picture, then the mean over pictures"),
+        ("Averaging", "; ".join(map(averaging, targets)) or AVERAGING_OF_CLASSES),
+        *groups,
         ("Weights", "of the epoch with the best val Dice; test is measured once with them and never ranks"),
         ("Ranked by", "mean val/dice over seeds; test chooses nothing"),
-        ("All-pet guess", floors(records)),
+        (floor_name(records), floors(records)),
         ("Training", training(records)),
         ("Seeds", ", ".join(dict.fromkeys(str(r.seed) for r in records if r.seed is not None)) or "unknown"),
     ]
+
+
+def _planned_targets(sweep: Sweep) -> list[Target | None]:
+    """What trials that have not begun will learn, as far as the sweep notes it: the pet of a set of trimaps, or []."""
+    return [] if any(one.num_classes for one in sweep.shard_sets) else [None]
+
+
+def target_facts(targets: Sequence[Target | None], records: Sequence[Record]) -> Facts:
+    """The classes, where they are more than pet and background, and the border where there is one."""
+    facts = []
+    if any(targets):
+        facts.append(("Target", "; ".join(target_text(target) for target in targets)))
+    if any(target is None or len(target.rules) > 1 for target in targets):
+        words = BORDER_RULES if None in targets else BORDER_OF_KINDS
+        facts.append(("Border", common(records, "data.border", words)))
+    return facts
+
+
+def target_text(target: Target | None) -> str:
+    """`as_packed, 11 classes: sky, building, ...`"""
+    names = names_of(target)
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{target.name if target else PET}, {len(names)} classes: {', '.join(names[:MAX_NAMED])}{more}"
+
+
+def averaging(target: Target | None) -> str:
+    """How a target's Dice is averaged."""
+    if target is None or target.is_binary:
+        return f"Dice and IoU of the {wanted_class(target)} class per picture, then the mean over pictures"
+    return (
+        f"Dice and IoU per picture, the mean over {counted_words(target)} that are in its truth or prediction, then "
+        "the mean over pictures"
+    )
+
+
+def groups_text(val: Comparison) -> str:
+    """How the groups of a set that was packed with --group-by enter the intervals."""
+    pictures = f"{val.num_pictures:,} val pictures in {val.num_groups:,} group{'s' * (val.num_groups > 1)} (--group-by)"
+    if val.units is not None:
+        return f"{pictures}: intervals and tests are for other groups, since pictures of one are not independent"
+    if val.num_groups == 1:
+        return f"{pictures}: intervals are for other pictures of this group, and say nothing about other groups"
+    return f"{pictures}: each picture is a group by itself"
 
 
 def shard_facts(sweep: Sweep) -> Facts:
     """The facts on each shard set of the sweep, with its location if there are several."""
     sets = [one if one.source else replace(one, source=one.location) for one in noted_sets(sweep)]
     facts = {
-        "Shard set": [f"{one.source}: {one.attribution}" if one.num_samples else one.source for one in sets],
+        "Shard set": [f"{one.source}: {one.attribution}" if one.attribution else one.source for one in sets],
         "Splits": [" / ".join(f"{count:,} {name}" for name, count in one.num_samples.items()) for one in sets],
         "Near-identical pictures": [duplicates(one) for one in sets],
         "Manifest hash": [one.hash for one in sets],
@@ -91,8 +150,9 @@ def _by_location(texts: Sequence[str], locations: Sequence[str]) -> str:
 def image_size(records: Sequence[Record]) -> str:
     """The network's size of pictures, and how they get it."""
     size = common(records, "data.image_size_px")
-    fit = common(records, "data.fit", FITS)
-    return f"{size} px{'' if 'x' in size else ' square'}, {FITS['squash'] if fit == 'unknown' else fit}"
+    fits = values_of(records, "data.fit") or ["squash"]  # earlier versions had no other
+    how = FITS.get(fits[0], fits[0]) if len(fits) == 1 else f"fitted by {', '.join(fits)}"
+    return f"{size} px{'' if 'x' in size else ' square'}, {how}"
 
 
 def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:
@@ -133,10 +193,21 @@ def length(record: Record) -> str:
 
 
 def floor_of(records: Sequence[Record], split: str) -> float | None:
-    """Dice of calling every pixel pet; the lowest, should it differ between trials."""
-    metric = f"{split}/all_pet_dice"
-    values = [r.result.metrics[metric] for r in records if r.result and metric in r.result.metrics]
+    """Dice of calling every pixel pet, or else the same class; the lowest, should it differ between trials."""
+    values = [floor for r in records if r.result and (floor := r.result.floor(split)) is not None]
     return min(values, default=None)
+
+
+def floor_name(records: Sequence[Record]) -> str:
+    """The name of `floor_of`: of the pet of a set of trimaps, or of any other target."""
+    others = any("val/one_class_dice" in record.result.metrics for record in records if record.result)
+    return "One class everywhere" if others else "All-pet guess"
+
+
+def floor_words(records: Sequence[Record]) -> str:
+    """`the all-pet guess`, within a sentence."""
+    is_pet = floor_name(records) == "All-pet guess"
+    return "the all-pet guess" if is_pet else "the best guess of one class everywhere"
 
 
 def floors(records: Sequence[Record]) -> str:
@@ -176,7 +247,7 @@ def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequenc
     below = [r for r in records if r.result and floor is not None and r.result.metrics["val/dice"] < floor]
     if below:
         warned.append(
-            f"{len(below)} finished trials are below the all-pet guess ({floor:.4f}): they have learnt nothing."
+            f"{len(below)} finished trials are below {floor_words(records)} ({floor:.4f}): they have learnt nothing."
         )
     if not any(record.seed is not None for record in records) or len({r.seed for r in records}) == 1:
         warned.append(f"A single seed ({SEED_AXIS}): the spread between reruns is not known.")

@@ -17,9 +17,12 @@ from PIL import Image, UnidentifiedImageError
 from jobs.reporting.statistics.records import Record
 from petseg.config.sizes import size_of
 from petseg.data.decode import decode_labels
-from petseg.data.letterbox import PAD_LABEL, PAD_RGB, centred, place
+from petseg.data.letterbox import PAD_RGB, centred, place
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
+from petseg.targets.pets import PET, pets_rules
+from petseg.targets.target import TARGET_NAME, load_target
+from shards.classes import IGNORE_VALUE
 from shards.command import without_secrets
 
 Pixels = NDArray[np.uint8]
@@ -43,14 +46,22 @@ class Sample:
     """A val picture as the network saw it."""
 
     image: Pixels  # (H, W, 3) uint8
-    truth: Mask  # (H, W) pet, by the run's border rule
-    counted: Mask  # (H, W) False where the border rule ignores a pixel
+    classes: Pixels  # (H, W) uint8 true classes, by the target that the run was trained on; IGNORE_VALUE: not counted
+
+    @property
+    def truth(self) -> Mask:
+        """(H, W) the second of two classes."""
+        return self.classes == 1
+
+    @property
+    def counted(self) -> Mask:
+        """(H, W) False where the target ignores a pixel."""
+        return self.classes != IGNORE_VALUE
 
 
 def load_samples(where: ValSplit, wanted: Mapping[int, str]) -> tuple[dict[int, Sample], str]:
     """(samples by position, "") for {position in val: key}, or ({}, why they cannot be read)."""
-    border = str(((where.record.config or {}).get("data") or {}).get("border"))
-    samples, trouble = _read(where, wanted, lambda reader, position: _sample(reader, position, border))
+    samples, trouble = _read(where, wanted, lambda reader, position: _sample(reader, position, where.record))
     return dict(zip(wanted, samples, strict=False)), trouble
 
 
@@ -95,8 +106,8 @@ def _open(where: ValSplit) -> TarReader:
     return TarReader(store, "val", size, fit)
 
 
-def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
-    """Decode the trimap exactly as in the evaluation, and the picture only for display."""
+def _sample(reader: TarReader, position: int, record: Record) -> Sample:
+    """Decode the labels exactly as in the evaluation, and the picture only for display."""
     size, letterbox = reader.size_px, reader.fit == "letterbox"
     jpg, png = reader.encoded(position)
     try:
@@ -110,9 +121,26 @@ def _sample(reader: TarReader, position: int, border_rule: str) -> Sample:
         shown[...] = PAD_RGB
         scaled = image.convert("RGB").resize((at.width, at.height), Image.Resampling.BILINEAR)
         shown[at.rows_columns()] = np.asarray(scaled)
-    trimap = np.empty(size, np.uint8)
-    decode_labels(png, trimap, letterbox)
-    values = reader.store.manifest.source.trimap
-    border = trimap == values["border"]
-    truth = (trimap == values["pet"]) | (border & (border_rule == "fg"))
-    return Sample(shown, truth, ~(border & (border_rule == "ignore")) & (trimap != PAD_LABEL))
+    labels = np.empty(size, np.uint8)
+    decode_labels(png, labels, letterbox)
+    return Sample(shown, _table(record, reader, reader.key(position))[labels])
+
+
+def _table(record: Record, reader: TarReader, key: str) -> Pixels:
+    """(256,) the class of each label, as the run was trained; raises ValueError if its folder does not say it.
+
+    The file that a config may name by `data.target` is not read: the config could be a stranger's.
+    """
+    manifest, folder = reader.store.manifest, record.trial_status.trial.folder
+    target = load_target(folder)
+    if target is not None:
+        if dict(target.labels) != manifest.mask_values:
+            raise ValueError(f"{folder / TARGET_NAME} was made for other labels than those of the shard set")
+        return target.table[target.rows_of([key])[0]]
+    if manifest.classes is not None:
+        raise ValueError(f"{folder} has no {TARGET_NAME}, which says what the run learnt")
+    border = str(((record.config or {}).get("data") or {}).get("border"))
+    _, rules = pets_rules(PET, manifest.source.trimap, ())
+    if f"border_{border}" not in rules:
+        raise ValueError(f"trial {record.id} has no readable config.json")
+    return rules[f"border_{border}"][0]

@@ -90,7 +90,7 @@ class Family:
     value: Floats
     variance: Floats  # over pictures
     pictures_only: NDArray[np.bool_]  # a cell has a single run
-    num_pictures: int
+    num_pictures: int | NDArray[np.int64]
 
 
 def summarise(dice: Sequence[Floats]) -> Cells:
@@ -190,6 +190,25 @@ def pairs(cells: Cells, errors: Floats | None = None) -> Intervals:
     )
 
 
+def first_minus_second(each: Sequence[Cells]) -> Intervals:
+    """The first cell minus the second of each of K >= 1 comparisons, all of them one family: arrays of shape (K,).
+
+    For comparisons on different pictures, such as those that show a class. Each is drawn by itself: that the same
+    pictures move several of them together is left out, which makes the intervals a little wider.
+    """
+    draws = next(count for most, count in DRAWS if len(each) <= most)
+    drawn = [draw_errors(cells, draws, np.random.default_rng(number)) for number, cells in enumerate(each)]
+    errors = np.stack([one[0] - one[1] for one in drawn])
+    covariances = [cells.covariance for cells in each]
+    family = Family(
+        value=np.array([cells.mean[0] - cells.mean[1] for cells in each]),
+        variance=np.array([one[0, 0] + one[1, 1] - 2 * one[0, 1] for one in covariances]),
+        pictures_only=np.array([cells.is_single[:2].any() for cells in each]),
+        num_pictures=np.array([cells.num_pictures for cells in each]),
+    )
+    return _compare(family, draws, lambda at: errors[at])
+
+
 def _compare(family: Family, draws: int, errors_of: Callable[[NDArray[np.int64]], Floats]) -> Intervals:
     """The intervals of a family of K contrasts, of shape (K,). errors_of: (k, draws) errors of some contrasts.
 
@@ -227,7 +246,7 @@ def _ends(value: Floats, reach: Floats, p: Floats) -> tuple[Floats, Floats]:
     return low, high
 
 
-def _reach_over_pictures(variance: Floats, num_pictures: int) -> Floats:
+def _reach_over_pictures(variance: Floats, num_pictures: int | NDArray[np.int64]) -> Floats:
     """Half the width of Student's interval for other pictures. variance: over pictures."""
     error = np.sqrt(np.maximum(variance, 0) / num_pictures)
     return error * special.stdtrit(num_pictures - 1, 0.5 + CONFIDENCE / 2)

@@ -29,6 +29,7 @@ class Noise:
     run: float  # of a training run's mean over pictures, in one cell
     picture: float  # of a picture in one cell, beyond what it does in all cells
     num_pictures: int
+    unit: str = "pictures"  # or groups of pictures, which are counted then
 
 
 def noise_of(cells: Cells) -> Noise | None:

@@ -65,13 +65,13 @@ def shown_text(num_cells: int, seeds: int, noise: Noise) -> str:
     size = least_difference(num_cells, seeds, noise)
     cells = "the two cells" if num_cells == 2 else f"two of the {num_cells} cells"
     return (
-        f"With {seeds} seeds and {noise.num_pictures:,} val pictures a difference of about {size:.2g} Dice between "
+        f"With {seeds} seeds and {noise.num_pictures:,} val {noise.unit} a difference of about {size:.2g} Dice between "
         f"{cells} is shown in {POWER * 100:.0f} % of sweeps"
     )
 
 
 def spreads_text(noise: Noise) -> str:
-    return f"standard deviation of runs {noise.run:.4f}, of pictures in a cell {noise.picture:.3f}"
+    return f"standard deviation of runs {noise.run:.4f}, of {noise.unit} in a cell {noise.picture:.3f}"
 
 
 def _needed(seeds: int | None) -> str:

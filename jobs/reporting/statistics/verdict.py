@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jobs.design.shard_sets import ShardSet
-from jobs.reporting.sections.pictures import read_dice
 from jobs.reporting.statistics.compare import LEVEL, Cells, Intervals, contrasts, means, pairs, rank_ranges, summarise
+from jobs.reporting.statistics.per_image import read_per_image
 from jobs.reporting.statistics.power import Noise, noise_of
 from jobs.reporting.statistics.records import NOISE_DICE, Group, Record, axis_text, gather, varied
+from jobs.reporting.statistics.units import by_unit, number_units
 from jobs.runs.trial import Sweep
 
 MAX_LEVELS = 8  # of a factor: a finer axis is a scale, and its thousands of pairs of values say nothing
@@ -74,6 +76,8 @@ class Comparison:
     means: dict[tuple[Any, ...], Mean]  # by the group's key
     differences: Intervals  # row minus column
     left_out: tuple[Group, ...]  # finished, but without the same per_image.npz as the others
+    units: NDArray[np.int64] | None = None  # (N,) the group of each picture, where intervals are for other groups
+    num_groups: int = 0  # that the pictures come in; 0 in a set that was packed without --group-by
 
     def mean(self, group: Group) -> Mean | None:
         return self.means.get(group.key)
@@ -92,10 +96,16 @@ class Comparison:
         i = self.positions.get(group.key, 0)
         return self.difference(i, 0) if i else None
 
+    @property
+    def unit(self) -> str:
+        """What the intervals are for others of: pictures, or the groups that pictures come in."""
+        return "pictures" if self.units is None else "groups of pictures"
+
     @cached_property
     def noise(self) -> Noise | None:
         """The spreads of runs and pictures in these groups; None if they are unknown."""
-        return noise_of(self.cells)
+        noise = noise_of(self.cells)
+        return replace(noise, unit=self.unit) if noise else None
 
 
 @dataclass(frozen=True)
@@ -147,8 +157,11 @@ def compare(groups: Sequence[Group], split: str) -> Comparison | None:
     if len(common) < 2:
         return None
     same = [(g, entry[1]) for g in finished if (entry := measured[g.key]) and entry[0] == common]
+    groups_known = (entry[2] for entry in measured.values() if entry and entry[0] == common and entry[2])
+    groups_of_pictures = next(groups_known, ())
+    units = number_units(groups_of_pictures)
     same.sort(key=lambda pair: -pair[1].mean(axis=1).mean())
-    cells = summarise([dice for _, dice in same])
+    cells = summarise([by_unit(dice, units) for _, dice in same])
     differences, alone = pairs(cells), means(cells)
     columns = (alone.value, alone.low, alone.high, alone.pictures_only, rank_ranges(differences))
     by_key = {
@@ -158,15 +171,24 @@ def compare(groups: Sequence[Group], split: str) -> Comparison | None:
         for (group, _), value, low, high, only, ranks in zip(same, *columns, strict=True)
     }
     left_out = tuple(group for group in finished if group.key not in by_key)
-    return Comparison(tuple(g for g, _ in same), len(common), cells, by_key, differences, left_out)
+    return Comparison(
+        tuple(g for g, _ in same),
+        len(common),
+        cells,
+        by_key,
+        differences,
+        left_out,
+        units,
+        len(set(groups_of_pictures)),
+    )
 
 
-def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any] | None:
-    """Keys and (S, N) Dice; None if its trials do not all have the same pictures."""
-    rows = [dice for record in group.done if (dice := read_dice(record.trial_status.trial.folder, split))]
-    if len(rows) < len(group.done) or len({keys for keys, _ in rows}) != 1:
+def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any, tuple[str, ...]] | None:
+    """Keys, (S, N) Dice and the pictures' groups; None if its trials do not all have the same pictures."""
+    runs = [one for record in group.done if (one := read_per_image(record.trial_status.trial.folder, split))]
+    if len(runs) < len(group.done) or len({one.keys for one in runs}) != 1:
         return None
-    return rows[0][0], np.stack([dice for _, dice in rows])
+    return runs[0].keys, np.stack([one.dice for one in runs]), next((one.groups for one in runs if one.groups), ())
 
 
 def effects(
@@ -209,6 +231,12 @@ def _weights(positions: dict[tuple[Any, ...], int], signs: dict[int, dict[Any, f
     raw = [math.prod(sign.get(key[at], 0.0) for at, sign in signs.items()) for key in positions]
     share = sum(abs(weight) for weight in raw) / 2 ** len(signs)
     return [weight / share for weight in raw]
+
+
+def differences_of(names: tuple[str, str], compared: Intervals) -> list[Difference]:
+    """Contrasts of the same two cells, one for each of several sets of pictures."""
+    numbers = zip(compared.value, compared.low, compared.high, compared.p, strict=True)
+    return [Difference(*names, float(value), float(low), float(high), _known(one)) for value, low, high, one in numbers]
 
 
 def _differences(cells: Cells, names: Sequence[tuple[str, str]], rows: Sequence[list[float]]) -> list[Difference]:

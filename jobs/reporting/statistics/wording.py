@@ -199,7 +199,8 @@ def basis(comparison: Comparison) -> str:
     """`3 seeds, 368 pictures`."""
     least, most = int(comparison.cells.seeds.min()), int(comparison.cells.seeds.max())
     count = f"{least}" if least == most else f"{least}-{most}"
-    return f"{count} seed{'s' * (most > 1)}, {comparison.num_pictures:,} pictures"
+    groups = "" if comparison.units is None else f" in {comparison.cells.num_pictures:,} groups"
+    return f"{count} seed{'s' * (most > 1)}, {comparison.num_pictures:,} pictures{groups}"
 
 
 def ranks_text(mean: Mean) -> str:

@@ -133,7 +133,7 @@ def compose(sweep: Sweep, records: Sequence[Record], board: Leaderboard) -> Cont
             ),
         ),
         Heading("How it was measured"),
-        Markdown(plain(facts(protocol(sweep, records), warnings(records, board.axes, list(sweep.axes))))),
+        Markdown(plain(facts(protocol(sweep, records, board.val), warnings(records, board.axes, list(sweep.axes))))),
         Heading("How to reproduce it"),
         Markdown(without_secrets(commands(sweep, board))),
     ]

@@ -126,6 +126,8 @@ def test_keys_that_are_not_the_manifests(ask: Doctor, copied: Path) -> None:
         (["--set", "train.mixed_precision=fp16"], "warn", "fp16 needs a GPU"),
         (["--axis", "data.threads=1,2"], "FAIL", "data.threads cannot be an axis"),
         (["--set", "data.image_size_px=128"], "warn", "packed at 64 px would be enlarged to data.image_size_px = 128"),
+        (["--set", "data.image_size_px=64x128"], "warn", "would be enlarged to data.image_size_px = 128"),
+        (["--set", "data.fit=crop"], "warn", "were squashed to 64 px when they were packed, which data.fit = crop"),
     ],
 )
 def test_configs(ask: Doctor, flags: list[str], status: str, detail: str) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.design.space import parse_distribution
@@ -200,6 +200,7 @@ def searched(**top: object) -> list[Cell]:
     return expand(parse_spec({**SEARCH, **top}, "x"))
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 5))
 def test_a_random_search_is_the_same_again_and_only_grows(count: int, more: int, seed: int) -> None:
     cells = searched(run_cap=count, seed=seed)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jobs.reporting.page import heat_of, quantity, signed
+from jobs.reporting.parquet import render_parquet
+from jobs.reporting.rows import rows_of
 from jobs.reporting.sections.charts import draw_charts, find_ticks
 from jobs.reporting.sections.curves import collect
 from jobs.reporting.sections.drawing import SIZE_PX
@@ -125,6 +127,20 @@ def test_sweep_of_seeds_alone(lab: Lab, page: Callable[[Sweep], str]) -> None:
     text = page(sweep)
     assert "all trials" in text
     assert "2 finished trials are below the all-pet guess (0.5500)" in text
+
+
+def test_sweep_of_squares_and_rectangles(lab: Lab, page: Callable[[Sweep], str]) -> None:
+    """Numbers and words on one axis; the trials of a size differ in how pictures get it."""
+    lab.axes = {"data.image_size_px": [64, "32x96"], "data.fit": ["letterbox", "crop"], "train.seed": [0, 1]}
+    sweep = lab.plan()
+    for number, trial in enumerate(sweep.trials):
+        finish(trial, 0.8 + 0.01 * number)
+    text = page(sweep)
+    assert "The trials differ in image size (64, 32x96): their Dice is not the same measure" in text
+    assert "The trials differ in fit (letterbox, crop): their Dice is not the same measure" in text
+    assert "differs: 64, 32x96 px, fitted by letterbox, crop" in text
+    assert [row["data.image_size_px"] for row in rows_of(board_of(sweep))] == ["32x96", "32x96", 64, 64]
+    assert render_parquet(sweep, board_of(sweep))
 
 
 def test_curves_mean_band_and_marks(finished: Sweep) -> None:

@@ -144,7 +144,8 @@ def test_a_sweep_that_wandb_did_not_take_says_so_once_and_is_sent_later(
             trouble.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
         else:
             server.fault = fault
-        assert run_command(sweep_main, [*flags_of(tiny_sweep), "--set", "tracking.wandb_wait_s=1"]) == OK
+        flags = [*flags_of(tiny_sweep), "--set", "tracking.wandb_wait_s=1", "--trials-per-job", "2"]
+        assert run_command(sweep_main, flags) == OK
         sweep = load_sweep(tmp_path / "runs" / "lab")
         out, err = capsys.readouterr()
         assert out.count("wandb has nothing of this sweep (") == 1, out

@@ -197,8 +197,10 @@ def evaluate(processes: int, folder: Path, *flags: str) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
-def test_two_processes_measure_the_same_as_one(whole_shards: Path, tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny(data__shards=str(whole_shards), train__epochs=1, data__cache_dir=str(tmp_path / "cache")), tmp_path)
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_two_processes_measure_the_same_as_one(whole_shards: Path, tiny: Tiny, tmp_path: Path, fit: str) -> None:
+    cache = str(tmp_path / "cache")
+    train(tiny(data__shards=str(whole_shards), data__fit=fit, train__epochs=1, data__cache_dir=cache), tmp_path)
     written = []
     for processes in (1, 2):
         done = evaluate(processes, tmp_path, "--tta", "flips", "--pictures", "1")

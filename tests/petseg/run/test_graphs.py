@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,22 +30,37 @@ class Repeater:
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.captures = 0
+        self.captures, self.forgotten = 0, 0
 
     def __call__(self, work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
         self.captures += 1
-        assert all(p.grad is None for p in self.parameters)
+        adds = self.parameters[0].grad is not None
+        assert all((p.grad is not None) == adds for p in self.parameters)
         result = work()
         gradients = [p.grad for p in self.parameters]
 
         def replay() -> None:
-            for parameter in self.parameters:
-                parameter.grad = None
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient if adds else None
             result.copy_(work())
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 gradient.copy_(parameter.grad)
 
         return replay, result
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+
+class Refusal:
+    """A capture that fails after gradients and statistics were touched."""
+
+    def __call__(self, work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+        work()
+        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
+
+    def forget(self) -> None:
+        raise AssertionError
 
 
 class Passes:
@@ -89,14 +105,54 @@ def test_each_pass_gives_what_the_plain_one_gives() -> None:
     assert graphed.count == 2 * (WARM_UP_PASSES + 1) + 5  # the stand-in works when it records
 
 
+@pytest.mark.parametrize("capture", ["always", "never", "first shape"])
+def test_passes_of_a_step_add_up(capture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of three passes, shapes that come first in the middle of a step, and one that is not captured."""
+    graphed, expected = Passes(), Passes()
+    monkeypatch.setattr(graphs, "MAX_GRAPHS", 1 if capture == "first shape" else 16)
+    repeater = Repeater(graphed.model)
+    runner = PassGraphs(graphed.model, Refusal() if capture == "never" else repeater, accumulates=True)
+    for step, batches in enumerate([(4, 4, 3), (3, 4, 4), (3, 3, 2)]):
+        for number, batch in enumerate(batches):
+            inputs = inputs_of(batch, 10 * step + number)
+            assert torch.equal(runner.run(graphed.plain, inputs), expected.plain(inputs))
+        assert_same_tensors(graphed.gradients(), expected.gradients())
+        assert_same_tensors(dict(graphed.model.named_buffers()), dict(expected.model.named_buffers()))
+        for passes in (graphed, expected):
+            passes.model.zero_grad()
+    assert repeater.captures == {"always": 3, "never": 0, "first shape": 1}[capture]
+
+
+def test_a_parameter_that_is_not_used_gets_no_gradient() -> None:
+    passes = Passes()
+    passes.model.unused = nn.Parameter(torch.ones(1))
+    runner = PassGraphs(passes.model, UnusedAside(passes.model), accumulates=True)
+    runner.run(passes.plain, inputs_of(2))
+    assert passes.model.unused.grad is None
+    assert passes.gradients()
+
+
+class UnusedAside(Repeater):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.parameters = [p for p in self.parameters if p is not model.unused]
+
+
+def test_graphs_of_another_way_are_captured_anew() -> None:
+    passes = Passes()
+    capture = Repeater(passes.model)
+    runner = PassGraphs(passes.model, capture)
+    for _ in range(2):
+        runner.run(passes.plain, inputs_of(2))
+        passes.model.zero_grad()
+        runner.forget()
+    assert (capture.captures, capture.forgotten) == (2, 2)
+
+
 def test_a_pass_that_cannot_be_captured_runs_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     graphed, expected = Passes(), Passes()
 
-    def refuse(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
-        work()  # gradients and statistics are touched before it fails
-        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be ...")
-
-    runner = PassGraphs(graphed.model, refuse)
+    runner = PassGraphs(graphed.model, Refusal())
     with caplog.at_level(logging.WARNING):
         for seed in range(2):
             inputs = inputs_of(4, seed)
@@ -115,26 +171,30 @@ def test_shapes_beyond_the_limit_are_not_captured() -> None:
         runner.run(passes.plain, inputs_of(batch + 1))
         passes.model.zero_grad()
     assert capture.captures == MAX_GRAPHS
+    assert runner.take_share() == pytest.approx(MAX_GRAPHS / (MAX_GRAPHS + 3))
+    assert math.isnan(runner.take_share())  # no pass since
 
 
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_run_with_graphs_ends_with_the_same_weights(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation_steps: int
 ) -> None:
     """With a smaller last batch, progressive resizing, averages, clipping and augmentation."""
     config = tiny(
         train__start_size_px=32, train__ema_decay=0.9, optim__grad_clip=1.0,
-        augment__policy="strong",
+        augment__policy="strong", train__accumulation_steps=accumulation_steps,
     )  # fmt: skip
     train(config, tmp_path / "plain")
     captures = []
 
     def with_stand_in(config: RunConfig, model: nn.Module, device: torch.device, world_size: int) -> PassGraphs:
         captures.append(Repeater(model))
-        return PassGraphs(model, captures[-1])
+        return PassGraphs(model, captures[-1], accumulates=accumulation_steps > 1)
 
     monkeypatch.setattr("petseg.run.run.build_pass_graphs", with_stand_in)
     train(config, tmp_path / "graphed")
-    assert captures[0].captures == 4  # two sizes, each with full batches and a last one
+    # two sizes, each with full batches and a last one of 3, which two passes share as 2 and 1
+    assert captures[0].captures == (4 if accumulation_steps == 1 else 6)
     kept = [next((tmp_path / name).rglob("model.safetensors")) for name in ("plain", "graphed")]
     assert_same_tensors(*(load_file(path) for path in kept))
     plain, graphed = (read_metrics(tmp_path / name)[-1] for name in ("plain", "graphed"))
@@ -150,15 +210,19 @@ def test_a_run_with_graphs_ends_with_the_same_weights(
         ({"augment.mode": "add"}, 1, None),  # without a policy there are no copies
         ({"augment.mode": "add", "augment.policy": "flip"}, 1, "augment.mode = add"),
         ({"train.cuda_graphs": False}, 1, "train.cuda_graphs is off"),
-        ({"train.accumulation_steps": 2}, 1, "train.accumulation_steps"),
+        ({"train.accumulation_steps": 2}, 1, None),
         ({"train.mixed_precision": "fp16"}, 1, "fp16"),
         ({"train.grad_checkpointing": True}, 1, "train.grad_checkpointing"),
-        ({}, 2, "several processes"),
+        ({}, 2, None),
+        ({"train.sync_batchnorm": True}, 2, "train.sync_batchnorm"),
+        ({}, 4, "between nodes"),
     ],
 )
 def test_what_cannot_be_captured_is_named(
-    tiny: Tiny, changes: dict[str, object], world_size: int, reason: str | None
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], world_size: int, reason: str | None
 ) -> None:
+    """With two processes on each node."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(min(world_size, 2)))
     config = with_values(tiny(), changes)
     named = why_no_graphs(config, GPU, world_size)
     assert named is None if reason is None else reason in str(named)

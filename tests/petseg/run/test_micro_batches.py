@@ -111,12 +111,12 @@ def two_processes(device: str) -> Accelerator:
 def test_batchnorm_over_processes_needs_gpus(tiny: Tiny) -> None:
     config = tiny(train__sync_batchnorm=True)
     with pytest.raises(ValueError, match="works on GPUs only, and these 2 processes have none: leave it out"):
-        fit_for_training(config, build_model(config.model), two_processes("cpu"), 27)
+        fit_for_training(config, build_model(config.model), two_processes("cpu"))
     accelerator = two_processes("cuda")
     plain = build_model(config.model)
-    fitted = fit_for_training(config, plain, accelerator, 27)
+    fitted = fit_for_training(config, plain, accelerator)
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in fitted.modules())
     assert list(fitted.state_dict()) == list(build_model(config.model).state_dict())
     assert accelerator.ddp_handler.static_graph
-    fit_for_training(tiny(train__accumulation_steps=2), plain, accelerator, 27)
+    fit_for_training(tiny(train__accumulation_steps=2), plain, accelerator)
     assert not accelerator.ddp_handler.static_graph

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from petseg.run.pace import RankTime, StepClock, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
+from petseg.config import RunConfig
+from petseg.run.pace import (
+    LaunchMeter,
+    RankTime,
+    StepClock,
+    data_wait,
+    is_slow,
+    launch_meter,
+    straggler,
+    straggler_in_words,
+    with_common_steps,
+)
 from petseg.run_folder.layout import read_metrics
+from petseg.training.loop import train
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -139,3 +153,64 @@ def test_a_disabled_clock_never_runs() -> None:
         pass
     pace.stop()
     assert pace.own_s == 0.0
+
+
+class Timeline:
+    """A device's timeline in milliseconds, and the host's clock in seconds."""
+
+    def __init__(self) -> None:
+        self.device_ms, self.host_s, self.events = 0.0, 0.0, 0
+
+    def event(self) -> TimelineEvent:
+        self.events += 1
+        return TimelineEvent(self)
+
+
+class TimelineEvent:
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline, self.at = timeline, math.nan
+
+    def record(self) -> None:
+        self.at = self.timeline.device_ms
+
+    def elapsed_time(self, end_event: TimelineEvent, /) -> float:
+        return end_event.at - self.at
+
+
+@pytest.mark.parametrize(("host_s", "device_ms", "share"), [(0.01, 40.0, 0.25), (0.04, 40.0, 1.0), (0.05, 40.0, 1.0)])
+def test_the_share_of_launches_is_that_of_the_steps_after_a_wait(
+    monkeypatch: pytest.MonkeyPatch, host_s: float, device_ms: float, share: float
+) -> None:
+    timeline = Timeline()
+    monkeypatch.setattr("petseg.run.pace.time.perf_counter", lambda: timeline.host_s)
+    meter = LaunchMeter(timeline.event)
+    for number in range(6):
+        if number in (2, 4):
+            meter.arm()
+        with meter.step():
+            # other steps queue up, and say nothing
+            timeline.host_s += host_s if number in (2, 4) else 100.0
+            timeline.device_ms += device_ms
+    assert timeline.events == 4
+    assert meter.take_share() == pytest.approx(share)
+    assert math.isnan(meter.take_share())
+
+
+def test_without_a_gpu_launches_are_not_measured() -> None:
+    meter = launch_meter(torch.device("cpu"))
+    meter.arm()
+    with meter.step():
+        pass
+    assert math.isnan(meter.take_share())
+
+
+def test_an_epochs_row_has_the_shares_of_graphs_and_launches(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU whose steps take no time; a host's share is then the whole."""
+    monkeypatch.setattr("petseg.run.run.launch_meter", lambda device: LaunchMeter(Timeline().event))
+    train(tiny(), tmp_path / "gpu")
+    assert [(row["perf/graphed"], row["perf/launching"]) for row in read_metrics(tmp_path / "gpu")] == [(0.0, 1.0)] * 2
+    monkeypatch.undo()
+    train(tiny(train__epochs=1), tmp_path / "cpu")
+    assert not {"perf/graphed", "perf/launching"} & set(read_metrics(tmp_path / "cpu")[0])

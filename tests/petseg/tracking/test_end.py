@@ -38,7 +38,7 @@ def test_the_error_decides_how_a_run_ended() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ended", ["pruned", "failed"])  # the others: in test_tracking.py
+@pytest.mark.parametrize("ended", ["pruned", "failed"])  # the others: in test_tracker.py
 def test_each_end_sets_the_state_and_the_summary(tmp_path: Path, server: WandbServer, ended: End) -> None:
     tracker = Tracker(tmp_path, TrackingConfig("online", wandb_wait_s=60.0), NAME, {}, resumed_epoch=0)
     tracker.log({"epoch": 1, "step": 10, "val/dice": 0.5})

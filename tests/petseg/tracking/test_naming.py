@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from petseg.config import RunConfig
 from petseg.config.values import with_values
@@ -75,3 +78,10 @@ def test_a_label_has_the_model_and_the_varied_fields() -> None:
     assert label_of(config, varied) == "unet elastic lr 0.0003 shards small seed 0"
     secret = with_values(config, {"data.shards": "https://me:word@host"})
     assert label_of(secret, varied) == "unet elastic lr 0.0003 shards host seed 0"
+
+
+@given(st.text(max_size=300))
+def test_ids_are_valid_for_wandb_and_stable(text: str) -> None:
+    found = RunName(text).wandb_id
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{0,128}", found)
+    assert RunName(found).wandb_id == found

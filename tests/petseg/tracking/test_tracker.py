@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,25 +13,19 @@ from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from petseg.config import RunConfig, TrackingConfig
-from petseg.evaluation.measure import PredictedPicture
 from petseg.run_folder.layout import load_config, read_metrics
-from petseg.tracking.client import best_and_last, sheet, tile
+from petseg.tracking.client import best_and_last
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote, read_note
-from petseg.tracking.overlays import MAX_OVERLAYS, MAX_PX, OVERLAY_MASKS_NAME, load_overlays, save_overlays
 from petseg.tracking.process import RunSettings
 from petseg.tracking.tracker import Tracker
 from petseg.training import interrupt
 from petseg.training.loop import Terms, train
-from shards.command import Interrupted, without_secrets
-from tests.targets import PET
-from tests.wandb_server import KEY, Fault, SentRun, WandbServer
+from shards.command import Interrupted
+from tests.wandb_server import SentRun, WandbServer
 
 NAME = RunName(
     "lab-0123456789",
@@ -42,7 +35,6 @@ NAME = RunName(
     program="jobs/sweep.py",
     resend="`python jobs/sync.py runs/lab` sends it later",
 )
-
 OFF = "wandb is off for this run"
 
 
@@ -192,167 +184,6 @@ def test_an_offline_run_holds_every_epoch_and_the_config(
     assert any(r["type"] == "exit" for r in records)
 
 
-QUICK_FAULTS: list[tuple[Fault, str]] = [("wrong json", "UpsertBucket"), ("hang", "")]
-ALL_FAULTS: list[tuple[Fault, str]] = [
-    (fault, where)
-    for fault in ("401", "429", "500", "403", "hang", "reset", "wrong json")
-    for where in ("", "UpsertBucket", "RunResumeStatus", "file_stream")
-]
-
-
-@pytest.mark.parametrize(
-    ("fault", "where"),
-    [*QUICK_FAULTS, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL_FAULTS if case not in QUICK_FAULTS)],
-)
-def test_a_server_that_misbehaves_does_not_hold_up_the_training(
-    tmp_path: Path, server: WandbServer, fault: Fault, where: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """That it ends at all is what is tried: left to itself wandb's client would go on for hours."""
-    server.fault, server.fault_at = fault, where
-    tracker = Tracker(tmp_path, online(wait_s=1.5), RunName("x"), {}, resumed_epoch=0)
-    for epoch in (1, 2):
-        tracker.log(row(epoch))
-    tracker.finish({})
-    assert caplog.text.count(OFF) == 1
-    assert "; metrics.jsonl has everything\n" in caplog.text
-    assert KEY not in caplog.text
-    assert len(read_metrics(tmp_path)) == 2
-    note = read_note(tmp_path)
-    assert note is not None
-    assert (note.state, bool(note.reason)) == ("lost", True)
-    assert KEY not in str(note)
-
-
-def test_a_refusal_is_reported_while_the_training_runs(
-    tmp_path: Path, server: WandbServer, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
-    """wandb's client drops what it has, and raises nothing."""
-    server.fault, server.fault_at = "403", "file_stream"
-    tracker = Tracker(tmp_path, online(), NAME, {}, resumed_epoch=0)
-    tracker.log(row(1))
-    wait_for(lambda: OFF in caplog.text)
-    assert "(LostRows: Fatal error while uploading data)" in caplog.text
-    assert f"; metrics.jsonl has everything, {NAME.resend}\n" in caplog.text
-    tracker.log(row(2))
-    tracker.finish({})
-    assert caplog.text.count(OFF) == 1
-
-
-def test_trials_that_wandb_refused_alike_give_the_same_reason(tmp_path: Path, server: WandbServer) -> None:
-    server.fault, server.message = "401", "user is not logged in"
-    for name in ("lab-1", "lab-2"):
-        (tmp_path / name).mkdir()
-        Tracker(tmp_path / name, online(), RunName(name), {}, resumed_epoch=0).finish({})
-    first, second = (read_note(tmp_path / name) for name in ("lab-1", "lab-2"))
-    assert first == second
-    assert first is not None
-    assert "user is not logged in" in first.reason
-
-
-def test_a_server_that_is_gone_is_reported(
-    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    Tracker(tmp_path, online(wait_s=1), NAME, {}, resumed_epoch=0).finish({})
-    reason = "TimeoutError: wandb has not taken the run until 1 s after its end"
-    assert read_note(tmp_path) == TrackingNote("lost", reason)
-
-
-@pytest.mark.slow
-def test_a_server_that_dies_on_the_way(
-    tmp_path: Path, server: WandbServer, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
-    tracker = Tracker(tmp_path, online(wait_s=2), RunName("x"), {}, resumed_epoch=0)
-    tracker.log(row(1))
-    wait_for(lambda: server.runs and the_run(server).epochs == [1])
-    server.fault = "reset"
-    for epoch in (2, 3):
-        tracker.log(row(epoch))
-    tracker.finish({})
-    assert caplog.text.count(OFF) == 1
-    server.fault = ""
-    Tracker(tmp_path, online(), RunName("x"), {}, resumed_epoch=3).finish({})
-    assert the_run(server).epochs == [1, 2, 3]
-
-
-def test_training_without_a_network_ends_as_it_should(
-    tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    monkeypatch.setenv("WANDB_BASE_URL", "http://user:hidden@127.0.0.1:9")
-    result = train(tiny(tracking__wandb="online", tracking__wandb_wait_s=0.5), tmp_path)
-    assert result.epochs == 2
-    assert caplog.text.count(OFF) == 1
-    assert "hidden" not in caplog.text
-
-
-def test_a_key_of_the_wrong_form_is_not_logged(
-    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "local-too short and with / odd signs")
-    Tracker(tmp_path, online(), RunName("x"), {}, resumed_epoch=0).finish({})
-    assert caplog.text.count(OFF) == 1
-    assert "odd signs" not in caplog.text
-
-
-def test_a_client_that_reads_nothing_is_not_waited_for(
-    tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    tracker = Tracker(tmp_path, online(wait_s=0.1), RunName("x"), {}, resumed_epoch=0)
-    assert tracker._wandb is not None
-    os.kill(tracker._wandb._process._process.pid, signal.SIGSTOP)
-    for _ in range(10_000):  # more than a pipe holds
-        tracker._wandb.read_rows()
-    tracker.finish({})
-    assert caplog.text.count(OFF) == 1
-
-
-def picture(size_px: int, key: str = "cat_1") -> PredictedPicture:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (size_px, 2 * size_px, 3), np.uint8)
-    truth = rng.choice(np.array([0, 1, 255], np.uint8), (size_px, 2 * size_px))
-    return PredictedPicture(key, image, truth, (truth == 1).astype(np.uint8), PET)
-
-
-def test_pictures_are_kept_small_and_their_masks_whole(tmp_path: Path) -> None:
-    save_overlays(7, [picture(400, f"cat_{i}") for i in range(MAX_OVERLAYS + 5)], tmp_path)
-    epoch, overlays = load_overlays(tmp_path)
-    assert epoch == 7
-    assert [overlay.key for overlay in overlays] == [f"cat_{i}" for i in range(MAX_OVERLAYS)]
-    for overlay in overlays:
-        assert overlay.image.shape == (MAX_PX // 2, MAX_PX, 3)
-        assert overlay.truth.shape == overlay.prediction.shape == (MAX_PX // 2, MAX_PX)
-        assert set(np.unique(overlay.truth)) == {0, 1, 255}
-    assert (tmp_path / OVERLAY_MASKS_NAME).stat().st_size < MAX_OVERLAYS * MAX_PX**2  # noise, the worst case
-    small = picture(32)
-    save_overlays(8, [small], tmp_path)
-    _, (kept,) = load_overlays(tmp_path)
-    np.testing.assert_array_equal(kept.truth, small.truth)
-    np.testing.assert_array_equal(kept.prediction, small.prediction)
-    save_overlays(9, [], tmp_path)
-    assert load_overlays(tmp_path)[0] == 8
-
-
-def test_pictures_and_masks_of_a_sheet_lie_in_the_same_cells() -> None:
-    sizes = [(2, 3), (3, 2), (3, 3), (1, 1), (2, 2)]
-    photos = [np.full((*size, 3), 10 + i, np.uint8) for i, size in enumerate(sizes)]
-    masks = [np.full(size, i % 2, np.uint8) for i, size in enumerate(sizes)]
-    photo, mask = tile(photos, 0), tile(masks, 255)
-    assert (photo.shape, mask.shape) == ((6, 12, 3), (6, 12))
-    for i, (height, width) in enumerate(sizes):
-        top, left = i // 4 * 3, i % 4 * 3
-        assert (photo[top : top + height, left : left + width] == 10 + i).all()
-        assert (mask[top : top + height, left : left + width] == i % 2).all()
-    assert (mask == 255).sum() == mask.size - sum(height * width for height, width in sizes)
-    assert tile(masks[:1], 255).shape == sizes[0]
-
-
-def test_a_sheet_names_each_picture_and_its_dice(tmp_path: Path) -> None:
-    save_overlays(1, [picture(32, f"cat_{i}") for i in range(5)], tmp_path)
-    _, overlays = load_overlays(tmp_path)
-    assert sheet(overlays, {0: "background", 1: "pet"})._caption == ", ".join(f"cat_{i} 1.000" for i in range(5))
-
-
 def test_a_run_without_wandb_notes_nothing(tmp_path: Path) -> None:
     Tracker(tmp_path, TrackingConfig(), NAME, {}, 0).finish({})
     assert read_note(tmp_path) is None
@@ -388,16 +219,3 @@ def test_best_and_last() -> None:
     rows = [{"epoch": e, "val/dice": d} for e, d in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.7))]
     assert best_and_last(rows) == {"best_dice": 0.9, "best_epoch": 2, "last_dice": 0.7, "last_epoch": 4}
     assert best_and_last([]) == {}
-
-
-def test_messages_hold_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    assert without_secrets(f"{KEY} at https://me:word@host/x") == "*** at https://host/x"
-    assert without_secrets("https://me:w@rd@host/x") == "https://host/x"
-
-
-@given(st.text(max_size=300))
-def test_ids_are_valid_for_wandb_and_stable(text: str) -> None:
-    found = RunName(text).wandb_id
-    assert re.fullmatch(r"[A-Za-z0-9_.-]{0,128}", found)
-    assert RunName(found).wandb_id == found

@@ -21,11 +21,12 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.report import main
 from jobs.reporting.page import render_page
-from jobs.reporting.sections.breeds import build_breeds, kinds_of, mean_of
+from jobs.reporting.sections.breakdown.breeds import build_breeds, kinds_of
+from jobs.reporting.sections.breakdown.rows import mean_of
 from jobs.reporting.sections.drawing import SIZE_PX, draw_errors, draw_outlines
 from jobs.reporting.sections.gallery import EACH, Gallery, build_gallery, dice_between, dispute, pick, rival
-from jobs.reporting.sections.pictures import read_dice
 from jobs.reporting.sections.samples import ValSplit, load_facts, load_samples
+from jobs.reporting.statistics.per_image import read_dice
 from jobs.reporting.statistics.records import Record, rank, read_records
 from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.runs.trial import Sweep, find_sweep, plan_sweep, save_sweep

@@ -26,7 +26,7 @@ from jobs.reporting.statistics.records import Record, gather, read_records, vari
 from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
-from petseg.metrics.calibration import Calibration
+from petseg.metrics.calibration import build_calibration
 from petseg.run_folder.layout import Result, claim_folder, save_result, write_metrics
 from shards.command import OK, WRONG_USE, run_command
 from shards.manifest import Manifest, Source, Split, save_manifest
@@ -208,7 +208,7 @@ def test_ece_is_shown_before_and_after_temperature(sweep: Sweep) -> None:
 
 
 def test_ece_of_a_stored_curve_matches_the_metric(tmp_path: Path) -> None:
-    calibration = Calibration(torch.device("cpu"))
+    calibration = build_calibration(2, torch.device("cpu"))
     logits = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     calibration.add(logits, (logits[:, 1] > 0.3).long())
     rows = calibration.reliability().rows()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import integrate, stats
 
-from benchmarks.verdict import TRUTHS, Truth, measure
+from benchmarks.verdict import TRUTHS, Truth, false_findings, measure
 from jobs.reporting.statistics import spreads
 from jobs.reporting.statistics.compare import (
     Cells,
@@ -264,8 +264,7 @@ def most(rate: float, sweeps: int) -> float:
 
 @pytest.mark.parametrize("name", ["6 x 3", "2 x 3", "2 x 2"])
 def test_false_findings_stay_below_5_per_cent(name: str) -> None:
-    found = measure(name, TRUTHS[name], "report", 300)
-    assert found.false_findings <= most(0.05, 300)
+    assert false_findings(TRUTHS[name], "report", 300) <= most(0.05, 300)
 
 
 def test_a_wild_cell_hardly_widens_the_others_intervals() -> None:
@@ -307,5 +306,5 @@ def test_a_permutation_test_mistakes_run_noise_for_a_difference() -> None:
     ],
 )
 def test_false_findings_in_many_sweeps(truth: Truth, least: float, largest: float) -> None:
-    found = measure("", truth, "report", 1500, seed=1).false_findings
+    found = false_findings(truth, "report", 1500, seed=1)
     assert most(least, 1500) - 2 * ERROR * math.sqrt(0.05 * 0.95 / 1500) <= found <= most(largest, 1500)

@@ -1,0 +1,101 @@
+"""Which breeds, or which groups of pictures, the leading cells find hard: mean val Dice of each, with how little it may
+mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.reporting.sections.breakdown.rows import MAX_CELLS, Row, Scale, gather_rows, scale_of
+from jobs.reporting.sections.samples import ValSplit, load_facts
+from jobs.reporting.sections.targets import target_of
+from jobs.reporting.statistics.per_image import PerImage, read_per_image
+from jobs.reporting.statistics.records import Group
+from jobs.reporting.statistics.verdict import Leaderboard
+from jobs.runs.trial import Sweep
+from petseg.targets.groups import kind_of
+from petseg.targets.pets import PET
+from petseg.targets.target import Target
+
+MAX_ROWS = 60
+MAX_FACTS = 5_000  # pictures whose KEY.json is read, 0.1 ms each on a local disk
+
+
+@dataclass(frozen=True)
+class Breeds:
+    """The content of the section."""
+
+    noun: str  # breed | group
+    cells: tuple[Group, ...]
+    species: tuple[Row, ...]
+    rows: tuple[Row, ...]  # the best cell's lowest Dice first
+    left_out: int
+    scale: Scale
+    trouble: str  # why the breeds are not known, "" if they are
+
+
+def build_breeds(board: Leaderboard, sweep: Sweep, shards: str = "") -> Breeds | None:
+    """The breeds of a set of pets, else the groups that its pictures come in, of the first cells that were compared.
+
+    None without a cell, and where pictures are in no groups.
+    """
+    cells = board.val.groups[:MAX_CELLS] if board.val else ()
+    measured = [_per_picture(group) for group in cells]
+    if not measured:
+        return None
+    pictures, dice = measured[0][0], np.stack([row for _, row in measured])
+    first = cells[0].done[0]
+    where = ValSplit(first, sweep.hash_of(first.trial_status.trial), shards)
+    if not is_of_pets(target_of(first)):
+        groups = groups_of(pictures, where)
+        return _section("group", cells, (), gather_rows(groups, dice)) if groups else None
+    kinds, trouble = kinds_of(pictures.keys, where)
+    if not kinds:
+        return Breeds("breed", cells, (), (), 0, Scale(0.0), trouble)
+    species = gather_rows([species for _, species in kinds], dice)
+    return _section("breed", cells, species, gather_rows([breed for breed, _ in kinds], dice))
+
+
+def _section(noun: str, cells: tuple[Group, ...], species: Sequence[Row], rows: list[Row]) -> Breeds:
+    rows.sort(key=lambda row: (row.means[0].value, row.name))
+    left_out = max(0, len(rows) - MAX_ROWS)
+    return Breeds(noun, cells, tuple(species), tuple(rows[:MAX_ROWS]), left_out, scale_of([*species, *rows]), "")
+
+
+def is_of_pets(target: Target | None) -> bool:
+    """Whether the shard set has trimaps."""
+    return target is None or PET in target.labels
+
+
+def _per_picture(group: Group) -> tuple[PerImage, NDArray[np.float64]]:
+    """The val pictures of a group that was compared, and their Dice (N,) averaged over its seeds."""
+    runs = [one for record in group.done if (one := read_per_image(record.trial_status.trial.folder, "val"))]
+    return runs[0], np.mean([one.dice for one in runs], axis=0)
+
+
+def groups_of(pictures: PerImage, where: ValSplit) -> list[str]:
+    """The group of each picture, from the run's folder, else from the shard set; [] if each is a group by itself."""
+    groups: Sequence[str] = pictures.groups
+    if not groups and len(pictures.keys) <= MAX_FACTS:
+        facts, _ = load_facts(where, pictures.keys)
+        groups = [str(one.get("group") or "") for one in facts]
+    return list(groups) if all(groups) and 1 < len(set(groups)) < len(groups) else []
+
+
+def kinds_of(keys: Sequence[str], where: ValSplit) -> tuple[list[tuple[str, str]], str]:
+    """((breed, species) of each picture, "") from the shard set, else from the keys; or ([], why they are unknown)."""
+    facts: Sequence[Mapping[str, Any]] = []
+    trouble = f"val has more than {MAX_FACTS:,} pictures, and their facts are not read"
+    if len(keys) <= MAX_FACTS:
+        facts, trouble = load_facts(where, keys)
+    if facts and all(one.get("breed") for one in facts):
+        return [kind_of(key, one) for key, one in zip(keys, facts, strict=True)], ""
+    kinds = [kind_of(key, {}) for key in keys]
+    breeds = {breed for breed, _ in kinds}
+    if 1 < len(breeds) <= len(keys) / 2:  # as those of Oxford-IIIT Pet; numbers and file names are no breeds
+        return kinds, ""
+    return [], f"the pictures' keys name no breeds, and {trouble or 'the shard set does not say them'}"
