@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import petseg
 from jobs.best import best_trials, main
 from shards.command import run_command
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish
@@ -35,3 +38,13 @@ def test_a_sweep_without_a_result_says_where_to_look(lab: Lab, capsys: pytest.Ca
     lab.plan()
     assert run_command(main, [str(lab.folder)]) == 2
     assert capsys.readouterr().err.startswith(f"error: no trial of {lab.folder} has finished: `python jobs/status.py")
+
+
+def test_the_winner_of_a_sweep_that_an_earlier_version_wrote_predicts(tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).with_name("old_sweep"), tmp_path / "old")
+    assert run_command(main, [str(tmp_path / "old"), "--out", str(tmp_path / "winner.safetensors")]) == 0
+    model = petseg.load(tmp_path / "winner.safetensors")
+    (origin,) = model.header.runs
+    assert origin.trial_id == "0882af0e7e"
+    assert "val/dice" in origin.metrics
+    assert model.predict(np.zeros((40, 60, 3), np.uint8)).mask.shape == (40, 60)

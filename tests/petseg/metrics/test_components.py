@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from petseg.metrics.components import largest_components
+from petseg.metrics.components import drop_small, largest_components
 
 
 def mask(*rows: str) -> torch.Tensor:
@@ -41,3 +41,17 @@ def test_what_is_kept_is_one_part_that_no_other_exceeds(seed: int) -> None:
         sizes = [int((labels == label).sum()) for label in range(1, count + 1)]
         assert int(one.sum()) == max(sizes, default=0)
         assert ndimage.label(one, structure=[[1] * 3] * 3)[1] == min(count, 1)
+
+
+def test_small_parts_of_each_class_become_background() -> None:
+    classes = torch.zeros(1, 6, 10, dtype=torch.uint8)
+    classes[0, 0:2, 0:2] = 1  # 4 pixels
+    classes[0, 4, 0:3] = 1  # 3 pixels
+    classes[0, 0:3, 6:9] = 2  # 9 pixels, around one of class 1
+    classes[0, 1, 7] = 1
+    kept = drop_small(classes, 3, min_area_px=4)
+    expected = classes.clone()
+    expected[0, 4, 0:3] = 0
+    expected[0, 1, 7] = 0
+    assert torch.equal(kept, expected)
+    assert torch.equal(drop_small(classes, 3, min_area_px=1), classes)
