@@ -10,7 +10,6 @@ from jobs.cost.speeds import SpeedKey, speed_key_of
 from jobs.design.shard_sets import ShardSets
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten
-from petseg.targets.target import num_classes_of
 from slurm.resources import Resources
 
 PATIENCE_S = 60.0  # a model takes a few seconds
@@ -24,6 +23,8 @@ def predict_gpu_memory(
     """Trial -> GiB, and notes. Trials that fit their micro-batches to the GPU are left out; without GPUs all are."""
     if not resources.gpus_per_node:
         return {}, []
+    from petseg.targets.target import num_classes_of  # numpy, which `--help` does without
+
     asked = {name: config for name, config in configs.items() if config.train.accumulation_steps}
     groups: dict[tuple[SpeedKey, int], list[str]] = {}
     for name, config in asked.items():
