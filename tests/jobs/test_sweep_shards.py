@@ -23,13 +23,18 @@ from shards.pack import PackConfig, pack
 from tests.jobs.conftest import Doctor
 from tests.jobs.costed_sweeps import CPU, estimate_of, finish
 
-ENCODER_FIELDS = ("model.encoder", "model.weights")  # of architectures that are not the lab's own
+# what the field goes with: encoders with architectures that are not the lab's own
+NEEDED = {
+    "model.encoder": {"model.arch": "fpn"}, "model.weights": {"model.arch": "fpn"},
+    "data.rare_crops": {"data.fit": "crop"},
+}  # fmt: skip
 # another value of each field that takes no neighbouring number
 OTHER = {
     "augment.mode": "add", "augment.policy": "flip", "augment.scale_max": 2.0, "data.border": "bg",
-    "data.image_size_px": 512, "model.arch": "fpn", "model.encoder": "resnet18", "model.up": "transposed",
-    "model.weights": "imagenet", "model.width": 32, "optim.name": "sgd", "optim.schedule": "poly",
-    "train.compile": "always", "train.loss": "dice", "train.mixed_precision": "bf16", "train.start_size_px": 32,
+    "data.fit": "letterbox", "data.image_size_px": 512, "data.target": "trimap", "model.arch": "fpn",
+    "model.encoder": "resnet18", "model.up": "transposed", "model.weights": "imagenet", "model.width": 32,
+    "optim.name": "sgd", "optim.schedule": "poly", "train.class_weights": "frequency", "train.compile": "always",
+    "train.loss": "dice", "train.mixed_precision": "bf16", "train.start_size_px": 32,
 }  # fmt: skip
 
 
@@ -53,7 +58,7 @@ def test_a_field_changes_the_identity_or_cannot_be_an_axis(name: str) -> None:
         with pytest.raises(ValueError, match=rf"{name} cannot be an axis: it does not change a trial's numbers"):
             Spec("lab", {}).changed({name: [1, 2]}, {})
         return
-    config = with_values(RunConfig(), {"model.arch": "fpn"} if name in ENCODER_FIELDS else {})
+    config = with_values(RunConfig(), NEEDED.get(name, {}))
     value = field_value(config, name)
     other = OTHER[name] if name in OTHER else another(value)
     assert trial_id(with_values(config, {name: other}), "") != trial_id(config, "")

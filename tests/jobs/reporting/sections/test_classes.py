@@ -127,7 +127,7 @@ def test_groups_are_the_units_of_intervals(sweep: Sweep) -> None:
     val = board_of(sweep).val
     assert val
     assert (val.num_pictures, val.num_groups, val.cells.num_pictures) == (12, 4, 4)
-    assert any("4 val groups of pictures" in point for point in verdict_of(board_of(sweep)).points)
+    assert "12 pictures in 4 groups" in verdict_of(board_of(sweep)).lead
     pictures = read_per_image(sweep.trials[0].folder, "val")
     assert pictures
     assert pictures.groups == tuple(key.rpartition("-")[0] for key in pictures.keys)
