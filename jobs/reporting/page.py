@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.reporting.rows import INTERVALS_NOTE, MARGINAL, SIMULTANEOUS, metrics_of, p_cell
 from jobs.reporting.sections.axes import weigh_axes
-from jobs.reporting.sections.breakdown.breeds import build_breeds
+from jobs.reporting.sections.breakdown.by_group import build_by_group
 from jobs.reporting.sections.breakdown.class_pictures import show_hardest
 from jobs.reporting.sections.breakdown.classes import build_classes
 from jobs.reporting.sections.calibration import calibrate_cells
@@ -91,7 +91,7 @@ def render_page(
         bounds_text=bounds,
         heats=heats_of(board),
         sheet=lay_out(groups),
-        breeds=build_breeds(board, sweep, shards),
+        by_group=build_by_group(board, sweep, shards),
         **pictures_section(build_gallery(ranking, sweep, shards), sweep, shards),
         classes=build_classes(board),
         axes_section=weigh_axes(board.axes, board.groups, records),

@@ -17,7 +17,7 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.report import leaderboard
 from jobs.reporting.page import render_page
-from jobs.reporting.sections.breakdown.breeds import build_breeds
+from jobs.reporting.sections.breakdown.by_group import build_by_group
 from jobs.reporting.sections.breakdown.class_pictures import EACH, show_hardest
 from jobs.reporting.sections.breakdown.classes import Classes, build_classes
 from jobs.reporting.sections.breakdown.confusion import MAX_CLASSES, MAX_PAIRS, build_confusion
@@ -139,8 +139,8 @@ def test_groups_are_the_units_of_intervals(sweep: Sweep) -> None:
     assert single
     assert (single.units, single.num_groups, single.cells.num_pictures) == (None, 0, 12)
     assert single.cells.mean == pytest.approx(val.cells.mean, abs=1e-12)
-    assert build_breeds(board_of(sweep), sweep) is None  # no shards are opened that nobody named
-    by_group = build_breeds(board_of(sweep), sweep, sweep.shards)
+    assert build_by_group(board_of(sweep), sweep) is None  # no shards are opened that nobody named
+    by_group = build_by_group(board_of(sweep), sweep, sweep.shards)
     assert by_group
     assert [by_group.noun, *sorted(row.name for row in by_group.rows)] == ["group", *sorted(set(pictures.groups))]
 

@@ -21,7 +21,7 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.report import main
 from jobs.reporting.page import render_page
-from jobs.reporting.sections.breakdown.breeds import build_breeds, kinds_of
+from jobs.reporting.sections.breakdown.by_group import build_by_group, kinds_of
 from jobs.reporting.sections.breakdown.rows import mean_of
 from jobs.reporting.sections.drawing import SIZE_PX, draw_errors, draw_outlines
 from jobs.reporting.sections.gallery import EACH, Gallery, build_gallery, dice_between, dispute, pick, rival
@@ -243,12 +243,12 @@ def test_outlines_and_errors_by_hand() -> None:
 
 def test_breeds_of_the_shards_hardest_first(sweep: Sweep) -> None:
     board = board_of(sweep)
-    breeds = build_breeds(board, sweep, named_set(sweep))
+    breeds = build_by_group(board, sweep, named_set(sweep))
     assert breeds
     assert board.val
     assert [group.key for group in breeds.cells] == [group.key for group in board.val.groups]
-    assert [row.name for row in breeds.species] == ["cat", "dog"]
-    assert sum(row.num_pictures for row in breeds.species) == sum(row.num_pictures for row in breeds.rows) == 8
+    assert [row.name for row in breeds.wider] == ["cat", "dog"]
+    assert sum(row.num_pictures for row in breeds.wider) == sum(row.num_pictures for row in breeds.rows) == 8
     first = [row.means[0].value for row in breeds.rows]
     assert first == sorted(first)
     whole = sum(row.means[0].value * row.num_pictures for row in breeds.rows) / 8

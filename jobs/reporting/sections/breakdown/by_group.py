@@ -26,19 +26,19 @@ MAX_FACTS = 5_000  # pictures whose KEY.json is read, 0.1 ms each on a local dis
 
 
 @dataclass(frozen=True)
-class Breeds:
+class ByGroup:
     """The content of the section."""
 
     noun: str  # breed | group
     cells: tuple[Group, ...]
-    species: tuple[Row, ...]
+    wider: tuple[Row, ...]  # of wider groups, such as species
     rows: tuple[Row, ...]  # the best cell's lowest Dice first
     left_out: int
     scale: Scale
     trouble: str  # why the breeds are not known, "" if they are
 
 
-def build_breeds(board: Leaderboard, sweep: Sweep, shards: str = "") -> Breeds | None:
+def build_by_group(board: Leaderboard, sweep: Sweep, shards: str = "") -> ByGroup | None:
     """The breeds of a set of pets, else the groups that its pictures come in, of the first cells that were compared.
 
     None without a cell, and where pictures are in no groups.
@@ -55,15 +55,15 @@ def build_breeds(board: Leaderboard, sweep: Sweep, shards: str = "") -> Breeds |
         return _section("group", cells, (), gather_rows(groups, dice)) if groups else None
     kinds, trouble = kinds_of(pictures.keys, where)
     if not kinds:
-        return Breeds("breed", cells, (), (), 0, Scale(0.0), trouble)
+        return ByGroup("breed", cells, (), (), 0, Scale(0.0), trouble)
     species = gather_rows([species for _, species in kinds], dice)
     return _section("breed", cells, species, gather_rows([breed for breed, _ in kinds], dice))
 
 
-def _section(noun: str, cells: tuple[Group, ...], species: Sequence[Row], rows: list[Row]) -> Breeds:
+def _section(noun: str, cells: tuple[Group, ...], wider: Sequence[Row], rows: list[Row]) -> ByGroup:
     rows.sort(key=lambda row: (row.means[0].value, row.name))
     left_out = max(0, len(rows) - MAX_ROWS)
-    return Breeds(noun, cells, tuple(species), tuple(rows[:MAX_ROWS]), left_out, scale_of([*species, *rows]), "")
+    return ByGroup(noun, cells, tuple(wider), tuple(rows[:MAX_ROWS]), left_out, scale_of([*wider, *rows]), "")
 
 
 def is_of_pets(target: Target | None) -> bool:
