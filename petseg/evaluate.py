@@ -19,11 +19,13 @@ if __name__ == "__main__":
 import tyro
 
 from petseg.config import DataConfig, RunConfig
+from petseg.config.marks import is_target_file
 from petseg.config.values import config_from_dict, with_values
 from petseg.data.consent import remember, require_known
 from petseg.data.store import open_store
 from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.run_folder.layout import CONFIG_NAME, load_config
+from petseg.targets import TARGET_NAME
 from shards.command import OK, parse, run_command
 from shards.files import require_own_folder
 from shards.terminal import Terminal
@@ -136,10 +138,13 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
 
 
 def config_to_measure(trained: RunConfig, command: Command) -> RunConfig:
-    """The run's config with this user's locations: those in a config.json must not be written to or fetched from.
+    """The run's config with this user's locations: those in a config.json must not be read, written to or fetched from.
 
-    Raises ValueError for a shard set that would be fetched although the user has not named it.
+    Raises ValueError for a shard set that would be fetched although the user has not named it, and for a run that names
+    a file of classes and has not kept them.
     """
+    if is_target_file(trained.data.target) and not (command.run / TARGET_NAME).exists():
+        raise ValueError(f"{command.run} lacks {TARGET_NAME}, in which a run with a data.target of its own keeps it")
     if not (command.shards or command.allow_pipe):
         remedy = "name them by --shards, or "
         require_known(trained.data.shards, f"{command.run / CONFIG_NAME}", remedy)

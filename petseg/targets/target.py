@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from petseg.config import DataConfig
 from petseg.config.marks import is_target_file
 from petseg.data.store import Store
+from petseg.targets import TARGET_NAME
 from petseg.targets.pets import PET, PETS_TARGETS, kind_of, pets_rules
 from shards.cause import Cause
 from shards.classes import IGNORE_VALUE, ClassEntry, ClassTable, distinct_colours, name_problem, table_of_json
@@ -39,7 +40,6 @@ from shards.manifest import Manifest
 BACKGROUND = "background"
 IMPLIED_NAMES = (BACKGROUND, PET)  # of a run that keeps no target
 AS_PACKED = "as_packed"
-TARGET_NAME = "target.json"  # in the folder of a run whose target is not that of its shard set
 LABELS = 256  # values that a label can have
 KIND_CLASSES = {"species": 3, "breed": 38}  # of Oxford-IIIT Pet
 

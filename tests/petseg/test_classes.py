@@ -105,6 +105,9 @@ def test_a_file_merges_classes_and_is_kept_with_the_run(street: Tiny, tmp_path: 
     again = json.loads((tmp_path / "run" / "evaluate-val.json").read_text())
     assert again["metrics"]["val/dice"] == pytest.approx(result.metrics["val/dice"], abs=1e-6)
     assert list(again["classes"]) == ["ground", "thing"]
+    (tmp_path / "run" / "target.json").unlink()
+    path.write_text(COARSE)  # a config.json could be a stranger's: what it names is not read
+    assert run_command(main, [str(tmp_path / "run"), "--split", "val"]) == WRONG_USE
 
 
 def test_a_stopped_run_goes_on_to_the_same_weights(

@@ -20,8 +20,9 @@ from petseg.data.decode import decode_labels
 from petseg.data.letterbox import PAD_RGB, centred, place
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
+from petseg.targets import TARGET_NAME
 from petseg.targets.pets import PET, pets_rules
-from petseg.targets.target import TARGET_NAME, load_target
+from petseg.targets.target import load_target
 from shards.classes import IGNORE_VALUE
 from shards.command import without_secrets
 

@@ -13,10 +13,10 @@ from petseg.config import DataConfig, RunConfig
 from petseg.config.values import identity
 from petseg.data.inputs import IGNORE_INDEX, to_classes
 from petseg.data.store import LocalStore, open_store
+from petseg.targets import TARGET_NAME
 from petseg.targets.class_weights import class_weights
 from petseg.targets.pets import BORDERS, pets_rules
 from petseg.targets.target import (
-    TARGET_NAME,
     Target,
     load_target,
     merged,

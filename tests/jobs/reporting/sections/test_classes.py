@@ -33,7 +33,8 @@ from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
 from petseg.metrics.masks import load_masks
 from petseg.run_folder.layout import claim_folder
-from petseg.targets.target import TARGET_NAME, Target
+from petseg.targets import TARGET_NAME
+from petseg.targets.target import Target
 from petseg.training.loop import train
 from shards.classes import ClassEntry
 from shards.manifest import load_manifest
