@@ -1,7 +1,7 @@
 """Dice and IoU from counts of pixels, per picture and class.
 
 A picture's Dice is the mean over the classes that count and that are in its truth or in its prediction; 1 where none of
-them is in either. With two classes it is the Dice of the second one.
+them is in either. With a background and one other class it is the Dice of the other one.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def norm_relu_pad(
 
 
 def composed(x: torch.Tensor, norm: nn.Module, border: int, residual: torch.Tensor | None = None) -> torch.Tensor:
-    """The same by layers."""
+    """Compute what `norm_relu_pad` computes, layer by layer."""
     y = norm(x)
     y = F.relu(y if residual is None else y + residual)
     return reflect_pad(y, border) if border else y
@@ -153,7 +153,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -
 
 
 def _differentiate(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """Of the padded map alone: the moments are for the running statistics."""
+    """Differentiate the padded map alone: the moments only enter the running statistics."""
     x, residual, channels = ctx.saved_tensors
     grad_x, grad_residual, grad_affine = torch.ops.petseg.norm_relu_pad_backward(
         grads[0], x, residual, channels, ctx.border

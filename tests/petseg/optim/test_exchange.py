@@ -23,7 +23,7 @@ def model() -> nn.Module:
 
 
 def test_gradients_become_means_in_one_collective(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of this process's gradients and of another one's, which are 1 everywhere."""
+    """The mean is taken with the gradients of another process, which are 1 everywhere."""
     collectives = []
 
     def all_reduce(memory: torch.Tensor) -> None:

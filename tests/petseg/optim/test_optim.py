@@ -121,7 +121,7 @@ def give_gradients(model: nn.Module, number: int) -> None:
 
 
 def torchs(name: str, model: nn.Module) -> torch.optim.Optimizer:
-    """The same as a plain loop of torch's own."""
+    """Build torch's own optimizer, which loops over the parameters one by one."""
     if name == "sgd":
         return torch.optim.SGD(model.parameters(), 1e-2, 0.9, weight_decay=0.1, nesterov=True, foreach=False)
     if name == "adam":

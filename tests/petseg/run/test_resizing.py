@@ -66,7 +66,7 @@ def test_sizes_grow_to_full_ones(start: int, full: int, total_steps: int, full_f
 
 
 def test_a_label_is_taken_from_the_middle_of_its_block() -> None:
-    """Of 4 columns that become 2, the first is from column 0.5 (rounded up to 1), the second from 2.5 (3)."""
+    """Four columns become two: the first is taken from column 0.5 (rounded up to 1), the second from 2.5 (3)."""
     trimap = torch.arange(16, dtype=torch.uint8).view(1, 4, 4)
     _, labels = shrink(torch.zeros(1, 3, 4, 4), trimap, (2, 2))
     assert labels.tolist() == [[[5, 7], [13, 15]]]

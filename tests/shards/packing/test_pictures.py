@@ -118,7 +118,7 @@ def test_a_warning_counts_whatever_the_colours_are(odd, make, mode: str) -> None
 
 
 def test_a_lost_sector_is_always_noticed(odd, make) -> None:
-    """Of each sector in turn; the decoder is silent about some, which are suspects then."""
+    """Each sector is lost in turn; where the decoder stays silent, the picture is a suspect."""
     whole = make["encode"](make["rgb"](200, 150), quality=70)
     silent = 0
     for start in range(1024, len(whole) - 512, 512):
