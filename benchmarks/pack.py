@@ -1,9 +1,10 @@
 """How long packing takes, against decoding and re-encoding the same pictures and trimaps once.
 
 python -m benchmarks.pack --source ../shared/data/pets --camvid ../shared/data/camvid --json pack.json
+python -m benchmarks.pack --source ../shared/data/pets --drawn-pairs 50000 --runs 1
 
-All rows use the same number of processes, each starts its own, and the rows take turns in every run. With --camvid,
-pictures and masks of classes that patterns pair are packed in the same runs.
+All rows use the same number of processes, each starts its own, and the rows take turns in every run. With --camvid and
+--drawn-pairs, pictures and masks of classes that patterns pair are packed in the same runs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 import simplejpeg
 from PIL import Image
 
+from benchmarks.drawn_pairs import draw_pairs
 from shards import pool
 from shards.command import parse
 from shards.pack import pack
@@ -34,6 +36,7 @@ from shards.sources import oxford
 from shards.sources.listing import Listed
 
 QUALITY = 95
+NUM_CLASSES = 20  # of drawn pairs
 CEILING = 1.3  # what packing may cost, in times of the first row
 
 
@@ -45,6 +48,8 @@ class BenchConfig:
     """Folder in the Oxford-IIIT Pet layout."""
     camvid: Path | None = None
     """Folder with images/SPLIT/KEY.jpg and masks/SPLIT/KEY.png, such as CamVid."""
+    drawn_pairs: int = 0
+    """Draw so many pairs of 160x120 pixels with 20 classes, and pack them too."""
     workers: int = 0
     """Processes of every row; 0 means one per core."""
     runs: int = 5
@@ -127,24 +132,24 @@ def ways_of_pets(config: BenchConfig, workers: int) -> dict[str, Way]:
     return {name: Way(run, len(pets), first) for name, run in runs.items()}
 
 
-def ways_of_pairs(camvid: Path, workers: int, folder: Path) -> dict[str, Way]:
+def ways_of_pairs(name: str, pairs: Path, workers: int, folder: Path) -> dict[str, Way]:
     """The rows of a folder that patterns describe; its class table is written into `folder`."""
     packing = PackConfig(
-        out=folder,
-        images=f"{camvid}/images/{{split}}/{{key}}.jpg",
-        masks=f"{camvid}/masks/{{split}}/{{key}}.png",
+        out=folder / name,
+        images=f"{pairs}/images/{{split}}/{{key}}.jpg",
+        masks=f"{pairs}/masks/{{split}}/{{key}}.png",
         classes="auto",
         workers=workers,
     )
     packing = replace(packing, classes=str(write_table(packing)[0]))
     samples = list_files(packing).samples
-    first = "pairs: decode + re-encode once, simplejpeg"
+    first = f"{name}: decode + re-encode once, simplejpeg"
     runs: dict[str, Callable[[], None]] = {
         first: partial(reencode_all, reencode_simplejpeg, samples, workers),
-        "pairs: pack, original bytes": partial(pack_all, packing),
-        "pairs: pack, --image-size-px 256": partial(pack_all, replace(packing, image_size_px=256)),
+        f"{name}: pack, original bytes": partial(pack_all, packing),
+        f"{name}: pack, --image-size-px 128": partial(pack_all, replace(packing, image_size_px=128)),
     }
-    return {name: Way(run, len(samples), first) for name, run in runs.items()}
+    return {way: Way(run, len(samples), first) for way, run in runs.items()}
 
 
 def measure(config: BenchConfig) -> list[Row]:
@@ -152,7 +157,10 @@ def measure(config: BenchConfig) -> list[Row]:
     ways = ways_of_pets(config, workers)
     with tempfile.TemporaryDirectory() as folder:
         if config.camvid is not None:
-            ways |= ways_of_pairs(config.camvid, workers, Path(folder))
+            ways |= ways_of_pairs("CamVid", config.camvid, workers, Path(folder))
+        if config.drawn_pairs:
+            draw_pairs(Path(folder) / "pairs", config.drawn_pairs, NUM_CLASSES, workers)
+            ways |= ways_of_pairs("drawn", Path(folder) / "pairs", workers, Path(folder))
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for run in range(config.runs + 1):
             for name, way in ways.items():

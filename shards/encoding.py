@@ -63,16 +63,16 @@ def encode_jpeg(pixels: np.ndarray) -> bytes:
     return data
 
 
-def encode_png(trimap: np.ndarray) -> bytes:
+def encode_png(labels: np.ndarray) -> bytes:
     """(H, W) uint8 to an 8-bit grey PNG, made to be read often.
 
-    Rows without a filter need nothing but `inflate` to be read back. At 256 x 256, us per trimap to encode and inflate,
+    Rows without a filter need nothing but `inflate` to be read back. At 256 x 256, us per mask to encode and inflate,
     and bytes: level 2 takes 121, 47 and 2,025, level 6 378, 45 and 1,267; filter "up" with zlib's run-length
     strategy 126, 113 and 1,831, and its sums on top.
     """
-    height, width = trimap.shape
+    height, width = labels.shape
     rows = np.zeros((height, width + 1), np.uint8)  # the first byte of each is its filter: none
-    rows[:, 1:] = trimap
+    rows[:, 1:] = labels
     stream = zlib.compressobj(PNG_LEVEL)
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),

@@ -20,7 +20,7 @@ class Layout:
 
     image_suffixes: tuple[str, ...] = ("jpg",)
     mask_suffixes: tuple[str, ...] = ("png",)
-    trimap: Mapping[str, int] = field(default_factory=lambda: Source("", "").trimap)
+    mask_values: Mapping[str, int] = field(default_factory=lambda: Source("", "").trimap)
     is_foreign: bool = False
 
     def kind_of(self, suffix: str) -> str | None:
@@ -45,17 +45,17 @@ def split_name(name: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", "")
 
 
-def foreign_layout(image_suffix: str, mask_suffix: str, trimap: Mapping[str, int]) -> Layout:
+def foreign_layout(image_suffix: str, mask_suffix: str, mask_values: Mapping[str, int]) -> Layout:
     """The layout of shards made elsewhere; jpg includes jpeg."""
     images = ("jpg", "jpeg") if image_suffix == "jpg" else (image_suffix,)
-    return Layout(images, (mask_suffix,), trimap, is_foreign=True)
+    return Layout(images, (mask_suffix,), mask_values, is_foreign=True)
 
 
 def layout_of(manifest: Manifest) -> Layout:
     """The layout that a set's manifest describes. Raises ValueError if a foreign set does not say its suffixes."""
     packer = manifest.packer
     if not packer.get("foreign"):
-        return Layout(trimap=manifest.mask_values)
+        return Layout(mask_values=manifest.mask_values)
     try:
         return foreign_layout(packer["image_suffix"], packer["mask_suffix"], manifest.source.trimap)
     except KeyError as error:

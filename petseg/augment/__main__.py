@@ -9,6 +9,7 @@ import logging
 import runpy
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,15 +20,22 @@ if __name__ == "__main__":
 import tyro
 
 from petseg.config import AugmentConfig, DataConfig
-from petseg.config.sizes import ImageSize, size_of
+from petseg.config.sizes import Fit, ImageSize, size_of
 from shards.cause import Cause
 from shards.command import OK, Failure, parse, run_command
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
+    from petseg.data.plan import Ids
+    from petseg.data.store import Store
+    from petseg.data.tars import TarReader
+    from petseg.data.whole.crops import CropReader
     from petseg.metrics.overlay import Pixels
     from petseg.targets.target import Target
+
+    Pair = tuple[Pixels, Pixels]  # (B, H, W, 3) pictures and (B, H, W) labels, uint8
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +60,11 @@ class Command:
     """Seed of the draws."""
     image_size_px: ImageSize = 256
     """Size at which pictures are changed, as data.image_size_px of a run."""
+    fit: Fit = "squash"
+    """How pictures come to this size, as data.fit of a run. With crop, the first column shows the whole picture, and
+    the others the crops that a run with this seed cuts."""
+    rare_crops: float = 0.0
+    """Share of the crops that are placed on one of the picture's classes, as data.rare_crops of a run."""
 
     def __post_init__(self) -> None:
         for name in ("pictures", "epochs"):
@@ -59,6 +72,8 @@ class Command:
                 raise ValueError(f"--{name.replace('_', '-')} = {getattr(self, name)}: must be at least 1")
         if min(size_of(self.image_size_px)) < 1:
             raise ValueError(f"--image-size-px = {self.image_size_px}: must be at least 1")
+        if not 0 <= self.rare_crops <= (self.fit == "crop"):
+            raise ValueError(f"--rare-crops {self.rare_crops}: must lie in [0, 1], and needs --fit crop")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,43 +88,74 @@ def main(argv: Sequence[str] | None = None) -> int:
 def draw_changes(command: Command) -> Image.Image:
     """A row for each picture: itself, then its changes. Raises Failure if one cannot be read."""
     import numpy as np
-    import torch  # which takes seconds: only for words that are right
 
     from petseg.augment.batch import apply
     from petseg.augment.draws import draw
-    from petseg.data.inputs import to_classes, to_image
     from petseg.data.store import open_store
-    from petseg.data.tars import TarReader
     from petseg.metrics.overlay import draw_sheet
     from petseg.targets.target import resolve_target
 
-    store = open_store(command.shards)
-    if command.split not in store.manifest.splits:
-        raise ValueError(f"{command.shards} has no split {command.split}: it has {', '.join(store.manifest.splits)}")
-    target = resolve_target(DataConfig(shards=command.shards), store)
-    reader = TarReader(store, command.split, command.image_size_px)
-    size = reader.size_px
-    ids = np.linspace(0, len(reader) - 1, min(command.pictures, len(reader))).astype(np.int64)
-    image, labels = np.empty((len(ids), *size, 3), np.uint8), np.empty((len(ids), *size), np.uint8)
-    loaded = reader.load(ids, image, labels)
-    captions = [reader.key(int(i)) for i in ids]
-    reader.close()
-    store.close()
-    if loaded.lost:
-        raise Failure(f"cannot be read: {loaded.lost[0]}", Cause.DATA)
+    with closing(open_store(command.shards)) as store:
+        if command.split not in store.manifest.splits:
+            known = ", ".join(store.manifest.splits)
+            raise ValueError(f"{command.shards} has no split {command.split}: it has {known}")
+        target = resolve_target(DataConfig(shards=command.shards), store)
+        number = store.manifest.splits[command.split].num_samples
+        ids = np.linspace(0, number - 1, min(command.pictures, number)).astype(np.int64)
+        captions, originals = read_pictures(command, store, ids)
+        epochs = range(1, command.epochs + 1)
+        inputs = [read_crops(command, store, ids, epoch) if command.fit == "crop" else originals for epoch in epochs]
     always = replace(command.augment, p=1.0, strong_p=1.0)
-    table = torch.from_numpy(target.table[:1])
-    original = to_image(torch.from_numpy(image), torch.device("cpu")), to_classes(torch.from_numpy(labels), table)
-    columns = [(captions, *original)]
-    for epoch in range(1, command.epochs + 1):
-        changes = draw(always, ids, command.seed, epoch, size)
-        columns.append(([f"epoch {epoch}"] * len(ids), *apply(changes, *original, always)))
+    columns = [(captions, *as_tensors(originals, target))]
+    for epoch, pixels in zip(epochs, inputs, strict=True):
+        changes = draw(always, ids, command.seed, epoch, pixels[1].shape[1:])
+        columns.append(([f"epoch {epoch}"] * len(ids), *apply(changes, *as_tensors(pixels, target), always)))
     cells = []
     for row in range(len(ids)):
         for words, pictures, masks in columns:
-            pixels = pictures[row].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
-            cells.append((words[row], outlined(pixels, masks[row].numpy(), target)))
-    return draw_sheet(cells, columns=len(columns), size_px=min(max(size), 256))
+            rgb = pictures[row].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+            cells.append((words[row], outlined(rgb, masks[row].numpy(), target)))
+    return draw_sheet(cells, columns=len(columns), size_px=min(max(originals[1].shape[1:]), 256))
+
+
+def read_pictures(command: Command, store: Store, ids: Ids) -> tuple[list[str], Pair]:
+    """The keys and the whole pictures; with crops, letterboxed, as crops have pictures of any shape."""
+    from petseg.data.tars import TarReader
+
+    fit = "letterbox" if command.fit == "crop" else command.fit
+    with closing(TarReader(store, command.split, command.image_size_px, fit)) as reader:
+        return [reader.key(int(one)) for one in ids], _load(reader, ids)
+
+
+def read_crops(command: Command, store: Store, ids: Ids, epoch: int) -> Pair:
+    """The crops that a run with this seed cuts in an epoch."""
+    from petseg.data.tars import TarReader
+    from petseg.data.whole.crops import CropReader, Crops
+
+    with closing(TarReader(store, command.split, command.image_size_px, "crop")) as reader:
+        crops = Crops(reader.size_px, command.seed, epoch, command.rare_crops)
+        return _load(CropReader(reader, crops), ids)
+
+
+def _load(reader: TarReader | CropReader, ids: Ids) -> Pair:
+    import numpy as np
+
+    image = np.empty((len(ids), *reader.size_px, 3), np.uint8)
+    labels = np.empty((len(ids), *reader.size_px), np.uint8)
+    loaded = reader.load(ids, image, labels)
+    if loaded.lost:
+        raise Failure(f"cannot be read: {loaded.lost[0]}", Cause.DATA)
+    return image, labels
+
+
+def as_tensors(pixels: Pair, target: Target) -> tuple[Tensor, Tensor]:
+    """What augmentation takes: (B, 3, H, W) float32 in [0, 255], and (B, H, W) classes."""
+    import torch  # which takes seconds: only for words that are right
+
+    from petseg.data.inputs import to_classes, to_image
+
+    image, labels = (torch.from_numpy(array) for array in pixels)
+    return to_image(image, torch.device("cpu")), to_classes(labels, torch.from_numpy(target.table[:1]))
 
 
 def outlined(pixels: Pixels, classes: Pixels, target: Target) -> Pixels:

@@ -107,7 +107,7 @@ def index_folder(folder: Path, config: ForeignConfig, *, num_workers: int = 1) -
             (folder / index_name(shard.name)).unlink(missing_ok=True)
     keys = {split: [s.key for one in scanned if splits[one.name] == split for s in one.samples] for split in SPLITS}
     manifest = Manifest(
-        source=Source(SOURCE_NAME, ATTRIBUTION, dict(config.layout().trimap)),
+        source=Source(SOURCE_NAME, ATTRIBUTION, dict(config.layout().mask_values)),
         packer=config.packer(),
         splits={split: split_of_keys(keys[split]) for split in SPLITS if keys[split]},
         shards=shards,

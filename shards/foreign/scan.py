@@ -144,7 +144,7 @@ class Scan:
                     self.problem(f"sample {prefix} has no {self._named(missing[0], group.suffixes)}")
             elif not KEY_PATTERN.fullmatch(key):
                 self.problem(f"sample {prefix}: the key {key!r} must match {KEY_PATTERN.pattern}; name its files so")
-            elif problem := check_content(key, *self._contents(members), None, self.layout.trimap):
+            elif problem := check_content(key, *self._contents(members), None, self.layout.mask_values):
                 self.problem(f"sample {prefix}: {problem}")
             else:
                 yield prefix, Sample(key, members["jpg"], members["png"], members.get("json", NO_MEMBER))

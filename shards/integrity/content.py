@@ -16,7 +16,7 @@ from shards.orientation import exif_orientation, without_app1
 MAX_DECLARED = 8  # values that a message names
 
 
-def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap: Mapping[str, int]) -> str:
+def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, mask_values: Mapping[str, int]) -> str:
     """Decode a sample's members, and say what is wrong with one of them; empty if a training set can hold them.
 
     The headers are asked for the sizes before anything is decoded: a small file can claim to be huge.
@@ -33,7 +33,7 @@ def check_content(key: str, jpg: bytes, png: bytes, facts: bytes | None, trimap:
             f"{key}.jpg has the EXIF orientation {orientation}: some readers turn it, and petseg does not, so nobody "
             "can tell which way its mask lies; save the picture without EXIF, turned as its mask is"
         )
-    if problem := _check_mask(f"{key}.png", png, (width, height), trimap):
+    if problem := _check_mask(f"{key}.png", png, (width, height), mask_values):
         return problem
     return "" if facts is None else _check_facts(key, facts)
 
@@ -51,7 +51,7 @@ def _orientation(jpg: bytes) -> int:
             return 0
 
 
-def _check_mask(name: str, png: bytes, size: tuple[int, int], trimap: Mapping[str, int]) -> str:
+def _check_mask(name: str, png: bytes, size: tuple[int, int], mask_values: Mapping[str, int]) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of a size that is refused here anyway
@@ -70,10 +70,10 @@ def _check_mask(name: str, png: bytes, size: tuple[int, int], trimap: Mapping[st
         return f"{name} cannot be decoded (it is no PNG)"
     except Exception as error:  # Pillow raises whatever the bytes lead it to
         return f"{name} cannot be decoded ({error})"
-    others = [value for value, count in enumerate(counts) if count and value not in trimap.values()]
+    others = [value for value, count in enumerate(counts) if count and value not in mask_values.values()]
     if not others:
         return ""
-    named = [f"{value} ({what})" for what, value in trimap.items()]
+    named = [f"{value} ({what})" for what, value in mask_values.items()]
     declared = ", ".join([*named[:MAX_DECLARED], *(["..."] if len(named) > MAX_DECLARED else [])])
     return f"{name} has other values than {declared}: {', '.join(map(str, others[:8]))}"
 

@@ -169,7 +169,7 @@ def _absent(data: memoryview, name: str, member: Member, elsewhere: dict[str, Fo
 def _check_content(data: memoryview, sample: Sample, layout: Layout) -> str:
     jpg, png = (bytes(data[m.offset : m.offset + m.num_bytes]) for m in (sample.jpg, sample.png))
     facts = bytes(data[sample.json.offset : sample.json.offset + sample.json.num_bytes])
-    return check_content(sample.key, jpg, png, None if layout.is_foreign else facts, layout.trimap)
+    return check_content(sample.key, jpg, png, None if layout.is_foreign else facts, layout.mask_values)
 
 
 def samples_in_tar(path: Path) -> list[Sample]:

@@ -28,7 +28,7 @@ benchmarks/verdict.py compares this with other ways on drawn sweeps of a known t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -193,6 +193,7 @@ def pairs(cells: Cells, errors: Floats | None = None) -> Intervals:
 def first_minus_second(each: Sequence[Cells]) -> Intervals:
     """The first cell minus the second of each of K >= 1 comparisons, all of them one family: arrays of shape (K,).
 
+    Ends lie within [-1, 1], as a difference of two Dice does: a class that few pictures show has a wide interval.
     For comparisons on different pictures, such as those that show a class. Each is drawn by itself: that the same
     pictures move several of them together is left out, which makes the intervals a little wider.
     """
@@ -206,7 +207,8 @@ def first_minus_second(each: Sequence[Cells]) -> Intervals:
         pictures_only=np.array([cells.is_single[:2].any() for cells in each]),
         num_pictures=np.array([cells.num_pictures for cells in each]),
     )
-    return _compare(family, draws, lambda at: errors[at])
+    compared = _compare(family, draws, lambda at: errors[at])
+    return replace(compared, low=np.clip(compared.low, -1.0, 1.0), high=np.clip(compared.high, -1.0, 1.0))
 
 
 def _compare(family: Family, draws: int, errors_of: Callable[[NDArray[np.int64]], Floats]) -> Intervals:

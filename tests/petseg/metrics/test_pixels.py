@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 from torchmetrics.functional.segmentation import dice_score, mean_iou
 
 from petseg.data.inputs import IGNORE_INDEX
@@ -112,6 +113,22 @@ def test_dice_and_iou_of_classes_are_those_of_torchmetrics() -> None:
     torch.testing.assert_close(picture_dice(counts), dice.double(), atol=1e-6, rtol=0)
     iou = mean_iou(prediction, target, num_classes=4, include_background=False, input_format="index")
     torch.testing.assert_close(picture_iou(counts), iou.double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 12])
+def test_ignored_pixels_count_as_little_as_in_torchmetrics(num_classes: int) -> None:
+    draw = torch.Generator().manual_seed(num_classes)
+    prediction, target = (torch.randint(0, num_classes, (4, 24, 32), generator=draw) for _ in range(2))
+    target[torch.rand(target.shape, generator=draw) < 0.3] = IGNORE_INDEX
+    counts = count_classes(prediction.to(torch.uint8), target, range(num_classes))
+    kept = {"num_classes": num_classes, "ignore_index": IGNORE_INDEX, "average": "none"}
+    dice = multiclass_f1_score(prediction, target, **kept)
+    torch.testing.assert_close(dice_of(counts.sum(dim=0)), dice.double(), atol=1e-6, rtol=0)
+    iou = multiclass_jaccard_index(prediction, target, **kept)
+    torch.testing.assert_close(iou_of(counts.sum(dim=0)), iou.double(), atol=1e-6, rtol=0)
+    for picture in range(len(target)):  # every class is in each of them, so the mean is one over all classes
+        mean = multiclass_f1_score(prediction[picture], target[picture], **kept).double().mean()
+        torch.testing.assert_close(picture_dice(counts)[picture], mean, atol=1e-6, rtol=0)
 
 
 def test_a_picture_is_the_mean_of_the_classes_that_are_in_it() -> None:

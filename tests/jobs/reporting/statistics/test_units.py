@@ -79,3 +79,12 @@ def test_one_seed_is_not_tested() -> None:
     assert np.isnan(compared.p[0])
     assert compared.p[1] > 0
     assert compared.low[0] < compared.value[0] < compared.high[0]
+
+
+def test_a_difference_of_dice_never_leaves_one() -> None:
+    """Three pictures, two seeds that disagree: Student's reach alone is far above 1."""
+    cells = summarise([np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]), np.array([[0.0, 0.2, 0.1], [0.3, 0.0, 0.0]])])
+    compared = first_minus_second([cells])
+    assert pairs(cells).high[0, 1] > 1
+    assert compared.high[0] == 1.0
+    assert compared.low[0] == pairs(cells).low[0, 1]  # within [-1, 1]: left alone
