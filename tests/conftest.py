@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a shard set of drawn pets, and a private real Slurm."""
+"""What tests of several rooms share: real pictures, a shard set of drawn pets, and a private real Slurm."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from slurm.rehearsal import accounting as rehearsal_accounting
 from slurm.rehearsal import client
 from slurm.rehearsal.cluster import APT_COMMAND, Cluster, missing_binaries, rehearse
 from slurm.rehearsal.settings import Site
+
+REPOSITORY = Path(__file__).parents[1]
 
 # a busy machine is no failed law
 settings.register_profile("petseg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -55,6 +57,18 @@ def pet_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pets") / "shards"
     pack(PackConfig(out=out, synthetic=60, seed=3, image_size_px=64, samples_per_shard=16, workers=1))
     return out
+
+
+@pytest.fixture(scope="session")
+def pets_root() -> Path:
+    """Real pictures; see CONTRIBUTING for where they come from."""
+    root = Path(os.environ.get("PETSEG_PETS_ROOT", REPOSITORY.parent / "shared" / "data" / "pets"))
+    if not (root / "annotations" / "trainval.txt").is_file():
+        reason = f"no real pictures in {root}: set PETSEG_PETS_ROOT"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return root
 
 
 def require_slurm() -> None:

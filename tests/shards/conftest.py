@@ -21,18 +21,6 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def pets_root() -> Path:
-    """Real pictures; see CONTRIBUTING for where they come from."""
-    root = Path(os.environ.get("PETSEG_PETS_ROOT", REPOSITORY.parent / "shared" / "data" / "pets"))
-    if not (root / "annotations" / "trainval.txt").is_file():
-        reason = f"no real pictures in {root}: set PETSEG_PETS_ROOT"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return root
-
-
-@pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawn pets; leave it as it is."""
     folder = tmp_path_factory.mktemp("drawn") / "pets"
