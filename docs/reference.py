@@ -31,6 +31,7 @@ COMMANDS = {
     "python -m petseg.evaluate": "petseg.evaluate:Command",
     "python -m petseg.best": "petseg.best:Command",
     "python -m petseg.predict": "petseg.predict:Command",
+    "python -m petseg.export": "petseg.export:Command",
     "python -m petseg.estimate": "petseg.estimate:Command",
     "python -m petseg.augment": "petseg.augment.__main__:Command",
     "python -m petseg.models.weights": "petseg.models.weights:Command",

@@ -100,11 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError("name the pictures, or a folder with them, and a file with --weights")
     from petseg.inference.inputs import list_inputs  # torch takes seconds: imported once the flags are right
     from petseg.inference.outputs import Journal, OutputFolder, write_summary
+    from petseg.inference.predictor import read_file_header
     from petseg.inference.processes import meet, part
-    from petseg.inference.weights_file import read_header
 
     output = OutputFolder(command.out, command.kinds, command.coco)
-    header = read_header(command.weights[0])
+    header = read_file_header(command.weights[0])
     processes = meet()
     try:
 

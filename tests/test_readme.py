@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import tyro
 
+from jobs import best as jobs_best
 from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sync, usage
 from jobs.launch import options
 from jobs.launch.chain import read_chain
-from petseg import estimate, evaluate, train
+from petseg import best, estimate, evaluate, export, predict, train
 from petseg.augment import __main__ as augment_sheet
 from petseg.models import weights
 from shards import duplicates, pack, show, verify
@@ -30,6 +31,9 @@ REHEARSAL = rehearsal.Start | rehearsal.Stop | rehearsal.Env | rehearsal.Break |
 COMMANDS = {
     "shards.duplicates": duplicates.DuplicatesConfig,
     "petseg.estimate": estimate.Command,
+    "petseg.best": best.Command,
+    "petseg.predict": predict.Command,
+    "petseg.export": export.Command,
     "petseg.augment": augment_sheet.Command,
     "petseg.models.weights": weights.Command,
     "jobs/sync.py": sync.Command,
@@ -43,6 +47,7 @@ COMMANDS = {
     "jobs/sweep.py": options.Options,
     "jobs/status.py": status.Command,
     "jobs/report.py": report.Command,
+    "jobs/best.py": jobs_best.Command,
     "jobs/doctor.py": doctor.Command,
     "jobs/logs.py": logs.Command,
     "jobs/retry.py": retry.Command,

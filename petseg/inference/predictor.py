@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -22,9 +22,11 @@ from torch import nn
 from petseg.config.sizes import Size
 from petseg.data.decode import Pixels, fit_into
 from petseg.data.inputs import normalise, to_image
+from petseg.inference.exported.onnx_file import SUFFIX as ONNX_SUFFIX
+from petseg.inference.exported.onnx_file import load_onnx, read_onnx
 from petseg.inference.header import Header
 from petseg.inference.pictures import Picture, read_picture
-from petseg.inference.weights_file import Ensemble, load_model
+from petseg.inference.weights_file import Ensemble, load_model, read_header
 from petseg.metrics import Tta
 from petseg.metrics.components import drop_small, keep_largest
 from petseg.metrics.overlay import draw_mask
@@ -169,12 +171,15 @@ class Predictor:
 
 
 def load_predictor(paths: Sequence[Path], device: str = "auto", precision: str = "as_trained") -> Predictor:
-    """The model of a weights file, or the ensemble of several. Raises ValueError for files that cannot be used."""
+    """The model of a weights file or an ONNX file, or the ensemble of several.
+
+    Raises ValueError for files that cannot be used.
+    """
     if not paths:
         raise ValueError("name a weights file: make one with `python -m petseg.best`")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    loaded = [load_model(path) for path in paths]
+    loaded = [load_file(path) for path in paths]
     header, model = loaded[0]
     for path, (other, _) in zip(paths[1:], loaded[1:], strict=True):
         if rule_of(other) != rule_of(header):
@@ -185,6 +190,19 @@ def load_predictor(paths: Sequence[Path], device: str = "auto", precision: str =
     if precision == "fp16" and chosen.type == "cpu":
         raise ValueError("precision fp16 needs a GPU: use bf16 or no here")
     return Predictor(header, model, chosen, precision)
+
+
+def load_file(path: Path) -> tuple[Header, nn.Module]:
+    """Header and model of a weights file, or of an ONNX file of petseg, which runs in float32 on the CPU."""
+    if path.suffix != ONNX_SUFFIX:
+        return load_model(path)
+    header, model = load_onnx(path)
+    return replace(header, mixed_precision="no", channels_last=False), model
+
+
+def read_file_header(path: Path) -> Header:
+    """The header of a weights file or of an ONNX file, without its model; raises as `load_predictor`."""
+    return read_onnx(path)[0] if path.suffix == ONNX_SUFFIX else read_header(path)
 
 
 def rule_of(header: Header) -> str:
