@@ -31,10 +31,15 @@ class Measurement:
 
 
 def measure_model(model: nn.Module, config: RunConfig, run: Path, wanted: Measurement) -> dict[str, Any]:
-    """The numbers of a model, as a weights file keeps them: at the network's size and, where possible, at native size.
+    """The numbers of a model, as a weights file keeps them.
 
     config: of the run in the folder `run`, or of one of the runs whose weights were put together
     """
+    return {"split": wanted.split, **numbers_of(evaluate_model(model, config, run, wanted))}
+
+
+def evaluate_model(model: nn.Module, config: RunConfig, run: Path, wanted: Measurement) -> dict[str, Any]:
+    """As petseg.evaluate measures a run: at the network's size and, where possible, at native size."""
     remember([wanted.shards])
     own = {"data.shards": wanted.shards, "data.cache_dir": wanted.cache_dir, "data.cache_gb": DataConfig().cache_gb}
     config = with_values(config, own)
@@ -47,6 +52,6 @@ def measure_model(model: nn.Module, config: RunConfig, run: Path, wanted: Measur
         with lost_peers_raise():
             measured = measure_protocol(replace(parts, bare_model=model), wanted.split, protocol)
         done = Evaluated(wanted.split, "", "", protocol, no_native, measured, temperature=None)
-        return {"split": wanted.split, **numbers_of(as_json(parts, done))}
+        return as_json(parts, done)
     finally:
         parts.close()

@@ -52,7 +52,8 @@ def to_onnx(model: nn.Module, header: Header, form: Form) -> bytes:
     """The content of an ONNX file. Raises ValueError if the model cannot be exported in this form."""
     require("onnx")
     require("onnxscript")
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # which tells of each of its passes
+    for name in ("onnx_ir", "onnxscript"):  # which tell of each of their passes
+        logging.getLogger(name).setLevel(logging.WARNING)
     program, example = Program(model, form), example_of(form, header.size_px)
     try:
         with warnings.catch_warnings():
