@@ -44,8 +44,7 @@ class RunWeights:
 
     @property
     def network(self) -> Network:
-        model = self.config.model
-        return Network(model.arch, model.width, model.up, model.encoder, model.weights != "none")
+        return Network.of(self.config.model)
 
     def rule(self) -> dict[str, object]:
         """What runs must share to be used together."""

@@ -50,6 +50,10 @@ class Network:
     encoder: str
     pretrained: bool  # then the encoder expects the normalisation of its package
 
+    @classmethod
+    def of(cls, model: ModelConfig) -> Network:
+        return cls(model.arch, model.width, model.up, model.encoder, model.weights != "none")
+
     def config(self) -> ModelConfig:
         """Raises ValueError for an architecture that there is not. Nothing is ever fetched by it."""
         values = {f"model.{name}": value for name, value in asdict(self).items()}
