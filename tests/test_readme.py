@@ -17,7 +17,7 @@ import tyro
 from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sync, usage
 from jobs.launch import options
 from jobs.launch.chain import read_chain
-from petseg import estimate, evaluate, train
+from petseg import compress, estimate, evaluate, train
 from petseg.augment import __main__ as augment_sheet
 from petseg.models import weights
 from shards import duplicates, pack, show, verify
@@ -29,6 +29,7 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPO
 REHEARSAL = rehearsal.Start | rehearsal.Stop | rehearsal.Env | rehearsal.Break | rehearsal.Heal | rehearsal.Disturb
 COMMANDS = {
     "shards.duplicates": duplicates.DuplicatesConfig,
+    "petseg.compress": compress.Prune,
     "petseg.estimate": estimate.Command,
     "petseg.augment": augment_sheet.Command,
     "petseg.models.weights": weights.Command,

@@ -18,7 +18,7 @@ class DistillConfig:
     those of the run. Empty = none."""
     weight: float = field(default=0.5, metadata=LATER)
     """Share w of the teacher: the loss is (1 - w) train.loss + w T^2 KL(teacher, run), the mean over the pixels that
-    count. Of no effect without a teacher."""
+    count. 0 = a run without a teacher, of the same identity."""
     temperature: float = field(default=2.0, metadata=LATER)
     """T: the logits of teacher and run are divided by it, which brings out the teacher's small probabilities. Of no
     effect without a teacher."""
@@ -29,12 +29,12 @@ class DistillConfig:
                 f"distill.teacher = {self.teacher!r}: give a weights file that ends in {TEACHER_SUFFIX}: "
                 "make one with `python -m petseg.best`"
             )
-        if not 0 < self.weight <= 1:
-            raise ValueError(f"distill.weight = {self.weight!r}: must lie in (0, 1]")
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"distill.weight = {self.weight!r}: must lie in [0, 1]")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"distill.temperature = {self.temperature!r}: must be positive")
 
     @property
     def is_off(self) -> bool:
-        """Whether there is no teacher: then no field changes a number."""
-        return not self.teacher
+        """Whether the run learns from no teacher: then no field of the group changes a number."""
+        return not self.teacher or self.weight == 0

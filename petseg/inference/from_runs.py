@@ -13,8 +13,9 @@ import torch
 
 from petseg.config import RunConfig
 from petseg.config.values import config_from_dict
-from petseg.inference.header import Combined, Header, Network, Origin, petseg_version
+from petseg.inference.header import Combined, Header, Origin, petseg_version
 from petseg.inference.weights_file import MAKE_ONE, Tensors
+from petseg.models.networks import Network
 from petseg.run_folder.checkout import running_code
 from petseg.run_folder.checkpoint import choose_checkpoint
 from petseg.run_folder.checkpoint_files import load_tensors

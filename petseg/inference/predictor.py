@@ -24,13 +24,14 @@ from petseg.data.decode import Pixels, fit_into
 from petseg.data.inputs import normalise, to_image
 from petseg.inference.header import Header
 from petseg.inference.pictures import Picture, read_picture
-from petseg.inference.weights_file import Ensemble, load_model
+from petseg.inference.weights_file import load_model
 from petseg.metrics import Tta
 from petseg.metrics.components import drop_small, keep_largest
 from petseg.metrics.overlay import draw_mask
 from petseg.metrics.pixels import predicted_classes, to_native
 from petseg.metrics.tta import Model, predict_logits
 from petseg.metrics.windows import windowed
+from petseg.models.networks import Ensemble
 
 PRECISIONS = ("as_trained", "no", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,9 +15,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from petseg.inference.header import Header, Network
+from petseg.inference.header import Header
 from petseg.inference.weights_file import load_model
 from petseg.models.build import count_parameters
+from petseg.models.networks import Network
 from petseg.run.parts import Parts
 from petseg.run.resizing import require_sizes
 

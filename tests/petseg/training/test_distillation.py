@@ -15,12 +15,15 @@ from petseg.config import RunConfig
 from petseg.config.values import identity, trial_id, with_values
 from petseg.evaluate import main as evaluate
 from petseg.inference.winner import write_winner
+from petseg.run.graphs import PassGraphs
 from petseg.run.run import Run
-from petseg.run_folder.layout import load_config, load_result
+from petseg.run_folder.layout import load_config, load_result, read_metrics
 from petseg.training import epoch as epoch_module
 from petseg.training.loop import train
 from shards.command import Interrupted, run_command
+from tests.petseg.run.test_graphs import Repeater
 from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
+from tests.petseg.test_processes import launch
 
 Tiny = Callable[..., RunConfig]
 
@@ -44,6 +47,8 @@ def test_without_a_teacher_no_field_of_the_group_is_part_of_a_trial() -> None:
     assert "distill" not in identity(RunConfig(), "m")
     idle = with_values(RunConfig(), {"distill.weight": 0.9, "distill.temperature": 4.0})
     assert trial_id(idle, "m") == trial_id(RunConfig(), "m")
+    unheard = with_values(RunConfig(), {"distill.weight": 0.0, "distill.teacher": "gone.safetensors"})
+    assert trial_id(unheard, "m") == trial_id(RunConfig(), "m")
 
 
 def test_a_teacher_is_known_by_its_content(teachers: Path, tmp_path: Path) -> None:
@@ -66,8 +71,8 @@ def test_a_teacher_is_known_by_its_content(teachers: Path, tmp_path: Path) -> No
     ("name", "value", "said"),
     [
         ("distill.teacher", "a.pth", "give a weights file that ends in .safetensors"),
-        ("distill.weight", 0.0, r"must lie in \(0, 1\]"),
-        ("distill.weight", 1.1, r"must lie in \(0, 1\]"),
+        ("distill.weight", -0.1, r"must lie in \[0, 1\]"),
+        ("distill.weight", 1.1, r"must lie in \[0, 1\]"),
         ("distill.temperature", 0.0, "must be positive"),
         ("model.init", "a.pt", "give a weights file that ends in .safetensors"),
     ],
@@ -192,3 +197,34 @@ def test_weights_of_another_network_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         train(tiny(model__init=str(teachers / f"{file}.safetensors"), **changes), tmp_path)
+
+
+def test_a_graph_holds_the_teacher_too(
+    tiny: Tiny, teachers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(distill__teacher=str(teachers / "both.safetensors"), train__epochs=1)
+    train(config, tmp_path / "plain")
+    captures: list[Repeater] = []
+
+    def with_stand_in(config: RunConfig, model: nn.Module, device: torch.device, world_size: int) -> PassGraphs:
+        captures.append(Repeater(model))
+        return PassGraphs(model, captures[-1])
+
+    monkeypatch.setattr("petseg.run.run.build_pass_graphs", with_stand_in)
+    train(config, tmp_path / "graphed")
+    assert captures[0].captures == 2  # full batches, and the last one
+    assert same(final_weights(tmp_path / "plain"), final_weights(tmp_path / "graphed"))
+
+
+def test_two_processes_learn_from_it_or_both_say_why_not(pet_shards: Path, teachers: Path, tmp_path: Path) -> None:
+    flags = {"train.epochs": 1, "distill.teacher": teachers / "one.safetensors"}
+    done = launch(2, pet_shards, tmp_path / "two", **flags)
+    assert done.returncode == 0, done.stderr
+    (row,) = read_metrics(tmp_path / "two" / "run")
+    one = launch(1, pet_shards, tmp_path / "one", **flags)
+    assert one.returncode == 0, one.stderr
+    (alone,) = read_metrics(tmp_path / "one" / "run")
+    assert row["train/loss"] == pytest.approx(alone["train/loss"], rel=0.1)  # BatchNorm sees half of a batch
+    refused = launch(2, pet_shards, tmp_path / "other", **flags | {"data.image-size-px": 32})
+    assert refused.returncode != 0
+    assert refused.stderr.count("does not fit this run: it has data.image_size_px 64, not 32") == 2
