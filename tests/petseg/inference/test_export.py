@@ -21,8 +21,9 @@ from petseg.export import main
 from petseg.inference.exported.hub import model_card
 from petseg.inference.exported.onnx_file import FORM, HEADER, load_onnx, read_onnx
 from petseg.inference.exported.program import Form, form_to_json
-from petseg.inference.header import Header, Network, Origin, from_json, to_json
-from petseg.inference.weights_file import Ensemble, build_network, load_model, save_weights
+from petseg.inference.header import Header, Origin, from_json, to_json
+from petseg.inference.weights_file import build_network, load_model, save_weights
+from petseg.models.networks import Ensemble, Network
 from petseg.predict import main as predict
 from petseg.run_folder.checkout import Checkout
 from shards.classes import ClassEntry
