@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.reporting.sections.charts import DIGIT_PX, LABEL_PX, MAX_TICKS, RIGHT, Frame, Span, Ticks, find_ticks
@@ -13,7 +13,8 @@ POINTS_NAME = "points"  # the folder
 MAX_FILES, MAX_SETTINGS, MAX_DRAWN = 50, 6, 40
 COSTS = (("file_mb", "size", "MB"), ("latency_ms", "latency", "ms a picture"), ("peak_memory_mb", "peak memory", "MB"))
 LEAST_COST = 1e-3  # the least end of a scale, which begins at 0
-NUMBER_PX = 24.0  # room for a mark's number on its right
+NEAR_PX = 20.0  # a mark this near, on the right, takes the room of a number
+DIGITS = 4  # of Dice: less is no reason to pay more
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Mark:
     y: float
     ends: tuple[float, float] | None  # of the interval: top and bottom
     is_front: bool
-    is_left: bool  # whether its number stands on its left, for want of room on the right
+    is_left: bool  # whether its number stands on its left, as another mark is on its right
     words: str
 
 
@@ -94,7 +95,7 @@ def compare_models(folder: Path) -> Pareto | None:
 
 def on_front(points: Sequence[Point], cost: str) -> list[bool]:
     """Of each point, whether no other one has at most its cost and at least its Dice, and is better in one of them."""
-    pairs = [(cost_of(point, cost), point.dice) for point in points]
+    pairs = [(cost_of(point, cost), round(point.dice, DIGITS)) for point in points]
     return [
         not any(other <= own and d >= dice and (other, d) != (own, dice) for other, d in pairs) for own, dice in pairs
     ]
@@ -140,7 +141,7 @@ def _chart(models: Sequence[Model], cost: tuple[str, str, str]) -> CostChart:
     y_ticks = find_ticks(limits, MAX_TICKS["y"])
     left = LABEL_PX + DIGIT_PX * max(len(text) for _, text in y_ticks)
     frame = Frame(left, (0.0, 1.06 * highest), limits)
-    marks = tuple(_mark(model, cost, frame) for model in models)
+    marks = _beside([_mark(model, cost, frame) for model in models])
     return CostChart(
         name=name,
         unit=unit,
@@ -168,9 +169,17 @@ def _mark(model: Model, cost: tuple[str, str, str], frame: Frame) -> Mark:
         y=frame.y(point.dice),
         ends=(frame.y(ends[1]), frame.y(ends[0])) if ends else None,
         is_front=name in model.fronts,
-        is_left=frame.x(value) > RIGHT - NUMBER_PX,
+        is_left=False,
         words=f"{point.name}: Dice {point.dice:.4f}, {value:.4g} {unit}",
     )
+
+
+def _beside(marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    """The marks, with the numbers of those on the left that have another one near on their right."""
+    crowded = [
+        any(0 < other.x - one.x < NEAR_PX and abs(other.y - one.y) < NEAR_PX for other in marks) for one in marks
+    ]
+    return tuple(replace(one, is_left=left) for one, left in zip(marks, crowded, strict=True))
 
 
 def _steps(front: Sequence[Mark]) -> str:

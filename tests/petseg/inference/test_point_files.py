@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from petseg.compress import Measure
 from petseg.inference.point_files import MAX_BYTES, MAX_POINTS, Point, Points, Setting, Speed, read_points, write_points
 from shards.files import NotRegular
 
@@ -86,3 +87,14 @@ def test_links_fifos_and_large_files_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "large.json").write_text(" " * (MAX_BYTES + 1))
     with pytest.raises(ValueError, match="larger than"):
         read_points(tmp_path / "large.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("points/one.txt", r"must end in \.json"), ("a/points/one.json", "there is no folder .*/a$")]
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    assert Measure((Path("x"),), "shards", out=tmp_path / "points" / "one.json").out  # its folder is made
+    with pytest.raises(ValueError, match=words):
+        Measure((Path("x"),), "shards", out=tmp_path / name)

@@ -43,6 +43,8 @@ def test_front() -> None:
     assert on_front(points, "peak_memory_mb") == [True, False, False]
     twins = [FLOAT, replace(FLOAT, name="twin"), replace(FLOAT, name="dearer", file_mb=5.0)]
     assert on_front(twins, "file_mb") == [True, True, False]
+    hair = replace(FLOAT, dice=FLOAT.dice + 1e-5, file_mb=5.0)  # nobody sees that Dice is higher
+    assert on_front([FLOAT, hair], "file_mb") == [True, False]
 
 
 def test_without_files_the_page_is_what_it_was(planned: Sweep) -> None:
