@@ -67,8 +67,6 @@ class Measure:
             raise ValueError(f"--repeats {self.repeats}: must be at least 1")
         if self.out and self.out.suffix != ".json":
             raise ValueError(f"--out {self.out}: its name must end in .json")
-        if self.out and not self.out.absolute().parent.parent.is_dir():
-            raise ValueError(f"--out {self.out}: there is no folder {self.out.absolute().parent.parent}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int8(command)
     if not command.weights:
         raise ValueError("name the models with --weights")
+    if command.out and not (folder := command.out.absolute().parent.parent).is_dir():  # its own folder is made
+        raise ValueError(f"--out {command.out}: there is no folder {folder}")
     from petseg.inference.point_files import write_points
     from petseg.inference.points import measure_points
     from petseg.inference.scores import Measurement
