@@ -28,7 +28,7 @@ from shards.terminal import Terminal
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from petseg.inference.points import Points
+    from petseg.inference.point_files import Points
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,13 @@ class Measure:
     repeats: int = 9
     """Repeats of the timing, in which the models take turns; medians are shown."""
     out: Path | None = None
-    """Write the numbers to this file too, as JSON."""
+    """Write the numbers to this file too, as JSON; the report of a sweep shows those in runs/NAME/points."""
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise ValueError(f"--repeats {self.repeats}: must be at least 1")
+        if self.out and self.out.suffix != ".json":
+            raise ValueError(f"--out {self.out}: its name must end in .json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cut_channels(command)
     if not command.weights:
         raise ValueError("name the models with --weights")
-    from petseg.inference.points import measure_points, write_points
+    if command.out and not (folder := command.out.absolute().parent.parent).is_dir():  # its own folder is made
+        raise ValueError(f"--out {command.out}: there is no folder {folder}")
+    from petseg.inference.point_files import write_points
+    from petseg.inference.points import measure_points
     from petseg.inference.scores import Measurement
 
     points = measure_points(command.weights, Measurement(command.shards, command.split, "none"), command.repeats)
