@@ -32,6 +32,8 @@ COMMANDS = {
     "python -m petseg.best": "petseg.best:Command",
     "python -m petseg.predict": "petseg.predict:Command",
     "python -m petseg.export": "petseg.export:Command",
+    "python -m petseg.compress int8": "petseg.compress:Int8",
+    "python -m petseg.compress measure": "petseg.compress:Measure",
     "python -m petseg.estimate": "petseg.estimate:Command",
     "python -m petseg.augment": "petseg.augment.__main__:Command",
     "python -m petseg.models.weights": "petseg.models.weights:Command",

@@ -138,9 +138,17 @@ def test_the_parts_add_up() -> None:
 
 
 def test_gradients_that_outlive_a_pass_are_in_the_peak() -> None:
-    alone, several = (footprint(config_of(), 2, "cuda", world_size=n).peak_bytes for n in (1, 2))
+    config = config_of(train__cuda_graphs=False)
+    alone, several = (footprint(config, 2, "cuda", world_size=n).peak_bytes for n in (1, 2))
     assert several > alone
     assert footprint(config_of(train__accumulation_steps=2), 2, "cuda").peak_bytes == several
+
+
+def test_graphs_of_several_processes_exchange_gradients_in_memory_of_their_own() -> None:
+    plain, graphs = (footprint(config_of(train__cuda_graphs=on), 2, "cuda", world_size=2) for on in (False, True))
+    assert graphs.peak_bytes == plain.peak_bytes + plain.gradient_bytes
+    alone = [footprint(config_of(train__cuda_graphs=on), 2, "cuda").peak_bytes for on in (False, True)]
+    assert alone[0] == alone[1]
 
 
 def test_checkpointing_trades_memory_for_arithmetic() -> None:
