@@ -47,6 +47,7 @@ COMMANDS = {
     "python jobs/usage.py": "jobs.usage:Command",
     "python jobs/report.py": "jobs.report:Command",
     "python jobs/best.py": "jobs.best:Command",
+    "python jobs/predict.py": "jobs.predict:PredictionOptions",
     "python jobs/sync.py": "jobs.sync:Command",
     "python jobs/doctor.py": "jobs.doctor:Command",
     "python jobs/chain.py": "jobs.chain:ChainOptions",

@@ -14,17 +14,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 import tyro
 
-from shards.command import OK, parse, run_command, typed
-
-if TYPE_CHECKING:
-    from jobs.runs.trial import Sweep, Trial
+from shards.command import OK, parse, run_command
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
+    from jobs.reporting.best_trials import best_trials
     from jobs.runs.choose import choose_one
     from jobs.runs.single_runs import find_runs
 
@@ -62,28 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     folders = [trial.folder for trial in trials]
     write_winner(folders, command.out, "best", command.seeds == "average", measurement)
     return OK
-
-
-def best_trials(sweep: Sweep, all_seeds: bool) -> list[Trial]:
-    """The trial of the highest val Dice in the cell with the highest mean, or all finished trials of that cell.
-
-    Raises ValueError if no trial has finished, and if trials were measured on several shard sets.
-    """
-    from jobs.reporting.statistics.records import gather, rank, read_records, varied
-
-    if len(sweep.hashes) > 1:
-        raise ValueError(
-            f"{sweep.folder} has trials of {len(sweep.hashes)} shard sets, whose Dice cannot be compared: name "
-            "one with --trial"
-        )
-    records = read_records(sweep)
-    first = next(iter(rank(gather(varied(sweep, records), records))), None)
-    best = first.group.best() if first else None
-    if first is None or best is None:
-        look = typed("jobs/status.py", sweep.folder)
-        raise ValueError(f"no trial of {sweep.folder} has finished: `{look}` shows where they stand")
-    chosen = first.group.done if all_seeds else (best,)
-    return [record.trial_status.trial for record in chosen]
 
 
 if __name__ == "__main__":

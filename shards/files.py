@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import os
+import re
 import stat
 import types
 import typing
@@ -26,6 +27,7 @@ from shards.command import printable
 
 Kind = TypeVar("Kind")
 
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{12}\.tmp", re.DOTALL)  # of `writing_whole`, when its process is killed
 MAX_JSON_BYTES = 64 << 20  # the sweep.json of 100,000 trials has 20 MB
 _FILE_KINDS = (
     (stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"),

@@ -18,7 +18,7 @@ from shards.command import CANCELLED, WRONG_USE, help_text, parse, run_command
 from tests.test_house import NAMES_OF_COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]
-JOBS = "best cancel chain clean doctor logs report retry status sweep sync usage"
+JOBS = "best cancel chain clean doctor logs predict report retry status sweep sync usage"
 SCRIPTS = ["petseg.train", *(f"jobs.{name}" for name in JOBS.split())]
 MODULES = [
     "petseg.augment.__main__", "petseg.best", "petseg.evaluate", "petseg.models.weights", "petseg.estimate",

@@ -96,6 +96,7 @@ COMMANDS = {
     "slurm": ("rehearsal.__main__",),
     "jobs": (
         "sweep", "status", "logs", "retry", "cancel", "clean", "usage", "report", "best", "sync", "doctor", "chain",
+        "predict",
     ),
 }  # fmt: skip
 ORDER = {

@@ -16,7 +16,7 @@ import tyro
 
 from jobs import best as jobs_best
 from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sync, usage
-from jobs.launch import options
+from jobs.launch import options, prediction_options
 from jobs.launch.chain import read_chain
 from petseg import best, compress, estimate, evaluate, export, predict, train
 from petseg.augment import __main__ as augment_sheet
@@ -56,6 +56,7 @@ COMMANDS = {
     "jobs/clean.py": clean.Command,
     "jobs/usage.py": usage.Command,
     "jobs/chain.py": chain.ChainOptions,
+    "jobs/predict.py": prediction_options.PredictionOptions,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +31,7 @@ from shards.files import require_own_folder
 from shards.terminal import Terminal
 from slurm.executor import submit
 from slurm.request import Request
+from slurm.resources import Resources
 
 NOTED_TOGETHER = 1000  # submissions that one write notes
 
@@ -92,6 +93,25 @@ def submit_trials(
 
     named: shard sets that the user names; jobs fetch only from these, and read folders.
     """
+
+    def task(resources: Resources) -> TrialTask:
+        threads = max(1, resources.cpus_per_task // launch.trials_at_once)
+        return TrialTask(resources.processes, threads, launch.trials_at_once, tuple(sorted(named)))
+
+    return submit_tasks(launch, sweep, trials, task)
+
+
+def submit_tasks(
+    launch: Launch,
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    make_task: Callable[[Resources], Callable[[Sequence[str]], None]],
+    show: bool = True,
+) -> Submitted:
+    """As `submit_trials`, with what the jobs do with the folders of their trials.
+
+    make_task: gets the resources that each job has. show: with --cluster local, how far the trials are.
+    """
     size = launch.trials_per_job
     groups = [trials[start : start + size] for start in range(0, len(trials), size)]
     live_jobs = observe(sweep).slurm_jobs if launch.cluster == "slurm" and launch.max_parallel else ()
@@ -101,7 +121,6 @@ def submit_trials(
             "--max-parallel %d: the new jobs wait until the %d jobs of earlier submissions have ended",
             max_parallel, len(live_jobs),
         )  # fmt: skip
-    threads = max(1, resources.cpus_per_task // launch.trials_at_once)
     progress = LocalProgress(trials, max_parallel * launch.trials_at_once)
     log = JobLog(launch, sweep, groups, progress)
     require_own_folder(sweep.folder / "logs")
@@ -115,13 +134,12 @@ def submit_trials(
         withdraw=sweep.withdraw_intent,
         as_many_as_fit=True,
     )
-    task = TrialTask(resources.processes, threads, launch.trials_at_once, tuple(sorted(named)))
     folders = [[str(trial.folder.absolute()) for trial in group] for group in groups]
     stack = ExitStack()
-    if launch.cluster != "slurm":
+    if launch.cluster != "slurm" and show:
         stack.enter_context(shown(progress, lines=launch.cluster == "local"))
     try:
-        jobs = submit(task, folders, launch.cluster, request, log.on_job)
+        jobs = submit(make_task(resources), folders, launch.cluster, request, log.on_job)
     except KeyboardInterrupt:
         stack.close()
         raise KeyboardInterrupt(_report_stop(trials, log.stopped())) from None

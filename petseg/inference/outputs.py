@@ -6,6 +6,8 @@
     overlays/NAME.png, cutouts/NAME.png
     rows-RANK.jsonl              a line for each picture that is done or could not be read
     summary.csv, coco.json       all pictures, written at the end
+    .lock                        held by the command that works on the folder
+    winner.safetensors           weights that were written for this folder alone
 
 Files appear whole. A picture counts as done once its line is written, after its files.
 """
@@ -16,12 +18,15 @@ import csv
 import errno
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from petseg.inference.coco import annotate
@@ -29,6 +34,7 @@ from petseg.inference.header import Header
 from petseg.inference.inputs import Input
 from petseg.inference.predictor import Prediction
 from shards.files import (
+    HALF_WRITTEN,
     append,
     build,
     decode_json,
@@ -40,6 +46,8 @@ from shards.files import (
 )
 
 COMMAND_NAME, SUMMARY_NAME, COCO_NAME, ROWS = "predict.json", "summary.csv", "coco.json", "rows-{}.jsonl"
+LOCK_NAME, WINNER_NAME = ".lock", "winner.safetensors"
+BEFORE_CLAIM = (LOCK_NAME, WINNER_NAME)  # what a command that was killed early leaves
 SUFFIXES = {"masks": ".png", "probabilities": ".npz", "overlays": ".png", "cutouts": ".png"}
 FORMULA = ("=", "+", "-", "@")  # spreadsheets compute what begins like this
 
@@ -67,18 +75,42 @@ class OutputFolder:
     kinds: tuple[str, ...]  # of SUFFIXES
     coco: bool
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One command at a time; makes the folder. Raises ValueError if another one is at work, and as `claim`."""
+        self.require_ours()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / LOCK_NAME, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"--out {self.folder}: another command is writing there; wait until it has ended, or choose another "
+                "folder"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def require_ours(self) -> None:
+        """Raises ValueError for a folder with other files than outputs."""
+        require_own_folder(self.folder)
+        if (self.folder / COMMAND_NAME).exists() or not self.folder.exists():
+            return
+        if any(path.name not in BEFORE_CLAIM for path in self.folder.iterdir()):
+            raise ValueError(f"--out {self.folder} has files of something else: choose another folder")
+
     def claim(self, command: Mapping[str, Any]) -> None:
         """Note the command, or check that the folder holds what the same one began.
 
         Raises ValueError for the outputs of another command, and for a folder with other files.
         """
+        self.require_ours()
         path = self.folder / COMMAND_NAME
-        require_own_folder(self.folder)
         try:
             stored = read_json_object(path, "choose another --out")
         except FileNotFoundError:
-            if self.folder.exists() and any(self.folder.iterdir()):
-                raise ValueError(f"--out {self.folder} has files of something else: choose another folder") from None
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(command, indent=2) + "\n")
             return
@@ -88,6 +120,16 @@ class OutputFolder:
                 f"--out {self.folder} holds the outputs of another command ({', '.join(changed)} differ): choose "
                 "another folder"
             )
+
+    def remove_half_written(self) -> None:
+        """Remove what processes that were killed left beside the outputs; nobody else may be writing there."""
+        for top in (self.folder, *(self.folder / kind for kind in self.kinds)):
+            for root, folders, files in () if top.is_symlink() else os.walk(top):
+                if top == self.folder:
+                    folders.clear()
+                for name in files:
+                    if HALF_WRITTEN.fullmatch(name):
+                        (Path(root) / name).unlink(missing_ok=True)
 
     def path(self, kind: str, name: str) -> Path:
         """Raises NotRegular where a link would lead out of the folder."""
@@ -112,7 +154,7 @@ class OutputFolder:
         found = annotate(prediction.mask, header.counted, prediction.probabilities) if self.coco else []
         return Row(item.name, item.shown, width, height, seconds, prediction.confidence, prediction.shares, found)
 
-    def note(self, rows: Sequence[Row], rank: int) -> None:
+    def note(self, rows: Sequence[Row], rank: int | str) -> None:
         """Add the rows of pictures whose files are written; they are on disk when this returns."""
         append(self.folder / ROWS.format(rank), "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
@@ -135,6 +177,10 @@ class Journal:
                         self._places[row.name] = (path, offset, len(line))
                         good.update([] if row.error else [row.name])
                     offset += len(line)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the picture was predicted, or could not be read."""
+        return name in self._places
 
     def row(self, name: str) -> Row | None:
         if name not in self._places:

@@ -30,7 +30,7 @@ class Work:
     output: OutputFolder
     batch_size: int
     threads: int
-    rank: int = 0
+    rank: int | str = 0  # names the journal
 
     def run(self, items: Sequence[Input], advance: Callable[[int], None]) -> None:
         """Predict and write the pictures; those that cannot be read are noted with the reason."""

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import petseg
-from jobs.best import best_trials, main
+from jobs.best import main
+from jobs.reporting.best_trials import best_trials
 from shards.command import run_command
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish
 

@@ -20,6 +20,7 @@ import petseg
 from petseg.best import main as best
 from petseg.config import RunConfig
 from petseg.inference.inputs import list_inputs
+from petseg.inference.outputs import OutputFolder
 from petseg.predict import main
 from petseg.training.loop import train
 from shards.command import run_command
@@ -132,6 +133,28 @@ def test_another_command_on_the_same_folder_is_refused(
     assert "holds the outputs of another command (tta differ)" in capsys.readouterr().err
     assert run_command(main, words_of(weights, photos, photos)) == 2
     assert "has files of something else: choose another folder" in capsys.readouterr().err
+
+
+def test_one_command_at_a_time_writes_into_a_folder(
+    weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with OutputFolder(out, ("masks",), coco=False).locked():
+        assert run_command(main, words_of(weights, out, photos)) == 2
+        assert f"--out {out}: another command is writing there" in capsys.readouterr().err
+    assert run_command(main, words_of(weights, out, photos)) == 0
+
+
+def test_what_a_kill_left_half_written_is_removed(weights: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run_command(main, words_of(weights, out, photos)) == 0
+    strays = [out / "masks" / "a" / ".1.png.0123456789ab.tmp", out / ".summary.csv.0123456789ab.tmp"]
+    kept = out / "masks" / "a" / "own.tmp"
+    for path in (*strays, kept):
+        path.write_bytes(b"half")
+    assert run_command(main, words_of(weights, out, photos)) == 0
+    assert not any(path.exists() for path in strays)
+    assert kept.exists()
 
 
 def test_shards_patterns_and_lists(
