@@ -1,9 +1,9 @@
 """Predict the masks of pictures with a weights file (petseg.best).
 
-python -m petseg.predict --weights winner.safetensors photos/ --out masks
-python -m petseg.predict --weights winner.safetensors 'photos/**/*.jpg' --out all --overlays --cutouts --coco
-accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/predict.py --weights winner.safetensors \\
-    data/shards --out masks
+python -m petseg.predict photos/ --weights winner.safetensors --out masks
+python -m petseg.predict 'photos/**/*.jpg' --weights winner.safetensors --out all --overlays --cutouts --coco
+accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/predict.py photos \\
+    --weights winner.safetensors --out masks
 
 The same command again does only what is missing. Exit code 1: some pictures could not be read; they are listed.
 """
@@ -53,7 +53,7 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     if not command.paths or not command.weights:
-        raise ValueError("name the pictures, or a folder with them, and a file with --weights")
+        raise ValueError("name the pictures, or a folder with them, before --weights, and one file or more after it")
     from petseg.inference.inputs import list_inputs  # torch takes seconds: imported once the flags are right
     from petseg.inference.outputs import Journal, OutputFolder, write_summary
     from petseg.inference.predictor import read_file_header
