@@ -90,7 +90,9 @@ def test_petseg_knows_nothing_of_sweeps() -> None:
 # What people type. The other modules of a wing are its rooms, in the order in which they may import each other.
 COMMANDS = {
     "shards": ("pack", "verify", "show", "duplicates"),
-    "petseg": ("train", "evaluate", "best", "predict", "export", "compress", "estimate", "models.weights", "augment.__main__"),
+    "petseg": (
+        "train", "evaluate", "best", "predict", "export", "compress", "estimate", "models.weights", "augment.__main__",
+    ),
     "slurm": ("rehearsal.__main__",),
     "jobs": (
         "sweep", "status", "logs", "retry", "cancel", "clean", "usage", "report", "best", "sync", "doctor", "chain",
