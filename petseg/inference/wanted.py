@@ -1,4 +1,4 @@
-"""What is wanted of a prediction: the flags that petseg/predict.py and jobs/predict.py share.
+"""What is wanted of a prediction: the flags that the commands which predict share.
 
 Imports no torch, which takes seconds.
 """
