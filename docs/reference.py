@@ -30,6 +30,7 @@ COMMANDS = {
     "python petseg/train.py": "petseg.train:Command",
     "python -m petseg.evaluate": "petseg.evaluate:Command",
     "python -m petseg.best": "petseg.best:Command",
+    "python -m petseg.compress prune": "petseg.compress:Prune",
     "python -m petseg.predict": "petseg.predict:Command",
     "python -m petseg.export": "petseg.export:Command",
     "python -m petseg.compress int8": "petseg.compress:Int8",

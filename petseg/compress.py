@@ -1,7 +1,13 @@
 """Make a model smaller and faster, and measure models beside each other.
 
 python -m petseg.compress int8 --weights winner.safetensors --shards data/shards --out winner.int8.onnx
+python -m petseg.compress prune --weights winner.safetensors --keep 0.5 --out pruned.safetensors
 python -m petseg.compress measure --weights winner.safetensors winner.int8.onnx --shards data/shards --split test
+
+prune keeps the strongest channels of each layer: the same architecture at a smaller width. It has to be trained
+further, best with the whole network as its teacher:
+
+python petseg/train.py --model.width 8 --model.init pruned.safetensors --distill.teacher winner.safetensors
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from shards.terminal import Terminal
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from petseg.inference.points import Points
+    from petseg.inference.point_files import Points
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,18 @@ class Int8:
 
 
 @dataclass(frozen=True)
+class Prune:
+    """Remove whole channels of unet or resnet34_unet: the same architecture at a smaller width."""
+
+    weights: Path
+    """The weights file, of a single network."""
+    out: Path
+    """The file to write, .safetensors."""
+    keep: float = 0.5
+    """Share of the width that is kept; a half leaves about a quarter of the parameters."""
+
+
+@dataclass(frozen=True)
 class Measure:
     """Measure models by one protocol, in one run, on this machine's CPU: Dice, size, speed and memory."""
 
@@ -60,20 +78,27 @@ class Measure:
     repeats: int = 9
     """Repeats of the timing, in which the models take turns; medians are shown."""
     out: Path | None = None
-    """Write the numbers to this file too, as JSON."""
+    """Write the numbers to this file too, as JSON; the report of a sweep shows those in runs/NAME/points."""
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise ValueError(f"--repeats {self.repeats}: must be at least 1")
+        if self.out and self.out.suffix != ".json":
+            raise ValueError(f"--out {self.out}: its name must end in .json")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command: Any = parse(Int8 | Measure, argv, __doc__)
+    command: Any = parse(Int8 | Prune | Measure, argv, __doc__)
     if isinstance(command, Int8):
-        return int8(command)
+        return quantise(command)
+    if isinstance(command, Prune):
+        return cut_channels(command)
     if not command.weights:
         raise ValueError("name the models with --weights")
-    from petseg.inference.points import measure_points, write_points
+    if command.out and not (folder := command.out.absolute().parent.parent).is_dir():  # its own folder is made
+        raise ValueError(f"--out {command.out}: there is no folder {folder}")
+    from petseg.inference.point_files import write_points
+    from petseg.inference.points import measure_points
     from petseg.inference.scores import Measurement
 
     points = measure_points(command.weights, Measurement(command.shards, command.split, "none"), command.repeats)
@@ -83,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def int8(command: Int8) -> int:
+def quantise(command: Int8) -> int:
     from petseg.inference.exported.int8 import write_int8  # torch takes seconds: imported once the flags are right
     from petseg.inference.samples import read_samples
     from petseg.inference.weights_file import load_model
@@ -93,6 +118,16 @@ def int8(command: Int8) -> int:
     agreement = write_int8(model, header, samples, command.out)
     before, after = (path.stat().st_size / 1e6 for path in (command.weights, command.out))
     for line in [*agreement.lines(), f"{command.out}: {after:.2f} MB, {after / before:.2f} of {command.weights.name}"]:
+        Terminal().print(line, soft_wrap=True, highlight=False)
+    return OK
+
+
+def cut_channels(command: Prune) -> int:
+    from petseg.inference.prune import prune  # torch takes seconds: imported once the flags are right
+
+    pruned = prune(command.weights, command.keep, command.out)
+    width = pruned.header.models[0].width
+    for line in (f"{pruned}", f"train it further: --model.width {width} --model.init {command.out}", f"{command.out}"):
         Terminal().print(line, soft_wrap=True, highlight=False)
     return OK
 

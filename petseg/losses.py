@@ -134,6 +134,20 @@ def lovasz(
     return (loss * share).sum(dim=1) / share.sum(dim=1)
 
 
+def distillation(
+    logits: torch.Tensor, teacher_logits: torch.Tensor, target: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """(B,) T^2 KL(teacher || student), the mean over the pixels that are not ignored (Hinton et al. 2015).
+
+    Both probabilities are softmax(logits / T). The gradient of the KL falls with T^2, which the factor undoes, so that
+    the weight of the term means the same at each temperature.
+    """
+    student = F.log_softmax(_precise(logits) / temperature, dim=1)
+    teacher = F.log_softmax(_precise(teacher_logits) / temperature, dim=1)
+    divergence = (teacher.exp() * (teacher - student)).sum(dim=1)  # (B, H, W)
+    return temperature**2 * _mean(divergence.masked_fill(target == IGNORE_INDEX, 0.0), target, None)
+
+
 def pixel_weights(target: torch.Tensor, border_weight: float, border_px: int) -> torch.Tensor:
     """(B, H, W) float: 0 where the target is ignored, border_weight near where it changes, 1 elsewhere.
 

@@ -34,7 +34,7 @@ COMMANDS = {
     "petseg.best": best.Command,
     "petseg.predict": predict.Command,
     "petseg.export": export.Command,
-    "petseg.compress": compress.Int8 | compress.Measure,
+    "petseg.compress": compress.Int8 | compress.Prune | compress.Measure,
     "petseg.augment": augment_sheet.Command,
     "petseg.models.weights": weights.Command,
     "jobs/sync.py": sync.Command,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from jobs.checks.folders import nearest_folder
 from jobs.checks.setup import Finding, Setup
-from petseg.config import WEIGHTS_SUFFIXES
+from petseg.config.values import weights_files
 from petseg.data.store import folder_of, is_remote
 from shards.manifest import MANIFEST_NAME
 from slurm import patience
@@ -85,11 +85,11 @@ def unknown(why: str, advice: str) -> Finding:
 def wanted(setup: Setup) -> dict[Path, str]:
     """The paths that a trial's job opens besides the folder of its sweep, with descriptions."""
     names = {Path(sys.executable): f"this Python, {sys.executable}"}
-    for config in setup.distinct(lambda config: (config.data.shards, config.model.weights)):
-        shards, weights = config.data.shards, config.model.weights
+    for config in setup.distinct(lambda config: (config.data.shards, *weights_files(config).values())):
+        shards = config.data.shards
         if not is_remote(shards):
             names[folder_of(shards).absolute() / MANIFEST_NAME] = f"the shards, {shards}"
-        if weights.endswith(WEIGHTS_SUFFIXES):
+        for weights in weights_files(config).values():
             names[Path(weights).absolute()] = f"the weights, {weights}"
     return dict(list(names.items())[:MAX_PATHS])
 

@@ -34,7 +34,7 @@ FUTILE_TIMEOUT_S = 60.0  # on a machine without GPU for jobs with GPUs: what it 
 SPEED_FIELDS = (
     "data.image_size_px", "data.fit", "train.batch_size", "train.accumulation_steps", "train.mixed_precision",
     "train.channels_last", "train.grad_checkpointing", "train.compile", "train.sync_batchnorm", "train.loss",
-    "train.start_size_px", "train.full_size_from", "optim.name",
+    "train.start_size_px", "train.full_size_from", "optim.name", "distill.teacher",
 )  # fmt: skip
 POLICY = "augment.policy"
 
@@ -75,7 +75,7 @@ class Record:
 
 def speed_key_of(flat: Mapping[str, Any]) -> SpeedKey:
     """The fields of a flat config that decide how fast it trains, sorted by name."""
-    names = [name for name in flat if name.startswith("model.") or name in SPEED_FIELDS]
+    names = [name for name in flat if (name.startswith("model.") and name != "model.init") or name in SPEED_FIELDS]
     return tuple((name, flat[name]) for name in sorted(names))
 
 

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell, Spec, load_spec, parse_axes, parse_settings
-from petseg.config import WEIGHTS_SUFFIXES
+from petseg.config import WEIGHTS_FIELDS, WEIGHTS_SUFFIXES
 from petseg.recipes import read_recipe
 from shards.command import typed
-
-WEIGHTS = "model.weights"
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,17 @@ def read_spec(path: Path, axes: Sequence[str], settings: Sequence[str], recipe: 
 
 def require_weights(spec: Spec) -> None:
     """Raises ValueError for a file of weights that the sweep names and that is not there."""
-    drawn = spec.space[WEIGHTS].values if WEIGHTS in spec.space else ()
-    for weights in (spec.fixed.get(WEIGHTS), *spec.axes.get(WEIGHTS, ()), *drawn):
-        if str(weights).endswith(WEIGHTS_SUFFIXES) and not Path(weights).is_file():
-            raise ValueError(
-                f"{WEIGHTS} = {weights!r}: there is no such file in {Path.cwd()}: write its whole path, or make it by "
-                f"`{typed('-m', 'petseg.models.weights', 'ENCODER', '--out', weights)}`"
-            )
+    for name in WEIGHTS_FIELDS:
+        drawn = spec.space[name].values if name in spec.space else ()
+        for weights in (spec.fixed.get(name), *spec.axes.get(name, ()), *drawn):
+            if str(weights).endswith(WEIGHTS_SUFFIXES) and not Path(weights).is_file():
+                raise ValueError(
+                    f"{name} = {weights!r}: there is no such file in {Path.cwd()}: write its whole path, or make it by "
+                    f"`{_made_by(name, weights)}`"
+                )
+
+
+def _made_by(name: str, weights: str) -> str:
+    if name == "model.weights":
+        return typed("-m", "petseg.models.weights", "ENCODER", "--out", weights)
+    return typed("-m", "petseg.best", "RUN", "--out", weights)

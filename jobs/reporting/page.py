@@ -20,6 +20,7 @@ from jobs.reporting.sections.curves import collect
 from jobs.reporting.sections.gallery import Gallery, build_gallery
 from jobs.reporting.sections.gap import measure_gaps
 from jobs.reporting.sections.operation import operate
+from jobs.reporting.sections.pareto import compare_models
 from jobs.reporting.sections.pictures import lay_out
 from jobs.reporting.sections.protocol import floor_of, floor_words, protocol, state_counts, warnings
 from jobs.reporting.sections.targets import wanted_class
@@ -97,6 +98,7 @@ def render_page(
         axes_section=weigh_axes(board.axes, board.groups, records),
         gaps=measure_gaps(groups),
         calibration=calibrate_cells(groups),
+        pareto=compare_models(sweep.folder),
         operation=operate(sweep, groups, trials),
         trials=trials,
         **leaderboard_section(board, ranking, records),

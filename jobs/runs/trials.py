@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.design.cells import WEIGHTS, Cells
+from jobs.design.cells import Cells
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell
 from jobs.runs.trial import Sweep, Trial, plan_sweep, save_sweep
-from petseg.config import WEIGHTS_SUFFIXES, RunConfig
-from petseg.config.values import with_values
+from petseg.config import RunConfig
+from petseg.config.values import weights_files, with_values
 from petseg.data.store import is_remote
 from petseg.run_folder.layout import claim_folder
 
@@ -56,9 +56,7 @@ def write_trials(trials: Trials) -> None:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Name shards and weights by absolute paths: a job starts in another folder, that of its snapshot of the code."""
-    shards, weights = config.data.shards, config.model.weights
-    if not is_remote(shards):
-        shards = str(Path(shards).absolute())
-    if weights.endswith(WEIGHTS_SUFFIXES):
-        weights = str(Path(weights).absolute())
-    return with_values(config, {"data.shards": shards, WEIGHTS: weights})
+    paths = weights_files(config)
+    if not is_remote(config.data.shards):
+        paths |= {"data.shards": config.data.shards}
+    return with_values(config, {name: str(Path(path).absolute()) for name, path in paths.items()})

@@ -11,11 +11,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from petseg.config.marks import BY_CONTENT, FREE, LATER, TARGET_BY_CONTENT
+from petseg.config.distill import DistillConfig
+from petseg.config.marks import BY_CONTENT, FREE, INIT_BY_CONTENT, LATER, LATER_GROUP, TARGET_BY_CONTENT
 from petseg.config.sizes import SIZE_MULTIPLE_PX, Fit, ImageSize, Size, is_network_size, plain_size, size_of
 
 OWN_ARCHITECTURES = ("unet", "resnet34_unet")  # the others are decoders of segmentation-models-pytorch
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+INIT_SUFFIX = ".safetensors"
+WEIGHTS_FIELDS = {"model.weights": "none", "model.init": "", "distill.teacher": ""}  # -> the value that names no file
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -149,6 +152,9 @@ class ModelConfig:
     weights: str = field(default="none", metadata=LATER | BY_CONTENT)
     """Initial weights of the encoder: none = random, imagenet = downloaded from the hub of its package, or a file
     (.safetensors; .pth and .pt are pickles, read with torch's weights_only), identified by its content."""
+    init: str = field(default="", metadata=LATER | INIT_BY_CONTENT)
+    """Initial weights of the whole network: a weights file of this very architecture, width and classes (`python -m
+    petseg.best`, or `python -m petseg.compress prune`), identified by its content. Empty = random, or `weights`."""
 
     def __post_init__(self) -> None:
         _require(self.width >= 2 and self.width % 2 == 0, "model.width", self.width, "must be even and at least 2")
@@ -159,6 +165,8 @@ class ModelConfig:
         known = self.weights in ("none", "imagenet") or self.weights.endswith(WEIGHTS_SUFFIXES)
         suffixes = ", ".join(WEIGHTS_SUFFIXES)
         _require(known, "model.weights", self.weights, f"choose none, imagenet, or a file that ends in {suffixes}")
+        rule = f"give a weights file that ends in {INIT_SUFFIX}: make one with `python -m petseg.best`"
+        _require(not self.init or self.init.endswith(INIT_SUFFIX), "model.init", self.init, rule)
 
 
 @dataclass(frozen=True)
@@ -342,6 +350,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig, metadata=LATER_GROUP)
     tracking: TrackingConfig = field(default_factory=TrackingConfig, metadata=FREE)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -22,6 +23,12 @@ def _target_by_content(target: str) -> str:
     if not is_target_file(target):
         return target
     return _sha256(target, f"data.target = {target!r}", "the name of a target, or a .toml file")
+
+
+def _file_by_content(name: str) -> Callable[[str], str]:
+    """The value in the identity of a field that names a weights file of petseg, or nothing."""
+    choices = "a weights file, made by `python -m petseg.best`"
+    return lambda path: path and _sha256(path, f"{name} = {path!r}", choices)
 
 
 def is_target_file(target: str) -> bool:
@@ -46,5 +53,8 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
 
 FREE = {"identity": False}  # does not change the numbers: left out of the identity
 LATER = {"later": True}  # was added when runs existed: left out while it has its default
+LATER_GROUP = {"later_group": True}  # likewise a group of fields: left out while its `is_off`
 BY_CONTENT = {"identity": _by_content}
 TARGET_BY_CONTENT = {"identity": _target_by_content}
+INIT_BY_CONTENT = {"identity": _file_by_content("model.init")}
+TEACHER_BY_CONTENT = {"identity": _file_by_content("distill.teacher")}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from petseg.config import RunConfig
+from petseg.config import WEIGHTS_SUFFIXES, RunConfig
 from petseg.config.sizes import ImageSize, plain_size
 
 Node = TypeVar("Node")
@@ -30,6 +30,8 @@ def _identity_fields(node: Any) -> dict[str, Any]:
     for f in fields(node):
         value, takes_part = getattr(node, f.name), f.metadata.get("identity", True)
         if not takes_part or (f.metadata.get("later") and value == f.default):
+            continue
+        if f.metadata.get("later_group") and value.is_off:
             continue
         if is_dataclass(value):
             parts[f.name] = _identity_fields(value)
@@ -52,6 +54,16 @@ def trial_id(config: RunConfig, manifest_hash: str) -> str:
     """First 10 hex digits of sha256 over the canonical JSON of the run's identity."""
     content = json.dumps(identity(config, manifest_hash), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()[:10]
+
+
+def weights_files(config: RunConfig) -> dict[str, str]:
+    """The files of weights that the config names, by field."""
+    named = {
+        "model.weights": config.model.weights,
+        "model.init": config.model.init,
+        "distill.teacher": config.distill.teacher,
+    }
+    return {name: path for name, path in named.items() if path.endswith(WEIGHTS_SUFFIXES)}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

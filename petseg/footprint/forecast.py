@@ -8,7 +8,7 @@ import torch
 
 from petseg.config import RunConfig
 from petseg.footprint.hardware import Gpu
-from petseg.footprint.memory import Footprint, measure_footprint, time_pass
+from petseg.footprint.memory import Footprint, build_teacher, measure_footprint, time_pass
 from petseg.footprint.operations import roofline_s
 from petseg.models.build import build_model
 
@@ -51,13 +51,15 @@ def forecast_on_cpu(config: RunConfig, memory: Footprint, micro_batches: int) ->
     """Time some passes over a few samples here; the quickest counts, since neighbours only slow one down."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.model, memory.num_classes, config.data.image_size_px, pretrained=False)
+        teacher = build_teacher(config, memory.num_classes)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
+        teacher = teacher and teacher.to(memory_format=torch.channels_last)
     samples = min(PROBE_SAMPLES, memory.micro_batch)
-    measure_footprint(config, model, samples)  # the first pass allocates, and chooses kernels
-    times = [time_pass(config, model, samples)]
+    measure_footprint(config, model, samples, teacher=teacher)  # the first pass allocates, and chooses kernels
+    times = [time_pass(config, model, samples, teacher)]
     while len(times) < PROBE_PASSES and sum(map(sum, times)) < PATIENCE_S:
-        times.append(time_pass(config, model, samples))
+        times.append(time_pass(config, model, samples, teacher))
     pass_s, eval_s = (min(column) for column in zip(*times, strict=True))
     threads = torch.get_num_threads()
     known_by = f"a pass of {samples} samples on this CPU, {threads} thread{'s' if threads > 1 else ''}"

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,10 +24,11 @@ from torch.overrides import TorchFunctionMode
 from petseg.config import RunConfig
 from petseg.data.inputs import normalise, to_image
 from petseg.footprint.operations import Op, OpCounter, num_bytes
-from petseg.losses import ClassTerms, build_loss
+from petseg.losses import ClassTerms, build_loss, distillation
 from petseg.models.build import build_model
 from petseg.models.checkpointing import checkpoint_stages
 from petseg.models.encoders import encoder_parameters
+from petseg.models.networks import build_networks, read_networks
 from petseg.models.reflect import as_on_gpu
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema
@@ -43,6 +45,7 @@ class Footprint:
     parameters: int
     encoder_parameters: int
     weights_bytes: int  # and buffers
+    teacher_bytes: int  # the weights and buffers of distill.teacher, if there is one
     gradient_bytes: int
     optimizer_bytes: int
     ema_bytes: int
@@ -69,16 +72,32 @@ def footprint(
     """
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         shapes = build_model(config.model, num_classes, config.data.image_size_px, pretrained=False)
+        teacher = build_teacher(config, num_classes)
     with _without_numbers(device):
         model = _materialised(shapes, config.train.channels_last)
-        measured = measure_footprint(config, model, micro_batch, world_size)
+        if teacher:
+            teacher = _materialised(teacher, config.train.channels_last)
+        measured = measure_footprint(config, model, micro_batch, world_size, teacher)
     if device == "cuda" and world_size > 1 and config.train.cuda_graphs:
         # a graph writes its gradients, and petseg.optim.exchange averages them in memory of its own
         return replace(measured, peak_bytes=measured.peak_bytes + measured.gradient_bytes)
     return measured
 
 
-def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, world_size: int = 1) -> Footprint:
+def build_teacher(config: RunConfig, num_classes: int) -> nn.Module | None:
+    """The network of distill.teacher with any weights, by the header of its file; None without one.
+
+    Raises ValueError for a file that cannot be read.
+    """
+    if config.distill.is_off:
+        return None
+    networks = read_networks(Path(config.distill.teacher))
+    return build_networks(networks, num_classes, config.data.image_size_px).requires_grad_(False).eval()
+
+
+def measure_footprint(
+    config: RunConfig, model: nn.Module, micro_batch: int, world_size: int = 1, teacher: nn.Module | None = None
+) -> Footprint:
     """The footprint of a given model, on a CPU, where its step is run."""
     if config.train.grad_checkpointing:
         checkpoint_stages(model)
@@ -88,6 +107,7 @@ def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, wor
     states = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
     kept = {
         "weights_bytes": [*model.parameters(), *model.buffers()],
+        "teacher_bytes": [*teacher.parameters(), *teacher.buffers()] if teacher else [],
         "optimizer_bytes": states,
         "ema_bytes": list(ema.tensors.values()) if ema else [],
     }
@@ -96,7 +116,7 @@ def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, wor
             parameter.grad = torch.zeros_like(parameter)
     held = [t for tensors in kept.values() for t in tensors] + [p.grad for p in _trained(model) if p.grad is not None]
     with OpCounter(held) as counter:
-        activation_bytes = _pass(config, model, micro_batch, counter)
+        activation_bytes = _pass(config, model, micro_batch, counter, teacher)
         pass_ops = len(counter.ops)
         optimizer.step()
         optimizer.zero_grad()
@@ -120,10 +140,12 @@ def measure_footprint(config: RunConfig, model: nn.Module, micro_batch: int, wor
     )
 
 
-def time_pass(config: RunConfig, model: nn.Module, samples: int) -> tuple[float, float]:
+def time_pass(
+    config: RunConfig, model: nn.Module, samples: int, teacher: nn.Module | None = None
+) -> tuple[float, float]:
     """Seconds of a training pass over so many samples on this CPU, and of a pass of evaluation."""
     began = time.perf_counter()
-    _pass(config, model, samples, OpCounter())
+    _pass(config, model, samples, OpCounter(), teacher)
     trained = time.perf_counter()
     _forward_only(config, model, samples)
     return trained - began, time.perf_counter() - trained
@@ -155,15 +177,21 @@ def grown_batch(config: RunConfig, samples: int) -> int:
     return samples + min(samples, math.ceil(copies))
 
 
-def _pass(config: RunConfig, model: nn.Module, samples: int, counter: OpCounter) -> int:
+def _pass(
+    config: RunConfig, model: nn.Module, samples: int, counter: OpCounter, teacher: nn.Module | None = None
+) -> int:
     """Forward and backward pass as in petseg.training.epoch; returns the bytes that live only between the two."""
     before = counter.live_bytes
     model.train()
     image, target = _batch(config, model, samples)
     with _autocast(config, image.device.type):
+        with torch.no_grad():
+            taught = teacher(image).float() if teacher else None
         logits = model(image)
     logits = logits.float()  # as accelerate does
     losses = build_loss(config.train, classes_of(logits))(logits, target)
+    if taught is not None:
+        losses = losses + distillation(logits, taught, target, config.distill.temperature)
     alive = counter.live_bytes - before
     losses.sum().backward()
     return alive

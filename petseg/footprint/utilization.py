@@ -45,11 +45,14 @@ def model_flops_utilization(
 def flops_per_image(config: RunConfig) -> float:
     """Forward and backward, as torch's own layers compute them.
 
-    It leaves out what a run's choices add: what checkpointing computes again, and upsampling by products on a GPU.
+    It leaves out what a run's choices add: what checkpointing computes again, a teacher, and upsampling by products on
+    a GPU.
     """
     from petseg.footprint.memory import footprint
 
-    return footprint(with_values(config, {"train.grad_checkpointing": False}), 2, "cpu").flops_per_sample
+    return footprint(
+        with_values(config, {"train.grad_checkpointing": False, "distill.teacher": ""}), 2, "cpu"
+    ).flops_per_sample
 
 
 def device_name(device: torch.device) -> str:

@@ -13,8 +13,9 @@ import torch
 
 from petseg.config import RunConfig
 from petseg.config.values import config_from_dict
-from petseg.inference.header import Combined, Header, Network, Origin, petseg_version
+from petseg.inference.header import Combined, Header, Origin, petseg_version
 from petseg.inference.weights_file import MAKE_ONE, Tensors
+from petseg.models.networks import Network
 from petseg.run_folder.checkout import running_code
 from petseg.run_folder.checkpoint import choose_checkpoint
 from petseg.run_folder.checkpoint_files import load_tensors
@@ -44,8 +45,7 @@ class RunWeights:
 
     @property
     def network(self) -> Network:
-        model = self.config.model
-        return Network(model.arch, model.width, model.up, model.encoder, model.weights != "none")
+        return Network.of(self.config.model)
 
     def rule(self) -> dict[str, object]:
         """What runs must share to be used together."""

@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from petseg.config import ModelConfig, RunConfig
 from petseg.config.sizes import Fit, ImageSize, Size, is_network_size, size_of
-from petseg.config.values import with_values
 from petseg.data.inputs import MEAN, STD
+from petseg.models.networks import Network
 from petseg.run_folder.checkout import Checkout
 from petseg.targets.target import BACKGROUND
 from shards.classes import IGNORE_VALUE, ClassEntry, ClassTable, table_of_json
@@ -38,23 +37,6 @@ Combined = Literal["single", "average", "ensemble"]
 
 class NewerFormat(ValueError):
     """A file that a later petseg wrote."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """All that the shape of a network depends on, besides the classes and the size of the pictures."""
-
-    arch: str
-    width: int
-    up: str
-    encoder: str
-    pretrained: bool  # then the encoder expects the normalisation of its package
-
-    def config(self) -> ModelConfig:
-        """Raises ValueError for an architecture that there is not. Nothing is ever fetched by it."""
-        values = {f"model.{name}": value for name, value in asdict(self).items()}
-        weights = "imagenet" if values.pop("model.pretrained") else "none"
-        return with_values(RunConfig(), values | {"model.weights": weights}).model
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import multiprocessing
 import os
 import statistics
@@ -11,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +18,13 @@ import torch
 from petseg.config.sizes import size_of
 from petseg.data.decode import Pixels
 from petseg.inference.from_runs import interval
+from petseg.inference.point_files import Point, Points, Speed
 from petseg.inference.predictor import Options, Predictor, load_predictor
 from petseg.inference.samples import config_of
 from petseg.inference.scores import Measurement, evaluate_model
 from petseg.inference.weights_file import build_network
-from shards.files import write_whole
 
-FORMAT_VERSION = 1
 BATCH = 8
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Medians of repeats in which the models take turns: pixels in memory to masks."""
-
-    latency_ms: float  # of one picture
-    images_per_s: float  # of batches of 8
-
-
-@dataclass(frozen=True)
-class Point:
-    """One model."""
-
-    name: str  # of its file
-    dice: float
-    dice_interval_95: list[float] | None  # over pictures
-    difference_to_first: list[float] | None  # Dice minus that of the first model, and its interval over pictures
-    file_mb: float
-    parameters: int  # of the network before it was quantised
-    speed: Speed
-    peak_memory_mb: float  # of a process that predicts a batch, above one that has only imported the packages
-
-
-@dataclass(frozen=True)
-class Points:
-    """What was measured, and how."""
-
-    protocol: str
-    split: str
-    manifest_hash: str
-    device: str
-    threads: int
-    points: tuple[Point, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"format_version": FORMAT_VERSION, **asdict(self)}
 
 
 def measure_points(paths: Sequence[Path], wanted: Measurement, repeats: int) -> Points:
@@ -96,10 +55,6 @@ def measure_points(paths: Sequence[Path], wanted: Measurement, repeats: int) -> 
     ]
     protocol, split = first["protocol"], first["split"]
     return Points(protocol, split, first["manifest_hash"], cpu_name(), torch.get_num_threads(), tuple(points))
-
-
-def write_points(points: Points, out: Path) -> None:
-    write_whole(out, json.dumps(points.to_json(), indent=2) + "\n")
 
 
 def measure_speeds(predictors: Sequence[Predictor], repeats: int) -> list[Speed]:
@@ -170,8 +125,8 @@ def _parameters(predictor: Predictor) -> int:
         return sum(one.numel() for one in build_network(predictor.header).parameters())
 
 
-def _difference(dice: dict[str, float], first: dict[str, float]) -> list[float]:
-    """The mean difference over the same pictures, and its interval."""
+def _difference(dice: dict[str, float], first: dict[str, float]) -> list[float] | None:
+    """The mean difference over the same pictures, and its interval; None for a single picture, which has none."""
     each = [value - first[key] for key, value in dice.items()]
-    ends = interval(each) or [math.nan, math.nan]
-    return [statistics.fmean(each), *ends]
+    ends = interval(each)
+    return [statistics.fmean(each), *ends] if ends else None

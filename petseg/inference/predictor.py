@@ -26,13 +26,14 @@ from petseg.inference.exported.onnx_file import SUFFIX as ONNX_SUFFIX
 from petseg.inference.exported.onnx_file import load_onnx, read_onnx
 from petseg.inference.header import Header
 from petseg.inference.pictures import Picture, read_picture
-from petseg.inference.weights_file import Ensemble, load_model, read_header
+from petseg.inference.weights_file import load_model, read_header
 from petseg.metrics import Tta
 from petseg.metrics.components import drop_small, keep_largest
 from petseg.metrics.overlay import draw_mask
 from petseg.metrics.pixels import predicted_classes, to_native
 from petseg.metrics.tta import Model, predict_logits
 from petseg.metrics.windows import windowed
+from petseg.models.networks import Ensemble
 
 PRECISIONS = ("as_trained", "no", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -21,11 +21,11 @@ from safetensors.torch import load, save
 from torch import nn
 
 from petseg.inference.header import Header, NewerFormat, from_json, to_json
-from petseg.models.build import build_model
+from petseg.models.networks import ENTRY, build_networks
 from shards.files import NotRegular, decode_json, open_regular, parse_json, write_whole
 
 SUFFIX = ".safetensors"
-METADATA, ENTRY = "__metadata__", "petseg"  # of safetensors, and ours in it
+METADATA = "__metadata__"  # of safetensors
 MAX_HEADER_BYTES = 32 << 20  # the largest encoder of timm has some thousand tensors of about 150 bytes
 MAKE_ONE = "make one with `python -m petseg.best`"
 _DTYPES = {
@@ -36,26 +36,10 @@ _DTYPES = {
 Tensors = dict[str, torch.Tensor]
 
 
-class Ensemble(nn.Module):
-    """Networks whose class probabilities are averaged: (B, 3, H, W) -> (B, K, H, W), the logarithm of the mean."""
-
-    def __init__(self, members: list[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mean = torch.stack([member(x).float().softmax(dim=1) for member in self.members]).mean(dim=0)
-        return mean.clamp(min=torch.finfo(torch.float32).tiny).log()
-
-
 def build_network(header: Header) -> nn.Module:
     """The model that a header describes, with fresh weights; torch's random state stays as it is."""
     with torch.random.fork_rng():
-        members = [
-            build_model(one.config(), len(header.classes), header.image_size_px, pretrained=False)
-            for one in header.models
-        ]
-    return (members[0] if len(members) == 1 else Ensemble(members)).eval()
+        return build_networks(header.models, len(header.classes), header.image_size_px).eval()
 
 
 def save_weights(header: Header, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -50,11 +50,15 @@ def shrink(image: torch.Tensor, labels: torch.Tensor, size: Size) -> tuple[torch
 
 
 @torch.no_grad()
-def require_sizes(config: RunConfig, model: nn.Module) -> None:
-    """Raises ValueError if the model does not work on one of the sizes, as most transformers of timm do not."""
+def require_sizes(config: RunConfig, model: nn.Module, name: str = "") -> None:
+    """Raises ValueError if the model does not work on one of the sizes, as most transformers of timm do not.
+
+    name: of the model in the message, by default as its architecture
+    """
     start, full = config.train.start_size_px, config.data.size_px
     if not start:
         return
+    name = name or f"model.arch = {config.model.arch!r}"
     device, was_training = next(model.parameters()).device, model.training
     model.eval()  # which leaves BatchNorm's statistics as they are
     for shorter in range(start, min(full), SIZE_MULTIPLE_PX):
@@ -63,7 +67,7 @@ def require_sizes(config: RunConfig, model: nn.Module) -> None:
             model(torch.zeros(2, 3, *size, device=device))
         except Exception as error:  # other packages' layers can raise anything for a size that they do not take
             raise ValueError(
-                f"train.start_size_px = {start}: model.arch = {config.model.arch!r} does not work on pictures of "
+                f"train.start_size_px = {start}: {name} does not work on pictures of "
                 f"{text_of(size)} px ({str(error) or type(error).__name__}): choose a larger one, or leave it out"
             ) from error
     model.train(was_training)

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
 from petseg.optim.exchange import GradientExchange
 from petseg.run.compiling.artifacts import SharedArtifacts
 from petseg.run.compiling.choice import CompileChoice
@@ -51,9 +53,10 @@ class Run:
     graphs: PassGraphs
     exchange: GradientExchange | None  # of gradients after the passes; None = DDP exchanges them, if anything does
     choice: CompileChoice | None  # whether steps run compiled, if they can
+    teacher: nn.Module | None = None  # frozen, whose probabilities the run learns, if distill.teacher names one
 
 
-def new_run(parts: Parts) -> Run:
+def new_run(parts: Parts, teacher: nn.Module | None = None) -> Run:
     """A run at its start. parts: with a train split"""
     train = parts.config.train
     progress = start_progress(parts.config, parts.manifest.splits["train"].num_samples)
@@ -68,6 +71,7 @@ def new_run(parts: Parts) -> Run:
         graphs=graphs,
         exchange=build_exchange(parts.config, parts.bare_model, parts.device, parts.world_size),
         choice=build_choice(parts, graphs, progress),
+        teacher=teacher,
     )
 
 

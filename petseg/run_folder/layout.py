@@ -18,8 +18,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from petseg.config import RunConfig
-from petseg.config.values import config_to_dict, flatten, identity, trial_id
+from petseg.config import WEIGHTS_FIELDS, RunConfig
+from petseg.config.values import (
+    config_from_dict,
+    config_to_dict,
+    flatten,
+    identity,
+    trial_id,
+    weights_files,
+    with_values,
+)
 from petseg.footprint.hardware import CPU
 from shards.files import NotRegular, append, parse_json, read_as, read_bounded, read_json_object, write_whole
 
@@ -102,10 +110,12 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     """
     path = folder / CONFIG_NAME
     stored = load_config(folder, identified=True) if path.exists() or path.is_symlink() else None
-    if stored and _weights_are_gone(config):
-        same = stored["config"] == config_to_dict(config) and stored["identity"]["manifest_hash"] == manifest_hash
-        if same:
-            return  # its checkpoints have the weights already
+    gone = {name: WEIGHTS_FIELDS[name] for name, path in weights_files(config).items() if not Path(path).exists()}
+    if stored and gone and config_from_dict(stored["config"]) == config:
+        # its checkpoints have the weights already, and a finished run needs no teacher
+        rest = flatten(identity(with_values(config, gone), manifest_hash))
+        if rest.items() <= flatten(stored["identity"]).items():
+            return
     wanted = identity(config, manifest_hash)
     if stored:
         if stored["identity"] != wanted:
@@ -120,10 +130,6 @@ def claim_folder(config: RunConfig, manifest_hash: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"trial_id": trial_id(config, manifest_hash), "identity": wanted, "config": config_to_dict(config)}
     write_whole(path, json.dumps(content, indent=2) + "\n")
-
-
-def _weights_are_gone(config: RunConfig) -> bool:
-    return config.model.weights not in ("none", "imagenet") and not Path(config.model.weights).exists()
 
 
 def load_config(folder: Path, identified: bool = False) -> dict[str, Any]:

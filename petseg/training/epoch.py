@@ -23,6 +23,7 @@ from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
 from petseg.data.transfer import floats
 from petseg.footprint.utilization import mfu_row
+from petseg.losses import distillation
 from petseg.metrics.pixels import count_pixels, picture_dice, picture_iou
 from petseg.optim import set_learning_rate
 from petseg.run.batches import epoch_order, take_step, to_device, to_inputs, train_batches
@@ -200,17 +201,31 @@ def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
     """Forward and backward pass of a micro-batch: adds up the gradients, and returns the sums (4,) of train_step."""
     parts, pace = run.parts, run.pace
     ddp_waits = not is_last and run.exchange is None
+    taught = teacher_logits(run, inputs.image)  # first: its activations are gone before the model's are kept
     with parts.accelerator.no_sync(parts.model) if ddp_waits else contextlib.nullcontext():
         with pace.stopped_until(parts.bare_model):
             model = parts.bare_model if run.exchange else parts.model
             logits = model(inputs.image)  # (B, K, H, W)
         losses = parts.loss(logits, inputs.target)  # (B,)
+        if taught is not None:
+            distill = parts.config.distill
+            divergence = distillation(logits, taught, inputs.target, distill.temperature)
+            losses = (1 - distill.weight) * losses + distill.weight * divergence
         loss = (losses * inputs.weight).sum() * inputs.scale
         with pace.stopped() if is_last else contextlib.nullcontext():
             parts.accelerator.backward(loss)
     counts = count_pixels(logits.detach(), inputs.target, parts.target.counted)
     columns = [torch.ones_like(losses), losses.detach(), picture_dice(counts), picture_iou(counts)]
     return torch.stack(columns).double() @ inputs.weight.double()
+
+
+@torch.no_grad()
+def teacher_logits(run: Run, image: torch.Tensor) -> torch.Tensor | None:
+    """(B, K, H, W) float32 of the frozen teacher in the run's precision; None without one."""
+    if run.teacher is None:
+        return None
+    with run.parts.accelerator.autocast():
+        return run.teacher(image).float()
 
 
 def share_stats(run: Run, tally: RankTally) -> StepStats:

@@ -28,6 +28,7 @@ from petseg.tracking.naming import RunName, name_of_run
 from petseg.tracking.tracker import Tracker, how_ended
 from petseg.training.epoch import Row, interrupted, train_epoch
 from petseg.training.finish import finish, fixed_positions
+from petseg.training.given_weights import load_initial, load_teacher
 from petseg.training.progress_bar import TrainProgress
 from petseg.training.pruning import EarlyStop, StoppedEarly, pass_rung
 from petseg.training.resume import resume, save_epoch
@@ -91,7 +92,8 @@ def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Ru
     if enlarged := enlarged_line(manifest, config.data.shards, config.data.image_size_px, config.data.fit):
         logger.warning("%s", enlarged)
     splits = ["train", "val", *(["test"] if config.train.test and "test" in manifest.splits else [])]
-    run = new_run(build_parts(config, store, folder, terms.world_size, splits))
+    parts = build_parts(config, store, folder, terms.world_size, splits)
+    run = new_run(parts, load_teacher(parts))
     if run.parts.is_main and not run.parts.target.is_implied:
         save_target(run.parts.target, folder)  # so that the run is measured and shown as it was trained
     with lost_peers_raise():
@@ -102,10 +104,13 @@ def build_run(config: RunConfig, folder: Path, store: Store, terms: Terms) -> Ru
 
 
 def start_attempt(run: Run, max_without_progress: int) -> None:
-    """Load the newest checkpoint, or else the pretrained weights if there are any, and take the right to write."""
+    """Load the newest checkpoint, or else the weights that the config names, if any, and take the right to write."""
     parts = run.parts
     if not resume(run):
-        load_pretrained(parts.config.model, parts.bare_model)
+        if parts.config.model.init:
+            load_initial(parts)
+        else:
+            load_pretrained(parts.config.model, parts.bare_model)
         if parts.ema:
             parts.ema.load(parts.bare_model.state_dict())
     if parts.is_main:

@@ -178,8 +178,10 @@ def _parameters(memory: Footprint) -> str:
 def _flops(needs: Needs) -> str:
     model = flops_per_image(needs.config)
     again = needs.footprint.flops_per_sample / model - 1
-    checkpointed = f", and {again:.0%} more for what is computed again" if needs.config.train.grad_checkpointing else ""
-    return f"{model / 1e9:.1f} G an image, forward and backward{checkpointed}"
+    extras = ["what is computed again"] if needs.config.train.grad_checkpointing else []
+    extras += [] if needs.config.distill.is_off else ["the teacher"]
+    more = f", and {again:.0%} more for {' and '.join(extras)}" if extras else ""
+    return f"{model / 1e9:.1f} G an image, forward and backward{more}"
 
 
 def _micro_batches(needs: Needs) -> str:
@@ -194,6 +196,7 @@ def _micro_batches(needs: Needs) -> str:
 def _memory(memory: Footprint) -> str:
     by_purpose = {
         "weights": memory.weights_bytes,
+        "teacher": memory.teacher_bytes,
         "gradients": memory.gradient_bytes,
         "optimizer": memory.optimizer_bytes,
         "average": memory.ema_bytes,

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from petseg.config import RunConfig
 from petseg.data.inputs import normalise
-from petseg.losses import build_loss
+from petseg.footprint.memory import build_teacher
+from petseg.losses import build_loss, distillation
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run.compiling.forward import compile_forward
@@ -43,22 +45,30 @@ def probe_step(
     set_arithmetic(config)
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.model, num_classes, config.data.image_size_px, pretrained=False).to(device)
+        teacher = build_teacher(config, num_classes)
+    teacher = teacher and teacher.to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
+        teacher = teacher and teacher.to(memory_format=torch.channels_last)
     if config.train.compile == "always":
         compile_forward(model, {(micro_batch, 3, *config.data.size_px)}, config.data.cache_dir)
     optimizer, loss = build_optimizer(config.optim, model), build_loss(config.train)
     graphs = build_pass_graphs(config, model, device, world_size=1)
     inputs = _random_inputs(config, micro_batch, device)
 
-    def forward() -> torch.Tensor:
+    def forward(network: nn.Module = model) -> torch.Tensor:
         precision = config.train.mixed_precision
         half = torch.float16 if precision == "fp16" else torch.bfloat16
         with torch.autocast(device.type, half, enabled=precision != "no"):
-            return model(inputs.image).float()
+            return network(inputs.image).float()
 
     def plain(inputs: PassInputs) -> torch.Tensor:
-        losses = loss(forward(), inputs.target)
+        with torch.no_grad():
+            taught = forward(teacher) if teacher else None
+        logits = forward()
+        losses = loss(logits, inputs.target)
+        if taught is not None:
+            losses = losses + distillation(logits, taught, inputs.target, config.distill.temperature)
         ((losses * inputs.weight).sum() * inputs.scale).backward()
         return losses.detach().sum().expand(4).clone()
 

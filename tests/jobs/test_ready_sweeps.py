@@ -24,6 +24,7 @@ SWEEPS = REPOSITORY / "jobs" / "sweeps"
 CELLS = {
     "augment": 10 * 3,
     "augment_mode": 2 * 2 * 2 * 3,
+    "compress": 3 * 2 * 3,
     "demo": 2 * 3 * 2,
     "encoders": 3 * 5 * 2,
     "lab": 2 * 3 * 3,
@@ -44,6 +45,7 @@ SEED = "train.seed=0"
 PARTS = {  # axes of fewer values, which together have each architecture, encoder, loss and policy that a file names
     "augment": [[SEED]],
     "augment_mode": [[SEED, "augment.p=0.4"]],
+    "compress": [[SEED]],
     "demo": [[SEED]],
     "encoders": [[SEED, "model.arch=fpn"], [SEED, "model.arch=smp_unet,segformer", "model.encoder=mit_b0"]],
     "lab": [[SEED]],
@@ -87,8 +89,10 @@ def test_small_trials_of_each_kind_are_run_and_reported(name: str, pet_shards: P
     path = tmp_path / f"{name}.yaml"
     path.write_text(re.sub(r"^run_cap: \d+$", f"run_cap: {PROPOSED}", text, flags=re.MULTILINE))
     fixed = {**SMALL, "data.shards": pet_shards}
-    if name == "encoders":
+    if name in ("encoders", "compress"):
         del fixed["model.width"]
+    if name == "compress":
+        fixed["distill.teacher"] = make_teacher(pet_shards, tmp_path)
     words = [word for key, value in fixed.items() for word in ("--set", f"{key}={value}")]
     words += ["--runs-dir", str(tmp_path / "runs"), "--cluster", "local", "--gpus", "0", "--max-parallel", "2"]
     words += ["--trials-per-job", "3" if name == "search" else "20"]  # of a search so many are proposed together
@@ -106,6 +110,15 @@ def test_small_trials_of_each_kind_are_run_and_reported(name: str, pet_shards: P
         assert load_config(trial.folder)["config"]["model"]["weights"] == "none"
     run("jobs/report.py", str(folder))
     assert (folder / "report.html").stat().st_size > 10_000
+
+
+def make_teacher(shards: Path, folder: Path) -> Path:
+    """The weights file of a small network of the students' classes and size."""
+    fixed = {**SMALL, "data.shards": shards}
+    flags = [word for key, value in fixed.items() if key != "train.test" for word in (f"--{key}", str(value))]
+    run("petseg/train.py", *flags, "--train.no-test", "--out", str(folder / "teacher"))
+    run("-m", "petseg.best", str(folder / "teacher"), "--out", str(folder / "teacher.safetensors"))
+    return folder / "teacher.safetensors"
 
 
 def run(*command: str) -> None:

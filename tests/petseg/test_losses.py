@@ -17,6 +17,7 @@ from petseg.losses import (
     build_loss,
     ce_dice,
     cross_entropy,
+    distillation,
     focal,
     lovasz,
     pixel_weights,
@@ -296,3 +297,36 @@ def _weighted_focal(logits: torch.Tensor, target: torch.Tensor, weights: torch.T
     probability = logits.softmax(dim=0).permute(1, 2, 0)[counts].gather(1, target[counts][:, None]).squeeze(1)
     weight = weights[target[counts]]
     return (-weight * (1 - probability) ** 2 * probability.log()).sum() / weight.sum()
+
+
+def test_distillation_by_hand() -> None:
+    """One pixel of probabilities 3/4 and 1/4 against 1/2 each, beside one that is ignored."""
+    teacher = torch.tensor([0.75, 0.25]).log().view(1, 2, 1, 1).repeat(1, 1, 1, 2)
+    student = torch.zeros(1, 2, 1, 2)
+    student[0, :, 0, 1] = torch.tensor([50.0, -50.0])
+    target = torch.tensor([[[0, IGNORE_INDEX]]])
+    expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert distillation(student, teacher, target, 1.0).item() == pytest.approx(expected, rel=1e-6)
+    assert distillation(teacher, teacher, target, 3.0).item() == 0
+    assert distillation(student, teacher, torch.full_like(target, IGNORE_INDEX), 1.0).item() == 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distillation_is_the_divergence_of_torch(temperature: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(3, 5, 4, 6, generator=draw, dtype=torch.float64) for _ in range(2))
+    target = torch.randint(0, 5, (3, 4, 6), generator=draw)
+    soft = [(logits / temperature).log_softmax(1) for logits in (student, teacher)]
+    pixels = F.kl_div(*soft, reduction="none", log_target=True).sum(1)
+    expected = temperature**2 * pixels.mean(dim=(1, 2))
+    torch.testing.assert_close(distillation(student, teacher, target, temperature), expected)
+
+
+def test_distillation_weighs_about_the_same_at_each_temperature() -> None:
+    """The gradient tends to (z - v) / K as T grows (Hinton et al. 2015), for logits z and v of mean 0."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(1, 5, 1, 1, generator=draw, dtype=torch.float64) for _ in range(2))
+    student, teacher = (logits - logits.mean() for logits in (student, teacher))
+    student.requires_grad_()
+    distillation(student, teacher, torch.zeros(1, 1, 1, dtype=torch.int64), 1e4).sum().backward()
+    torch.testing.assert_close(student.grad, (student.detach() - teacher) / 5, rtol=1e-3, atol=1e-4)

@@ -39,19 +39,20 @@ class Agreement:
 @torch.inference_mode()
 def compare(model: Probabilities, exported: Probabilities, samples: Samples, header: Header) -> Agreement:
     """Compare both programs picture by picture, in batches of 4 and of 1, so that no size of a batch is built in."""
-    largest, others, dice = 0.0, 0, list[torch.Tensor]()
+    differences, others, dice = list[torch.Tensor](), 0, list[torch.Tensor]()
     parts = torch.arange(len(samples.images)).split(BATCH)
     if len(parts[-1]) > 1:
         parts = (*parts[:-1], parts[-1][:1], parts[-1][1:])
     for ids in parts:
         one, other = (program(samples.images[ids]) for program in (model, exported))
-        largest = max(largest, float((one - other).abs().max()))
+        differences.append((one - other).abs().max())
         others += int((one.argmax(dim=1) != other.argmax(dim=1)).sum())
         if samples.classes is not None:
             truth = samples.classes[ids]
             dice.append(torch.stack([picture_dice(count_pixels(p, truth, header.counted)) for p in (one, other)]))
     means = torch.cat(dice, dim=1).mean(dim=1).tolist() if dice else None
     pixels = samples.images.shape[0] * samples.images.shape[1] * samples.images.shape[2]
+    largest = float(torch.stack(differences).max())  # nan if one is, which Python's max would drop
     return Agreement(len(samples.images), largest, others / pixels, (means[0], means[1]) if means else None)
 
 
@@ -60,6 +61,19 @@ def of_logits(network: Callable[[torch.Tensor], torch.Tensor]) -> Probabilities:
 
     def run(images: torch.Tensor) -> torch.Tensor:
         return network(normalise(to_image(images, torch.device("cpu")), channels_last=False)).float().softmax(dim=1)
+
+    return run
+
+
+def of_pixels(program: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]) -> Probabilities:
+    """The probabilities of a program that takes pixels; raises ValueError if its classes are not the most probable."""
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        probabilities, classes = program(images)
+        chosen = probabilities.gather(1, classes[:, None].long())[:, 0]  # rounding makes ties of close logits
+        if not (probabilities.amax(dim=1) - chosen).max() <= MAX_DIFFERENCE:
+            raise ValueError("the classes of the exported program are not its most probable ones: nothing was written")
+        return probabilities
 
     return run
 

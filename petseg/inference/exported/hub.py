@@ -26,7 +26,7 @@ SIZE_RULES = {
     "letterbox": "Pictures are resized without a change of shape, and the rest is filled with the mean colour.",
     "crop": "The network was trained on crops at full resolution; pictures are covered by overlapping windows.",
 }
-MARKUP = re.compile(r"([\\`*_{}\[\]<>()#|~!&@]|:(?=//))")
+MARKUP = re.compile(r"([\\`*_{}\[\]<>()#|~!&@]|:(?=//)|(?<=www)\.)")
 
 
 @dataclass(frozen=True)

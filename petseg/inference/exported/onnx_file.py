@@ -1,7 +1,7 @@
 """ONNX files of petseg: a graph, and in its metadata the header of the weights file and how the graph is called.
 
 A graph that could be a stranger's is read as data: tensors outside the file are refused, no library of operators is
-loaded, and inputs and outputs must be those that its metadata announce. onnxruntime then runs the graph, and a graph
+loaded, and inputs and outputs must be those that its metadata announce. onnxruntime then runs this graph, and a graph
 can ask for any amount of time and memory.
 """
 
@@ -26,6 +26,7 @@ SUFFIX = ".onnx"
 HEADER, FORM = "petseg", "petseg_form"  # entries of the metadata
 OPSET = 18  # of 2022: what most runtimes have
 MAKE_ONE = "make one with `python -m petseg.export`"
+TYPES = {"image": "FLOAT", "pixels": "UINT8", "logits": "FLOAT", "probabilities": "FLOAT", "classes": "UINT8"}
 DOMAINS = ("", "ai.onnx", "com.microsoft", "ai.onnx.ml")  # of operators; the others would need a library
 
 
@@ -35,6 +36,7 @@ class OnnxModel(nn.Module):
     def __init__(self, session: Any, header: Header, form: Form) -> None:
         super().__init__()
         self.session, self.size_px, self.form = session, header.size_px, form
+        self.num_classes = len(header.classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size = (x.shape[-2], x.shape[-1])
@@ -44,7 +46,12 @@ class OnnxModel(nn.Module):
                 f"this ONNX file takes {height}x{width} pixels, not {size[0]}x{size[1]}: export it with --dynamic-size"
             )
         image = x.detach().float().contiguous().cpu().numpy()
-        (logits,) = self.session.run(list(self.form.outputs), {self.form.input: image})
+        try:
+            (logits,) = self.session.run(list(self.form.outputs), {self.form.input: image})
+        except Exception as error:  # onnxruntime has a class for each of its status codes
+            raise ValueError(f"the ONNX file failed while onnxruntime ran it ({_line(error)}): {MAKE_ONE}") from None
+        if logits.shape != (wanted := (len(x), self.num_classes, *size)):
+            raise ValueError(f"the ONNX file gave logits of shape {logits.shape}, not {wanted}: {MAKE_ONE}")
         return torch.from_numpy(logits).to(x.device)
 
 
@@ -125,6 +132,8 @@ def open_session(content: bytes, name: str) -> Any:
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what is wrong is raised
+    # without it, a file that is a flatbuffer too is run as that, and none of its flatbuffer was checked
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class for each of its status codes
@@ -140,6 +149,10 @@ def _problem(model: Any, header: Header, form: Form) -> str:
     inputs, outputs = [one.name for one in model.graph.input], [one.name for one in model.graph.output]
     if inputs != [form.input] or outputs != list(form.outputs):
         return f"inputs {inputs!s:.60} and outputs {outputs!s:.60}"
+    kinds = {number: name for name, number in require("onnx").TensorProto.DataType.items()}
+    for one in (*model.graph.input, *model.graph.output):
+        if (kind := kinds.get(one.type.tensor_type.elem_type, "unknown")) != TYPES[one.name]:
+            return f"{one.name} of type {kind.lower()}"
     shape = [one.dim_value for one in model.graph.output[0].type.tensor_type.shape.dim]
     if len(shape) != 4 or shape[1] != len(header.classes):
         return f"{form.outputs[0]} of shape {shape!s:.60}, and {len(header.classes)} classes"

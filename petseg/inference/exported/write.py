@@ -12,7 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from petseg.config.sizes import SIZE_MULTIPLE_PX
-from petseg.inference.exported.agreement import Agreement, Probabilities, compare, of_logits, require_agreement
+from petseg.inference.exported.agreement import (
+    Agreement,
+    Probabilities,
+    compare,
+    of_logits,
+    of_pixels,
+    require_agreement,
+)
 from petseg.inference.exported.onnx_file import OnnxModel, open_session, to_onnx
 from petseg.inference.exported.program import Form, Program, dynamic_shapes, example_of, form_to_json
 from petseg.inference.header import Header, to_json
@@ -44,7 +51,7 @@ def write_torch(model: nn.Module, header: Header, form: Form, samples: Samples, 
         torch.export.save(exported, file, extra_files={FACTS: facts})
         file.seek(0)
         again = torch.export.load(file).module()
-    run = of_logits(again) if form.interface == "logits" else lambda images: again(images)[0]
+    run = of_logits(again) if form.interface == "logits" else of_pixels(again)
     agreement = checked(model, run, samples, header, form)
     write_whole(out, file.getvalue())
     return agreement
@@ -67,8 +74,8 @@ def run_by_onnxruntime(content: bytes, header: Header, form: Form) -> Probabilit
     if form.interface == "logits":
         return of_logits(OnnxModel(session, header, form))
 
-    def run(images: torch.Tensor) -> torch.Tensor:
-        (probabilities,) = session.run(["probabilities"], {form.input: images.numpy()})
-        return torch.from_numpy(probabilities)
+    def run(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        probabilities, classes = session.run(list(form.outputs), {form.input: images.numpy()})
+        return torch.from_numpy(probabilities), torch.from_numpy(classes)
 
-    return run
+    return of_pixels(run)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from jobs import report, sweep
+from petseg.inference.point_files import write_points
 from shards.command import FAILED, OK, run_command
+from tests.jobs.reporting.sections.test_pareto import POINTS
 
 CHROMIUM = Path("/usr/bin/chromium")
 DESK, PHONE, WIDE, TABLET = (1280, 900), (390, 844), (1400, 900), (800, 1000)
@@ -62,6 +64,7 @@ def page_path(pet_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     assert run_command(sweep.main, [*flags, *cells]) == OK
     failing = ["--axis", "augment.policy=none", "--axis", f"optim.lr={TOO_FAST}", "--axis", "train.loss=ce"]
     assert run_command(sweep.main, [*flags, *failing]) == FAILED
+    write_points(POINTS, runs / "real" / "points" / "measured.json")
     assert run_command(report.main, [str(runs / "real")]) == OK
     return runs / "real" / "report.html"
 
@@ -117,7 +120,8 @@ def shown_rows(table: Any) -> int:
 def test_a_real_sweep_has_all_sections(open_page: Open) -> None:
     """Its runs have kept their curves, and the one that failed is told of once."""
     tab = open_page()
-    for name in ("dice", "leaderboard", "axes", "curves", "gap", "calibration", "pictures", "operation", "trials"):
+    names = "dice leaderboard axes curves gap calibration pareto pictures operation trials"
+    for name in names.split():
         assert tab.locator(f"#{name}").is_visible()
     assert tab.locator(".reliability").count() == 6
     assert tab.locator("section[aria-labelledby=operation] dl").inner_text().endswith("1 NaN")

@@ -22,11 +22,15 @@ from petseg.footprint.hardware import GPUS, find_gpu
 from petseg.footprint.memory import Footprint, footprint, grown_batch, largest_batch, measure_footprint
 from petseg.footprint.operations import Op, OpCounter, roofline_s
 from petseg.footprint.utilization import flops_per_image, mfu_row, model_flops_utilization
+from petseg.inference.weights_file import load_model
+from petseg.inference.winner import write_winner
 from petseg.models.build import build_model
 from petseg.run.batches import take_step, train_batches
 from petseg.run.parts import build_parts
 from petseg.run.run import new_run
 from petseg.training.epoch import train_step
+from petseg.training.given_weights import load_teacher
+from petseg.training.loop import train
 from shards.command import run_command
 
 Tiny = Callable[..., RunConfig]
@@ -104,14 +108,34 @@ CASES = [
 def test_a_real_step_takes_what_is_predicted(tiny: Tiny, changes: dict[str, Any], tmp_path: Path) -> None:
     """The step of petseg.training.epoch itself, on real pictures; its tensors are counted from the weights on."""
     config = tiny(**{"model__width": 8} | changes)
-    run = new_run(build_parts(config, open_store(config.data.shards), tmp_path, splits=("train",)))
-    parts = run.parts
+    check_a_step(config, tmp_path)
+
+
+@pytest.mark.parametrize("size", [16, 2])
+def test_a_teacher_is_predicted_too(tiny: Tiny, size: int, tmp_path: Path) -> None:
+    """Of a large one the passes count, of a small one its weights alone."""
+    train(tiny(model__width=size, train__epochs=1), tmp_path / "teacher")
+    path = tmp_path / "teacher.safetensors"
+    write_winner([tmp_path / "teacher"], path, "best", average=False, measurement=None)
+    config = tiny(model__width=4, distill__teacher=str(path), train__mixed_precision="bf16")
+    check_a_step(config, tmp_path / "run")
+    with_it, without = (footprint(one, 4, "cpu") for one in (config, with_values(config, {"distill.teacher": ""})))
+    assert with_it.teacher_bytes == sum(t.nbytes for t in load_model(path)[1].state_dict().values())
+    assert without.teacher_bytes == 0
+    assert with_it.peak_bytes > without.peak_bytes
+    assert flops_per_image(config) == flops_per_image(with_values(config, {"distill.teacher": ""}))
+
+
+def check_a_step(config: RunConfig, tmp_path: Path) -> None:
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=("train",))
+    run = new_run(parts, load_teacher(parts))
     parts.model.train()
     batches = train_batches(parts, 1)
     sums = torch.zeros(4, dtype=torch.float64)
     train_step(run, 1, 0, take_step(batches), sums)  # which makes the optimizer's state
     states = [v for s in parts.optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
     kept = [*parts.bare_model.parameters(), *parts.bare_model.buffers(), *states]
+    kept += [*run.teacher.parameters(), *run.teacher.buffers()] if run.teacher else []
     kept += parts.ema.tensors.values() if parts.ema else []
     micro_batches = take_step(batches)
     with OpCounter(kept) as counter:
