@@ -35,6 +35,9 @@ demo: install
 	$(BIN)/python jobs/sweep.py --sweep jobs/sweeps/demo.yaml --cluster local --max-parallel 2
 	$(BIN)/python jobs/report.py demo --shards data/demo
 	@echo 'next, in this shell: . $(BIN)/activate'
+	@echo 'then keep the best model in one file, and see its masks drawn over the pictures:'
+	@echo '  python jobs/best.py demo --out runs/demo.safetensors'
+	@echo '  python -m petseg.predict data/demo --weights runs/demo.safetensors --out runs/demo-masks --overlays'
 
 test: install-dev
 	$(PYTEST) -m "not slow" --numprocesses $(TEST_WORKERS)

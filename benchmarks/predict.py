@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from petseg.data.inputs import MEAN, STD
-from petseg.inference.inputs import Input, list_inputs
-from petseg.inference.outputs import OutputFolder, write_summary
+from petseg.inference.many.inputs import Input, list_inputs
+from petseg.inference.many.outputs import OutputFolder, write_summary
+from petseg.inference.many.work import Work
 from petseg.inference.predictor import Options, Predictor, load_predictor
-from petseg.inference.work import Work
 from shards.command import OK, parse, run_command
 
 Logits = Callable[[NDArray[np.float32]], torch.Tensor]

@@ -1,9 +1,9 @@
 """Predict the masks of pictures with a weights file (petseg.best).
 
-python -m petseg.predict --weights winner.safetensors photos/ --out masks
-python -m petseg.predict --weights winner.safetensors 'photos/**/*.jpg' --out all --overlays --cutouts --coco
-accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/predict.py --weights winner.safetensors \\
-    data/shards --out masks
+python -m petseg.predict photos/ --weights winner.safetensors --out masks
+python -m petseg.predict 'photos/**/*.jpg' --weights winner.safetensors --out all --overlays --cutouts --coco
+accelerate launch --config_file slurm/accelerate/eight_gpu.yaml petseg/predict.py photos \\
+    --weights winner.safetensors --out masks
 
 The same command again does only what is missing. Exit code 1: some pictures could not be read; they are listed.
 """
@@ -23,14 +23,14 @@ if __name__ == "__main__":
 
 import tyro
 
-from petseg.inference.wanted import Wanted, identity
+from petseg.inference.many.wanted import Wanted, identity
 from shards.command import OK, parse, run_command
 from shards.terminal import Terminal, progress
 
 if TYPE_CHECKING:
-    from petseg.inference.inputs import Input
-    from petseg.inference.outputs import OutputFolder, Row
-    from petseg.inference.processes import Processes
+    from petseg.inference.many.inputs import Input
+    from petseg.inference.many.outputs import OutputFolder, Row
+    from petseg.inference.many.processes import Processes
 
 SOME_BAD = 1  # exit code: some pictures could not be read
 LISTED = 20  # of them on the terminal; summary.csv has all
@@ -53,11 +53,11 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     if not command.paths or not command.weights:
-        raise ValueError("name the pictures, or a folder with them, and a file with --weights")
-    from petseg.inference.inputs import list_inputs  # torch takes seconds: imported once the flags are right
-    from petseg.inference.outputs import Journal, OutputFolder, write_summary
+        raise ValueError("name the pictures, or a folder with them, before --weights, and one file or more after it")
+    from petseg.inference.many.inputs import list_inputs  # torch takes seconds: imported once the flags are right
+    from petseg.inference.many.outputs import Journal, OutputFolder, write_summary
+    from petseg.inference.many.processes import meet, part
     from petseg.inference.predictor import read_file_header
-    from petseg.inference.processes import meet, part
 
     output = OutputFolder(command.out, command.wanted.kinds, command.wanted.coco)
     header = read_file_header(command.weights[0])
@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(command: Command, output: OutputFolder, items: Sequence[Input], processes: Processes) -> None:
     """Predict this process's share."""
+    from petseg.inference.many.work import Work
     from petseg.inference.predictor import Options, load_predictor
-    from petseg.inference.work import Work
 
     wanted = command.wanted
     predictor = load_predictor(command.weights, processes.device(wanted.device), wanted.precision)

@@ -143,7 +143,7 @@ def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: in
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(text + "...") > room:
-        text = text[1:]  # the number at the end tells the pictures of a breed apart
+        text = text[1:]  # the number at the end tells similar keys apart
     return "..." + text
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "petseg.estimate": estimate.Command,
     "petseg.best": best.Command,
     "petseg.predict": predict.Command,
+    "petseg/predict.py": predict.Command,
     "petseg.export": export.Command,
     "petseg.compress": compress.Int8 | compress.Prune | compress.Measure,
     "petseg.augment": augment_sheet.Command,
@@ -157,6 +158,23 @@ def test_python_is_the_environments_from_the_first_command_on() -> None:
     assert "demo" in lines[first].split()
 
 
+def test_pictures_are_not_taken_for_weights() -> None:
+    """--weights takes all the words that follow it: the pictures come first."""
+    lines = [rest for _, command, rest in own_commands() if command in ("petseg.predict", "petseg/predict.py")]
+    lines += [shlex.split(line)[3:] for line in demo_hints() if "petseg.predict" in line]
+    assert len(lines) >= 4
+    for words in lines:
+        command = tyro.cli(predict.Command, args=words)
+        assert command.paths, words
+        assert {path.suffix for path in command.weights} == {".safetensors"}, words
+
+
+def demo_hints() -> list[str]:
+    """The commands that `make demo` prints at its end."""
+    makefile = (REPOSITORY / "Makefile").read_text()
+    return re.findall(r"^\t@echo '  (python .*)'$", makefile, flags=re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_the_whole_way(tmp_path: Path) -> None:
     """What `make demo` does, on fewer pets and with one epoch, from another folder than the repository."""
@@ -174,6 +192,8 @@ def test_the_whole_way(tmp_path: Path) -> None:
         [sys.executable, REPOSITORY / "jobs" / "usage.py", "demo"],
         [sys.executable, REPOSITORY / "jobs" / "report.py", "demo"],
     ]  # fmt: skip
+    hints = [shlex.split(line.replace("jobs/", f"{REPOSITORY}/jobs/"))[1:] for line in demo_hints()]
+    steps[-1:-1] = [[sys.executable, *hint] for hint in hints]  # the report stays last
     output = ""
     for step in steps:
         done = subprocess.run(
@@ -186,5 +206,6 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert "resnet34_unet" in output
     assert (tmp_path / "runs" / "demo" / "report.html").stat().st_size > 10_000
     assert (tmp_path / "sheet.png").exists()
+    assert len([*(tmp_path / "runs" / "demo-masks" / "overlays").iterdir()]) == 60
     sweep = tmp_path / "runs" / "demo"
     assert [path for path in sweep.rglob("*") if path.is_file() and not is_listed(path.relative_to(sweep))] == []

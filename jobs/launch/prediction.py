@@ -19,9 +19,9 @@ from jobs.runs.parts import JOBS_NAME, PICTURES_NAME, drop_part, load_parts, pla
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import Observed, observe
-from petseg.inference.inputs import Input, list_inputs
-from petseg.inference.outputs import COMMAND_NAME, WINNER_NAME, Journal, OutputFolder, Row
-from petseg.inference.wanted import identity
+from petseg.inference.many.inputs import Input, list_inputs
+from petseg.inference.many.outputs import COMMAND_NAME, WINNER_NAME, Journal, OutputFolder, Row
+from petseg.inference.many.wanted import identity
 from petseg.inference.winner import write_winner
 from shards.command import FAILED, INTERRUPTED, NOT_KNOWN, OK
 from shards.terminal import Terminal

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jobs.runs.launch import Launch
-from petseg.inference.wanted import Wanted
+from petseg.inference.many.wanted import Wanted
 from slurm.resources import Resources
 
 PARTS = 8

@@ -17,8 +17,8 @@ from jobs.runs.parts import JOBS_NAME, PICTURES_NAME, read_pictures
 from jobs.runs.trial import Trial
 from jobs.runs.trial_state import TrialState
 from petseg.footprint.gpus import NodeFault, require_gpus
-from petseg.inference.outputs import Journal, OutputFolder, Row, write_summary
-from petseg.inference.wanted import Wanted
+from petseg.inference.many.outputs import Journal, OutputFolder, Row, write_summary
+from petseg.inference.many.wanted import Wanted
 from petseg.training import interrupt
 from shards.command import Interrupted
 
@@ -71,8 +71,8 @@ class PredictTask:
         require_gpus()
         import torch
 
+        from petseg.inference.many.work import Work
         from petseg.inference.predictor import Options, load_predictor
-        from petseg.inference.work import Work
 
         torch.set_num_threads(self.threads)
         wanted, output = self.wanted, output_folder(self.wanted, Path(self.out))

@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from jobs.runs.trial import Sweep, Trial
-from petseg.inference.inputs import Input
+from petseg.inference.many.inputs import Input
 from shards.files import build, decode_json, open_regular, require_own_folder, write_whole
 
 JOBS_NAME, PARTS_NAME, PICTURES_NAME = "jobs", "parts", "pictures.jsonl"

@@ -68,7 +68,10 @@ class BuildOptions:
 
 
 def mixed_order(samples: Sequence[Listed], seed: int) -> list[Listed]:
-    """The samples in an order that mixes the breeds. By hash: numpy may change its permutations, sha256 stays."""
+    """The samples in an order that mixes what lists keep together, such as the pictures of a breed.
+
+    By hash: numpy may change its permutations, sha256 stays.
+    """
     return sorted(samples, key=lambda sample: hashlib.sha256(f"{seed}:{sample.key}".encode()).digest())
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from jobs.predict import main
 from jobs.runs.parts import load_parts, plan_parts
-from petseg.inference.inputs import Input
+from petseg.inference.many.inputs import Input
 from petseg.predict import main as predict
 from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster

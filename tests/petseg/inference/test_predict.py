@@ -19,8 +19,8 @@ from PIL import Image
 import petseg
 from petseg.best import main as best
 from petseg.config import RunConfig
-from petseg.inference.inputs import list_inputs
-from petseg.inference.outputs import OutputFolder
+from petseg.inference.many.inputs import list_inputs
+from petseg.inference.many.outputs import OutputFolder
 from petseg.predict import main
 from petseg.training.loop import train
 from shards.command import run_command

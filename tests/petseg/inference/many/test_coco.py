@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from petseg.inference.coco import annotate, compressed, run_lengths
+from petseg.inference.many.coco import annotate, compressed, run_lengths
 
 api = pytest.importorskip("pycocotools.mask")
 

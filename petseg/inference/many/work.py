@@ -14,8 +14,8 @@ from functools import partial
 from itertools import islice
 
 from petseg.data.decode import Pixels
-from petseg.inference.inputs import Input
-from petseg.inference.outputs import OutputFolder, Row
+from petseg.inference.many.inputs import Input
+from petseg.inference.many.outputs import OutputFolder, Row
 from petseg.inference.predictor import Options, Predictor
 
 Read = tuple[Input, Pixels | str]  # pixels, or why there are none

@@ -29,9 +29,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from petseg.inference.coco import annotate
 from petseg.inference.header import Header
-from petseg.inference.inputs import Input
+from petseg.inference.many.coco import annotate
+from petseg.inference.many.inputs import Input
 from petseg.inference.predictor import Prediction
 from shards.files import (
     HALF_WRITTEN,

@@ -1,0 +1,1 @@
+"""Many pictures: which, by which process, and what is written of them."""
