@@ -82,17 +82,24 @@ def outline(mask: Mask) -> Mask:
 
 
 def draw_sheet(pictures: Sequence[tuple[str, Pixels]], columns: int, size_px: int = 192) -> Image.Image:
-    """Captioned pictures in rows, the longer side of each scaled to size_px."""
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * size_px, rows * (size_px + CAPTION_PX)), "white")
+    """Captioned pictures in rows, each as high as its highest picture; the longer sides are scaled to size_px."""
+    scaled = [(caption, _scaled(pixels, size_px)) for caption, pixels in pictures]
+    rows = [scaled[first : first + columns] for first in range(0, len(scaled), columns)]
+    heights = [CAPTION_PX + max(picture.height for _, picture in row) for row in rows]
+    sheet = Image.new("RGB", (columns * size_px, sum(heights)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION_PX * 0.7)
-    for number, (caption, pixels) in enumerate(pictures):
-        x, y = number % columns * size_px, number // columns * (size_px + CAPTION_PX)
-        height, width = (max(1, round(side * size_px / max(pixels.shape[:2]))) for side in pixels.shape[:2])
-        scaled = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-        sheet.paste(scaled, (x + (size_px - width) // 2, y + CAPTION_PX))
-        pen.text((x + 2, y), caption, fill="black", font=font)
+    for number, row in enumerate(rows):
+        y = sum(heights[:number])
+        for column, (caption, picture) in enumerate(row):
+            x = column * size_px
+            sheet.paste(picture, (x + (size_px - picture.width) // 2, y + CAPTION_PX))
+            pen.text((x + 2, y), caption, fill="black", font=font)
     return sheet
+
+
+def _scaled(pixels: Pixels, size_px: int) -> Image.Image:
+    height, width = (max(1, round(side * size_px / max(pixels.shape[:2]))) for side in pixels.shape[:2])
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def save_image(image: Image.Image, path: Path) -> None:

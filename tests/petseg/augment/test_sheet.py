@@ -8,6 +8,7 @@ from PIL import Image
 
 from petseg.augment.__main__ import Command, main
 from petseg.config import AugmentConfig
+from petseg.metrics.overlay import CAPTION_PX, draw_sheet
 from shards.command import OK, WRONG_USE, run_command
 from shards.pack import pack
 from shards.packing.options import PackConfig
@@ -50,3 +51,10 @@ def test_each_rule_of_size_gives_its_own_sheet(wide_shards: str, tmp_path: Path)
 def test_rare_crops_need_crops() -> None:
     assert run_command(main, ["--fit", "squash", "--rare-crops", "0.5"]) == WRONG_USE
     assert Command(fit="crop", rare_crops=1.0, augment=AugmentConfig()).rare_crops == 1.0
+
+
+def test_flat_pictures_leave_no_empty_space() -> None:
+    """Two rows: a wide picture beside a square one, and two wide ones alone."""
+    wide, square = np.zeros((32, 64, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
+    drawn = draw_sheet([("a", wide), ("b", square), ("c", wide), ("d", wide)], columns=2, size_px=64)
+    assert drawn.size == (128, (CAPTION_PX + 64) + (CAPTION_PX + 32))
