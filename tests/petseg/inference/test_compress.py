@@ -46,6 +46,7 @@ def int8(winner: Path, shards: Path, out: Path) -> int:
     return run_command(main, words)
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_nearly_the_same(
     winner: Path, pet_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

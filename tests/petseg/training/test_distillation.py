@@ -216,6 +216,7 @@ def test_a_graph_holds_the_teacher_too(
     assert same(final_weights(tmp_path / "plain"), final_weights(tmp_path / "graphed"))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_from_it_or_both_say_why_not(pet_shards: Path, teachers: Path, tmp_path: Path) -> None:
     flags = {"train.epochs": 1, "distill.teacher": teachers / "one.safetensors"}
     done = launch(2, pet_shards, tmp_path / "two", **flags)
