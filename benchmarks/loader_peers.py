@@ -135,9 +135,9 @@ def litdata_chunks(shards: Path, scratch: Path) -> Way:
 def mds_shards(shards: Path, scratch: Path) -> Way:
     """MosaicML Streaming's own format in a local folder, its data set, and torch's DataLoader."""
     import streaming  # type: ignore[import-not-found, unused-ignore]  # an extra
-    from streaming.base.util import clean_stale_shared_memory  # type: ignore[import-not-found, unused-ignore]
+    from streaming.base import util  # type: ignore[import-not-found, unused-ignore]  # an extra
 
-    clean_stale_shared_memory()
+    util.clean_stale_shared_memory()
     with streaming.MDSWriter(out=str(scratch), columns={"jpg": "bytes", "png": "bytes"}) as writer:
         for sample in read_tars(shards):
             writer.write(sample)

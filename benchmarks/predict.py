@@ -46,7 +46,7 @@ class BenchConfig:
     pictures: Path
     """Folder of pictures."""
     onnx: Path | None = None
-    """The same network as ONNX, to measure onnxruntime too."""
+    """An ONNX file of this network; onnxruntime is measured too."""
     count: int = 200
     """Pictures of each turn."""
     turns: int = 5
@@ -90,7 +90,7 @@ def run_loop(config: BenchConfig, logits_of: Logits, size_px: tuple[int, int], i
 
 
 def eager(predictor: Predictor) -> Logits:
-    """The same module, in float32 and in torch's usual layout."""
+    """Run a copy of the predictor's network in float32 and in torch's usual layout."""
     model = copy.deepcopy(predictor.model).to(memory_format=torch.contiguous_format)
 
     @torch.no_grad()

@@ -94,7 +94,7 @@ def compare_models(folder: Path) -> Pareto | None:
 
 
 def on_front(points: Sequence[Point], cost: str) -> list[bool]:
-    """Of each point, whether no other one has at most its cost and at least its Dice, and is better in one of them."""
+    """Whether each point is on the front: no other has at most its cost and at least its Dice, and is better in one."""
     pairs = [(cost_of(point, cost), round(point.dice, DIGITS)) for point in points]
     return [
         not any(other <= own and d >= dice and (other, d) != (own, dice) for other, d in pairs) for own, dice in pairs

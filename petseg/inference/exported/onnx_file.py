@@ -76,7 +76,7 @@ def to_onnx(model: nn.Module, header: Header, form: Form) -> bytes:
 
 
 def with_metadata(graph: Any, header: Header, form: Form) -> Any:
-    """The same ModelProto, with petseg's metadata in place of whatever it had."""
+    """Replace all metadata of a ModelProto by petseg's; returns the ModelProto."""
     onnx = require("onnx")
     graph.producer_name, graph.producer_version = "petseg", header.petseg
     facts = {HEADER: json.dumps(to_json(header)), FORM: json.dumps(form_to_json(form))}

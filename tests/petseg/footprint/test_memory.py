@@ -113,7 +113,7 @@ def test_a_real_step_takes_what_is_predicted(tiny: Tiny, changes: dict[str, Any]
 
 @pytest.mark.parametrize("size", [16, 2])
 def test_a_teacher_is_predicted_too(tiny: Tiny, size: int, tmp_path: Path) -> None:
-    """Of a large one the passes count, of a small one its weights alone."""
+    """The passes of a large teacher count; a small one adds its weights alone."""
     train(tiny(model__width=size, train__epochs=1), tmp_path / "teacher")
     path = tmp_path / "teacher.safetensors"
     write_winner([tmp_path / "teacher"], path, "best", average=False, measurement=None)

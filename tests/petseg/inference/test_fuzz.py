@@ -102,7 +102,7 @@ def peak_mb() -> float:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Of a finished trial of three seconds."""
+    """The weights file of a finished trial that took three seconds."""
     out = tmp_path / "w.safetensors"
     assert run_command(best, [str(OLD_TRIAL), "--out", str(out)]) == 0
     return out
