@@ -160,7 +160,7 @@ def pets_target(data: DataConfig, store: Store) -> Target:
                 f"data.target = {name!r} needs the keys of Oxford-IIIT Pet, such as Abyssinian_1: {store.location} has "
                 "others; choose pet or trimap"
             )
-    names, rules = pets_rules(name, store.manifest.source.trimap, kinds)
+    names, rules = pets_rules(name, store.manifest.source.values, kinds)
     colours = distinct_colours(len(names))
     classes = tuple(ClassEntry(one, value, colours[value]) for value, one in enumerate(names))
     rule = f"border_{data.border}" if len(rules) > 1 else next(iter(rules))
@@ -170,7 +170,7 @@ def pets_target(data: DataConfig, store: Store) -> Target:
 def packed_target(data: DataConfig, manifest: Manifest) -> Target:
     """The classes of the set as they are."""
     if manifest.classes is None:
-        names, rules = pets_rules("trimap", manifest.source.trimap, ())
+        names, rules = pets_rules("trimap", manifest.source.values, ())
         colours = distinct_colours(len(names))
         classes = tuple(ClassEntry(name, value, colours[value]) for value, name in enumerate(names))
         return Target(AS_PACKED, classes, rules, "", labels=manifest.mask_values)

@@ -141,7 +141,7 @@ def _table(record: Record, reader: TarReader, key: str) -> Pixels:
     if manifest.classes is not None:
         raise ValueError(f"{folder} has no {TARGET_NAME}, which says what the run learnt")
     border = str(((record.config or {}).get("data") or {}).get("border"))
-    _, rules = pets_rules(PET, manifest.source.trimap, ())
+    _, rules = pets_rules(PET, manifest.source.values, ())
     if f"border_{border}" not in rules:
         raise ValueError(f"trial {record.id} has no readable config.json")
     return rules[f"border_{border}"][0]

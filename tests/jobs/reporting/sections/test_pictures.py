@@ -308,5 +308,5 @@ def test_a_picture_is_drawn_as_the_network_saw_it(sweep: Sweep, fit: str) -> Non
     assert np.abs(samples[0].image.astype(int) - image[0]).mean() < 3  # Pillow's bilinear, and torch's
     assert np.array_equal(samples[0].counted, labels[0] != 255)
     assert samples[0].counted.all() == (fit == "squash")
-    values = reader.store.manifest.source.trimap
+    values = reader.store.manifest.source.values
     assert np.array_equal(samples[0].truth, np.isin(labels[0], (values["pet"], values["border"])))
