@@ -93,7 +93,7 @@ def test_dry_run_says_what_the_planned_seeds_can_show(
     assert run_command(main, [*tiny_sweep, *flags]) == 0
     out = capsys.readouterr().out
     assert re.search(said, out), out
-    assert ("by a reference on real pets" in out) == (seeds != "0")
+    assert ("by a reference on published photos" in out) == (seeds != "0")
 
 
 def test_a_sweep_beyond_the_budget_is_not_submitted(
