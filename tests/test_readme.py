@@ -176,6 +176,7 @@ def demo_hints() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_way(tmp_path: Path) -> None:
     """What `make demo` does, on fewer pets and with one epoch, from another folder than the repository."""
     shards = tmp_path / "data" / "demo"

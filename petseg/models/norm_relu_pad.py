@@ -2,7 +2,7 @@
 
 In the best step measured on an H100 BatchNorm with what is fused to it takes 28 to 34 %, and padding 5 to 7 %. Here the
 map is read once for its moments and once to be written padded; the backward pass reads gradient and map twice. No
-network uses it yet, because nobody has timed it: `python -m benchmarks.gpu_parts` compares it with the layers
+network uses it yet, because nobody has timed it: `python -m benchmarks.gpu` compares it with the layers
 one by one, eager and compiled (part "fused").
 """
 
