@@ -107,7 +107,7 @@ def test_a_graph_computes_what_the_model_does_at_any_batch(made: tuple[Path, Pat
 @pytest.mark.parametrize(
     "network",
     [
-        pytest.param(replace(UNET, up="transposed"), id="transposed"),
+        pytest.param(replace(UNET, up="transposed"), id="transposed", marks=pytest.mark.slow),
         pytest.param(Network("resnet34_unet", 8, "bilinear", "", False), id="resnet34_unet", marks=pytest.mark.slow),
     ],
 )
