@@ -14,7 +14,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
 # who may import what of ours; shards.command is every command's error boundary, shards.cause why trials end
-OF_SHARDS = {"shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause"}
+OF_SHARDS = {
+    "shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause",
+    "shards.loopback",
+}  # fmt: skip
 ALLOWED = {
     "shards": {"shards"},
     "petseg": {"petseg", *OF_SHARDS},
