@@ -94,7 +94,8 @@ def test_petseg_knows_nothing_of_sweeps() -> None:
 COMMANDS = {
     "shards": ("pack", "verify", "show", "duplicates"),
     "petseg": (
-        "train", "evaluate", "best", "predict", "export", "compress", "estimate", "models.weights", "augment.__main__",
+        "train", "evaluate", "best", "predict", "demo", "export", "compress", "estimate", "models.weights",
+        "augment.__main__",
     ),
     "slurm": ("rehearsal.__main__",),
     "jobs": (
