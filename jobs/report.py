@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.reporting.statistics.verdict import build_leaderboard
 
     if command.serve:
-        from jobs.reporting.serve import serve
+        from jobs.reporting.serve import serve_report
 
-        serve(sweep, command.port, command.shards)
+        serve_report(sweep, command.port, command.shards)
     observed = observe(sweep)
     records, doubt = read_records(sweep, observed.rows), observed.doubt
     board = build_leaderboard(sweep, records)

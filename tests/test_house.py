@@ -14,7 +14,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
 # who may import what of ours; shards.command is every command's error boundary, shards.cause why trials end
-OF_SHARDS = {"shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause"}
+OF_SHARDS = {
+    "shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause",
+    "shards.loopback",
+}  # fmt: skip
 ALLOWED = {
     "shards": {"shards"},
     "petseg": {"petseg", *OF_SHARDS},
@@ -91,7 +94,8 @@ def test_petseg_knows_nothing_of_sweeps() -> None:
 COMMANDS = {
     "shards": ("pack", "verify", "show", "duplicates"),
     "petseg": (
-        "train", "evaluate", "best", "predict", "export", "compress", "estimate", "models.weights", "augment.__main__",
+        "train", "evaluate", "best", "predict", "demo", "export", "compress", "estimate", "models.weights",
+        "augment.__main__",
     ),
     "slurm": ("rehearsal.__main__",),
     "jobs": (

@@ -20,7 +20,7 @@ from shards.command import Failure
 from shards.encoding import MAX_PIXELS, encode_jpeg, encode_png, open_image, read_source_file
 from shards.labels.faults import KINDS
 from shards.labels.observed import Observed
-from shards.orientation import exif_orientation, without_app1
+from shards.packing.orientation import exif_orientation, without_app1
 from shards.packing.suspects import why_suspect
 from shards.picture_hash import picture_hash, pixels_hash
 from shards.sources.listing import Listed
