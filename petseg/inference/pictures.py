@@ -10,7 +10,10 @@ from __future__ import annotations
 import functools
 import io
 import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -76,16 +79,41 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
+_readers_lock = threading.Lock()
+_filters = ExitStack()
+_readers = 0
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Ignore Pillow's warnings: of damaged metadata, and of many pixels, which are counted here.
+
+    The filters of `warnings` belong to the whole process. The first of several threads that are here at once sets them,
+    and the last one restores them; if each did both, one would restore what another had set.
+    """
+    global _readers
+    with _readers_lock:
+        if not _readers:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _readers_lock:
+            _readers -= 1
+            if not _readers:
+                _filters.close()
+
+
 def _of_bytes(content: bytes, turned: bool = True) -> Pixels:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, and of many pixels, which are counted here
-            with Image.open(io.BytesIO(content), formats=_formats()) as image:
-                _require_size(*image.size)
-                if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-                    pixels = decode_whole_image(content)
-                    return _writable(_turned(pixels, image)) if turned else pixels
-                return _shown(image, turned)
+        with without_warnings(), Image.open(io.BytesIO(content), formats=_formats()) as image:
+            _require_size(*image.size)
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+                pixels = decode_whole_image(content)
+                return _writable(_turned(pixels, image)) if turned else pixels
+            return _shown(image, turned)
     except UnidentifiedImageError:  # its message shows only the BytesIO object
         raise ValueError("not a readable picture") from None
     except Exception as error:  # Pillow's readers raise whatever the bytes lead them to

@@ -20,10 +20,10 @@ import petseg
 from petseg.best import main as best
 from petseg.config import RunConfig
 from petseg.inference.many.inputs import list_inputs
-from petseg.inference.many.outputs import OutputFolder
+from petseg.inference.many.outputs import Journal, OutputFolder
 from petseg.predict import main
 from petseg.training.loop import train
-from shards.command import run_command
+from shards.command import CANCELLED, run_command
 from shards.manifest import load_index, load_manifest
 
 REPOSITORY = Path(__file__).parents[3]
@@ -203,24 +203,37 @@ def test_min_area_and_largest_part(weights: Path, photos: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_kill_in_the_middle_and_again_gives_the_same_files(
-    weights: Path, pet_shards: Path, tmp_path: Path, wait_for: Callable[[Callable[[], object]], None]
+    weights: Path,
+    pet_shards: Path,
+    tmp_path: Path,
+    wait_for: Callable[[Callable[[], object]], None],
+    number: signal.Signals,
 ) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     flags = {"batch_size": 1, "coco": True, "overlays": True}
     assert run_command(main, words_of(weights, calm, pet_shards, **flags)) == 0
     command = [sys.executable, "-m", "petseg.predict", *words_of(weights, killed, pet_shards, **flags)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(killed.glob("masks/*.png"))) >= 5 or process.poll() is not None)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    _, errors = process.communicate()
     assert not (killed / "summary.csv").exists()
+    journal = Journal(killed)
+    noted = [row for item in list_inputs([str(pet_shards)], (), killed) if (row := journal.row(item.name))]
+    assert len(noted) >= 3
+    assert all((killed / kind / f"{row.name}.png").exists() for row in noted for kind in ("masks", "overlays"))
+    if number == signal.SIGINT:
+        assert process.returncode == CANCELLED
+        assert errors.splitlines()[-1] == "interrupted"
+        assert not list(killed.rglob(".*.tmp"))
+        assert len(noted) == len(list(killed.glob("masks/*.png")))
     with (killed / "rows-0.jsonl").open("a") as file:
         file.write('{"name": "half')
     assert run_command(main, words_of(weights, killed, pet_shards, **flags)) == 0
-    for left in killed.rglob(".*.tmp"):
-        left.unlink()  # what a kill within a write leaves
+    assert not list(killed.rglob(".*.tmp"))
     assert files_of(killed) == files_of(calm)
 
 
