@@ -13,7 +13,7 @@ from petseg.config import RunConfig
 from petseg.evaluate import main
 from petseg.metrics.masks import load_masks
 from petseg.metrics.pixels import Counted
-from petseg.run_folder.layout import Result
+from petseg.run_folder.layout import Result, read_metrics
 from petseg.targets.target import load_target
 from petseg.training.loop import train
 from shards.command import OK, WRONG_USE, Interrupted, run_command
@@ -57,6 +57,8 @@ def require_consistent(result: Result, folder: Path, names: tuple[str, ...]) -> 
     assert counts.shape == (len(masks.keys), len(target.counted), 3)
     scores = Counted(counts)
     assert result.metrics["val/dice"] == pytest.approx(scores.dice.mean(), abs=1e-12)
+    chosen_by = {row["epoch"]: row["val/dice"] for row in read_metrics(folder)}  # measured after each epoch
+    assert chosen_by[result.best_epoch] == pytest.approx(scores.dice.mean(), abs=1e-6)
     for number, value in enumerate(target.counted):
         if scores.present[:, number].any():
             mean = np.nanmean(scores.class_dice[:, number])

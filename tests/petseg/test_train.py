@@ -69,6 +69,28 @@ def test_an_epochs_row_has_the_learning_rate_of_its_last_step(tiny: Tiny, tmp_pa
     assert [row["lr"] for row in read_metrics(tmp_path)] == [learning_rate(config.optim, step, 8) for step in (3, 7)]
 
 
+def test_each_step_has_its_own_rate_and_each_epoch_its_own_augmentation(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, epochs = list[float](), list[int]()
+    set_rate, augment = epoch_module.set_learning_rate, epoch_module.augment_batch
+
+    def note_rate(optimizer: Any, rate: float) -> None:
+        rates.append(rate)
+        set_rate(optimizer, rate)
+
+    def note_epoch(config: RunConfig, ids: Any, epoch: int, *rest: Any) -> Any:
+        epochs.append(epoch)
+        return augment(config, ids, epoch, *rest)
+
+    monkeypatch.setattr(epoch_module, "set_learning_rate", note_rate)
+    monkeypatch.setattr(epoch_module, "augment_batch", note_epoch)
+    config = tiny(optim__schedule="cosine")
+    train(config, tmp_path)
+    assert rates == [learning_rate(config.optim, step, 8) for step in range(8)]
+    assert epochs == [1] * 4 + [2] * 4
+
+
 def test_an_epochs_seconds_are_those_of_all_its_steps(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

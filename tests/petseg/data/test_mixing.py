@@ -69,6 +69,12 @@ def test_a_small_last_batch_is_not_examined() -> None:
     assert [len(batch) for batch in some_batches(order, 16, count=32)] == [10]
 
 
+def test_a_batch_larger_than_the_set_can_have_all_classes() -> None:
+    order, classes = EpochOrder([3, 3], 1, 0, 1), np.repeat(np.arange(2), 3)
+    found = measure_mixing(order, classes, 100, 1)
+    assert (found.seen, found.possible) == (2.0, pytest.approx(2.0))
+
+
 def test_a_window_over_all_shards_mixes_best() -> None:
     order, classes = EpochOrder([32] * 8, 8, 0, 1), np.repeat(np.arange(8), 32)
     found = measure_mixing(order, classes, 8, 8)

@@ -22,7 +22,7 @@ from petseg.evaluate import main as evaluate
 from petseg.inference.from_runs import combine, read_run
 from petseg.inference.weights_file import ENTRY, load_model, read_header, save_weights
 from petseg.training.loop import train
-from shards.command import run_command
+from shards.command import WRONG_USE, run_command
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,11 @@ def test_averaged_weights_are_the_mean(made: Path, tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         expected = (first[name] + second[name]) / 2 if tensor.is_floating_point() else first[name]
         assert torch.allclose(tensor, expected, atol=1e-6), name
+
+
+def test_a_command_without_a_run_says_how_to_name_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(best, ["--out", str(tmp_path / "w.safetensors")]) == WRONG_USE
+    assert "name the folder of a run, such as runs/single/" in capsys.readouterr().err
 
 
 def test_runs_that_do_not_fit_together_are_named(

@@ -15,12 +15,14 @@ import torch
 from accelerate import Accelerator
 
 from petseg.config import RunConfig
+from petseg.config.values import with_values
 from petseg.run.compiling import choice
 from petseg.run.compiling.artifacts import SharedArtifacts
 from petseg.run.compiling.choice import MEASURED_STEPS, SKIPPED_STEPS, CompileChoice, CompileGain, Phase
 from petseg.run.compiling.forward import CompiledForward
 from petseg.run.graphs import PassGraphs
 from petseg.run.progress import Progress
+from petseg.run.run import build_choice
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.training.loop import train
 
@@ -181,3 +183,21 @@ def test_a_run_measures_decides_and_saves_its_decision(
     assert len(outcomes) == 1
     assert outcomes[0].endswith("the run goes on compiled")
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].state["compiled"] is True
+
+
+def test_code_is_shared_by_runs_whose_steps_are_alike_and_by_no_others() -> None:
+    """The key of shared code, by what a step computes with."""
+    device = torch.device("cpu")
+    progress, graphs = cast(Progress, None), cast(PassGraphs, None)
+
+    def key(side: int = 32, **changes: Any) -> str:
+        config = with_values(RunConfig(), {name.replace("__", "."): value for name, value in changes.items()})
+        compiled = CompiledForward(torch.nn.Identity(), {(2, 3, side, side)}, Path())
+        parts = SimpleNamespace(config=config, compiled=compiled, device=device, accelerator=None)
+        chosen = build_choice(cast(Any, parts), graphs, progress)
+        assert chosen is not None
+        return chosen.shared.key
+
+    assert key() == key(train__seed=7, optim__lr=0.5)
+    others = [key(side=64), key(train__mixed_precision="bf16"), key(train__channels_last=False), key(model__width=8)]
+    assert len({key(), *others}) == 5
