@@ -41,4 +41,4 @@ def test_a_cpus_passes_are_scaled_to_the_whole_batch(monkeypatch: pytest.MonkeyP
     memory = replace(footprint(config, 4, "cpu"), micro_batch=12)
     predicted = forecast_on_cpu(config, memory, 3)
     assert predicted.step_s == pytest.approx(3 * 0.1 * 12 / 4)
-    assert predicted. == pytest.approx(0.02 / 4)
+    assert predicted.eval_s_per_sample == pytest.approx(0.02 / 4)

@@ -203,3 +203,36 @@ def test_axe_finds_nothing(open_page: Open, photo: bytes, size: Any, scheme: str
     script = (resources("axe_playwright_python") / "axe.min.js").read_text()
     found = tab.evaluate(f"async () => {{ {script}; return (await axe.run()).violations }}")
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+
+
+def test_saved_files_are_those_of_the_prediction(open_page: Open, files: list[Path], photo: bytes) -> None:
+    tab, right = open_page(), wanted(files, 0, photo)
+    give(tab, ("my rex.jpg", photo))
+    for button, name, image in (
+        ("Save mask", "my rex.mask.png", right.as_image()),
+        ("Save cut-out", "my rex.cutout.png", right.cutout()),
+    ):
+        with tab.expect_download() as download:
+            tab.get_by_role("button", name=button).click()
+        assert download.value.suggested_filename == name
+        with Image.open(download.value.path()) as saved:
+            assert saved.mode == image.mode
+            assert np.array_equal(np.asarray(saved), np.asarray(image))
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_pictures_are_dropped_and_pasted(open_page: Open, files: list[Path], photo: bytes, kind: str) -> None:
+    tab = open_page()
+    tab.evaluate(
+        """([kind, bytes]) => {
+          const data = new DataTransfer();
+          data.items.add(new File([Uint8Array.from(bytes)], "rex.png", {type: "image/png"}));
+          document.body.dispatchEvent(kind === "drop"
+            ? new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
+            : new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+        }""",
+        [kind, list(photo)],
+    )
+    wait_view(tab, "overlay")
+    right = np.asarray(wanted(files, 0, photo).overlay())
+    assert np.array_equal(shown(tab.locator("figure")), right)
