@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Work:
         advance(len(rows))
 
 
-def read_ahead(items: Sequence[Input], pool: ThreadPoolExecutor, ahead: int) -> Iterator[Read]:
+def read_ahead(items: Sequence[Input], pool: ThreadPoolExecutor, ahead: int) -> Generator[Read, None, None]:
     """The items with their pixels, in order; at most `ahead` pictures wait in memory."""
     queue, waiting = iter(items), deque[Future[Read]]()
     try:
