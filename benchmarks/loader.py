@@ -42,7 +42,7 @@ from petseg.data.tars import TarReader
 from shards.command import parse
 from shards.pack import pack
 from shards.packing.options import PackConfig
-from shards.sources import oxford
+from shards.sources.pets import oxford
 
 SEED = 0
 CACHE_GB = 50.0

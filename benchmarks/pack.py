@@ -32,8 +32,8 @@ from shards.packing.options import PackConfig
 from shards.packing.origin import list_files
 from shards.packing.plan import CHUNK
 from shards.packing.survey import write_table
-from shards.sources import oxford
 from shards.sources.listing import Listed
+from shards.sources.pets import oxford
 
 QUALITY = 95
 NUM_CLASSES = 20  # of drawn pairs

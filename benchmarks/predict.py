@@ -61,7 +61,7 @@ class BenchConfig:
 
 def run_petseg(config: BenchConfig, predictor: Predictor, items: Sequence[Input]) -> Contestant:
     def run(out: Path) -> None:
-        output = OutputFolder(out, ("masks",), coco=False)
+        output = OutputFolder(out, ("masks",), coco="none")
         options = Options(batch_size=config.batch_size)
         Work(predictor, options, output, config.batch_size, config.threads).run(items, lambda _: None)
         write_summary(output, items, predictor.header)

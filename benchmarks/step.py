@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step_peers import Peer, Step, peers_of
 from petseg.footprint.utilization import device_name
+from petseg.run.accelerator import keep_freed_memory
 from shards.command import parse
 
 
@@ -94,6 +95,7 @@ def measure(arch: str, config: BenchConfig, device: torch.device) -> list[Row]:
 def main() -> None:
     config = parse(BenchConfig, None, __doc__)
     torch.set_num_threads(config.threads)
+    keep_freed_memory()  # as in a run; the peers of this process gain by it as well
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     title = f"{device_name(device)}, batch {config.batch_size}, {config.image_size_px} px, width {config.width}"
     table = Table("model", "", "images/s", "time / lab's", "GFLOP an image", "TFLOP/s", "first step s", title=title)

@@ -60,8 +60,8 @@ def as_lab(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, ReflectConv2d):
                 plain = nn.Conv2d(
-                    child.in_channels, child.out_channels, 2 * child.border + 1, child.stride[0],
-                    padding=child.border, padding_mode="reflect", bias=child.bias is not None,
+                    child.in_channels, child.out_channels, 2 * child.margin + 1, child.stride[0],
+                    padding=child.margin, padding_mode="reflect", bias=child.bias is not None,
                 )  # fmt: skip
                 plain.weight, plain.bias = child.weight, child.bias
                 setattr(parent, name, plain)

@@ -32,6 +32,7 @@ COMMANDS = {
     "python -m petseg.best": "petseg.best:Command",
     "python -m petseg.compress prune": "petseg.compress:Prune",
     "python -m petseg.predict": "petseg.predict:Command",
+    "python -m petseg.demo": "petseg.demo:Command",
     "python -m petseg.export": "petseg.export:Command",
     "python -m petseg.compress int8": "petseg.compress:Int8",
     "python -m petseg.compress measure": "petseg.compress:Measure",

@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.reporting.statistics.verdict import build_leaderboard
 
     if command.serve:
-        from jobs.reporting.serve import serve
+        from jobs.reporting.serve import serve_report
 
-        serve(sweep, command.port, command.shards)
+        serve_report(sweep, command.port, command.shards)
     observed = observe(sweep)
     records, doubt = read_records(sweep, observed.rows), observed.doubt
     board = build_leaderboard(sweep, records)
@@ -154,7 +154,7 @@ def leaderboard(sweep: Sweep, records: Sequence[Record], board: Leaderboard | No
     from rich.text import Text
 
     from jobs.reporting.rows import INTERVALS_NOTE, shown
-    from jobs.reporting.sections.protocol import floor_name, floor_of, state_counts
+    from jobs.reporting.sections.protocol import floor_of, floor_words, state_counts
     from jobs.reporting.statistics.verdict import build_leaderboard
     from jobs.reporting.statistics.wording import short, verdict_of
 
@@ -164,7 +164,7 @@ def leaderboard(sweep: Sweep, records: Sequence[Record], board: Leaderboard | No
     verdict = verdict_of(board)
     caption = "\n".join([verdict.lead, *verdict.points])
     caption += f"\n{INTERVALS_NOTE}" if board.val else ""
-    name = floor_name(records)
+    name = floor_words(records).floor
     caption += f"\n{name[0].lower()}{name[1:]}: {floor:.4f}" if floor is not None else ""
     table = Table(title=Text(f"{sweep.name}: {counts}"), title_justify="left", caption=Text(caption))
     table.caption_justify = "left"

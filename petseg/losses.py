@@ -148,22 +148,22 @@ def distillation(
     return temperature**2 * _mean(divergence.masked_fill(target == IGNORE_INDEX, 0.0), target, None)
 
 
-def pixel_weights(target: torch.Tensor, border_weight: float, border_px: int) -> torch.Tensor:
-    """(B, H, W) float: 0 where the target is ignored, border_weight near where it changes, 1 elsewhere.
+def pixel_weights(target: torch.Tensor, edge_weight: float, reach_px: int) -> torch.Tensor:
+    """(B, H, W) float: 0 where the target is ignored, edge_weight near where it changes, 1 elsewhere.
 
-    Near: another value, the ignored one included, lies within border_px in height and in width.
+    Near: another value, the ignored one included, lies within reach_px in height and in width.
     """
     values = target.float().unsqueeze(1)
-    highest, lowest = _highest_near(values, border_px), -_highest_near(-values, border_px)
-    weight = torch.where(highest == lowest, 1.0, border_weight).squeeze(1)
+    highest, lowest = _highest_near(values, reach_px), -_highest_near(-values, reach_px)
+    weight = torch.where(highest == lowest, 1.0, edge_weight).squeeze(1)
     return weight.masked_fill(target == IGNORE_INDEX, 0.0)
 
 
-def _highest_near(values: torch.Tensor, border_px: int) -> torch.Tensor:
+def _highest_near(values: torch.Tensor, reach_px: int) -> torch.Tensor:
     """(B, 1, H, W) largest value within a square, by rows and then by columns, which is faster."""
-    side = 2 * border_px + 1
-    by_row = F.max_pool2d(values, (1, side), stride=1, padding=(0, border_px))
-    return F.max_pool2d(by_row, (side, 1), stride=1, padding=(border_px, 0))
+    side = 2 * reach_px + 1
+    by_row = F.max_pool2d(values, (1, side), stride=1, padding=(0, reach_px))
+    return F.max_pool2d(by_row, (side, 1), stride=1, padding=(reach_px, 0))
 
 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {

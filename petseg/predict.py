@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from petseg.inference.many.processes import meet, part
     from petseg.inference.predictor import read_file_header
 
-    output = OutputFolder(command.out, command.wanted.kinds, command.wanted.coco)
+    output = OutputFolder(command.out, command.wanted.kinds, command.wanted.segmentation)
     header = read_file_header(command.weights[0])
     processes = meet()
     with ExitStack() as stack:

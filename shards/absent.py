@@ -20,15 +20,15 @@ def _next_step(folder: Path, manifest_name: str) -> str:
         return f"it is a file, and a shard set is a folder with a {manifest_name}, such as {folder.parent} perhaps"
     if inside := _sets_in(folder, manifest_name):
         return f"name a folder in it, {inside}"
-    if pets := _pet_folder(folder):
-        packs = typed(*PACK, "--source", pets, "--out", "SET")
-        return f"it holds pictures in the Oxford-IIIT Pet layout, which `{packs}` packs"
+    if listed := _listed_folder(folder):
+        packs = typed(*PACK, "--source", listed, "--out", "SET")
+        return f"it holds pictures with lists of their splits, which `{packs}` packs"
     if any(folder.glob("*.tar")):
         indexes = typed("-m", "shards.verify", folder, "--index")
         return f"it has tar files but no {manifest_name}, which `{indexes}` writes"
     advice = (
-        f"`{typed(*PACK, '--download', '--out', folder)}` fetches and packs Oxford-IIIT Pet (0.8 GB), and without a "
-        f"network `{typed(*PACK, '--synthetic', 400, '--out', folder)}` draws pets"
+        f"`{typed(*PACK, '--download', '--out', folder)}` fetches and packs a public data set (0.8 GB), and without "
+        f"a network `{typed(*PACK, '--synthetic', 400, '--out', folder)}` draws pictures"
     )
     near = _sets_in(folder.parent, manifest_name)
     return f"{advice}; there is one in {near}" if near else advice
@@ -39,7 +39,7 @@ def _sets_in(folder: Path, manifest_name: str) -> str:
     return ", ".join(str(path.parent) for path in sorted(folder.glob(f"*/{manifest_name}"))[:NAMED])
 
 
-def _pet_folder(folder: Path) -> Path | None:
-    """The folder, or one in it, that has the data set's lists."""
+def _listed_folder(folder: Path) -> Path | None:
+    """The folder, or one in it, that has lists as `--source` reads them."""
     lists = [*folder.glob("annotations/trainval.txt"), *folder.glob("*/annotations/trainval.txt")]
     return lists[0].parents[1] if lists else None

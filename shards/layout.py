@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shards.archive import Found, render_header
-from shards.manifest import MEMBER_SUFFIXES, Manifest, Source
+from shards.manifest import MEMBER_SUFFIXES, THREE_VALUES, Manifest
 
 # What webdataset takes for key and suffix: the key ends at the first dot of the file's name, folders belong to it
 KEY_AND_SUFFIX = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
@@ -20,7 +20,7 @@ class Layout:
 
     image_suffixes: tuple[str, ...] = ("jpg",)
     mask_suffixes: tuple[str, ...] = ("png",)
-    mask_values: Mapping[str, int] = field(default_factory=lambda: Source("", "").trimap)
+    mask_values: Mapping[str, int] = field(default_factory=lambda: dict(THREE_VALUES))
     is_foreign: bool = False
 
     def kind_of(self, suffix: str) -> str | None:
@@ -57,6 +57,6 @@ def layout_of(manifest: Manifest) -> Layout:
     if not packer.get("foreign"):
         return Layout(mask_values=manifest.mask_values)
     try:
-        return foreign_layout(packer["image_suffix"], packer["mask_suffix"], manifest.source.trimap)
+        return foreign_layout(packer["image_suffix"], packer["mask_suffix"], manifest.source.values)
     except KeyError as error:
         raise ValueError(f"the manifest of a foreign set lacks {error}: run --index again") from None

@@ -4,8 +4,8 @@ A shard set is a folder with manifest.json and, per shard, `NAME.tar` and `NAME.
 adjacent tar members `KEY.jpg` (picture), `KEY.png` (8-bit grey mask) and `KEY.json` (facts of the sample). Keys match
 `[A-Za-z0-9_-]+`, because webdataset splits a member's name at its first dot.
 
-Format version 1 holds trimaps, with the values of `Source.trimap`. Version 2 has a class table instead (`classes`):
-its masks hold 0 to K - 1, and 255 for pixels to ignore.
+Format version 1 has masks of three labels, with the values of `Source.values`. Version 2 has a class table instead
+(`classes`): its masks hold 0 to K - 1, and 255 for pixels to ignore.
 
 Shards made elsewhere can be indexed in place (shards.foreign.index; `packer.foreign` is true). Their members are named
 otherwise, and may lack the facts: `NO_MEMBER` stands for them.
@@ -29,7 +29,7 @@ from shards.cause import ShardSetError
 from shards.classes import ClassTable, table_of_json
 from shards.files import NotRegular, decode_json, read_regular, write_whole
 
-FORMAT_VERSION = 1  # of sets with trimaps
+FORMAT_VERSION = 1  # of sets without a class table
 CLASSES_VERSION = 2  # of sets with a class table
 MANIFEST_NAME = "manifest.json"
 DROPPED = "duplicates_dropped"  # of Manifest.packer: keys of listed samples that are not in the set
@@ -37,16 +37,17 @@ SPLITS = ("train", "val", "test")
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
 MEMBER_SUFFIXES = ("jpg", "png", "json")  # in this order within a sample
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")  # one component of a path, and it can stand in any address
-TRIMAP_NAMES = ("pet", "background", "border")
+THREE_VALUES = {"pet": 1, "background": 2, "border": 3}  # of masks without a class table, by their names on disk
+VALUES_KEY = "trimap"  # what manifest.json calls them
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the samples come from, and what the values of their trimaps mean."""
+    """Where the samples come from, and what the values of their masks mean unless a class table says it."""
 
     name: str
     attribution: str
-    trimap: dict[str, int] = field(default_factory=lambda: {"pet": 1, "background": 2, "border": 3})
+    values: dict[str, int] = field(default_factory=lambda: dict(THREE_VALUES))
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ class Manifest:
     shards: tuple[Shard, ...]
     format_version: int = FORMAT_VERSION
     hash: str = ""
-    classes: ClassTable | None = None  # None in a set of trimaps, which has format version 1
+    classes: ClassTable | None = None  # None in format version 1
 
     @property
     def mask_values(self) -> dict[str, int]:
         """What the values of a mask mean, by name."""
-        return self.classes.values if self.classes else self.source.trimap
+        return self.classes.values if self.classes else self.source.values
 
     @property
     def counts(self) -> str:
@@ -170,12 +171,12 @@ def manifest_hash(manifest: Manifest) -> str:
 
 
 def _content_of(manifest: Manifest) -> dict[str, Any]:
-    """What manifest.json holds: trimap values or a class table, and never both."""
+    """What manifest.json holds: three values or a class table, and never both."""
     content = asdict(manifest)
+    values = content["source"].pop("values")
     if manifest.classes is None:
         del content["classes"]
-    else:
-        del content["source"]["trimap"]
+        content["source"][VALUES_KEY] = values
     return content
 
 
@@ -227,7 +228,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
     """Raises ValueError, KeyError, TypeError or AttributeError for content that is no manifest."""
     classes = table_of_json(content["classes"]) if content["format_version"] == CLASSES_VERSION else None
     return Manifest(
-        source=Source(**content["source"], trimap={}) if classes else Source(**content["source"]),
+        source=_parse_source({**content["source"]}, has_table=classes is not None),
         packer=content["packer"],
         splits={name: Split(**split) for name, split in content["splits"].items()},
         shards=tuple(Shard(**shard) for shard in content["shards"]),
@@ -235,6 +236,11 @@ def _parse(content: dict[str, Any]) -> Manifest:
         hash=content["hash"],
         classes=classes,
     )
+
+
+def _parse_source(content: dict[str, Any], has_table: bool) -> Source:
+    values = {} if has_table else content.pop(VALUES_KEY, dict(THREE_VALUES))
+    return Source(**content, values=values)
 
 
 def _problem_of(manifest: Manifest) -> str:
@@ -260,11 +266,11 @@ def _problem_of(manifest: Manifest) -> str:
         samples = manifest.splits[name].num_samples if name in manifest.splits else 0
         if samples != in_shards[name]:
             return f"its split {name!r} has {samples} samples, and the shards of that split {in_shards[name]}"
-    trimap: Any = manifest.source.trimap
+    values: Any = manifest.source.values
     if manifest.classes is None and (
-        not isinstance(trimap, dict) or set(trimap) != set(TRIMAP_NAMES) or {type(v) for v in trimap.values()} != {int}
+        not isinstance(values, dict) or set(values) != set(THREE_VALUES) or {type(v) for v in values.values()} != {int}
     ):
-        return f"its trimap values are {trimap!r}"
+        return f"its {VALUES_KEY} values are {values!r}"
     return "" if isinstance(manifest.packer, dict) else f"packer is {manifest.packer!r}"
 
 

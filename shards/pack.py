@@ -2,7 +2,7 @@
 
 python -m shards.pack --synthetic 400 --out data/shards
 python -m shards.pack --download --out data/shards
-python -m shards.pack --source data/oxford/oxford-iiit-pet --image-size-px 256 --out data/shards256 --resume
+python -m shards.pack --source data/pictures --image-size-px 256 --out data/shards256 --resume
 python -m shards.pack --images 'camvid/images/{split}/{key}.jpg' --masks 'camvid/masks/{split}/{key}.png' \\
     --classes auto --out data/camvid
 """
@@ -95,7 +95,7 @@ def _refuse_other_table(existing: Manifest | None, listing: Listing, config: Pac
     if existing is None or config.overwrite or existing.classes == listing.classes:
         return
     if existing.classes is None or listing.classes is None:
-        raise ValueError(_different(config, "one has trimaps, and the other masks of classes"))
+        raise ValueError(_different(config, "one has a class table, and the other has none"))
     faults = table_faults(listing.classes, existing.classes)
     raise ValueError(_different(config, "; ".join(map(str, faults)) or "its classes have other colours"))
 

@@ -1,12 +1,12 @@
 """A perceptual hash of each picture, and the pairs of near-identical pictures that lie in two splits.
 
 A difference hash: the picture is shrunk to 17 x 16 cells, and each bit says whether a cell is darker than the one to
-its right (256 bits). Two pictures are taken for the same one if at most MAX_DISTANCE of the bits differ. Among 1,567
-photos of Oxford-IIIT Pet (1.2 million pairs) the pairs that show the same photo differ in 1, 2 and 13 bits, and the
-nearest pair of different photos in 44. Of 300 photos saved again at JPEG quality 50 the hash changed by 4 bits in the
-median and by 14 at most, at half the size by 5 and 17, squashed to 64 px by 10 and 24, cropped by 1 % on each side by
-12 and 30. A crop of 3 % changes 38: such copies are not found. Hashes of 64 bits separate worse: there a white dog on a
-sofa and a grey cat on a carpet differ in 4 bits, and two crops of one photo in 6.
+its right (256 bits). Two pictures are taken for the same one if at most MAX_DISTANCE of the bits differ. Among 1,567 of
+the photos that `pack --download` fetches (1.2 million pairs) the pairs that show the same photo differ in 1, 2 and 13
+bits, and the nearest pair of different photos in 44. Of 300 photos saved again at JPEG quality 50 the hash changed by 4
+bits in the median and by 14 at most, at half the size by 5 and 17, squashed to 64 px by 10 and 24, cropped by 1 % on
+each side by 12 and 30. A crop of 3 % changes 38: such copies are not found. Hashes of 64 bits separate worse: there a
+white dog on a sofa and a grey cat on a carpet differ in 4 bits, and two crops of one photo in 6.
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ from shards.encoding import png_damage
 from shards.files import open_regular, write_whole
 from shards.labels.sheet import palette_of
 from shards.manifest import Manifest, Member, Sample, load_index, load_manifest
+from shards.sources.pets.trimaps import tinted
 
-TINT = np.array([235, 45, 60], np.float32)
-CONTOUR = np.array([255, 225, 40], np.float32)
 CLASS_SHARE = 0.5  # of a class's colour in a pixel
 MARGIN_PX, CAPTION_PX = 6, 14
 INK, PAPER = (40, 40, 44), (250, 250, 248)
@@ -35,8 +34,8 @@ INK, PAPER = (40, 40, 44), (250, 250, 248)
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Draw some samples of a shard set, each above its key: pet tinted red and border yellow, or classes in the colours
-    of the class table."""
+    """Draw some samples of a shard set, each above its key: classes in the colours of the class table, or else what is
+    looked for in red and its outline in yellow."""
 
     folder: Path
     """Folder of the shard set."""
@@ -112,10 +111,7 @@ def _tile(config: ShowConfig, shard: str, sample: Sample, manifest: Manifest) ->
     if manifest.classes:
         colours = palette_of(manifest.classes)[values]
         return Image.fromarray((pixels * (1 - CLASS_SHARE) + colours * CLASS_SHARE).astype(np.uint8))
-    meaning = manifest.source.trimap
-    pixels = np.where(values[..., None] == meaning["pet"], pixels * 0.62 + TINT * 0.38, pixels)
-    pixels = np.where(values[..., None] == meaning["border"], pixels * 0.3 + CONTOUR * 0.7, pixels)
-    return Image.fromarray(pixels.astype(np.uint8))
+    return Image.fromarray(tinted(pixels, values, manifest.source.values).astype(np.uint8))
 
 
 def _read_image(path: Path, key: str, member: Member, kind: str) -> Image.Image:

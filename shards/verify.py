@@ -1,7 +1,7 @@
 """Prove that a shard set is whole, or name the shards and samples that are not.
 
 python -m shards.verify data/shards
-python -m shards.verify data/shards --repair data/oxford/oxford-iiit-pet
+python -m shards.verify data/shards --repair data/pictures
 python -m shards.verify elsewhere/shards --index --mask-suffix seg.png
 
 Exit code 0 if it is whole, 1 if anything is wrong.
@@ -30,9 +30,9 @@ from shards.layout import layout_of
 from shards.manifest import (
     KEY_PATTERN,
     MANIFEST_NAME,
+    THREE_VALUES,
     Manifest,
     Shard,
-    Source,
     index_name,
     load_manifest,
     split_of_keys,
@@ -54,7 +54,7 @@ class VerifyConfig:
     folder: Path
     """Folder of the shard set."""
     decode: bool = True
-    """Decode pictures and trimaps too; without it, bytes are compared only (several times faster)."""
+    """Decode pictures and masks too; without it, bytes are compared only (several times faster)."""
     workers: int = 0
     """Processes; 0 means one per core."""
     show: int = 20
@@ -67,7 +67,7 @@ class VerifyConfig:
     """With --index: what follows the key's dot in the name of a picture; jpg means jpeg, too."""
     mask_suffix: str = "png"
     """With --index: what follows the key's dot in the name of a mask, such as seg.png."""
-    trimap: dict[str, int] = field(default_factory=lambda: Source("", "").trimap)
+    trimap: dict[str, int] = field(default_factory=lambda: dict(THREE_VALUES))
     """With --index: what the values of a mask mean."""
     split: Literal["train", "val", "test"] | None = None
     """With --index: the split of all shards; by default their names begin with it."""

@@ -1,6 +1,6 @@
 """Targets for tests that need no shard set."""
 
-from petseg.targets.pets import pets_rules
+from petseg.targets.pets import rules_of
 from petseg.targets.target import Target
 from shards.classes import ClassEntry, distinct_colours
 
@@ -9,7 +9,7 @@ TRIMAP = {"pet": 1, "background": 2, "border": 3}
 
 def pets_target(name: str) -> Target:
     """pet or trimap."""
-    names, rules = pets_rules(name, TRIMAP, ())
+    names, rules = rules_of(name, TRIMAP, ())
     colours = distinct_colours(len(names))
     classes = tuple(ClassEntry(one, value, colours[value]) for value, one in enumerate(names))
     return Target(name, classes, rules, next(iter(rules)), labels=TRIMAP)

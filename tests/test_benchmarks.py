@@ -48,6 +48,7 @@ def test_each_answers_to_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_gpu_benchmark_runs_in_miniature_without_a_gpu(tmp_path: Path) -> None:
     """Each part but compilation, which takes a CPU minutes; what it writes on the way is whole."""
     out = tmp_path / "gpu.json"

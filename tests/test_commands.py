@@ -22,7 +22,7 @@ JOBS = "best cancel chain clean doctor logs predict report retry status sweep sy
 SCRIPTS = ["petseg.train", *(f"jobs.{name}" for name in JOBS.split())]
 MODULES = [
     "petseg.augment.__main__", "petseg.best", "petseg.evaluate", "petseg.models.weights", "petseg.estimate",
-    "petseg.predict", "petseg.export", "petseg.compress",
+    "petseg.predict", "petseg.demo", "petseg.export", "petseg.compress",
     "shards.duplicates", "shards.pack", "shards.show", "shards.verify", "slurm.rehearsal.__main__",
 ]  # fmt: skip
 BENCHMARKS = ["benchmarks.loader", "benchmarks.step", "benchmarks.time_to_dice"]

@@ -248,12 +248,12 @@ def test_pipes_of_a_run_folder_are_not_submitted_again(run: Callable[..., str], 
 
 
 def test_pipes_of_a_sweep_file_are_not_run_by_a_look(run: Callable[..., str], tmp_path: Path) -> None:
-    path, seen = tmp_path / "theirs.yaml", tmp_path / "canary"
-    path.write_text(f"parameters: {{data.shards: {{value: 'pipe:touch {seen} {{}}'}}, train.seed: {{values: [0, 1]}}}}")
+    path, seen = tmp_path / "theirs.yaml", tmp_path / "manifest.json"
+    pipe = f"pipe:touch {tmp_path}/{{}}"  # the manifest is asked for first
+    path.write_text(f"parameters: {{data.shards: {{value: '{pipe}'}}, train.seed: {{values: [0, 1]}}}}")
     assert "--allow-pipe" in run(sweep, "--sweep", path, "--dry-run", "--runs-dir", tmp_path, codes={2})
     assert not seen.exists()
-    typed = f"data.shards=pipe:touch {seen} {{}}"
-    run(sweep, "--sweep", path, "--dry-run", "--runs-dir", tmp_path, "--set", typed, codes={2})
+    run(sweep, "--sweep", path, "--dry-run", "--runs-dir", tmp_path, "--set", f"data.shards={pipe}", codes={2})
     assert seen.exists()  # asked for on the command line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -24,7 +25,7 @@ from petseg.models.pretrained import read_tensors
 from petseg.train import main as train
 from shards.command import run_command
 from shards.duplicates import main as duplicates
-from shards.manifest import MANIFEST_NAME, Manifest, index_name, manifest_hash
+from shards.manifest import MANIFEST_NAME, Manifest, index_name
 from shards.pack import main as pack
 from shards.show import main as show
 from shards.verify import main as verify
@@ -85,11 +86,8 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
 def rewritten(folder: Path, **values: object) -> None:
     """manifest.json with other values, and a hash that fits."""
     content = json.loads((folder / MANIFEST_NAME).read_text()) | values
-    kept = {name: value for name, value in content.items() if name in Manifest.__dataclass_fields__}
-    try:
-        content["hash"] = manifest_hash(Manifest(**kept))
-    except (TypeError, ValueError, RecursionError):
-        content["hash"] = "0"
+    kept = {name: value for name, value in content.items() if name in Manifest.__dataclass_fields__} | {"hash": ""}
+    content["hash"] = hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     (folder / MANIFEST_NAME).write_text(json.dumps(content))
 
 

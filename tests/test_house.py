@@ -14,7 +14,10 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
 # who may import what of ours; shards.command is every command's error boundary, shards.cause why trials end
-OF_SHARDS = {"shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause"}
+OF_SHARDS = {
+    "shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause",
+    "shards.loopback",
+}  # fmt: skip
 ALLOWED = {
     "shards": {"shards"},
     "petseg": {"petseg", *OF_SHARDS},
@@ -91,7 +94,8 @@ def test_petseg_knows_nothing_of_sweeps() -> None:
 COMMANDS = {
     "shards": ("pack", "verify", "show", "duplicates"),
     "petseg": (
-        "train", "evaluate", "best", "predict", "export", "compress", "estimate", "models.weights", "augment.__main__",
+        "train", "evaluate", "best", "predict", "demo", "export", "compress", "estimate", "models.weights",
+        "augment.__main__",
     ),
     "slurm": ("rehearsal.__main__",),
     "jobs": (
@@ -111,6 +115,32 @@ ORDER = {
     ),
 }  # fmt: skip
 MAX_ROOMS_AT_THE_ROOT, MAX_ROOMS_BELOW = 24, 16
+
+# The words of one data set. Its source and its targets may use them, the general code asks these instead.
+OWN_WORDS = re.compile(r"(?<![a-z])(?:pets?|breeds?|trimaps?|borders?)(?![a-z])", re.IGNORECASE)
+OWN_FILES = ("shards/sources/pets/", "petseg/targets/pets.py")
+LOOKS = (".css.j2", ".js.j2")  # `border` is a property of CSS
+STAYING = (  # file ("" = any), expression, why it stays
+    ("", r"\bdata\.border\b", "a field that users type, and a key of each config.json"),
+    ("", r"\b(?:train|config|self)\.border_(?:weight|px)\b", "fields that users type: loss weights near any outline"),
+    ("petseg/config/", r"Sets of trimaps also offer[^.]*\. auto:\s+pet for a set of trimaps", "help of data.target"),
+    ("petseg/config/", r'\bborder: Literal\[.*\n *"""What the border of trimaps.*"""', "data.border and its help"),
+    ("petseg/config/", r"\bborder_(?:weight|px): (?:float|int)\b", "the fields themselves"),
+    ("petseg/training/pruning.py", r'"border"', "a field of `data`, by its name"),
+    ("jobs/reporting/sections/samples.py", r'"border"', "a field of `data`, by its name in config.json"),
+    ("jobs/reporting/sections/protocol.py", r'"border rule"', "the rule that the field data.border chooses"),
+    ("petseg/inference/header.py", r"^target, border, classes|\bborder: str\b", "a key in the header of weights files"),
+    ("petseg/inference/", r"\bheader\.border\b|\bborder=", "the same key"),
+    ("petseg/training/given_weights.py", r"\bheader\.border\b", "the same key"),
+    ("petseg/run_folder/layout.py", r'"all_pet_dice"', "a metric in result.json"),
+    ("petseg/data/mixing.py", r'"breed"', "a key in the JSON of samples"),
+    ("petseg/", r"\bpetseg\.targets\.pets\b", "the import of the module"),
+    ("petseg/targets/target.py", r"^from petseg\.targets import TARGET_NAME, pets|\bpets\.(?=\w)", "what it is asked"),
+    ("shards/", r"\bshards\.sources\.pets(?:\.trimaps)?\b", "the import of the source"),
+    ("shards/manifest.py", r'"pet": 1, "background": 2, "border": 3|"trimap"', "names in manifest.json, version 1"),
+    ("shards/verify.py", r"\btrimap: dict\b|--trimap\b|\bself\.trimap\b", "a flag that users type"),
+    ("shards/foreign/index.py", r"--trimap\.(?:border\b)?", "the same flag"),
+)
 MODULES = {".".join(p.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 DOORS = {"petseg"}  # what `import petseg` offers; a room behind it is imported when it is used
 NAMES_OF_COMMANDS = {f"{wing}.{name}" for wing, names in COMMANDS.items() for name in names}
@@ -167,3 +197,50 @@ def test_no_floor_is_too_full() -> None:
         rooms = [path for path in entries if path.is_dir() or path.suffix == ".py"]
         at_the_root = folder.parent == REPOSITORY
         assert len(rooms) <= (MAX_ROOMS_AT_THE_ROOT if at_the_root else MAX_ROOMS_BELOW), folder
+
+
+def own_words(text: str) -> list[str]:
+    """The words of one data set in a text, alone or as part of a name such as NumPets or trimap_of."""
+    return OWN_WORDS.findall(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text))
+
+
+def without_staying(name: str, text: str) -> str:
+    """A file's text without what may stay in it."""
+    for where, expression, _ in STAYING:
+        if name.startswith(where):
+            text = re.sub(expression, "", text, flags=re.MULTILINE)
+    return text
+
+
+def general_files() -> dict[str, str]:
+    """The text of each file of ours that serves any data set, by its path in the repository."""
+    kinds = (".py", ".j2", ".yaml", ".toml", ".sbatch")
+    paths = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*")) if path.suffix in kinds]
+    names = {str(path.relative_to(REPOSITORY)): path for path in paths}
+    return {n: p.read_text() for n, p in names.items() if not n.startswith(OWN_FILES) and not n.endswith(LOOKS)}
+
+
+def test_general_code_speaks_of_no_data_set() -> None:
+    for name, text in general_files().items():
+        left = without_staying(name, text)
+        assert not own_words(left), [line for line in left.splitlines() if own_words(line)]
+
+
+def test_what_may_stay_is_there() -> None:
+    files = general_files()
+    for where, expression, why in STAYING:
+        assert why
+        assert any(re.search(expression, text, re.MULTILINE) for n, text in files.items() if n.startswith(where)), why
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the Pets target", "num_pets", "PetFolder", "BORDER_PX", "borders:", "by breed", "trimapOf", "Oxford-IIIT Pet"],
+)
+def test_the_words_of_a_data_set_are_found(text: str) -> None:
+    assert own_words(text)
+    assert own_words(without_staying("petseg/losses.py", text))
+
+
+def test_other_words_are_no_words_of_a_data_set() -> None:
+    assert not own_words("import petseg; competes, perpetual, crossbred, repetition; PETSEG_CACHE")

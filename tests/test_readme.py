@@ -18,7 +18,7 @@ from jobs import best as jobs_best
 from jobs import cancel, chain, clean, doctor, logs, report, retry, status, sync, usage
 from jobs.launch import options, prediction_options
 from jobs.launch.chain import read_chain
-from petseg import best, compress, estimate, evaluate, export, predict, train
+from petseg import best, compress, demo, estimate, evaluate, export, predict, train
 from petseg.augment import __main__ as augment_sheet
 from petseg.models import weights
 from shards import duplicates, pack, show, verify
@@ -34,6 +34,7 @@ COMMANDS = {
     "petseg.best": best.Command,
     "petseg.predict": predict.Command,
     "petseg/predict.py": predict.Command,
+    "petseg.demo": demo.Command,
     "petseg.export": export.Command,
     "petseg.compress": compress.Int8 | compress.Prune | compress.Measure,
     "petseg.augment": augment_sheet.Command,
@@ -176,6 +177,7 @@ def demo_hints() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_way(tmp_path: Path) -> None:
     """What `make demo` does, on fewer pets and with one epoch, from another folder than the repository."""
     shards = tmp_path / "data" / "demo"

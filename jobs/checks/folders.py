@@ -175,7 +175,7 @@ def _needed_bytes(setup: Setup) -> int:
 
 
 def _num_classes(setup: Setup, config: RunConfig) -> int:
-    """The number of classes of a cell; of a set of trimaps where the shard set or the target cannot be read."""
+    """The number of classes of a cell; the implied one where the shard set or the target cannot be read."""
     from petseg.targets.target import num_classes_of
 
     try:

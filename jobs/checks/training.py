@@ -29,7 +29,7 @@ from shards.command import Interrupted
 from shards.manifest import load_manifest
 
 FIT_STEPS, FIT_BATCH, FIT_WIDTH, FIT_MODELS = 100, 4, 16, 3
-SURE_RATE = 3e-3  # at which both lab models halve each loss on four pets in 6 to 21 steps (width 16, 64 px)
+SURE_RATE = 3e-3  # at which both lab models halve each loss on four pictures in 6 to 21 steps (width 16, 64 px)
 INTERRUPT_AT = 2  # the step of each attempt after which it is interrupted
 SUBPROCESS_TIMEOUT_S = 300
 COUNTER = "num_batches_tracked"

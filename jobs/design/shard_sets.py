@@ -32,7 +32,7 @@ class ShardSet:
     attribution: str = ""
     num_samples: dict[str, int] = field(default_factory=dict)  # by split
     near_duplicates: dict[str, int] | None = None  # pairs by the two splits; None where nobody has looked
-    num_classes: int = 0  # of its class table; 0 in a set of trimaps
+    num_classes: int = 0  # of its class table; 0 in a set without one
 
     @property
     def is_synthetic(self) -> bool:

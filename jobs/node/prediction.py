@@ -101,7 +101,7 @@ def _stop_where_asked() -> Callable[[int], None]:
 
 def output_folder(wanted: Wanted, out: Path) -> OutputFolder:
     """The folder of outputs as these flags fill it."""
-    return OutputFolder(out, wanted.kinds, wanted.coco)
+    return OutputFolder(out, wanted.kinds, wanted.segmentation)
 
 
 def finish(output: OutputFolder, weights: Path) -> list[Row] | None:

@@ -17,13 +17,13 @@ from jobs.reporting.sections.breakdown.classes import build_classes
 from jobs.reporting.sections.calibration import calibrate_cells
 from jobs.reporting.sections.charts import NUM_COLOURS, draw_charts
 from jobs.reporting.sections.curves import collect
-from jobs.reporting.sections.gallery import Gallery, build_gallery
+from jobs.reporting.sections.gallery import build_gallery
 from jobs.reporting.sections.gap import measure_gaps
 from jobs.reporting.sections.operation import operate
 from jobs.reporting.sections.pareto import compare_models
 from jobs.reporting.sections.pictures import lay_out
 from jobs.reporting.sections.protocol import floor_of, floor_words, protocol, state_counts, warnings
-from jobs.reporting.sections.targets import wanted_class
+from jobs.reporting.sections.targets import target_of
 from jobs.reporting.sections.trials import trial_row
 from jobs.reporting.statistics.records import NOISE_DICE, Grid, Group, Ranked, Record, Spread, rank, tabulate
 from jobs.reporting.statistics.verdict import Difference, Leaderboard, build_leaderboard
@@ -91,9 +91,8 @@ def render_page(
         simultaneous=SIMULTANEOUS,
         bounds_text=bounds,
         heats=heats_of(board),
-        sheet=lay_out(groups),
         by_group=build_by_group(board, sweep, shards),
-        **pictures_section(build_gallery(ranking, sweep, shards), sweep, shards),
+        **pictures_section(ranking, sweep, shards),
         classes=build_classes(board),
         axes_section=weigh_axes(board.axes, board.groups, records),
         gaps=measure_gaps(groups),
@@ -122,22 +121,24 @@ def load_template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def pictures_section(gallery: Gallery | None, sweep: Sweep, shards: str) -> dict[str, Any]:
+def pictures_section(ranking: Sequence[Ranked], sweep: Sweep, shards: str) -> dict[str, Any]:
     """Pictures of the first cell, those of single classes, and what the colours in them mean."""
-    target = gallery.cell.target if gallery else None
+    gallery, sheet = build_gallery(ranking, sweep, shards), lay_out([ranked.group for ranked in ranking])
     cell = gallery.cell if gallery else None
+    shown = cell.record if cell else sheet.rows[0].record if sheet.rows else None
     return {
         "gallery": gallery,
-        "colours": legend_of(target),
+        "sheet": sheet,
+        "colours": legend_of(target_of(shown)) if shown else (),
         "class_shots": show_hardest(cell, sweep, shards),
         "class_colours": colours_of("class"),
     }
 
 
-def legend_of(target: Target | None) -> tuple[tuple[Colour, str], ...]:
+def legend_of(target: Target) -> tuple[tuple[Colour, str], ...]:
     """The colours of pictures: right, missed and wrongly called pixels of two classes, else the classes themselves."""
-    if target is None or target.is_binary:
-        return colours_of(wanted_class(target))
+    if target.is_binary:
+        return colours_of(target.names[1])
     classes = tuple((one.colour, one.name) for one in target.classes)
     return (*classes, (WRONG_RGB, "wrong"), (TRUTH_RGB, "true outlines"))
 
@@ -156,7 +157,7 @@ def leaderboard_section(board: Leaderboard, ranking: Sequence[Ranked], records: 
         "ranking": ranking[:MAX_ROWS],
         "unlisted": max(0, len(ranking) - MAX_ROWS),
         "floor": floor_of(records, "val"),
-        "floor_words": floor_words(records),
+        "every_pixel": floor_words(records).every_pixel,
         "strip": strip_scale(board.groups),
     }
 

@@ -1,25 +1,14 @@
-"""A server for the report on loopback, which renders the page again when the sweep's folder changes.
-
-It is read-only and private: it listens on 127.0.0.1 only, and every request needs the token of the printed address.
-Requests for other host names are refused, so that no other page in the same browser reaches it through a name of its
-own that resolves to 127.0.0.1 (DNS rebinding).
-"""
+"""A server for the report on loopback, read-only, which renders the page again when the sweep's folder changes."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
-import secrets
-import socketserver
-import sys
 import threading
 import time
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from jobs.reporting.page import render_page
 from jobs.reporting.statistics.records import read_records
@@ -27,22 +16,12 @@ from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import SUBMISSIONS_NAME, SWEEP_NAME, Sweep
 from jobs.state.observed import glance
 from petseg.run_folder.heartbeat import HEARTBEAT_NAME
+from shards.loopback import NOTHING_ELSE, PrivateHandler, PrivateServer, serve
 
-LOOPBACK = "127.0.0.1"
-HOSTS = ("127.0.0.1", "localhost")  # any port: through `ssh -L` it is another one
 LOOK_EVERY_S = 2.0  # however many browsers ask
 ASK_EVERY_S = 30.0  # for changes that no folder shows: a job is gone, or a trial stalls
 REST = 3  # a page that took 10 s is not rendered again for 30 s: a login node has other users
 MARK = "@version@"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",  # the address holds the token
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 logger = logging.getLogger(__name__)
 
@@ -119,99 +98,43 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(PrivateHandler):
     """GET and HEAD of / (the page) and /version (the version of the page)."""
 
     server: ReportServer
-    timeout = 30  # of a silent connection
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; "
+        f"connect-src 'self'; {NOTHING_ELSE}"
+    )
 
     def do_GET(self) -> None:
-        refused = self._refuse()
-        path = urlsplit(self.path).path
+        refused = self.refusal()
+        path, _ = self.asked
         if refused:
-            self._answer(*refused)
+            self.answer(*refused)
         elif path not in ("/", "/version"):
-            self._answer(HTTPStatus.NOT_FOUND, "here are / and /version")
+            self.answer(HTTPStatus.NOT_FOUND, "here are / and /version")
         else:
             version, content = self.server.page.look()
-            tag = f'"{path[1:] or "page"}-{version}"'
-            if self.headers.get("If-None-Match", "") == tag:
-                self._answer(HTTPStatus.NOT_MODIFIED, "", tag=tag)
+            tag = {"ETag": f'"{path[1:] or "page"}-{version}"'}
+            if self.headers.get("If-None-Match", "") == tag["ETag"]:
+                self.answer(HTTPStatus.NOT_MODIFIED, "", headers=tag)
             elif path == "/":
-                self._answer(HTTPStatus.OK, content, "text/html", tag)
+                self.answer(HTTPStatus.OK, content, "text/html; charset=utf-8", tag)
             else:
-                self._answer(HTTPStatus.OK, version, tag=tag)
+                self.answer(HTTPStatus.OK, version, headers=tag)
 
     do_HEAD = do_GET
 
-    def _refuse(self) -> tuple[HTTPStatus, str] | None:
-        if (self.headers.get("Host") or "").partition(":")[0].lower() not in HOSTS:
-            return HTTPStatus.FORBIDDEN, "this host's name is not one of this page"
-        given = parse_qs(urlsplit(self.path).query).get("token", [""])[-1]
-        if not secrets.compare_digest(given.encode(errors="replace"), self.server.token.encode()):
-            return HTTPStatus.FORBIDDEN, "the address lacks the right token: open the one that the terminal shows"
-        return None
 
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what http.server refuses: other methods, and lines that are not HTTP."""
-        status = HTTPStatus(code)
-        if status is HTTPStatus.NOT_IMPLEMENTED:
-            status = HTTPStatus.METHOD_NOT_ALLOWED
-        self._answer(status, status.phrase)
-
-    def _answer(self, status: HTTPStatus, content: str | bytes, kind: str = "text/plain", tag: str = "") -> None:
-        body = content.encode() if isinstance(content, str) else content
-        headers = HEADERS | {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))}
-        if tag:
-            headers |= {"ETag": tag}
-        if status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers |= {"Allow": "GET, HEAD"}
-        self.send_response_only(status)
-        for name, value in headers.items():
-            if status is not HTTPStatus.NOT_MODIFIED or not name.startswith("Content-"):
-                self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: requests hold the token, and come every few seconds."""
-
-
-class ReportServer(ThreadingHTTPServer):
-    """Serves a page on loopback; raises OSError if the port is taken."""
+class ReportServer(PrivateServer):
+    """Serves a page; raises ValueError if the port is taken."""
 
     def __init__(self, page: LivePage, port: int) -> None:
-        self.page, self.token = page, secrets.token_urlsafe(24)
-        super().__init__((LOOPBACK, port), Handler)
-
-    def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's method asks DNS for a name, which can hang
-        self.server_name, self.server_port = LOOPBACK, self.server_address[1]
-
-    @property
-    def url(self) -> str:
-        return f"http://{LOOPBACK}:{self.server_port}/?token={self.token}"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, ConnectionError | TimeoutError):  # the browser was closed
-            logger.warning("a request failed: %s: %s", type(error).__name__, error)
+        self.page = page
+        super().__init__(port, Handler)
 
 
-def serve(sweep: Sweep, port: int, shards: str = "") -> None:
+def serve_report(sweep: Sweep, port: int, shards: str = "") -> None:
     """Serve the sweep's page until Ctrl-C raises KeyboardInterrupt. Raises ValueError for a bad port."""
-    page = LivePage(sweep.folder, shards)
-    try:
-        server = ReportServer(page, port)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--port {port}: {error}: choose another, or leave it out") from None
-    with server:
-        here = server.server_port
-        sys.stdout.write(
-            f"{sweep.name} as it runs: {server.url}\n"
-            f"from another machine: ssh -N -L {here}:{LOOPBACK}:{here} {os.uname().nodename}, and the same address\n"
-            "Ctrl-C ends it\n"
-        )
-        sys.stdout.flush()
-        server.serve_forever()
+    serve(ReportServer(LivePage(sweep.folder, shards), port), f"{sweep.name} as it runs")

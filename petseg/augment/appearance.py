@@ -45,7 +45,7 @@ def recolor(image: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 
 
 def blur(image: torch.Tensor, sigmas_px: torch.Tensor, radius_px: int) -> torch.Tensor:
-    """Gaussian blur, each picture by its own sigma (N,), over 2 radius + 1 pixels; reflects at the border.
+    """Gaussian blur, each picture by its own sigma (N,), over 2 radius + 1 pixels; reflects at the edge.
 
     A sum of shifted pictures: a grouped convolution of two dimensions takes half as long again.
     """

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from petseg.config import AugmentConfig
 from petseg.config.sizes import ImageSize, Size, size_of
 
-_MARGIN = 3  # bumps beyond the border, so that the displacement is as strong there as inside
+_MARGIN = 3  # bumps beyond the edge, so that the displacement is as strong there as inside
 
 
 def warp(image: torch.Tensor, labels: torch.Tensor, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Picture (N, 3, H, W) float, bilinear, and labels (N, H, W) uint8, nearest, at grid (N, 2, H, W) of (x, y).
 
-    Both reflect at the border. The grid stays planar: grid_sample takes either layout, and it need not be rewritten.
+    Both reflect at the edge. The grid stays planar: grid_sample takes either layout, and it need not be rewritten.
     """
     places = grid.permute(0, 2, 3, 1)
     moved = F.grid_sample(image, places, mode="bilinear", padding_mode="reflection", align_corners=False)

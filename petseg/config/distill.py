@@ -14,8 +14,8 @@ TEACHER_SUFFIX = ".safetensors"
 class DistillConfig:
     teacher: str = field(default="", metadata=LATER | TEACHER_BY_CONTENT)
     """Weights file of a trained model (`python -m petseg.best`, also an ensemble), identified by its content: the run
-    learns its probabilities on the same augmented pictures, beside the masks. Its classes, border, size and fit must be
-    those of the run. Empty = none."""
+    learns its probabilities on the same augmented pictures, beside the masks. Its classes, data.border, size and fit
+    must be those of the run. Empty = none."""
     weight: float = field(default=0.5, metadata=LATER)
     """Share w of the teacher: the loss is (1 - w) train.loss + w T^2 KL(teacher, run), the mean over the pixels that
     count. 0 = a run without a teacher, of the same identity."""

@@ -1,6 +1,6 @@
 """Which shard sets may be fetched, or read by running a command: those that this user has named.
 
-A location such as `https://host/pets` or `pipe:COMMAND` causes traffic, or runs a program. The user has named it if it
+A location such as `https://host/set` or `pipe:COMMAND` causes traffic, or runs a program. The user has named it if it
 is on the command line, or in a settings file from which the user starts runs. A location from any other source (a run
 folder's config.json, a file that is only inspected) could be a stranger's, and is not used.
 

@@ -79,7 +79,7 @@ class TarReader:
         self.shards = store.manifest.of_split(split)
         self.shard_sizes = np.array([shard.num_samples for shard in self.shards], dtype=np.int64)
         self._ends = np.cumsum(self.shard_sizes)
-        self._lost_label = IGNORE_VALUE if store.manifest.classes else store.manifest.source.trimap["background"]
+        self._lost_label = IGNORE_VALUE if store.manifest.classes else store.manifest.source.values["background"]
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 

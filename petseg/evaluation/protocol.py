@@ -73,7 +73,7 @@ class Measured:
         return self.network[self.target.rule]
 
     def metrics(self, split: str, temperature: float | None) -> dict[str, float]:
-        """Numbers by name, such as val/dice, val/border_bg/dice, val/native/border_bg/dice and val/ece.
+        """Numbers by name, such as val/dice, val/RULE/dice, val/native/RULE/dice and val/ece.
 
         The target's own rule is listed without a prefix as well. With more than one class that counts there are also
         numbers of each, such as val/class/road/dice.
@@ -90,7 +90,7 @@ class Measured:
 
 
 def by_rule(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """The means by rule, as border_bg/dice and so on; nothing where there is one rule."""
+    """The means by rule, as RULE/dice and so on; nothing where there is one rule."""
     if len(scores) == 1:
         return {}
     return {name: value for rule, one in scores.items() for name, value in prefixed(rule, one.means()).items()}

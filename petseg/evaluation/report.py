@@ -88,7 +88,7 @@ def groups_of(parts: Parts, keys: Sequence[str], done: Evaluated) -> dict[str, d
     """The means of the groups that the pictures belong to, by what is grouped."""
     tars, scores = parts.splits[done.split].tars, done.measured.own
     facts = [tars.facts(position) for position in range(len(keys))]
-    grouped = groups_of_samples(keys, facts, has_trimaps=parts.manifest.classes is None)
+    grouped = groups_of_samples(keys, facts, has_table=parts.manifest.classes is not None)
     return {name: groups(names, scores) for name, names in grouped.items()}
 
 
@@ -141,10 +141,10 @@ def worst(keys: Sequence[str], scores: Scores) -> list[dict[str, Any]]:
 
 def scores_table(parts: Parts, done: Evaluated, content: Mapping[str, Any]) -> Table:
     title = f"{done.split}: {content['protocol']}"
-    by_border = len(parts.target.rules) > 1
+    by_rule = len(parts.target.rules) > 1
     columns = (
         "size",
-        *(("border",) if by_border else ()),
+        *((parts.target.words.disputed,) if by_rule else ()),
         "Dice",
         "Dice, set",
         "IoU",
@@ -152,7 +152,7 @@ def scores_table(parts: Parts, done: Evaluated, content: Mapping[str, Any]) -> T
         "boundary IoU",
         "HD95 px",
     )
-    table = _table(columns, title)
+    table = _table(columns, title, num_left=1 + by_rule)
     for size, scores in (
         (f"{parts.config.data.image_size_px} px", done.measured.network),
         ("native", done.measured.native),
@@ -160,9 +160,9 @@ def scores_table(parts: Parts, done: Evaluated, content: Mapping[str, Any]) -> T
         for rule, one in scores.items():
             means = one.means()
             shares = (means[name] for name in ("dice", "dice_dataset", "iou", "iou_dataset", "boundary_iou"))
-            own = "bold" if by_border and rule == parts.target.rule else ""
-            border = (rule.removeprefix("border_"),) if by_border else ()
-            table.add_row(size, *border, *map(_share, shares), f"{means['hd95_px']:.2f}", style=own)
+            own = "bold" if by_rule and rule == parts.target.rule else ""
+            named = (rule.rpartition("_")[2],) if by_rule else ()
+            table.add_row(size, *named, *map(_share, shares), f"{means['hd95_px']:.2f}", style=own)
     floor = done.measured.per_image.one_class_dice()
     called = parts.target.names[1] if parts.target.is_binary else "the same class, the best for that"
     table.caption, table.caption_justify = f"Dice of calling every pixel {called}: {floor:.4f}", "left"
@@ -219,11 +219,10 @@ def calibration_line(done: Evaluated, metrics: Mapping[str, float]) -> str:
     return f"{line}; {scaled}{same}"
 
 
-def _table(columns: Sequence[str], title: str) -> Table:
+def _table(columns: Sequence[str], title: str, num_left: int = 1) -> Table:
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        left = number == 0 or column == "border"
-        table.add_column(column, justify="left" if left else "right", no_wrap=number == 0)
+        table.add_column(column, justify="left" if number < num_left else "right", no_wrap=number == 0)
     return table
 
 

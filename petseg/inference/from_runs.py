@@ -20,9 +20,8 @@ from petseg.run_folder.checkout import running_code
 from petseg.run_folder.checkpoint import choose_checkpoint
 from petseg.run_folder.checkpoint_files import load_tensors
 from petseg.run_folder.layout import evaluation_name, load_config, load_result
-from petseg.targets.pets import PET
-from petseg.targets.target import BACKGROUND, load_target
-from shards.classes import ClassEntry, distinct_colours
+from petseg.targets.target import implied_target, load_target
+from shards.classes import ClassEntry
 from shards.files import NotRegular, read_json_object
 from shards.manifest import MANIFEST_NAME, SPLITS, load_manifest
 
@@ -59,9 +58,7 @@ def read_run(folder: Path, which: Which = "best") -> RunWeights:
     stored = load_config(folder, identified=True)
     config = config_from_dict(stored["config"])
     checkpoint = choose_checkpoint(folder, which)
-    target = load_target(folder)
-    colours = distinct_colours(2)
-    pet = (ClassEntry(BACKGROUND, 0, colours[0]), ClassEntry(PET, 1, colours[1]))  # a run of pets keeps no target.json
+    target = load_target(folder) or implied_target()
     result = load_result(folder) if which == "best" else None
     origin = Origin(
         trial_id=stored["trial_id"],
@@ -72,8 +69,7 @@ def read_run(folder: Path, which: Which = "best") -> RunWeights:
         evaluations=_evaluations(folder, checkpoint.folder.name),
     )
     tensors = load_tensors(checkpoint.folder, "model.safetensors")
-    classes, name = (target.classes, target.name) if target else (pet, PET)
-    return RunWeights(folder, config, classes, name, origin, tensors)
+    return RunWeights(folder, config, target.classes, target.name, origin, tensors)
 
 
 def combine(runs: Sequence[RunWeights], average: bool = False) -> tuple[Header, Tensors]:

@@ -17,7 +17,7 @@ from petseg.data.inputs import to_classes
 from petseg.data.store import Store, open_store
 from petseg.data.tars import TarReader
 from petseg.inference.header import Header
-from petseg.targets.pets import PETS_TARGETS
+from petseg.targets.pets import NAMED_TARGETS
 from petseg.targets.target import AS_PACKED, Target, resolve_target
 from shards.cause import Cause
 from shards.command import Failure
@@ -69,7 +69,7 @@ def config_of(header: Header, shards: str) -> RunConfig:
         "data.border": header.border, "train.mixed_precision": header.mixed_precision,
         "train.channels_last": header.channels_last,
     }  # fmt: skip
-    if header.target in PETS_TARGETS:
+    if header.target in NAMED_TARGETS:
         values["data.target"] = header.target
     elif header.target != AS_PACKED:
         raise ValueError(

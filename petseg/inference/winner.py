@@ -58,7 +58,7 @@ def described(header: Header) -> list[str]:
 
 
 def numbers_line(measured: Mapping[str, Any]) -> str:
-    """`test Dice 0.9012 [0.8950, 0.9074] (border=fg, 256 px, 3669 pictures)`"""
+    """`test Dice 0.9012 [0.8950, 0.9074] (mean of 10 classes, 256 px, 233 pictures)`"""
     split, metrics = measured["split"], measured["metrics"]
     low_high = measured["dice_interval_95"]
     span = f" [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else ""

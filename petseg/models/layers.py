@@ -18,10 +18,10 @@ class ReflectConv2d(nn.Conv2d):
     ) -> None:
         """bias: of no use where BatchNorm follows"""
         super().__init__(in_channels, out_channels, kernel_size, stride, bias=bias)
-        self.border = kernel_size // 2
+        self.margin = kernel_size // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)
-        return super().forward(reflect_pad(x, self.border))
+        return super().forward(reflect_pad(x, self.margin))
 
 
 class DoubleConv(nn.Sequential):

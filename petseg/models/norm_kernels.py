@@ -58,15 +58,15 @@ def _reflected(position, size):
 @triton.jit
 def pad_kernel(
     x, residual, channels, padded, rows, num_channels, height, width,
-    BORDER: tl.constexpr, HAS_RESIDUAL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    MARGIN: tl.constexpr, HAS_RESIDUAL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Normalise, add, ReLU, and write each value to its place in the padded map and in the borders. rows: of it"""
+    """Normalise, add, ReLU, and write each value to its place in the padded map and in the margins. rows: of it"""
     row = (tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)).to(tl.int64)
     column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (row < rows)[:, None] & (column < num_channels)[None, :]
-    tall, wide = height + 2 * BORDER, width + 2 * BORDER
+    tall, wide = height + 2 * MARGIN, width + 2 * MARGIN
     picture, pixel = row // (tall * wide), row % (tall * wide)
-    y, x_position = _reflected(pixel // wide - BORDER, height), _reflected(pixel % wide - BORDER, width)
+    y, x_position = _reflected(pixel // wide - MARGIN, height), _reflected(pixel % wide - MARGIN, width)
     source = (picture * height + y) * width + x_position
     place = source[:, None] * num_channels + column[None, :]
     _, value = _normalised(x, residual, channels, place, column, inside, num_channels, HAS_RESIDUAL)
@@ -75,36 +75,36 @@ def pad_kernel(
 
 
 @triton.jit
-def _folded_place(position, size, BORDER: tl.constexpr, SIDE: tl.constexpr):
+def _folded_place(position, size, MARGIN: tl.constexpr, SIDE: tl.constexpr):
     """Where the padded map has a position's value: itself (0), its reflection before (1) and after (2); and whether."""
     if SIDE == 0:
-        place, there = position + BORDER, position >= 0
+        place, there = position + MARGIN, position >= 0
     elif SIDE == 1:
-        place, there = BORDER - position, (position >= 1) & (position <= BORDER)
+        place, there = MARGIN - position, (position >= 1) & (position <= MARGIN)
     else:
-        place, there = BORDER + 2 * (size - 1) - position, (position >= size - 1 - BORDER) & (position <= size - 2)
+        place, there = MARGIN + 2 * (size - 1) - position, (position >= size - 1 - MARGIN) & (position <= size - 2)
     return place, there
 
 
 @triton.jit
 def fold_kernel(
     grad, x, residual, channels, folded, sums, products, rows, num_channels, height, width, per_program,
-    BORDER: tl.constexpr, HAS_RESIDUAL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    MARGIN: tl.constexpr, HAS_RESIDUAL: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The gradient before the ReLU, its sums, and those of its products with the centred map. rows: of the map"""
     program, column = tl.program_id(0), tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_C,), tl.float32)
     product = tl.zeros((BLOCK_C,), tl.float32)
-    tall, wide = height + 2 * BORDER, width + 2 * BORDER
+    tall, wide = height + 2 * MARGIN, width + 2 * MARGIN
     for start in range(0, per_program, BLOCK_R):
         row = (program * per_program + start + tl.arange(0, BLOCK_R)).to(tl.int64)
         inside = (row < rows)[:, None] & (column < num_channels)[None, :]
         picture, pixel = row // (height * width), row % (height * width)
         value = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
-        for vertical in tl.static_range(3 if BORDER else 1):
-            y, there_y = _folded_place(pixel // width, height, BORDER, vertical)
-            for horizontal in tl.static_range(3 if BORDER else 1):
-                z, there_z = _folded_place(pixel % width, width, BORDER, horizontal)
+        for vertical in tl.static_range(3 if MARGIN else 1):
+            y, there_y = _folded_place(pixel // width, height, MARGIN, vertical)
+            for horizontal in tl.static_range(3 if MARGIN else 1):
+                z, there_z = _folded_place(pixel % width, width, MARGIN, horizontal)
                 source = (picture * tall + y) * wide + z
                 mask = inside & (there_y & there_z)[:, None]
                 part = tl.load(grad + source[:, None] * num_channels + column[None, :], mask=mask, other=0.0)

@@ -2,7 +2,7 @@
 
 In the best step measured on an H100 BatchNorm with what is fused to it takes 28 to 34 %, and padding 5 to 7 %. Here the
 map is read once for its moments and once to be written padded; the backward pass reads gradient and map twice. No
-network uses it yet, because nobody has timed it: `python -m benchmarks.gpu_parts` compares it with the layers
+network uses it yet, because nobody has timed it: `python -m benchmarks.gpu` compares it with the layers
 one by one, eager and compiled (part "fused").
 """
 
@@ -26,28 +26,28 @@ PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def norm_relu_pad(
-    x: torch.Tensor, norm: nn.BatchNorm2d, border: int, residual: torch.Tensor | None = None
+    x: torch.Tensor, norm: nn.BatchNorm2d, margin: int, residual: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """ReLU(norm(x) + residual), padded by its reflection: (B, C, H, W) -> (B, C, H + 2 border, W + 2 border).
+    """ReLU(norm(x) + residual), padded by its reflection: (B, C, H, W) -> (B, C, H + 2 margin, W + 2 margin).
 
     Where the kernels do not fit (see `why_composed`) it is composed of the layers, and a test compares the two.
     """
-    if why_composed(x, norm, border) is not None:
-        return composed(x, norm, border, residual)
+    if why_composed(x, norm, margin) is not None:
+        return composed(x, norm, margin, residual)
     affine = torch.stack([norm.weight, norm.bias]).float()
-    padded, _, moments = torch.ops.petseg.norm_relu_pad(x, residual, affine, norm.eps, border)
+    padded, _, moments = torch.ops.petseg.norm_relu_pad(x, residual, affine, norm.eps, margin)
     _update_statistics(norm, moments.detach(), x.numel() // x.shape[1])
     return padded
 
 
-def composed(x: torch.Tensor, norm: nn.Module, border: int, residual: torch.Tensor | None = None) -> torch.Tensor:
+def composed(x: torch.Tensor, norm: nn.Module, margin: int, residual: torch.Tensor | None = None) -> torch.Tensor:
     """Compute what `norm_relu_pad` computes, layer by layer."""
     y = norm(x)
     y = F.relu(y if residual is None else y + residual)
-    return reflect_pad(y, border) if border else y
+    return reflect_pad(y, margin) if margin else y
 
 
-def why_composed(x: torch.Tensor, norm: nn.BatchNorm2d, border: int) -> str | None:
+def why_composed(x: torch.Tensor, norm: nn.BatchNorm2d, margin: int) -> str | None:
     """Why the kernels do not fit; None if they do."""
     if not _can_run(x.device.type):
         return "Triton needs a GPU"
@@ -57,8 +57,8 @@ def why_composed(x: torch.Tensor, norm: nn.BatchNorm2d, border: int) -> str | No
         return "there are kernels for training alone, with running statistics and a momentum"
     if x.dtype not in PRECISIONS or not is_channels_last(x):
         return "the map is not in channels_last and in one of float32, bfloat16, float16"
-    if min(x.shape[-2:]) <= border or x.numel() == x.shape[1]:
-        return "the map is no larger than its border, or has one value a channel"
+    if min(x.shape[-2:]) <= margin or x.numel() == x.shape[1]:
+        return "the map is no larger than its margin, or has one value a channel"
     return None
 
 
@@ -80,7 +80,7 @@ def _update_statistics(norm: nn.BatchNorm2d, moments: torch.Tensor, count: int) 
 
 @torch.library.custom_op("petseg::norm_relu_pad", mutates_args=())
 def _forward(
-    x: torch.Tensor, residual: torch.Tensor | None, affine: torch.Tensor, eps: float, border: int
+    x: torch.Tensor, residual: torch.Tensor | None, affine: torch.Tensor, eps: float, margin: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The padded map, `channels` of the kernels, and mean and biased variance (2, C). affine: (2, C) float32"""
     from petseg.models import norm_kernels as kernels
@@ -97,25 +97,25 @@ def _forward(
     variance = (squares + (means - mean).square() * counts).sum(0) / rows
     scale = (variance + eps).rsqrt()
     channels = torch.stack([mean, scale, affine[0] * scale, affine[1]])
-    padded = _empty_padded(x, border)
+    padded = _empty_padded(x, margin)
     padded_rows = padded.numel() // num_channels
     kernels.pad_kernel[_blocks(padded_rows, block[0]), grid[1]](
         x, _or_itself(residual, x), channels, padded, padded_rows, num_channels, height, width,
-        border, residual is not None, *block,
+        margin, residual is not None, *block,
     )  # fmt: skip
     return padded, channels, torch.stack([mean, variance])
 
 
 @_forward.register_fake
 def _(
-    x: torch.Tensor, residual: torch.Tensor | None, affine: torch.Tensor, eps: float, border: int
+    x: torch.Tensor, residual: torch.Tensor | None, affine: torch.Tensor, eps: float, margin: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _empty_padded(x, border), affine.new_empty((4, x.shape[1])), affine.new_empty((2, x.shape[1]))
+    return _empty_padded(x, margin), affine.new_empty((4, x.shape[1])), affine.new_empty((2, x.shape[1]))
 
 
 @torch.library.custom_op("petseg::norm_relu_pad_backward", mutates_args=())
 def _backward(
-    grad: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None, channels: torch.Tensor, border: int
+    grad: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None, channels: torch.Tensor, margin: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of x, of the residual, and of weight and bias (2, C)."""
     from petseg.models import norm_kernels as kernels
@@ -129,7 +129,7 @@ def _backward(
     columns = _blocks(num_channels, block[1])
     kernels.fold_kernel[programs, columns](
         grad, x, _or_itself(residual, x), channels, folded, sums, products, rows, num_channels, height, width,
-        per_program, border, residual is not None, *block,
+        per_program, margin, residual is not None, *block,
     )  # fmt: skip
     total, product = sums.sum(0), products.sum(0)
     inverse_std = channels[1]
@@ -142,13 +142,13 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None, channels: torch.Tensor, border: int
+    grad: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None, channels: torch.Tensor, margin: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.empty_like(x), torch.empty_like(x), channels.new_empty((2, x.shape[1]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-    x, residual, _, _, ctx.border = inputs
+    x, residual, _, _, ctx.margin = inputs
     ctx.save_for_backward(x, residual, output[1])
 
 
@@ -156,7 +156,7 @@ def _differentiate(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None,
     """Differentiate the padded map alone: the moments only enter the running statistics."""
     x, residual, channels = ctx.saved_tensors
     grad_x, grad_residual, grad_affine = torch.ops.petseg.norm_relu_pad_backward(
-        grads[0], x, residual, channels, ctx.border
+        grads[0], x, residual, channels, ctx.margin
     )
     return grad_x, None if residual is None else grad_residual, grad_affine, None, None
 
@@ -164,9 +164,9 @@ def _differentiate(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None,
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
-def _empty_padded(x: torch.Tensor, border: int) -> torch.Tensor:
+def _empty_padded(x: torch.Tensor, margin: int) -> torch.Tensor:
     batch, num_channels, height, width = x.shape
-    size = (batch, num_channels, height + 2 * border, width + 2 * border)
+    size = (batch, num_channels, height + 2 * margin, width + 2 * margin)
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-GROUPINGS = ("species", "breeds", "groups")  # the coarsest first
+from petseg.targets.pets import KIND_FACT, KIND_GROUPINGS, kind_and_species
+
+GROUPINGS = (*KIND_GROUPINGS, "groups")  # the coarsest first
 
 
-def kind_of(key: str, facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Breed and species of a sample, from its JSON; or from its key, which Oxford-IIIT Pet capitalises for cats."""
-    breed = str(facts.get("breed") or key.rpartition("_")[0] or key)
-    return breed, str(facts.get("species") or ("cat" if breed[:1].isupper() else "dog"))
+def kinds_of_samples(keys: Sequence[str], facts: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(kind, species) of each sample of a set without a class table; [] where neither JSON nor keys tell them."""
+    if facts and all(one.get(KIND_FACT) for one in facts):
+        return [kind_and_species(key, one) for key, one in zip(keys, facts, strict=True)]
+    kinds = [kind_and_species(key, {}) for key in keys]
+    names = {kind for kind, _ in kinds}
+    return kinds if 1 < len(names) <= len(keys) / 2 else []  # numbers and file names are no kinds
 
 
-def groups_of_samples(
-    keys: Sequence[str], facts: Sequence[Mapping[str, Any]], has_trimaps: bool
-) -> dict[str, list[str]]:
-    """The group of each sample, by what is grouped, the coarsest first: species and breeds in a set of trimaps.
+def groups_of_samples(keys: Sequence[str], facts: Sequence[Mapping[str, Any]], has_table: bool) -> dict[str, list[str]]:
+    """The group of each sample, by what is grouped, the coarsest first: the kinds in a set without a class table.
 
     In other sets `groups`, where samples share one, such as the frames of a video; {} where they do not.
     """
-    if has_trimaps:
-        kinds = [kind_of(key, one) for key, one in zip(keys, facts, strict=True)]
-        return {"species": [species for _, species in kinds], "breeds": [breed for breed, _ in kinds]}
+    if not has_table:
+        kinds = [kind_and_species(key, one) for key, one in zip(keys, facts, strict=True)]
+        return dict(zip(KIND_GROUPINGS, ([species for _, species in kinds], [kind for kind, _ in kinds]), strict=True))
     names = [str(one.get("group") or key) for key, one in zip(keys, facts, strict=True)]
     return {"groups": names} if len(set(names)) < len(names) else {}

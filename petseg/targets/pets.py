@@ -1,42 +1,96 @@
-"""The targets of a set of trimaps, such as Oxford-IIIT Pet: what pet, background and border count as (numpy only)."""
+"""The targets of a set of trimaps, such as Oxford-IIIT Pet: what pet, background and border count as, and what they are
+called (numpy only).
+
+This module alone knows of pets. The others ask it by names that would fit another set of three labels as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from petseg.targets.groups import kind_of as breed_and_species
+from petseg.targets.words import Words
 from shards.classes import IGNORE_VALUE
 
 PET = "pet"
-PETS_TARGETS = (PET, "trimap", "species", "breed")
+TRIMAP = "trimap"
+NAMED_TARGETS = (PET, TRIMAP, "species", "breed")
+IMPLIED = PET  # what a run learns that does not say it
+THREE_CLASSES = TRIMAP  # the labels as they are
+BY_KIND = {"species": 3, "breed": 38}  # targets with a class for each kind of sample -> classes of Oxford-IIIT Pet
+SPLIT_SIZES = {"train": 3312, "val": 368}  # of Oxford-IIIT Pet
 BORDERS = ("fg", "bg", "ignore")  # the border counts as pet, as background, or not at all
+FLOOR_NAME = "all_pet_dice"  # the metric of the implied target: Dice of calling every pixel pet
+KIND_FACT = "breed"  # in a sample's JSON
+KIND_GROUPINGS = ("species", "breeds")  # in evaluate-SPLIT.json, the coarser first
+
+KIND_WORDS = Words(
+    kind="breed",
+    disputed="border",
+    rules={
+        "fg": "border counts as the pet's class (fg)",
+        "bg": "border counts as background (bg)",
+        "ignore": "border left out of loss and metrics (ignore)",
+    },
+)
+IMPLIED_WORDS = Words(
+    mask="trimap",
+    floor="All-pet guess",
+    floor_within="the all-pet guess",
+    every_pixel="calling every pixel pet",
+    kind="breed",
+    disputed="border",
+    rules={**KIND_WORDS.rules, "fg": "border counts as pet (fg)"},
+)
 
 Table = NDArray[np.uint8]  # (R, 256): the class of each label, by kind of sample
 
 
-def pets_rules(name: str, trimap: Mapping[str, int], kinds: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Table]]:
+def rules_of(name: str, trimap: Mapping[str, int], kinds: Sequence[str]) -> tuple[tuple[str, ...], dict[str, Table]]:
     """The names of a target's classes, and its tables by rule.
 
-    name: of PETS_TARGETS; pet = background and pet, trimap = these and border, species and breed = background and a
+    name: of NAMED_TARGETS; pet = background and pet, trimap = these and border, species and breed = background and a
         class for each of the `kinds`, which a sample's pet and, by the rule, its border belong to
     trimap: the labels of pet, background and border
     """
-    if name == "trimap":
+    if name == TRIMAP:
         table = np.full((1, 256), IGNORE_VALUE, np.uint8)
         three = ("background", PET, "border")
         table[0, [trimap[one] for one in three]] = range(len(three))
         return three, {"": table}
     names = ("background", *(kinds or (PET,)))
-    return names, {f"border_{border}": _table(trimap, border, len(names) - 1) for border in BORDERS}
+    return names, {rule_name(border): _table(trimap, border, len(names) - 1) for border in BORDERS}
+
+
+def rule_name(border: str) -> str:
+    """The name of the rule that data.border chooses."""
+    return f"border_{border}"
+
+
+def kind_and_species(key: str, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Breed and species of a sample, from its JSON; or from its key, which Oxford-IIIT Pet capitalises for cats."""
+    breed = str(facts.get(KIND_FACT) or key.rpartition("_")[0] or key)
+    return breed, str(facts.get("species") or ("cat" if breed[:1].isupper() else "dog"))
 
 
 def kind_of(key: str, by: str) -> str:
     """The species or the breed that a sample's key names."""
-    breed, species = breed_and_species(key, {})
+    breed, species = kind_and_species(key, {})
     return breed if by == "breed" else species
+
+
+def kinds_of_keys(name: str, keys: Sequence[str], location: str) -> tuple[str, ...]:
+    """The kinds of a target of BY_KIND; raises ValueError where the keys name none. keys: none of a foreign set"""
+    kinds = tuple(sorted({kind_of(key, name) for key in keys}))
+    if len(kinds) < 2:
+        raise ValueError(
+            f"data.target = {name!r} needs the keys of Oxford-IIIT Pet, such as Abyssinian_1: {location} has others; "
+            "choose pet or trimap"
+        )
+    return kinds
 
 
 def _table(trimap: Mapping[str, int], border: str, rows: int) -> Table:

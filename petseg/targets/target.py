@@ -1,7 +1,7 @@
 """What a network learns: the classes that the labels of a shard set stand for (numpy only).
 
-A set of trimaps offers the targets of petseg.targets.pets; a set with a class table is learnt as it was packed. Either
-can be merged into fewer classes by a file, and pixels can be left out of loss and metrics:
+A set without a class table offers the targets of its module here by name; a set with one is learnt as it was packed.
+Either can be merged into fewer classes by a file, and pixels can be left out of loss and metrics:
 
     # coarse.toml, chosen by --data.target coarse.toml
     ignore = ["Bicyclist"]
@@ -29,19 +29,18 @@ from numpy.typing import NDArray
 from petseg.config import DataConfig
 from petseg.config.marks import is_target_file
 from petseg.data.store import Store
-from petseg.targets import TARGET_NAME
-from petseg.targets.pets import PET, PETS_TARGETS, kind_of, pets_rules
+from petseg.targets import TARGET_NAME, pets
+from petseg.targets.words import Words
 from shards.cause import Cause
 from shards.classes import IGNORE_VALUE, ClassEntry, ClassTable, distinct_colours, name_problem, table_of_json
 from shards.command import Failure
 from shards.files import decode_json, read_regular, write_whole
-from shards.manifest import Manifest
+from shards.manifest import THREE_VALUES, Manifest
 
 BACKGROUND = "background"
-IMPLIED_NAMES = (BACKGROUND, PET)  # of a run that keeps no target
 AS_PACKED = "as_packed"
 LABELS = 256  # values that a label can have
-KIND_CLASSES = {"species": 3, "breed": 38}  # of Oxford-IIIT Pet
+ALIASES = {"auto": pets.IMPLIED, AS_PACKED: pets.THREE_CLASSES}  # in a set without a class table
 
 Table = NDArray[np.uint8]  # (R, 256): the class of each label, IGNORE_VALUE where it is left out
 
@@ -50,7 +49,7 @@ Table = NDArray[np.uint8]  # (R, 256): the class of each label, IGNORE_VALUE whe
 class Target:
     """The classes 0 to K - 1 of a run, and how labels become classes.
 
-    `rules` has a table for each way to count disputed pixels, such as the border of a trimap. The run is trained by
+    `rules` has a table for each way to count disputed pixels, such as those between two classes. The run is trained by
     `rule`, and measured by all of them. Where the class of a pixel depends on its sample, a table has a row for each
     kind of sample (`kinds`), else one row.
     """
@@ -60,7 +59,7 @@ class Target:
     rules: Mapping[str, Table]
     rule: str
     kinds: tuple[str, ...] = ()
-    by: str = ""  # what the kinds are: species or breed
+    by: str = ""  # what the kinds are, such as species
     labels: Mapping[str, int] = field(default_factory=dict)  # of the shard set, by name: what the tables were made for
     counted: tuple[int, ...] = field(init=False)  # the classes whose Dice and IoU are averaged
 
@@ -86,13 +85,25 @@ class Target:
 
     @property
     def is_implied(self) -> bool:
-        """Whether this is the target of a set of trimaps that a run has without saying so, and need not keep."""
-        return self.name == PET
+        """Whether a run learns this without saying so, in a set without a class table, and need not keep it."""
+        return self.name == pets.IMPLIED
 
     @property
     def floor_name(self) -> str:
         """The name of the Dice that the best single class has everywhere."""
-        return "all_pet_dice" if self.name == PET else "one_class_dice"
+        return pets.FLOOR_NAME if self.is_implied else "one_class_dice"
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the shard set has a class table."""
+        return set(self.labels) != set(THREE_VALUES)
+
+    @property
+    def words(self) -> Words:
+        """What people call its parts."""
+        if self.has_table:
+            return Words()
+        return pets.IMPLIED_WORDS if self.is_implied else pets.KIND_WORDS
 
     @property
     def is_binary(self) -> bool:
@@ -104,7 +115,7 @@ class Target:
         if not self.kinds:
             return np.zeros(len(keys), np.int64)
         number = {kind: row for row, kind in enumerate(self.kinds)}
-        return np.array([number[kind_of(key, self.by)] for key in keys], np.int64)
+        return np.array([number[pets.kind_of(key, self.by)] for key in keys], np.int64)
 
 
 def resolve_target(data: DataConfig, store: Store, folder: Path | None = None) -> Target:
@@ -129,54 +140,55 @@ def resolve_target(data: DataConfig, store: Store, folder: Path | None = None) -
                 "or name a .toml file that merges classes"
             )
         return packed_target(data, manifest)
-    return pets_target(data, store)
+    return named_target(data, store)
 
 
 def num_classes_of(data: DataConfig, manifest: Manifest | None) -> int:
-    """The number of classes of a run without a look at its samples; of a set of trimaps where there is no set yet.
+    """The number of classes of a run without a look at its samples; where there is no set yet, of one without a table.
 
     Raises ValueError for a file that cannot be used.
     """
-    if data.target in KIND_CLASSES:
-        return KIND_CLASSES[data.target]
+    if data.target in pets.BY_KIND:
+        return pets.BY_KIND[data.target]
     if is_target_file(data.target) and manifest is not None:
         return len(merged(data.target, packed_target(data, manifest)))
     if manifest is not None and manifest.classes is not None:
         return len(manifest.classes)
-    return 2 if data.target in ("auto", PET) else 3
+    return 2 if data.target in ("auto", pets.IMPLIED) else 3
 
 
-def pets_target(data: DataConfig, store: Store) -> Target:
-    """A target of a set of trimaps."""
-    name = {"auto": PET, AS_PACKED: "trimap"}.get(data.target, data.target)
-    if name not in PETS_TARGETS:
-        choices = ", ".join((*PETS_TARGETS, AS_PACKED))
+def named_target(data: DataConfig, store: Store) -> Target:
+    """A target of a set without a class table."""
+    name = ALIASES.get(data.target, data.target)
+    if name not in pets.NAMED_TARGETS:
+        choices = ", ".join((*pets.NAMED_TARGETS, AS_PACKED))
         raise ValueError(f"data.target = {data.target!r}: choose one of {choices}, or a .toml file that merges classes")
     kinds: tuple[str, ...] = ()
-    if name in ("species", "breed"):
-        kinds = tuple(sorted({kind_of(key, name) for key in _all_keys(store)}))
-        if store.manifest.packer.get("foreign") or len(kinds) < 2:
-            raise ValueError(
-                f"data.target = {name!r} needs the keys of Oxford-IIIT Pet, such as Abyssinian_1: {store.location} has "
-                "others; choose pet or trimap"
-            )
-    names, rules = pets_rules(name, store.manifest.source.trimap, kinds)
-    colours = distinct_colours(len(names))
-    classes = tuple(ClassEntry(one, value, colours[value]) for value, one in enumerate(names))
-    rule = f"border_{data.border}" if len(rules) > 1 else next(iter(rules))
-    return Target(name, classes, rules, rule, kinds, name, store.manifest.mask_values)
+    if name in pets.BY_KIND:
+        keys = [] if store.manifest.packer.get("foreign") else _all_keys(store)
+        kinds = pets.kinds_of_keys(name, keys, store.location)
+    names, rules = pets.rules_of(name, store.manifest.source.values, kinds)
+    rule = pets.rule_name(data.border) if len(rules) > 1 else next(iter(rules))
+    return Target(name, _coloured(names), rules, rule, kinds, name, store.manifest.mask_values)
+
+
+def implied_target(labels: Mapping[str, int] = THREE_VALUES, chosen: str = "fg") -> Target:
+    """The target of a run that keeps none; raises ValueError for a value of data.border that there is not."""
+    names, rules = pets.rules_of(pets.IMPLIED, labels, ())
+    if (rule := pets.rule_name(chosen)) not in rules:
+        raise ValueError(f"data.border is {chosen!r}")
+    return Target(pets.IMPLIED, _coloured(names), rules, rule, labels=labels)
 
 
 def packed_target(data: DataConfig, manifest: Manifest) -> Target:
     """The classes of the set as they are."""
     if manifest.classes is None:
-        names, rules = pets_rules("trimap", manifest.source.trimap, ())
-        colours = distinct_colours(len(names))
-        classes = tuple(ClassEntry(name, value, colours[value]) for value, name in enumerate(names))
-        return Target(AS_PACKED, classes, rules, "", labels=manifest.mask_values)
+        names, rules = pets.rules_of(pets.THREE_CLASSES, manifest.source.values, ())
+        return Target(AS_PACKED, _coloured(names), rules, "", labels=manifest.mask_values)
     if data.border != "fg":
         raise ValueError(
-            f"data.border = {data.border!r}: this shard set has a class table, and no border: leave it out"
+            f"data.border = {data.border!r}: this shard set has a class table, and this rule is for sets without "
+            "one: leave it out"
         )
     table = np.full((1, LABELS), IGNORE_VALUE, np.uint8)
     for one in manifest.classes.classes:
@@ -251,6 +263,11 @@ def _parse(content: Any) -> Target:
         if ((rows >= len(target)) & (rows != IGNORE_VALUE)).any():
             raise ValueError("a table holds a class that there is not")
     return target
+
+
+def _coloured(names: Sequence[str]) -> tuple[ClassEntry, ...]:
+    colours = distinct_colours(len(names))
+    return tuple(ClassEntry(name, value, colours[value]) for value, name in enumerate(names))
 
 
 def _listed(labels: Mapping[str, int]) -> str:

@@ -30,7 +30,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from petseg.run_folder.layout import read_metrics
-from petseg.targets.target import IMPLIED_NAMES, load_target
+from petseg.targets.target import implied_target, load_target
 from petseg.tracking.arrival import LossListener, confirm
 from petseg.tracking.artifacts import Artifact, build
 from petseg.tracking.overlays import IGNORED, OVERLAY_MASKS_NAME, Overlay, Pixels, best_name, load_overlays
@@ -174,11 +174,10 @@ def sheet(overlays: Sequence[Overlay], labels: Mapping[int, str]) -> Any:
 
 def class_labels(folder: Path) -> dict[int, str]:
     """The names of the classes of a run's masks; the implied ones where the run keeps no target, or a damaged one."""
-    names: Sequence[str] = IMPLIED_NAMES
+    target = implied_target()
     with contextlib.suppress(Failure):
-        if (target := load_target(folder)) is not None:
-            names = target.names
-    return {**dict(enumerate(names)), IGNORED: "ignored"}
+        target = load_target(folder) or target
+    return {**dict(enumerate(target.names)), IGNORED: "ignored"}
 
 
 def tile(pictures: Sequence[Pixels], filler: int) -> Pixels:

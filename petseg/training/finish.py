@@ -124,7 +124,7 @@ def save_per_image(parts: Parts, measured: dict[str, Measured]) -> None:
 
     SPLIT/keys (N,) str, SPLIT/loss (N,) float64; by the target's own rule SPLIT/counts (N, 3) int64 of true positives,
     false positives and false negatives, SPLIT/boundary_iou (N,) and SPLIT/hd95_px (N,) float64; and these three by each
-    rule, as SPLIT/border_fg/counts and so on. All in the network's pixels. With C > 1 classes that count they have an
+    rule, as SPLIT/RULE/counts and so on. All in the network's pixels. With C > 1 classes that count they have an
     axis for them: (N, C, 3), (N, C), (N, C); and with more than two classes SPLIT/confusion (K, K) int64 has the pixels
     by true class and predicted class. In a set that was packed with --group-by, SPLIT/groups (N,) str has the group of
     each picture.

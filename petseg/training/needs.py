@@ -33,6 +33,7 @@ from petseg.run.micro_batches import (
     usable_bytes,
 )
 from petseg.run.resizing import relative_area
+from petseg.targets.pets import SPLIT_SIZES
 from petseg.targets.target import num_classes_of
 from petseg.training.probe import probe_step
 from shards.command import Failure
@@ -41,7 +42,6 @@ from shards.terminal import duration
 MOST_SAMPLES = 4096  # where the search for the largest micro-batch ends
 AREA_STEPS = 1000  # over which the mean area of progressive resizing is taken
 GIB, GB = 2**30, 1e9
-SPLIT_SIZES = {"train": 3312, "val": 368}  # of Oxford-IIIT Pet
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def find_largest(config: RunConfig, memory: Footprint, kind: DeviceType, memory_
 
 
 def facts_of_set(config: RunConfig) -> tuple[dict[str, int], int]:
-    """Samples of train and val, and the number of classes: of the shard set, or of the whole Oxford-IIIT Pet if there
-    is no set yet."""
+    """Samples of train and val, and the number of classes: of the shard set, or of a published set if there is
+    none yet."""
     try:
         manifest = read_manifest(config.data.shards, config.data.cache_dir, config.data.cache_gb)
     except (ValueError, OSError):

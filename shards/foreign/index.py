@@ -21,6 +21,7 @@ from shards.manifest import (
     MANIFEST_NAME,
     SHARD_NAME,
     SPLITS,
+    THREE_VALUES,
     Manifest,
     Shard,
     Source,
@@ -39,7 +40,6 @@ ATTRIBUTION = "packed elsewhere, indexed by `python -m shards.verify --index`: a
 SPLIT_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "test": "test", "testing": "test"}  # fmt: skip
 COMPRESSED = ("*.tar.*", "*.tgz", "*.tbz*", "*.txz", "*.tzst")
-NAMES = ("pet", "background", "border")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ForeignConfig:
 
     image_suffix: str = "jpg"
     mask_suffix: str = "png"
-    trimap: dict[str, int] = field(default_factory=lambda: Source("", "").trimap)
+    values: dict[str, int] = field(default_factory=lambda: dict(THREE_VALUES))
     split: str | None = None  # of all shards; by default each shard's name says it
 
     def __post_init__(self) -> None:
@@ -59,16 +59,16 @@ class ForeignConfig:
                 )
         if self.image_suffix == self.mask_suffix:
             raise ValueError(f"--image-suffix and --mask-suffix are both {self.mask_suffix!r}")
-        values = list(self.trimap.values())
-        if set(self.trimap) != set(NAMES) or len(set(values)) != 3 or not all(0 <= value <= 255 for value in values):
-            given = " ".join(f"--trimap.{name} {value}" for name, value in self.trimap.items())
+        values = set(self.values.values())
+        if set(self.values) != set(THREE_VALUES) or len(values) != 3 or not all(0 <= value <= 255 for value in values):
+            given = " ".join(f"--trimap.{name} {value}" for name, value in self.values.items())
             raise ValueError(
                 f"{given}: three different values from 0 to 255 are needed, as in --trimap.background 0 "
-                "--trimap.border 255; if the masks have no border, name a value for it that does not occur"
+                "--trimap.border 255; a label that the masks do not have takes a value that does not occur"
             )
 
     def layout(self) -> Layout:
-        return foreign_layout(self.image_suffix, self.mask_suffix, {name: self.trimap[name] for name in NAMES})
+        return foreign_layout(self.image_suffix, self.mask_suffix, {name: self.values[name] for name in THREE_VALUES})
 
     def packer(self) -> dict[str, Any]:
         return {"foreign": True, "image_suffix": self.image_suffix, "mask_suffix": self.mask_suffix}

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from shards.encoding import MAX_PIXELS, png_damage
 from shards.files import decode_json
-from shards.orientation import exif_orientation, without_app1
+from shards.packing.orientation import exif_orientation, without_app1
 
 MAX_DECLARED = 8  # values that a message names
 

@@ -213,7 +213,7 @@ def _rare_classes(
 
 
 def set_faults(manifest: Manifest, duplicates: NearDuplicates | None) -> list[Fault]:
-    """The faults of a packed set that its manifest and its note of near-duplicates tell; none in a set of trimaps."""
+    """The faults of a packed set that its manifest and its note of near-duplicates tell; none without a class table."""
     if manifest.classes is None:
         return []
     labels: Any = manifest.packer.get("labels")

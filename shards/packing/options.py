@@ -9,6 +9,7 @@ from typing import Literal
 from shards.packing.plan import workers_for
 from shards.sources.coco import CocoOptions
 from shards.sources.patterns import PairOptions, SplitOptions
+from shards.sources.pets.options import FolderOptions
 
 LOWEST = {"samples_per_shard": 1, "image_size_px": 0, "workers": 0, "seed": 0, "max_corrupt": 0}
 AUTO = "auto"
@@ -16,23 +17,11 @@ OF_PICTURES = ("masks", "coco", "classes", "splits_from", "val_share", "test_sha
 
 
 @dataclass(frozen=True)
-class PackConfig:
+class PackConfig(FolderOptions):
     """Pack pictures and masks into a shard set. Name exactly one of --source, --download, --synthetic, --images."""
 
     out: Path = Path("data/shards")
     """Folder of the shard set."""
-    source: Path | None = None
-    """Folder in the Oxford-IIIT Pet layout, or its parent."""
-    download: bool = False
-    """Fetch Oxford-IIIT Pet (0.8 GB) with torchvision, unless it is there."""
-    download_root: Path = Path("data/oxford")
-    """Where --download keeps the data set."""
-    synthetic: int = 0
-    """Number of drawn pets: needs no download."""
-    synthetic_folder: Path | None = None
-    """Keep the drawn pets here, in the data set's layout; by default they are drawn aside and removed."""
-    synthetic_longer_side_px: int = 200
-    """Longer side of the largest drawn picture."""
     images: str = ""
     """Pictures of any data set, such as 'camvid/images/{split}/{key}.jpg': picture and mask have {key} in common, which
     may span folders; {split} is train, val or test (or training, Tr, ...); * is anything within a name. With --coco,
@@ -58,7 +47,7 @@ class PackConfig:
     """What to do with pixels that lossy saving or interpolation changed: stop, or take the class with the nearest
     value."""
     seed: int = 0
-    """Seed for the order of the samples within the shards, for drawn pets, and for the shares."""
+    """Seed for the order of the samples within the shards, for drawn pictures, and for the shares."""
     samples_per_shard: int = 256
     """Largest number of samples in a shard; the shards of a split differ by one sample at most."""
     image_size_px: int = 0
@@ -90,8 +79,7 @@ class PackConfig:
             raise ValueError("--masks needs --classes TOML; `--classes auto` writes one from what is in the masks")
         if self.classes == AUTO and self.check:
             raise ValueError("--classes auto packs nothing, so there is nothing to --check: leave one of them out")
-        if self.synthetic_folder is not None and not self.synthetic:
-            raise ValueError("--synthetic-folder is where drawn pets are kept: it needs --synthetic N")
+        super().__post_init__()
         for name, lowest in LOWEST.items():
             if getattr(self, name) < lowest:
                 flag = name.replace("_", "-")

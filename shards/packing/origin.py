@@ -9,18 +9,19 @@ from typing import Any
 
 from shards.labels.rules import LabelRules, load_rules
 from shards.packing.options import PackConfig
-from shards.sources import coco, oxford, patterns, synthetic
+from shards.sources import coco, patterns
 from shards.sources.listing import Listing
+from shards.sources.pets import oxford, synthetic
 
 
 @contextmanager
 def listed_samples(config: PackConfig, staging: Path) -> Iterator[Listing]:
-    """The samples to pack. Drawn pets lie in `staging` while the context lasts. Raises as the sources do."""
+    """The samples to pack. Drawn pictures lie in `staging` while the context lasts. Raises as the sources do."""
     if config.synthetic:
         folder = config.synthetic_folder or staging / "drawn"
         synthetic.draw_folder(
             folder,
-            num_pets=config.synthetic,
+            number=config.synthetic,
             seed=config.seed,
             longer_side_px=config.synthetic_longer_side_px,
             num_workers=config.num_workers(config.synthetic),
@@ -44,7 +45,7 @@ def list_files(config: PackConfig) -> Listing:
 
 
 def rules_of_config(config: PackConfig) -> LabelRules | None:
-    """The class table that is named; None for pets, and for COCO's categories."""
+    """The class table that is named; None where the source has its own labels, as COCO's categories."""
     return load_rules(Path(config.classes)) if config.classes else None
 
 

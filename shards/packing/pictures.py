@@ -1,8 +1,8 @@
 """One pair of picture and mask: checked, its oddities named, and turned into the bytes that go into a shard.
 
 What a shard promises its readers: KEY.jpg is a three-component JPEG that decodes without a warning, KEY.png is an
-8-bit grey PNG of the same size with the values of a trimap or of classes. Pictures and trimaps that keep this promise
-already are not touched.
+8-bit grey PNG of the same size with the values of its labels. Pictures and masks that keep this promise already are not
+touched.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from shards.command import Failure
 from shards.encoding import MAX_PIXELS, encode_jpeg, encode_png, open_image, read_source_file
 from shards.labels.faults import KINDS
 from shards.labels.observed import Observed
-from shards.orientation import exif_orientation, without_app1
+from shards.packing.orientation import exif_orientation, without_app1
 from shards.packing.suspects import why_suspect
 from shards.picture_hash import picture_hash, pixels_hash
 from shards.sources.listing import Listed
+from shards.sources.pets.oddities import OF_LISTS, OF_MASKS
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 MODES = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
@@ -35,11 +36,10 @@ ODDITIES = {
     "corrupt_jpeg": "JPEG that decodes with a warning: damaged; decoded as far as it goes, re-encoded",
     "suspect_picture": "picture that may be damaged: a run of one byte in its file, or a flat lower part: look at it",
     "invalid_exif": "EXIF is unreadable or its orientation is none of 1 to 8: EXIF removed",
-    "exif_rotation": "EXIF would turn the picture, not its trimap: EXIF removed, pixels not turned",
-    "palette_trimap": "trimap is a palette PNG: written as grey values",
-    "all_background": "trimap without pet and border",
+    "exif_rotation": "EXIF would turn the picture, not its mask: EXIF removed, pixels not turned",
+    **OF_MASKS,
     "unlisted_picture": "picture in no list: left out",
-    "unlisted_trimap": "trimap in no list: left out",
+    **OF_LISTS,
     "picture_without_mask": "picture without a mask: left out",
     "mask_without_picture": "mask without a picture: left out",
     "apple_double": "._* file of a Mac: left out",
@@ -161,8 +161,8 @@ def read_picture(path: Path) -> SourcePicture:
         if image.mode != "RGB":
             oddities.append("not_rgb")
         orientation = exif_orientation(image)
-        # Pixels are never turned: the trimaps were drawn over the raw pixel array. But readers differ (cv2 turns,
-        # Pillow does not), so a picture that some would turn away from its trimap loses the tag.
+        # Pixels are never turned: masks are drawn over the raw pixel array. But readers differ (cv2 turns,
+        # Pillow does not), so a picture that some would turn away from its mask loses the tag.
         if orientation != 1:
             oddities.append("exif_rotation" if 2 <= orientation <= 8 else "invalid_exif")
             data = without_app1(data) if is_jpeg else data

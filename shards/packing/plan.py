@@ -68,7 +68,7 @@ class BuildOptions:
 
 
 def mixed_order(samples: Sequence[Listed], seed: int) -> list[Listed]:
-    """The samples in an order that mixes what lists keep together, such as the pictures of a breed.
+    """The samples in an order that mixes what lists keep together, such as the pictures of a class.
 
     By hash: numpy may change its permutations, sha256 stays.
     """

@@ -53,7 +53,7 @@ def reuse(staging: Path, mine: dict[str, Any], plan: Sequence[ShardPlan], num_cl
     """Return the finished shards in `staging` that this pack can use, each proven whole; remove and log the others.
 
     Writes resume.json, which says to which pack the shards belong.
-    num_classes: how many classes the class table has; 0 for trimaps
+    num_classes: how many classes the class table has; 0 without one
     """
     built: dict[str, Built] = {}
     names = {path.name for path in staging.glob("*.tar")}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Longest run of one byte in the compressed data of 1,567 photos of Oxford-IIIT Pet: 4. A lost sector has 512. Drawn
+# Longest run of one byte in the compressed data of 1,567 published photos: 4. A lost sector has 512. Drawn
 # pictures with large flat areas can have hundreds, which is why this is a suspicion and no proof.
 MIN_RUN_BYTES = 256
 BLOCK_PX = 16  # a JPEG is written in blocks of so many pixels, row by row, and a broken download ends within a row

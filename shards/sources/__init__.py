@@ -1,1 +1,1 @@
-"""Sources of samples: Oxford-IIIT Pet, drawn pets, any files that patterns pair, COCO."""
+"""Sources of samples: any files that patterns pair, COCO, and a published set with its own layout."""

@@ -158,7 +158,7 @@ def read_coco(options: CocoOptions, rules: LabelRules | None) -> Listing:
     for one in found:
         _check_pictures(one)
     return Listing(
-        source=Source(rules.name, rules.attribution, trimap={}),
+        source=Source(rules.name, rules.attribution, values={}),
         samples=samples,
         oddities={"unlisted_picture": tuple(unlisted)} if unlisted else {},
         rules=rules,

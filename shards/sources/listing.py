@@ -72,7 +72,7 @@ class Listing:
 
     @property
     def classes(self) -> ClassTable | None:
-        """None where masks are trimaps."""
+        """None where the masks have no class table."""
         return self.rules.table() if self.rules else None
 
     @property

@@ -138,7 +138,7 @@ def read_pairs(options: PairOptions, rules: LabelRules) -> Listing:
         "mask_without_picture": found.spare_masks(),
     }
     return Listing(
-        source=Source(rules.name, rules.attribution, trimap={}),
+        source=Source(rules.name, rules.attribution, values={}),
         samples=pairs,
         oddities={kind: names for kind, names in oddities.items() if names},
         settings=_settings(images, masks, options, rules),

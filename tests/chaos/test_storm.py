@@ -97,6 +97,7 @@ def flags(data: dict[str, object], runs: Path, *more: str) -> list[str]:
 
 @pytest.mark.slurm
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_storm_changes_nothing(pet_shards: Path, tmp_path: Path, runs_disk: Path, cluster: Cluster) -> None:
     """Two sweeps on pets, and one on crops of scenes of twelve classes."""
     pets = {"data.shards": pet_shards, "data.image_size_px": 64}

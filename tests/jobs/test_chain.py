@@ -108,6 +108,7 @@ def test_a_step_that_slurm_has_no_room_for_is_done_again(
     assert not (tmp_path / "7_end.json").exists()  # that of the start before is no longer true
 
 
+@pytest.mark.slow
 def test_on_this_machine_the_steps_follow_each_other(tiny_chain: tuple[list[str], list[str]], tmp_path: Path) -> None:
     flags, pack = tiny_chain
     here = ["--cluster", "debug", "--axis", "model.arch=unet"]

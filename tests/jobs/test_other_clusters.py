@@ -221,6 +221,7 @@ def test_whole_nodes_only_and_no_requeue(
         assert_reported(tmp_path, wanted, capsys)
 
 
+@pytest.mark.long
 def test_a_preempted_trial_in_a_partition_with_a_long_grace(
     flags_of: Callable[..., list[str]], numbers: Callable[..., dict[str, dict[str, float]]], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

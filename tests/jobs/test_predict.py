@@ -163,6 +163,7 @@ def test_a_sweeps_winner_predicts_on_this_machine(
 
 
 @pytest.mark.slurm
+@pytest.mark.slow
 def test_a_killed_task_is_taken_up_by_the_next_command(
     sweep: str, on_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,9 +93,10 @@ def test_dry_run_says_what_the_planned_seeds_can_show(
     assert run_command(main, [*tiny_sweep, *flags]) == 0
     out = capsys.readouterr().out
     assert re.search(said, out), out
-    assert ("by a reference on real pets" in out) == (seeds != "0")
+    assert ("by a reference on published photos" in out) == (seeds != "0")
 
 
+@pytest.mark.slow
 def test_a_sweep_beyond_the_budget_is_not_submitted(
     tiny_sweep: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +182,7 @@ def test_what_the_set_or_the_packages_lack_is_said_before_anything_is_written(
     assert sorted(tmp_path.iterdir()) == others
 
 
+@pytest.mark.slow
 def test_pictures_that_would_be_enlarged_are_said_before_they_are_trained_on(
     tiny_sweep: list[str], pet_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

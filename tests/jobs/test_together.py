@@ -137,6 +137,7 @@ def test_an_array_of_jobs_of_two_at_once(
 
 @pytest.mark.slurm
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_job_of_two_at_once_that_is_requeued(
     tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster, wait_for: Callable
 ) -> None:

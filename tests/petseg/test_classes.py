@@ -20,6 +20,7 @@ from shards.command import OK, WRONG_USE, Interrupted, run_command
 from shards.pack import pack
 from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
 from tests.scenes import Scenes
+from tests.test_house import own_words
 
 Tiny = Callable[..., RunConfig]
 COARSE = '[classes]\nground = ["road"]\nthing = ["tree", "car"]\n'
@@ -127,13 +128,15 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 
 
 def test_evaluate_repeats_the_numbers_and_names_the_classes(
-    street: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    street: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     result = train(street(), tmp_path)
     assert run_command(main, [str(tmp_path), "--split", "val", "--tta", "none"]) == OK
-    out = capsys.readouterr().out
+    out, log = capsys.readouterr()
     content = json.loads((tmp_path / "evaluate-val.json").read_text())
     assert "mean of 3 classes, 32 px, 6 pictures" in out
+    assert own_words(out + log + caplog.text) == []
     assert {name: content["metrics"][name] for name in result.metrics if name.startswith("val/")} == pytest.approx(
         {name: value for name, value in result.metrics.items() if name.startswith("val/")}, abs=1e-6
     )

@@ -87,6 +87,7 @@ def test_a_save_in_a_wrong_order_is_caught(deaths: dict[str, Points], variant: s
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_kill_before_within_and_after_any_change_of_a_u_net_loses_nothing(tmp_path: Path) -> None:
     points = die(tmp_path, "unet", "before,half,after", "ours")["ours"]
     assert_nothing_is_lost(points)

@@ -20,7 +20,7 @@ from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import build_parts
 from petseg.run_folder.checkpoint import choose_checkpoint, list_checkpoints, load_weights
 from petseg.run_folder.layout import load_result
-from petseg.targets.groups import kind_of
+from petseg.targets.pets import kind_and_species
 from petseg.training.loop import train
 from shards.command import Failure, run_command
 
@@ -133,10 +133,10 @@ def test_the_sheet_has_the_best_the_median_and_the_worst_pictures(
 
 
 def test_breed_and_species_come_from_the_facts_or_from_the_key() -> None:
-    assert kind_of("Maine_Coon_12", {}) == ("Maine_Coon", "cat")
-    assert kind_of("saint_bernard_7", {}) == ("saint_bernard", "dog")
-    assert kind_of("7", {}) == ("7", "dog")
-    assert kind_of("Rex_1", {"breed": "boxer", "species": "dog"}) == ("boxer", "dog")
+    assert kind_and_species("Maine_Coon_12", {}) == ("Maine_Coon", "cat")
+    assert kind_and_species("saint_bernard_7", {}) == ("saint_bernard", "dog")
+    assert kind_and_species("7", {}) == ("7", "dog")
+    assert kind_and_species("Rex_1", {"breed": "boxer", "species": "dog"}) == ("boxer", "dog")
 
 
 def test_wrong_use_is_one_line(

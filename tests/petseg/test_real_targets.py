@@ -14,7 +14,8 @@ from PIL import Image
 from petseg.config import RunConfig
 from petseg.data.store import open_store
 from petseg.evaluate import main
-from petseg.targets.target import KIND_CLASSES, load_target, resolve_target
+from petseg.targets.pets import BY_KIND
+from petseg.targets.target import load_target, resolve_target
 from petseg.training.loop import train
 from shards.command import OK, run_command
 from shards.pack import PackConfig, pack
@@ -88,7 +89,7 @@ def test_keys_name_the_species_and_breeds_that_the_list_has(tiny: Tiny, real_sha
         ("breed", lambda key: key.rpartition("_")[0]),
     ):
         target = resolve_target(tiny(data__shards=str(real_shards), data__target=name).data, store)
-        assert len(target) == KIND_CLASSES[name]
+        assert len(target) == BY_KIND[name]
         for split in ("train", "val", "test"):
             keys = [key for key, _ in masks_of(real_shards, split)]
             assert [target.kinds[row] for row in target.rows_of(keys)] == [of_key(key) for key in keys]

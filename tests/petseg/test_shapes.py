@@ -205,6 +205,7 @@ def measured_pixels(config: RunConfig, folder: Path) -> int:
         parts.close()
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_windows_and_the_largest_picture(tiny: Tiny, native_shards: Path) -> None:
     config = tiny(data__shards=str(native_shards), data__image_size_px=32, data__fit="crop")
     needs = estimate_needs(config, 1, "H100", 0)

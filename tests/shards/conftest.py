@@ -10,7 +10,7 @@ from hypothesis import settings
 from PIL import Image
 
 from shards.pack import PackConfig, pack
-from shards.sources.synthetic import draw_folder
+from shards.sources.pets.synthetic import draw_folder
 from tests.scenes import Scenes, encode
 
 NUM_PETS = 60
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of drawn pets; leave it as it is."""
     folder = tmp_path_factory.mktemp("drawn") / "pets"
-    draw_folder(folder, num_pets=NUM_PETS, seed=1, longer_side_px=48)
+    draw_folder(folder, number=NUM_PETS, seed=1, longer_side_px=48)
     return folder
 
 

@@ -59,7 +59,7 @@ def test_a_file_is_no_set(shard_set: Path) -> None:
 def test_pictures_that_are_not_packed_are_known(drawn: Path, tmp_path: Path) -> None:
     for folder in (drawn, drawn.parent):
         message, (packs,) = advice_for(folder)
-        assert "it holds pictures in the Oxford-IIIT Pet layout" in message
+        assert "it holds pictures with lists of their splits" in message
         assert f"--source {drawn} " in packs
     run(packs.replace("SET", str(tmp_path / "set")))
     load_manifest(tmp_path / "set")

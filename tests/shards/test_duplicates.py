@@ -23,7 +23,7 @@ from shards.integrity.repair import repair
 from shards.manifest import DROPPED, load_index, load_manifest, split_of_keys
 from shards.pack import PackConfig, main, pack
 from shards.picture_hash import MAX_DISTANCE, find_duplicates, picture_hash, twins_in_train
-from shards.sources.oxford import read_folder
+from shards.sources.pets.oxford import read_folder
 from shards.verify import verify
 
 HASHES = st.dictionaries(

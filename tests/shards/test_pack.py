@@ -19,7 +19,7 @@ from shards.encoding import JPEG_QUALITY
 from shards.manifest import MANIFEST_NAME, load_index, load_manifest, save_manifest, split_of_keys
 from shards.pack import PackConfig, main, pack
 from shards.packing.plan import mixed_order
-from shards.sources.oxford import read_folder
+from shards.sources.pets.oxford import read_folder
 from shards.verify import verify
 
 

@@ -189,7 +189,7 @@ def test_another_table_is_another_pack(many_scenes, tmp_path: Path, caplog) -> N
 
 
 def test_a_set_of_the_other_kind_is_not_replaced(many_scenes, packed: Path, shard_set: Path) -> None:
-    with pytest.raises(ValueError, match=r"one has trimaps, and the other masks of classes.*--overwrite"):
+    with pytest.raises(ValueError, match=r"one has a class table, and the other has none.*--overwrite"):
         pack(many_scenes.config(shard_set, samples_per_shard=10))
     pack(many_scenes.config(shard_set, samples_per_shard=10, overwrite=True))
     assert verify(shard_set) == []

@@ -9,7 +9,7 @@ from shards.command import Failure
 from shards.manifest import load_index, load_manifest
 from shards.pack import Outcome, PackConfig, pack
 from shards.packing.pictures import CORRUPT, SUSPECT, read_picture
-from shards.sources.oxford import read_folder
+from shards.sources.pets.oxford import read_folder
 from shards.verify import verify
 
 

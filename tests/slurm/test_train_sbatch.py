@@ -114,6 +114,7 @@ if life == "0":
 
 
 @pytest.mark.slurm
+@pytest.mark.slow
 def test_a_run_whose_time_is_up_before_it_listens_is_requeued(
     rehearsal_cluster: Cluster, tmp_path: Path, wait_for: Callable[..., None]
 ) -> None:

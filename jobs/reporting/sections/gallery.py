@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jobs.reporting.sections.drawing import draw_classes, draw_errors, draw_outlines, webp_uri
 from jobs.reporting.sections.samples import Mask, Sample, ValSplit, load_samples
-from jobs.reporting.sections.targets import is_binary, names_of, target_of, wanted_class
+from jobs.reporting.sections.targets import target_of
 from jobs.reporting.statistics.per_image import read_dice
 from jobs.reporting.statistics.records import Group, Ranked, Record
 from jobs.runs.trial import Sweep
@@ -64,11 +64,11 @@ class Kept:
     keys: tuple[str, ...]
     dice: NDArray[np.float64]  # (N,)
     masks: Masks | None
-    target: Target | None  # None as `target_of`
+    target: Target
 
     @property
     def colours(self) -> tuple[Colour, ...]:
-        return tuple(one.colour for one in self.target.classes) if self.target else ()
+        return tuple(one.colour for one in self.target.classes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Gallery:
     @property
     def wanted(self) -> str:
         """The name of the second of two classes; "" with more."""
-        return wanted_class(self.cell.target) if is_binary(self.cell.target) else ""
+        return self.cell.target.names[1] if self.cell.target.is_binary else ""
 
 
 def build_gallery(ranking: Sequence[Ranked], sweep: Sweep, shards: str = "") -> Gallery | None:
@@ -127,7 +127,7 @@ def rival(cell: Kept, cells: Sequence[tuple[Group, Record]]) -> Kept | None:
     others.sort(key=lambda pair: _arch(pair[1]) == _arch(cell.record))
     shape = cell.masks.stored.shape, cell.masks.width_px
     for kept in _kept(others[:MAX_TRIES]):
-        alike = names_of(kept.target) == names_of(cell.target) and kept.keys == cell.keys
+        alike = kept.target.names == cell.target.names and kept.keys == cell.keys
         if kept.masks and alike and (kept.masks.stored.shape, kept.masks.width_px) == shape:
             return kept
     return None
@@ -141,8 +141,9 @@ def dispute(one: Kept, other: Kept) -> list[tuple[int, float]]:
     """(position, Dice between the two masks) of the pictures on which they differ most, if they differ at all."""
     assert one.masks
     assert other.masks
-    counted = one.target.counted if one.target else (1,)
-    between = np.array([agreement(one.masks.of(i), other.masks.of(i), counted) for i in range(len(one.keys))])
+    between = np.array(
+        [agreement(one.masks.of(i), other.masks.of(i), one.target.counted) for i in range(len(one.keys))]
+    )
     order = np.argsort(between, kind="stable")[:MAX_DISPUTED]
     return [(int(i), float(between[i])) for i in order if between[i] < 1]
 
@@ -178,7 +179,7 @@ def _shot(cell: Kept, position: int, sample: Sample | None) -> Shot:
     prediction = _prediction(cell, position, sample)
     if sample is None or cell.masks is None:
         return Shot(cell.keys[position], "", prediction)
-    if not is_binary(cell.target):
+    if not cell.target.is_binary:
         return Shot(cell.keys[position], _drawn_truth(cell, sample), prediction)
     photo = webp_uri(draw_outlines(sample.image, sample.truth, cell.masks.of(position) == 1))
     return Shot(cell.keys[position], photo, prediction, bool(sample.truth.any()))
@@ -192,7 +193,7 @@ def _disputed(one: Kept, other: Kept, position: int, agreement: float, sample: S
 
 def _drawn_truth(cell: Kept, sample: Sample) -> str:
     """The picture with its true outline or, with more than two classes, in the colours of the true ones."""
-    if is_binary(cell.target):
+    if cell.target.is_binary:
         return webp_uri(draw_outlines(sample.image, sample.truth))
     return webp_uri(draw_classes(sample.image, sample.classes, sample.classes, cell.colours))
 
@@ -202,7 +203,7 @@ def _prediction(cell: Kept, position: int, sample: Sample | None) -> Prediction:
     if sample is None or cell.masks is None:
         return Prediction(dice)
     predicted = cell.masks.of(position)
-    if not is_binary(cell.target):
+    if not cell.target.is_binary:
         errors = webp_uri(draw_classes(sample.image, sample.classes, predicted, cell.colours))
         return Prediction(dice, errors, wrong=float(((predicted != sample.classes) & sample.counted).mean()))
     mask = (predicted == 1) & sample.counted

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from jobs.design.shard_sets import ShardSet
-from jobs.reporting.sections.targets import counted_words, names_of, targets_of, wanted_class
+from jobs.reporting.sections.targets import counted_words, targets_of
 from jobs.reporting.statistics.records import SEED_AXIS, Record
 from jobs.reporting.statistics.verdict import Comparison
 from jobs.runs.trial import Sweep
-from petseg.targets.pets import PET
-from petseg.targets.target import Target
+from petseg.targets.target import Target, implied_target
+from petseg.targets.words import Words
 from shards.command import typed
 from shards.duplicates_note import summarise_duplicates
 
-BORDER_RULES = {
-    "fg": "border counts as pet (fg)",
-    "bg": "border counts as background (bg)",
-    "ignore": "border left out of loss and metrics (ignore)",
-}
-BORDER_OF_KINDS = {
-    "fg": "border counts as the pet's class (fg)",
-    "bg": "border counts as background (bg)",
-    "ignore": "border left out of loss and metrics (ignore)",
-}
 AVERAGING_OF_CLASSES = (
     "Dice and IoU per picture, the mean over the classes in its truth or prediction, then the mean over pictures"
 )
@@ -66,39 +56,40 @@ def protocol(sweep: Sweep, records: Sequence[Record], val: Comparison | None = N
         *groups,
         ("Weights", "of the epoch with the best val Dice; test is measured once with them and never ranks"),
         ("Ranked by", "mean val/dice over seeds; test chooses nothing"),
-        (floor_name(records), floors(records)),
+        (floor_words(records, targets).floor, floors(records)),
         ("Training", training(records)),
         ("Seeds", ", ".join(dict.fromkeys(str(r.seed) for r in records if r.seed is not None)) or "unknown"),
     ]
 
 
-def _planned_targets(sweep: Sweep) -> list[Target | None]:
-    """What trials that have not begun will learn, as far as the sweep notes it: the pet of a set of trimaps, or []."""
-    return [] if any(one.num_classes for one in sweep.shard_sets) else [None]
+def _planned_targets(sweep: Sweep) -> list[Target]:
+    """What trials that have not begun will learn, as far as the sweep notes it: nothing in a set with a class table."""
+    return [] if any(one.num_classes for one in sweep.shard_sets) else [implied_target()]
 
 
-def target_facts(targets: Sequence[Target | None], records: Sequence[Record]) -> Facts:
-    """The classes, where they are more than pet and background, and the border where there is one."""
+def target_facts(targets: Sequence[Target], records: Sequence[Record]) -> Facts:
+    """The classes, where they are not the implied ones, and how disputed pixels count where rules differ."""
     facts = []
-    if any(targets):
-        facts.append(("Target", "; ".join(target_text(target) for target in targets)))
-    if any(target is None or len(target.rules) > 1 for target in targets):
-        words = BORDER_RULES if None in targets else BORDER_OF_KINDS
-        facts.append(("Border", common(records, "data.border", words)))
+    if any(not target.is_implied for target in targets):
+        facts.append(("Target", "; ".join(map(target_text, targets))))
+    disputed = [target for target in targets if len(target.rules) > 1]
+    if disputed:
+        words = max(disputed, key=lambda target: target.is_implied).words
+        facts.append((words.disputed.capitalize(), common(records, "data.border", words.rules)))
     return facts
 
 
-def target_text(target: Target | None) -> str:
+def target_text(target: Target) -> str:
     """`as_packed, 11 classes: sky, building, ...`"""
-    names = names_of(target)
+    names = target.names
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{target.name if target else PET}, {len(names)} classes: {', '.join(names[:MAX_NAMED])}{more}"
+    return f"{target.name}, {len(names)} classes: {', '.join(names[:MAX_NAMED])}{more}"
 
 
-def averaging(target: Target | None) -> str:
+def averaging(target: Target) -> str:
     """How a target's Dice is averaged."""
-    if target is None or target.is_binary:
-        return f"Dice and IoU of the {wanted_class(target)} class per picture, then the mean over pictures"
+    if target.is_binary:
+        return f"Dice and IoU of the {target.names[1]} class per picture, then the mean over pictures"
     return (
         f"Dice and IoU per picture, the mean over {counted_words(target)} that are in its truth or prediction, then "
         "the mean over pictures"
@@ -155,7 +146,7 @@ def image_size(records: Sequence[Record]) -> str:
     return f"{size} px{'' if 'x' in size else ' square'}, {how}"
 
 
-def common(records: Sequence[Record], name: str, words: dict[str, str] | None = None) -> str:
+def common(records: Sequence[Record], name: str, words: Mapping[str, str] | None = None) -> str:
     """The value that all trials share, or all values if they differ."""
     texts = [(words or {}).get(value, value) for value in values_of(records, name)]
     return texts[0] if len(texts) == 1 else f"differs: {', '.join(texts)}" if texts else "unknown"
@@ -193,21 +184,18 @@ def length(record: Record) -> str:
 
 
 def floor_of(records: Sequence[Record], split: str) -> float | None:
-    """Dice of calling every pixel pet, or else the same class; the lowest, should it differ between trials."""
+    """Dice of calling every pixel the same class; the lowest, should it differ between trials."""
     values = [floor for r in records if r.result and (floor := r.result.floor(split)) is not None]
     return min(values, default=None)
 
 
-def floor_name(records: Sequence[Record]) -> str:
-    """The name of `floor_of`: of the pet of a set of trimaps, or of any other target."""
-    others = any("val/one_class_dice" in record.result.metrics for record in records if record.result)
-    return "One class everywhere" if others else "All-pet guess"
-
-
-def floor_words(records: Sequence[Record]) -> str:
-    """`the all-pet guess`, within a sentence."""
-    is_pet = floor_name(records) == "All-pet guess"
-    return "the all-pet guess" if is_pet else "the best guess of one class everywhere"
+def floor_words(records: Sequence[Record], targets: Sequence[Target] = ()) -> Words:
+    """What `floor_of` is called; by the targets of the trials where nothing is measured."""
+    metrics = [record.result.metrics for record in records if record.result]
+    if any("val/one_class_dice" in one for one in metrics):
+        return Words()
+    implied = metrics or (targets and all(target.is_implied for target in targets))
+    return implied_target().words if implied else Words()
 
 
 def floors(records: Sequence[Record]) -> str:
@@ -247,7 +235,8 @@ def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequenc
     below = [r for r in records if r.result and floor is not None and r.result.metrics["val/dice"] < floor]
     if below:
         warned.append(
-            f"{len(below)} finished trials are below {floor_words(records)} ({floor:.4f}): they have learnt nothing."
+            f"{len(below)} finished trials are below {floor_words(records).floor_within} ({floor:.4f}): they have "
+            "learnt nothing."
         )
     if not any(record.seed is not None for record in records) or len({r.seed for r in records}) == 1:
         warned.append(f"A single seed ({SEED_AXIS}): the spread between reruns is not known.")

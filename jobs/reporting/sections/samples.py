@@ -21,8 +21,7 @@ from petseg.data.letterbox import PAD_RGB, centred, place
 from petseg.data.store import LocalStore, is_remote
 from petseg.data.tars import UNREADABLE, TarReader
 from petseg.targets import TARGET_NAME
-from petseg.targets.pets import PET, pets_rules
-from petseg.targets.target import load_target
+from petseg.targets.target import implied_target, load_target
 from shards.classes import IGNORE_VALUE
 from shards.command import without_secrets
 
@@ -140,8 +139,8 @@ def _table(record: Record, reader: TarReader, key: str) -> Pixels:
         return target.table[target.rows_of([key])[0]]
     if manifest.classes is not None:
         raise ValueError(f"{folder} has no {TARGET_NAME}, which says what the run learnt")
-    border = str(((record.config or {}).get("data") or {}).get("border"))
-    _, rules = pets_rules(PET, manifest.source.trimap, ())
-    if f"border_{border}" not in rules:
-        raise ValueError(f"trial {record.id} has no readable config.json")
-    return rules[f"border_{border}"][0]
+    rule = str(((record.config or {}).get("data") or {}).get("border"))
+    try:
+        return implied_target(manifest.source.values, rule).table[0]
+    except ValueError:
+        raise ValueError(f"trial {record.id} has no readable config.json") from None

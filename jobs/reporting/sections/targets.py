@@ -6,42 +6,26 @@ from collections.abc import Sequence
 
 from jobs.reporting.statistics.records import Record
 from petseg.run_folder.layout import warn_once
-from petseg.targets.pets import PET
-from petseg.targets.target import BACKGROUND, Target, load_target
+from petseg.targets.target import Target, implied_target, load_target
 from shards.command import Failure
 
 
-def target_of(record: Record) -> Target | None:
-    """The target of a run that has begun; None for the pet of a set of trimaps, whose runs keep none."""
+def target_of(record: Record) -> Target:
+    """The target of a run that has begun; the implied one if its folder keeps none, or a damaged one."""
     try:
-        return load_target(record.trial_status.trial.folder)
+        return load_target(record.trial_status.trial.folder) or implied_target()
     except Failure as error:
         warn_once(f"left out: {error}")
-        return None
+        return implied_target()
 
 
-def targets_of(records: Sequence[Record]) -> list[Target | None]:
-    """The targets of the runs that have begun: one for each data.target and shard set; None as `target_of`."""
+def targets_of(records: Sequence[Record]) -> list[Target]:
+    """The targets of the runs that have begun: one for each data.target and shard set."""
     first: dict[tuple[object, object], Record] = {}
     for record in records:
         if record.rows or record.result:
             first.setdefault((record.values.get("data.target"), record.values.get("data.shards")), record)
-    return list({names_of(target): target for record in first.values() for target in [target_of(record)]}.values())
-
-
-def names_of(target: Target | None) -> tuple[str, ...]:
-    """The names of the classes, by which two targets are told apart."""
-    return target.names if target else (BACKGROUND, PET)
-
-
-def is_binary(target: Target | None) -> bool:
-    """Whether there are two classes, of which the second is what is looked for."""
-    return target is None or target.is_binary
-
-
-def wanted_class(target: Target | None) -> str:
-    """The name of the second class, where there are two."""
-    return names_of(target)[1]
+    return list({target.names: target for record in first.values() for target in [target_of(record)]}.values())
 
 
 def counted_words(target: Target) -> str:

@@ -15,7 +15,7 @@ from jobs.runs.trial import Sweep
 from jobs.state.trial_status import trial_status
 
 LEAST_GAP = 0.0005  # a smaller one is nobody's aim
-# standard deviations on real pets where no trial has finished: of runs, from three seeds each of unet (0.0016) and
+# standard deviations on published photos, if no trial has finished: of runs, from three seeds each of unet (0.0016) and
 # resnet34_unet (0.0032) in LOG.md, 2026-11-24; of pictures in a cell, an assumption
 REFERENCE_RUN, REFERENCE_PICTURE = 0.0025, 0.02
 
@@ -56,7 +56,7 @@ def planned_text(num_cells: int, seeds: int, num_pictures: int, known: Compariso
     source = "by the spreads of finished trials of this sweep"
     if noise is None:
         noise = Noise(REFERENCE_RUN, REFERENCE_PICTURE, max(2, num_pictures))
-        source = "by a reference on real pets, as no two cells of this sweep have two finished seeds"
+        source = "by a reference on published photos, as no two cells of this sweep have two finished seeds"
     return f"{shown_text(num_cells, seeds, noise)} ({source}: {spreads_text(noise)})."
 
 

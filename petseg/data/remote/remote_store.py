@@ -6,14 +6,12 @@ Login nodes read manifests with it: nothing here imports torch, and fsspec is im
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
@@ -22,8 +20,7 @@ from petseg.data.local_cache import GB, make_room, touch
 from petseg.data.remote.remotes import Remote
 from petseg.data.remote.staging import Expected, fetch
 from shards.cause import ShardSetError
-from shards.files import write_whole
-from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest
+from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest, save_manifest
 
 PREFETCH_THREADS = 2
 EVICTED_TRIES = 5  # another process can evict a file between its staging and its opening
@@ -43,7 +40,7 @@ class RemoteStore:
         self._shards = checked_shards(remote, manifest, cache_gb)
         self._folder = cache / "shards" / manifest.hash[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._folder / MANIFEST_NAME, json.dumps(asdict(manifest)))  # shards.verify reads this folder
+        save_manifest(manifest, self._folder)  # shards.verify reads this folder
         self._turn = threading.Condition()
         self._queue: deque[str] = deque()
         self._unread: dict[str, int] = {}  # staged ahead and not opened since -> bytes

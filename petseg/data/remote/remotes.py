@@ -1,6 +1,6 @@
 """Remotes, which hold shard sets far away, and the bytes of their files; petseg.data.remote.staging retries reads.
 
-A remote is an address for fsspec (`https://host/pets`, `s3://bucket/pets`) or webdataset's `pipe:COMMAND`.
+A remote is an address for fsspec (`https://host/set`, `s3://bucket/set`) or webdataset's `pipe:COMMAND`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class PipeRemote:
         named = [arg for arg in self._args if "{}" in arg]
         if not named:
             raise ValueError(
-                f"{PIPE} needs {{}} where the file's name goes, as in `{PIPE}aws s3 cp s3://bucket/pets/{{}} -`"
+                f"{PIPE} needs {{}} where the file's name goes, as in `{PIPE}aws s3 cp s3://bucket/set/{{}} -`"
             )
         self.shown = without_secrets(f"{PIPE}{self._args[0]} ... {' '.join(named)}")  # other arguments can be tokens
 

@@ -64,7 +64,15 @@ def checked(model: nn.Module, exported: Probabilities, samples: Samples, header:
     require_agreement(agreement)
     if form.dynamic_size:
         other = F.pad(samples.images[:2], (0, 0, 0, 2 * SIZE_MULTIPLE_PX, 0, SIZE_MULTIPLE_PX))
-        require_agreement(compare(eager, exported, Samples(other, None), header))
+        try:
+            require_agreement(compare(eager, exported, Samples(other, None), header))
+        except Exception as error:  # the network's own, or onnxruntime's, which has a class for each of its codes
+            height, width = other.shape[1:3]
+            why = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(
+                f"this model can be exported for one size only (at {height}x{width} pixels: {why[:200]}): "
+                "leave out --dynamic-size"
+            ) from None
     return agreement
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petseg.data.decode import Pixels
+from petseg.inference.many.outlines import polygons_of
+from petseg.inference.many.wanted import Segmentation
+from petseg.inference.predictor import Prediction
 
 BITS, MORE, SIGN = 5, 0x20, 0x10  # of a character: value bits, whether another follows, the sign in the last one
 FIRST_CHARACTER = 48
@@ -37,23 +39,27 @@ def compressed(counts: Sequence[int]) -> str:
     return "".join(text)
 
 
-def annotate(mask: Pixels, classes: Sequence[int], probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """An annotation of each of the classes that the mask has, without image and id; score = mean probability in it."""
-    found = []
-    for one in classes:
+def annotate(prediction: Prediction, segmentation: Segmentation) -> list[dict[str, Any]]:
+    """An annotation of each counted class that the mask has, without image and id; score = mean probability in it.
+
+    segmentation: run_lengths, or polygons, a list of them for the connected parts of the class
+    """
+    found, mask = [], prediction.mask
+    for one in prediction.header.counted:
         own = mask == one
         if not own.any():
             continue
         rows, columns = np.flatnonzero(own.any(axis=1)), np.flatnonzero(own.any(axis=0))
         top, left, bottom, right = int(rows[0]), int(columns[0]), int(rows[-1]), int(columns[-1])
+        lengths = {"size": list(mask.shape), "counts": compressed(run_lengths(own))}
         found.append(
             {
                 "category_id": one,
-                "segmentation": {"size": list(mask.shape), "counts": compressed(run_lengths(own))},
+                "segmentation": polygons_of(own) if segmentation == "polygons" else lengths,
                 "area": int(own.sum()),
                 "bbox": [left, top, right - left + 1, bottom - top + 1],
                 "iscrowd": 0,
-                "score": float(probabilities[one][own].mean(dtype=np.float64)),
+                "score": float(prediction.probabilities[one][own].mean(dtype=np.float64)),
             }
         )
     return found

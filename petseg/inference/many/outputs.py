@@ -32,6 +32,7 @@ from PIL import Image
 from petseg.inference.header import Header
 from petseg.inference.many.coco import annotate
 from petseg.inference.many.inputs import Input
+from petseg.inference.many.wanted import Segmentation
 from petseg.inference.predictor import Prediction
 from shards.files import (
     HALF_WRITTEN,
@@ -73,7 +74,7 @@ class OutputFolder:
 
     folder: Path
     kinds: tuple[str, ...]  # of SUFFIXES
-    coco: bool
+    coco: Segmentation
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -150,8 +151,7 @@ class OutputFolder:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             return Row(item.name, item.shown, error="its name is too long")
-        header = prediction.header
-        found = annotate(prediction.mask, header.counted, prediction.probabilities) if self.coco else []
+        found = [] if self.coco == "none" else annotate(prediction, self.coco)
         return Row(item.name, item.shown, width, height, seconds, prediction.confidence, prediction.shares, found)
 
     def note(self, rows: Sequence[Row], rank: int | str) -> None:
@@ -208,7 +208,7 @@ def write_summary(output: OutputFolder, items: Sequence[Input], header: Header) 
                 bad.append(row)
         text.flush()
         text.detach()
-    if output.coco:
+    if output.coco != "none":
         _write_coco(output.folder / COCO_NAME, journal, items, header)
     return bad
 

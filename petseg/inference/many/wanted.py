@@ -15,6 +15,8 @@ from typing import Any, Literal
 from petseg.metrics import Tta
 from shards.files import NotRegular, open_regular
 
+Segmentation = Literal["none", "run_lengths", "polygons"]  # of COCO's annotations, if there are any
+
 FORMAT_VERSION = 1
 OF_THE_OUTPUTS = ("tta", "keep_largest", "min_area_px", "precision", "coco")  # the other fields change no output
 
@@ -31,6 +33,8 @@ class Wanted:
     """Write the pictures with a transparent background."""
     coco: bool = False
     """Write coco.json: an annotation per picture and class, with run lengths."""
+    polygons: bool = False
+    """With --coco, outlines as polygons instead of run lengths."""
     tta: Tta = "none"
     """Average the probabilities of several views: the picture and its mirror image, three scales, or all six."""
     keep_largest: bool = False
@@ -47,6 +51,8 @@ class Wanted:
     """Threads per process that read and write pictures."""
 
     def __post_init__(self) -> None:
+        if self.polygons and not self.coco:
+            raise ValueError("--polygons says how coco.json is written: add --coco")
         for name, least in (("min_area_px", 0), ("batch_size", 1), ("threads", 1)):
             if getattr(self, name) < least:
                 flag = name.replace("_", "-")
@@ -57,6 +63,11 @@ class Wanted:
         """The folders of the outputs."""
         return ("masks", *(name for name in ("probabilities", "overlays", "cutouts") if getattr(self, name)))
 
+    @property
+    def segmentation(self) -> Segmentation:
+        """What coco.json holds."""
+        return "none" if not self.coco else "polygons" if self.polygons else "run_lengths"
+
 
 def identity(wanted: Wanted, weights: Sequence[Path], paths: Sequence[str]) -> dict[str, Any]:
     """All that the outputs depend on."""
@@ -65,6 +76,7 @@ def identity(wanted: Wanted, weights: Sequence[Path], paths: Sequence[str]) -> d
         "weights": [sha256_of(path) for path in weights],
         "paths": [one if one == "-" else os.path.abspath(one) for one in paths],  # noqa: PTH100 - keeps links
         **{name: getattr(wanted, name) for name in OF_THE_OUTPUTS},
+        **({"polygons": True} if wanted.polygons else {}),  # folders of an earlier petseg lack it
         "kinds": list(wanted.kinds),
     }
 

@@ -3,7 +3,6 @@ dark, on a phone and on paper, and axe-core finds nothing serious."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -15,9 +14,9 @@ import pytest
 from jobs import report, sweep
 from petseg.inference.point_files import write_points
 from shards.command import FAILED, OK, run_command
+from tests.browsers import chromium, require_browser
 from tests.jobs.reporting.sections.test_pareto import POINTS
 
-CHROMIUM = Path("/usr/bin/chromium")
 DESK, PHONE, WIDE, TABLET = (1280, 900), (390, 844), (1400, 900), (800, 1000)
 SETTINGS = {
     "data.image_size_px": 32,
@@ -31,22 +30,6 @@ TOO_FAST = 1e18  # its loss is not finite after a step
 
 pytestmark = pytest.mark.slow
 Open = Callable[..., Any]
-
-
-def require_browser() -> None:
-    """Skip where there is no browser; on CI that is a failure."""
-    missing = [] if CHROMIUM.exists() else [f"{CHROMIUM} (apt-get install chromium)"]
-    try:
-        import axe_playwright_python
-        import playwright.sync_api  # noqa: F401
-
-        assert axe_playwright_python
-    except ImportError as error:
-        missing.append(f"{error.name} (pip install playwright axe-playwright-python)")
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"no {', '.join(missing)}")
-    if missing:
-        pytest.skip(f"no {', '.join(missing)}")
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +54,8 @@ def page_path(pet_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def browser(page_path: Path) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses to sandbox root
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def test_displacement_is_as_strong_and_as_smooth_as_torchvisions(alpha: float, s
     config = AugmentConfig(policy="elastic", p=1.0, elastic_alpha=alpha, elastic_sigma_px=sigma)
     bumps = [change.bumps for change in draw(config, np.arange(count), 0, 1, size)]
     ours = displacement(torch.from_numpy(np.stack([b for b in bumps if b is not None])).float(), config, size)
-    middle = slice(24, -24)  # torchvision's blur reflects at the border, which doubles the noise there
+    middle = slice(24, -24)  # torchvision's blur reflects at the edge, which doubles the noise there
     inner, outer = ours[:, :, middle, middle], expected[:, :, middle, middle]
     assert inner.std().item() == pytest.approx(outer.std().item(), rel=0.04)
     for distance in (1, 3, 5, 8, 12):
@@ -247,7 +247,7 @@ def test_displacement_is_as_strong_and_as_smooth_as_torchvisions(alpha: float, s
             assert autocorrelation(inner, distance, dim) == pytest.approx(
                 autocorrelation(outer, distance, dim), abs=0.05
             )
-    assert ours.std(dim=(0, 1)).min() > 0.6 * ours.std()  # as strong at the border as inside
+    assert ours.std(dim=(0, 1)).min() > 0.6 * ours.std()  # as strong at the edge as inside
 
 
 def autocorrelation(field: torch.Tensor, distance: int, dim: int) -> float:

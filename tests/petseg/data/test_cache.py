@@ -76,6 +76,7 @@ def build(shards: Path, folder: Path, barrier: "multiprocessing.synchronize.Barr
     tars.close()
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_build_one_file(pet_shards: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)

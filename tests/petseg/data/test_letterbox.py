@@ -14,7 +14,7 @@ from petseg.data.decode import decode_image, decode_labels
 from petseg.data.inputs import IGNORE_INDEX, normalise, to_classes
 from petseg.data.letterbox import PAD_LABEL, PAD_RGB, place, without_margins
 from petseg.metrics.pixels import to_native
-from petseg.targets.pets import pets_rules
+from petseg.targets.pets import rules_of
 from shards.encoding import encode_jpeg, encode_png
 
 SIDES = st.integers(1, 700)
@@ -85,7 +85,7 @@ def test_margins_are_about_zero_for_the_network() -> None:
 @pytest.mark.parametrize("border", ["fg", "bg", "ignore"])
 def test_margins_of_a_trimap_are_ignored_by_every_border_rule(border: str) -> None:
     labels = torch.tensor([[[1, 2, 3, PAD_LABEL]]], dtype=torch.uint8)
-    _, rules = pets_rules("pet", {"pet": 1, "background": 2, "border": 3}, ())
+    _, rules = rules_of("pet", {"pet": 1, "background": 2, "border": 3}, ())
     target = to_classes(labels, torch.from_numpy(rules[f"border_{border}"]))
     assert target.tolist() == [[[1, 0, {"fg": 1, "bg": 0, "ignore": IGNORE_INDEX}[border], IGNORE_INDEX]]]
 

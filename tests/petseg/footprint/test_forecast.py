@@ -13,7 +13,11 @@ from petseg.footprint.memory import footprint
 
 @pytest.mark.parametrize(
     ("arch", "batch", "measured_s"),
-    [("resnet34_unet", 32, 0.0226), ("resnet34_unet", 128, 0.0732), ("unet", 32, 0.0415)],
+    [
+        ("resnet34_unet", 32, 0.0226),
+        pytest.param("resnet34_unet", 128, 0.0732, marks=pytest.mark.slow),
+        ("unet", 32, 0.0415),
+    ],
 )
 def test_a_step_is_predicted_within_a_quarter_of_what_an_h100_took(arch: str, batch: int, measured_s: float) -> None:
     """GPU time of eager steps in bf16 at 256 px, with padding by slices and upsampling by products: see LOG.md."""

@@ -95,7 +95,9 @@ CASES = [
     {"model__arch": "resnet34_unet", "model__up": "transposed"},
     {"model__arch": "resnet34_unet", "train__mixed_precision": "bf16", "data__image_size_px": 128},
     {"model__arch": "resnet34_unet", "optim__name": "muon", "train__loss": "lovasz", "train__channels_last": False},
-    {"model__arch": "fpn", "model__encoder": MOBILE, "train__mixed_precision": "bf16"},
+    pytest.param(
+        {"model__arch": "fpn", "model__encoder": MOBILE, "train__mixed_precision": "bf16"}, marks=pytest.mark.slow
+    ),
     pytest.param({"model__arch": "fpn", "model__encoder": MOBILE}, marks=pytest.mark.slow),
     pytest.param(
         {"model__arch": "segformer", "model__encoder": "mit_b0", "train__grad_checkpointing": True},
@@ -111,7 +113,7 @@ def test_a_real_step_takes_what_is_predicted(tiny: Tiny, changes: dict[str, Any]
     check_a_step(config, tmp_path)
 
 
-@pytest.mark.parametrize("size", [16, 2])
+@pytest.mark.parametrize("size", [pytest.param(16, marks=pytest.mark.slow), 2])
 def test_a_teacher_is_predicted_too(tiny: Tiny, size: int, tmp_path: Path) -> None:
     """The passes of a large teacher count; a small one adds its weights alone."""
     train(tiny(model__width=size, train__epochs=1), tmp_path / "teacher")

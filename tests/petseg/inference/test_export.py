@@ -107,7 +107,7 @@ def test_a_graph_computes_what_the_model_does_at_any_batch(made: tuple[Path, Pat
 @pytest.mark.parametrize(
     "network",
     [
-        pytest.param(replace(UNET, up="transposed"), id="transposed"),
+        pytest.param(replace(UNET, up="transposed"), id="transposed", marks=pytest.mark.slow),
         pytest.param(Network("resnet34_unet", 8, "bilinear", "", False), id="resnet34_unet", marks=pytest.mark.slow),
     ],
 )
@@ -133,6 +133,36 @@ def test_encoders_of_timm_and_ensembles(weights: Callable[..., Path], tmp_path: 
     image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(model(image), eager(image), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "encoder", "size_px", "any_size"),
+    [
+        ("manet", "resnet18", 64, True),
+        ("pspnet", "resnet18", 64, False),  # its pooling to a fixed number of cells is traced for one size
+        ("dpt", "tu-vit_tiny_patch16_224", 224, False),  # a transformer with positions for one size
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_decoders_and_twelve_classes(
+    weights: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arch: str, encoder: str,
+    size_px: int, any_size: bool,
+) -> None:  # fmt: skip
+    """Export compares the graph with the model, and refuses any size where that is another function."""
+    classes = tuple(ClassEntry(f"class {i}", i, (20 * i, 0, 255 - 20 * i)) for i in range(12))
+    network = Network(arch, 4, "bilinear", encoder, False)
+    source = weights(network, classes=classes, target="as_packed", image_size_px=size_px)
+    _, model = load_onnx(export(source, tmp_path / "winner.onnx"))
+    eager = petseg.load(source, device="cpu").model.float()
+    image = torch.randn(1, 3, size_px, size_px, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(image), eager(image), atol=1e-3, rtol=1e-3)
+    out = tmp_path / "any-size.onnx"
+    words = ["--weights", str(source), "--out", str(out), "--pictures", "2", "--dynamic-size"]
+    assert run_command(main, words) == (OK if any_size else WRONG_USE)
+    assert out.exists() == any_size
+    assert any_size or "leave out --dynamic-size" in capsys.readouterr().err
 
 
 @pytest.mark.slow

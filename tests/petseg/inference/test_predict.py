@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_api
 
 import petseg
 from petseg.best import main as best
@@ -73,6 +74,24 @@ def files_of(out: Path) -> dict[str, bytes]:
     found = {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in summary(out)]
     return {name: one for name, one in found.items() if "rows-" not in name} | {"summary.csv": repr(rows).encode()}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pycocotools, by numpy
+def test_polygons_in_coco_json(weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run_command(main, words_of(weights, out, photos, polygons=True)) == 2
+    assert "add --coco" in capsys.readouterr().err
+    assert run_command(main, words_of(weights, out, photos, coco=True, polygons=True)) == 0
+    document = json.loads((out / "coco.json").read_text())
+    assert document["annotations"]
+    for one in document["annotations"]:
+        image = document["images"][one["image_id"] - 1]
+        size = image["height"], image["width"]
+        mask = coco_api.decode(coco_api.merge(coco_api.frPyObjects(one["segmentation"], *size)))
+        with Image.open(out / "masks" / f"{Path(image['file_name']).relative_to(photos).with_suffix('')}.png") as file:
+            assert np.array_equal(mask == 1, np.asarray(file) == one["category_id"])
+    assert run_command(main, words_of(weights, out, photos, coco=True)) == 2
+    assert "differ" in capsys.readouterr().err
 
 
 def test_all_outputs_of_a_folder(weights: Path, photos: Path, tmp_path: Path) -> None:
@@ -139,7 +158,7 @@ def test_one_command_at_a_time_writes_into_a_folder(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    with OutputFolder(out, ("masks",), coco=False).locked():
+    with OutputFolder(out, ("masks",), coco="none").locked():
         assert run_command(main, words_of(weights, out, photos)) == 2
         assert f"--out {out}: another command is writing there" in capsys.readouterr().err
     assert run_command(main, words_of(weights, out, photos)) == 0

@@ -33,7 +33,7 @@ def close(ours: torch.Tensor | None, expected: torch.Tensor | None, tolerance: f
     assert (ours.double() - expected.double()).abs().max().item() <= tolerance * scale
 
 
-def compare(size: tuple[int, ...], border: int, with_residual: bool, dtype: torch.dtype) -> None:
+def compare(size: tuple[int, ...], margin: int, with_residual: bool, dtype: torch.dtype) -> None:
     """Result, gradients and running statistics, in two steps, beside the layers in float64."""
     ours, expected = norm_of(size[1]), nn.BatchNorm2d(size[1])
     expected = copy.deepcopy(ours).double()
@@ -42,9 +42,9 @@ def compare(size: tuple[int, ...], border: int, with_residual: bool, dtype: torc
         residual = random_map(size, dtype).requires_grad_() if with_residual else None
         exact_x = x.detach().double().requires_grad_()
         exact_residual = None if residual is None else residual.detach().double().requires_grad_()
-        assert why_composed(x, ours, border) is None
-        out = norm_relu_pad(x, ours, border, residual)
-        exact = composed(exact_x, expected, border, exact_residual)
+        assert why_composed(x, ours, margin) is None
+        out = norm_relu_pad(x, ours, margin, residual)
+        exact = composed(exact_x, expected, margin, exact_residual)
         assert out.dtype == dtype
         assert out.is_contiguous(memory_format=torch.channels_last)
         close(out, exact, TOLERANCE[dtype])
@@ -86,8 +86,8 @@ def nan_stays() -> None:
 
 def main() -> None:
     torch.manual_seed(0)
-    for size, border, with_residual in itertools.product(SIZES, (0, 1, 3), (False, True)):
-        compare(size, border, with_residual, torch.float32)
+    for size, margin, with_residual in itertools.product(SIZES, (0, 1, 3), (False, True)):
+        compare(size, margin, with_residual, torch.float32)
     for with_residual in (False, True):
         compare(SIZES[2], 1, with_residual, torch.bfloat16)
     compiled_and_checked()

@@ -55,6 +55,7 @@ def stem_of(run: Path) -> torch.Tensor:
     return load_file(newest.folder / "model.safetensors")["network.encoder.model.conv_stem.weight"]
 
 
+@pytest.mark.slow
 def test_a_resume_does_not_need_the_weights_file(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,21 +38,21 @@ def run(function: Callable[..., Any], x: torch.Tensor, seed: int = 0) -> tuple[t
 
 @given(SIZES, st.sampled_from([1, 2, 3]), st.booleans())
 def test_padding_by_slices_is_torchs_padding_forward_and_backward(
-    size: tuple[int, int], border: int, channels_last: bool
+    size: tuple[int, int], margin: int, channels_last: bool
 ) -> None:
-    x, reflects = float_map(size, channels_last), min(size) > border
+    x, reflects = float_map(size, channels_last), min(size) > margin
     mode = "reflect" if reflects else "replicate"
-    expected, expected_grad = run(lambda x: F.pad(x, (border,) * 4, mode=mode), x)
-    padded, grad = run(lambda x: reflect._ReflectPad.apply(x, border, reflects), x)
+    expected, expected_grad = run(lambda x: F.pad(x, (margin,) * 4, mode=mode), x)
+    padded, grad = run(lambda x: reflect._ReflectPad.apply(x, margin, reflects), x)
     assert torch.equal(padded, expected)
     torch.testing.assert_close(grad, expected_grad, **EXACT)
 
 
 @given(SIZES, st.sampled_from([1, 2, 3]))
-def test_both_ways_of_folding_the_padding_agree(size: tuple[int, int], border: int) -> None:
-    grad, reflects = float_map((size[0] + 2 * border, size[1] + 2 * border), True), min(size) > border
-    folded = reflect.fold_by_slices(grad, border, reflects)
-    torch.testing.assert_close(reflect._fold_as_sum(grad, border, reflects), folded, **EXACT)
+def test_both_ways_of_folding_the_padding_agree(size: tuple[int, int], margin: int) -> None:
+    grad, reflects = float_map((size[0] + 2 * margin, size[1] + 2 * margin), True), min(size) > margin
+    folded = reflect.fold_by_slices(grad, margin, reflects)
+    torch.testing.assert_close(reflect._fold_as_sum(grad, margin, reflects), folded, **EXACT)
 
 
 @given(SIZES, st.booleans(), st.sampled_from([1, 4]))
@@ -79,10 +79,10 @@ def test_interpolation_leaves_a_flat_map_as_it_is_in_every_precision(dtype: torc
         assert (interpolation_matrix(size, dtype, torch.device("cpu")).double().sum(1) == 1).all()
 
 
-@pytest.mark.parametrize("border", [1, 3])
-def test_a_compiler_traces_padding_and_upsampling_whole(border: int) -> None:
+@pytest.mark.parametrize("margin", [1, 3])
+def test_a_compiler_traces_padding_and_upsampling_whole(margin: int) -> None:
     def layers(x: torch.Tensor) -> torch.Tensor:
-        return upsample_by_products(reflect._ReflectPad.apply(x, border, True))
+        return upsample_by_products(reflect._ReflectPad.apply(x, margin, True))
 
     compiled = torch.compile(layers, backend="aot_eager", fullgraph=True)
     x = float_map((6, 5), True)

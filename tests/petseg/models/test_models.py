@@ -72,7 +72,7 @@ def test_every_batchnorm_is_as_torch_builds_it(arch: str, count: int) -> None:
     }
 
 
-def test_reflecting_at_the_border_is_torchs_reflect_padding() -> None:
+def test_reflecting_at_the_edge_is_torchs_reflect_padding() -> None:
     ours = ReflectConv2d(3, 4, 3)
     theirs = torch.nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect", bias=False)
     theirs.weight = ours.weight

@@ -38,9 +38,9 @@ def test_numbers_and_gradients_are_those_of_the_layers() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("border", [0, 1])
+@pytest.mark.parametrize("margin", [0, 1])
 @pytest.mark.parametrize("name", POINTERS)
-def test_a_kernel_compiles_for_a_gpu(name: str, border: int) -> None:
+def test_a_kernel_compiles_for_a_gpu(name: str, margin: int) -> None:
     """For an H100, without one: the interpreter also runs what Triton's compiler refuses."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -48,7 +48,7 @@ def test_a_kernel_compiles_for_a_gpu(name: str, border: int) -> None:
     from petseg.models import norm_kernels
 
     kernel = getattr(norm_kernels, name)
-    constants = {"BORDER": border, "HAS_RESIDUAL": True, "BLOCK_R": 64, "BLOCK_C": 64}
+    constants = {"MARGIN": margin, "HAS_RESIDUAL": True, "BLOCK_R": 64, "BLOCK_C": 64}
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
     signature = {key: POINTERS[name].get(key, "constexpr" if key in constants else "i32") for key in kernel.arg_names}
     source = ASTSource(kernel, signature=signature, constexprs=constants)
@@ -69,5 +69,5 @@ def test_without_triton_or_a_gpu_the_layers_run(monkeypatch: pytest.MonkeyPatch)
         (nn.BatchNorm2d(3, momentum=None), "a momentum"),
     ):
         assert reason in str(why_composed(x, odd, 1))
-    assert "no larger than its border" in str(why_composed(x, norm, 5))
+    assert "no larger than its margin" in str(why_composed(x, norm, 5))
     assert "channels_last" in str(why_composed(x.contiguous(), norm, 1))

@@ -46,6 +46,7 @@ def test_usable_bytes_are_the_largest_that_fit() -> None:
     assert usable_bytes(1000) == 0
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_that_fits_is_chosen(tiny: Tiny) -> None:
     config = tiny(train__accumulation_steps=0, train__batch_size=24)
     assert fewest_micro_batches(config, "cpu", 2**40, world_size=1) == 1

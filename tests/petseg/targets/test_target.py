@@ -15,7 +15,7 @@ from petseg.data.inputs import IGNORE_INDEX, to_classes
 from petseg.data.store import LocalStore, open_store
 from petseg.targets import TARGET_NAME
 from petseg.targets.class_weights import class_weights
-from petseg.targets.pets import BORDERS, pets_rules
+from petseg.targets.pets import BORDERS, rules_of
 from petseg.targets.target import (
     Target,
     load_target,
@@ -47,7 +47,7 @@ def mapped(table: np.ndarray, *labels: int, row: int | None = None) -> list[int]
 
 
 def test_the_border_rules_of_a_trimap() -> None:
-    names, rules = pets_rules("pet", TRIMAP, ())
+    names, rules = rules_of("pet", TRIMAP, ())
     assert names == ("background", "pet")
     assert list(rules) == [f"border_{border}" for border in BORDERS]
     assert mapped(rules["border_fg"], 1, 2, 3, 255) == [1, 0, 1, IGNORE_INDEX]
@@ -56,10 +56,10 @@ def test_the_border_rules_of_a_trimap() -> None:
 
 
 def test_a_trimap_has_three_classes_and_a_species_one_for_each_kind_of_sample() -> None:
-    names, rules = pets_rules("trimap", TRIMAP, ())
+    names, rules = rules_of("trimap", TRIMAP, ())
     assert (names, list(rules)) == (("background", "pet", "border"), [""])
     assert mapped(rules[""], 1, 2, 3, 9) == [1, 0, 2, IGNORE_INDEX]
-    names, rules = pets_rules("species", TRIMAP, ("cat", "dog"))
+    names, rules = rules_of("species", TRIMAP, ("cat", "dog"))
     assert names == ("background", "cat", "dog")
     assert mapped(rules["border_fg"], 1, 2, 3, row=0) == [1, 0, 1]
     assert mapped(rules["border_bg"], 1, 2, 3, row=1) == [2, 0, 0]

@@ -60,9 +60,9 @@ def test_without_facts_in_folders_with_long_names_and_other_suffixes(folder: Pat
             name = f"{'a/b' if split == 'test' else deep}/{split}_{seed}"
             files += [(f"{name}.JPEG", jpg), (f"{name}.seg.png", png), (f"{name}.txt", b"x")]
         write_tar(folder / f"{split}.tar", files, format)
-    indexed = index_folder(folder, ForeignConfig(mask_suffix="seg.png", trimap=values))
+    indexed = index_folder(folder, ForeignConfig(mask_suffix="seg.png", values=values))
     assert indexed.left_out == LeftOut(Counter({".txt": 9}))
-    assert indexed.manifest.source.trimap == values
+    assert indexed.manifest.source.values == values
     assert verify(folder) == []
     samples = load_index(folder, "val.tar")
     assert [sample.key for sample in samples] == ["val_0", "val_1", "val_2"]

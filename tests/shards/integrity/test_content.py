@@ -11,7 +11,7 @@ from PIL import Image
 from shards.integrity.content import check_content
 from shards.manifest import Source
 
-TRIMAP = Source("", "").trimap
+TRIMAP = Source("", "").values
 TRUNCATED = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # an IFD of five entries, and none of them
 
 

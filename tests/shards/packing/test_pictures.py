@@ -13,7 +13,7 @@ from PIL import Image
 from shards.command import Failure
 from shards.packing import pictures
 from shards.packing.pictures import ODDITIES, Packed, pack_chunk, pack_sample, read_picture
-from shards.sources.oxford import read_folder
+from shards.sources.pets.oxford import read_folder
 
 
 def pack_one(odd, key: str = "pug_1", image_size_px: int = 0, **files: bytes) -> Packed:

@@ -18,7 +18,7 @@ from shards.manifest import MANIFEST_NAME, index_name, load_index, load_manifest
 from shards.pack import PackConfig, pack
 from shards.packing.publish import RESUME_NAME, STAGING, staging_folder
 from shards.pool import WorkerLost
-from shards.sources.synthetic import draw_folder
+from shards.sources.pets.synthetic import draw_folder
 from shards.verify import verify
 
 REPOSITORY = Path(__file__).parents[3]
@@ -51,7 +51,7 @@ def config_of(source: Path, out: Path, **changes) -> PackConfig:
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pets: 24 pets with oddities all over the shards; whole: their set; set: killed with two shards finished."""
     root = tmp_path_factory.mktemp("once")
-    draw_folder(root / "pets", num_pets=24, seed=1, longer_side_px=40)
+    draw_folder(root / "pets", number=24, seed=1, longer_side_px=40)
     for place, path in enumerate(sorted((root / "pets" / "images").iterdir())):
         if place % 2:
             with Image.open(path) as image:

@@ -1,1 +1,1 @@
-"""Dice in parts of the val pictures: breeds, groups, classes."""
+"""Dice in parts of the val pictures: groups, classes."""

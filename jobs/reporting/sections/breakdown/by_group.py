@@ -1,5 +1,4 @@
-"""Which breeds, or which groups of pictures, the leading cells find hard: mean val Dice of each, with how little it may
-mean."""
+"""Which kinds or groups of pictures the leading cells find hard: mean val Dice of each, with how little it may mean."""
 
 from __future__ import annotations
 
@@ -17,9 +16,7 @@ from jobs.reporting.statistics.per_image import PerImage, read_per_image
 from jobs.reporting.statistics.records import Group
 from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.runs.trial import Sweep
-from petseg.targets.groups import kind_of
-from petseg.targets.pets import PET
-from petseg.targets.target import Target
+from petseg.targets.groups import kinds_of_samples
 
 MAX_ROWS = 60
 MAX_FACTS = 5_000  # pictures whose KEY.json is read, 0.1 ms each on a local disk
@@ -29,17 +26,17 @@ MAX_FACTS = 5_000  # pictures whose KEY.json is read, 0.1 ms each on a local dis
 class ByGroup:
     """The content of the section."""
 
-    noun: str  # breed | group
+    noun: str  # what a row is: group, or the word of the target for its kinds
     cells: tuple[Group, ...]
     wider: tuple[Row, ...]  # of wider groups, such as species
     rows: tuple[Row, ...]  # the best cell's lowest Dice first
     left_out: int
     scale: Scale
-    trouble: str  # why the breeds are not known, "" if they are
+    trouble: str  # why the kinds are not known, "" if they are
 
 
 def build_by_group(board: Leaderboard, sweep: Sweep, shards: str = "") -> ByGroup | None:
-    """The breeds of a set of pets, else the groups that its pictures come in, of the first cells that were compared.
+    """The kinds of pictures that the target knows, else the groups that they come in, of the first cells compared.
 
     None without a cell, and where pictures are in no groups.
     """
@@ -50,25 +47,22 @@ def build_by_group(board: Leaderboard, sweep: Sweep, shards: str = "") -> ByGrou
     pictures, dice = measured[0][0], np.stack([row for _, row in measured])
     first = cells[0].done[0]
     where = ValSplit(first, sweep.hash_of(first.trial_status.trial), shards)
-    if not is_of_pets(target_of(first)):
+    noun = target_of(first).words.kind
+    if not noun:
         groups = groups_of(pictures, where)
         return _section("group", cells, (), gather_rows(groups, dice)) if groups else None
     kinds, trouble = kinds_of(pictures.keys, where)
     if not kinds:
-        return ByGroup("breed", cells, (), (), 0, Scale(0.0), trouble)
+        trouble = f"the pictures' keys name no {noun}s, and {trouble}"
+        return ByGroup(noun, cells, (), (), 0, Scale(0.0), trouble)
     species = gather_rows([species for _, species in kinds], dice)
-    return _section("breed", cells, species, gather_rows([breed for breed, _ in kinds], dice))
+    return _section(noun, cells, species, gather_rows([kind for kind, _ in kinds], dice))
 
 
 def _section(noun: str, cells: tuple[Group, ...], wider: Sequence[Row], rows: list[Row]) -> ByGroup:
     rows.sort(key=lambda row: (row.means[0].value, row.name))
     left_out = max(0, len(rows) - MAX_ROWS)
     return ByGroup(noun, cells, tuple(wider), tuple(rows[:MAX_ROWS]), left_out, scale_of([*wider, *rows]), "")
-
-
-def is_of_pets(target: Target | None) -> bool:
-    """Whether the shard set has trimaps."""
-    return target is None or PET in target.labels
 
 
 def _per_picture(group: Group) -> tuple[PerImage, NDArray[np.float64]]:
@@ -87,15 +81,10 @@ def groups_of(pictures: PerImage, where: ValSplit) -> list[str]:
 
 
 def kinds_of(keys: Sequence[str], where: ValSplit) -> tuple[list[tuple[str, str]], str]:
-    """((breed, species) of each picture, "") from the shard set, else from the keys; or ([], why they are unknown)."""
+    """((kind, species) of each picture, "") from the shard set, else from the keys; or ([], why the set tells none)."""
     facts: Sequence[Mapping[str, Any]] = []
     trouble = f"val has more than {MAX_FACTS:,} pictures, and their facts are not read"
     if len(keys) <= MAX_FACTS:
         facts, trouble = load_facts(where, keys)
-    if facts and all(one.get("breed") for one in facts):
-        return [kind_of(key, one) for key, one in zip(keys, facts, strict=True)], ""
-    kinds = [kind_of(key, {}) for key in keys]
-    breeds = {breed for breed, _ in kinds}
-    if 1 < len(breeds) <= len(keys) / 2:  # as those of Oxford-IIIT Pet; numbers and file names are no breeds
-        return kinds, ""
-    return [], f"the pictures' keys name no breeds, and {trouble or 'the shard set does not say them'}"
+    kinds = kinds_of_samples(keys, facts)
+    return kinds, "" if kinds else trouble or "the shard set does not say them"

@@ -33,7 +33,7 @@ class ClassShots:
 
 def show_hardest(cell: Kept | None, sweep: Sweep, shards: str) -> tuple[ClassShots, ...]:
     """The rows of the classes of lowest mean Dice over the pictures that show them; () where nothing can be drawn."""
-    if cell is None or cell.masks is None or cell.target is None or cell.target.is_binary:
+    if cell is None or cell.masks is None or cell.target.is_binary:
         return ()
     pictures = read_per_image(cell.record.trial_status.trial.folder, "val")
     if pictures is None or pictures.keys != cell.keys or pictures.counts.shape[1] != len(cell.target.counted):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jobs.reporting.sections.breakdown.confusion import Confusion, build_confusion
 from jobs.reporting.sections.breakdown.rows import MAX_CELLS, Row, Scale, mean_of, scale_of
-from jobs.reporting.sections.targets import counted_words, names_of, target_of
+from jobs.reporting.sections.targets import counted_words, target_of
 from jobs.reporting.statistics.compare import first_minus_second, summarise
 from jobs.reporting.statistics.per_image import PerImage, read_confusion, read_per_image
 from jobs.reporting.statistics.records import Group
@@ -67,7 +67,7 @@ def build_classes(board: Leaderboard) -> Classes | None:
     target = target_of(val.groups[0].done[0]) if val else None
     if val is None or target is None or target.is_binary:
         return None
-    alike = [group for group in val.groups if names_of(target_of(group.done[0])) == target.names][:MAX_CELLS]
+    alike = [group for group in val.groups if target_of(group.done[0]).names == target.names][:MAX_CELLS]
     read = [(group, cell) for group in alike if (cell := _read(group))]
     cells = [(group, cell) for group, cell in read if cell.dice.shape[2] == len(target.counted)]
     if not cells:

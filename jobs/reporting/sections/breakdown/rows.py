@@ -1,4 +1,4 @@
-"""Mean Dice of the leading cells in parts of the val pictures: a row for each breed, group or class."""
+"""Mean Dice of the leading cells in parts of the val pictures: a row for each group or class."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from jobs.reporting.statistics.per_image import read_confusion, read_dice, read_
 from jobs.reporting.statistics.records import rank, read_records
 from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.reporting.statistics.wording import verdict_of
+from jobs.reporting.wandb_report.content import compose
 from jobs.runs.trial import Sweep, find_sweep, load_sweep, plan_sweep, save_sweep
 from jobs.runs.trial_state import TrialState
 from petseg.config.values import trial_id
@@ -39,7 +40,9 @@ from petseg.training.loop import train
 from shards.classes import ClassEntry
 from shards.manifest import load_manifest
 from shards.pack import PackConfig, pack
+from shards.terminal import Terminal
 from tests.scenes import Scenes, encode
+from tests.test_house import own_words
 
 VIDEOS, FRAMES = {"train": 4, "val": 4}, 3
 FIXED = {
@@ -99,10 +102,33 @@ def test_the_page_speaks_of_classes_and_groups(sweep: Sweep) -> None:
         assert expected in words
     assert "12 pictures in 4 groups" in words
     assert "One class everywhere" in words
-    for wrong in ("trimap", "Border", "breed", "All-pet", " pet "):
-        assert wrong not in words, wrong
+    assert own_words(text_of(text)) == []
     assert text.count("% of the picture is called another class") > 8
     assert text.count('class="swatch hatched"') == 1
+
+
+def text_of(page: str) -> str:
+    """What a page says, also in labels and tooltips: without pictures, looks and scripts."""
+    return re.sub(r"data:image[^\"]+|<(style|script)\b.*?</\1>", " ", page, flags=re.DOTALL)
+
+
+def test_no_report_of_classes_speaks_of_another_data_set(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the page, on the terminal and in wandb, also before the first trial has begun, and with overlays alone."""
+    records = read_records(sweep)
+    Terminal().print(leaderboard(sweep, records))
+    assert "one class everywhere" in (printed := capsys.readouterr().out)
+    assert own_words(printed) == []
+    assert own_words(str(compose(sweep, records, board_of(sweep)))) == []
+    for trial in sweep.trials:
+        (trial.folder / "per_image.npz").unlink()
+    without_dice = text_of(render_page(sweep, read_records(sweep), shards=sweep.shards))
+    assert "The same pictures, side by side" in without_dice
+    assert own_words(without_dice) == []
+    for trial in sweep.trials:
+        shutil.rmtree(trial.folder)
+    planned = text_of(render_page(sweep, read_records(sweep), shards=sweep.shards))
+    assert "One class everywhere" in planned
+    assert own_words(planned) == []
 
 
 def test_protocol_of_a_set_with_classes(sweep: Sweep) -> None:

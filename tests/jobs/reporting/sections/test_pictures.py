@@ -269,7 +269,7 @@ def test_breeds_from_keys_or_not_at_all(sweep: Sweep, tmp_path: Path) -> None:
     for keys in (["1", "2", "3"], ["IMG_1", "IMG_2", "IMG_3"], ["a_1", "b_2", "c_3"]):
         kinds, trouble = kinds_of(keys, where)
         assert kinds == []
-        assert trouble.startswith("the pictures' keys name no breeds, and no shard set in")
+        assert trouble.startswith("no shard set in")
 
 
 def test_an_interval_by_hand() -> None:
@@ -308,5 +308,5 @@ def test_a_picture_is_drawn_as_the_network_saw_it(sweep: Sweep, fit: str) -> Non
     assert np.abs(samples[0].image.astype(int) - image[0]).mean() < 3  # Pillow's bilinear, and torch's
     assert np.array_equal(samples[0].counted, labels[0] != 255)
     assert samples[0].counted.all() == (fit == "squash")
-    values = reader.store.manifest.source.trimap
+    values = reader.store.manifest.source.values
     assert np.array_equal(samples[0].truth, np.isin(labels[0], (values["pet"], values["border"])))

@@ -14,9 +14,11 @@ import pytest
 from petseg.data.remote import remotes
 from petseg.data.store import LocalStore, Store, is_remote, open_store, read_manifest
 from shards.command import Failure
-from shards.manifest import index_name, load_manifest, save_manifest
+from shards.manifest import MANIFEST_NAME, index_name, load_manifest, save_manifest
+from shards.pack import pack
 from tests.petseg.data.store.staged import assert_same, content, first, staged
-from tests.petseg.shard_server import ALWAYS, Fault, ShardServer
+from tests.petseg.shard_server import ALWAYS, Fault, ShardServer, serve
+from tests.scenes import Scenes
 
 # the local folder
 
@@ -47,6 +49,18 @@ def test_a_missing_file_is_named(pet_shards: Path, tmp_path: Path, opened: Calla
         store.open(shard)
     with pytest.raises(ValueError, match=r"index.json is missing"):
         store.index(shard)
+
+
+def test_the_manifest_of_a_staged_set_with_a_class_table_can_be_read(
+    tmp_path: Path, opened: Callable[..., Store]
+) -> None:
+    scenes = Scenes(tmp_path / "scenes")
+    scenes.add_many()
+    packed = pack(scenes.config(tmp_path / "set")).manifest
+    with serve(tmp_path / "set") as server:
+        opened(server.url)
+    (note,) = (tmp_path / "cache").rglob(MANIFEST_NAME)
+    assert load_manifest(note.parent) == packed
 
 
 def test_remote_and_local_locations() -> None:

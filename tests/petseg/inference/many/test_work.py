@@ -48,7 +48,7 @@ def items(tmp_path: Path) -> list[Input]:
 
 @pytest.fixture
 def work(predictor: Predictor, tmp_path: Path) -> Iterator[Work]:
-    output = OutputFolder(tmp_path / "out", ("masks",), coco=False)
+    output = OutputFolder(tmp_path / "out", ("masks",), coco="none")
     with output.locked():
         yield Work(predictor, Options(), output, BATCH, threads=2)
     assert not [one for one in threading.enumerate() if one.name.startswith("pictures")]

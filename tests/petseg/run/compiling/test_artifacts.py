@@ -158,6 +158,7 @@ def test_a_first_that_fails_leaves_the_work_to_the_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_another_node_finds_the_code_that_the_first_compiled(tmp_path: Path) -> None:
     if why := why_not_compile(CPU):
         pytest.skip(why)

@@ -15,7 +15,7 @@ import numpy as np
 from shards.encoding import encode_jpeg, encode_png
 from shards.files import write_whole
 from shards.pool import ordered_map
-from shards.sources.drawing import Style, draw_pet
+from shards.sources.pets.drawing import Style, draw_pet
 from shards.terminal import progress
 
 CHUNK = 16
@@ -70,13 +70,13 @@ class Drawn(NamedTuple):
     png: bytes
 
 
-def draw_folder(folder: Path, *, num_pets: int, seed: int, longer_side_px: int = 200, num_workers: int = 1) -> None:
-    """Draw `num_pets` into a new folder: images, trimaps, lists with half of them for training, and source.json.
+def draw_folder(folder: Path, *, number: int, seed: int, longer_side_px: int = 200, num_workers: int = 1) -> None:
+    """Draw `number` pets into a new folder: images, trimaps, lists with half of them for training, and source.json.
 
     Raises ValueError for fewer than 4 pets, pictures under 32 px, or a folder that holds something already.
     """
-    if num_pets < FEWEST:
-        raise ValueError(f"{num_pets} drawn pets are too few: train, val and test need at least {FEWEST}")
+    if number < FEWEST:
+        raise ValueError(f"{number} drawn pets are too few: train, val and test need at least {FEWEST}")
     if longer_side_px < 32:
         raise ValueError(f"a longer side of {longer_side_px} px is too small for a pet: at least 32")
     if folder.exists() and any(folder.iterdir()):
@@ -84,9 +84,9 @@ def draw_folder(folder: Path, *, num_pets: int, seed: int, longer_side_px: int =
     images, trimaps = folder / "images", folder / "annotations" / "trimaps"
     images.mkdir(parents=True)
     trimaps.mkdir(parents=True)
-    chunks = [range(start, min(start + CHUNK, num_pets)) for start in range(0, num_pets, CHUNK)]
+    chunks = [range(start, min(start + CHUNK, number)) for start in range(0, number, CHUNK)]
     draw = partial(draw_pets, seed=seed, longer_side_px=longer_side_px)
-    with progress("drawn", num_pets) as advance:
+    with progress("drawn", number) as advance:
         for drawn in ordered_map(draw, chunks, num_workers=num_workers):
             for pet in drawn:
                 (images / f"{pet.key}.jpg").write_bytes(pet.jpg)
@@ -94,11 +94,11 @@ def draw_folder(folder: Path, *, num_pets: int, seed: int, longer_side_px: int =
             advance(len(drawn))
     source = {
         "name": "synthetic-pets",
-        "attribution": f"drawn by shards.synthetic: {num_pets} pets, seed {seed}",
+        "attribution": f"drawn by shards.synthetic: {number} pets, seed {seed}",
     }
     write_whole(folder / "source.json", json.dumps(source, indent=2) + "\n")
     # The lists come last: a folder without them is no data set, so a killed drawing is not taken for one.
-    _write_lists(folder / "annotations", num_pets)
+    _write_lists(folder / "annotations", number)
 
 
 def breed_of(index: int) -> tuple[int, str, str]:
@@ -118,14 +118,14 @@ def draw_pets(indices: range, *, seed: int, longer_side_px: int) -> list[Drawn]:
     return drawn
 
 
-def _write_lists(annotations: Path, num_pets: int) -> None:
+def _write_lists(annotations: Path, number: int) -> None:
     lines: dict[str, list[tuple[int, int, str]]] = {"list": [], "trainval": [], "test": []}
     breed_ids: dict[str, int] = {}
     within = {"cat": 0, "dog": 0}
     for breed, look in BREEDS.items():
         within[look.species] += 1
         breed_ids[breed] = within[look.species]
-    for index in range(num_pets):
+    for index in range(number):
         class_id, breed, key = breed_of(index)
         species = 1 if BREEDS[breed].species == "cat" else 2
         line = (class_id, index, f"{key} {class_id} {species} {breed_ids[breed]}")

@@ -18,7 +18,7 @@ import numpy as np
 from shards.files import decode_json, read_text_file
 from shards.manifest import KEY_PATTERN, Source
 from shards.sources.listing import MAX_KEY_LENGTH, NAMED, Listing, Mask
-from shards.sources.trimaps import read_trimap
+from shards.sources.pets.trimaps import read_trimap
 
 OXFORD = Source(
     name="oxford-iiit-pet",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from shards.sources.silhouettes import Part, pose_pet
+from shards.sources.pets.silhouettes import Part, pose_pet
 
 Colour = tuple[int, int, int]
 Floats = np.ndarray  # float32

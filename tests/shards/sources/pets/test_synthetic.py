@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.sources.oxford import read_folder
-from shards.sources.synthetic import BREEDS, breed_of, draw_folder, draw_pets
+from shards.sources.pets.oxford import read_folder
+from shards.sources.pets.synthetic import BREEDS, breed_of, draw_folder, draw_pets
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -18,7 +18,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_byte_for_byte_with_any_number_of_processes(tmp_path: Path) -> None:
     for name, seed, workers in (("one", 3, 1), ("two", 3, 2), ("other", 4, 1)):
-        draw_folder(tmp_path / name, num_pets=20, seed=seed, longer_side_px=40, num_workers=workers)
+        draw_folder(tmp_path / name, number=20, seed=seed, longer_side_px=40, num_workers=workers)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     one, other = files_of(tmp_path / "one"), files_of(tmp_path / "other")
     assert one.keys() == other.keys()
@@ -78,10 +78,10 @@ def _open(data: bytes) -> Image.Image:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 drawn pets are too few"):
-        draw_folder(tmp_path / "few", num_pets=3, seed=0)
+        draw_folder(tmp_path / "few", number=3, seed=0)
     with pytest.raises(ValueError, match="too small for a pet"):
-        draw_folder(tmp_path / "tiny", num_pets=4, seed=0, longer_side_px=8)
+        draw_folder(tmp_path / "tiny", number=4, seed=0, longer_side_px=8)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="is not empty"):
-        draw_folder(tmp_path / "full", num_pets=4, seed=0)
+        draw_folder(tmp_path / "full", number=4, seed=0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torchvision.datasets
 
-from shards.sources.oxford import Pet, download, read_folder
+from shards.sources.pets.oxford import Pet, download, read_folder
 
 
 def test_splits_follow_the_index_in_the_list(odd) -> None:

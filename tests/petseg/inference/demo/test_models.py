@@ -1,0 +1,66 @@
+"""What the page says of its models, and the command's refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from petseg.demo import main
+from petseg.inference.demo.models import Model, facts_of, load_models
+from shards.command import WRONG_USE, run_command
+
+
+def test_facts_of_weights_and_of_an_onnx_file(models: list[Model]) -> None:
+    weights, onnx, other, twelve = map(facts_of, models)
+    assert [one["name"] for one in (weights, onnx)] == ["pets.safetensors", "pets.onnx"]
+    assert weights["network"] == onnx["network"] == "unet of width 4"
+    assert other["network"] == "unet of width 6"
+    assert weights["size"] == "64 x 64 px"
+    assert (weights["device"], onnx["device"]) == ("cpu, float32", "onnxruntime on the CPU")
+    assert weights["rule"] != twelve["rule"]
+    assert weights["classes"][1] == {"name": "cat", "colour": "#c81e1e", "counts": True}
+    assert not weights["classes"][0]["counts"]
+    assert len(twelve["classes"]) == 12
+
+
+def test_files_of_one_name_are_told_apart(files: list[Path], tmp_path: Path) -> None:
+    copy = tmp_path / files[0].name
+    copy.write_bytes(files[0].read_bytes())
+    assert [model.name for model in load_models([files[0], copy], "cpu")] == [str(files[0]), str(copy)]
+    with pytest.raises(ValueError, match="twice: name each file once"):
+        load_models([copy, copy], "cpu")
+
+
+def test_unusable_weights_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    for name in ("bad.safetensors", "missing.safetensors"):
+        assert run_command(main, ["--weights", str(tmp_path / name)]) == WRONG_USE
+        error = capsys.readouterr().err
+        assert name in error
+        assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_the_command_prints_an_address_and_ends_by_ctrl_c(files: list[Path]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "petseg.demo", "--weights", str(files[0])],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[4], env=os.environ,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        first, second, third = (process.stdout.readline() for _ in range(3))
+        assert first.startswith("drop pictures here: http://127.0.0.1:")
+        assert "?token=" in first
+        assert "ssh -N -L" in second
+        assert third == "Ctrl-C ends it\n"
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert "Traceback" not in error
+    finally:
+        process.kill()
+        process.wait()
