@@ -63,6 +63,10 @@ def plan_parts(out: Path, items: Sequence[Input], count: int) -> list[tuple[Tria
 
 
 def drop_part(part: Trial) -> None:
-    """Take its pictures from a part: a job of it that still came would find nothing to do."""
+    """Take its pictures from a part: a job of it that still came would find nothing to do.
+
+    Raises NotRegular where the part's folder is a link, whose other end is not ours to empty.
+    """
+    require_own_folder(part.folder)
     (part.folder / PICTURES_NAME).unlink(missing_ok=True)
     shutil.rmtree(part.folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from petseg.run_folder.layout import CONFIG_NAME, load_config
 from shards.command import typed, without_secrets
 
 HASH = "manifest_hash"
+PREDICTION_NAME = "predict.json"
 
 
 def find_runs(name: str, runs_dir: Path) -> Sweep:
@@ -25,6 +26,7 @@ def find_runs(name: str, runs_dir: Path) -> Sweep:
         if (folder / SWEEP_NAME).exists():
             return load_sweep(folder)
     for folder in candidates:
+        _require_no_prediction(folder)
         if folders := _run_folders(folder):
             return read_single_runs(folder, folders)
         _require_no_trial(folder)
@@ -41,6 +43,7 @@ def find_sweep_with_jobs(name: str, runs_dir: Path, instead: str) -> Sweep:
     candidates = (Path(name), runs_dir / name)
     if not any((folder / SWEEP_NAME).exists() for folder in candidates):
         for folder in candidates:
+            _require_no_prediction(folder)
             _require_no_trial(folder)
             one = (folder / CONFIG_NAME).exists()
             if one or _run_folders(folder):
@@ -48,6 +51,20 @@ def find_sweep_with_jobs(name: str, runs_dir: Path, instead: str) -> Sweep:
                 what = "is a run" if one else "holds runs"
                 raise ValueError(f"{folder} {what} of petseg/train.py, not a sweep: {instead}; see also `{look}`")
     return find_sweep(name, runs_dir)
+
+
+def _require_no_prediction(folder: Path) -> None:
+    """Raises ValueError, with what does it there, for a folder of jobs/predict.py, whose parts are no trials."""
+    from jobs.runs.parts import JOBS_NAME, PARTS_NAME, load_parts  # reads pictures, which takes a while to import
+
+    for out in (folder, folder.parent):
+        if (out / JOBS_NAME / PARTS_NAME).is_dir() and (out / PREDICTION_NAME).exists():
+            raise ValueError(
+                f"{out} holds a prediction, not a sweep: run the command of jobs/predict.py that began it again to see "
+                "how far it is and why parts failed, and to submit what is missing; the logs lie in "
+                f"{out / JOBS_NAME / 'logs'}, and "
+                f"`scancel --me --name petseg-{load_parts(out).name}` ends its jobs"
+            )
 
 
 def _run_folders(folder: Path) -> list[Path]:

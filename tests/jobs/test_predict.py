@@ -20,10 +20,11 @@ import pytest
 from PIL import Image
 
 from jobs.predict import main
-from jobs.runs.parts import load_parts, plan_parts
+from jobs.runs.parts import PICTURES_NAME, drop_part, load_parts, plan_parts, write_pictures
 from petseg.inference.many.inputs import Input
 from petseg.predict import main as predict
 from shards.command import run_command
+from shards.files import NotRegular
 from slurm.rehearsal.cluster import Cluster
 
 SMALL = ["--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "1", "--timeout-min", "10"]
@@ -90,6 +91,21 @@ def test_parts_are_nearly_equal_and_keep_the_order(tmp_path: Path, items: int, p
     planned = [own for _, own in plan_parts(tmp_path, pictures, parts)]
     assert [len(own) for own in planned] == sizes
     assert [one for own in planned for one in own] == pictures
+
+
+def test_a_part_that_is_a_link_is_not_emptied(tmp_path: Path) -> None:
+    ((part, items),) = plan_parts(tmp_path / "out", [Input("a", "a.png")], 1)
+    elsewhere = tmp_path / "elsewhere" / PICTURES_NAME
+    write_pictures(items, elsewhere)
+    part.folder.parent.mkdir(parents=True)
+    part.folder.symlink_to(elsewhere.parent)
+    with pytest.raises(NotRegular):
+        drop_part(part)
+    assert elsewhere.exists()
+    part.folder.unlink()
+    write_pictures(items, part.folder / PICTURES_NAME)
+    drop_part(part)
+    assert not part.folder.exists()
 
 
 @pytest.mark.parametrize(
