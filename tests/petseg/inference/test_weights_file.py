@@ -142,6 +142,12 @@ def test_runs_that_do_not_fit_together_are_named(
     assert "its name must end in .safetensors" in capsys.readouterr().err
 
 
+def test_weights_of_no_run_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(best, ["--out", str(tmp_path / "x.safetensors")]) == 2
+    expected = "error: name the folder of a run, such as runs/single/unet-none-0123456789\n"
+    assert capsys.readouterr().err == expected
+
+
 def rewritten(made: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """The weights file with another header."""
     header, model = load_model(made / "one.safetensors")
