@@ -69,6 +69,13 @@ def test_a_small_last_batch_is_not_examined() -> None:
     assert [len(batch) for batch in some_batches(order, 16, count=32)] == [10]
 
 
+def test_a_batch_that_is_larger_than_the_split_can_have_its_classes() -> None:
+    """It is the whole split; else what it can have would be no number, and never more than what it sees."""
+    order, classes = EpochOrder([4, 4], 1, 0, 1), np.repeat(np.arange(2), 4)
+    found = measure_mixing(order, classes, 16, 1)
+    assert (found.seen, found.possible) == (2.0, pytest.approx(2.0))
+
+
 def test_a_window_over_all_shards_mixes_best() -> None:
     order, classes = EpochOrder([32] * 8, 8, 0, 1), np.repeat(np.arange(8), 32)
     found = measure_mixing(order, classes, 8, 8)
