@@ -21,6 +21,7 @@ from petseg.export import main
 from petseg.inference.exported.agreement import compare, of_pixels, require_agreement
 from petseg.inference.exported.hub import model_card
 from petseg.inference.exported.onnx_file import load_onnx
+from petseg.inference.exported.program import Form, form_from_json
 from petseg.inference.header import Header, Origin, from_json, to_json
 from petseg.inference.samples import drawn_samples
 from petseg.inference.weights_file import build_network, load_model, save_weights
@@ -170,7 +171,9 @@ def test_a_program_of_torch_export(weights: Callable[..., Path], tmp_path: Path)
     out = export(weights(), tmp_path / "winner.pt2", "--dynamic-size", "--end-to-end")
     facts = {"petseg.json": ""}
     program = torch.export.load(out, extra_files=facts).module()
-    assert from_json(json.loads(facts["petseg.json"])["header"]) == header_of()
+    told = json.loads(facts["petseg.json"])
+    assert from_json(told["header"]) == header_of()
+    assert form_from_json(told["form"]) == Form("pixels", dynamic_size=True)  # how the program is called
     probabilities, classes = program(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
     assert (probabilities.shape, classes.shape) == ((3, 3, 64, 96), (3, 64, 96))
 
