@@ -152,14 +152,13 @@ def test_a_run_keeps_its_target(pet_shards: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(kept.rules[name], table) for name, table in target.rules.items())
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1}', "table", "class"])
+@pytest.mark.parametrize("damage", ["{", "[]", '{"format_version": 1}', "table", "class", "next class"])
 def test_a_damaged_target_is_named(pet_shards: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / TARGET_NAME
     save_target(resolve_target(DataConfig(target="trimap"), open_store(str(pet_shards))), tmp_path)
     text = path.read_text()
-    path.write_text(
-        {"table": text.replace("[[255, ", "[["), "class": text.replace("[[255, ", "[[7, ")}.get(damage, damage)
-    )
+    instead = {"table": "[[", "class": "[[7, ", "next class": "[[3, "}  # the three classes are 0, 1 and 2
+    path.write_text(text.replace("[[255, ", instead[damage]) if damage in instead else damage)
     with pytest.raises(Failure, match=r"target.json is damaged"):
         load_target(tmp_path)
 
