@@ -74,5 +74,3 @@ def test_what_was_taken_back_leaves_other_announcements(sweep: Sweep) -> None:
     )
     sweep.withdraw_intent("petseg:a")
     assert {name: one.job_id for name, one in sweep.submissions().items()} == {first: "7", second: ""}
-    sweep.add_submissions([Submission(second, "8", "slurm", "")])  # a line of its own
-    assert {name: one.job_id for name, one in sweep.submissions().items()} == {first: "7", second: "8"}
