@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,23 @@ def test_the_best_seed_of_the_best_cell_is_chosen(lab: Lab) -> None:
     seeds = best_trials(sweep, all_seeds=True)
     assert [trial.axes["train.seed"] for trial in seeds] == [0, 1, 2]
     assert {trial.axes["augment.policy"] for trial in seeds} == {"none"}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count", "average"), [("best", 1, False), ("ensemble", 3, False), ("average", 3, True)]
+)
+def test_seeds_become_one_file_as_they_are_wanted(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: str, count: int, average: bool
+) -> None:
+    for trial in lab.plan().trials:
+        cell = (trial.axes["model.arch"], trial.axes["augment.policy"])
+        finish(trial, DICE[cell][trial.axes["train.seed"]])
+    written: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("petseg.inference.winner.write_winner", lambda *given: written.append(given))
+    assert run_command(main, [str(lab.folder), "--seeds", seeds, "--out", str(tmp_path / "w.safetensors")]) == 0
+    ((folders, *how),) = written
+    assert len(folders) == count
+    assert how == [tmp_path / "w.safetensors", "best", average, None]
 
 
 def test_a_sweep_without_a_result_says_where_to_look(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

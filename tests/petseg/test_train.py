@@ -22,9 +22,9 @@ from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from petseg.optim import learning_rate
 from petseg.run_folder.checkpoint import list_checkpoints
-from petseg.run_folder.layout import load_config, load_result, read_metrics
+from petseg.run_folder.layout import Result, load_config, load_result, read_metrics
 from petseg.run_folder.new_folder import missing_folders, removed_unless_started
-from petseg.train import main
+from petseg.train import main, show_result
 from petseg.training import epoch as epoch_module
 from petseg.training.loop import train
 from shards.command import Failure, run_command
@@ -67,6 +67,17 @@ def test_an_epochs_row_has_the_learning_rate_of_its_last_step(tiny: Tiny, tmp_pa
     config = tiny(optim__schedule="cosine")
     train(config, tmp_path)
     assert [row["lr"] for row in read_metrics(tmp_path)] == [learning_rate(config.optim, step, 8) for step in (3, 7)]
+
+
+def test_a_run_ends_with_the_numbers_of_each_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = ("dice", "iou", "dice_dataset", "iou_dataset", "loss", "all_pet_dice")
+    metrics = {f"{split}/{name}": value for split, value in (("val", 0.25), ("test", 0.75)) for name in fields}
+    for named, shown in ((metrics, "0.7500"), ({n: v for n, v in metrics.items() if n.startswith("val")}, "")):
+        show_result(Result("0123456789", named, 1, 2, 31, 1, "node1", "cpu", 60.0, 83.0, 0.01, 84.0), tmp_path)
+        out = capsys.readouterr().out
+        assert "best weights: epoch 1 of 2" in out
+        assert "0.2500" in out
+        assert ("0.7500" in out) == ("test" in out.rpartition("split")[2]) == bool(shown)
 
 
 def test_each_step_has_its_own_rate_and_each_epoch_its_own_augmentation(

@@ -24,6 +24,7 @@ from shards.manifest import (
     save_manifest,
     split_of_keys,
 )
+from shards.pack import PackConfig, pack
 from tests.petseg.shard_server import serve
 
 Doctor = Callable[..., dict[str, Finding]]
@@ -111,6 +112,16 @@ def test_keys_that_are_not_the_manifests(ask: Doctor, copied: Path) -> None:
 
 
 # config
+
+
+def test_cells_on_copies_of_a_shard_set_are_one_trial(
+    ask: Doctor, pet_shards: Path, copied: Path, tmp_path: Path
+) -> None:
+    pack(PackConfig(out=tmp_path / "other", synthetic=40, seed=9, image_size_px=64, workers=1))
+    finding = ask("config", "--axis", f"data.shards={pet_shards},{tmp_path / 'other'}")["config"]
+    assert finding.status == "ok", finding.detail
+    finding = ask("config", "--axis", f"data.shards={pet_shards},{copied}")["config"]
+    assert (finding.status, finding.detail.split(" trials")[0]) == ("warn", "36 cells are only 18")
 
 
 @pytest.mark.parametrize(

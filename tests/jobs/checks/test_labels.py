@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from jobs.checks.setup import Finding
 from shards.pack import pack
 from tests.scenes import Scenes
@@ -37,6 +39,19 @@ def test_faults_of_classes(ask: Doctor, tmp_path: Path) -> None:
     finding = ask("labels", "--set", f"data.target={merging}", shards=tmp_path / "set")["labels"]
     assert finding.status == "FAIL"
     assert "'bus' is no class of the shard set" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [("data.border=fg,bg", "data.border = 'bg': this shard set"), ("data.target=as_packed,dog", "dog")],
+)
+def test_every_value_of_an_axis_is_checked(ask: Doctor, tmp_path: Path, axis: str, words: str) -> None:
+    scenes = Scenes(tmp_path / "scenes")
+    scenes.add_many()
+    pack(scenes.config(tmp_path / "set"))
+    finding = ask("labels", "--axis", axis, shards=tmp_path / "set")["labels"]
+    assert finding.status == "FAIL"
+    assert words in finding.detail
 
 
 def test_small_runs_on_classes(ask: Doctor, tmp_path: Path) -> None:

@@ -124,6 +124,17 @@ def test_validation_measures_the_configs_border_rule(tiny: Tiny, tmp_path: Path,
     parts.close()
 
 
+def test_validation_measures_every_class_of_the_target(tiny: Tiny, tmp_path: Path) -> None:
+    """Else the best epoch would be chosen by the first class alone."""
+    config = tiny(data__target="trimap")
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
+    quick, measured = measure(parts, "test"), measure_protocol(parts, "test", Protocol())
+    assert quick.counts.shape == (30, 2, 3)  # pictures, pet and border, the kinds of pixels
+    assert np.array_equal(quick.counts, measured.per_image.counts)
+    assert quick.summary("test").items() <= measured.metrics("test", temperature=None).items()
+    parts.close()
+
+
 def test_views_are_averaged_and_drawn(whole_parts: Parts) -> None:
     plain, views = (measure_protocol(whole_parts, "test", Protocol(tta=tta)) for tta in ("none", "flips_scales"))
     assert not np.array_equal(plain.per_image.counts, views.per_image.counts)

@@ -140,3 +140,8 @@ def test_wrong_flags(
     common = ["int8", "--weights", str(winner / "winner.safetensors"), "--shards", str(pet_shards)]
     assert run_command(main, [*common, *flags]) == WRONG_USE
     assert words in capsys.readouterr().err
+
+
+def test_models_to_measure_must_be_named(pet_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(main, ["measure", "--shards", str(pet_shards), "--weights"]) == WRONG_USE
+    assert capsys.readouterr().err == "error: name the models with --weights\n"

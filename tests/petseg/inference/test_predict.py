@@ -143,6 +143,12 @@ def test_bad_files_are_named_skipped_and_tried_again(
     assert (out / "masks" / "3.png").stat().st_mtime_ns == kept
 
 
+def test_pictures_and_weights_must_both_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--weights", "w.safetensors"], [str(tmp_path), "--weights"]):
+        assert run_command(main, [*words, "--out", str(tmp_path / "out")]) == 2
+        assert "name the pictures, or a folder with them, before --weights" in capsys.readouterr().err
+
+
 def test_another_command_on_the_same_folder_is_refused(
     weights: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

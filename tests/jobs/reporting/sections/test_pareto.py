@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.reporting.page import render_page
-from jobs.reporting.sections.pareto import MAX_FILES, MAX_SETTINGS, compare_models, on_front
+from jobs.reporting.sections.pareto import MAX_FILES, MAX_SETTINGS, RIGHT, Mark, _steps, compare_models, on_front
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.trial import Sweep
 from petseg.inference.point_files import Point, Points, Speed, write_points
@@ -45,6 +45,14 @@ def test_front() -> None:
     assert on_front(twins, "file_mb") == [True, True, False]
     hair = replace(FLOAT, dice=FLOAT.dice + 1e-5, file_mb=5.0)  # nobody sees that Dice is higher
     assert on_front([FLOAT, hair], "file_mb") == [True, False]
+
+
+def test_the_front_is_level_until_the_cost_of_its_next_model() -> None:
+    """Up first, and it would show a Dice at a cost that no model reaches it at."""
+    front = [
+        Mark(n, x, y, None, True, False, "") for n, (x, y) in enumerate([(90.0, 20.0), (10.0, 80.0), (50.0, 40.0)])
+    ]
+    assert _steps(front) == f"M10.0,80.0H50.0V40.0H90.0V20.0H{RIGHT:g}"
 
 
 def test_without_files_the_page_is_what_it_was(planned: Sweep) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs import report
+from jobs.reporting.rows import INTERVALS_NOTE
 from jobs.reporting.statistics.records import read_records
 from jobs.reporting.statistics.verdict import build_leaderboard
 from jobs.reporting.wandb_report.client import literal
@@ -18,6 +20,7 @@ from jobs.reporting.wandb_report.content import Content, Grid, Importance, Lines
 from jobs.reporting.wandb_report.send import MARK_NAME, Target, send_report, target_of, trouble, warn_about_runs
 from jobs.runs.trial import Sweep
 from jobs.wandb_sync.trials import NOTE_NAME
+from petseg.run_folder.attempts import ATTEMPTS_NAME, Attempt
 from petseg.run_folder.layout import load_config
 from petseg.tracking.client import best_and_last
 from petseg.tracking.naming import RunName
@@ -73,6 +76,7 @@ def test_content_of_a_report(tmp_path: Path) -> None:
     assert verdict.startswith("**")
     assert "unet beats resnet34_unet by 0.1000" in verdict
     assert "| # | model.arch | augment.policy | val Dice |" in table
+    assert table.endswith(f"\nMeans over seeds. {INTERVALS_NOTE}")
     assert table.count("\n| ") == 1 + 4  # the line under the titles, and the cells
     assert "by hand & &lt;with care>" in measured  # else it would be a tag
     assert "- **Border**: border counts as pet (fg)" in measured
@@ -126,6 +130,21 @@ def test_nothing_has_run_yet(tmp_path: Path) -> None:
     content = content_of(Lab(tmp_path / "runs" / "lab", tmp_path / "shards").plan())
     assert isinstance(content.blocks[1], Markdown)
     assert "Nothing can be compared yet" in content.blocks[1].text
+    assert isinstance(content.blocks[3], Markdown)
+    assert INTERVALS_NOTE not in content.blocks[3].text
+
+
+def test_every_code_that_the_best_trials_ran_is_named(tmp_path: Path) -> None:
+    """One of them was requeued and ran on with other code: its numbers are of both."""
+    sweep = build_sweep(tmp_path)
+    for number, trial in enumerate(sweep.trials):
+        codes = ["aaaa", "bbbb"] if number < 4 else [""]
+        attempts = [Attempt(n, "node1", "7", code, 0, 0.0) for n, code in enumerate(codes, start=1)]
+        (trial.folder / ATTEMPTS_NAME).write_text(json.dumps([asdict(attempt) for attempt in attempts]))
+    again = content_of(sweep).blocks[-1]
+    assert isinstance(again, Markdown)
+    (words,) = re.findall(r" with the code ([^;]*); each trial's whole config", again.text)
+    assert set(words.split(", ")) == {"aaaa", "bbbb", "the working tree"}
 
 
 def test_no_secret_of_an_address_is_shown(tmp_path: Path) -> None:
