@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,8 +18,13 @@ from shards.command import FAILED
 from slurm.rehearsal.cluster import Cluster
 from tests.jobs.faulty_checkout import REPOSITORY, wait_until
 
-CANARY = "canary0123456789abcdef0123456789abcdef01"  # as long as a key of wandb: a shorter one its client refuses
 ON_SLURM = ["--partition", "gpu", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "2", "--timeout-min", "10"]
+
+
+@pytest.fixture
+def canary() -> str:
+    """As long as a key of wandb, since its client refuses a shorter one; in no process of another test."""
+    return f"canary{uuid.uuid4().hex}01"
 
 
 @pytest.fixture
@@ -28,11 +34,11 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def command(said: list[str]) -> Callable[..., None]:
+def command(said: list[str], canary: str) -> Callable[..., None]:
     """Runs `python jobs/NAME.py WORDS` with the key in its environment, and keeps what it writes."""
 
     def run(name: str, *words: str, code: int = 0) -> None:
-        env = {**os.environ, "WANDB_API_KEY": CANARY, "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, "WANDB_API_KEY": canary, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, f"jobs/{name}.py", *words], cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=300, check=False,
@@ -48,24 +54,24 @@ def slurm(*words: str) -> str:
     return done.stdout
 
 
-def files_with_it(*folders: Path) -> list[str]:
+def files_with_it(canary: str, folders: Iterable[Path]) -> list[str]:
     """Files that contain the key, or bear it in their name."""
     found = []
     for path in (path for folder in folders for path in folder.rglob("*")):
         try:
-            if CANARY in path.name or (path.is_file() and CANARY.encode() in path.read_bytes()):
+            if canary in path.name or (path.is_file() and canary.encode() in path.read_bytes()):
                 found.append(str(path))
         except FileNotFoundError:  # Slurm's daemons are at work
             continue
     return found
 
 
-def processes_with_it() -> list[str]:
+def processes_with_it(canary: str) -> list[str]:
     """Processes that have the key in their environment or their arguments."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if CANARY.encode() in (process / "environ").read_bytes() + (process / "cmdline").read_bytes():
+            if canary.encode() in (process / "environ").read_bytes() + (process / "cmdline").read_bytes():
                 found.append((process / "cmdline").read_text().replace("\0", " "))
         except OSError:
             continue
@@ -79,7 +85,7 @@ def statuses(sweep: Sweep) -> list[str]:
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_key_in_the_launchers_environment_reaches_nothing(
-    tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster, command: Callable, said: list[str]
+    tiny_sweep: list[str], tmp_path: Path, on_cluster: Cluster, command: Callable, said: list[str], canary: str
 ) -> None:
     """One trial ends well, one fails and is retried; all commands are used on them."""
     runs = tmp_path / "runs"
@@ -93,7 +99,7 @@ def test_a_key_in_the_launchers_environment_reaches_nothing(
     seen: list[str] = []
 
     def over() -> bool:
-        seen.extend(processes_with_it())  # of the jobs: the launcher has ended
+        seen.extend(processes_with_it(canary))  # of the jobs: the launcher has ended
         return statuses(sweep) == ["done", "failed"]
 
     wait_until(over)
@@ -108,7 +114,7 @@ def test_a_key_in_the_launchers_environment_reaches_nothing(
 
     assert "offline" in (sweep.trials[0].folder / "config.json").read_text()
     assert list((sweep.trials[0].folder / "wandb").glob("offline-run-*/*.wandb"))
-    assert_clean([tmp_path, on_cluster.root], said)
+    assert_clean(canary, [tmp_path, on_cluster.root], said)
     assert seen == []
     jobs = {job for line in (sweep.folder / "submissions.jsonl").read_text().splitlines() for job in job_ids(line)}
     assert len(jobs) == 3
@@ -117,7 +123,7 @@ def test_a_key_in_the_launchers_environment_reaches_nothing(
         script = slurm("scontrol", "write", "batch_script", job.partition("_")[0], "-")
         assert "Comment=petseg:" in shown
         assert "submitit.core._submit" in script
-        assert CANARY not in shown + script
+        assert canary not in shown + script
 
 
 def job_ids(line: str) -> Iterable[str]:
@@ -125,15 +131,15 @@ def job_ids(line: str) -> Iterable[str]:
     return [job] if job else []
 
 
-def assert_clean(folders: list[Path], said: list[str]) -> None:
-    assert files_with_it(*folders) == []
-    assert not [text for text in said if CANARY in text]
+def assert_clean(canary: str, folders: list[Path], said: list[str]) -> None:
+    assert files_with_it(canary, folders) == []
+    assert not [text for text in said if canary in text]
     assert sum(len(text) for text in said) > 1000
 
 
 @pytest.mark.slow
 def test_on_this_machine_it_reaches_the_jobs_and_no_file(
-    tiny_sweep: list[str], tmp_path: Path, command: Callable, said: list[str]
+    tiny_sweep: list[str], tmp_path: Path, command: Callable, said: list[str], canary: str
 ) -> None:
     """Jobs here are children of the launcher and may use its key; wandb's own files do not hold it either."""
     flags = [*tiny_sweep, "--cluster", "local", "--axis", "model.arch=unet", "--set", "tracking.wandb=offline"]
@@ -142,4 +148,4 @@ def test_on_this_machine_it_reaches_the_jobs_and_no_file(
     command("logs", str(tmp_path / "runs" / "lab"), "unet")
     command("report", str(tmp_path / "runs" / "lab"))
     assert list(tmp_path.glob("runs/lab/trials/*/wandb/offline-run-*/*.wandb"))
-    assert_clean([tmp_path], said)
+    assert_clean(canary, [tmp_path], said)
