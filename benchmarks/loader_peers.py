@@ -143,7 +143,7 @@ def mds_shards(shards: Path, scratch: Path) -> Way:
             writer.write(sample)
 
     # without the package its base is Any to mypy
-    class Decoded(streaming.StreamingDataset):  # type: ignore[misc, unused-ignore]
+    class Decoded(streaming.StreamingDataset):  # type: ignore[misc, unused-ignore]  # of an extra
         def __getitem__(self, at: int) -> dict[str, torch.Tensor]:
             return decode_sample(super().__getitem__(at))
 

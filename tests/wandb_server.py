@@ -48,7 +48,7 @@ class SentRun:
 
     @property
     def epochs(self) -> list[int]:
-        """Of the rows with numbers, without the pictures'."""
+        """Return the epochs of the rows with numbers, not of those with pictures."""
         return [row["epoch"] for row in self.rows if "val/dice" in row]
 
 

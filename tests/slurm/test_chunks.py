@@ -128,7 +128,7 @@ def test_the_last_array_gets_the_shares_of_arrays_without_room(
 def test_the_only_array_for_which_there_is_room_has_the_whole_limit(
     set_limit: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three arrays with one job at a time each, there is room for the first alone."""
+    """There is room for only the first of three arrays with one job at a time each."""
     monkeypatch.setattr(cluster, "max_array_size", lambda: 4)
     set_limit("user", getpass.getuser(), MaxSubmitJobs=3)
     jobs = submit(abs, list(range(10)), "slurm", Request(tmp_path, SMALL, "t", 3, as_many_as_fit=True))

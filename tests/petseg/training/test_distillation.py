@@ -102,7 +102,7 @@ def test_a_teacher_that_learnt_something_else_is_refused(
 def test_the_loss_is_the_weighted_sum(
     tiny: Tiny, teachers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one step over the whole split, from the logits that the step saw."""
+    """Compute the loss of one step over the whole split from the logits that the step saw."""
     seen: list[tuple[torch.Tensor, ...]] = []
     plain = epoch_module.training_pass
 

@@ -242,7 +242,7 @@ def altered_png(pixels: np.ndarray) -> bytes:
 
 
 def test_altered_pixels_of_a_png_are_refused(odd, make) -> None:
-    """Of a trimap, and of a picture: without its checksums it would be packed as another one."""
+    """Masks and pictures have their checksums compared; without them a damaged one would be packed as another one."""
     trimap, picture = np.asarray(make["trimap"]()), np.asarray(make["rgb"]())
     assert set(np.unique(pixels_of(altered_png(trimap)))) == {1, 2, 3}
     assert (pixels_of(altered_png(trimap)) != trimap).any()
