@@ -23,13 +23,14 @@ Counts = NDArray[np.int64]
 
 
 def predicted_classes(logits: torch.Tensor) -> torch.Tensor:
-    """(B, K, H, W) logits -> (B, H, W) uint8: the class with the largest one.
+    """(B, K, H, W) logits -> (B, H, W) uint8: the class with the largest one, the first of several.
 
-    With two classes argmax took 12 of the 39 ms per picture at 384 px on a CPU core.
+    On CPUs argmax across planes is not vectorised. A 500 x 375 picture takes 33 to 37 ms with it; the indices of max,
+    which are the same, take 1.6 ms with 3 classes and 3.6 ms with 12, and the comparison of two classes 0.1 ms.
     """
     if logits.shape[1] == 2:
         return (logits[:, 1] > logits[:, 0]).to(torch.uint8)
-    return logits.argmax(dim=1).to(torch.uint8)
+    return logits.max(dim=1).indices.to(torch.uint8)
 
 
 def to_native(logits: torch.Tensor, size: Size, fit: Fit = "squash") -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from petseg.data.inputs import normalise, to_image
 from petseg.inference.header import Header
 from petseg.inference.samples import Samples
-from petseg.metrics.pixels import count_pixels, picture_dice
+from petseg.metrics.pixels import count_pixels, picture_dice, predicted_classes
 
 BATCH = 4
 MAX_DIFFERENCE = 1e-3  # of a probability, in float32: what other orders of addition do stays far below
@@ -46,7 +46,7 @@ def compare(model: Probabilities, exported: Probabilities, samples: Samples, hea
     for ids in parts:
         one, other = (program(samples.images[ids]) for program in (model, exported))
         differences.append((one - other).abs().max())
-        others += int((one.argmax(dim=1) != other.argmax(dim=1)).sum())
+        others += int((predicted_classes(one) != predicted_classes(other)).sum())
         if samples.classes is not None:
             truth = samples.classes[ids]
             dice.append(torch.stack([picture_dice(count_pixels(p, truth, header.counted)) for p in (one, other)]))

@@ -70,6 +70,16 @@ def test_pet_is_the_larger_logit_as_argmax_has_it() -> None:
     assert torch.equal(predicted_classes(logits), logits.argmax(dim=1).to(torch.uint8))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("num_classes", [3, 12])
+def test_undecided_pixels_get_the_first_of_the_largest_classes(num_classes: int, layout: torch.memory_format) -> None:
+    drawn = torch.randint(0, 3, (2, num_classes, 33, 47), generator=torch.Generator().manual_seed(1))
+    logits = drawn.float().to(memory_format=layout)  # most pixels have several largest ones
+    first = np.argmax(logits.numpy(), axis=1)  # numpy promises the first
+    assert np.array_equal(predicted_classes(logits).numpy(), first)
+    assert (np.sum(logits.numpy() == logits.amax(dim=1, keepdim=True).numpy(), axis=1) > 1).mean() > 0.3
+
+
 def test_scores_of_some_pictures_and_empty_truth() -> None:
     """Both empty, prediction alone, truth alone, half of the truth."""
     counts = np.array([[0, 0, 0], [0, 9, 0], [0, 0, 7], [5, 0, 5]])[:, None]
