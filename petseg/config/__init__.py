@@ -239,6 +239,14 @@ class TrainConfig:
     """Reach of train.border_weight to either side, in pixels of the squashed picture."""
     ema_decay: float = field(default=0.0, metadata=LATER)
     """Decay of a running average of the weights (such as 0.999), which is validated and kept instead; 0 = none."""
+    swa_from: float = field(default=0.0, metadata=LATER)
+    """Stochastic weight averaging: from this share of the steps on, the mean of the weights after each step is
+    validated and kept instead; 0 = none. Where the learning rate ends near zero, there is little to average."""
+    late_batches: int = field(default=1, metadata=LATER)
+    """Batches that make one update of the weights towards the end, in place of or beside a falling learning rate:
+    their gradients are averaged. BatchNorm still sees one batch at a time."""
+    late_batches_from: float = field(default=0.5, metadata=LATER)
+    """Share of the steps after which train.late_batches holds."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Precision of the forward and backward pass; fp16 needs a GPU."""
     channels_last: bool = True
@@ -272,6 +280,16 @@ class TrainConfig:
     save_every_min: float = field(default=10.0, metadata=FREE)
     """Minutes between saves within an epoch, which a kill without warning costs at most; 0 = save only after epochs."""
 
+    @property
+    def averages_weights(self) -> bool:
+        """Whether averages of the weights are validated and kept."""
+        return bool(self.ema_decay or self.swa_from)
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients of several passes are added up for an update."""
+        return self.accumulation_steps > 1 or self.late_batches > 1
+
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "train.epochs", self.epochs, "must be at least 1")
         _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "must be at least 1")
@@ -285,7 +303,7 @@ class TrainConfig:
         self._check_budget()
         self._check_sizes()
         self._check_loss()
-        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "must lie in [0, 1)")
+        self._check_updates()
         rule = "leave it out with train.grad_checkpointing: what a compiled step keeps is the compiler's choice"
         _require(self.compile == "no" or not self.grad_checkpointing, "train.compile", self.compile, rule)
         _require(0 <= self.seed < 2**31, "train.seed", self.seed, "must lie in [0, 2**31)")
@@ -297,6 +315,17 @@ class TrainConfig:
         _require(steps >= 0, "train.budget_steps", steps, "must not be negative")
         _require(0 <= minutes < math.inf, "train.budget_min", minutes, "must not be negative")
         _require(not (steps and minutes), "train.budget_min", minutes, "leave it out, or train.budget_steps")
+
+    def _check_updates(self) -> None:
+        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "must lie in [0, 1)")
+        _require(0 <= self.swa_from < 1, "train.swa_from", self.swa_from, "must lie in [0, 1)")
+        rule = "leave it out, or train.ema_decay: a run keeps one average"
+        _require(not (self.swa_from and self.ema_decay), "train.swa_from", self.swa_from, rule)
+        late, share = self.late_batches, self.late_batches_from
+        _require(late >= 1, "train.late_batches", late, "must be at least 1")
+        _require(0 <= share < 1, "train.late_batches_from", share, "must lie in [0, 1)")
+        rule = "leave it out with train.budget_min, whose number of steps is not known at the start"
+        _require(late == 1 or not self.budget_min, "train.late_batches", late, rule)
 
     def _check_sizes(self) -> None:
         start, share = self.start_size_px, self.full_size_from
