@@ -277,6 +277,7 @@ def test_utilization_by_hand() -> None:
 # --- the command
 
 
+@pytest.mark.slow
 def test_the_command_answers(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data.image-size-px", "64", "--model.width", "8", "--device", "H100"]
     assert run_command(main, [*flags, "--gpu-gb", "2", "--train.batch-size", "8", "--world-size", "2"]) == 0
