@@ -5,14 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.config import (
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from petseg.config import DataConfig, ModelConfig, RunConfig, TrackingConfig
+from petseg.config.training import OptimConfig, TrainConfig
 from petseg.config.values import (
     config_from_dict,
     config_to_dict,

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from petseg.config import OptimConfig, RunConfig
+from petseg.config import RunConfig
+from petseg.config.training import OptimConfig
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema, warmed_up
 from petseg.run_folder.checkpoint import Learner, list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
