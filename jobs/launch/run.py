@@ -21,7 +21,7 @@ from jobs.launch.options import Options
 from jobs.launch.submit import Submitted, report_end, report_wandb, submit_trials
 from jobs.runs.earlier_trials import earlier_line
 from jobs.runs.launch import Launch, save_launch
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.runs.trials import Trials, plan_trials, write_trials
 from jobs.search.rounds import next_round
 from jobs.state.observed import Observed, observe

@@ -15,7 +15,7 @@ from jobs.checks.setup import Finding
 from petseg.augment import batch, draws
 from petseg.losses import LOSSES, cross_entropy
 from petseg.training import interrupt
-from shards.command import parse
+from shards.command.flags import parse
 
 Doctor = Callable[..., dict[str, Finding]]
 

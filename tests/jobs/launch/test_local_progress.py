@@ -15,7 +15,7 @@ from rich.console import Console
 
 from jobs.launch import local_progress
 from jobs.launch.local_progress import LocalProgress, RunningTrial
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main

@@ -313,3 +313,18 @@ def test_displacement_is_as_strong_along_both_sides_of_a_rectangle() -> None:
     expected = 30 * math.sqrt(1 / 3 / (4 * math.pi * 25))
     assert along_x == pytest.approx(expected, rel=0.1)
     assert along_y == pytest.approx(expected, rel=0.1)
+
+
+def test_a_displacement_moves_the_pixels_of_a_rectangle_by_as_many_pixels() -> None:
+    """A picture whose pixels say where they are tells where each came from."""
+    config, size = AugmentConfig(policy="elastic", p=1.0, elastic_alpha=40), (40, 120)
+    changes = draw(config, np.arange(1), 0, 1, size)
+    assert changes[0].bumps is not None
+    along_x, along_y = displacement(torch.from_numpy(changes[0].bumps[None]).float(), config, size)[0]
+    y, x = torch.meshgrid(*(torch.arange(float(side)) for side in size), indexing="ij")
+    image = torch.stack([x, y, torch.zeros(size)])[None]
+    moved, _ = apply(changes, image, torch.zeros(1, *size, dtype=torch.uint8), config)
+    inside = (slice(5, -5), slice(5, -5))  # a displacement reaches 3 px, and the edge reflects
+    torch.testing.assert_close(moved[0, 0][inside], (x + along_x)[inside], atol=1e-3, rtol=0)
+    torch.testing.assert_close(moved[0, 1][inside], (y + along_y)[inside], atol=1e-3, rtol=0)
+    assert along_x.std() > 0.3

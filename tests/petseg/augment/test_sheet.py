@@ -1,13 +1,18 @@
 """The sheet of `python -m petseg.augment` shows pictures as a run of the same flags gets them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.augment.__main__ import Command, main
+from petseg.augment.__main__ import Command, draw_changes, main
+from petseg.augment.draws import Change, draw
 from petseg.config import AugmentConfig
+from petseg.config.sizes import ImageSize
+from petseg.data.plan import Ids
 from petseg.metrics.overlay import CAPTION_PX, draw_sheet
 from shards.command import OK, WRONG_USE, run_command
 from shards.pack import pack
@@ -58,3 +63,40 @@ def test_flat_pictures_leave_no_empty_space() -> None:
     wide, square = np.zeros((32, 64, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)
     drawn = draw_sheet([("a", wide), ("b", square), ("c", wide), ("d", wide)], columns=2, size_px=64)
     assert drawn.size == (128, (CAPTION_PX + 64) + (CAPTION_PX + 32))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"pictures": 0}, {"epochs": 0}, {"image_size_px": 0}, {"rare_crops": 1.5, "fit": "crop"}]
+)
+def test_flags_that_draw_nothing_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Command(**fields)
+
+
+def small(shards: str, **fields: Any) -> Command:
+    return Command(shards=shards, image_size_px=16, **fields)
+
+
+def test_a_split_that_the_set_lacks_is_refused_with_those_that_it_has(wide_shards: str) -> None:
+    with pytest.raises(ValueError, match="has no split night: it has train, val, test"):
+        draw_changes(small(wide_shards, split="night"))
+
+
+def test_there_is_a_row_for_each_picture_and_no_more(wide_shards: str) -> None:
+    """The test split has fewer pictures than are asked for."""
+    whole, more = (draw_changes(small(wide_shards, split="test", pictures=n, epochs=1)) for n in (6, 50))
+    assert np.array_equal(np.asarray(whole), np.asarray(more))
+
+
+def test_the_columns_are_the_epochs_of_a_run_which_begin_with_1(
+    wide_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    def noted(config: AugmentConfig, ids: Ids, seed: int, epoch: int, image_size_px: ImageSize) -> Sequence[Change]:
+        drawn.append(epoch)
+        return draw(config, ids, seed, epoch, image_size_px)
+
+    monkeypatch.setattr("petseg.augment.draws.draw", noted)
+    draw_changes(small(wide_shards, epochs=3, pictures=1))
+    assert drawn == [1, 2, 3]

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -131,9 +132,67 @@ def test_the_defaults_that_no_id_tells_stay() -> None:
         ("train.border_weight", 0.0, -0.01),
         ("train.border_px", 1, 0),
         ("train.full_size_from", 1.0, 0.0),
+        ("data.threads", 1, 0),
+        ("data.shuffle_window_shards", 1, 0),
+        ("data.cache_gb", 0.01, 0.0),
+        ("data.max_lost_samples", 0, -1),
+        *(
+            (f"augment.{name}", bound, beyond)
+            for name in ("p", "strong_p")
+            for bound, beyond in ((0.0, -0.01), (1.0, 1.01))
+        ),
+        *((f"augment.{name}", 0.0, -0.01) for name in ("elastic_alpha", "blur_max_sigma_px", "noise_max_std")),
+        *((f"augment.{name}", 0.0, math.inf) for name in ("elastic_alpha", "blur_max_sigma_px", "noise_max_std")),
+        ("augment.elastic_sigma_px", 1.0, 0.99),
+        ("augment.crop_min_area", 1.0, 0.0),
+        ("augment.crop_min_area", 0.01, 1.01),
+        ("augment.rotate_max_deg", 0.0, -1.0),
+        ("augment.rotate_max_deg", 180.0, 181.0),
+        ("augment.scale_min", 0.1, 0.09),
+        ("augment.scale_min", 1.4, 1.41),  # augment.scale_max is 1.4
+        ("augment.scale_max", 10.0, 10.1),
+        ("augment.color_strength", 0.0, -0.01),
+        ("augment.color_strength", 1.0, 1.01),
+        ("augment.cutout_max_side", 1.0, 0.0),
+        ("augment.cutout_max_side", 0.01, 1.01),
+        ("model.width", 2, 0),
+        ("optim.lr", 1e-9, 0.0),
+        ("optim.lr", 1.0, math.inf),
+        ("optim.weight_decay", 0.0, -0.01),
+        ("optim.momentum", 0.0, 1.0),
+        ("optim.encoder_lr_factor", 0.0, math.inf),
+        ("optim.warmup", 0.0, 1.0),
+        ("optim.grad_clip", 0.0, -0.01),
+        ("train.seed", 2**31 - 1, 2**31),
+        ("train.ema_decay", 0.0, 1.0),
+        ("tracking.overlays", 0, -1),
+        ("tracking.wandb_wait_s", 0.1, 0.0),
     ],
 )
 def test_the_bound_itself_is_allowed_where_the_message_says_so(name: str, allowed: float, refused: float) -> None:
     with_values(RunConfig(), {name: allowed})
     with pytest.raises(ValueError, match=rf"^{name} "):
         with_values(RunConfig(), {name: refused})
+
+
+def test_only_architectures_with_an_encoder_take_one_and_its_weights() -> None:
+    for values in ({"model.encoder": "resnet18"}, {"model.weights": "imagenet"}, {"model.weights": "w.safetensors"}):
+        (name,) = values
+        with pytest.raises(ValueError, match=rf"^{name} .*has its own, from scratch"):
+            with_values(RunConfig(), values)
+        with_values(RunConfig(), values | {"model.arch": "fpn"})
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("model.weights", "w.safetensors.bak"),
+        ("model.weights", "w.npz"),
+        ("model.init", "w.safetensors.bak"),
+        ("model.init", "w.pth"),
+    ],
+)
+def test_weights_are_files_of_a_known_kind(name: str, refused: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} = '{refused}': .*ends? in"):
+        with_values(RunConfig(), {"model.arch": "fpn", name: refused})
+    with_values(RunConfig(), {"model.arch": "fpn", name: "w.safetensors"})

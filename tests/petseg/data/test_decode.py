@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from petseg.data.decode import decode_image, decode_labels
+from petseg.data.decode import decode_image, decode_labels, decode_whole_labels, picture_size
 from shards.encoding import encode_jpeg, encode_png
 
 trimaps = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
@@ -116,3 +116,27 @@ def test_an_error_shows_no_object_in_memory() -> None:
     for decode in (lambda out: decode_labels(b"none", out), lambda out: decode_image(b"none", out)):
         with pytest.raises(ValueError, match=r"^[^<]*$"):
             decode(np.empty((4, 4), np.uint8))
+
+
+def test_a_picture_may_have_25_megapixels_and_no_more() -> None:
+    jpg = bytearray(encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
+    at = jpg.index(b"\xff\xc0") + 5
+    jpg[at : at + 4] = struct.pack(">HH", 5_000, 5_000)
+    assert picture_size(bytes(jpg)) == (5_000, 5_000)
+    jpg[at : at + 4] = struct.pack(">HH", 5_000, 5_001)
+    with pytest.raises(ValueError, match="its header says 5001 x 5000"):
+        picture_size(bytes(jpg))
+
+
+def test_a_trimap_keeps_its_own_size_whoever_encoded_it() -> None:
+    trimap = np.random.default_rng(0).integers(1, 4, (7, 19)).astype(np.uint8)
+    for content in (encode_png(trimap), pillow_png(trimap)):
+        assert np.array_equal(decode_whole_labels(content), trimap)
+
+
+def test_damaged_pixels_with_a_right_checksum_are_an_error() -> None:
+    png = encode_png(np.ones((16, 16), np.uint8))
+    body = b"IDAT" + b"\xff" * 20
+    altered = png[:33] + struct.pack(">I", 20) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]
+    with pytest.raises((ValueError, OSError, SyntaxError)):
+        decode_labels(altered, np.zeros((16, 16), np.uint8))

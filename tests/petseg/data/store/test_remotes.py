@@ -74,6 +74,18 @@ def test_a_command_that_stalls_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert not Path("/proc", pid).exists()
 
 
+def test_a_command_that_does_not_end_is_ended_with_what_it_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_for: Wait
+) -> None:
+    """It closes its stdout, so that all bytes are there, and waits for a child of its own."""
+    monkeypatch.setattr(remotes, "STALL_S", 0.2)
+    script = f"exec >&-; sleep 1000 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(TimeoutError, match=r"no end within 0\.2 s of its last byte"):
+        list(remotes.PipeRemote(f"pipe:sh -c '{script}' {{}}").chunks("manifest.json"))
+    status = Path("/proc", (tmp_path / "pid").read_text().strip(), "stat")
+    wait_for(lambda: not status.exists() or ") Z " in status.read_text())  # nobody may wait for an orphan
+
+
 def test_a_commands_other_arguments_are_not_shown(pet_shards: Path, opened: Callable[..., Store]) -> None:
     script = "import sys; sys.stdout.buffer.write(open(sys.argv[3], 'rb').read())"
     store = opened(f'pipe:{sys.executable} -S -c "{script}" --token s3cr3t {pet_shards}/{{}}')
@@ -141,6 +153,12 @@ def test_a_file_missing_from_a_bucket_is_not_retried(
     with pytest.raises(ValueError, match=r"NoCredentialsError|PermissionError"):
         open_store(bucket)
     assert "trying again" not in caplog.text
+
+
+def test_a_location_is_shown_without_secrets_and_as_a_folder() -> None:
+    assert remotes.FsspecRemote("https://user:secret@host/set/?token=secret").shown == "https://host/set"
+    with pytest.raises(ValueError, match=r"^https:///set names no host or bucket"):
+        remotes.FsspecRemote("https:///set/")
 
 
 def test_a_bucket_that_cannot_be_reached_is_tried_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

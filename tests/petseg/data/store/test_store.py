@@ -6,13 +6,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from petseg.config.sizes import Fit, ImageSize
 from petseg.data.remote import remotes
-from petseg.data.store import LocalStore, Store, is_remote, open_store, read_manifest
+from petseg.data.store import LocalStore, Store, enlarged_line, is_remote, open_store, read_manifest
 from shards.command import Failure
 from shards.manifest import MANIFEST_NAME, index_name, load_manifest, save_manifest
 from shards.pack import pack
@@ -254,3 +256,26 @@ def test_a_name_that_leads_out_of_the_cache_is_refused(pet_shards: Path, tmp_pat
     save_manifest(replace(manifest, shards=(planted,)), tmp_path / "set")
     with pytest.raises(ValueError, match=r"a shard is named '\.\./\.\./planted.tar'"):
         open_store(f"pipe:cat {tmp_path}/set/{{}}")
+
+
+@pytest.mark.parametrize(
+    ("packed_px", "wanted_px", "fit", "said"),
+    [
+        (0, 512, "squash", ""),
+        (0, 512, "crop", ""),
+        (64, 64, "squash", ""),
+        (64, "32x64", "squash", ""),
+        (64, 96, "squash", "packed at 64 px, and are enlarged to data.image_size_px = 96"),
+        (64, "64x96", "squash", "packed at 64 px, and are enlarged to data.image_size_px = 64x96"),
+        (64, 64, "letterbox", "squashed to 64 px when they were packed, and data.fit = letterbox cannot undo that"),
+        (64, 32, "crop", "squashed to 64 px when they were packed, and data.fit = crop cannot undo that"),
+    ],
+)
+def test_what_packing_took_from_the_pictures_is_said(
+    pet_shards: Path, packed_px: int, wanted_px: ImageSize, fit: Fit, said: str
+) -> None:
+    manifest = replace(load_manifest(pet_shards), packer={"image_size_px": packed_px})
+    line = enlarged_line(manifest, "https://user:secret@host/set", wanted_px, fit)
+    assert said in line
+    assert bool(line) == bool(said)
+    assert "secret" not in line

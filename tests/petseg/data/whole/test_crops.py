@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from petseg.augment.draws import generator
 from petseg.data.letterbox import PAD_LABEL, PAD_RGB
-from petseg.data.loader import load_batches, whole_batches
+from petseg.data.loader import PREFETCH_BATCHES, load_batches, whole_batches
 from petseg.data.plan import Batching, EpochOrder, MicroBatch, train_plan
 from petseg.data.split import SplitData
 from petseg.data.store import open_store
@@ -226,3 +227,29 @@ def test_a_split_is_evaluated_picture_by_picture(shards: Path, tmp_path: Path, c
         assert np.array_equal(batch.image[0].numpy(), whole.image)
         assert np.array_equal(batch.labels[0].numpy(), whole.labels)
         assert batch.hashes.tolist() == [whole.hash]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_pictures_that_are_decoded_ahead_keep_their_order(threads: int) -> None:
+    count = 3 * PREFETCH_BATCHES
+    pictures = Pictures([np.full((2 + i, 3), i, np.uint8) for i in range(count)])
+    plan = [MicroBatch(np.arange(count)[::-1], 0, count, last=True)]
+    batches = list(whole_batches(pictures, plan, threads))
+    assert [batch.plan.ids.tolist() for batch in batches] == [[i] for i in reversed(range(count))]
+    assert [batch.image.shape for batch in batches] == [(1, 2 + i, 3, 3) for i in reversed(range(count))]
+    assert [batch.hashes.tolist() for batch in batches] == [[i + 1] for i in reversed(range(count))]
+
+
+def test_a_disk_that_takes_a_part_of_what_is_written_gets_the_rest(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, content, offset: pwrite(file, content[:1000], offset))
+    reader = reader_of(shards, "test")
+    cache = open_whole_cache(reader, str(tmp_path), 1.0)
+    assert cache is not None
+    for position in range(len(reader)):
+        one, other = cache.whole(position), reader.whole(position)
+        assert isinstance(other, Whole)
+        assert np.array_equal(one.image, other.image)
+        assert np.array_equal(one.labels, other.labels)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from petseg.inference.demo.results import ALWAYS_KEPT, Results, draw, share_that_differs
+from petseg.inference.demo.results import ALWAYS_KEPT, VIEWS, Results, draw, share_that_differs
 from petseg.inference.predictor import Prediction
 from tests.petseg.inference.test_export import header_of
 
@@ -48,3 +52,29 @@ def test_the_share_that_differs() -> None:
     assert share_that_differs(one, other) == 0.25
     with pytest.raises(ValueError, match="different sizes"):
         share_that_differs(one, prediction(9))
+
+
+def shown(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def test_each_view_is_what_it_is_called() -> None:
+    one = prediction(8)
+    one.image[..., 0] = 50
+    one.mask[:4] = 1
+    one.logits[2, :2] = 9.0
+    assert np.array_equal(np.asarray(shown(draw(one, "picture"))), one.image)
+    assert np.array_equal(np.asarray(shown(draw(one, "mask"))), one.mask)
+    overlay = np.asarray(shown(draw(one, "overlay")))
+    assert np.array_equal(overlay[4:], one.image[4:])  # the background
+    assert not np.array_equal(overlay[:4], one.image[:4])
+    names = one.header.names
+    assert np.array_equal(np.asarray(shown(draw(one, "cutout")))[..., 3] == 255, one.mask == 1)
+    assert np.array_equal(np.asarray(shown(draw(one, "cutout", names[0])))[..., 3] == 255, one.mask == 0)
+    for number, name in enumerate(names):
+        expected = (replace(one).probabilities[number] * 255).round()
+        assert np.array_equal(np.asarray(shown(draw(one, "probability", name))), expected)
+    with pytest.raises(ValueError, match=f"there is no class 'horse': choose one of {', '.join(names)}"):
+        draw(one, "probability", "horse")
+    with pytest.raises(ValueError, match=f"there is no view 'x': choose one of {', '.join(VIEWS)}"):
+        draw(one, "x")
