@@ -15,7 +15,15 @@ from petseg.footprint.memory import Footprint
 from petseg.footprint.operations import Op
 from petseg.metrics.windows import bytes_per_pixel
 from petseg.training import needs as needs_module
-from petseg.training.needs import MOST_SAMPLES, Needs, choose_device, facts_of_set, render
+from petseg.training.needs import (
+    MOST_SAMPLES,
+    Needs,
+    choose_device,
+    estimate_needs,
+    facts_of_set,
+    render,
+    val_pictures,
+)
 
 GIB = 2**30
 FLOPS = Op(6_000_000_000, 0, half=False)
@@ -125,3 +133,52 @@ def test_a_set_that_is_not_there_yet_counts_as_the_published_one(pet_shards: Any
     assert facts_of_set(config_of()) == ({"train": 3312, "val": 368}, 2)
     assert facts_of_set(config_of(data__shards=str(pet_shards))) == ({"train": 27, "val": 3}, 2)
     assert facts_of_set(config_of(data__shards=str(pet_shards), data__target="trimap"))[1] == 3
+
+
+def test_pictures_are_surveyed_where_windows_depend_on_them(pet_shards: Any) -> None:
+    crops = config_of(data__shards=str(pet_shards), data__fit="crop")
+    assert set(val_pictures(crops)) == {(64, 64)}
+    assert val_pictures(config_of(data__shards=str(pet_shards))) == ()
+    assert val_pictures(config_of(data__fit="crop")) == ()  # there is no set yet
+    assert val_pictures(config_of(data__shards="https://nowhere/set", data__fit="crop")) == ()
+
+
+@pytest.fixture
+def estimated(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The memory for which the fewest micro-batches are asked; the answer is 4, or None for 1 GB."""
+    asked: list[Any] = []
+
+    def fewest(config: RunConfig, kind: str, memory_bytes: int, *_: Any) -> int | None:
+        asked.append((kind, memory_bytes))
+        return 4 if memory_bytes > 10**9 else None
+
+    monkeypatch.setattr(needs_module, "fewest_micro_batches", fewest)
+    monkeypatch.setattr(needs_module, "footprint", lambda config, samples, *_: replace(MEMORY, micro_batch=samples))
+    monkeypatch.setattr(needs_module, "find_largest", lambda *_: 7)
+    monkeypatch.setattr(needs_module, "forecast", lambda *_: Forecast(0.5, 0.1, "by hand"))
+    return asked
+
+
+def test_the_fewest_micro_batches_that_fit_are_chosen_unless_they_are_given(estimated: list[Any]) -> None:
+    free = config_of(train__accumulation_steps=0)
+    found = estimate_needs(free, 1, "H100", 0)
+    assert found.config.train.accumulation_steps == 4
+    assert found.footprint.micro_batch == 2
+    assert (found.device, found.memory_bytes, found.largest) == ("H100, 80 GB", 80 * 10**9, 7)
+    found = estimate_needs(free, 2, "H100", 40)
+    assert (found.device, found.memory_bytes, found.footprint.micro_batch) == ("H100, 40 GB", 40 * 10**9, 1)
+    assert estimated == [("cuda", 80 * 10**9), ("cuda", 40 * 10**9)]
+    assert estimate_needs(config_of(), 1, "H100", 0).config == config_of()
+    assert len(estimated) == 2
+    with pytest.raises(ValueError, match="not even a micro-batch of one sample fits in 1 GB"):
+        estimate_needs(free, 1, "H100", 1)
+
+
+def test_a_cpu_has_no_limit_unless_one_is_given(estimated: list[Any]) -> None:
+    free = config_of(train__accumulation_steps=0)
+    found = estimate_needs(free, 1, "cpu", 0)
+    assert (found.device, found.memory_bytes, found.largest) == ("this CPU", 0, None)
+    assert found.config.train.accumulation_steps == 1
+    assert not estimated
+    assert estimate_needs(free, 1, "cpu", 2).config.train.accumulation_steps == 4
+    assert estimated == [("cpu", 2 * 10**9)]
