@@ -26,7 +26,7 @@ from petseg.augment.batch import apply
 from petseg.augment.draws import draw
 from petseg.config import AugmentConfig
 from petseg.data.inputs import to_image
-from shards.command import parse
+from shards.command.flags import parse
 
 LIMIT_MS = 5.0  # an elastic pair of 256 px
 MIN_SPEEDUP = 10.0  # over torchvision's elastic transform

@@ -26,7 +26,7 @@ from petseg.config import RunConfig
 from petseg.config.values import config_from_dict, config_to_dict, with_values
 from petseg.footprint.memory import footprint, measure_footprint
 from petseg.models.build import build_model
-from shards.command import parse
+from shards.command.flags import parse
 
 MIB = 2**20
 MODELS = (("unet", ""), ("resnet34_unet", ""), ("fpn", "tu-mobilenetv3_small_050"), ("segformer", "mit_b0"))

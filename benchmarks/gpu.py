@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from petseg.footprint.utilization import device_name
-from shards.command import parse
+from shards.command.flags import parse
 
 REPOSITORY = Path(__file__).parent.parent
 MINUTES = 9.0  # what a machine is lent for, less a start

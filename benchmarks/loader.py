@@ -39,7 +39,7 @@ from petseg.data.loader import load_batches
 from petseg.data.plan import Batching, EpochOrder, train_plan
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
-from shards.command import parse
+from shards.command.flags import parse
 from shards.pack import pack
 from shards.packing.options import PackConfig
 from shards.sources.pets import oxford

@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks.drawn_pairs import draw_pairs
 from shards import pool
-from shards.command import parse
+from shards.command.flags import parse
 from shards.pack import pack
 from shards.packing.options import PackConfig
 from shards.packing.origin import list_files

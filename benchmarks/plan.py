@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from petseg.data.plan import Batching, EpochOrder, MicroBatch, steps_per_epoch, train_plan
-from shards.command import parse
+from shards.command.flags import parse
 
 
 @dataclass(frozen=True)

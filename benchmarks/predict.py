@@ -31,7 +31,8 @@ from petseg.inference.many.inputs import Input, list_inputs
 from petseg.inference.many.outputs import OutputFolder, write_summary
 from petseg.inference.many.work import Work
 from petseg.inference.predictor import Options, Predictor, load_predictor
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 
 Logits = Callable[[NDArray[np.float32]], torch.Tensor]
 Contestant = Callable[[Path], None]

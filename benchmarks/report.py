@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.report_sweep import make_sweep
 from benchmarks.sweep_rows import Row
-from shards.command import parse
+from shards.command.flags import parse
 
 MAKE_LIMIT_S, SIZE_LIMIT_MB, SHOW_LIMIT_S, FILTER_LIMIT_S = 10.0, 5.0, 2.0, 0.5
 CHROMIUM = Path("/usr/bin/chromium")

@@ -14,8 +14,10 @@ from PIL import Image
 
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
-from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import (
     CALIBRATION_NAME,

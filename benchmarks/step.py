@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.step_peers import Peer, Step, peers_of
 from petseg.footprint.utilization import device_name
 from petseg.run.accelerator import keep_freed_memory
-from shards.command import parse
+from shards.command.flags import parse
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from petseg.config import ModelConfig, OptimConfig, RunConfig
+from petseg.config import ModelConfig, RunConfig
+from petseg.config.training import OptimConfig
 from petseg.config.values import with_values
 from petseg.models.build import build_model
 from petseg.models.layers import BilinearUpsample, ReflectConv2d

@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.sweep_cluster import NUM_SHORT_TRIALS, Lab, Packing, open_lab, time_requeues, time_short_trials
 from benchmarks.sweep_rows import Row
 from benchmarks.sweep_saves import measure_saves
-from shards.command import parse
+from shards.command.flags import parse
 
 SLURM_ANSWER = ".slurm.json"  # jobs/status.py keeps Slurm's last answer here for some seconds
 

@@ -18,7 +18,7 @@ from petseg.run.batches import take_step, train_batches
 from petseg.run.parts import Parts, build_parts
 from petseg.run.run import Run, new_run
 from petseg.run_folder.checkpoint import save_checkpoint
-from petseg.training.epoch import train_step
+from petseg.training.step import train_step
 from shards.pack import pack
 from shards.packing.options import PackConfig
 

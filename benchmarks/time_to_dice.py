@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from petseg.run_folder.layout import Result, load_result, read_metrics
-from shards.command import parse
+from shards.command.flags import parse
 
 REPOSITORY = Path(__file__).parent.parent
 POLL_S = 0.02

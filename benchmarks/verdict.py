@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from jobs.reporting.statistics.compare import Cells, draw_errors, pairs
-from shards.command import parse
+from shards.command.flags import parse
 
 Floats = NDArray[np.float64]
 SHIFT, LEVEL, DRAWS = 0.01, 0.05, 1_999

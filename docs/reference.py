@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from jobs.launch.options import Options as SweepCommand
 from petseg.config import RunConfig
-from shards.command import join_help
+from shards.command.flags import join_help
 from slurm.resources import Resources
 
 REPOSITORY = Path(__file__).parents[1]

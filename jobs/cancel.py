@@ -28,7 +28,8 @@ from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.state.observed import observe
 from jobs.state.slurm_states import forget
 from jobs.state.table import render_table
-from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from shards.command import NOT_KNOWN, OK, run_command, typed
+from shards.command.flags import parse
 from shards.terminal import Terminal
 
 SINGLE_RUNS = "Ctrl-C where it runs, or scancel for the job that runs it, lets one save and end"

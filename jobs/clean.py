@@ -33,7 +33,8 @@ from jobs.runs.trial import Sweep
 from jobs.state.observed import observe
 from jobs.state.trial_status import LIVE, TrialStatus
 from petseg.run_folder.layout import CHECKPOINTS_NAME, RESULT_NAME
-from shards.command import NOT_KNOWN, OK, parse, run_command, typed
+from shards.command import NOT_KNOWN, OK, run_command, typed
+from shards.command.flags import parse
 from shards.files import read_json_object
 from shards.terminal import Terminal
 

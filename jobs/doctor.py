@@ -31,7 +31,8 @@ if __name__ == "__main__":
 from rich.text import Text
 
 from jobs.checks.setup import Command, Finding, NotChecked, Setup
-from shards.command import FAILED, OK, parse, run_command
+from shards.command import FAILED, OK, run_command
+from shards.command.flags import parse
 from shards.terminal import Terminal
 from slurm.environment import DISTRIBUTED_NAMES
 from slurm.profiles import profile_of

@@ -32,7 +32,8 @@ from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trial_state import LAST_WORDS
 from jobs.state.slurm_states import ask
 from jobs.state.trial_status import LIVE, TrialStatus, trial_status
-from shards.command import OK, NotKnown, parse, printable, run_command
+from shards.command import OK, NotKnown, printable, run_command
+from shards.command.flags import parse
 from shards.files import open_regular
 
 POLL_S = 0.5

@@ -22,7 +22,8 @@ if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
 from jobs.launch.prediction_options import PredictionOptions
-from shards.command import parse, run_command
+from shards.command import run_command
+from shards.command.flags import parse
 from slurm.profiles import profile_of
 
 

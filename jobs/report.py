@@ -27,7 +27,8 @@ import tyro
 from jobs.runs.single_runs import find_runs
 from jobs.runs.trial import Sweep
 from jobs.state.observed import observe
-from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, run_command
+from shards.command.flags import parse
 from shards.files import write_whole
 from shards.terminal import Terminal
 

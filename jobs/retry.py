@@ -40,7 +40,8 @@ from jobs.state.observed import observe
 from jobs.state.slurm_states import forget
 from jobs.state.waits import release
 from shards.cause import Cause
-from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, run_command
+from shards.command.flags import parse
 from shards.terminal import Terminal
 
 SINGLE_RUNS = "the command that started one resumes it where it stopped"

@@ -54,7 +54,8 @@ from jobs.state.observed import Observed, glance
 from jobs.state.slurm_states import TIMEOUT_S
 from jobs.state.table import FORMAT_VERSION, render, source_line, title_of, to_document
 from jobs.state.trial_status import LIVE, TrialStatus
-from shards.command import FAILED, NOT_KNOWN, OK, parse, run_command
+from shards.command import FAILED, NOT_KNOWN, OK, run_command
+from shards.command.flags import parse
 from shards.terminal import Terminal
 
 LAST_BOARD_S = 60.0  # the longest wait for the leaderboard of a sweep that is over

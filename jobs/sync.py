@@ -29,7 +29,8 @@ import tyro
 
 from jobs.runs.single_runs import find_sweep_with_jobs
 from petseg.run_folder.layout import CONFIG_NAME
-from shards.command import FAILED, INTERRUPTED, OK, parse, run_command, without_secrets
+from shards.command import FAILED, INTERRUPTED, OK, run_command, without_secrets
+from shards.command.flags import parse
 from shards.terminal import Terminal
 
 if TYPE_CHECKING:

@@ -35,7 +35,8 @@ from rich.text import Text
 from jobs.cost.usage import Usage, measure
 from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.runs.trial import Sweep
-from shards.command import NOT_KNOWN, OK, parse, run_command
+from shards.command import NOT_KNOWN, OK, run_command
+from shards.command.flags import parse
 from shards.terminal import Terminal
 
 FORMAT_VERSION = 1

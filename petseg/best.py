@@ -24,7 +24,8 @@ if __name__ == "__main__":
 import tyro
 
 from petseg.metrics import Tta
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 from shards.terminal import Terminal
 
 if TYPE_CHECKING:

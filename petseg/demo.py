@@ -15,7 +15,8 @@ from pathlib import Path
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 
 
 @dataclass(frozen=True)

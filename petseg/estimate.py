@@ -19,7 +19,8 @@ if __name__ == "__main__":
 import tyro
 
 from petseg.config import RunConfig
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 from shards.terminal import Terminal
 
 

@@ -26,7 +26,8 @@ from petseg.data.store import open_store
 from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.run_folder.layout import CONFIG_NAME, load_config
 from petseg.targets import TARGET_NAME
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 from shards.files import require_own_folder
 from shards.terminal import Terminal
 

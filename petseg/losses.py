@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from petseg.config import TrainConfig
+from petseg.config.training import TrainConfig
 from petseg.data.inputs import IGNORE_INDEX
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

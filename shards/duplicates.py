@@ -14,7 +14,8 @@ from pathlib import Path
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 from shards.duplicates_note import NearDuplicates, load_near_duplicates, save_near_duplicates
 from shards.manifest import load_manifest
 from shards.picture_hash import find_duplicates, hash_set

@@ -22,7 +22,8 @@ if __name__ == "__main__":
 
 from shards import encoding
 from shards import manifest as contract
-from shards.command import OK, parse, printable, run_command, typed
+from shards.command import OK, printable, run_command, typed
+from shards.command.flags import parse
 from shards.duplicates_note import NearDuplicates, save_near_duplicates
 from shards.labels.faults import Fault, Tally, mask_faults, set_faults, table_faults
 from shards.manifest import DROPPED, SPLITS, Manifest

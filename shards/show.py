@@ -20,7 +20,8 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from shards.command import OK, Failure, parse, printable, run_command, typed
+from shards.command import OK, Failure, printable, run_command, typed
+from shards.command.flags import parse
 from shards.encoding import png_damage
 from shards.files import open_regular, write_whole
 from shards.labels.sheet import palette_of

@@ -22,7 +22,8 @@ from typing import Literal
 if __name__ == "__main__":
     runpy.run_path(f"{Path(__file__).parents[1]}/shards/preamble.py")
 
-from shards.command import OK, parse, printable, run_command
+from shards.command import OK, printable, run_command
+from shards.command.flags import parse
 from shards.foreign.index import ForeignConfig, index_folder
 from shards.integrity.damage import Damage, Report, check_shard
 from shards.integrity.repair import repair

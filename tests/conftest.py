@@ -37,9 +37,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long tests go first, in the same order on all workers."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+@pytest.hookimpl(trylast=True)  # once markers have deselected some
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each worker begins with its share of the long tests: pytest-xdist gives one run of the list to each."""
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    ends = [len(others) * number // workers for number in range(workers + 1)]
+    items[:] = [item for n in range(workers) for item in [*long[n::workers], *others[ends[n] : ends[n + 1]]]]
 
 
 @pytest.fixture(autouse=True)

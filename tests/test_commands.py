@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.command import CANCELLED, WRONG_USE, help_text, parse, run_command
+from shards.command import CANCELLED, WRONG_USE, run_command
+from shards.command.flags import help_text, parse
 from tests.test_house import NAMES_OF_COMMANDS
 
 REPOSITORY = Path(__file__).parents[1]

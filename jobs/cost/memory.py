@@ -40,7 +40,7 @@ def predict_gpu_memory(
                 f"GPU memory was predicted for {len(predicted)} of {len(asked)} trials, to save time",
             ]
         # the copies of augment.mode "add" take the most
-        config = max((asked[name] for name in names), key=lambda c: (c.augment.mode == "add", c.train.ema_decay > 0))
+        config = max((asked[name] for name in names), key=lambda c: (c.augment.mode == "add", c.train.averages_weights))
         with contextlib.suppress(ValueError):  # a model that cannot be built: the doctor says so
             predicted |= dict.fromkeys(names, _peak_gib(config, resources.processes, num_classes))
     return predicted, [NOTE] if predicted else []

@@ -30,7 +30,7 @@ from petseg.run.batches import eval_inputs, take_step, train_batches
 from petseg.run.parts import Parts, build_parts
 from petseg.run.run import Run, new_run
 from petseg.run_folder.checkpoint import save_checkpoint
-from petseg.training.epoch import train_step
+from petseg.training.step import train_step
 
 WARM_UP_STEPS = 2  # allocations, autotuning and lazy initialisation happen in these
 MEASURED_STEPS = 5

@@ -18,7 +18,8 @@ from jobs.launch.options import PACK_FLAG, ChainOptions
 from jobs.launch.run import launch_sweep
 from jobs.node.chain_steps import Step, run_step, run_steps
 from jobs.runs.snapshot import take_snapshot
-from jobs.runs.trial import CHAIN_NOTES, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import CHAIN_NOTES
 from jobs.state.chain_state import FOLDER, Note, add_note
 from jobs.state.observed import observe
 from petseg.data.store import is_remote

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from jobs.runs.trial import SWEEP_NAME, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import SWEEP_NAME
 from shards.command import typed
 
 NOT_MINE = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -21,12 +21,13 @@ from jobs.launch.options import Options
 from jobs.launch.submit import Submitted, report_end, report_wandb, submit_trials
 from jobs.runs.earlier_trials import earlier_line
 from jobs.runs.launch import Launch, save_launch
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.runs.trials import Trials, plan_trials, write_trials
 from jobs.search.rounds import next_round
 from jobs.state.observed import Observed, observe
 from jobs.state.trial_status import LIVE
-from petseg.config import OWN_ARCHITECTURES, TrainConfig
+from petseg.config import OWN_ARCHITECTURES
+from petseg.config.training import TrainConfig
 from petseg.data.consent import remember
 from petseg.data.store import enlarged_line
 from petseg.run_folder.new_folder import missing_folders, removed_unless_started

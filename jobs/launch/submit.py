@@ -16,7 +16,8 @@ from jobs.launch.lock import launcher_lock
 from jobs.node.task import TrialTask
 from jobs.runs.launch import Launch, leave_out, load_launch
 from jobs.runs.snapshot import take_snapshot
-from jobs.runs.trial import Submission, Sweep, Trial, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.observed import observe
 from jobs.state.processes import HERE

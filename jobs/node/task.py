@@ -22,7 +22,8 @@ from jobs.node.rendezvous import RanksNotMet, set_up_ranks
 from jobs.node.workers import work_off
 from jobs.runs.log_files import LOG_TIME, TRIAL_FAILED
 from jobs.runs.naming import trial_name
-from jobs.runs.trial import Trial, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Trial
 from jobs.runs.trial_state import Status, TrialState
 from petseg.config.values import config_from_dict
 from petseg.data.store import is_remote

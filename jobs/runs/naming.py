@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep
 from petseg.config import RunConfig
 from petseg.run_folder.layout import load_config
 from petseg.tracking.naming import RunName, label_of, name_of_run, read_name

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.design.shard_sets import SHARDS, ShardSet
-from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep, Trial, find_sweep, load_sweep
+from jobs.runs.sweep_file import find_sweep, load_sweep
+from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep, Trial
 from petseg.config.values import flatten
 from petseg.run_folder.layout import CONFIG_NAME, load_config
 from shards.command import typed, without_secrets

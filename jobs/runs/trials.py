@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.design.cells import Cells
-from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Cell
-from jobs.runs.trial import Sweep, Trial, plan_sweep, save_sweep
+from jobs.design.shard_sets import SHARDS, ShardSet, ShardSets
+from jobs.design.spec import Cell, Spec
+from jobs.runs.sweep_file import load_sweep, save_sweep
+from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep, Trial
 from petseg.config import RunConfig
 from petseg.config.values import weights_files, with_values
 from petseg.data.store import is_remote
@@ -60,3 +61,60 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     if not is_remote(config.data.shards):
         paths |= {"data.shards": config.data.shards}
     return with_values(config, {name: str(Path(path).absolute()) for name, path in paths.items()})
+
+
+def plan_sweep(spec: Spec, cells: Sequence[Cell], sets: ShardSets, folder: Path) -> Sweep:
+    """The sweep of these cells, joined with the trials that its folder already holds; writes nothing.
+
+    Raises ValueError if the folder holds a sweep on another shard set (unless data.shards is an axis), or a grid
+    beside a search, and if cells that differ are the same trial.
+    """
+    shards, manifest = sets.first
+    trials = {
+        identifier: Trial(identifier, cell.axes, folder / TRIALS_NAME / identifier, sets.of(cell.config).hash)
+        for identifier, cell in sets.by_id(cells).items()
+    }
+    axes = {name: list(dict.fromkeys(cell.axes[name] for cell in cells)) for name in spec.names}
+    first, notes = manifest.hash, {one.hash: one for one in sets.notes}
+    if (folder / SWEEP_NAME).exists():
+        old = load_sweep(folder)
+        _require_same_sets(old, sets, spec)
+        if (old.method == "grid") != (spec.method == "grid"):
+            raise ValueError(
+                f"{folder} holds a sweep by method {old.method}, and a search is no grid's neighbour, whose cells are "
+                "compared: give this one another --name"
+            )
+        kept = (replace(trial, manifest_hash=old.hash_of(trial)) for trial in old.trials)
+        trials = {trial.id: trial for trial in kept} | trials
+        axes = {n: list(dict.fromkeys([*old.axes.get(n, []), *axes.get(n, [])])) for n in {**old.axes, **axes}}
+        notes = {one.hash: one for one in old.shard_sets} | notes
+        if old.manifest_hash != first:
+            first, shards = old.manifest_hash, old.shards
+    if len(notes) > 1:
+        trials = {i: _on_the_axis(trial, notes) for i, trial in trials.items()}
+        axes[SHARDS] = list(dict.fromkeys(trial.axes[SHARDS] for trial in trials.values()))
+    chosen = (replace(t, manifest_hash="") if t.manifest_hash == first else t for t in trials.values())
+    sets_noted = tuple(notes.values())
+    return Sweep(folder, folder.name, axes, first, shards, tuple(chosen), spec.early_stopping, spec.method, sets_noted)
+
+
+def _require_same_sets(old: Sweep, sets: ShardSets, spec: Spec) -> None:
+    """Raises ValueError for a set that the folder's sweep does not have, unless data.shards is an axis."""
+    for location, manifest in sets.manifests.items():
+        if manifest.hash in old.hashes:
+            continue
+        replaced = next((one for one in old.shard_sets if one.location == location), None)
+        if replaced or SHARDS not in spec.names:
+            known = replaced or ShardSet(old.manifest_hash, old.shards)
+            raise ValueError(
+                f"{old.folder} is a sweep on another shard set ({known.location}, {known.hash[:10]}): give this "
+                "one another --name"
+            )
+
+
+def _on_the_axis(trial: Trial, notes: Mapping[str, ShardSet]) -> Trial:
+    """The trial with its shard set among its axes, which it lacks if the sweep had only one set at first."""
+    if SHARDS in trial.axes:
+        return trial
+    noted = notes.get(trial.manifest_hash)
+    return replace(trial, axes={**trial.axes, SHARDS: noted.location if noted else trial.manifest_hash})

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell, Spec
-from jobs.runs.trial import plan_sweep
+from jobs.runs.trials import plan_sweep
 from jobs.search.journal import ask, cells_of, open_study, peek_study, tell
 from jobs.state.observed import observe
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runs.naming import name_in_place, trial_name
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.state.observed import observe
 from jobs.state.trial_status import LIVE, TrialStatus
 from jobs.wandb_sync.replay import Outcome, Replay

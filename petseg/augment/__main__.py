@@ -22,7 +22,8 @@ import tyro
 from petseg.config import AugmentConfig, DataConfig
 from petseg.config.sizes import Fit, ImageSize, size_of
 from shards.cause import Cause
-from shards.command import OK, Failure, parse, run_command
+from shards.command import OK, Failure, run_command
+from shards.command.flags import parse
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from petseg.config.marks import LATER, TEACHER_BY_CONTENT
+from petseg.config.rules import require
 
 TEACHER_SUFFIX = ".safetensors"
 
@@ -24,15 +25,11 @@ class DistillConfig:
     effect without a teacher."""
 
     def __post_init__(self) -> None:
-        if self.teacher and not self.teacher.endswith(TEACHER_SUFFIX):
-            raise ValueError(
-                f"distill.teacher = {self.teacher!r}: give a weights file that ends in {TEACHER_SUFFIX}: "
-                "make one with `python -m petseg.best`"
-            )
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"distill.weight = {self.weight!r}: must lie in [0, 1]")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"distill.temperature = {self.temperature!r}: must be positive")
+        given = not self.teacher or self.teacher.endswith(TEACHER_SUFFIX)
+        rule = f"give a weights file that ends in {TEACHER_SUFFIX}: make one with `python -m petseg.best`"
+        require(given, "distill.teacher", self.teacher, rule)
+        require(0 <= self.weight <= 1, "distill.weight", self.weight, "must lie in [0, 1]")
+        require(0 < self.temperature < math.inf, "distill.temperature", self.temperature, "must be positive")
 
     @property
     def is_off(self) -> bool:

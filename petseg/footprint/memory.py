@@ -1,6 +1,6 @@
 """What a step of training needs, without running it: its memory and its operations, from a step on fake tensors.
 
-The step is that of petseg.training.epoch with everything that lives through it: weights, gradients, optimizer state,
+The step is that of petseg.training.step with everything that lives through it: weights, gradients, optimizer state,
 averages, and what autograd keeps. Fake tensors have shapes, types and layouts, and no numbers: it takes a second and no
 memory.
 """
@@ -103,7 +103,7 @@ def measure_footprint(
         checkpoint_stages(model)
     optimizer = build_optimizer(config.optim, model)
     _fill_state(optimizer, model)
-    ema = Ema(model, config.train.ema_decay) if config.train.ema_decay else None
+    ema = Ema(model) if config.train.averages_weights else None
     states = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
     kept = {
         "weights_bytes": [*model.parameters(), *model.buffers()],
@@ -111,7 +111,7 @@ def measure_footprint(
         "optimizer_bytes": states,
         "ema_bytes": list(ema.tensors.values()) if ema else [],
     }
-    if config.train.accumulation_steps > 1 or world_size > 1:  # gradients outlive a pass; DDP keeps its buckets
+    if config.train.accumulates or world_size > 1:  # gradients outlive a pass; DDP keeps its buckets
         for parameter in _trained(model):
             parameter.grad = torch.zeros_like(parameter)
     held = [t for tensors in kept.values() for t in tensors] + [p.grad for p in _trained(model) if p.grad is not None]
@@ -121,7 +121,7 @@ def measure_footprint(
         optimizer.step()
         optimizer.zero_grad()
         if ema:
-            ema.update(0)
+            ema.update(0.9)
     with OpCounter([t for tensors in kept.values() for t in tensors]) as evaluation:
         num_classes = _forward_only(config, model, micro_batch)
     return Footprint(
@@ -180,7 +180,7 @@ def grown_batch(config: RunConfig, samples: int) -> int:
 def _pass(
     config: RunConfig, model: nn.Module, samples: int, counter: OpCounter, teacher: nn.Module | None = None
 ) -> int:
-    """Forward and backward pass as in petseg.training.epoch; returns the bytes that live only between the two."""
+    """Forward and backward pass as in petseg.training.step; returns the bytes that live only between the two."""
     before = counter.live_bytes
     model.train()
     image, target = _batch(config, model, samples)

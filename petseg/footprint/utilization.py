@@ -7,7 +7,8 @@ import resource
 
 import torch
 
-from petseg.config import RunConfig, TrainConfig
+from petseg.config import RunConfig
+from petseg.config.training import TrainConfig
 from petseg.config.values import with_values
 from petseg.footprint.hardware import CPU, find_gpu
 

@@ -25,7 +25,8 @@ import tyro
 from petseg.config import RunConfig
 from petseg.config.sizes import ImageSize
 from petseg.config.values import with_values
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 from shards.files import write_whole
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from petseg.config import OptimConfig
+from petseg.config.training import OptimConfig
 from petseg.models.encoders import encoder_parameters
 from petseg.optim.muon import Muon, hidden_weights
 

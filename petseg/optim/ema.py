@@ -1,4 +1,8 @@
-"""The running average of a model's weights, which is measured and kept (Polyak averaging, as in Mean Teacher)."""
+"""The average of a model's weights over the training, which is measured and kept.
+
+With a constant decay it is an exponential moving average (Polyak averaging, as in Mean Teacher); with n / (n + 1) after
+n weights it is their mean (stochastic weight averaging, Izmailov et al. 2018).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,7 @@ class Ema:
     whenever they are taken. Counters (int) stay the model's.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._decay = decay
+    def __init__(self, model: nn.Module) -> None:
         named = [*model.named_parameters(), *model.named_buffers()]
         # the model's tensor objects, not their memory, which a resume may replace
         self._model: dict[str, torch.Tensor] = {name: tensor for name, tensor in named if tensor.is_floating_point()}
@@ -30,12 +33,8 @@ class Ema:
         return [self.tensors[name] for name in self._buffer_names]
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Average in the weights after optimizer step `step` of the run (from 0).
-
-        The decay warms up as min(decay, (1 + step) / (10 + step)), so that the random first weights are soon forgotten.
-        """
-        decay = min(self._decay, (1 + step) / (10 + step))
+    def update(self, decay: float) -> None:
+        """Average in the model's weights: the averages become decay * average + (1 - decay) * weight."""
         torch._foreach_lerp_(list(self.tensors.values()), list(self._model.values()), 1 - decay)
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -63,3 +62,11 @@ class Ema:
             kept = average.clone()
             average.copy_(self._model[name])
             self._model[name].copy_(kept)
+
+
+def warmed_up(decay: float, step: int) -> float:
+    """The decay after optimizer step `step` of the run (from 0): min(decay, (1 + step) / (10 + step)).
+
+    The random first weights are soon forgotten so.
+    """
+    return min(decay, (1 + step) / (10 + step))

@@ -68,7 +68,7 @@ def fit_for_training(config: RunConfig, model: nn.Module, accelerator: Accelerat
     if accelerator.ddp_handler is not None:
         # the graph is the same in each step; a pass whose gradients are not exchanged would be another one. On CPUs it
         # would group the gradients anew after a process's first step: see petseg.run.accelerator
-        accelerator.ddp_handler.static_graph = on_gpu and train.accumulation_steps == 1
+        accelerator.ddp_handler.static_graph = on_gpu and not train.accumulates
     return model
 
 

@@ -184,7 +184,7 @@ def build_pass_graphs(config: RunConfig, model: nn.Module, device: torch.device,
     reason = why_no_graphs(config, device, world_size)
     if reason and device.type == "cuda":
         logger.info("training without CUDA graphs: %s", reason)
-    return PassGraphs(model, None if reason else CudaCapture(), accumulates=config.train.accumulation_steps > 1)
+    return PassGraphs(model, None if reason else CudaCapture(), accumulates=config.train.accumulates)
 
 
 def build_exchange(

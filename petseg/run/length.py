@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from petseg.config import TrainConfig
+from petseg.config.training import TrainConfig
 
 
 @dataclass(frozen=True)

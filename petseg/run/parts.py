@@ -47,7 +47,7 @@ class Parts:
     target: Target
     tables: Mapping[str, torch.Tensor]  # the target's (R, 256) uint8 by rule, on the device
     compiled: CompiledForward | None  # of the bare model, if train.compile asks for it and it can be had
-    ema: Ema | None  # the averaged weights that are measured and kept, if train.ema_decay asks for them
+    ema: Ema | None  # averages that are measured and kept in place of the weights, where the config asks for them
 
     @property
     def manifest(self) -> Manifest:
@@ -142,7 +142,7 @@ def build_parts(
         target=target,
         tables={name: torch.from_numpy(table).to(accelerator.device) for name, table in target.rules.items()},
         compiled=compiled,
-        ema=Ema(bare_model, config.train.ema_decay) if config.train.ema_decay else None,
+        ema=Ema(bare_model) if config.train.averages_weights else None,
     )
 
 

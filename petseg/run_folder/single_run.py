@@ -17,7 +17,8 @@ import tyro
 from petseg.config import RunConfig
 from petseg.config.values import trial_id, with_values
 from petseg.data.store import read_manifest
-from shards.command import OK, parse, run_command
+from shards.command import OK, run_command
+from shards.command.flags import parse
 
 
 @dataclass(frozen=True)

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import json
 import logging
 import math
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from functools import partial
 
 import torch
 from accelerate.utils import gather_object
 
-from petseg.augment.batch import augment_batch
-from petseg.config.sizes import Size
 from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import global_batch
-from petseg.data.transfer import floats
 from petseg.footprint.utilization import mfu_row
-from petseg.losses import distillation
-from petseg.metrics.pixels import count_pixels, picture_dice, picture_iou
-from petseg.optim import set_learning_rate
-from petseg.run.batches import epoch_order, take_step, to_device, to_inputs, train_batches
-from petseg.run.graphs import PassInputs
+from petseg.run.batches import epoch_order, take_step, train_batches
 from petseg.run.pace import RankTime, data_wait, is_slow, straggler, straggler_in_words, with_common_steps
 from petseg.run.parts import Parts
 from petseg.run.progress import PartialEpoch
-from petseg.run.resizing import shrink
 from petseg.run.run import Run
-from petseg.run.schedule import fit_budget, image_size_px_at, learning_rate_at, relative_area_of
+from petseg.run.schedule import fit_budget, learning_rate_at, relative_area_of, update_at
 from petseg.run_folder.heartbeat import HeartbeatWriter
 from petseg.training import interrupt
 from petseg.training.progress_bar import TrainProgress
 from petseg.training.resume import save_within
+from petseg.training.step import run_step
 from shards.cause import Cause
 from shards.command import Failure, Interrupted
 from shards.files import write_whole
@@ -117,7 +108,10 @@ def train_epoch(run: Run, epoch: int, bar: TrainProgress) -> tuple[Row, Stop]:
             run_step(run, epoch, done, micro_batches, tally.sums)
         run.pace.stop()
         done += 1
-        if done % parts.config.train.log_every and done < progress.steps_of(epoch):
+        update = update_at(parts.config, progress, epoch, done - 1, len(parts.splits["train"]))
+        # within an update of several steps there are gradients, which no save keeps
+        due = done == update.end and update.ends_interval(parts.config.train.log_every)
+        if not due and done < progress.steps_of(epoch):
             continue
         stats = share_stats(run, tally)
         run.launches.arm()
@@ -144,88 +138,6 @@ def start_tally(run: Run) -> RankTally:
         start=time.perf_counter() - before.seconds,
         waited_s=before.waited_s,
     )
-
-
-def run_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
-    """`train_step`, as the compiler's choice wants it, which may measure it or compile before it."""
-    work = partial(train_step, run, epoch, step, micro_batches, sums)
-    if run.choice is None:
-        work()
-        return
-    config, progress = run.parts.config, run.progress
-    full_size = image_size_px_at(config, progress, epoch, step) == config.data.size_px
-    is_full = full_size and micro_batches[0].plan.step_samples == config.train.batch_size
-    run.choice.run_step(work, is_full, progress.total_steps - progress.first_step(epoch) - step)
-
-
-def train_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
-    """One optimizer step: forward and backward over its micro-batches, and the update.
-
-    Adds samples, loss, Dice and IoU to `sums` (4,) without waiting for the device.
-    """
-    parts, config = run.parts, run.parts.config
-    set_learning_rate(parts.optimizer, learning_rate_at(config, run.progress, epoch, step))
-    size_px = image_size_px_at(config, run.progress, epoch, step)
-    if run.exchange:
-        run.exchange.send_statistics()
-    for batch in micro_batches:
-        inputs = training_inputs(parts, batch, epoch, size_px)
-        sums += run.graphs.run(partial(training_pass, run, batch.plan.last), inputs)
-    if run.exchange:
-        run.exchange.average_gradients()
-    if config.optim.grad_clip:
-        parts.accelerator.clip_grad_norm_(parts.model.parameters(), config.optim.grad_clip)
-    parts.optimizer.step()
-    parts.optimizer.zero_grad()
-    if parts.ema:
-        parts.ema.update(run.progress.first_step(epoch) + step)
-
-
-def training_inputs(parts: Parts, batch: Batch, epoch: int, size_px: Size) -> PassInputs:
-    """A micro-batch augmented, shrunk to size_px and normalised.
-
-    Each sample counts 1 / (samples of the step over all ranks): DDP's mean over ranks is undone, so that neither a
-    smaller last batch nor another world size changes its weight; a sample and its copy (augment.mode) share it.
-    """
-    config = parts.config
-    image, classes = to_device(parts, batch)
-    weight = batch.weight.to(parts.device, non_blocking=True)
-    image, classes, weight = augment_batch(config, batch.plan.ids, epoch, image, classes, weight)
-    if size_px != config.data.size_px:
-        image, classes = shrink(image, classes, size_px)
-    image, target = to_inputs(parts, image, classes)
-    return PassInputs(image, target, weight, floats(parts.world_size / batch.plan.step_samples, parts.device))
-
-
-def training_pass(run: Run, is_last: bool, inputs: PassInputs) -> torch.Tensor:
-    """Forward and backward pass of a micro-batch: adds up the gradients, and returns the sums (4,) of train_step."""
-    parts, pace = run.parts, run.pace
-    ddp_waits = not is_last and run.exchange is None
-    taught = teacher_logits(run, inputs.image)  # first: its activations are gone before the model's are kept
-    with parts.accelerator.no_sync(parts.model) if ddp_waits else contextlib.nullcontext():
-        with pace.stopped_until(parts.bare_model):
-            model = parts.bare_model if run.exchange else parts.model
-            logits = model(inputs.image)  # (B, K, H, W)
-        losses = parts.loss(logits, inputs.target)  # (B,)
-        if taught is not None:
-            distill = parts.config.distill
-            divergence = distillation(logits, taught, inputs.target, distill.temperature)
-            losses = (1 - distill.weight) * losses + distill.weight * divergence
-        loss = (losses * inputs.weight).sum() * inputs.scale
-        with pace.stopped() if is_last else contextlib.nullcontext():
-            parts.accelerator.backward(loss)
-    counts = count_pixels(logits.detach(), inputs.target, parts.target.counted)
-    columns = [torch.ones_like(losses), losses.detach(), picture_dice(counts), picture_iou(counts)]
-    return torch.stack(columns).double() @ inputs.weight.double()
-
-
-@torch.no_grad()
-def teacher_logits(run: Run, image: torch.Tensor) -> torch.Tensor | None:
-    """(B, K, H, W) float32 of the frozen teacher in the run's precision; None without one."""
-    if run.teacher is None:
-        return None
-    with run.parts.accelerator.autocast():
-        return run.teacher(image).float()
 
 
 def share_stats(run: Run, tally: RankTally) -> StepStats:
@@ -333,7 +245,7 @@ def interrupted(run: Run, stop: Stop) -> Interrupted:
 def not_finite(parts: Parts, epoch: int, step: int) -> Failure:
     """The error for a loss that is NaN or infinite; writes the keys of the batches that it may come from to a file."""
     every = parts.config.train.log_every
-    first = step - step % every
+    first = max(0, step - step % every - (parts.config.train.late_batches - 1))  # an update ends after the interval
     order, data = epoch_order(parts, epoch), parts.splits["train"]
     steps = {
         s: [data.key(int(i)) for i in global_batch(order, parts.config.train.batch_size, s)]

@@ -10,8 +10,9 @@ from statistics import fmean
 import torch
 from rich.table import Table
 
-from petseg.config import RunConfig, TrainConfig
+from petseg.config import RunConfig
 from petseg.config.sizes import Size
+from petseg.config.training import TrainConfig
 from petseg.config.values import with_values
 from petseg.data.plan import steps_per_epoch
 from petseg.data.store import LocalStore, is_remote, read_manifest

@@ -38,7 +38,7 @@ class Probe:
 def probe_step(
     config: RunConfig, micro_batch: int, device: torch.device, seconds: float = PROBE_S, num_classes: int = 2
 ) -> Probe:
-    """Train a fresh model on one random micro-batch for so long, a pass a step, as a run would (petseg.training.epoch).
+    """Train a fresh model on one random micro-batch for so long, a pass a step, as a run would (petseg.training.step).
 
     Raises RuntimeError where the device's memory does not suffice.
     """

@@ -45,7 +45,8 @@ if __name__ == "__main__":
 
 import tyro
 
-from shards.command import parse, typed
+from shards.command import typed
+from shards.command.flags import parse
 from slurm.rehearsal import client
 from slurm.rehearsal import cluster as rehearsal_cluster
 from slurm.rehearsal.answers import FOLDER as ANSWERS_FOLDER

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from slurm.rehearsal.cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]

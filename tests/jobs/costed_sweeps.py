@@ -8,8 +8,8 @@ from jobs.cost.estimate import Estimate, estimate
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Cell, Spec, expand
 from jobs.runs.launch import Launch
-from jobs.runs.trial import Sweep, Trial, plan_sweep
-from jobs.runs.trials import Trials
+from jobs.runs.trial import Sweep, Trial
+from jobs.runs.trials import Trials, plan_sweep
 from petseg.config import RunConfig
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_result

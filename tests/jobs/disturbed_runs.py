@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from petseg.run_folder.layout import read_metrics
 from tests.jobs.faulty_checkout import REPOSITORY, finish, start
 

@@ -15,7 +15,8 @@ import pytest
 
 from jobs.cancel import main
 from jobs.launch.cancel import shared_job_warnings
-from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.processes import as_pid, command_line, is_launcher, parent_of, runs_trials, works_for
 from jobs.state.trial_status import trial_statuses

@@ -17,7 +17,7 @@ from jobs.launch.chain import Chain, _out_of, _without, read_chain
 from jobs.launch.options import split_words
 from jobs.node import chain_steps
 from jobs.node.chain_steps import Step, run_steps
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.state.trial_status import trial_statuses
 from shards.command import run_command
 from slurm.rehearsal.cluster import Cluster

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobs.clean import main, parse_age, size_text
-from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import Result, save_result
 from shards.command import run_command

@@ -13,8 +13,10 @@ import pytest
 from jobs import cancel, clean, logs, report, retry, status, sweep, usage
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import expand, load_spec
-from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
+from jobs.runs.sweep_file import load_sweep, save_sweep
+from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from petseg import evaluate
 from petseg.training.loop import train
 from shards.command import WRONG_USE, run_command

@@ -16,6 +16,7 @@ from slurm.resources import Resources
 Doctor = Callable[..., dict[str, Finding]]
 
 
+@pytest.mark.slow
 def test_a_healthy_setup(ask: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All checks, an all-reduce of two processes on this machine among them."""
     monkeypatch.setenv("WORLD_SIZE", "4")  # of a launcher around us: nobody else will come

@@ -9,7 +9,8 @@ import pytest
 
 from jobs.logs import main, start_of_last_lines
 from jobs.runs.choose import choose, choose_all
-from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import Result, save_result
 from shards.command import run_command

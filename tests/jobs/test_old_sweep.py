@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs import clean, logs, report, status, sweep, usage
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from petseg import evaluate
 from petseg.run_folder.layout import load_result, read_metrics
 from shards.command import FAILED, OK, run_command

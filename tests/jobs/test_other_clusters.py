@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from jobs.report import main as report_main
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from jobs.state.trial_status import trial_statuses
 from jobs.status import main as status_main
 from jobs.sweep import main

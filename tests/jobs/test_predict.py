@@ -123,6 +123,7 @@ def test_wrong_use_is_told(words: list[str], message: str, capsys: pytest.Captur
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sweeps_winner_predicts_on_this_machine(
     sweep: str, pet_shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_killed_task_is_taken_up_by_the_next_command(
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_cancelled_task_saves_and_its_rest_is_submitted_again(
     sweep: str, on_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.runs.trial import Trial, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Trial
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from petseg.run_folder.attempts import read_attempts

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from jobs.design.spec import expand, load_spec
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.state.trial_status import trial_statuses
 from petseg.losses import build_loss
 from petseg.models.build import build_model

@@ -13,7 +13,8 @@ import pytest
 
 from jobs.chain import main as chain
 from jobs.retry import main as retry
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main as sweep_main

@@ -10,7 +10,8 @@ import pytest
 
 from jobs.launch.retry import more_accumulation
 from jobs.retry import main
-from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
+from jobs.runs.sweep_file import load_sweep, save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from petseg.run_folder.attempts import read_attempts

@@ -11,7 +11,8 @@ import pytest
 
 from jobs import cancel, chain, clean, logs, report, retry, status, usage
 from jobs import sweep as launcher
-from jobs.runs.trial import Submission, Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.slurm_states import ANSWER_NAME
 from jobs.state.trial_status import trial_statuses

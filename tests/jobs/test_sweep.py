@@ -15,7 +15,9 @@ from jobs.design.shard_sets import read_shard_sets
 from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
 from jobs.launch.lock import has_begun
 from jobs.launch.options import Options as Command
-from jobs.runs.trial import Submission, Sweep, load_sweep, plan_sweep, save_sweep
+from jobs.runs.sweep_file import load_sweep, save_sweep
+from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trials import plan_sweep
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from shards.command import run_command

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.cancel import main as cancel_main
 from jobs.chain import main as chain_main
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from shards.command import run_command

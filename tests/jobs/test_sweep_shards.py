@@ -12,7 +12,9 @@ from jobs.design.shard_sets import ShardSets, read_shard_sets
 from jobs.design.spec import Spec, expand, field_value, load_spec, parse_axes
 from jobs.reporting.sections.protocol import protocol, warnings
 from jobs.reporting.statistics.records import read_records, varied
-from jobs.runs.trial import SWEEP_NAME, load_sweep, plan_sweep, save_sweep
+from jobs.runs.sweep_file import load_sweep, save_sweep
+from jobs.runs.trial import SWEEP_NAME
+from jobs.runs.trials import plan_sweep
 from jobs.sweep import main
 from petseg.config import RunConfig
 from petseg.config.values import field_types, identity_names, trial_id, with_values

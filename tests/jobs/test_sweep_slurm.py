@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.retry import main as retry_main
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main

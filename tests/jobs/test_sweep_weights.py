@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import save_file
 
 from jobs import chain
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.runs.trials import with_absolute_paths
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jobs.runs.trial import Sweep, Trial, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import Observed, observe
 from jobs.sync import main
 from jobs.wandb_sync import replay

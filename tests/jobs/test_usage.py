@@ -12,7 +12,8 @@ import pytest
 
 from jobs.cost.accounting import Start, parse_starts
 from jobs.cost.usage import Kept, kept_by_attempt, measure, wasted_s
-from jobs.runs.trial import Submission, Sweep, Trial, load_sweep, save_sweep
+from jobs.runs.sweep_file import load_sweep, save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.sweep import main as sweep_main
 from jobs.usage import main

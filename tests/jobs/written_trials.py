@@ -7,7 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from petseg.run_folder.layout import Result, save_result
 from slurm.cluster import JobState
 

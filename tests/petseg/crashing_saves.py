@@ -25,7 +25,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from syscall_kills import Change, Kill, run, why_not
 
-from petseg.config import ModelConfig, OptimConfig, TrackingConfig
+from petseg.config import ModelConfig, TrackingConfig
+from petseg.config.training import OptimConfig
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run_folder import checkpoint

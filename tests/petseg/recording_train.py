@@ -19,11 +19,11 @@ from petseg import train
 from petseg.data.loader import Batch
 from petseg.run import parts as parts_module
 from petseg.run.run import Run
-from petseg.training import epoch
+from petseg.training import step as step_module
 from shards.command import run_command
 
 FOLDER = Path(os.environ["RECORD_TO"])
-train_step = epoch.train_step
+train_step = step_module.train_step
 
 
 def recorded_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch], sums: torch.Tensor) -> None:
@@ -37,7 +37,7 @@ def recorded_step(run: Run, epoch: int, step: int, micro_batches: Sequence[Batch
 
 
 if __name__ == "__main__":
-    epoch.train_step = recorded_step
+    step_module.train_step = recorded_step
     if "NO_NORMS" in os.environ:
         from tests.petseg.normless import build_normless  # needs the repository on PYTHONPATH
 

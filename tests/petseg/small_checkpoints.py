@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from petseg.config import ModelConfig, OptimConfig
+from petseg.config import ModelConfig
+from petseg.config.training import OptimConfig
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run_folder.checkpoint import Learner, list_checkpoints, save_checkpoint

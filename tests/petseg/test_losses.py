@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
-from petseg.config import TrainConfig
+from petseg.config.training import TrainConfig
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.losses import (
     LOSSES,

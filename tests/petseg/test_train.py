@@ -26,6 +26,7 @@ from petseg.run_folder.layout import Result, load_config, load_result, read_metr
 from petseg.run_folder.new_folder import missing_folders, removed_unless_started
 from petseg.train import main, show_result
 from petseg.training import epoch as epoch_module
+from petseg.training import step as step_module
 from petseg.training.loop import train
 from shards.command import Failure, run_command
 
@@ -84,7 +85,7 @@ def test_each_step_has_its_own_rate_and_each_epoch_its_own_augmentation(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates, epochs = list[float](), list[int]()
-    set_rate, augment = epoch_module.set_learning_rate, epoch_module.augment_batch
+    set_rate, augment = step_module.set_learning_rate, step_module.augment_batch
 
     def note_rate(optimizer: Any, rate: float) -> None:
         rates.append(rate)
@@ -94,8 +95,8 @@ def test_each_step_has_its_own_rate_and_each_epoch_its_own_augmentation(
         epochs.append(epoch)
         return augment(config, ids, epoch, *rest)
 
-    monkeypatch.setattr(epoch_module, "set_learning_rate", note_rate)
-    monkeypatch.setattr(epoch_module, "augment_batch", note_epoch)
+    monkeypatch.setattr(step_module, "set_learning_rate", note_rate)
+    monkeypatch.setattr(step_module, "augment_batch", note_epoch)
     config = tiny(optim__schedule="cosine")
     train(config, tmp_path)
     assert rates == [learning_rate(config.optim, step, 8) for step in range(8)]
@@ -106,13 +107,13 @@ def test_an_epochs_seconds_are_those_of_all_its_steps(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock on which a step takes a second, and all else no time."""
-    now, step = [0.0], epoch_module.train_step
+    now, step = [0.0], step_module.train_step
 
     def one_second(*args: Any) -> None:
         now[0] += 1.0
         step(*args)
 
-    monkeypatch.setattr(epoch_module, "train_step", one_second)
+    monkeypatch.setattr(step_module, "train_step", one_second)
     monkeypatch.setattr(epoch_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     train(tiny(train__log_every=2), tmp_path)
     rows = read_metrics(tmp_path)

@@ -28,9 +28,10 @@ def run(command: str, *flags: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_advised_commands_pack_a_set_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that needs no network is typed as it stands; the other is understood."""
-    from shards.command import parse
+    from shards.command.flags import parse
     from shards.pack import PackConfig
 
     monkeypatch.chdir(tmp_path)

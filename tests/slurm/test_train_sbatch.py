@@ -48,6 +48,7 @@ accelerator.end_training()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_two_nodes_with_two_processes_each_and_a_second_attempt(
     rehearsal_cluster, tmp_path: Path, wait_for: Callable[..., None]
@@ -134,6 +135,7 @@ def test_a_run_whose_time_is_up_before_it_listens_is_requeued(
     assert "requeued at its time limit" in (tmp_path / "logs" / f"{job}.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize("grace_s", [0, 300])
 def test_a_preempted_run_is_requeued_and_a_cancelled_one_is_not(

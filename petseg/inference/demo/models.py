@@ -95,14 +95,17 @@ def facts_of(model: Model) -> dict[str, Any]:
 
 
 def label_of(model: Model) -> str:
-    """The name, with the Dice that the file holds: its own, or that of the run that it comes from."""
+    """The Dice that the file holds, its own or that of the run that it comes from, and the name.
+
+    The Dice is first: a narrow chooser cuts off the end of a long name.
+    """
     header = model.predictor.header
     rows = [row for row in numbers(header) if not header.measured or row.of == "this file"]
     if not rows or (len(header.runs) > 1 and not header.measured):
         return model.name
     row = min(rows, key=lambda row: SPLITS.index(row.split))
     whose = "" if header.measured else "run's "  # which may be that of a larger model, before it was made smaller
-    return f"{model.name}: {whose}{row.split} Dice {row.dice:.4f}"
+    return f"{whose}{row.split} Dice {row.dice:.4f}: {model.name}"
 
 
 def _network(header: Header) -> str:

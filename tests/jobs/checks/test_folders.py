@@ -110,6 +110,7 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 ONLINE = ("--set", "tracking.wandb=online")
 
 
+@pytest.mark.slow
 def test_wandb_online_needs_a_key_that_jobs_have(
     ask: Doctor, wandb_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

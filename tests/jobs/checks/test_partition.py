@@ -97,6 +97,7 @@ def test_slurms_words() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_all_reduce_that_cannot_meet(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "none0")
     finding = ask("all-reduce", "--cluster", "local", "--tasks-per-node", "2")["all-reduce"]

@@ -15,7 +15,7 @@ from jobs.checks.setup import Finding
 from petseg.augment import batch, draws
 from petseg.losses import LOSSES, cross_entropy
 from petseg.training import interrupt
-from shards.command import parse
+from shards.command.flags import parse
 
 Doctor = Callable[..., dict[str, Finding]]
 
@@ -123,6 +123,7 @@ def test_a_run_that_does_not_listen(ask: Doctor, monkeypatch: pytest.MonkeyPatch
     assert interrupt.requested() is False
 
 
+@pytest.mark.slow
 def test_with_a_gpu_the_resume_is_tried_on_the_cpu(
     pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from jobs.cost.budget import check_budget
 from jobs.cost.estimate import CORE_HOURS, GPU_HOURS
 from jobs.design.shard_sets import ShardSets
-from jobs.runs.trial import save_sweep
+from jobs.runs.sweep_file import save_sweep
 from petseg.run_folder.attempts import begin_attempt
 from shards.manifest import Manifest
 from tests.jobs.costed_sweeps import CPU, GPU, estimate_of, finish, plan

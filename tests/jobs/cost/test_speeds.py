@@ -14,7 +14,7 @@ from jobs.cost.budget import check_budget
 from jobs.cost.speeds import probes_needed, read_records, speed_by_records, speed_from_probe
 from jobs.cost.table import render
 from jobs.design.shard_sets import ShardSets
-from jobs.runs.trial import save_sweep
+from jobs.runs.sweep_file import save_sweep
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run.length import EpochTime

@@ -12,7 +12,8 @@ from jobs.launch.bad_nodes import BadNodes, bad_nodes, node_of, split_starts
 from jobs.node.faults import Fault, note_fault
 from jobs.retry import main
 from jobs.runs.launch import Launch, leave_out
-from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from shards.command import run_command

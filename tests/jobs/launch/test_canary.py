@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from jobs.state.trial_status import trial_statuses
 from shards.command import FAILED
 from slurm.rehearsal.cluster import Cluster

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobs.launch.dry_run import LISTED_FIRST, LISTED_WHOLE, render_scripts_text
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.sweep import main
 from shards.command import run_command
 from slurm import cluster

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from jobs.launch import journal as intent_module
-from jobs.runs.trial import Sweep, Trial, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep, Trial
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from petseg.run_folder.attempts import read_attempts

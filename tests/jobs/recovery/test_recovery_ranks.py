@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.log_files import fatal_traceback
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state import liveness
 from jobs.state.triage import Evidence, diagnose

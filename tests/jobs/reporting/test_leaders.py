@@ -19,7 +19,8 @@ from jobs.reporting.leaders import TOP, Leaders, lead
 from jobs.reporting.rows import shown
 from jobs.reporting.statistics.records import read_records
 from jobs.reporting.statistics.verdict import build_leaderboard
-from jobs.runs.trial import Submission, Sweep, Trial, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import TrialStatus, quick_trial_statuses
 from petseg.run_folder.layout import Result, save_result

@@ -23,8 +23,10 @@ from jobs.design.spec import Spec, expand
 from jobs.reporting.page import render_page
 from jobs.reporting.serve import LivePage, ReportServer, fingerprint
 from jobs.reporting.statistics.records import read_records
-from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Result, claim_folder, save_result
 from shards.command import CANCELLED, WRONG_USE, run_command

@@ -13,8 +13,10 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.reporting.statistics.records import gather, rank, read_records, varied
 from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
-from jobs.runs.trial import Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Result, claim_folder, save_result, write_metrics
 from shards.manifest import Manifest, Source, Split, save_manifest

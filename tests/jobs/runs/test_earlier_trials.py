@@ -10,7 +10,8 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
 from jobs.launch.submit import Submitted
 from jobs.runs.earlier_trials import earlier_line
-from jobs.runs.trial import plan_sweep, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trials import plan_sweep
 from jobs.sweep import main
 from petseg.run_folder.layout import CONFIG_NAME, claim_folder
 from shards.command import OK, run_command

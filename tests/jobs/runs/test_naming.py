@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jobs.node.task import others
 from jobs.runs.naming import name_in_place, trial_name
-from jobs.runs.trial import Sweep, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Sweep
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run_folder.layout import claim_folder, load_config

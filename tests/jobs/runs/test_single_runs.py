@@ -14,7 +14,7 @@ import pytest
 from jobs import cancel, clean, logs, report, retry, status, sync, usage
 from jobs.reporting.serve import fingerprint
 from jobs.runs.single_runs import find_runs
-from jobs.runs.trial import load_sweep
+from jobs.runs.sweep_file import load_sweep
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run_folder.attempts import begin_attempt

@@ -14,8 +14,10 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import STARTUP, Cell, Spec, draws, expand, parse_spec
 from jobs.report import leaderboard
 from jobs.reporting.statistics.records import read_records
-from jobs.runs.trial import Submission, Trial, load_sweep, plan_sweep, save_sweep
+from jobs.runs.sweep_file import load_sweep, save_sweep
+from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from jobs.search.journal import JOURNAL_NAME
 from jobs.search.rounds import Round, next_round
 from jobs.state.trial_status import trial_statuses

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from jobs.search.journal import JOURNAL_NAME
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main

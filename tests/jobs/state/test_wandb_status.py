@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jobs import status
-from jobs.runs.trial import Sweep, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Sweep
 from jobs.state.trial_status import TrialStatus
 from jobs.state.wandb_status import CUT_OFF, wandb_status
 from jobs.sweep import main as sweep_main

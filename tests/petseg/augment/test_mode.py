@@ -23,8 +23,8 @@ from petseg.run.run import new_run
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
 from petseg.training import interrupt
-from petseg.training.epoch import train_step
 from petseg.training.loop import train
+from petseg.training.step import train_step
 from shards.command import OK, WRONG_USE, Interrupted, run_command
 from tests.petseg.tensors import assert_same_tensors
 

@@ -6,14 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.config import (
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    TrackingConfig,
-    TrainConfig,
-)
+from petseg.config import DataConfig, ModelConfig, RunConfig, TrackingConfig
+from petseg.config.training import OptimConfig, TrainConfig
 from petseg.config.values import (
     config_from_dict,
     config_to_dict,
@@ -120,7 +114,8 @@ def test_the_defaults_that_no_id_tells_stay() -> None:
         "train.budget_steps": 0, "train.budget_min": 0.0, "train.start_size_px": 0, "train.full_size_from": 0.5,
         "train.focal_gamma": 2.0, "train.label_smoothing": 0.0, "train.border_weight": 1.0, "train.border_px": 3,
         "distill.teacher": "", "distill.weight": 0.5, "distill.temperature": 2.0,
-        "train.ema_decay": 0.0, "train.grad_checkpointing": False, "train.compile": "no",
+        "train.ema_decay": 0.0, "train.swa_from": 0.0, "train.late_batches": 1, "train.late_batches_from": 0.5,
+        "train.grad_checkpointing": False, "train.compile": "no",
         "train.cuda_graphs": True, "train.cudnn_benchmark": True, "train.deterministic": False, "train.tf32": True,
         "train.sync_batchnorm": False, "train.log_every": 10, "train.save_every_min": 10.0,
         "tracking.wandb": "disabled", "tracking.project": "petseg", "tracking.entity": "", "tracking.overlays": 8,

@@ -13,7 +13,7 @@ from petseg.config import DataConfig, RunConfig
 from petseg.config.sizes import plain_size, size_of, text_of
 from petseg.config.values import config_from_dict, config_to_dict, trial_id, with_values
 from petseg.estimate import Command
-from shards.command import parse
+from shards.command.flags import parse
 
 SIDES = st.integers(1, 300).map(lambda n: 32 * n)
 

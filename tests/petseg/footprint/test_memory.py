@@ -28,9 +28,9 @@ from petseg.models.build import build_model
 from petseg.run.batches import take_step, train_batches
 from petseg.run.parts import build_parts
 from petseg.run.run import new_run
-from petseg.training.epoch import train_step
 from petseg.training.given_weights import load_teacher
 from petseg.training.loop import train
+from petseg.training.step import train_step
 from shards.command import run_command
 
 Tiny = Callable[..., RunConfig]
@@ -127,7 +127,7 @@ CASES = [
 
 @pytest.mark.parametrize("changes", CASES, ids=lambda changes: " ".join(map(str, changes.values())))
 def test_a_real_step_takes_what_is_predicted(tiny: Tiny, changes: dict[str, Any], tmp_path: Path) -> None:
-    """The step of petseg.training.epoch itself, on real pictures; its tensors are counted from the weights on."""
+    """The step of petseg.training.step itself, on real pictures; its tensors are counted from the weights on."""
     config = tiny(**{"model__width": 8} | changes)
     check_a_step(config, tmp_path)
 
@@ -296,6 +296,7 @@ def test_utilization_by_hand() -> None:
 # --- the command
 
 
+@pytest.mark.slow
 def test_the_command_answers(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data.image-size-px", "64", "--model.width", "8", "--device", "H100"]
     assert run_command(main, [*flags, "--gpu-gb", "2", "--train.batch-size", "8", "--world-size", "2"]) == 0

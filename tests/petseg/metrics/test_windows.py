@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from petseg.config import TrainConfig
+from petseg.config.training import TrainConfig
 from petseg.footprint.operations import OpCounter
 from petseg.losses import build_loss
 from petseg.metrics.tta import predict_logits

@@ -29,6 +29,7 @@ POINTERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_numbers_and_gradients_are_those_of_the_layers() -> None:
     script = Path(__file__).with_name("interpreted_kernels.py")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(REPOSITORY)}

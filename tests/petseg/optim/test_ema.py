@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from petseg.config import OptimConfig, RunConfig
+from petseg.config import RunConfig
+from petseg.config.training import OptimConfig
 from petseg.optim import build_optimizer
-from petseg.optim.ema import Ema
+from petseg.optim.ema import Ema, warmed_up
 from petseg.run_folder.checkpoint import Learner, list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
 from petseg.run_folder.layout import load_result, read_metrics
 from petseg.training import interrupt
@@ -47,10 +48,10 @@ def moved(model: nn.Module, number: int) -> None:
 @given(st.sampled_from([0.5, 0.9, 0.999]), st.integers(1, 30))
 def test_the_average_is_that_of_a_plain_loop(decay: float, steps: int) -> None:
     model = build()
-    ema, expected = Ema(model, decay), {k: v.double().numpy() for k, v in model.state_dict().items()}
+    ema, expected = Ema(model), {k: v.double().numpy() for k, v in model.state_dict().items()}
     for t in range(steps):
         moved(model, t)
-        ema.update(t)
+        ema.update(warmed_up(decay, t))
         d = min(decay, (1 + t) / (10 + t))
         new = model.state_dict()
         expected = {k: d * old + (1 - d) * new[k].double().numpy() for k, old in expected.items()}
@@ -63,17 +64,17 @@ def test_the_average_is_that_of_a_plain_loop(decay: float, steps: int) -> None:
 
 def test_the_first_averages_are_not_the_random_weights() -> None:
     model = build()
-    ema, start = Ema(model, 0.9999), model[0].weight.detach().clone()
+    ema, start = Ema(model), model[0].weight.detach().clone()
     moved(model, 0)
-    ema.update(0)
+    ema.update(warmed_up(0.9999, 0))
     torch.testing.assert_close(ema.tensors["0.weight"], 0.1 * start + 0.9 * model[0].weight.detach())
 
 
 def test_the_model_has_the_averages_meanwhile_and_its_own_afterwards() -> None:
     model = build()
-    ema = Ema(model, 0.5)
+    ema = Ema(model)
     moved(model, 0)
-    ema.update(0)
+    ema.update(0.1)
     own, averages = ({k: v.clone() for k, v in d.items()} for d in (model.state_dict(), ema.state_dict(model)))
 
     def holds(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> bool:
@@ -90,11 +91,11 @@ def test_the_model_has_the_averages_meanwhile_and_its_own_afterwards() -> None:
 def test_statistics_that_lie_elsewhere_are_still_the_models() -> None:
     """A resume, and the mean over the ranks, give the buffers new memory."""
     model = build()
-    ema = Ema(model, 0.5)
+    ema = Ema(model)
     buffers = [b for b in model.buffers() if b.is_floating_point()]
     nn.utils.vector_to_parameters(torch.full((8,), 7.0), buffers)
     for t in range(200):
-        ema.update(t)
+        ema.update(warmed_up(0.5, t))
     assert torch.equal(ema.tensors["1.running_var"], torch.full((4,), 7.0))
     with ema.in_place():
         assert model[1].running_var.tolist() == [7.0] * 4
@@ -102,16 +103,16 @@ def test_statistics_that_lie_elsewhere_are_still_the_models() -> None:
 
 def test_a_checkpoint_holds_both_and_names_its_damage(tmp_path: Path) -> None:
     model = build()
-    optimizer, ema = build_optimizer(OptimConfig(name="adamw"), model), Ema(model, 0.9)
+    optimizer, ema = build_optimizer(OptimConfig(name="adamw"), model), Ema(model)
     for t in range(3):
         moved(model, t)
-        ema.update(t)
+        ema.update(warmed_up(0.9, t))
         save_checkpoint(tmp_path, t + 1, Learner(model, optimizer, ema), {"best": {"step": 0}})
     newest = list_checkpoints(tmp_path)[-1]
     names = ["model.safetensors", "optimizer.safetensors", "state.json", "training.safetensors"]
     assert sorted(path.name for path in newest.folder.iterdir()) == names
     other = build()
-    restored = Ema(other, 0.9)
+    restored = Ema(other)
     load_checkpoint(newest, Learner(other, build_optimizer(OptimConfig(name="adamw"), other), restored))
     assert_same_tensors(other.state_dict(), model.state_dict())
     assert_same_tensors(restored.tensors, ema.tensors)
@@ -159,9 +160,9 @@ def test_a_resumed_run_ends_with_the_same_averages(tiny: Tiny, tmp_path: Path, m
 
 def test_the_warm_up_counts_the_steps_of_the_run(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those of an epoch or of an attempt."""
-    counted: list[int] = []
+    decays: list[float] = []
     update = Ema.update
-    monkeypatch.setattr(Ema, "update", lambda ema, step: (counted.append(step), update(ema, step)))
+    monkeypatch.setattr(Ema, "update", lambda ema, decay: (decays.append(decay), update(ema, decay)))
     config = tiny(train__ema_decay=0.9, train__log_every=1)
     asked = iter(range(1, 100))
     with monkeypatch.context() as patch:
@@ -169,7 +170,7 @@ def test_the_warm_up_counts_the_steps_of_the_run(tiny: Tiny, tmp_path: Path, mon
         with pytest.raises(Interrupted):
             train(config, tmp_path)
     train(config, tmp_path)
-    assert counted == list(range(8))  # two epochs of four steps
+    assert decays == [(1 + step) / (10 + step) for step in range(8)]  # two epochs of four steps
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from petseg.config import ModelConfig, OptimConfig
+from petseg.config import ModelConfig
+from petseg.config.training import OptimConfig
 from petseg.models.build import build_model
 from petseg.models.encoders import encoder_parameters
 from petseg.optim import build_optimizer, learning_rate, set_learning_rate

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from petseg.config import RunConfig, TrainConfig
+from petseg.config import RunConfig
+from petseg.config.training import TrainConfig
 from petseg.data.store import open_store
 from petseg.run.length import EpochTime, epochs_of
 from petseg.run.progress import start_progress

@@ -88,17 +88,17 @@ def test_the_clock_is_stopped_until_the_model_is_called(monkeypatch: pytest.Monk
 SLOW_RANK = """\
 import sys, time
 from petseg import train
-from petseg.training import epoch
+from petseg.training import step
 from shards.command import run_command
 
-to_device = epoch.to_device
+to_device = step.to_device
 
 def slow(parts, batch):
     if parts.rank == {rank}:
         time.sleep(0.7)
     return to_device(parts, batch)
 
-epoch.to_device = slow
+step.to_device = slow
 sys.exit(run_command(train.main))
 """
 

@@ -23,8 +23,8 @@ from petseg.run.resizing import relative_area, require_sizes, shrink, size_px
 from petseg.run.run import new_run
 from petseg.run.schedule import fit_budget, relative_area_of
 from petseg.run_folder.layout import read_metrics
-from petseg.training.epoch import train_step
 from petseg.training.loop import train
+from petseg.training.step import train_step
 
 Tiny = Callable[..., RunConfig]
 

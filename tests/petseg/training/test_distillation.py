@@ -18,7 +18,7 @@ from petseg.inference.winner import write_winner
 from petseg.run.graphs import PassGraphs
 from petseg.run.run import Run
 from petseg.run_folder.layout import load_config, load_result, read_metrics
-from petseg.training import epoch as epoch_module
+from petseg.training import step as step_module
 from petseg.training.loop import train
 from shards.command import Interrupted, run_command
 from tests.petseg.run.test_graphs import Repeater
@@ -104,10 +104,10 @@ def test_the_loss_is_the_weighted_sum(
 ) -> None:
     """Compute the loss of one step over the whole split from the logits that the step saw."""
     seen: list[tuple[torch.Tensor, ...]] = []
-    plain = epoch_module.training_pass
+    plain = step_module.training_pass
 
-    def spied(run: Run, is_last: bool, inputs: epoch_module.PassInputs) -> torch.Tensor:
-        taught = epoch_module.teacher_logits(run, inputs.image)
+    def spied(run: Run, is_last: bool, inputs: step_module.PassInputs) -> torch.Tensor:
+        taught = step_module.teacher_logits(run, inputs.image)
         assert taught is not None
         assert run.teacher is not None
         assert not run.teacher.training
@@ -118,7 +118,7 @@ def test_the_loss_is_the_weighted_sum(
         seen.append((logits[0], taught, inputs.target, sums))
         return sums
 
-    monkeypatch.setattr(epoch_module, "training_pass", spied)
+    monkeypatch.setattr(step_module, "training_pass", spied)
     one = str(teachers / "one.safetensors")
     config = tiny(distill__teacher=one, distill__weight=0.3, distill__temperature=3.0, train__epochs=1)
     train(config, tmp_path)

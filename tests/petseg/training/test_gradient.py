@@ -110,14 +110,19 @@ def test_a_long_gradient_is_clipped_to_its_limit_and_keeps_its_direction(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(("processes", "late_batches"), [(2, 1), (3, 1), (2, 2)])
 def test_ranks_follow_the_mean_over_all_of_them(
-    step: Callable[..., RunConfig], pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+    step: Callable[..., RunConfig],
+    pet_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
+    late_batches: int,
 ) -> None:
     """Steps of 8, 8, 8 and 3 samples, which neither 2 nor 3 ranks share evenly, against one process."""
     monkeypatch.setenv("NO_NORMS", "1")
     flags = {"optim.name": "sgd", "optim.momentum": 0.0, "optim.lr": RATE, "train.epochs": 1}
-    done = launch(processes, pet_shards, tmp_path, **flags)
+    done = launch(processes, pet_shards, tmp_path, **flags, **{"train.late-batches": late_batches})
     assert done.returncode == 0, done.stderr
-    one = trained(step(train__batch_size=8, data__shuffle_window_shards=1), tmp_path / "one")
-    assert_close(weights_of(tmp_path / "run"), one)
+    one = step(train__batch_size=8, data__shuffle_window_shards=1, train__late_batches=late_batches)
+    assert_close(weights_of(tmp_path / "run"), trained(one, tmp_path / "one"))

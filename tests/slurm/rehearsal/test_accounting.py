@@ -37,6 +37,7 @@ def test_without_mariadb_the_packages_are_named(tmp_path: Path, monkeypatch: pyt
         rehearsal_accounting.require_installed()
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_sacct_knows_how_jobs_ended_and_the_database_dies_with_the_owner(
     accounting: None,

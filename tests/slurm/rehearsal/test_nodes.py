@@ -36,6 +36,7 @@ def sleepers(word: str) -> list[int]:
     return [pid for pid in map(int, done.stdout.split()) if daemons.start_ticks(pid)]
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 @pytest.mark.parametrize("namespaces", [pytest.param(True, marks=needs_namespaces), False])
 def test_a_broken_node_takes_its_jobs_with_it(
@@ -78,6 +79,7 @@ def test_a_broken_node_takes_its_jobs_with_it(
     assert processes_of(cluster.root) == []
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_preempted_job_is_told_by_its_signal_and_runs_again(
     slurm_daemons: None, tmp_path: Path, call: Callable[..., str], wait_for: Callable[..., None]

@@ -29,8 +29,10 @@ from jobs.reporting.statistics.records import rank, read_records
 from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.reporting.statistics.wording import verdict_of
 from jobs.reporting.wandb_report.content import compose
-from jobs.runs.trial import Sweep, find_sweep, load_sweep, plan_sweep, save_sweep
+from jobs.runs.sweep_file import find_sweep, load_sweep, save_sweep
+from jobs.runs.trial import Sweep
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from petseg.config.values import trial_id
 from petseg.metrics.masks import load_masks
 from petseg.run_folder.layout import claim_folder

@@ -29,8 +29,10 @@ from jobs.reporting.sections.samples import ValSplit, load_facts, load_samples
 from jobs.reporting.statistics.per_image import read_dice
 from jobs.reporting.statistics.records import Record, rank, read_records
 from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
-from jobs.runs.trial import Sweep, find_sweep, plan_sweep, save_sweep
+from jobs.runs.sweep_file import find_sweep, save_sweep
+from jobs.runs.trial import Sweep
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from petseg.config.values import trial_id
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader

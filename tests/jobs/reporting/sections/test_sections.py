@@ -23,8 +23,10 @@ from jobs.reporting.sections.gap import measure_gaps
 from jobs.reporting.sections.operation import error_line, group_failures, operate
 from jobs.reporting.sections.trials import trial_row
 from jobs.reporting.statistics.records import Record, gather, read_records, varied
-from jobs.runs.trial import Submission, Sweep, Trial, plan_sweep, save_sweep
+from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
+from jobs.runs.trials import plan_sweep
 from petseg.config.values import trial_id
 from petseg.metrics.calibration import build_calibration
 from petseg.run_folder.layout import Result, claim_folder, save_result, write_metrics

@@ -93,7 +93,9 @@ def wait_done(tab: Any) -> None:
 
 
 def wait_view(tab: Any, view: str) -> None:
-    expect(tab.locator("figure img")).to_have_attribute("alt", f"{view} of rex.png by pets.safetensors")
+    of_class = r"( of class \w+)" + ("?" if view == "cut-out" else "" if view == "probability" else "{0}")
+    alt = re.compile(rf"^{view}{of_class} of rex\.png by pets\.safetensors$")
+    expect(tab.locator("figure img")).to_have_attribute("alt", alt)
 
 
 def expect(locator: Any) -> Any:

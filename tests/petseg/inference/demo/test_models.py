@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from petseg.demo import main
-from petseg.inference.demo.models import Model, facts_of, load_models
+from petseg.inference.demo.models import Model, facts_of, label_of, load_models
+from petseg.inference.predictor import Predictor
 from shards.command import WRONG_USE, run_command
 
 
@@ -26,6 +30,21 @@ def test_facts_of_weights_and_of_an_onnx_file(models: list[Model]) -> None:
     assert weights["classes"][1] == {"name": "cat", "colour": "#c81e1e", "counts": True}
     assert not weights["classes"][0]["counts"]
     assert len(twelve["classes"]) == 12
+
+
+def test_the_chooser_names_a_file_by_its_own_dice_or_that_of_its_run(models: list[Model]) -> None:
+    model = models[0]
+
+    def label(run: dict[str, float], measured: dict[str, Any], runs: int = 1) -> str:
+        origin = replace(model.predictor.header.runs[0], metrics=run, evaluations={})
+        header = replace(model.predictor.header, runs=(origin,) * runs, measured=measured)
+        return label_of(replace(model, predictor=Predictor(header, model.predictor.model, torch.device("cpu"), "no")))
+
+    both = {"val/dice": 0.5, "test/dice": 0.25}
+    assert label(both, {}) == "run's test Dice 0.2500: pets.safetensors"
+    assert label({"val/dice": 0.5}, {}) == "run's val Dice 0.5000: pets.safetensors"
+    assert label(both, {"metrics": {"val/dice": 0.75}}) == "val Dice 0.7500: pets.safetensors"
+    assert label({}, {}) == label(both, {}, runs=2) == "pets.safetensors"  # no run speaks for an ensemble
 
 
 def test_files_of_one_name_are_told_apart(files: list[Path], tmp_path: Path) -> None:
