@@ -182,5 +182,6 @@ def save_calibration(parts: Parts, measured: dict[str, Measured], temperature: f
 
 
 def fixed_positions(num_samples: int, count: int) -> list[int]:
-    """Evenly spread positions, the same in every run, so that the overlays of runs can be compared."""
-    return [i * num_samples // count for i in range(min(count, num_samples))]
+    """Evenly spread positions, the same in every run, so that the overlays of runs can be compared; none twice."""
+    count = min(count, num_samples)
+    return [i * num_samples // count for i in range(count)]

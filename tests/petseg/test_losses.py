@@ -207,6 +207,15 @@ def test_the_config_builds_the_loss() -> None:
     torch.testing.assert_close(found["border"], lovasz(logits, target, pixel_weights(target, 4.0, 2)))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_config_builds_the_loss_of_its_classes(name: str) -> None:
+    logits, target = torch.randn(3, 4, 8, 8), torch.randint(0, 4, (3, 8, 8))
+    classes = ClassTerms((1, 2, 3), torch.tensor([0.1, 1.0, 2.0, 3.0]))
+    found = build_loss(TrainConfig(loss=name), classes)(logits, target)
+    torch.testing.assert_close(found, LOSSES[name](logits, target, classes=classes))
+    assert not torch.allclose(found, build_loss(TrainConfig(loss=name))(logits, target))
+
+
 def test_half_precision_logits_are_computed_on_in_float32() -> None:
     logits, target = torch.randn(2, 2, 8, 8).bfloat16(), torch.randint(0, 2, (2, 8, 8))
     for loss in LOSSES.values():

@@ -11,7 +11,14 @@ from petseg.config.values import with_values
 from petseg.footprint import forecast
 from petseg.footprint.forecast import forecast_on_cpu, forecast_on_gpu
 from petseg.footprint.hardware import find_gpu
-from petseg.footprint.memory import footprint
+from petseg.footprint.memory import Footprint, footprint
+from petseg.footprint.operations import Op
+
+NOTHING = Footprint(
+    micro_batch=4, num_classes=2, parameters=0, encoder_parameters=0, weights_bytes=0, teacher_bytes=0,
+    gradient_bytes=0, optimizer_bytes=0, ema_bytes=0, activation_bytes=0, peak_bytes=0, eval_peak_bytes=0,
+    pass_ops=(), update_ops=(), eval_ops=(),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -42,3 +49,25 @@ def test_a_cpus_passes_are_scaled_to_the_whole_batch(monkeypatch: pytest.MonkeyP
     predicted = forecast_on_cpu(config, memory, 3)
     assert predicted.step_s == pytest.approx(3 * 0.1 * 12 / 4)
     assert predicted.eval_s_per_sample == pytest.approx(0.02 / 4)
+
+
+def test_a_step_is_its_passes_and_one_update() -> None:
+    """Operations that move memory alone: a pass takes 3 ms, the update 1 ms, the evaluation of 4 samples 2 ms."""
+    h100 = find_gpu("H100")
+    assert h100 is not None
+    bytes_per_ms = h100.bandwidth_tb_s * 1e9 * forecast.BANDWIDTH_SHARE
+    pass_ops, update_ops, eval_ops = ((Op(0, ms * bytes_per_ms, half=False),) for ms in (3, 1, 2))
+    memory = replace(NOTHING, pass_ops=pass_ops, update_ops=update_ops, eval_ops=eval_ops)
+    for micro_batches in (1, 5):
+        predicted = forecast_on_gpu(memory, h100, micro_batches)
+        assert predicted.step_s == pytest.approx(micro_batches * 3e-3 + 1e-3)
+        assert predicted.eval_s_per_sample == pytest.approx(2e-3 / 4)
+
+
+def test_arithmetic_of_half_precision_is_counted_at_its_own_rate() -> None:
+    h100 = find_gpu("H100")
+    assert h100 is not None
+    for half, tflops in ((True, h100.half_tflops), (False, h100.full_tflops)):
+        work = (Op(1e12 * tflops * forecast.MATH_SHARE, 0, half=half),)
+        predicted = forecast_on_gpu(replace(NOTHING, pass_ops=work), h100, 1)
+        assert predicted.step_s == pytest.approx(1.0)

@@ -69,6 +69,25 @@ def test_the_counter_knows_a_convolution() -> None:
     assert counter.flops == 2 * (2 * 27 * 2 * 5 * 64)
 
 
+def test_the_counter_knows_attention_on_a_cpu() -> None:
+    """Two products of 5 x 7 places and 8 channels, for each of 2 pictures and 3 heads; backward, five of them."""
+    query, key, value = (torch.randn(2, 3, places, 8, requires_grad=True) for places in (5, 7, 7))
+    with OpCounter() as counter:
+        found = nn.functional.scaled_dot_product_attention(query, key, value)
+        forward = counter.flops
+        found.sum().backward()
+    product = 2 * 5 * 7 * 8 * 2 * 3
+    assert forward == 2 * product
+    assert counter.flops - forward == 5 * product
+
+
+def test_an_expanded_tensor_is_read_once() -> None:
+    row, table = torch.zeros(1, 256), torch.zeros(64, 256)
+    with OpCounter() as counter:
+        row.expand(64, 256) + table
+    assert [op.touched_bytes for op in counter.ops] == [KIB + 2 * 64 * KIB]
+
+
 def test_operations_take_the_longest_of_three() -> None:
     ops = [Op(1000, 10, half=True), Op(1000, 10, half=False), Op(0, 500, half=True), Op(0, 1, half=True)]
     seconds = roofline_s(ops, half_flops=100, full_flops=50, bytes_per_s=100, launch_s=0.5)

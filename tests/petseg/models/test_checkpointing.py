@@ -113,6 +113,45 @@ def test_a_model_that_overwrites_a_stages_input_is_refused() -> None:
         model(torch.randn(1, 3, 4, 4)).sum().backward()
 
 
+class Appending(nn.Module):
+    """Gives a stage a list that it appends to afterwards, as DenseNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage = Joined()
+        self.rest = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(9))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = [x]
+        first = self.stage(maps)
+        maps.append(first)
+        return self.stage(maps)
+
+
+class Joined(nn.Module):
+    """The sum of the maps in a list, through two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        return self.layers(torch.stack(maps).sum(dim=0))
+
+
+def test_a_list_that_a_network_appends_to_is_read_as_it_was() -> None:
+    torch.manual_seed(0)
+    plain = Appending().train()
+    kept = copy.deepcopy(plain)
+    assert checkpoint_stages(kept) == ["stage"]
+    image = torch.randn(1, 3, 4, 4)
+    for model in (plain, kept):
+        model(image).square().sum().backward()
+    for one, other in zip(plain.parameters(), kept.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(one.grad, other.grad)
+
+
 def test_a_run_ends_with_the_same_numbers(tiny: Tiny, tmp_path: Path) -> None:
     ends = []
     for name, on in (("plain", False), ("again", True)):

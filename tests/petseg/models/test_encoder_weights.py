@@ -212,3 +212,9 @@ def test_without_a_network_the_error_names_the_workaround(tmp_path: Path, monkey
         model_of("fpn", weights="imagenet")
     with pytest.raises(ValueError, match=r"has no ImageNet weights on the hub, only imagenet\+5k"):
         load_pretrained(ModelConfig(arch="fpn", encoder="dpn68b", weights="imagenet"), model_of("fpn", "dpn68b"))
+
+
+@pytest.mark.parametrize("name", ["weights", "weights.pth", "weights.safetensors.bak"])
+def test_weights_are_written_as_safetensors_alone(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"--out {name}: its name must end in \.safetensors"):
+        main(["resnet18", "--out", name, "--source", "none"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from petseg.config import ModelConfig
 from petseg.models.build import build_model
 from petseg.models.layers import DoubleConv
-from petseg.models.narrow import narrow
+from petseg.models.narrow import _mean_activation, narrow
 from petseg.models.resnet34_unet import ResidualBlock, ResNet34UNet
 
 MODELS = [(arch, up) for arch in ("unet", "resnet34_unet") for up in ("bilinear", "transposed")]
@@ -106,6 +107,44 @@ def kept_rows(wide: Any, slim: Any) -> torch.Tensor:
     biases = wide.merges[-1][1].bias
     rows = [int((biases == one).nonzero()) for one in slim.merges[-1][1].bias]
     return wide.merges[-1][0].weight[rows]
+
+
+def test_the_mean_activation_is_that_of_a_normal_distribution() -> None:
+    """By a sum over the density of z; a weight of 0 leaves the bias, or nothing of a negative one."""
+    norm = nn.BatchNorm2d(6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, -0.5, 0.0, 0.0, 1.0]))
+        norm.bias.copy_(torch.tensor([0.0, -1.0, 0.3, 2.0, -2.0, -4.0]))
+    z = torch.linspace(-10, 10, 200_001, dtype=torch.float64)
+    density = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    reached = (norm.bias.double()[:, None] + norm.weight.double()[:, None] * z).clamp(min=0)
+    torch.testing.assert_close(_mean_activation(norm), (reached * density).sum(dim=1), rtol=1e-4, atol=1e-6)
+
+
+def writers_of(model: Any) -> dict[str, list[nn.BatchNorm2d]]:
+    """What writes into each residual stream of a ResNet34-UNet, and into its bridge."""
+    found = {"bridge": [model.bridge.norm2, model.bridge.shortcut[1]]}
+    for number, stage in enumerate(model.encoder.stages):
+        first = model.encoder.stem[1] if number == 0 else stage[0].shortcut[1]
+        found[f"stage {number}"] = [first, *(block.norm2 for block in stage)]
+    return found
+
+
+@pytest.mark.parametrize("space", ["bridge", *(f"stage {number}" for number in range(4))])
+@torch.no_grad()
+def test_every_writer_of_a_stream_has_a_say_in_which_channels_stay(space: str) -> None:
+    """One of them writes into the second half of the channels, and the others nothing."""
+    wide, slim = built("resnet34_unet", 4), built("resnet34_unet", 2)
+    writers = writers_of(wide)[space]
+    for loud in range(len(writers)):
+        for number, norm in enumerate(writers):
+            norm.weight.zero_()
+            norm.bias.zero_()
+            if number == loud:
+                norm.bias[norm.num_features // 2 :] = -torch.arange(1.0, norm.num_features // 2 + 1)
+        narrow(wide, slim)
+        kept = writers_of(slim)[space][loud].bias
+        assert torch.equal(kept, -torch.arange(1.0, len(kept) + 1))
 
 
 def test_an_architecture_without_a_width_is_refused() -> None:

@@ -81,7 +81,7 @@ def test_a_folder_holds_one_run_and_knows_it_again(tmp_path: Path) -> None:
 
 def test_checkpoints_without_their_config_are_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINTS_NAME).mkdir()
-    with pytest.raises(ValueError, match=r"has checkpoints but no config.json: choose another folder"):
+    with pytest.raises(ValueError, match=r"has checkpoints but no config\.json: choose another folder"):
         claim_folder(RunConfig(), "0" * 64, tmp_path)
 
 

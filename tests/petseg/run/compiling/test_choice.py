@@ -155,6 +155,17 @@ def test_the_main_process_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> No
     assert not device.compiled.enabled
 
 
+def test_no_process_runs_compiled_where_one_of_them_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This one could; another one says that it has failed."""
+    device, progress = Device(monkeypatch, 0.04, 0.01), Progress(1000, 100_000)
+    one = device.choice(progress)
+    monkeypatch.setattr(one.accelerator, "reduce", lambda tensor: tensor + 1)
+    device.run(one, 2 * PHASE_STEPS)
+    assert device.compilations == 1
+    assert progress.compiled is False
+    assert not device.compiled.enabled
+
+
 def test_a_gain_is_counted_over_the_steps_left() -> None:
     gain = CompileGain(eager_s=0.04, compiled_s=0.03, compile_s=95.0, steps_left=1000)
     assert gain.saved_s == pytest.approx(10.0)

@@ -1,0 +1,58 @@
+"""What a run leaves at its end: groups of pictures where the set has them, and overlays of the same pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from petseg.run.parts import Parts
+from petseg.training.finish import fixed_positions, groups_of
+from shards.command import Failure
+
+
+class Facts:
+    """The JSON of samples, some of which cannot be read."""
+
+    def __init__(self, facts: Sequence[dict[str, Any] | None]) -> None:
+        self._facts = facts
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def facts(self, position: int) -> dict[str, Any]:
+        found = self._facts[position]
+        if found is None:
+            raise Failure("damaged")
+        return found
+
+
+def parts_of(packer: dict[str, Any], *facts: dict[str, Any] | None) -> Parts:
+    split = SimpleNamespace(tars=Facts(facts))
+    return cast(Parts, SimpleNamespace(manifest=SimpleNamespace(packer=packer), splits={"val": split}))
+
+
+@pytest.mark.parametrize("origin", ["pairs", "coco"])
+def test_groups_are_kept_where_each_picture_has_one(origin: str, caplog: pytest.LogCaptureFixture) -> None:
+    packer = {origin: {"group_by": "(.*)_"}}
+    assert groups_of(parts_of(packer, {"group": "v1"}, {"group": 2}), "val") == ["v1", "2"]
+    assert groups_of(parts_of(packer, {"group": "v1"}, {}), "val") == []
+    assert groups_of(parts_of(packer, {"group": "v1"}, {"group": ""}), "val") == []
+    assert not caplog.text
+    assert groups_of(parts_of(packer, {"group": "v1"}, None), "val") == []  # no reason to lose the run
+    assert "val: the report will not know the groups of the pictures (damaged)" in caplog.text
+    assert groups_of(parts_of({origin: {"group_by": ""}}, {"group": "v1"}), "val") == []
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "count", "positions"),
+    [(10, 3, [0, 3, 6]), (8, 4, [0, 2, 4, 6]), (3, 3, [0, 1, 2]), (0, 4, []), (5, 0, [])],
+)
+def test_overlays_are_of_evenly_spread_pictures(num_samples: int, count: int, positions: list[int]) -> None:
+    assert fixed_positions(num_samples, count) == positions
+
+
+def test_a_split_with_fewer_pictures_than_overlays_shows_each_once() -> None:
+    assert fixed_positions(2, 4) == [0, 1]
