@@ -11,6 +11,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.report import main
 from jobs.reporting.page import render_page
+from jobs.reporting.sections import gallery as gallery_module
 from jobs.reporting.sections.breakdown.by_group import build_by_group, kinds_of
 from jobs.reporting.sections.breakdown.rows import mean_of
 from jobs.reporting.sections.drawing import SIZE_PX, draw_errors, draw_outlines
@@ -312,3 +315,11 @@ def test_a_picture_is_drawn_as_the_network_saw_it(sweep: Sweep, fit: str) -> Non
     assert samples[0].counted.all() == (fit == "squash")
     values = reader.store.manifest.source.values
     assert np.array_equal(samples[0].truth, np.isin(labels[0], (values["pet"], values["border"])))
+
+
+def test_a_disputed_picture_shows_the_cell_first_and_its_rival_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_module, "_prediction", lambda kept, position, sample: (kept.name, position))
+    one: Any = SimpleNamespace(name="cell", keys=["a", "b"])
+    other: Any = SimpleNamespace(name="rival", keys=["c", "d"])
+    found = gallery_module._disputed(one, other, 1, 0.5, None)
+    assert (found.key, found.agreement, found.predictions) == ("b", 0.5, (("cell", 1), ("rival", 1)))

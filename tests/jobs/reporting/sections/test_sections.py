@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +18,18 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.reporting.page import render_page
 from jobs.reporting.parquet import unify
-from jobs.reporting.sections.axes import BOTTOM, SPREAD, TOP, cut, draw_parallel, eta_squared, importances, is_scale
+from jobs.reporting.sections.axes import (
+    BOTTOM,
+    SPREAD,
+    TOP,
+    _scale,
+    cut,
+    draw_parallel,
+    eta_squared,
+    importances,
+    is_scale,
+)
+from jobs.reporting.sections.breakdown.rows import gather_rows
 from jobs.reporting.sections.calibration import calibrate_cells, ece_of, read_curves
 from jobs.reporting.sections.gap import measure_gaps
 from jobs.reporting.sections.operation import error_line, group_failures, operate
@@ -337,3 +349,34 @@ def test_no_axis_no_lines(tmp_path: Path) -> None:
     assert "Every trial as a line" not in text
     assert 'id="axes"' not in text
     assert 'href="#axes"' not in text
+
+
+def test_a_scale_has_ticks_from_end_to_end_by_logarithm_where_it_is_wide() -> None:
+    height = BOTTOM - TOP
+    ticks, ys = _scale([1.0, 5.0, 9.0])
+    assert [text for _, text in ticks] == ["1", "3", "5", "7", "9"]
+    assert ys == [y for y, _ in ticks][::2] == [BOTTOM, BOTTOM - height / 2, TOP]
+    ticks, ys = _scale([1e-4, 1e-2, 1.0])
+    assert [text for _, text in ticks] == ["0.0001", "0.001", "0.01", "0.1", "1"]
+    assert ys == pytest.approx([BOTTOM, BOTTOM - height / 2, TOP])
+    assert [text for _, text in _scale([1.0, 30.0])[0]][2] == f"{30**0.5:.3g}"  # wide from here on
+    assert [text for _, text in _scale([1.0, 29.0])[0]][2] == "15"
+    assert [text for _, text in _scale([0.0, 100.0])[0]][2] == "50"  # 0 has no logarithm
+
+
+def test_the_best_dice_and_the_lowest_loss_are_shown_with_their_epochs(sweep: Sweep) -> None:
+    """Of a trial without a result as far as it is; of a finished one what the result says."""
+    trial, done, planned = sweep.trials[:3]
+    rows = [(1, 0.6, 0.5), (2, 0.8, 0.3), (3, float("nan"), 0.2), (4, 0.7, 0.4)]
+    write_metrics([{"epoch": e, "step": e, "val/dice": d, "val/loss": v} for e, d, v in rows], trial.folder)
+    finish(done, 0.9)
+    shown = {record.id: trial_row(record, "h") for record in read_records(sweep)}
+    assert (shown[trial.id].best_dice, shown[trial.id].lowest_loss) == ((0.8, 2), (0.2, 3))
+    assert (shown[done.id].best_dice, shown[done.id].lowest_loss) == ((0.9, 3), (0.4, 2))
+    assert (shown[planned.id].best_dice, shown[planned.id].lowest_loss) == (None, None)
+
+
+def test_parts_of_the_pictures_come_in_alphabetical_order() -> None:
+    rows = gather_rows(["b", "a", "b", "c"], np.array([[0.2, 0.5, 0.4, 0.9], [0.0, 0.1, 1.0, 0.3]]))
+    assert [(row.name, row.num_pictures) for row in rows] == [("a", 1), ("b", 2), ("c", 1)]
+    assert [[mean.value for mean in row.means] for row in rows] == [[0.5, 0.1], pytest.approx([0.3, 0.5]), [0.9, 0.3]]
