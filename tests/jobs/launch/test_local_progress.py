@@ -16,7 +16,8 @@ from rich.console import Console
 
 from jobs.launch import local_progress
 from jobs.launch.local_progress import MAX_ROWS, LocalProgress, RunningTrial
-from jobs.runs.trial import Trial, load_sweep
+from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
