@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.reporting.page import render_page
-from jobs.reporting.sections.axes import BOTTOM, SPREAD, TOP, cut, draw_parallel, eta_squared, importances, is_scale
+from jobs.reporting.sections.axes import (
+    BOTTOM,
+    SPREAD,
+    TOP,
+    _scale,
+    cut,
+    draw_parallel,
+    eta_squared,
+    importances,
+    is_scale,
+)
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.trial import Sweep
 from tests.jobs.reporting.short_sweep import AXES, additive, finish, groups_of, plan
@@ -106,3 +116,16 @@ def test_no_axis_no_lines(tmp_path: Path) -> None:
     assert "Every trial as a line" not in text
     assert 'id="axes"' not in text
     assert 'href="#axes"' not in text
+
+
+def test_a_scale_has_ticks_from_end_to_end_by_logarithm_where_it_is_wide() -> None:
+    height = BOTTOM - TOP
+    ticks, ys = _scale([1.0, 5.0, 9.0])
+    assert [text for _, text in ticks] == ["1", "3", "5", "7", "9"]
+    assert ys == [y for y, _ in ticks][::2] == [BOTTOM, BOTTOM - height / 2, TOP]
+    ticks, ys = _scale([1e-4, 1e-2, 1.0])
+    assert [text for _, text in ticks] == ["0.0001", "0.001", "0.01", "0.1", "1"]
+    assert ys == pytest.approx([BOTTOM, BOTTOM - height / 2, TOP])
+    assert [text for _, text in _scale([1.0, 30.0])[0]][2] == f"{30**0.5:.3g}"  # wide from here on
+    assert [text for _, text in _scale([1.0, 29.0])[0]][2] == "15"
+    assert [text for _, text in _scale([0.0, 100.0])[0]][2] == "50"  # 0 has no logarithm
