@@ -73,7 +73,7 @@ def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
     """The project of the trials; raises ValueError if there is none, or more than one."""
     counts: dict[Target, int] = {}
     for record in records:
-        note = read_note(record.trial_status.trial.folder / NOTE_NAME)
+        note = read_note(record.trial.folder / NOTE_NAME)
         tracking = (record.config or {}).get("tracking", {})
         if note.get("url") == without_secrets(url):
             target = Target(str(note.get("project", "")), str(note.get("entity", "")))
