@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +18,7 @@ from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import Observed, observe
 from jobs.sync import main
-from jobs.wandb_sync import replay
-from jobs.wandb_sync.trials import NOTE_NAME, end_of
+from jobs.wandb_sync.trials import NOTE_NAME
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import trial_id
 from petseg.evaluation.measure import PredictedPicture
@@ -30,7 +27,7 @@ from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import read_note as read_tracking_note
 from petseg.tracking.overlays import save_overlays
-from petseg.tracking.tracker import EXIT_CODES, End, Tracker
+from petseg.tracking.tracker import Tracker
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.targets import PET
 from tests.wandb_server import KEY, Fault, WandbServer
@@ -62,27 +59,6 @@ def add_row(folder: Path, epoch: int) -> None:
 
 def sync(sweep: Sweep, *flags: str) -> int:
     return run_command(main, [str(sweep.folder), "--parallel", "2", "--runs-per-s", "50", *flags])
-
-
-def test_runs_start_at_the_requested_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept, now = [], iter([100.0, 100.0, 100.1, 107.0, 107.0])
-    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
-    monkeypatch.setattr(replay, "time", clock)
-    limit = replay.RateLimit(per_s=2)
-    for _ in range(5):
-        limit.wait()
-    assert slept == pytest.approx([0.0, 0.5, 0.9, 0.0, 0.5])
-
-
-def test_progress_is_logged_every_ten_seconds(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    now = iter([100.0, 101.0, 110.0, 111.0, 119.0, 120.0])
-    monkeypatch.setattr(replay, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    with caplog.at_level(logging.INFO, replay.__name__), replay.progress_of(10) as advance:
-        for done in range(1, 6):
-            advance(done)
-    assert [record.getMessage() for record in caplog.records] == ["2/10 runs, 40 s left", "5/10 runs, 20 s left"]
 
 
 def snapshot(server: WandbServer) -> dict[str, object]:
@@ -195,23 +171,6 @@ def test_running_trials_are_left_alone(
     out = capsys.readouterr().out
     assert out.count("is running: sync again when it has ended") == 2
     assert "0 trials: 0 sent, 0 already there" in out
-
-
-@pytest.mark.parametrize(
-    ("status", "ended", "code"),
-    [
-        ("done", "finished", 0),
-        ("pruned", "pruned", 0),
-        ("failed", "failed", 1),
-        ("interrupted", "interrupted", 75),
-        ("planned", "failed", 1),
-    ],
-)
-def test_states_become_ends_and_exit_codes(tmp_path: Path, status: str, ended: End, code: int) -> None:
-    from jobs.state.trial_status import TrialStatus
-
-    assert end_of(TrialStatus(Trial("x", {}, tmp_path), status)) == ended
-    assert EXIT_CODES[ended] == code
 
 
 def test_no_key_no_network_no_sweep(

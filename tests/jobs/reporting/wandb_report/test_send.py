@@ -149,9 +149,9 @@ def test_the_project_of_the_runs_is_found(tmp_path: Path) -> None:
     assert target_of(sweep, records, url) == Target("petseg", "us")
     for record in records:
         note = {"url": url, "project": "pets", "entity": "them", "id": "x", "content": "y"}
-        (record.trial_status.trial.folder / NOTE_NAME).write_text(json.dumps(note))
+        (record.trial.folder / NOTE_NAME).write_text(json.dumps(note))
     assert target_of(sweep, records, url) == Target("pets", "them")
-    (records[0].trial_status.trial.folder / NOTE_NAME).unlink()
+    (records[0].trial.folder / NOTE_NAME).unlink()
     with pytest.raises(ValueError, match=r"several projects of wandb \(1 in us/petseg, 7 in them/pets\)"):
         target_of(sweep, records, url)
     assert "another sweep of that name" in " ".join(warn_about_runs(sweep, records, 9))
