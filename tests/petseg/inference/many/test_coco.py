@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
@@ -54,15 +54,9 @@ def test_polygons_are_the_mask_again(mask: np.ndarray, noisy: bool) -> None:
     assert all(len(one) >= 8 for one in polygons)
 
 
-RING_AND_PIXEL = np.pad(np.pad(np.pad(np.ones((1, 1), bool), 1), 1, constant_values=True), 1)
-
-
-@settings(max_examples=20)
-@example(mask=RING_AND_PIXEL)
-@given(mask=MASKS.filter(lambda mask: mask.any()))
-def test_each_polygon_is_one_part_alone(mask: np.ndarray) -> None:
-    """Whatever else lies in the rectangle around it, such as a part in its hole."""
-    mask = np.repeat(np.repeat(mask, 3, axis=0), 4, axis=1)
+def test_each_polygon_is_one_part_alone() -> None:
+    """Whatever else lies in the rectangle around it: here a pixel in the hole of a ring."""
+    mask = np.pad(np.pad(np.pad(np.ones((1, 1), bool), 1), 1, constant_values=True), 1)
     labels, count = ndimage.label(mask)
     for number, polygon in zip(range(1, count + 1), polygons_of(mask), strict=True):
         assert np.array_equal(decoded([polygon], mask.shape), labels == number)
