@@ -10,7 +10,10 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,16 +24,20 @@ from scipy import ndimage
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from petseg.config import RunConfig
+from petseg.data.ledger import Count, Ledger
 from petseg.data.store import open_store
+from petseg.data.tars import Lost
 from petseg.evaluation.measure import measure, predict
-from petseg.evaluation.protocol import Protocol, calibrate, measure_protocol, why_not_native
+from petseg.evaluation.protocol import Protocol, Scorer, calibrate, measure_protocol, scores_of, why_not_native
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import Parts, build_parts
 from petseg.targets.pets import BORDERS
 from petseg.training.loop import train
+from shards.cause import Cause
 from shards.command import Failure
 from shards.manifest import load_index, load_manifest
 from shards.pack import PackConfig, pack
+from tests.targets import pets_target
 
 Tiny = Callable[..., RunConfig]
 REPOSITORY = Path(__file__).parents[3]
@@ -195,6 +202,22 @@ def test_a_trimap_that_is_lost_after_it_was_cached_is_named(whole_shards: Path, 
     with pytest.raises(Failure, match=rf"1 samples of split test are unreadable.*\n.*{sample.key} at byte"):
         measure_protocol(parts, "test", Protocol(native=True))
     parts.close()
+
+
+@pytest.mark.parametrize("name", ["pet", "trimap"])
+def test_labels_that_are_lost_are_rows_of_zeros_and_in_the_ledger(name: str) -> None:
+    """A row has as many columns as one that was scored: five for each class that counts, by each rule."""
+    target = pets_target(name)
+    parts = cast(Parts, SimpleNamespace(target=target))
+    lost = Lost("train-000000.tar", "", 0, "damaged", Cause.DATA)
+    ledger = Ledger(Count(samples=2))
+    scorer = Scorer(parts, Protocol(), cast(ThreadPoolExecutor, None))
+    found = scorer.score_native(torch.zeros(2, len(target), 4, 4), [lost, lost], None, ledger)
+    assert found.shape == (2, 5 * len(target.counted) * len(target.rules))
+    assert not found.any()
+    assert ledger.count == Count(samples=2, lost=2, unnamed=2)
+    assert ledger.lost == [lost, lost]
+    assert set(scores_of(target, found.numpy())) == set(target.rules)
 
 
 def evaluate(processes: int, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -95,7 +95,9 @@ def test_a_run_whose_weights_file_is_gone_is_known_by_all_else(tmp_path: Path) -
     weights.unlink()
     claim_folder(config, "0" * 64, folder)
     assert (folder / CONFIG_NAME).read_text() == before
-    for other, manifest_hash in ((config, "1" * 64), (with_values(config, {"train.seed": 7}), "0" * 64)):
+    elsewhere = with_values(config, {"model.init": str(tmp_path / "another" / "w.safetensors")})  # gone as well
+    seven = with_values(config, {"train.seed": 7})
+    for other, manifest_hash in ((config, "1" * 64), (seven, "0" * 64), (elsewhere, "0" * 64)):
         with pytest.raises(ValueError, match=r"model\.init = .*w\.safetensors'"):
             claim_folder(other, manifest_hash, folder)
     weights.write_bytes(b"other weights")

@@ -54,6 +54,14 @@ def test_polygons_are_the_mask_again(mask: np.ndarray, noisy: bool) -> None:
     assert all(len(one) >= 8 for one in polygons)
 
 
+def test_each_polygon_is_one_part_alone() -> None:
+    """Whatever else lies in the rectangle around it: here a pixel in the hole of a ring."""
+    mask = np.pad(np.pad(np.pad(np.ones((1, 1), bool), 1), 1, constant_values=True), 1)
+    labels, count = ndimage.label(mask)
+    for number, polygon in zip(range(1, count + 1), polygons_of(mask), strict=True):
+        assert np.array_equal(decoded([polygon], mask.shape), labels == number)
+
+
 @pytest.mark.parametrize(
     ("rows", "polygons"),
     [

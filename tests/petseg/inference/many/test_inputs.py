@@ -47,6 +47,12 @@ def test_a_pattern_names_outputs_from_its_first_wildcard_on(photos: Path, tmp_pa
         names([f"{photos}/*.gif"], tmp_path / "out")
 
 
+def test_a_folder_behind_the_first_wildcard_is_part_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "x" / "x").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "photos" / "x" / "x" / "1.png")
+    assert names([f"{tmp_path}/photos/*/x/*.png"], tmp_path / "out") == ["x/x/1"]
+
+
 def test_a_listed_picture_has_the_name_of_its_path(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
