@@ -9,18 +9,22 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
+from jobs import status
 from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.chain_state import ChainJob, Note
+from jobs.state.observed import Observed
 from jobs.state.slurm_states import Answer
 from jobs.state.table import render, render_table
 from jobs.state.trial_status import trial_status
-from jobs.status import chain_code, main, tell_lines
+from jobs.status import chain_code, exit_code, main, tell_lines
 from shards.command import run_command
 from tests.jobs.written_trials import beat, finish, sweep_of
 
@@ -219,3 +223,52 @@ def test_lines_of_a_chain_are_not_wrapped(capsys: pytest.CaptureFixture[str]) ->
 )
 def test_a_chain_with_a_failed_job_has_failed(states: tuple[str, ...], code: int) -> None:
     assert chain_code([ChainJob(Note("pack", "12", "", ""), state) for state in states]) == code
+
+
+def test_a_log_of_a_watch_has_a_line_for_each_change_and_the_last_table(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = sweep.trials[0]
+    running = replace(trial_status(trial, None, {}), status="running")
+    planned = [trial_status(one, None, {}) for one in sweep.trials[1:]]
+    ended = replace(running, status="failed")
+    looks = [Observed(sweep, (row, *planned)) for row in (running, running, replace(running, status="queued"), ended)]
+    pauses: list[float] = []
+    monkeypatch.setattr(status, "glance", lambda sweep: looks.pop(0))
+    monkeypatch.setattr(status.time, "sleep", pauses.append)
+    assert status.watch(sweep, 7.0) == 3
+    assert pauses == [7.0] * 3
+    lines = [line[9:] for line in capsys.readouterr().out.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert lines == ["lab: 1 running, 3 planned; ", "lab: 1 queued, 3 planned; "]
+    assert looks == []
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_who_stops_watching_does_not_wait_long_for_the_leaderboard(sweep: Sweep, live: bool) -> None:
+    waited: list[float] = []
+
+    class Leaders:
+        def last(self, sweep: Sweep, rows: object, wait_s: float) -> None:
+            waited.append(wait_s)
+
+    row = replace(trial_status(sweep.trials[0], None, {}), status="running" if live else "done")
+    leaders: Any = Leaders()
+    assert status._end(Console(width=200, quiet=True), Observed(sweep, (row,)), leaders) == 0
+    assert waited == [status.LAST_BOARD_S / 30 if live else status.LAST_BOARD_S]
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ((), 0),
+        (("done", "planned", "interrupted", "pruned"), 0),
+        (("done", "failed"), 3),
+        (("failed", "running"), 0),  # it is not over
+        (("failed", "queued"), 0),
+        (("failed", "stalled"), 0),
+        (("failed", "unknown", "running"), 4),
+    ],
+)
+def test_the_exit_code_of_a_sweep(sweep: Sweep, states: tuple[str, ...], code: int) -> None:
+    row = trial_status(sweep.trials[0], None, {})
+    assert exit_code([replace(row, status=state) for state in states]) == code

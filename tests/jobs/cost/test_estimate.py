@@ -246,6 +246,8 @@ def test_memory_is_that_of_all_processes_of_a_node_and_of_the_trials_at_once(
         patch.setattr(estimates, "speed_by_probe", lambda config, manifest, resources: of_a_probe(on_gpu=True))
         two = estimate_of(sweep, cells, sets, GPU, 1, 1, probe=True)
         beside = estimate_of(sweep, cells, sets, replace(GPU, gpus_per_node=1), 1, 4, True, trials_at_once=2)
+        unlimited = estimate_of(sweep, cells, sets, GPU, 0, 4, probe=True)
     assert (two.trials[0].host_memory_gib, two.gpu_memory_gib) == (4.0, 1.0)
     assert (beside.trials[0].host_memory_gib, beside.gpu_memory_gib) == (4.0, 2.0)
     assert beside.end_s == 5 * 750  # two jobs, one after the other, of four trials and of one
+    assert (unlimited.max_parallel, unlimited.end_s) == (2, 4 * 750)  # both jobs at once, the first one is longer

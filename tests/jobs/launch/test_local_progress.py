@@ -214,7 +214,7 @@ def test_of_many_trials_the_first_have_lines_and_all_are_counted(tmp_path: Path,
 def test_no_name_is_cut_where_the_longest_one_has_room(tmp_path: Path, first: bool) -> None:
     short, long = sweep_of(tmp_path / "lab", 2).trials
     long = replace(long, axes={"model.arch": "resnet34_unet", "augment.policy": "elastic", "train.seed": 0})
-    lines = shown([long, short] if first else [short, long], 88)
+    lines = shown([long, short] if first else [short, long], 76)
     assert lines[0 if first else 1].startswith("resnet34_unet elastic seed=0 ")
     assert "…" not in "".join(lines)
 
