@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import Observed, observe
-from jobs.sync import main, tell
-from jobs.wandb_sync.replay import Outcome, Replay
-from jobs.wandb_sync.trials import NOTE_NAME, SyncPlan, _end_alone
+from jobs.sync import main
+from jobs.wandb_sync.trials import NOTE_NAME
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import trial_id
 from petseg.evaluation.measure import PredictedPicture
@@ -29,7 +27,7 @@ from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import read_note as read_tracking_note
 from petseg.tracking.overlays import save_overlays
-from petseg.tracking.tracker import End, Tracker
+from petseg.tracking.tracker import Tracker
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.targets import PET
 from tests.wandb_server import KEY, Fault, WandbServer
@@ -293,68 +291,3 @@ def test_a_killed_sync_is_continued(
     assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
     assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
     assert {json.dumps(run.exit_codes[-1]) for run in server.runs.values()} == {"0"}
-
-
-def replay_of(name: str, evaluation: bool = False) -> Replay:
-    path = Path("wandb-sync-test.json" if evaluation else NOTE_NAME)
-    return Replay(path, {"id": name, "job_type": "eval" if evaluation else "train"}, {}, "finished", {})
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "code", "words"),
-    [
-        ([Outcome("a"), Outcome("b")], OK, "2 trials: 2 sent, 0 already there"),
-        ([Outcome("a", was_there=True), Outcome("b")], OK, "2 trials: 1 sent, 1 already there"),
-        ([Outcome("a"), Outcome("b", trouble="timeout")], INTERRUPTED, "2 trials: 1 sent, 0 already there, 1 not sent"),
-        ([Outcome("a")], INTERRUPTED, "2 trials: 1 sent, 0 already there, 1 not sent"),  # the other was not tried
-        ([Outcome("a"), Outcome("b", trouble="no", refused=True)], FAILED, "1 not sent"),
-        ([Outcome("a", trouble="timeout"), Outcome("b", trouble="no", refused=True)], FAILED, "2 not sent"),
-    ],
-)
-def test_a_sync_that_did_not_send_all_says_so_and_by_its_code_whether_to_try_again(
-    outcomes: list[Outcome], code: int, words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = SyncPlan((replay_of("a"), replay_of("b")), (), (), ())
-    assert tell(outcomes, plan, "https://host", Console(width=200)) == code
-    told = capsys.readouterr()
-    assert words in told.out
-    assert ("the same command sends what is left" in told.err) is (code == INTERRUPTED)
-
-
-def test_each_different_trouble_is_told_once_with_some_of_its_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [str(number) for number in range(6)]
-    outcomes = [Outcome(name, trouble="timeout" if name == "5" else "no", refused=name != "5") for name in names]
-    plan = SyncPlan(tuple(replay_of(name) for name in names), (), (), ())
-    assert tell(outcomes, plan, "https://me:word@host", Console(width=200)) == FAILED
-    told = capsys.readouterr()
-    assert told.err.splitlines() == ["not sent: 0, 1, 2 and 2 more: no", "not sent: 5: timeout"]
-    assert "wandb: https://host" in told.out
-    assert "word" not in told.out
-
-
-def test_evaluations_and_what_was_sent_before_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = SyncPlan(
-        (replay_of("a"), replay_of("a-test", True)),
-        (),
-        (replay_of("b"), replay_of("b-test", True)),
-        ("https://host/p",),
-    )
-    outcomes = [Outcome("a", rows=3, project_url="https://host/p"), Outcome("a-test", rows=1)]
-    assert tell(outcomes, plan, "https://host", Console(width=200)) == OK
-    assert capsys.readouterr().out.splitlines() == [
-        "2 trials: 1 sent, 1 already there; 2 evaluations: 1 sent, 1 already there; 4 new rows",
-        "wandb: https://host/p",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("files", "ended"),
-    [((), "interrupted"), (("pruned.json",), "pruned"), (("result.json",), "finished"),
-     (("pruned.json", "result.json"), "finished")],
-)  # fmt: skip
-def test_the_end_of_a_run_without_a_sweep_is_told_by_its_files(
-    tmp_path: Path, files: tuple[str, ...], ended: End
-) -> None:
-    for name in files:
-        (tmp_path / name).touch()
-    assert _end_alone(tmp_path) == ended

@@ -1,4 +1,4 @@
-"""How the state of a trial reads in wandb."""
+"""How trials and single runs have ended, in the words of wandb."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from jobs.runs.trial import Trial
 from jobs.state.trial_status import TrialStatus
-from jobs.wandb_sync.trials import end_of
+from jobs.wandb_sync.trials import _end_alone, end_of
 from petseg.tracking.tracker import EXIT_CODES, End
 
 
@@ -25,3 +25,16 @@ from petseg.tracking.tracker import EXIT_CODES, End
 def test_states_become_ends_and_exit_codes(tmp_path: Path, status: str, ended: End, code: int) -> None:
     assert end_of(TrialStatus(Trial("x", {}, tmp_path), status)) == ended
     assert EXIT_CODES[ended] == code
+
+
+@pytest.mark.parametrize(
+    ("files", "ended"),
+    [((), "interrupted"), (("pruned.json",), "pruned"), (("result.json",), "finished"),
+     (("pruned.json", "result.json"), "finished")],
+)  # fmt: skip
+def test_the_end_of_a_run_without_a_sweep_is_told_by_its_files(
+    tmp_path: Path, files: tuple[str, ...], ended: End
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert _end_alone(tmp_path) == ended
