@@ -30,7 +30,7 @@ from jobs.state.slurm_states import forget
 from jobs.state.table import render_table
 from shards.command import NOT_KNOWN, OK, run_command, typed
 from shards.command.flags import parse
-from shards.terminal import Terminal
+from shards.terminal import table_terminal
 
 SINGLE_RUNS = "Ctrl-C where it runs, or scancel for the job that runs it, lets one save and end"
 
@@ -56,7 +56,7 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
     sweep = find_sweep_with_jobs(command.sweep, command.runs_dir, SINGLE_RUNS)
-    console = Terminal(width=None if sys.stdout.isatty() else 200)
+    console = table_terminal()
     adopt_cut_off(sweep)
     chosen = {trial.id for trial in choose_all(sweep, command.trials)}
     rows = [row for row in observe(sweep).of(chosen).live if row.submission]

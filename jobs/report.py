@@ -30,7 +30,7 @@ from jobs.state.observed import observe
 from shards.command import NOT_KNOWN, OK, run_command
 from shards.command.flags import parse
 from shards.files import write_whole
-from shards.terminal import Terminal
+from shards.terminal import Terminal, table_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(str(content))
         return exit_code(doubt)
     write(path, content, by_choice=command.out is not None)
-    console = Terminal(width=None if sys.stdout.isatty() else 200)
+    console = table_terminal()
     if page:
         console.print(leaderboard(sweep, records, board))
     console.print(str(path), markup=False, highlight=False, soft_wrap=True)

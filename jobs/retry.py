@@ -42,7 +42,7 @@ from jobs.state.waits import release
 from shards.cause import Cause
 from shards.command import NOT_KNOWN, OK, run_command
 from shards.command.flags import parse
-from shards.terminal import Terminal
+from shards.terminal import table_terminal
 
 SINGLE_RUNS = "the command that started one resumes it where it stopped"
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     observed = everything.of({trial.id for trial in choose_all(sweep, command.trials)})
     decision = decide(observed, command.wanted)
     require_some(decision, observed, command.wanted)
-    console = Terminal(width=None if sys.stdout.isatty() else 200)
+    console = table_terminal()
     show(decision, console)
     if observed.doubt:
         console.print(Text(f"left alone: {observed.doubt}"), soft_wrap=True)

@@ -56,7 +56,7 @@ from jobs.state.table import FORMAT_VERSION, render, source_line, title_of, to_d
 from jobs.state.trial_status import LIVE, TrialStatus
 from shards.command import FAILED, NOT_KNOWN, OK, run_command
 from shards.command.flags import parse
-from shards.terminal import Terminal
+from shards.terminal import Terminal, table_terminal
 
 LAST_BOARD_S = 60.0  # the longest wait for the leaderboard of a sweep that is over
 LINES_BESIDE_TABLE = 12  # of the terminal: head and foot of the table, failures, the source
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         document = to_document(sweep, observed.rows, observed.answer) | {"chain": to_rows(jobs)}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        console = Terminal(width=None if sys.stdout.isatty() else 200)
+        console = table_terminal()
         console.print(render(sweep, observed.rows, observed.answer, console.width))
         tell_lines(chain_lines(jobs))
     return max(exit_code(observed.rows), chain_code(jobs))
@@ -168,7 +168,7 @@ def _end(console: Console, observed: Observed, leaders: Leaders) -> int:
 
 
 def _watch_plainly(sweep: Sweep, every_s: float) -> int:
-    console, reported = Terminal(width=200), ""
+    console, reported = table_terminal(), ""
     observed = glance(sweep)
     with contextlib.suppress(KeyboardInterrupt):
         while observed.live:

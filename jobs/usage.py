@@ -37,7 +37,7 @@ from jobs.runs.single_runs import find_sweep_with_jobs
 from jobs.runs.trial import Sweep
 from shards.command import NOT_KNOWN, OK, run_command
 from shards.command.flags import parse
-from shards.terminal import Terminal
+from shards.terminal import table_terminal
 
 FORMAT_VERSION = 1
 SINGLE_RUNS = "no sweep's jobs ran them, and what they held is noted nowhere"
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.json:
         sys.stdout.write(json.dumps(to_document(sweep, usage), indent=2) + "\n")
     else:
-        console = Terminal(width=None if sys.stdout.isatty() else 200)
+        console = table_terminal()
         console.print(render(sweep, usage))
         for note in (*usage.notes, *usage.doubts):
             console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from rich.segment import Segment
 from shards.command import printable
 
 LINES = 10  # progress lines in a log file
+FILE_WIDTH = 200  # characters of a table in a log file or a pipe, where rich would take 80
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ class Terminal(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def table_terminal() -> Terminal:
+    """A terminal for tables: as wide as the one on stdout, FILE_WIDTH where stdout is none."""
+    return Terminal(width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def duration(seconds: float) -> str:

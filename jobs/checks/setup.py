@@ -168,6 +168,7 @@ class Setup:
             "train.epochs": 2,
             "train.batch_size": SMALL_BATCH,
             "train.accumulation_steps": 2 if config.train.accumulation_steps > 1 else 1,
+            "train.late_batches": min(2, config.train.late_batches),
             "train.mixed_precision": "no" if without_gpu else config.train.mixed_precision,
             "train.test": False,
             "train.log_every": 1,

@@ -15,7 +15,6 @@ from jobs.launch.lock import LauncherAtWork, launcher_lock
 from jobs.runs.trial import Sweep
 from jobs.state.processes import HERE, as_pid, is_launcher, parent_of, works_for
 from jobs.state.trial_status import TrialStatus
-from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME
 from slurm import patience
 from slurm.patience import one_line
 
@@ -42,10 +41,7 @@ def shared_job_warnings(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterable[s
     others = [
         trial
         for trial in sweep.trials
-        if trial.id in given
-        and given[trial.id].job_id in jobs
-        and trial.id not in chosen
-        and not any((trial.folder / name).exists() for name in (RESULT_NAME, PRUNED_NAME))
+        if trial.id in given and given[trial.id].job_id in jobs and trial.id not in chosen and not trial.has_ended
     ]
     if others:
         named = ", ".join(trial.id for trial in others)

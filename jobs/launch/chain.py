@@ -90,7 +90,7 @@ def read_chain(options: ChainOptions, words: Sequence[str], pack_flags: tuple[st
 
 def _out_of(pack_flags: Sequence[str]) -> str:
     out = PACK_OUT
-    for word, after in zip(pack_flags, [*pack_flags[1:], ""], strict=True):
+    for word, after in zip(pack_flags, [*pack_flags, ""][1:], strict=True):
         if word == "--out" or word.startswith("--out="):
             out = word.removeprefix("--out=") if "=" in word else after
     return out

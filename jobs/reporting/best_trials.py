@@ -24,4 +24,4 @@ def best_trials(sweep: Sweep, all_seeds: bool) -> list[Trial]:
         look = typed("jobs/status.py", sweep.folder)
         raise ValueError(f"no trial of {sweep.folder} has finished: `{look}` shows where they stand")
     chosen = first.group.done if all_seeds else (best,)
-    return [record.trial_status.trial for record in chosen]
+    return [record.trial for record in chosen]

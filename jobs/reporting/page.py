@@ -72,7 +72,7 @@ def render_page(
     board = board or build_leaderboard(sweep, records)
     ranking = rank(board.groups)
     groups = [ranked.group for ranked in ranking]
-    trials = [trial_row(record, sweep.hash_of(record.trial_status.trial)) for record in records]
+    trials = [trial_row(record, sweep.hash_of(record.trial)) for record in records]
     return load_template().render(
         sweep=sweep,
         live=live,
@@ -207,7 +207,7 @@ def strip_scale(groups: Sequence[Group]) -> tuple[float, float]:
 
 def newest(records: Sequence[Record]) -> str:
     """When a trial last said something, in UTC; empty if none has begun."""
-    times = [record.trial_status.trial.state().time for record in records]
+    times = [record.trial.state().time for record in records]
     when = max(times, default=0.0)
     return datetime.datetime.fromtimestamp(when, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC") if when else ""
 

@@ -20,7 +20,16 @@ from typing import Any
 from jobs.design.shard_sets import ShardSet
 from jobs.runs.trial_state import TrialState, read_state, write_state
 from petseg.run_folder.attempts import Attempt, read_attempts
-from petseg.run_folder.layout import PRUNED_NAME, Pruned, Result, load_pruned, load_result, read_metrics, warn_once
+from petseg.run_folder.layout import (
+    PRUNED_NAME,
+    RESULT_NAME,
+    Pruned,
+    Result,
+    load_pruned,
+    load_result,
+    read_metrics,
+    warn_once,
+)
 from petseg.training.pruning import Hyperband
 from shards.files import (
     NotRegular,
@@ -74,6 +83,11 @@ class Trial:
         """Its place on the axes, such as `unet none seed=0`."""
         parts = (f"{n.rpartition('.')[2]}={v}" if not isinstance(v, str) else v for n, v in self.axes.items())
         return " ".join(parts)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its folder has a result, or says that it was stopped early; neither file is read."""
+        return any((self.folder / name).exists() for name in (RESULT_NAME, PRUNED_NAME))
 
     def result(self) -> Result | None:
         return load_result(self.folder)

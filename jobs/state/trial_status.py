@@ -20,7 +20,7 @@ from jobs.state.slurm_states import Answer, ask
 from jobs.state.triage import Diagnosis, LastJob, diagnose, gather
 from jobs.state.waits import Wait, wait_of
 from petseg.run_folder.heartbeat import Heartbeat, read_heartbeat
-from petseg.run_folder.layout import PRUNED_NAME, RESULT_NAME, Pruned, Result
+from petseg.run_folder.layout import Pruned, Result
 from shards.cause import Cause
 from shards.terminal import duration
 from slurm.cluster import MISSING, UNKNOWN, JobState, job_states
@@ -92,7 +92,7 @@ def _open_jobs(sweep: Sweep, submissions: Mapping[str, Submission]) -> list[str]
         if trial.id in submissions
         and submissions[trial.id].cluster == "slurm"
         and submissions[trial.id].job_id
-        and not any((trial.folder / name).exists() for name in (RESULT_NAME, PRUNED_NAME))
+        and not trial.has_ended
     ]
 
 

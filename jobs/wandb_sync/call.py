@@ -37,6 +37,11 @@ def is_refusal(kind: str, text: str) -> bool:
     return bool(REFUSALS.search(text)) or (kind in REFUSAL_TYPES and UNVERIFIED not in text)
 
 
+def reason(answer: Mapping[str, str]) -> str:
+    """What an answer says of its error, on one line."""
+    return " ".join(answer["text"].split()) or "no reason given"
+
+
 def ask(
     module: str, request: Mapping[str, Any], timeout_s: float, environ: Mapping[str, str] | None = None
 ) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jobs.wandb_sync.call import is_refusal
+from jobs.wandb_sync.call import is_refusal, reason
 from petseg.tracking.process import Answer, RunSettings, WandbProcess
 from petseg.tracking.tracker import EXIT_CODES, End
 from shards.terminal import Terminal, duration
@@ -205,7 +205,7 @@ class Worker:
 
 
 def _failed(replay: Replay, answer: Answer) -> Outcome:
-    text = " ".join(answer["text"].split()) or "no reason given"
+    text = reason(answer)
     return Outcome(replay.id, trouble=f"{answer['error']}: {text}", refused=is_refusal(answer["error"], text))
 
 

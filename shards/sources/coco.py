@@ -26,7 +26,7 @@ from shards.labels.shapes import shape_of
 from shards.manifest import Source
 from shards.sources.json_spans import find_entries, map_file
 from shards.sources.keys import key_of
-from shards.sources.listing import NAMED, Listing, Mask
+from shards.sources.listing import NAMED, Listing, Mask, NamedSample
 from shards.sources.patterns import SplitOptions, as_mask, below, choose_splits, common_root
 from shards.sources.splits import SPLIT_WORDS, groups_of, refuse_divided
 from shards.sources.walk import links_in
@@ -45,14 +45,9 @@ class CocoOptions:
 
 
 @dataclass(frozen=True)
-class Annotated:
+class Annotated(NamedSample):
     """A picture with the places of its annotations."""
 
-    key: str
-    name: str
-    split: str
-    group: str
-    picture: Path
     size: tuple[int, int]  # height and width, to which its annotations were drawn
     annotations: Path
     spans: array[int]  # start and end of each, in turn, in the file of annotations
@@ -60,12 +55,6 @@ class Annotated:
 
     def files(self) -> tuple[Path, ...]:
         return self.picture, self.annotations
-
-    def row(self) -> list[Any]:
-        return [self.key, self.split, self.name, self.group]
-
-    def facts(self) -> dict[str, Any]:
-        return {"name": self.name, "group": self.group}
 
     def read_mask(self, picture: np.ndarray) -> Mask:
         """Crowds first, then instances from large to small, so that small ones stay visible."""

@@ -61,6 +61,23 @@ class Listed(Protocol):
 
 
 @dataclass(frozen=True)
+class NamedSample:
+    """A sample of a source whose pictures have names and groups; both go into its JSON."""
+
+    key: str
+    name: str
+    split: str
+    group: str
+    picture: Path
+
+    def row(self) -> list[Any]:
+        return [self.key, self.split, self.name, self.group]
+
+    def facts(self) -> dict[str, Any]:
+        return {"name": self.name, "group": self.group}
+
+
+@dataclass(frozen=True)
 class Listing:
     """All samples of a source, and the names of what else lies there, by kind of oddity."""
 

@@ -17,7 +17,7 @@ from shards.labels.observed import LabelMask
 from shards.labels.rules import LabelRules, rules_of
 from shards.manifest import SPLITS, Source
 from shards.sources.keys import key_of
-from shards.sources.listing import NAMED, Listing, Mask
+from shards.sources.listing import NAMED, Listing, Mask, NamedSample
 from shards.sources.splits import groups_of, read_lists, refuse_divided, share_splits, split_of_word
 from shards.sources.walk import Match, Pattern, find_files, parse_pattern
 
@@ -70,26 +70,15 @@ class PairOptions:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(NamedSample):
     """A picture and its mask, or the masks of its classes."""
 
-    key: str
-    name: str
-    split: str
-    group: str
-    picture: Path
     masks: MaskFiles
     rules: LabelRules = field(repr=False)
     takes_nearest: bool = False
 
     def files(self) -> tuple[Path, ...]:
         return (self.picture, *(path for _, path in self.masks))
-
-    def row(self) -> list[Any]:
-        return [self.key, self.split, self.name, self.group]
-
-    def facts(self) -> dict[str, Any]:
-        return {"name": self.name, "group": self.group}
 
     def read_mask(self, picture: np.ndarray) -> Mask:
         source = MaskSource(self.masks, str(self.masks[0][1]), self.split, self.takes_nearest)

@@ -9,15 +9,22 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console, RenderableType
 
+from jobs import status
 from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState
-from jobs.state.table import render_table
+from jobs.state.chain_state import ChainJob, Note
+from jobs.state.observed import Observed
+from jobs.state.slurm_states import Answer
+from jobs.state.table import render, render_table
 from jobs.state.trial_status import trial_status
-from jobs.status import main
+from jobs.status import chain_code, exit_code, main, tell_lines
 from shards.command import run_command
 from tests.jobs.written_trials import beat, finish, sweep_of
 
@@ -179,3 +186,89 @@ def test_many_trials_are_shown_as_plain_columns(tmp_path: Path) -> None:
     assert "log" in table
     assert "log" not in str(render_table("big", [trial_status(trial, None, {}) for trial in sweep.trials], 80))
     assert "unet seed=204  planned" in table
+
+
+def test_where_not_all_trials_fit_those_that_live_are_shown(tmp_path: Path, process: subprocess.Popen[bytes]) -> None:
+    sweep = sweep_of(tmp_path / "runs" / "lab", 4)
+    finish(sweep.trials[0])
+    live = sweep.trials[2]
+    submission = Submission(live.id, str(process.pid), "local", "")
+    live.write_state(TrialState("running", host=socket.gethostname(), job_id=str(process.pid)))
+    rows = [trial_status(trial, submission if trial is live else None, {}) for trial in sweep.trials]
+    shown = {most: printed(render(sweep, rows, Answer(), 200, most)) for most in (0, 1, 3, 4)}
+    assert [[trial.id in text for trial in sweep.trials] for text in shown.values()] == [
+        [True] * 4, [False, False, True, False], [False, True, True, True], [True] * 4,
+    ]  # fmt: skip
+    assert "and 3 more trials" in shown[1]
+    assert "and 1 more trials" in shown[3]
+    assert "more trials" not in shown[0] + shown[4]
+
+
+def printed(what: RenderableType) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(what)
+    return capture.get()
+
+
+def test_lines_of_a_chain_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    """They hold commands and paths that people copy."""
+    line = f"  pack: job 12, see /{'long/' * 60}[0]"
+    tell_lines([line])
+    assert capsys.readouterr().out == f"{line}\n"
+
+
+@pytest.mark.parametrize(
+    ("states", "code"), [((), 0), (("done", "waits"), 0), (("done", "failed"), 3), (("failed", "done"), 3)]
+)
+def test_a_chain_with_a_failed_job_has_failed(states: tuple[str, ...], code: int) -> None:
+    assert chain_code([ChainJob(Note("pack", "12", "", ""), state) for state in states]) == code
+
+
+def test_a_log_of_a_watch_has_a_line_for_each_change_and_the_last_table(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = sweep.trials[0]
+    running = replace(trial_status(trial, None, {}), status="running")
+    planned = [trial_status(one, None, {}) for one in sweep.trials[1:]]
+    ended = replace(running, status="failed")
+    looks = [Observed(sweep, (row, *planned)) for row in (running, running, replace(running, status="queued"), ended)]
+    pauses: list[float] = []
+    monkeypatch.setattr(status, "glance", lambda sweep: looks.pop(0))
+    monkeypatch.setattr(status.time, "sleep", pauses.append)
+    assert status.watch(sweep, 7.0) == 3
+    assert pauses == [7.0] * 3
+    lines = [line[9:] for line in capsys.readouterr().out.splitlines() if re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert lines == ["lab: 1 running, 3 planned; ", "lab: 1 queued, 3 planned; "]
+    assert looks == []
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_who_stops_watching_does_not_wait_long_for_the_leaderboard(sweep: Sweep, live: bool) -> None:
+    waited: list[float] = []
+
+    class Leaders:
+        def last(self, sweep: Sweep, rows: object, wait_s: float) -> None:
+            waited.append(wait_s)
+
+    row = replace(trial_status(sweep.trials[0], None, {}), status="running" if live else "done")
+    leaders: Any = Leaders()
+    assert status._end(Console(width=200, quiet=True), Observed(sweep, (row,)), leaders) == 0
+    assert waited == [status.LAST_BOARD_S / 30 if live else status.LAST_BOARD_S]
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        ((), 0),
+        (("done", "planned", "interrupted", "pruned"), 0),
+        (("done", "failed"), 3),
+        (("failed", "running"), 0),  # it is not over
+        (("failed", "queued"), 0),
+        (("failed", "stalled"), 0),
+        (("failed", "unknown", "running"), 4),
+    ],
+)
+def test_the_exit_code_of_a_sweep(sweep: Sweep, states: tuple[str, ...], code: int) -> None:
+    row = trial_status(sweep.trials[0], None, {})
+    assert exit_code([replace(row, status=state) for state in states]) == code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -11,17 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import Observed, observe
-from jobs.sync import main
-from jobs.wandb_sync import replay
-from jobs.wandb_sync.trials import NOTE_NAME, end_of
+from jobs.sync import main, tell
+from jobs.wandb_sync.replay import Outcome, Replay
+from jobs.wandb_sync.trials import NOTE_NAME, SyncPlan, _end_alone
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import trial_id
 from petseg.evaluation.measure import PredictedPicture
@@ -30,7 +29,7 @@ from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import read_note as read_tracking_note
 from petseg.tracking.overlays import save_overlays
-from petseg.tracking.tracker import EXIT_CODES, End, Tracker
+from petseg.tracking.tracker import Tracker
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.targets import PET
 from tests.wandb_server import KEY, Fault, WandbServer
@@ -62,27 +61,6 @@ def add_row(folder: Path, epoch: int) -> None:
 
 def sync(sweep: Sweep, *flags: str) -> int:
     return run_command(main, [str(sweep.folder), "--parallel", "2", "--runs-per-s", "50", *flags])
-
-
-def test_runs_start_at_the_requested_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept, now = [], iter([100.0, 100.0, 100.1, 107.0, 107.0])
-    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
-    monkeypatch.setattr(replay, "time", clock)
-    limit = replay.RateLimit(per_s=2)
-    for _ in range(5):
-        limit.wait()
-    assert slept == pytest.approx([0.0, 0.5, 0.9, 0.0, 0.5])
-
-
-def test_progress_is_logged_every_ten_seconds(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    now = iter([100.0, 101.0, 110.0, 111.0, 119.0, 120.0])
-    monkeypatch.setattr(replay, "time", SimpleNamespace(monotonic=lambda: next(now)))
-    with caplog.at_level(logging.INFO, replay.__name__), replay.progress_of(10) as advance:
-        for done in range(1, 6):
-            advance(done)
-    assert [record.getMessage() for record in caplog.records] == ["2/10 runs, 40 s left", "5/10 runs, 20 s left"]
 
 
 def snapshot(server: WandbServer) -> dict[str, object]:
@@ -195,23 +173,6 @@ def test_running_trials_are_left_alone(
     out = capsys.readouterr().out
     assert out.count("is running: sync again when it has ended") == 2
     assert "0 trials: 0 sent, 0 already there" in out
-
-
-@pytest.mark.parametrize(
-    ("status", "ended", "code"),
-    [
-        ("done", "finished", 0),
-        ("pruned", "pruned", 0),
-        ("failed", "failed", 1),
-        ("interrupted", "interrupted", 75),
-        ("planned", "failed", 1),
-    ],
-)
-def test_states_become_ends_and_exit_codes(tmp_path: Path, status: str, ended: End, code: int) -> None:
-    from jobs.state.trial_status import TrialStatus
-
-    assert end_of(TrialStatus(Trial("x", {}, tmp_path), status)) == ended
-    assert EXIT_CODES[ended] == code
 
 
 def test_no_key_no_network_no_sweep(
@@ -332,3 +293,68 @@ def test_a_killed_sync_is_continued(
     assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
     assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
     assert {json.dumps(run.exit_codes[-1]) for run in server.runs.values()} == {"0"}
+
+
+def replay_of(name: str, evaluation: bool = False) -> Replay:
+    path = Path("wandb-sync-test.json" if evaluation else NOTE_NAME)
+    return Replay(path, {"id": name, "job_type": "eval" if evaluation else "train"}, {}, "finished", {})
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code", "words"),
+    [
+        ([Outcome("a"), Outcome("b")], OK, "2 trials: 2 sent, 0 already there"),
+        ([Outcome("a", was_there=True), Outcome("b")], OK, "2 trials: 1 sent, 1 already there"),
+        ([Outcome("a"), Outcome("b", trouble="timeout")], INTERRUPTED, "2 trials: 1 sent, 0 already there, 1 not sent"),
+        ([Outcome("a")], INTERRUPTED, "2 trials: 1 sent, 0 already there, 1 not sent"),  # the other was not tried
+        ([Outcome("a"), Outcome("b", trouble="no", refused=True)], FAILED, "1 not sent"),
+        ([Outcome("a", trouble="timeout"), Outcome("b", trouble="no", refused=True)], FAILED, "2 not sent"),
+    ],
+)
+def test_a_sync_that_did_not_send_all_says_so_and_by_its_code_whether_to_try_again(
+    outcomes: list[Outcome], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = SyncPlan((replay_of("a"), replay_of("b")), (), (), ())
+    assert tell(outcomes, plan, "https://host", Console(width=200)) == code
+    told = capsys.readouterr()
+    assert words in told.out
+    assert ("the same command sends what is left" in told.err) is (code == INTERRUPTED)
+
+
+def test_each_different_trouble_is_told_once_with_some_of_its_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(number) for number in range(6)]
+    outcomes = [Outcome(name, trouble="timeout" if name == "5" else "no", refused=name != "5") for name in names]
+    plan = SyncPlan(tuple(replay_of(name) for name in names), (), (), ())
+    assert tell(outcomes, plan, "https://me:word@host", Console(width=200)) == FAILED
+    told = capsys.readouterr()
+    assert told.err.splitlines() == ["not sent: 0, 1, 2 and 2 more: no", "not sent: 5: timeout"]
+    assert "wandb: https://host" in told.out
+    assert "word" not in told.out
+
+
+def test_evaluations_and_what_was_sent_before_are_counted_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = SyncPlan(
+        (replay_of("a"), replay_of("a-test", True)),
+        (),
+        (replay_of("b"), replay_of("b-test", True)),
+        ("https://host/p",),
+    )
+    outcomes = [Outcome("a", rows=3, project_url="https://host/p"), Outcome("a-test", rows=1)]
+    assert tell(outcomes, plan, "https://host", Console(width=200)) == OK
+    assert capsys.readouterr().out.splitlines() == [
+        "2 trials: 1 sent, 1 already there; 2 evaluations: 1 sent, 1 already there; 4 new rows",
+        "wandb: https://host/p",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "ended"),
+    [((), "interrupted"), (("pruned.json",), "pruned"), (("result.json",), "finished"),
+     (("pruned.json", "result.json"), "finished")],
+)  # fmt: skip
+def test_the_end_of_a_run_without_a_sweep_is_told_by_its_files(
+    tmp_path: Path, files: tuple[str, ...], ended: End
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert _end_alone(tmp_path) == ended

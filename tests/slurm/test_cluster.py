@@ -137,3 +137,29 @@ def test_a_real_array_without_accounting(on_cluster, tmp_path: Path, wait_for: C
 def test_what_the_real_cluster_offers(on_cluster):
     assert cluster.partitions() == ["gpu", "low"]
     assert cluster.max_array_size() == 1001
+
+
+def test_jobs_are_found_by_their_token_in_name_or_comment(monkeypatch: pytest.MonkeyPatch):
+    """A site may replace the comment, and the name has the token without its prefix."""
+    listing = """12_0|pets-aaaa|(null)
+12_3|pets-aaaa|(null)
+13|pets|petseg:bbbb
+14|pets|mine petseg:cccc
+15_1|other|(null)
+"""
+    monkeypatch.setattr(cluster.patience, "call", lambda command, patience_s: listing)
+    assert cluster.jobs_by_token(["petseg:aaaa", "petseg:bbbb", "petseg:cccc", "petseg:dddd"]) == {
+        ("petseg:aaaa", 0): "12_0",
+        ("petseg:aaaa", 3): "12_3",
+        ("petseg:bbbb", 0): "13",
+        ("petseg:cccc", 0): "14",
+    }
+
+
+def test_where_squeue_refuses_no_job_counts_as_missing(monkeypatch: pytest.MonkeyPatch):
+    def refuse(command: list[str], patience_s: float | None) -> str:
+        raise subprocess.CalledProcessError(1, command, "", "squeue: error: Invalid user: me\n")
+
+    monkeypatch.setattr(cluster.patience, "call", refuse)
+    with pytest.raises(OSError, match=r"^squeue does not say which jobs there are: Invalid user: me$"):
+        cluster.jobs_by_token(["petseg:aaaa"])

@@ -112,7 +112,10 @@ def test_debug_runs_in_this_process(tmp_path: Path):
     def task(item: int) -> tuple[int, int]:
         return os.getpid(), submitit.JobEnvironment().num_tasks * item
 
-    jobs = submit(task, [3, 4], "debug", Request(tmp_path, SMALL, "t", 1))
+    told: list[tuple[int, str]] = []
+    report = lambda index, job, state: told.append((index, state))  # noqa: E731
+    jobs = submit(task, [3, 4], "debug", Request(tmp_path, SMALL, "t", 1), report)
+    assert told == [(0, "started"), (0, "ended"), (1, "started"), (1, "ended")]
     assert [job.result() for job in jobs] == [(os.getpid(), 3), (os.getpid(), 4)]
     assert "SUBMITIT_DEBUG_JOB_ID" not in os.environ
 

@@ -74,6 +74,8 @@ def test_an_unknown_profile_lists_the_choices(own_file: Path):
         ("[a100]\npartition = 1\n", r"partition = 1: must be a string"),
         ("[a100]\nrequeue = 1\n", r"requeue = 1: must be true or false"),
         ("[a100]\nmem-gb = 1\nmem_gb = 2\n", r"mem_gb: given twice"),
+        ("[a100]\nmem_gb = 1\nmem-gb = 2\n", r"mem-gb: given twice"),
+        ("[a100]\ncpus-per-task = 1\ncpus_per_task = 1\n", r"cpus_per_task: given twice"),
         ("[a100]\ngpus = 1\ngpus = 2\n", r"profiles.toml: .*line 3"),
         ("[a100]\nnodes = 0\n", r"profile \[a100\]: nodes=0: must be at least 1"),
         ("gpus = 8\n", r"gpus stands outside of any profile"),

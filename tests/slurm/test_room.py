@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm import cluster
+from slurm import room as room_module
 from slurm.executor import submit
 from slurm.request import Request
 from slurm.resources import Resources
@@ -48,6 +49,16 @@ def test_limits_on_submitted_jobs_are_told_from_other_refusals() -> None:
 def test_where_sbatch_does_not_answer_all_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_room(7, lambda count: "#!/bin/sh\n") == Room(7)
+
+
+@pytest.mark.parametrize(("code", "jobs"), [(0, 7), (1, 0)])
+def test_a_warning_of_a_site_is_no_refusal(monkeypatch: pytest.MonkeyPatch, code: int, jobs: int) -> None:
+    """A site's plugin may print what it likes about a job that it takes."""
+    said = "sbatch: note: your limit is AssocMaxSubmitJobLimit\n"
+    done = subprocess.CompletedProcess(["sbatch"], code, "", said)
+    monkeypatch.setattr(room_module, "ask_sbatch", lambda script: done)
+    found = find_room(7, lambda count: "#!/bin/sh\n")
+    assert found == Room(jobs, "AssocMaxSubmitJobLimit" if code else "")
 
 
 def submit_five(tmp_path: Path, as_many_as_fit: bool = True, **changes: Callable[[range], str]) -> list[str]:

@@ -139,7 +139,7 @@ def draw_parallel(axes: Sequence[str], records: Sequence[Record]) -> Parallel | 
     paths = []
     for i, (record, dice) in enumerate(scored):
         points = " ".join(f"{column.x},{ys[i]:.1f}" for column, ys in zip(columns, heights, strict=True))
-        words = f"{record.trial_status.trial.label}: {dice:.4f}{' when stopped early' if record.is_pruned else ''}"
+        words = f"{record.trial.label}: {dice:.4f}{' when stopped early' if record.is_pruned else ''}"
         depth = round(100 * ranks[dice] / max(1, len(ranks) - 1))
         paths.append(Path(points, depth, dice, words, record.is_pruned))
     paths.sort(key=lambda path: path.dice)

@@ -71,11 +71,7 @@ class CalibrationSheet:
 def calibrate_cells(groups: Sequence[Group], split: str = "val") -> CalibrationSheet:
     """The calibration of the best seed of each of the first cells. groups: best first."""
     best = [(group, record) for group in groups if (record := group.best())][:MAX_CELLS]
-    measured = [
-        (group, record, kept)
-        for group, record in best
-        if (kept := read_curves(record.trial_status.trial.folder, split))
-    ]
+    measured = [(group, record, kept) for group, record in best if (kept := read_curves(record.trial.folder, split))]
     rows = [row for *_, kept in measured for bins in kept.values() for row in bins]
     low = max(0.0, min(0.5, *(int(10 * row["accuracy"]) / 10 for row in rows))) if rows else 0.5
     least = min(LOWEST_CONFIDENCE, *(int(10 * row["confidence"]) / 10 for row in rows)) if rows else LOWEST_CONFIDENCE

@@ -91,7 +91,7 @@ class Gallery:
 def build_gallery(ranking: Sequence[Ranked], sweep: Sweep, shards: str = "") -> Gallery | None:
     """The gallery of the first cell that kept its masks, or else of the first measured cell; None without one."""
     finished = [(ranked.group, record) for ranked in ranking if (record := ranked.group.best())]
-    with_masks = [pair for pair in finished if (pair[1].trial_status.trial.folder / VAL_MASKS_NAME).is_file()]
+    with_masks = [pair for pair in finished if (pair[1].trial.folder / VAL_MASKS_NAME).is_file()]
     cell = next((kept for kept in _kept(with_masks[:MAX_TRIES]) if kept.masks), None) or next(_kept(finished), None)
     if cell is None:
         return None
@@ -103,7 +103,7 @@ def build_gallery(ranking: Sequence[Ranked], sweep: Sweep, shards: str = "") -> 
     if cell.masks:
         positions = sorted({i for _, row in chosen for i in row} | {i for i, _ in disputed})
         wanted = {i: cell.keys[i] for i in positions}
-        where = ValSplit(cell.record, sweep.hash_of(cell.record.trial_status.trial), shards)
+        where = ValSplit(cell.record, sweep.hash_of(cell.record.trial), shards)
         samples, trouble = load_samples(where, wanted)
     rows = tuple((name, tuple(_shot(cell, i, samples.get(i)) for i in row)) for name, row in chosen)
     pictures = tuple(_disputed(cell, other, i, agreement, samples.get(i)) for i, agreement in disputed if other)
@@ -112,7 +112,7 @@ def build_gallery(ranking: Sequence[Ranked], sweep: Sweep, shards: str = "") -> 
 
 def _kept(cells: Iterable[tuple[Group, Record]]) -> Iterator[Kept]:
     for group, record in cells:
-        folder = record.trial_status.trial.folder
+        folder = record.trial.folder
         if measured := read_dice(folder, "val"):
             masks = load_masks(folder)
             own = masks if masks and masks.keys == measured[0] else None

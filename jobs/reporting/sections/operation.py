@@ -146,7 +146,7 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
     """
     seconds = {row.record.id: sum(float(m.get("perf/seconds", 0.0)) for m in row.record.rows) for row in rows}
     total_s = sum(seconds.values())  # of training; trials at once share what they hold
-    held_s = {row.record.id: seconds[row.record.id] * row.record.trial_status.trial.share() for row in rows}
+    held_s = {row.record.id: seconds[row.record.id] * row.record.trial.share() for row in rows}
     if not total_s:
         return None
     held = (resources := read_resources(sweep)) or Resources(gpus_per_node=0, cpus_per_task=1)
@@ -179,7 +179,7 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
 def energy_of(rows: Sequence[TrialRow]) -> float | None:
     """The kWh of the GPUs; trials that run on a GPU at once share the reading of its meter."""
     known = [
-        metrics["perf/energy_j"] * row.record.trial_status.trial.share() / J_PER_KWH
+        metrics["perf/energy_j"] * row.record.trial.share() / J_PER_KWH
         for row in rows
         for metrics in row.record.rows
         if "perf/energy_j" in metrics

@@ -48,7 +48,7 @@ def lay_out(groups: Sequence[Group]) -> Sheet:
     shown = tuple(keys[:MAX_COLUMNS])
     rows = []
     for group, record in best[:MAX_ROWS]:
-        dice = dice_by_key(record.trial_status.trial.folder)
+        dice = dice_by_key(record.trial.folder)
         pictures = tuple(_picture(record, key, dice.get(key)) for key in shown)
         rows.append(OverlayRow(group, record, pictures))
     return Sheet(shown, tuple(rows), max(0, len(best) - MAX_ROWS) + max(0, len(keys) - MAX_COLUMNS))
@@ -59,7 +59,7 @@ def _keys(record: Record) -> list[str]:
 
 
 def _folder(record: Record) -> Path:
-    return record.trial_status.trial.folder / OVERLAYS_NAME
+    return record.trial.folder / OVERLAYS_NAME
 
 
 def _picture(record: Record, key: str, dice: float | None) -> Overlay | None:

@@ -219,7 +219,7 @@ def warnings(records: Sequence[Record], axes: Sequence[str], sweep_axes: Sequenc
     if lost := [record.id for record in records if record.config is None]:
         warned.append(f"No readable config.json for {', '.join(lost)}: placed by the axes in sweep.json alone.")
     if pruned := [record for record in records if record.is_pruned]:
-        listed = "; ".join(f"{record.id} {record.trial_status.trial.label}" for record in pruned[:MAX_NAMED])
+        listed = "; ".join(f"{record.id} {record.trial.label}" for record in pruned[:MAX_NAMED])
         more = f"; and {len(pruned) - MAX_NAMED} more" if len(pruned) > MAX_NAMED else ""
         warned.append(
             f"{len(pruned)} trials were stopped early, because others did better, and are in no mean, rank or curve; "

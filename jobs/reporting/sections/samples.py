@@ -131,7 +131,7 @@ def _table(record: Record, reader: TarReader, key: str) -> Pixels:
 
     The file that a config may name by `data.target` is not read: the config could be a stranger's.
     """
-    manifest, folder = reader.store.manifest, record.trial_status.trial.folder
+    manifest, folder = reader.store.manifest, record.trial.folder
     target = load_target(folder)
     if target is not None:
         if dict(target.labels) != manifest.mask_values:

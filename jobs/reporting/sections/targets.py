@@ -13,7 +13,7 @@ from shards.command import Failure
 def target_of(record: Record) -> Target:
     """The target of a run that has begun; the implied one if its folder keeps none, or a damaged one."""
     try:
-        return load_target(record.trial_status.trial.folder) or implied_target()
+        return load_target(record.trial.folder) or implied_target()
     except Failure as error:
         warn_once(f"left out: {error}")
         return implied_target()

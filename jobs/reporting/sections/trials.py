@@ -35,7 +35,7 @@ def trial_row(record: Record, manifest_hash: str) -> TrialRow:
     attempts = attempts_of(record)
     return TrialRow(
         record,
-        record.trial_status.trial.label,
+        record.trial.label,
         best,
         min(loss, key=lambda pair: pair[0], default=None),
         reproduce(record),
@@ -50,7 +50,7 @@ def device_text(result: Result) -> str:
 
 
 def attempts_of(record: Record) -> tuple[Attempt, ...]:
-    return tuple(record.trial_status.trial.attempts())
+    return tuple(record.trial.attempts())
 
 
 def facts_of(record: Record, attempts: tuple[Attempt, ...], manifest_hash: str) -> tuple[tuple[str, str], ...]:
@@ -61,7 +61,7 @@ def facts_of(record: Record, attempts: tuple[Attempt, ...], manifest_hash: str) 
     hosts = dict.fromkeys([*(attempt.host for attempt in attempts), *([result.host] if result else [])])
     facts = {
         "log": record.trial_status.log or "none: not submitted yet",
-        "config": f"{record.trial_status.trial.folder.name}/config.json" if record.config else "",
+        "config": f"{record.trial.folder.name}/config.json" if record.config else "",
         "data": manifest_hash,
         "code": ", then ".join(codes),
         "processes": str(result.world_size) if result else "",

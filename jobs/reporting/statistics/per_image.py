@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.reporting.statistics.records import Group
 from petseg.run_folder.layout import PER_IMAGE_NAME
 from shards.command import printable
 from shards.files import open_regular
@@ -73,6 +74,11 @@ def read_per_image(folder: Path, split: str) -> PerImage | None:
         return None
     names = _names(groups) if len(groups) == len(keys) else ()
     return PerImage(_names(keys.tolist()), counts, names)
+
+
+def read_seeds(group: Group, split: str) -> list[PerImage]:
+    """The pictures of a split as each finished trial of a group measured them, without trials that have not."""
+    return [one for record in group.done if (one := read_per_image(record.trial.folder, split))]
 
 
 def read_dice(folder: Path, split: str) -> tuple[tuple[str, ...], Floats] | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.runs.trial import Sweep
+from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import observe
 from jobs.state.trial_status import TrialStatus
 from petseg.config.values import flatten
@@ -32,8 +32,12 @@ class Record:
     rows: list[dict[str, Any]]  # one per epoch, oldest first
 
     @property
+    def trial(self) -> Trial:
+        return self.trial_status.trial
+
+    @property
     def id(self) -> str:
-        return self.trial_status.trial.id
+        return self.trial.id
 
     @property
     def is_pruned(self) -> bool:

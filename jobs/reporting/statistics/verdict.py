@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jobs.design.shard_sets import ShardSet
 from jobs.reporting.statistics.compare import LEVEL, Cells, Intervals, contrasts, means, pairs, rank_ranges, summarise
-from jobs.reporting.statistics.per_image import read_per_image
+from jobs.reporting.statistics.per_image import read_seeds
 from jobs.reporting.statistics.power import Noise, noise_of
 from jobs.reporting.statistics.records import NOISE_DICE, Group, Record, axis_text, gather, varied
 from jobs.reporting.statistics.units import by_unit, number_units
@@ -185,7 +185,7 @@ def compare(groups: Sequence[Group], split: str) -> Comparison | None:
 
 def _measured(group: Group, split: str) -> tuple[tuple[str, ...], Any, tuple[str, ...]] | None:
     """Keys, (S, N) Dice and the pictures' groups; None if its trials do not all have the same pictures."""
-    runs = [one for record in group.done if (one := read_per_image(record.trial_status.trial.folder, split))]
+    runs = read_seeds(group, split)
     if len(runs) < len(group.done) or len({one.keys for one in runs}) != 1:
         return None
     return runs[0].keys, np.stack([one.dice for one in runs]), next((one.groups for one in runs if one.groups), ())

@@ -13,7 +13,7 @@ from jobs.reporting.statistics.records import Record
 from jobs.reporting.wandb_report.client import NothingToShow, Request, Saved
 from jobs.reporting.wandb_report.content import Content
 from jobs.runs.trial import Sweep
-from jobs.wandb_sync.call import ask, is_refusal, require_workspaces
+from jobs.wandb_sync.call import ask, is_refusal, reason, require_workspaces
 from jobs.wandb_sync.login import require_wandb
 from jobs.wandb_sync.trials import NOTE_NAME, read_note
 from shards.command import Failure, Interrupted, typed, without_secrets
@@ -73,7 +73,7 @@ def target_of(sweep: Sweep, records: Sequence[Record], url: str) -> Target:
     """The project of the trials; raises ValueError if there is none, or more than one."""
     counts: dict[Target, int] = {}
     for record in records:
-        note = read_note(record.trial_status.trial.folder / NOTE_NAME)
+        note = read_note(record.trial.folder / NOTE_NAME)
         tracking = (record.config or {}).get("tracking", {})
         if note.get("url") == without_secrets(url):
             target = Target(str(note.get("project", "")), str(note.get("entity", "")))
@@ -130,7 +130,7 @@ def warn_about_runs(sweep: Sweep, records: Sequence[Record], runs: int) -> tuple
 
 def trouble(sweep: Sweep, answer: Mapping[str, str]) -> Exception:
     """The exception for an error of the client."""
-    text = " ".join(answer["text"].split()) or "no reason given"
+    text = reason(answer)
     if answer["error"] == NothingToShow.__name__:
         return ValueError(f"{text}: type `{typed('jobs/sync.py', sweep.name)}` first")
     if is_refusal(answer["error"], text):

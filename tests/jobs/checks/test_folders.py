@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import SoftFileLock
 
 from jobs.checks import folders
-from jobs.checks.setup import Finding
+from jobs.checks.setup import Command, Finding, Setup
 
 KEY = "canary0123456789canary0123456789canary01"
 Doctor = Callable[..., dict[str, Finding]]
@@ -46,6 +47,33 @@ def test_a_clock_that_is_off(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> No
     finding = ask("folder")["folder"]
     assert finding.status == "warn"
     assert "-60 s off this host's" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("needed", "free", "files", "skew_s", "status"),
+    [
+        (100, 120, 200, 0.0, "ok"),
+        (100, 120, 200, 2.0, "ok"),
+        (100, 119, 200, 0.0, "warn"),  # a fifth more than is needed
+        (100, 120, 199, 0.0, "warn"),  # a hundred files for each of two trials
+        (100, 100, 200, 0.0, "warn"),
+        (101, 100, 200, 0.0, "FAIL"),
+        (100, 120, 200, 2.5, "warn"),
+        (100, 120, 200, -2.5, "warn"),
+    ],
+)
+def test_room_in_the_folder_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: int, free: int, files: int, skew_s: float, status: str
+) -> None:
+    monkeypatch.setattr(folders, "_rename_problem", lambda folder: "")
+    monkeypatch.setattr(folders, "_lock_problem", lambda folder: "")
+    monkeypatch.setattr(folders, "_clock_skew_s", lambda folder: skew_s)
+    monkeypatch.setattr(folders, "_needed_bytes", lambda setup: needed)
+    monkeypatch.setattr(folders, "_free_files", lambda folder: files)
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    setup = Setup(Command(name="lab", runs_dir=tmp_path), tmp_path)
+    setup.cells = [object(), object()]  # type: ignore[list-item]
+    assert folders.check_folder(setup).status == status
 
 
 def test_the_cache_itself_is_written_to(ask: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,3 +140,37 @@ def test_an_all_reduce_that_waits_for_too_long_is_cancelled(ask: Doctor, on_clus
         subprocess.run(["scancel", job_id], check=True, timeout=30)
     assert finding.status == "FAIL"
     assert "was PENDING (Dependency)" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("resources", "fits"),
+    [
+        (Resources(gpus_per_node=2, cpus_per_task=4, mem_gb=16), True),  # all that the node has
+        (Resources(gpus_per_node=2, cpus_per_task=5, mem_gb=16), False),  # each of two processes takes its own CPUs
+        (Resources(gpus_per_node=3, cpus_per_task=2, mem_gb=16), False),
+        (Resources(gpus_per_node=2, cpus_per_task=4, mem_gb=17), False),
+        (Resources(gpus_per_node=0, tasks_per_node=4, cpus_per_task=2, mem_gb=1), True),
+        (Resources(gpus_per_node=0, tasks_per_node=4, cpus_per_task=3, mem_gb=1), False),
+    ],
+)
+def test_a_node_fits_if_it_has_all_that_the_processes_take(resources: Resources, fits: bool) -> None:
+    node = partition.Node("n1", 8, 16 * partition.MB_PER_GB, 2, "idle")
+    assert node.fits(resources) is fits
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({}, []),
+        ({"State": "UP", "MaxTime": "1:00:00", "MaxNodes": "2", "MaxCPUsPerNode": "8", "MaxMemPerNode": "16384"}, []),
+        ({"State": "DRAIN"}, ["it is DRAIN"]),
+        ({"MaxTime": "59:00"}, ["--timeout-min 60 is more than its 59 minutes"]),
+        ({"MaxNodes": "1"}, ["--nodes 2 is more than its MaxNodes of 1"]),
+        ({"MaxCPUsPerNode": "7"}, ["processes x --cpus-per-task 8 is more than its MaxCPUsPerNode of 7"]),
+        ({"MaxMemPerNode": "16383"}, ["--mem-gb, in MB: 16384 is more than its MaxMemPerNode of 16383"]),
+        ({"MaxMemPerNode": "UNLIMITED", "MaxNodes": "UNLIMITED"}, []),
+    ],
+)
+def test_a_job_may_take_all_that_a_partition_allows_and_no_more(limits: dict[str, str], words: list[str]) -> None:
+    asked = Resources(nodes=2, gpus_per_node=2, cpus_per_task=4, mem_gb=16, timeout_min=60)
+    assert list(partition.limit_problems(limits, asked)) == words

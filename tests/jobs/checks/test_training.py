@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,13 @@ def test_a_resume_without_the_optimizers_moments(ask: Doctor, monkeypatch: pytes
     finding = ask("resume", *ONE_MODEL)["resume"]
     assert finding.status == "FAIL"
     assert "it has another final model and final optimizer and metrics.jsonl" in finding.detail
+
+
+def test_updates_of_many_batches_leave_points_at_which_a_run_can_stop(ask: Doctor) -> None:
+    late = ("--set", "train.late_batches=50", "--set", "train.late_batches_from=0")
+    finding = ask("resume", *ONE_MODEL, *late)["resume"]
+    assert finding.status == "ok", finding
+    assert re.search(r"stopped [12] times within 2 epochs, same weights bit for bit", finding.detail)
 
 
 def test_a_run_that_does_not_listen(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

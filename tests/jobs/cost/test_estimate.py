@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jobs.cost import estimate as estimates
 from jobs.cost.budget import check_budget
-from jobs.cost.estimate import CORE_HOURS, GPU_HOURS
+from jobs.cost.estimate import CORE_HOURS, GPU_HOURS, Estimate
+from jobs.cost.speeds import TrialSpeed
 from jobs.design.shard_sets import ShardSets
+from jobs.design.spec import Cell
 from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Sweep
+from petseg.config import RunConfig
+from petseg.run.length import EpochTime
 from petseg.run_folder.attempts import begin_attempt
 from shards.manifest import Manifest
 from tests.jobs.costed_sweeps import CPU, GPU, estimate_of, finish, plan
@@ -160,3 +167,87 @@ def test_gpu_memory_is_predicted_where_no_probe_measures_it(
     assert any(note.startswith("GPU GiB: predicted") for note in found.notes)
     on_cpu = estimate_of(sweep, cells, sets, CPU, max_parallel=1, trials_per_job=1, probe=False)
     assert {cost.gpu_memory_gib for cost in on_cpu.trials} == {None}
+
+
+def estimate_with_probe(
+    probe: Callable[[RunConfig], TrialSpeed], sweep: Sweep, cells: dict[str, Cell], sets: ShardSets, gpus: int
+) -> Estimate:
+    """The estimate where a probe answers at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimates, "speed_by_probe", lambda config, manifest, resources: probe(config))
+        patch.setattr(estimates, "predict_gpu_memory", lambda configs, sets, resources: ({}, []))
+        return estimate_of(sweep, cells, sets, replace(CPU, gpus_per_node=gpus), 1, 1, probe=True)
+
+
+def of_a_probe(on_gpu: bool, memory_gib: float | None = 1.0) -> TrialSpeed:
+    return TrialSpeed(EpochTime(60.0, 12.0), 30.0, on_gpu, "a probe", 2.0, memory_gib)
+
+
+def test_a_probe_that_fails_leaves_its_own_trials_without_an_estimate(
+    pet_shards: Path, sets: ShardSets, tmp_path: Path
+) -> None:
+    axes = {"model.arch": ["unet", "resnet34_unet"], "train.seed": [0, 1]}
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)
+
+    def probe(config: RunConfig) -> TrialSpeed:
+        if config.model.arch == "unet":
+            raise LookupError("the probe failed: MemoryError")
+        return of_a_probe(on_gpu=False)
+
+    found = estimate_with_probe(probe, sweep, cells, sets, gpus=0)
+    assert [cost.seconds for cost in found.trials] == [None, None, 30 + 10 * 72, 30 + 10 * 72]
+    assert [cost.source for cost in found.trials] == ["the probe failed: MemoryError"] * 2 + ["a probe"] * 2
+    assert found.end_s is None
+
+
+def test_a_probe_on_a_cpu_is_told_and_gives_no_estimate_for_gpus(
+    pet_shards: Path, sets: ShardSets, tmp_path: Path
+) -> None:
+    axes = {"model.arch": ["unet", "resnet34_unet"]}
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)
+    found = estimate_with_probe(lambda config: of_a_probe(on_gpu=False), sweep, cells, sets, gpus=1)
+    assert [cost.seconds for cost in found.trials] == [None, None]
+    assert {cost.source for cost in found.trials} == {"a probe: 12 min a trial, no estimate for GPUs"}
+    assert sum("this machine has no GPU" in note for note in found.notes) == 1
+    found = estimate_with_probe(lambda config: of_a_probe(on_gpu=True), sweep, cells, sets, gpus=1)
+    assert [cost.seconds for cost in found.trials] == [750, 750]
+    assert not any("this machine has no GPU" in note for note in found.notes)
+
+
+def test_a_probe_stands_for_other_augmentations_and_says_so(pet_shards: Path, sets: ShardSets, tmp_path: Path) -> None:
+    axes = {"augment.policy": ["none", "elastic"]}
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", axes)
+    found = estimate_with_probe(lambda config: of_a_probe(on_gpu=True), sweep, cells, sets, gpus=1)
+    assert {cost.source for cost in found.trials} == {"a probe, augmented by elastic"}
+    one, cells = plan(pet_shards, tmp_path / "runs" / "one", {"augment.policy": ["elastic"], "train.seed": [0, 1]})
+    found = estimate_with_probe(lambda config: of_a_probe(on_gpu=True), one, cells, sets, gpus=1)
+    assert {cost.source for cost in found.trials} == {"a probe"}
+
+
+@pytest.mark.parametrize(("timeout_min", "attempts"), [(13, ""), (12, "2"), (7, "2"), (6, "3"), (4, "4")])
+def test_a_trial_longer_than_its_job_takes_several_attempts(
+    pet_shards: Path, sets: ShardSets, tmp_path: Path, timeout_min: int, attempts: str
+) -> None:
+    """One of 12.5 minutes; its second attempt goes on where the first one ended."""
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimates, "speed_by_probe", lambda config, manifest, resources: of_a_probe(on_gpu=True))
+        found = estimate_of(sweep, cells, sets, replace(CPU, timeout_min=timeout_min), 1, 1, probe=True)
+    told = [note for note in found.notes if "goes over the time limit" in note]
+    assert len(told) == bool(attempts)
+    assert all(f"limit of {timeout_min} min: it takes {attempts} attempts" in note for note in told)
+
+
+def test_memory_is_that_of_all_processes_of_a_node_and_of_the_trials_at_once(
+    pet_shards: Path, sets: ShardSets, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0, 1, 2, 3, 4]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimates, "speed_by_probe", lambda config, manifest, resources: of_a_probe(on_gpu=True))
+        two = estimate_of(sweep, cells, sets, GPU, 1, 1, probe=True)
+        beside = estimate_of(sweep, cells, sets, replace(GPU, gpus_per_node=1), 1, 4, True, trials_at_once=2)
+        unlimited = estimate_of(sweep, cells, sets, GPU, 0, 4, probe=True)
+    assert (two.trials[0].host_memory_gib, two.gpu_memory_gib) == (4.0, 1.0)
+    assert (beside.trials[0].host_memory_gib, beside.gpu_memory_gib) == (4.0, 2.0)
+    assert beside.end_s == 5 * 750  # two jobs, one after the other, of four trials and of one
+    assert (unlimited.max_parallel, unlimited.end_s) == (2, 4 * 750)  # both jobs at once, the first one is longer

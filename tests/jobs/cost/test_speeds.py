@@ -162,3 +162,52 @@ def test_a_partial_epoch_gives_the_time_of_a_step(pet_shards: Path, manifest: Ma
     write_metrics(rows, trial.folder)
     (record,) = read_records(tmp_path / "runs")
     assert record.step_s == 10.0
+
+
+def test_a_record_counts_for_the_same_kind_of_trial_alone(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
+    """Of the same model, shard set, processes and threads."""
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    save_sweep(sweep)
+    (trial,) = sweep.trials
+    config = cells[trial.id].config
+    finish(trial, config, manifest, epoch_s=10.0)
+    (record,) = read_records(tmp_path / "runs")
+    assert speed_by_records(config, manifest, CPU, [record]).source.startswith("records of 1 trial")
+    others = {"key": record.key[1:], "manifest_hash": "0" * 16, "processes": 2, "threads": 3}
+    for name, value in others.items():
+        with pytest.raises(LookupError, match="no records of trials like these"):
+            speed_by_records(config, manifest, CPU, [replace(record, **{name: value})])
+    wide = with_values(config, {"model.width": config.model.width * 2})
+    with pytest.raises(LookupError):
+        speed_by_records(wide, manifest, CPU, [record])
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpus", "counts"), [("slurm", 2, (2, 0)), ("slurm", 0, (1, 5)), ("local", 2, None), ("local", 0, None)]
+)
+def test_an_unfinished_trial_counts_with_what_its_jobs_ask_for(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path, cluster: str, gpus: int, counts: tuple[int, int] | None
+) -> None:
+    """On this machine it may have run with or without a GPU."""
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    save_sweep(sweep)
+    (trial,) = sweep.trials
+    finish(trial, cells[trial.id].config, manifest, epoch_s=10.0)
+    (trial.folder / "result.json").unlink()
+    launch = {"cluster": cluster, "resources": {"gpus_per_node": gpus, "cpus_per_task": 5}}
+    (sweep.folder / "launch.json").write_text(json.dumps(launch))
+    assert [(record.processes, record.threads) for record in read_records(tmp_path / "runs")] == [counts] * bool(counts)
+
+
+def test_a_trial_that_cannot_be_read_does_not_hide_the_others(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0, 1, 2, 3]})
+    save_sweep(sweep)
+    for trial in sweep.trials:
+        finish(trial, cells[trial.id].config, manifest, epoch_s=10.0)
+    cut, other, empty, _ = sorted(sweep.trials, key=lambda trial: trial.id)
+    (cut.folder / "config.json").write_text("{")
+    (other.folder / "result.json").write_text("[]")
+    (empty.folder / "metrics.jsonl").unlink()
+    assert len(read_records(tmp_path / "runs")) == 1

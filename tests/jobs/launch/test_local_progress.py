@@ -7,6 +7,7 @@ import io
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import pytest
 from rich.console import Console
 
 from jobs.launch import local_progress
-from jobs.launch.local_progress import LocalProgress, RunningTrial
+from jobs.launch.local_progress import MAX_ROWS, LocalProgress, RunningTrial
 from jobs.runs.sweep_file import load_sweep
+from jobs.runs.trial import Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
@@ -149,7 +151,6 @@ def test_a_damaged_folder_does_not_end_the_launcher(tmp_path: Path, caplog: pyte
     assert "seed=1: not begun" in caplog.text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["local", "debug"])
 def test_a_launcher_reports_each_trial_of_a_job_while_that_goes_on(
     tiny_sweep: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, cluster: str
@@ -193,6 +194,49 @@ def test_only_a_name_and_the_bar_are_cut_short_on_a_narrow_terminal(tmp_path: Pa
     assert line.endswith("epoch 15/100  Dice 0.5686  1 h 30 min left")
 
 
+def shown(trials: Sequence[Trial], width: int) -> list[str]:
+    """The lines for trials that all run."""
+    looks = [RunningTrial(trial, 3, 10, 0.35, 0.7123, 60.0) for trial in trials]
+    screen = io.StringIO()
+    table = LocalProgress(trials, len(trials)).render(looks, width)
+    Console(file=screen, width=width, force_terminal=True, color_system=None).print(table)
+    return screen.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (MAX_ROWS, MAX_ROWS), (MAX_ROWS + 4, MAX_ROWS)])
+def test_of_many_trials_the_first_have_lines_and_all_are_counted(tmp_path: Path, count: int, rows: int) -> None:
+    lines = shown(sweep_of(tmp_path / "lab", count).trials, 80)
+    assert len(lines) == rows + 1
+    assert f"0 of {count} trials have ended, {count} run, 0 wait" in lines[-1]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_no_name_is_cut_where_the_longest_one_has_room(tmp_path: Path, first: bool) -> None:
+    short, long = sweep_of(tmp_path / "lab", 2).trials
+    long = replace(long, axes={"model.arch": "resnet34_unet", "augment.policy": "elastic", "train.seed": 0})
+    lines = shown([long, short] if first else [short, long], 76)
+    assert lines[0 if first else 1].startswith("resnet34_unet elastic seed=0 ")
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("slots", "waiting", "left_s"),
+    [
+        (1, 0, 50.0),
+        (1, 2, 50.0 + 2 * 100.0),  # one after the other
+        (2, 1, 100.0),  # a slot is free
+        (2, 3, 50.0 + 100.0 + 100.0 - 50.0),  # 50, 100 and then 150, 200
+        (4, 2, 100.0),
+    ],
+)
+def test_trials_that_wait_begin_as_soon_as_a_slot_is_free(
+    tmp_path: Path, slots: int, waiting: int, left_s: float
+) -> None:
+    trials = sweep_of(tmp_path / "lab", 2 + waiting).trials
+    progress = LocalProgress(trials, slots, ran={trials[0].id: 100.0})
+    assert progress.left_s([RunningTrial(trials[1], left_s=50.0)]) == pytest.approx(left_s)
+
+
 def test_a_trial_that_has_saved_shows_how_far_it_came(tmp_path: Path) -> None:
     (trial,) = sweep_of(tmp_path / "lab", 1).trials
     progress = LocalProgress([trial], 1)
@@ -203,7 +247,6 @@ def test_a_trial_that_has_saved_shows_how_far_it_came(tmp_path: Path) -> None:
     assert (look.epoch, look.share, look.dice, look.time) == (4, 0.4, 0.7, "saved")
 
 
-@pytest.mark.slow
 def test_a_sweep_that_is_stopped_says_that_it_goes_on(
     tiny_sweep: list[str],
     tmp_path: Path,

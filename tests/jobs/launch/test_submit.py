@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from jobs.launch import submit as submit_module
+from jobs.launch.submit import JobLog
 from jobs.runs import launch as launch_module
 from jobs.runs import snapshot
 from jobs.runs.launch import Launch
 from jobs.runs.snapshot import take_snapshot
+from jobs.runs.trial import Submission, Trial
+from jobs.runs.trial_state import TrialState
 from petseg.run_folder.checkout import Checkout
+from shards.cause import Cause
 from slurm.resources import Resources
+from tests.jobs.written_trials import finish, sweep_of
 
 
 @pytest.mark.parametrize(
@@ -110,3 +119,69 @@ def test_a_file_that_was_renamed_is_another_copy(
     first = take_snapshot(tmp_path / "code")
     monkeypatch.setattr(snapshot, "_files", lambda: iter([(Path("petseg/trains.py"), package)]))
     assert take_snapshot(tmp_path / "code").code != first.code
+
+
+class Sweep:
+    """Keeps what is noted of it."""
+
+    def __init__(self) -> None:
+        self.noted: list[list[str]] = []
+
+    def add_submissions(self, submissions: Sequence[Submission]) -> None:
+        self.noted.append([f"{one.trial} {one.job_id}" for one in submissions])
+
+
+class Progress:
+    def started(self, trials: Sequence[Trial], job_id: str, position: str) -> None: ...
+    def ended(self, trials: Sequence[Trial]) -> None: ...
+
+
+def job_log(cluster: Any, groups: int) -> tuple[JobLog, Sweep]:
+    """The log of jobs of two trials each."""
+    names = [[f"{letter}{number}" for letter in "ab"] for number in range(groups)]
+    sweep: Any = Sweep()
+    progress: Any = Progress()
+    trials = [[Trial(name, {}, Path(name)) for name in group] for group in names]
+    return JobLog(Launch(cluster, Resources(), 1, 2), sweep, trials, progress), sweep
+
+
+def job(number: int) -> Any:
+    return SimpleNamespace(job_id=str(number), paths=SimpleNamespace(stdout="x.out"))
+
+
+def test_all_trials_of_the_jobs_that_run_are_stopped() -> None:
+    log, sweep = job_log("local", 3)
+    for index in range(3):
+        log.on_job(index, job(index), "started")
+    log.on_job(1, job(1), "ended")
+    assert [(trial.id, job_id) for trial, job_id in log.stopped()] == [
+        ("a0", "0"), ("b0", "0"), ("a2", "2"), ("b2", "2"),
+    ]  # fmt: skip
+    assert sweep.noted == [["a0 0", "b0 0"], ["a1 1", "b1 1"], ["a2 2", "b2 2"]]  # each as soon as it has started
+
+
+def test_jobs_of_slurm_are_noted_together_and_the_last_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit_module, "NOTED_TOGETHER", 4)
+    log, sweep = job_log("slurm", 5)
+    for index in range(5):
+        log.on_job(index, job(index), "submitted")
+    assert sweep.noted == [["a0 0", "b0 0", "a1 1", "b1 1"], ["a2 2", "b2 2", "a3 3", "b3 3"], ["a4 4", "b4 4"]]
+    assert log.stopped() == []  # which go on without the launcher
+    log.note()
+    assert len(sweep.noted) == 3
+
+
+def test_the_state_of_a_stopped_trial_says_that_the_launcher_was_stopped(tmp_path: Path) -> None:
+    """What it says of its own end stays, and a finished trial is left alone."""
+    trials = sweep_of(tmp_path / "lab", 5).trials
+    running, failed, done, waits, saved = trials
+    finish(done)
+    running.write_state(TrialState("running", job_id="1"))
+    failed.write_state(TrialState("failed", job_id="1", error="a NaN", cause=Cause.NAN))
+    saved.write_state(TrialState("interrupted", job_id="1", error="saved at step 7"))
+    told = submit_module._report_stop(trials, [(trial, "1") for trial in trials])
+    assert told.startswith("1 of 5 trials are done; ")
+    states = [trial.state() for trial in (running, failed, done, waits, saved)]
+    stopped, never = ("interrupted", "stopped"), "the sweep was stopped before it began"
+    assert [(one.status, one.cause) for one in states] == [stopped, ("failed", "nan"), ("", None), stopped, stopped]
+    assert [one.error for one in states] == [never, "a NaN", "", never, "saved at step 7"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,20 @@ from typing import Any
 import pytest
 
 from jobs.node import departure
-from jobs.node.departure import LOCAL_REQUEUE, comes_again, exit_job, note_cause
+from jobs.node.departure import (
+    LOCAL_REQUEUE,
+    MOVES,
+    comes_again,
+    end_trials,
+    exit_for_another_node,
+    exit_job,
+    note_cause,
+)
+from jobs.node.faults import read_faults
 from jobs.runs.trial import Trial
 from jobs.runs.trial_state import TrialState
+from petseg.footprint.gpus import NodeFault
+from shards.cause import Cause
 from shards.command import INTERRUPTED
 from slurm.ending import Ending
 
@@ -85,3 +97,116 @@ def test_a_local_job_leaves_no_rendezvous_behind(
         exit_job(environment, requeue)
     assert ended.value.code == code
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclass
+class Slurm:
+    """What a job that leaves asks of Slurm, and how long it then waits for its end."""
+
+    why: Ending = Ending.PREEMPTED
+    refusal: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        monkeypatch.setenv("SUBMITIT_FOLDER", str(folder))
+        monkeypatch.setenv("SLURMD_NODENAME", "node1")
+        monkeypatch.setattr(departure.ending, "await_ending", lambda job_id, patience_s: self.note("why", self.why))
+        monkeypatch.setattr(departure.ending, "requeue", lambda job_id: self.note(f"requeue {job_id}", self.refusal))
+        elsewhere = lambda job_id, node: self.note(f"requeue {job_id} without {node}", self.refusal)  # noqa: E731
+        monkeypatch.setattr(departure.ending, "requeue_elsewhere", elsewhere)
+        monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: False)
+        monkeypatch.setattr(departure.signal, "signal", lambda number, handler: self.note("deaf"))
+        monkeypatch.setattr(departure.time, "sleep", lambda seconds: self.note("wait"))
+
+    def note(self, what: str, answer: Any = None) -> Any:
+        self.asked.append(what)
+        return answer
+
+
+def on_slurm(rank: int = 0) -> Any:
+    return SimpleNamespace(job_id="12_0", global_rank=rank, name=lambda: "slurm")
+
+
+@pytest.mark.parametrize(
+    ("rank", "why", "refusal", "asked"),
+    [
+        (0, Ending.PREEMPTED, "", ["why", "requeue 12_0", "deaf", "wait"]),
+        (0, Ending.PREEMPTED, "no", ["why", "requeue 12_0"]),  # refused: nothing is waited for
+        (0, Ending.DECIDED, "", ["why"]),  # cancelled: it must not come back
+        (1, Ending.PREEMPTED, "", ["deaf", "wait"]),  # rank 0 alone decides, and must be the first to leave
+    ],
+)
+def test_rank_0_alone_requeues_a_job_and_all_wait_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, why: Ending, refusal: str, asked: list[str]
+) -> None:
+    slurm = Slurm(why, refusal)
+    slurm.install(monkeypatch, tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        exit_job(on_slurm(rank), requeue=False)
+    assert ended.value.code == INTERRUPTED
+    assert slurm.asked == asked
+
+
+def begun(sweep: Path) -> Trial:
+    trial = Trial("begun", {}, sweep / "trials" / "begun")
+    trial.write_state(TrialState("running", job_id="12_0"))
+    return trial
+
+
+def leave(trial: Trial, start: int, node: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the job ends by itself, to be started again on another node."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
+    monkeypatch.setenv("SLURMD_NODENAME", node)
+    try:
+        exit_for_another_node(on_slurm(), NodeFault(f"{node} has no GPU"), [str(trial.folder)])
+    except SystemExit as ended:
+        return ended.code == INTERRUPTED
+    return False
+
+
+def test_a_job_tries_so_many_nodes_and_then_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm, trial = Slurm(), begun(tmp_path)
+    slurm.install(monkeypatch, tmp_path)
+    for start in range(MOVES - 1):
+        assert leave(trial, start, f"node{start}", monkeypatch)
+        assert (trial.state().status, trial.state().cause) == ("interrupted", Cause.NODE_FAILURE)
+    assert slurm.asked.count("wait") == MOVES - 1
+    assert not leave(trial, MOVES - 1, "last", monkeypatch)
+    assert (trial.state().status, trial.state().error) == ("failed", "last has no GPU")
+    assert [one for one in slurm.asked if "requeue" in one] == [
+        f"requeue 12_0 without node{start}" for start in range(MOVES - 1)
+    ]
+    assert [(fault.start, fault.node) for fault in read_faults(tmp_path)] == [(0, "node0"), (1, "node1"), (2, "last")]
+
+
+def test_a_node_that_a_job_met_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = begun(tmp_path)
+    Slurm().install(monkeypatch, tmp_path)
+    assert all(leave(trial, start, "node1", monkeypatch) for start in range(MOVES + 1))
+
+
+def test_trials_fail_where_slurm_gives_no_other_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm, trial = Slurm(refusal="no"), begun(tmp_path)
+    slurm.install(monkeypatch, tmp_path)
+    assert not leave(trial, 0, "node1", monkeypatch)
+    assert (trial.state().status, trial.state().cause) == ("failed", Cause.NODE_FAILURE)
+    assert "wait" not in slurm.asked
+
+
+def test_without_slurm_there_is_no_other_node(tmp_path: Path) -> None:
+    trial = begun(tmp_path)
+    local: Any = SimpleNamespace(job_id="12_0", global_rank=0, name=lambda: "local")
+    exit_for_another_node(local, NodeFault("no GPU"), [str(trial.folder)])
+    assert (trial.state().status, trial.state().error) == ("failed", "no GPU")
+    assert read_faults(tmp_path) == []
+
+
+def test_a_job_ends_only_the_trials_that_it_began_and_has_not_finished(tmp_path: Path) -> None:
+    given = {"runs": ("running", "12_0"), "stopped": ("interrupted", "12_0"), "done": ("done", "12_0"),
+             "other": ("running", "11_0"), "waits": None}  # fmt: skip
+    trials = [Trial(name, {}, tmp_path / name) for name in given]
+    for trial, state in zip(trials, given.values(), strict=True):
+        if state:
+            trial.write_state(TrialState(state[0], job_id=state[1]))
+    end_trials([str(trial.folder) for trial in trials], "12_0", "failed", NodeFault("no GPU"))
+    assert [trial.state().status for trial in trials] == ["failed", "failed", "done", "running", ""]

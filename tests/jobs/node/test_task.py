@@ -14,6 +14,7 @@ from jobs.node.task import TrialTask, note_failure
 from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trial_state import NOT_BEGUN, TrialState
 from jobs.state.triage import Evidence, diagnose
+from petseg.footprint.gpus import NodeFault
 from petseg.run.peers import LostPeer
 from petseg.training import interrupt
 from shards.cause import Cause, ShardSetError
@@ -58,6 +59,75 @@ def test_ranks_do_not_go_on_after_an_error_that_one_of_them_met(sweep: Sweep, tr
     with pytest.raises(KeyError, match="dice"):
         run_all(sweep, world_size=2)
     assert trained == [sweep.trials[0].id]
+
+
+def test_the_failure_of_the_last_trial_ends_the_job(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its traceback is then the last of the log, and the job's exit code says that it failed."""
+    began: list[str] = []
+
+    def train(task: TrialTask, trial: Trial) -> None:
+        began.append(trial.id)
+        raise KeyError(trial.id)
+
+    monkeypatch.setattr(TrialTask, "_train", train)
+    with pytest.raises(KeyError, match=sweep.trials[-1].id):
+        run_all(sweep, world_size=1)
+    assert began == [trial.id for trial in sweep.trials]
+    assert [trial.state().status for trial in sweep.trials] == ["failed"] * 3
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
+    """A job on Slurm, whose ends are recorded instead."""
+    ends: list[tuple[str, object]] = []
+    environment = SimpleNamespace(global_rank=0, job_id="12_0", name=lambda: "slurm")
+    monkeypatch.setattr(interrupt, "install", lambda: None)
+    monkeypatch.setattr(task, "set_up_logging", lambda rank: None)
+    monkeypatch.setattr(task, "set_up_ranks", lambda environment: None)
+    monkeypatch.setattr(task.submitit, "JobEnvironment", lambda: environment)
+    monkeypatch.setattr(task, "exit_job", lambda environment, requeue, folders: ends.append(("saved", requeue)))
+    monkeypatch.setattr(task, "exit_for_another_node", lambda *about: ends.append(("moves", str(about[1]))))
+    monkeypatch.setattr(task, "work_off", lambda folders, *options: ends.append(("workers", options)))
+    return ends
+
+
+def test_a_job_in_which_some_trials_failed_fails_with_the_first(
+    sweep: Sweep, trained: list[str], job: list[tuple[str, object]]
+) -> None:
+    with pytest.raises(KeyError, match="dice"):
+        TrialTask(1, 1)([str(trial.folder) for trial in sweep.trials])
+    assert len(trained) == 3
+    assert job == []
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_a_job_that_was_interrupted_leaves_as_the_signal_asked(
+    sweep: Sweep, job: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch, requeue: bool
+) -> None:
+    def train(task: TrialTask, trial: Trial) -> None:
+        raise Interrupted("saved", requeue)
+
+    monkeypatch.setattr(TrialTask, "_train", train)
+    TrialTask(1, 1)([str(trial.folder) for trial in sweep.trials])
+    assert job == [("saved", requeue)]
+    assert [trial.state().status for trial in sweep.trials] == ["interrupted", "", ""]
+
+
+def test_a_job_on_an_unfit_node_goes_to_another_before_it_fails(
+    sweep: Sweep, job: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(task: TrialTask, trial: Trial) -> None:
+        raise NodeFault("no GPU")
+
+    monkeypatch.setattr(TrialTask, "_train", train)
+    with pytest.raises(NodeFault):  # where Slurm refuses
+        TrialTask(1, 1)([str(trial.folder) for trial in sweep.trials])
+    assert job == [("moves", "no GPU")]
+
+
+def test_trials_side_by_side_are_given_to_workers(sweep: Sweep, job: list[tuple[str, object]]) -> None:
+    TrialTask(1, 4, at_once=2, named=("s3://a",))([str(trial.folder) for trial in sweep.trials])
+    assert job == [("workers", (2, 4, ("s3://a",)))]
 
 
 def test_a_signal_before_a_trial_leaves_the_rest_untouched(

@@ -1,4 +1,4 @@
-"""The sweep of the lab, written by hand, and its page."""
+"""Sweeps written by hand, and their pages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from jobs.reporting.page import render_page
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.trial import Sweep
+from tests.jobs.reporting.short_sweep import AXES, plan
 from tests.jobs.reporting.written_sweep import DICE, Lab, finish, place
 
 
@@ -23,6 +24,12 @@ def finished(lab: Lab) -> Sweep:
     for trial in sweep.trials:
         finish(trial, DICE[place(trial)][trial.axes["train.seed"]])
     return sweep
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Eight cells of one seed, none of which has run yet."""
+    return plan(tmp_path, AXES | {"train.seed": [0]})
 
 
 @pytest.fixture

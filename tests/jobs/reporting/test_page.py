@@ -216,6 +216,8 @@ def test_pictures_are_small_and_carry_their_dice(finished: Sweep) -> None:
 
 def test_number_formats() -> None:
     assert [quantity(n) for n in (31_037_698, 270_906, 12)] == ["31.0 M", "270.9 k", "12"]
+    assert [quantity(10**n) for n in (3, 6, 9)] == ["1.0 k", "1.0 M", "1.0 G"]
+    assert quantity(999) == "999"
     assert [duration(s) for s in (84, 4000, 9000)] == ["84 s", "67 min", "2 h 30 min"]
     assert signed(-0.01) == "\N{MINUS SIGN}0.0100"
 

@@ -7,12 +7,14 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs import chain, report, status
-from jobs.state.chain_state import FOLDER, Note, add_note, chain_jobs, write_end
+from jobs.state.chain_state import FOLDER, ChainJob, Note, _standing, add_note, chain_jobs, chain_lines, write_end
 from shards.command import FAILED, OK, WRONG_USE, run_command
+from slurm.cluster import JobState
 from slurm.rehearsal.cluster import Cluster
 from tests.jobs.written_trials import finish, sweep_of
 
@@ -135,3 +137,63 @@ def test_a_pack_that_fails_on_a_real_slurm(
     out = capsys.readouterr().out
     assert "chain: pack failed, train cancelled" in out
     assert "python -m shards.pack ended with exit code" in out
+
+
+def standing(*states: str) -> list[ChainJob]:
+    steps = ("pack", "train", "report")
+    tail = ("its last words",)
+    return [
+        ChainJob(Note(step, str(number), "", f"{step}.out"), state, f"it is {state}", tail)
+        for number, (step, state) in enumerate(zip(steps, states, strict=False), start=1)
+    ]
+
+
+def test_a_chain_is_reported_until_all_of_it_is_done() -> None:
+    assert list(chain_lines([])) == list(chain_lines(standing("done", "done", "done"))) == []
+    assert list(chain_lines(standing("done", "running", "queued"))) == [
+        "\nchain: pack done, train running, report queued",
+        "  train: job 2, it is running",
+        "  report: job 3, it is queued",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "shows_log", "tells_next"),
+    [
+        ("failed", True, True),
+        ("unknown", True, False),  # it may run
+        ("cancelled", False, True),
+        ("never", False, True),
+        ("running", False, False),
+        ("queued", False, False),
+    ],
+)
+def test_what_is_told_of_a_job_of_a_chain(state: str, shows_log: bool, tells_next: bool) -> None:
+    lines = list(chain_lines(standing("done", state)))
+    assert ("  | its last words" in lines) is ("  its log: train.out" in lines) is shows_log
+    assert any(line.startswith("  next: fix that") for line in lines) is tells_next
+    assert not any("pack.out" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "status", "why"),
+    [
+        ({"code": 0}, None, "done", ""),
+        ({"code": 3, "module": "shards.pack"}, None, "failed", "python -m shards.pack ended with exit code 3"),
+        ({}, None, "unknown", "Slurm does not answer ()"),
+        ({}, JobState("UNKNOWN", "timed out", "", "none"), "unknown", "Slurm does not answer (timed out)"),
+        ({}, JobState("MISSING", "", "", "squeue"), "unknown", "Slurm no longer knows it"),
+        ({}, JobState("PENDING", "Priority", "", "squeue"), "queued", "Priority"),
+        ({}, JobState("PENDING", "DependencyNeverSatisfied", "", "squeue"), "never", "never starts"),
+        ({}, JobState("RUNNING", "", "n1", "squeue"), "running", "running"),
+        ({}, JobState("COMPLETED", "", "n1", "sacct"), "done", ""),
+        ({}, JobState("CANCELLED", "", "", "sacct"), "cancelled", "because it waits for a job that failed (afterok:1)"),
+        ({}, JobState("TIMEOUT", "", "n1", "sacct"), "failed", "TIMEOUT"),
+    ],
+)
+def test_a_job_of_a_chain_stands_as_its_end_and_slurm_say(
+    tmp_path: Path, end: dict[str, Any], state: JobState | None, status: str, why: str
+) -> None:
+    job = _standing(Note("train", "2", "afterok:1", str(tmp_path / "none.out")), end, state)
+    assert job.status == status
+    assert why in job.why

@@ -186,3 +186,23 @@ def test_a_result_of_another_version_does_not_hide_the_other_trials(sweep: Sweep
     rows = trial_statuses(sweep)
     assert [row.status for row in rows] == ["failed", "done", "planned", "planned"]
     assert "another version" in rows[0].note
+
+
+@pytest.mark.parametrize("word", ["SUSPENDED", "STOPPED"])
+def test_a_job_that_slurm_holds_is_not_stalled(trial: Trial, word: str) -> None:
+    """It gives no sign of life for as long as Slurm likes."""
+    trial.write_state(TrialState("running", host="node1", job_id="12_0"))
+    old = json.loads((trial.folder / "state.json").read_text()) | {"time": time.time() - 1e6}
+    (trial.folder / "state.json").write_text(json.dumps(old))
+    row = trial_status(trial, *on_slurm(trial, word))
+    assert (row.status, row.note) == ("running", f"{word.lower()} by Slurm")
+    assert trial_status(trial, *on_slurm(trial, "RUNNING")).status == "stalled"
+
+
+def test_a_trial_of_the_launcher_itself_lives_as_long_as_its_process(trial: Trial) -> None:
+    submission = Submission(trial.id, "12", "debug", "x.out")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for pid, status in ((os.getpid(), "running"), (ended.pid, "interrupted"), (0, "interrupted")):
+        trial.write_state(TrialState("running", host=socket.gethostname(), job_id="12", pid=pid))
+        assert trial_status(trial, submission, {}).status == status, pid

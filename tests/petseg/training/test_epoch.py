@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from petseg.config import TrainConfig
+from petseg.config.training import TrainConfig
 from petseg.data.ledger import Count
 from petseg.run.progress import PartialEpoch
 from petseg.run.run import Run

@@ -159,3 +159,31 @@ def test_what_is_no_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.png").write_bytes(content)
     with pytest.raises(Failure, match=r"m\.png: not a readable PNG, TIFF"):
         read_mask(MaskSource(((None, tmp_path / "m.png"),), "m", "train"), TEN, np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("count", "colours", "oddities"),
+    [(2, False, ()), (3, False, ("interpolated",)), (4, False, ("interpolated",)), (3, True, ())],
+)
+def test_steps_over_values_that_are_classes_are_seen_where_they_can_be_told(
+    tmp_path: Path, count: int, colours: bool, oddities: tuple[str, ...]
+) -> None:
+    """Two classes have no value between them, and colours of classes have no order."""
+    values = [0, 255, 128, 64][:count]
+    edge = [0] * 5 + [128] * (count > 2) + [255] * 5
+    ramp = np.tile(np.array(edge, np.uint8), (60, 9))
+    key, one = ("colours", "#{0:02x}{0:02x}{0:02x}".format) if colours else ("values", int)
+    rules = rules_of({"class": [{"name": f"c{value}", key: [one(value)]} for value in values]})
+    Image.fromarray(np.dstack([ramp] * 3) if colours else ramp).save(tmp_path / "m.png")
+    assert read(tmp_path / "m.png", rules).oddities == oddities
+
+
+def test_a_jpeg_is_lossy_wherever_its_values_lie(tmp_path: Path) -> None:
+    """Also where no pixel is near a class; a PNG of the same pixels is one of other values."""
+    far = np.full((40, 40), 120, np.uint8)
+    far[:20] = 0
+    Image.fromarray(far).save(tmp_path / "m.jpg", quality=95)
+    Image.fromarray(far).save(tmp_path / "m.png")
+    rules = rules_of({"class": [{"name": "a", "values": [0]}, {"name": "b", "values": [255]}]})
+    assert problem_of(tmp_path / "m.jpg", rules) == "lossy"
+    assert problem_of(tmp_path / "m.png", rules) == "unknown_value"

@@ -56,6 +56,9 @@ def test_colours() -> None:
         ("[[class]]\nname = ' a'", "without spaces around"),
         ("[[class]]\nname = 'a'\nvalues = [1]\n[[class]]\nname = 'b'\nvalues = [1]", "the value 1 is there 2 times"),
         ("[[class]]\nname = 'a'\n[[class]]\nname = 'a'", "the name a is there 2 times"),
+        ("ignore = [1]\n[[class]]\nname = 'a'\nvalues = [0, 1]", "the value 1 is there 2 times"),
+        ("ignore = ['#0000ff']\n[[class]]\nname = 'a'\ncolours = ['#0000FF']", "the colour #0000ff is there 2 times"),
+        ("[[class]]\nname = 'a'\nvalues = [1]\ncolours = ['#0000FF']", "some classes have values and others colours"),
         ("ignore = [1]\n[[class]]\nname = 'a'\ncolours = ['#000000']", "some classes have values and others colours"),
         (
             "ignore = ['#000000']\n[[class]]\nname = 'a'\nvalues = [1]",

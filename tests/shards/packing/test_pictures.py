@@ -74,7 +74,10 @@ def test_a_transparent_palette_keeps_its_colours(odd, make) -> None:
     assert abs(pixels_of(packed.jpg).astype(int) - (200, 100, 50)).max() <= 2
 
 
-@pytest.mark.parametrize(("orientation", "oddity"), [(0, "invalid_exif"), (9, "invalid_exif"), (6, "exif_rotation")])
+@pytest.mark.parametrize(
+    ("orientation", "oddity"),
+    [(0, "invalid_exif"), (9, "invalid_exif"), *((number, "exif_rotation") for number in range(2, 9))],
+)
 def test_exif_never_turns_a_picture(odd, make, orientation: int, oddity: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation

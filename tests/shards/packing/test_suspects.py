@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards.packing.suspects import BLOCK_PX, MIN_RUN_BYTES, flat_share, longest_run, scans, why_suspect
+from shards.packing.suspects import BLOCK_PX, MIN_RUN_BYTES, _longest_true, flat_share, longest_run, scans, why_suspect
 
 
 def noise(height: int = 320, width: int = 320) -> np.ndarray:
@@ -86,3 +86,30 @@ def test_frames_backdrops_and_small_pictures_are_no_sign() -> None:
         pixels = noise(side, side)
         pixels[side // 2 :] = 9
         assert flat_share(pixels) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "run"),
+    [
+        ("", (0, 0)),
+        ("...", (0, 0)),
+        ("###", (0, 3)),
+        ("..##", (2, 2)),
+        ("##..", (0, 2)),
+        ("#.##.###.#", (5, 3)),
+        (".##.##.", (1, 2)),  # the first of two
+    ],
+)
+def test_the_longest_run_by_hand(values: str, run: tuple[int, int]) -> None:
+    assert _longest_true(np.array([value == "#" for value in values], bool)) == run
+
+
+def test_a_flat_part_is_compared_with_the_upper_edge_by_its_own_colour() -> None:
+    """The longest run is not the first: a short one of the frame's colour lies before it."""
+    pixels = noise()
+    pixels[:BLOCK_PX] = 30
+    pixels[168:184, :64] = 30
+    pixels[240:, :] = 128
+    assert flat_share(pixels) > 0
+    pixels[:BLOCK_PX] = 128
+    assert flat_share(pixels) == 0

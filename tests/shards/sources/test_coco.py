@@ -1,6 +1,7 @@
 """COCO's annotations as masks of classes, and files that a stranger could have written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from shards.labels.faults import LabelFaults
 from shards.manifest import load_manifest
 from shards.pack import main, pack
 from shards.packing.options import PackConfig
+from shards.packing.resume import listing_digest
 from shards.sources.coco import CocoOptions, read_coco
+from shards.sources.patterns import SplitOptions
 from shards.verify import verify
 
 CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}]
@@ -197,3 +200,27 @@ def test_a_sample_holds_no_annotations(instances: Instances) -> None:
     starts, ends = sample.spans[::2], sample.spans[1::2]
     assert [json.loads(data[start:end])["id"] for start, end in zip(starts, ends, strict=True)] == [1, 2, 3]
     assert len(sample.spans.tobytes()) == 3 * 16
+
+
+def test_pictures_that_no_list_names_are_left_out_and_told(instances: Instances, tmp_path: Path) -> None:
+    path = instances.write("train", ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], [])
+    lists = (tmp_path / "train.txt", tmp_path / "val.txt")
+    for one, names in zip(lists, ("a\nb\n", "c\n"), strict=True):
+        one.write_text(names)
+    options = CocoOptions(f"{instances.root}/train2017", str(path), SplitOptions(lists=lists))
+    listing = read_coco(options, None)
+    assert {sample.name: sample.split for sample in listing.samples} == {"a": "train", "b": "train", "c": "val"}
+    assert listing.oddities == {"unlisted_picture": ("d",)}
+    lists[0].write_text("a\nb\nd\n")
+    assert read_coco(options, None).oddities == {}
+
+
+@pytest.mark.parametrize("field", ["key", "split", "name", "group"])
+def test_a_pack_goes_on_only_with_what_it_would_pack_alike(instances: Instances, field: str) -> None:
+    """All four stand in the shard: a killed pack with another one of them is begun anew."""
+    first, *others = read_coco(instances.options, None).samples
+    before = listing_digest([first, *others])
+    assert listing_digest([first, *others]) == before
+    assert listing_digest([replace(first, **{field: "x"}), *others]) != before
+    first.annotations.write_text(f"{first.annotations.read_text()} ")
+    assert listing_digest([first, *others]) != before

@@ -52,6 +52,13 @@ def test_a_long_name_is_cut_and_stays_distinct() -> None:
     assert name_of(one) is None
 
 
+@pytest.mark.parametrize("name", ["a" * MAX_KEY_LENGTH, "ü" * 11 + "ab"])
+def test_a_name_of_which_the_whole_key_fits_is_not_cut(name: str) -> None:
+    assert name_of(key_of(name)) == name
+    assert len(key_of(name)) == MAX_KEY_LENGTH
+    assert name_of(key_of(f"{name}a")) is None
+
+
 def test_what_has_no_key() -> None:
     with pytest.raises(ValueError, match="empty key"):
         key_of("")

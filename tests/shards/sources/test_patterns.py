@@ -136,6 +136,7 @@ def test_two_pictures_of_one_key(tmp_path: Path) -> None:
     [
         ("images/{key}/../../secret.jpg", "masks/{key}.png", r"no \.\. may follow a placeholder"),
         ("images/*/../{key}.jpg", "masks/{key}.png", r"no \.\. may follow"),
+        ("images/{class}/{key}.jpg", "masks/{key}.png", r"--images takes \{key\} and \{split\}"),
         ("images/a.jpg", "masks/{key}.png", r"--images .* needs \{key\}"),
         ("images/{name}.jpg", "masks/{key}.png", r"\{name\} is none of \{key\}, \{split\}, \{class\}"),
         ("images/{key}.jpg", "masks/{split}/{key}.png", r"--masks takes \{split\} only where --images has it"),

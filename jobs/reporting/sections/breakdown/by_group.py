@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jobs.reporting.sections.breakdown.rows import MAX_CELLS, Row, Scale, gather_rows, scale_of
 from jobs.reporting.sections.samples import ValSplit, load_facts
 from jobs.reporting.sections.targets import target_of
-from jobs.reporting.statistics.per_image import PerImage, read_per_image
+from jobs.reporting.statistics.per_image import PerImage, read_seeds
 from jobs.reporting.statistics.records import Group
 from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.runs.trial import Sweep
@@ -46,7 +46,7 @@ def build_by_group(board: Leaderboard, sweep: Sweep, shards: str = "") -> ByGrou
         return None
     pictures, dice = measured[0][0], np.stack([row for _, row in measured])
     first = cells[0].done[0]
-    where = ValSplit(first, sweep.hash_of(first.trial_status.trial), shards)
+    where = ValSplit(first, sweep.hash_of(first.trial), shards)
     noun = target_of(first).words.kind
     if not noun:
         groups = groups_of(pictures, where)
@@ -67,7 +67,7 @@ def _section(noun: str, cells: tuple[Group, ...], wider: Sequence[Row], rows: li
 
 def _per_picture(group: Group) -> tuple[PerImage, NDArray[np.float64]]:
     """The val pictures of a group that was compared, and their Dice (N,) averaged over its seeds."""
-    runs = [one for record in group.done if (one := read_per_image(record.trial_status.trial.folder, "val"))]
+    runs = read_seeds(group, "val")
     return runs[0], np.mean([one.dice for one in runs], axis=0)
 
 

@@ -35,12 +35,12 @@ def show_hardest(cell: Kept | None, sweep: Sweep, shards: str) -> tuple[ClassSho
     """The rows of the classes of lowest mean Dice over the pictures that show them; () where nothing can be drawn."""
     if cell is None or cell.masks is None or cell.target.is_binary:
         return ()
-    pictures = read_per_image(cell.record.trial_status.trial.folder, "val")
+    pictures = read_per_image(cell.record.trial.folder, "val")
     if pictures is None or pictures.keys != cell.keys or pictures.counts.shape[1] != len(cell.target.counted):
         return ()
     worst = _worst(pictures)
     positions = sorted({position for row in worst.values() for position in row})
-    where = ValSplit(cell.record, sweep.hash_of(cell.record.trial_status.trial), shards)
+    where = ValSplit(cell.record, sweep.hash_of(cell.record.trial), shards)
     samples, _ = load_samples(where, {position: cell.keys[position] for position in positions})
     if not samples:
         return ()

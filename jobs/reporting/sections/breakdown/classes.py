@@ -12,7 +12,7 @@ from jobs.reporting.sections.breakdown.confusion import Confusion, build_confusi
 from jobs.reporting.sections.breakdown.rows import MAX_CELLS, Row, Scale, mean_of, scale_of
 from jobs.reporting.sections.targets import counted_words, target_of
 from jobs.reporting.statistics.compare import first_minus_second, summarise
-from jobs.reporting.statistics.per_image import PerImage, read_confusion, read_per_image
+from jobs.reporting.statistics.per_image import PerImage, read_confusion, read_seeds
 from jobs.reporting.statistics.records import Group
 from jobs.reporting.statistics.units import by_unit
 from jobs.reporting.statistics.verdict import Comparison, Difference, Leaderboard, differences_of
@@ -73,7 +73,7 @@ def build_classes(board: Leaderboard) -> Classes | None:
     if not cells:
         return None
     best = cells[0][0].best()
-    confusion = read_confusion(best.trial_status.trial.folder, "val") if best else None
+    confusion = read_confusion(best.trial.folder, "val") if best else None
     if confusion is not None and len(confusion) != len(target):
         confusion = None
     shares = confusion.sum(axis=1) / max(1, confusion.sum()) if confusion is not None else None
@@ -87,7 +87,7 @@ def build_classes(board: Leaderboard) -> Classes | None:
 
 
 def _read(group: Group) -> _Cell | None:
-    runs = [one for record in group.done if (one := read_per_image(record.trial_status.trial.folder, "val"))]
+    runs = read_seeds(group, "val")
     if not runs or len({one.counts.shape for one in runs}) != 1:
         return None
     elsewhere = np.mean([(one.called & ~one.truth).sum(axis=0) for one in runs], axis=0)

@@ -185,16 +185,14 @@ def test_a_single_group_says_nothing_about_others(sweep: Sweep) -> None:
 def test_dice_is_that_of_the_result(sweep: Sweep) -> None:
     for record in read_records(sweep):
         assert record.result
-        found = read_dice(record.trial_status.trial.folder, "val")
+        found = read_dice(record.trial.folder, "val")
         assert found
         assert found[1].mean() == pytest.approx(record.result.metrics["val/dice"], abs=1e-12)
 
 
 def test_classes_by_hand(sweep: Sweep) -> None:
     classes = classes_of(sweep)
-    runs = [
-        [read_per_image(record.trial_status.trial.folder, "val") for record in group.done] for group in classes.cells
-    ]
+    runs = [[read_per_image(record.trial.folder, "val") for record in group.done] for group in classes.cells]
     for one in classes.rows:
         number = one.entry.value  # all classes count
         shown = runs[0][0].truth[:, number]
@@ -211,7 +209,7 @@ def test_classes_by_hand(sweep: Sweep) -> None:
     assert classes.confusion
     best = classes.cells[0].best()
     assert best
-    pixels = read_confusion(best.trial_status.trial.folder, "val")
+    pixels = read_confusion(best.trial.folder, "val")
     assert pixels is not None
     for (entry, cells), row in zip(classes.confusion.rows, pixels, strict=True):
         assert [cell.share for cell in cells] == pytest.approx((row / row.sum()).tolist())
@@ -220,8 +218,8 @@ def test_classes_by_hand(sweep: Sweep) -> None:
 
 def test_truth_is_decoded_by_the_target_of_the_run(sweep: Sweep) -> None:
     record = read_records(sweep)[0]
-    masks = load_masks(record.trial_status.trial.folder)
-    pictures = read_per_image(record.trial_status.trial.folder, "val")
+    masks = load_masks(record.trial.folder)
+    pictures = read_per_image(record.trial.folder, "val")
     assert masks
     assert pictures
     where = ValSplit(record, sweep.manifest_hash, sweep.shards)
@@ -232,7 +230,7 @@ def test_truth_is_decoded_by_the_target_of_the_run(sweep: Sweep) -> None:
             truth, predicted = sample.classes == value, (masks.of(i) == value) & sample.counted
             counts = [(truth & predicted).sum(), (predicted & ~truth).sum(), (truth & ~predicted).sum()]
             assert counts == pictures.counts[i, value].tolist()
-    (record.trial_status.trial.folder / TARGET_NAME).unlink()
+    (record.trial.folder / TARGET_NAME).unlink()
     _, trouble = load_samples(where, {0: masks.keys[0]})
     assert "which says what the run learnt" in trouble
 
@@ -290,8 +288,8 @@ def test_other_targets_of_pets(tmp_path: Path) -> None:
     assert "The trials differ in target (pet, trimap, species)" in text
     for record in records:  # each by itself, whichever is the first of the leaderboard
         where = ValSplit(record, sweep.manifest_hash, sweep.shards)
-        masks = load_masks(record.trial_status.trial.folder)
-        pictures = read_per_image(record.trial_status.trial.folder, "val")
+        masks = load_masks(record.trial.folder)
+        pictures = read_per_image(record.trial.folder, "val")
         assert masks
         assert pictures
         samples, trouble = load_samples(where, dict(enumerate(masks.keys)))

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from jobs.reporting.page import render_page
-from jobs.reporting.sections.pareto import MAX_FILES, MAX_SETTINGS, RIGHT, Mark, _steps, compare_models, on_front
+from jobs.reporting.sections.pareto import (
+    MAX_DRAWN,
+    MAX_FILES,
+    MAX_SETTINGS,
+    RIGHT,
+    Mark,
+    _steps,
+    compare_models,
+    on_front,
+)
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.trial import Sweep
 from petseg.inference.point_files import Point, Points, Speed, write_points
@@ -157,3 +166,14 @@ def test_many_files_and_settings_are_cut_short(planned: Sweep) -> None:
     section = section_of(page_of(planned))
     assert f"2 files after the first {MAX_FILES} were not read." in section
     assert f"{MAX_FILES - MAX_SETTINGS} more settings are left out" in section
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, 0), (MAX_DRAWN, 0), (MAX_DRAWN + 2, 2)])
+def test_models_beyond_those_that_are_drawn_are_counted(planned: Sweep, count: int, more: int) -> None:
+    points = tuple(replace(FLOAT, name=f"{number}.onnx") for number in range(count))
+    write_points(replace(POINTS, points=points), planned.folder / "points" / "a.json")
+    pareto = compare_models(planned.folder)
+    assert pareto
+    (compared,) = pareto.settings
+    assert [model.number for model in compared.models] == list(range(1, count - more + 1))
+    assert (compared.more, compared.num_files) == (more, 1)

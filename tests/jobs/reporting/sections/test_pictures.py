@@ -11,6 +11,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec, expand
 from jobs.report import main
 from jobs.reporting.page import render_page
+from jobs.reporting.sections import gallery as gallery_module
 from jobs.reporting.sections.breakdown.by_group import build_by_group, kinds_of
 from jobs.reporting.sections.breakdown.rows import mean_of
 from jobs.reporting.sections.drawing import SIZE_PX, draw_errors, draw_outlines
@@ -103,7 +106,7 @@ def record_of(sweep: Sweep) -> Record:
 
 def test_masks_and_truth_give_the_dice_that_was_measured(sweep: Sweep) -> None:
     for record in read_records(sweep):
-        masks, found = load_masks(record.trial_status.trial.folder), read_dice(record.trial_status.trial.folder, "val")
+        masks, found = load_masks(record.trial.folder), read_dice(record.trial.folder, "val")
         assert masks
         assert found
         wanted = dict(enumerate(masks.keys))
@@ -150,7 +153,7 @@ def test_pictures_on_which_two_models_disagree(sweep: Sweep) -> None:
     assert max(agreements) < 1
     masks = gallery.cell.masks
     assert masks
-    save_masks(masks, gallery.other.record.trial_status.trial.folder)
+    save_masks(masks, gallery.other.record.trial.folder)
     assert gallery_of(sweep).disputed == ()
     assert "have the same mask of every val picture" in page_of(sweep)
 
@@ -202,7 +205,7 @@ def test_other_shards_and_damaged_ones_are_not_shown(sweep: Sweep, made: Path, t
 
 def test_runs_of_an_earlier_version_are_listed_without_pictures(sweep: Sweep) -> None:
     first = gallery_of(sweep).cell.record
-    (first.trial_status.trial.folder / VAL_MASKS_NAME).unlink()
+    (first.trial.folder / VAL_MASKS_NAME).unlink()
     assert not gallery_of(sweep).is_first
     assert "the first cell of the leaderboard that kept its masks" in page_of(sweep)
     for trial in sweep.trials:
@@ -258,7 +261,7 @@ def test_breeds_of_the_shards_hardest_first(sweep: Sweep) -> None:
     assert mean
     assert whole == pytest.approx(mean.value)
     record = record_of(sweep)
-    keys = read_dice(record.trial_status.trial.folder, "val")[0]
+    keys = read_dice(record.trial.folder, "val")[0]
     facts, trouble = load_facts(ValSplit(record, sweep.manifest_hash, named_set(sweep)), keys)
     assert trouble == ""
     assert [one["breed"] for one in facts] == [key.rpartition("_")[0] for key in keys]
@@ -312,3 +315,11 @@ def test_a_picture_is_drawn_as_the_network_saw_it(sweep: Sweep, fit: str) -> Non
     assert samples[0].counted.all() == (fit == "squash")
     values = reader.store.manifest.source.values
     assert np.array_equal(samples[0].truth, np.isin(labels[0], (values["pet"], values["border"])))
+
+
+def test_a_disputed_picture_shows_the_cell_first_and_its_rival_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gallery_module, "_prediction", lambda kept, position, sample: (kept.name, position))
+    one: Any = SimpleNamespace(name="cell", keys=["a", "b"])
+    other: Any = SimpleNamespace(name="rival", keys=["c", "d"])
+    found = gallery_module._disputed(one, other, 1, 0.5, None)
+    assert (found.key, found.agreement, found.predictions) == ("b", 0.5, (("cell", 1), ("rival", 1)))

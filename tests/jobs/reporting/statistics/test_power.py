@@ -62,6 +62,8 @@ def test_spreads_of_drawn_cells_are_found_again() -> None:
 def test_plans_in_words() -> None:
     assert planned_text(1, 3, 368, None) == "One cell alone is compared with nothing."
     assert planned_text(6, 1, 368, None).startswith("With one seed no difference can be shown")
+    for unknown in (0, 1):  # pictures of a set that was not read
+        assert planned_text(6, 3, unknown, None) == planned_text(6, 3, 2, None)
     said = planned_text(6, 3, 368, None)
     assert said.startswith(
         "With 3 seeds and 368 val pictures a difference of about 0.011 Dice between two of the 6 cells"
