@@ -29,7 +29,7 @@ from petseg.run_folder.layout import Result, append_metrics, claim_folder, save_
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import read_note as read_tracking_note
 from petseg.tracking.overlays import save_overlays
-from petseg.tracking.tracker import Tracker
+from petseg.tracking.tracker import End, Tracker
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, run_command
 from tests.targets import PET
 from tests.wandb_server import KEY, Fault, WandbServer
