@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from petseg.metrics.masks import load_masks, store
 from petseg.run.parts import Parts
-from petseg.training.finish import fixed_positions, groups_of
+from petseg.training.finish import fixed_positions, groups_of, save_val_masks
 from shards.command import Failure
 
 
@@ -56,3 +59,27 @@ def test_overlays_are_of_evenly_spread_pictures(num_samples: int, count: int, po
 
 def test_a_split_with_fewer_pictures_than_overlays_shows_each_once() -> None:
     assert fixed_positions(2, 4) == [0, 1]
+
+
+class Keys:
+    """A split of two samples."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def key(self, position: int) -> str:
+        return f"cat_{position}"
+
+
+def test_masks_of_a_rectangle_keep_their_width(tmp_path: Path) -> None:
+    """Rows are kept as bits: their width cannot be told from their bytes."""
+    drawn = np.random.default_rng(0).integers(0, 2, (2, 3, 13)).astype(np.uint8)
+    parts: Any = SimpleNamespace(
+        splits={"val": Keys()}, config=SimpleNamespace(data=SimpleNamespace(size_px=(3, 13))), folder=tmp_path
+    )
+    measured: Any = SimpleNamespace(masks=store(drawn, packed=True), target=SimpleNamespace(is_binary=True))
+    save_val_masks(parts, measured)
+    found = load_masks(tmp_path)
+    assert found is not None
+    assert found.keys == ("cat_0", "cat_1")
+    assert np.array_equal(np.stack([found.of(number) for number in range(2)]), drawn)
