@@ -22,7 +22,7 @@ from jobs.state.observed import Observed, observe
 from jobs.sync import main, tell
 from jobs.wandb_sync import replay
 from jobs.wandb_sync.replay import Outcome, Replay
-from jobs.wandb_sync.trials import NOTE_NAME, SyncPlan, _end_alone, end_of
+from jobs.wandb_sync.trials import NOTE_NAME, SyncPlan, Target, _end_alone, end_of
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import trial_id
 from petseg.evaluation.measure import PredictedPicture
@@ -398,3 +398,22 @@ def test_the_end_of_a_run_without_a_sweep_is_told_by_its_files(
     for name in files:
         (tmp_path / name).touch()
     assert _end_alone(tmp_path) == ended
+
+
+@pytest.mark.parametrize(("artifacts", "which"), [("config", None), ("none", "none"), ("all", "all")])
+def test_each_flag_reaches_what_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: str, which: str | None
+) -> None:
+    (tmp_path / "config.json").touch()
+    asked: list[object] = []
+
+    def plan(folder: Path, target: Target, again: bool) -> SyncPlan:
+        asked.extend([folder, target, again])
+        return SyncPlan((), (), (), ())
+
+    monkeypatch.setattr("jobs.wandb_sync.login.require_wandb", lambda: "https://host")
+    monkeypatch.setattr("jobs.wandb_sync.trials.plan_replays", plan)
+    monkeypatch.setattr("jobs.wandb_sync.replay.replay_all", lambda replays, limits, mark: asked.append(limits) or [])
+    flags = ["--parallel", "3", "--runs-per-s", "0.5", "--timeout-s", "7", "--project", "p", "--entity", "e", "--again"]
+    assert main([str(tmp_path), "--artifacts", artifacts, *flags]) == OK
+    assert asked == [tmp_path, Target("https://host", "p", "e", which), True, replay.Limits(3, 0.5, 7.0)]
