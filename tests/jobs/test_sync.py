@@ -18,7 +18,8 @@ from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Sweep, Trial
 from jobs.state.observed import Observed, observe
 from jobs.sync import main
-from jobs.wandb_sync.trials import NOTE_NAME
+from jobs.wandb_sync import replay
+from jobs.wandb_sync.trials import NOTE_NAME, SyncPlan, Target
 from petseg.config import RunConfig, TrackingConfig
 from petseg.config.values import trial_id
 from petseg.evaluation.measure import PredictedPicture
@@ -291,3 +292,22 @@ def test_a_killed_sync_is_continued(
     assert sorted(server.runs) == sorted(f"lab-{trial.id}" for trial in sweep.trials)
     assert all(run.epochs == [1, 2, 3] for run in server.runs.values())
     assert {json.dumps(run.exit_codes[-1]) for run in server.runs.values()} == {"0"}
+
+
+@pytest.mark.parametrize(("artifacts", "which"), [("config", None), ("none", "none"), ("all", "all")])
+def test_each_flag_reaches_what_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: str, which: str | None
+) -> None:
+    (tmp_path / "config.json").touch()
+    asked: list[object] = []
+
+    def plan(folder: Path, target: Target, again: bool) -> SyncPlan:
+        asked.extend([folder, target, again])
+        return SyncPlan((), (), (), ())
+
+    monkeypatch.setattr("jobs.wandb_sync.login.require_wandb", lambda: "https://host")
+    monkeypatch.setattr("jobs.wandb_sync.trials.plan_replays", plan)
+    monkeypatch.setattr("jobs.wandb_sync.replay.replay_all", lambda replays, limits, mark: asked.append(limits) or [])
+    flags = ["--parallel", "3", "--runs-per-s", "0.5", "--timeout-s", "7", "--project", "p", "--entity", "e", "--again"]
+    assert main([str(tmp_path), "--artifacts", artifacts, *flags]) == OK
+    assert asked == [tmp_path, Target("https://host", "p", "e", which), True, replay.Limits(3, 0.5, 7.0)]

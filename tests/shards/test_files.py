@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.files import read_as
+from shards.files import read_as, read_json_object
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,13 @@ def test_damage_is_told_from_another_versions_fields(tmp_path: Path, text: str, 
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"note\.json {what} \(.*\): delete it$"):
         read_as(Note, path, "delete it")
+
+
+@pytest.mark.parametrize("content", ["[]", "[1]", "7", '"a"', "null"])
+def test_what_is_no_object_is_damage_with_the_next_step(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "note.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"note\.json is damaged \(it holds a \w+, not an object\): delete it"):
+        read_json_object(path, "delete it")
+    path.write_text("{}")
+    assert read_json_object(path, "delete it") == {}

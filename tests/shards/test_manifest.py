@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from shards.files import write_whole
 from shards.manifest import (
     MANIFEST_NAME,
+    Manifest,
     Member,
     Sample,
+    Shard,
+    Source,
     Split,
     index_name,
     load_index,
@@ -97,3 +100,14 @@ def test_a_split_without_samples_is_named_with_its_set_and_what_to_do(packed: Pa
             less.require_samples(("train", name), "here")
     with pytest.raises(ValueError, match="it has none at all"):
         replace(manifest, splits={}).of_split("val")
+
+
+def test_the_shards_of_a_split_are_its_own_in_order() -> None:
+    splits = {name: Split(1, "0" * 16) for name in ("train", "val", "test")}
+    names = [f"{split}-00000{number}.tar" for split in splits for number in range(2)]
+    shards = tuple(Shard(name, name.partition("-")[0], 1, 1, "", "") for name in names)
+    manifest = Manifest(Source("drawn", "", {}), {}, splits, shards)
+    for split in splits:
+        assert [shard.name for shard in manifest.of_split(split)] == [f"{split}-00000{number}.tar" for number in (0, 1)]
+    with pytest.raises(ValueError, match="has no split 'dev'"):
+        manifest.of_split("dev")

@@ -11,7 +11,7 @@ import pytest
 from jobs.reporting.page import heat_of, quantity, signed
 from jobs.reporting.parquet import render_parquet
 from jobs.reporting.rows import rows_of
-from jobs.reporting.sections.charts import draw_charts, find_ticks
+from jobs.reporting.sections.charts import BOTTOM, RIGHT, TOP, Frame, draw_charts, find_ticks
 from jobs.reporting.sections.curves import collect
 from jobs.reporting.sections.drawing import SIZE_PX
 from jobs.reporting.sections.pictures import data_uri, dice_by_key
@@ -279,3 +279,10 @@ def test_columns_say_which_kind_of_interval_they_hold(finished: Sweep, page: Cal
         "p": "adjusted",
         "test Dice": "[marginal 95 %]",
     }
+
+
+def test_a_frame_begins_with_its_first_epoch_and_lowest_value() -> None:
+    frame = Frame(40.0, (3, 13), (0.5, 0.9))
+    assert [frame.x(epoch) for epoch in (3, 8, 13)] == pytest.approx([40, (40 + RIGHT) / 2, RIGHT])
+    assert [frame.y(value) for value in (0.5, 0.7, 0.9)] == pytest.approx([BOTTOM, (BOTTOM + TOP) / 2, TOP])
+    assert frame.points([3, 13], [0.5, 0.9]) == f"M40.0,{BOTTOM:.1f}L{RIGHT:.1f},{TOP:.1f}"

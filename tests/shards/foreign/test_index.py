@@ -120,6 +120,8 @@ def test_a_key_in_two_shards(folder: Path, pair) -> None:
     write_tar(folder / "train-0.tar", good(pair, "a", "b"))
     write_tar(folder / "val-0.tar", good(pair, "c", "b"))
     assert "key b is there twice: b in train-0.tar and b in val-0.tar" in problems_of(folder)
+    write_tar(folder / "val-0.tar", good(pair, "c", "d/b"))  # folders are no part of a key
+    assert "key b is there twice: b in train-0.tar and d/b in val-0.tar" in problems_of(folder)
 
 
 def test_mask_values_and_formats(folder: Path, pair, make) -> None:
