@@ -67,6 +67,7 @@ def test_a_file_has_its_cells(name: str) -> None:
     assert len({cell.config for cell in cells}) == len(cells) == CELLS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_what_its_cells_train_can_be_built(name: str) -> None:
     """Each architecture and each encoder once; the slow test has them all in all combinations."""

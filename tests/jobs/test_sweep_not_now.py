@@ -158,6 +158,7 @@ def test_slurmctld_is_away_and_comes_back(
     assert "2 to submit" in launch(0, "--name", "other")
 
 
+@pytest.mark.slow
 def test_a_cluster_with_as_many_jobs_as_it_can_hold(
     slurm_daemons: None, impatient: None, launch: Callable[..., str], tmp_path: Path, tiny_sweep: list[str],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,

@@ -70,6 +70,7 @@ def snapshot(server: WandbServer) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_a_replay_run_twice_sends_the_same_runs_with_the_same_rows(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_run_on_crops_resumes_within_an_epoch_bit_for_bit(
     assert [row["data/coverage"] for row in read_metrics(tmp_path / "calm")] == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_whole_pictures_are_measured_by_windows(tiny: Tiny, native_shards: Path, tmp_path: Path) -> None:
     """The numbers of a run on crops are those of its masks at the pictures' own size."""
     config = tiny(

@@ -64,6 +64,7 @@ def small_arrays(slurm_daemons: None) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_three_arrays_run_six_jobs_at_a_time(
     small_arrays: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]

@@ -235,6 +235,7 @@ def test_a_wrong_partition_lists_the_right_ones(on_cluster, tmp_path: Path, capf
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_site_that_enforces_wckeys(
     accounting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]

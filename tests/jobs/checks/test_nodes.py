@@ -50,6 +50,7 @@ def test_a_node_that_sees_everything(ask: Doctor, on_cluster: Cluster, tmp_path:
     assert "petseg-doctor" not in queue.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_folder_of_sweeps_that_the_nodes_do_not_see(ask: Doctor, on_nodes: Cluster, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
@@ -61,6 +62,7 @@ def test_a_folder_of_sweeps_that_the_nodes_do_not_see(ask: Doctor, on_nodes: Clu
     assert "share" in finding.advice
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_shards_that_the_nodes_do_not_see(ask: Doctor, on_nodes: Cluster, copied: Path) -> None:
     with a_folder_of_the_nodes_own(copied):

@@ -54,6 +54,7 @@ def test_records_of_other_seeds_give_the_cost_and_the_most_expensive_axis(
     assert fewer_threads.hours(CORE_HOURS) is None
 
 
+@pytest.mark.slow
 def test_a_record_counts_only_where_it_fits(
     pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_results_without_threads_count_only_for_cpu_jobs_without_other_records(
         speed_by_records(config, manifest, replace(CPU, gpus_per_node=1), [old])
 
 
+@pytest.mark.slow
 def test_a_probe_measures_each_kind_of_trial_once(
     pet_shards: Path, manifest: Manifest, sets: ShardSets, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def searched(**top: object) -> list[Cell]:
     return expand(parse_spec({**SEARCH, **top}, "x"))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 5))
 def test_a_random_search_is_the_same_again_and_only_grows(count: int, more: int, seed: int) -> None:

@@ -151,6 +151,7 @@ def test_a_damaged_folder_does_not_end_the_launcher(tmp_path: Path, caplog: pyte
     assert "seed=1: not begun" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", ["local", "debug"])
 def test_a_launcher_reports_each_trial_of_a_job_while_that_goes_on(
     tiny_sweep: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, cluster: str
@@ -247,6 +248,7 @@ def test_a_trial_that_has_saved_shows_how_far_it_came(tmp_path: Path) -> None:
     assert (look.epoch, look.share, look.dice, look.time) == (4, 0.4, 0.7, "saved")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_says_that_it_goes_on(
     tiny_sweep: list[str],
     tmp_path: Path,

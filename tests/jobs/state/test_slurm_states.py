@@ -65,6 +65,7 @@ def test_a_silent_slurm_is_not_waited_for(tmp_path: Path, sweep: Sweep, monkeypa
     assert "did not answer" in answer.why
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_real_slurm_and_then_none(slurm_daemons: None, sweep: Sweep, wait_for: Callable) -> None:
     """Without accounting, and with slurmctld gone."""

@@ -94,6 +94,7 @@ def sbatch(*flags: str) -> str:
     return call("sbatch", "--parsable", "--output=/dev/null", "--mem=1", "--time=1", *flags, "--wrap", "sleep 60")
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_held_jobs_are_shown_and_released(
     site: Cluster, sweep: Sweep, hold: Path, wait_for: Callable, capsys: pytest.CaptureFixture[str]
@@ -135,6 +136,7 @@ def test_held_jobs_are_shown_and_released(
     assert "none of these 6 trials is held" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_jobs_that_never_start_are_shown_with_what_to_do(
     site: Cluster, sweep: Sweep, wait_for: Callable, capsys: pytest.CaptureFixture[str]

@@ -182,6 +182,7 @@ def test_the_parts_add_up() -> None:
     assert found.eval_peak_bytes < found.peak_bytes
 
 
+@pytest.mark.slow
 def test_gradients_that_outlive_a_pass_are_in_the_peak() -> None:
     config = config_of(train__cuda_graphs=False)
     alone, several = (footprint(config, 2, "cuda", world_size=n).peak_bytes for n in (1, 2))

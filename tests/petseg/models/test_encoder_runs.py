@@ -23,6 +23,7 @@ from tests.petseg.models.test_encoders import MOBILE, SWEEP, model_of
 from tests.petseg.tensors import assert_same_tensors
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_numbers(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def point_at(monkeypatch: pytest.MonkeyPatch, endpoint: str, cache: Path) -> Non
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
 
 
+@pytest.mark.slow
 def test_imagenet_weights_are_downloaded_once(hub: type[Hub], tmp_path: Path) -> None:
     import timm
 

@@ -103,6 +103,7 @@ def test_an_online_run_has_every_epoch_its_config_and_its_summary(
     assert {"epoch", "step", "train/*", "val/*", "perf/*"} <= watched
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_preempting_and_resumes_as_one_curve(
     tiny: Callable[..., RunConfig], tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +123,7 @@ def test_an_interrupted_run_is_preempting_and_resumes_as_one_curve(
     assert {upsert["name"] for upsert in run.upserts} == {"x"}
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_one_curve(
     tmp_path: Path, server: WandbServer, wait_for: Callable[[Callable[[], object]], None]
 ) -> None:

@@ -77,6 +77,7 @@ def a_file_that_no_sample_needs(path: Path) -> None:
     append(path, tarfile.REGTYPE, HUGE, "b.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grow", "code", "says"),
     [

@@ -186,6 +186,7 @@ def test_a_cluster_of_another_kind(slurm_daemons: None, call: Callable[..., str]
         call(cluster, "sbatch", "--hold", "--output=/dev/null", "--wrap=true")
 
 
+@pytest.mark.slow
 @pytest.mark.slurm
 def test_a_cluster_that_enforces_wckeys(accounting: None, call: Callable[..., str]):
     conf = {"AccountingStorageEnforce": "limits,wckeys"}

@@ -46,6 +46,7 @@ def test_a_group_of_any_name_is_filtered_by(name: str) -> None:
     assert not set("=<>") & set(literal(name))  # which the package's parser changes within strings too
 
 
+@pytest.mark.slow
 def test_a_report_is_created_once_and_then_updated(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

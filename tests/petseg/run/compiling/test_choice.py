@@ -173,6 +173,7 @@ def test_a_gain_is_counted_over_the_steps_left() -> None:
     assert not CompileGain(0.04, 0.04, 0.0, 1000).is_clear
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_run_measures_decides_and_saves_its_decision(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

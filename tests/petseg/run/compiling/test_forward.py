@@ -51,6 +51,7 @@ def test_only_full_batches_in_training_are_compiled(tmp_path: Path, monkeypatch:
 
 
 # torch hides this warning of its own, unless warnings are errors
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize(("build", "graphs"), [(UNet, 9), (ResNet34UNet, 13)])
 def test_blocks_of_one_kind_and_shape_are_compiled_once(
