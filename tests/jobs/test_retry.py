@@ -159,7 +159,7 @@ def test_a_rank_without_memory_ends_its_job_and_the_trial_fits_when_retried(
 ) -> None:
     """The second of two ranks has no room for a whole pass; the other one, on another node, does not wait for it."""
     checkout = copy_with_fault(
-        tmp_path / "checkout", "petseg/training/epoch.py", "    set_learning_rate(parts.optim", TOO_SMALL
+        tmp_path / "checkout", "petseg/training/step.py", "    set_learning_rate(parts.optim", TOO_SMALL
     )
     flags = ["--partition", "gpu", "--nodes", "2", "--gpus", "0", "--cpus-per-task", "1", "--mem-gb", "2"]
     flags += ["--timeout-min", "10", "--axis", "model.arch=unet", "--set", "train.log_every=1"]
