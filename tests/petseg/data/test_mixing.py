@@ -194,3 +194,10 @@ def test_mixing_does_not_fetch_a_remote_set(tmp_path: Path) -> None:
         assert mixing_of(store, 1, 16, 0) is None
     assert server.asked
     assert not [path for path in server.asked if path.endswith(".tar")]
+
+
+def test_a_class_of_several_words_is_one_class() -> None:
+    keys = ["great_pyrenees_1", "great_dane_1", "great_pyrenees_12", "great_dane_7"]
+    classes = classes_of_keys(keys)
+    assert classes is not None
+    assert classes.tolist() == [1, 0, 1, 0]
