@@ -65,6 +65,11 @@ def test_a_trimap_has_three_classes_and_a_species_one_for_each_kind_of_sample() 
     assert mapped(rules["border_bg"], 1, 2, 3, row=1) == [2, 0, 0]
 
 
+def test_breeds_are_counted_without_a_look_at_the_samples(pet_shards: Path) -> None:
+    data = DataConfig(target="breed")
+    assert num_classes_of(data, open_store(str(pet_shards)).manifest) == num_classes_of(data, None) == 38
+
+
 @pytest.mark.parametrize(
     ("name", "classes"), [("auto", 2), ("pet", 2), ("trimap", 3), ("as_packed", 3), ("species", 3)]
 )
