@@ -227,3 +227,11 @@ def test_header_round_trip(made: Path, tmp_path: Path) -> None:
     changed = replace(header, measured={"split": "val", "metrics": {}})
     save_weights(changed, model.state_dict(), tmp_path / "w.safetensors")
     assert read_header(tmp_path / "w.safetensors") == changed
+
+
+def test_weights_in_any_layout_are_saved_as_they_are(made: Path, tmp_path: Path) -> None:
+    header, model = load_model(made / "one.safetensors")
+    save_weights(header, model.to(memory_format=torch.channels_last).state_dict(), tmp_path / "w.safetensors")
+    saved, kept = (load_file(path) for path in (tmp_path / "w.safetensors", made / "one.safetensors"))
+    assert saved.keys() == kept.keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in kept.items())
