@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from jobs.cost.budget import check_budget
-from jobs.cost.speeds import probes_needed, read_records, speed_by_records, speed_from_probe
+from jobs.cost.speeds import Record, probes_needed, read_records, speed_by_records, speed_from_probe
 from jobs.cost.table import render
 from jobs.design.shard_sets import ShardSets
 from jobs.runs.sweep_file import save_sweep
+from jobs.runs.trial import Trial
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run.length import EpochTime
@@ -24,6 +25,17 @@ from shards.manifest import Manifest
 from slurm.gpus import visible_gpus
 from slurm.resources import Resources
 from tests.jobs.costed_sweeps import CPU, estimate_of, finish, plan
+
+
+def recorded(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> tuple[Trial, RunConfig, Record]:
+    """The only trial of a sweep, which has finished with epochs of 10 s, its config and its record."""
+    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
+    save_sweep(sweep)
+    (trial,) = sweep.trials
+    config = cells[trial.id].config
+    finish(trial, config, manifest, epoch_s=10.0)
+    (record,) = read_records(tmp_path / "runs")
+    return trial, config, record
 
 
 def test_time_beside_training_comes_from_trials_with_one_attempt(
@@ -49,12 +61,7 @@ def test_results_without_threads_count_only_for_cpu_jobs_without_other_records(
     pet_shards: Path, manifest: Manifest, tmp_path: Path
 ) -> None:
     """Earlier versions noted them in the device's name alone, which is for people."""
-    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
-    save_sweep(sweep)
-    (trial,) = sweep.trials
-    config = cells[trial.id].config
-    finish(trial, config, manifest, epoch_s=10.0)
-    (record,) = read_records(tmp_path / "runs")
+    trial, config, record = recorded(pet_shards, manifest, tmp_path)
     assert record.threads == 2
     path = trial.folder / "result.json"
     content = json.loads(path.read_text())
@@ -166,13 +173,8 @@ def test_a_partial_epoch_gives_the_time_of_a_step(pet_shards: Path, manifest: Ma
 
 
 def test_a_record_counts_for_the_same_kind_of_trial_alone(pet_shards: Path, manifest: Manifest, tmp_path: Path) -> None:
-    """Of the same model, shard set, processes and threads."""
-    sweep, cells = plan(pet_shards, tmp_path / "runs" / "lab", {"train.seed": [0]})
-    save_sweep(sweep)
-    (trial,) = sweep.trials
-    config = cells[trial.id].config
-    finish(trial, config, manifest, epoch_s=10.0)
-    (record,) = read_records(tmp_path / "runs")
+    """The kind is the model, the shard set, the processes and the threads."""
+    _, config, record = recorded(pet_shards, manifest, tmp_path)
     assert speed_by_records(config, manifest, CPU, [record]).source.startswith("records of 1 trial")
     others = {"key": record.key[1:], "manifest_hash": "0" * 16, "processes": 2, "threads": 3}
     for name, value in others.items():

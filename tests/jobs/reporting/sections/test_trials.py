@@ -22,7 +22,7 @@ def test_a_trial_shows_the_command_that_reproduces_it(sweep: Sweep) -> None:
 
 
 def test_the_best_dice_and_the_lowest_loss_are_shown_with_their_epochs(sweep: Sweep) -> None:
-    """Of a trial without a result as far as it is; of a finished one what the result says."""
+    """A trial without a result shows those of its rows so far; a finished one shows what its result says."""
     trial, done, planned = sweep.trials[:3]
     rows = [(1, 0.6, 0.5), (2, 0.8, 0.3), (3, float("nan"), 0.2), (4, 0.7, 0.4)]
     write_metrics([{"epoch": e, "step": e, "val/dice": d, "val/loss": v} for e, d, v in rows], trial.folder)
