@@ -49,17 +49,22 @@ def shared_job_warnings(sweep: Sweep, rows: Sequence[TrialStatus]) -> Iterable[s
 
 
 def cancel_slurm(rows: Iterable[TrialStatus]) -> None:
-    """scancel, many ids per call; raises OSError with its complaint, Unavailable where Slurm does not answer now."""
+    """scancel, many ids per call. Jobs that Slurm has forgotten count as ended.
+
+    Raises OSError with what scancel refused, after all ids were passed; Unavailable where Slurm does not answer now.
+    """
     ids = list(dict.fromkeys(row.submission.job_id for row in rows if row.submission))
+    refused: list[str] = []
     for start in range(0, len(ids), IDS_PER_CALL):
         try:
             patience.call(["scancel", *ids[start : start + IDS_PER_CALL]])
         except FileNotFoundError:
             raise OSError("no scancel on PATH: go to a login node of the cluster") from None
         except subprocess.CalledProcessError as error:
-            complaint = one_line(error.stderr)
-            if "Invalid job id" not in complaint:  # it has ended, and Slurm has forgotten it
-                raise OSError(f"scancel: {complaint}") from None
+            complaints = error.stderr.splitlines() or [f"exit code {error.returncode}"]
+            refused += [line for line in complaints if "Invalid job id" not in line]
+    if complaint := one_line("\n".join(refused)):
+        raise OSError(f"scancel: {complaint}")
 
 
 def cancel_local(sweep: Sweep, rows: Sequence[TrialStatus], whole: bool, kill: bool, grace_s: float) -> None:

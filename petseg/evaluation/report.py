@@ -103,8 +103,7 @@ def classes_of(measured: Measured) -> dict[str, Any]:
     for value, name in enumerate(target.names):
         row: dict[str, Any] = {"share_of_pixels": float(shares[value])}
         if name in counted:
-            counts = scores.counts[:, counted[name]]
-            row["pictures"] = int(((counts[:, 0] + counts[:, 2]) > 0).sum())
+            row["pictures"] = int(scores.present[:, counted[name]].sum())
             row |= {metric: None if isnan(mean) else mean for metric, mean in scores.of_class(counted[name]).items()}
         rows[name] = row
     return {"classes": rows, "confusion": {"classes": list(target.names), "pixels": confusion.tolist()}}

@@ -175,6 +175,8 @@ class Scores(Counted):
             "hd95_px": self.hd95_px[present, number],
         }
         means = {name: float(column.mean()) if len(column) else float("nan") for name, column in values.items()}
+        if not present.any():
+            return means | {"dice_dataset": float("nan"), "iou_dataset": float("nan")}
         return means | {"dice_dataset": float(dice_of(whole)), "iou_dataset": float(iou_of(whole))}
 
     def _mean(self, values: Floats, empty: float) -> Floats:

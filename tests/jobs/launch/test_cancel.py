@@ -39,6 +39,7 @@ def test_each_job_is_named_once_and_no_call_is_too_long(monkeypatch: pytest.Monk
     [
         (subprocess.CalledProcessError(1, "scancel", "", "scancel: error: Invalid job id 12\n"), ""),  # it has ended
         (subprocess.CalledProcessError(1, "scancel", "", "scancel: error: Access denied\n"), "scancel: Access denied"),
+        (subprocess.CalledProcessError(7, "scancel", "", ""), "scancel: exit code 7"),
         (FileNotFoundError(), "no scancel on PATH: go to a login node of the cluster"),
     ],
 )
@@ -52,6 +53,21 @@ def test_what_scancel_refuses_is_told(error: Exception, told: str, monkeypatch: 
         return
     with pytest.raises(OSError, match=f"^{told}$"):
         cancel_slurm([row(1, "12")])
+
+
+def test_a_refusal_hides_behind_no_other_complaint_and_keeps_no_job_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+
+    def call(command: list[str]) -> None:
+        called.append(command)
+        if len(called) == 1:
+            text = "scancel: error: Invalid job id 12\nscancel: error: Kill job error on job id 13: Access denied\n"
+            raise subprocess.CalledProcessError(1, "scancel", "", text)
+
+    monkeypatch.setattr(cancel.patience, "call", call)
+    with pytest.raises(OSError, match=r"^scancel: Kill job error on job id 13: Access denied$"):
+        cancel_slurm([row(number, str(number)) for number in range(IDS_PER_CALL + 1)])
+    assert [len(words) - 1 for words in called] == [IDS_PER_CALL, 1]
 
 
 @dataclass

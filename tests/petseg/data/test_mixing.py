@@ -13,17 +13,21 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from petseg.config import RunConfig
+from petseg.config.values import with_values
 from petseg.data import mixing
 from petseg.data.mixing import Mixing, classes_of_keys, expected_classes, measure_mixing, mixing_of, some_batches
 from petseg.data.plan import EpochOrder
 from petseg.data.store import LocalStore, open_store
 from petseg.data.tars import TarReader
-from petseg.training.loop import train
+from petseg.run.parts import Parts
+from petseg.training.loop import train, warn_of_poor_mixing
 from shards.manifest import (
     Manifest,
     Member,
@@ -153,6 +157,17 @@ def test_classes_are_taken_from_the_json_of_samples(tmp_path: Path, field: str) 
     two = mixing_of(store, 2, 32, 0)
     assert two is not None
     assert two.seen == 2
+
+
+def test_training_warns_of_the_order_that_its_seed_gives(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = sorted_set(tmp_path / "set", lambda position: {"label": position // 16})
+    found = {seed: str(mixing_of(store, 2, 8, seed)) for seed in range(4)}
+    assert len(set(found.values())) > 1
+    for seed, text in found.items():
+        caplog.clear()
+        values = {"data.shuffle_window_shards": 2, "train.batch_size": 8, "train.seed": seed}
+        warn_of_poor_mixing(cast(Parts, SimpleNamespace(config=with_values(RunConfig(), values), store=store)))
+        assert [record.getMessage() for record in caplog.records] == [text]
 
 
 def test_mixed_shards_are_not_warned_of(tmp_path: Path) -> None:

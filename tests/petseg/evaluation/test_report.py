@@ -87,7 +87,18 @@ def test_classes_have_their_own_pictures_shares_and_means() -> None:
     assert found["classes"]["pet"]["dice"] is None
     table = classes_table(found)
     assert table is not None
-    assert cells(table)[1][:4] == ("pet", "0", "14.00%", "")
+    assert cells(table)[1] == ("pet", "0", "14.00%", "", "", "", "")
+
+
+def test_a_class_counts_the_pictures_that_its_means_are_taken_over() -> None:
+    """One picture has the class in its truth, one in its prediction alone, one in neither."""
+    counts = np.array([[[2, 3, 3]], [[0, 4, 0]], [[0, 0, 0]]], np.int64)
+    outlines = np.zeros((3, 1))
+    target = SimpleNamespace(names=("background", "car"), counted=(1,))
+    own, confusion = Scores(counts, outlines, outlines), np.array([[9, 5], [1, 2]])
+    found: Any = classes_of(SimpleNamespace(target=target, own=own, confusion=confusion))  # type: ignore[arg-type]
+    assert found["classes"]["car"]["pictures"] == 2
+    assert found["classes"]["car"]["dice"] == pytest.approx((4 / 6 + 0) / 2)
 
 
 def test_two_classes_have_no_table_of_classes() -> None:

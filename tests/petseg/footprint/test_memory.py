@@ -330,3 +330,18 @@ def test_a_measured_footprint_is_the_predicted_one() -> None:
     assert real.peak_bytes == pytest.approx(fake.peak_bytes, rel=0.01)
     assert real.eval_peak_bytes == pytest.approx(fake.eval_peak_bytes, rel=0.01)
     assert real.flops_per_sample == fake.flops_per_sample
+
+
+def test_the_layout_of_the_activations_is_predicted() -> None:
+    """NCHW activations cost one operation more, in the fake step as in the real one."""
+    extra = []
+    for predict in (True, False):
+        counts = []
+        for channels_last in (True, False):
+            config = config_of(train__channels_last=channels_last)
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            model = build_model(ModelConfig(width=8)).to(memory_format=layout)
+            found = footprint(config, 2, "cpu") if predict else measure_footprint(config, model, 2)
+            counts.append(len(found.pass_ops))
+        extra.append(counts[1] - counts[0])
+    assert extra == [1, 1]
