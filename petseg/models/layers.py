@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from petseg.models.reflect import reflect_pad
+from petseg.models.reflect import on_cpu, reflect_pad
+from petseg.models.small_maps import convolve_as_product, is_quicker_as_product
 from petseg.models.upsample import upsample_bilinear
 
 
@@ -21,7 +24,11 @@ class ReflectConv2d(nn.Conv2d):
         self.margin = kernel_size // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)
-        return super().forward(reflect_pad(x, self.margin))
+        padded, stride = reflect_pad(x, self.margin), self.stride[0]
+        pixels = len(x) * math.prod((size - 1) // stride + 1 for size in x.shape[-2:])
+        if self.training and self.bias is None and on_cpu(x) and is_quicker_as_product(self.weight, pixels):
+            return convolve_as_product(padded, self.weight, stride)
+        return super().forward(padded)
 
 
 class DoubleConv(nn.Sequential):

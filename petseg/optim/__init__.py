@@ -11,6 +11,7 @@ from torch import nn
 
 from petseg.config.training import OptimConfig
 from petseg.models.encoders import encoder_parameters
+from petseg.optim.adam import Adam, AdamW
 from petseg.optim.muon import Muon, hidden_weights
 
 ONE_CYCLE_RISE = 0.3  # share of the steps, and the first rate as a share of the peak: torch's OneCycleLR
@@ -61,10 +62,10 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
         return Muon(_split_encoder(groups, config, model), lr, fused=fused)
     if config.name == "adamw":
         groups = _split_encoder(_decay_groups(model.parameters(), decay), config, model)
-        return torch.optim.AdamW(groups, lr, fused=fused)
+        return AdamW(groups, lr, fused=fused)
     groups = _split_encoder([{"params": list(model.parameters())}], config, model)
     if config.name == "adam":
-        return torch.optim.Adam(groups, lr, weight_decay=decay, fused=fused)
+        return Adam(groups, lr, weight_decay=decay, fused=fused)
     momentum, nesterov = config.momentum, config.momentum > 0
     return torch.optim.SGD(groups, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
 

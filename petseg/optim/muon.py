@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
+from petseg.optim.adam import as_they_lie
+
 MOMENTUM = 0.95
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NS_STEPS = 5
@@ -55,11 +57,15 @@ class Muon(torch.optim.Optimizer):
                 device = parameter.device if group["fused"] else None
                 self.state[parameter] = {"step": torch.zeros((), device=device), **zeros}
         states = [self.state[parameter] for parameter in parameters]
+        weights: list[torch.Tensor] = list(parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        averages, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        as_they_lie(weights, gradients, averages, squares)
         adamw(
-            parameters,
-            [p.grad for p in parameters if p.grad is not None],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            weights,
+            gradients,
+            averages,
+            squares,
             [],
             [state["step"] for state in states],
             fused=group["fused"],

@@ -206,3 +206,28 @@ def test_a_weight_that_stands_still(name: str) -> None:
         optimizer.step()
     assert len(before) == len(list(model.encoder.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(before, encoder_parameters(model), strict=True))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_weights_in_channels_last_are_stepped_without_copies(name: str) -> None:
+    """To the bits of torch's own kernel, which copies them."""
+    torchs_own = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    stepped, copied = [], []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        model = build_model(ModelConfig(width=4)).to(memory_format=torch.channels_last)
+        config = OptimConfig(name=name, lr=1e-2)  # type: ignore[arg-type]
+        optimizer = (
+            build_optimizer(config, model)
+            if ours
+            else torchs_own(model.parameters(), 1e-2, weight_decay=0.0, fused=True)
+        )
+        for number in range(3):
+            give_gradients(model, number)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                optimizer.step()
+        copied.append(any(event.name == "aten::clone" for event in profile.events() or ()))
+        stepped.append(list(model.parameters()))
+    assert copied == [False, True]
+    for a, b in zip(*stepped, strict=True):
+        assert torch.equal(a, b)
