@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.data.ledger import Ledger
+from petseg.evaluation.gathered import close_ledger, collect
 from petseg.evaluation.network import network_of, pixels_of
-from petseg.evaluation.protocol import Protocol, close_ledger, collect, forward
+from petseg.evaluation.protocol import Protocol, forward
 from petseg.metrics.overlay import Pixels, draw_classes, draw_overlay
 from petseg.metrics.pixels import PerImage, count_pixels
 from petseg.metrics.tta import predict_logits

@@ -6,7 +6,7 @@ take the time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from petseg.data.ledger import Count, Ledger
 from petseg.data.loader import Batch
 from petseg.data.plan import Ids
 from petseg.data.tars import Lost
+from petseg.evaluation.gathered import close_ledger, collect, collect_masks
 from petseg.evaluation.network import for_display, network_of, pixels_of
 from petseg.metrics import BOUNDARY_RATIO, Tta
 from petseg.metrics.boundary import boundary_iou, hd95_px
@@ -31,8 +32,6 @@ from petseg.metrics.tta import predict_logits
 from petseg.run.batches import classes_by, eval_batches, eval_inputs
 from petseg.run.parts import Parts
 from petseg.targets.target import Target
-from shards.cause import Cause
-from shards.command import Failure
 from shards.manifest import Manifest
 
 CHUNK = 4  # pictures scored at a time: at 384 px 64 at once exceed a CPU's cache, and took 38 ms each instead of 15
@@ -247,50 +246,6 @@ def scores_of(target: Target, columns: NDArray[np.float64]) -> dict[str, Scores]
         rule: Scores(table[:, i, :, :3].astype(np.int64), table[:, i, :, 3], table[:, i, :, 4])
         for i, rule in enumerate(target.rules)
     }
-
-
-def close_ledger(parts: Parts, split: str, ledger: Ledger) -> None:
-    """Raises Failure, on all ranks, if a picture could not be read, or was not seen exactly once."""
-    count = ledger.gather(parts.accelerator)
-    if count.lost:
-        raise ledger.failure(split, budget=0)
-    count.check(parts.manifest.splits[split], split)
-
-
-def collect(parts: Parts, split: str, rows: torch.Tensor) -> NDArray[np.float64]:
-    """Gather the (n, columns) rows of all ranks in the order of the split; each begins with position and loss.
-
-    Raises Failure, on all ranks, if a loss is not finite.
-    """
-    padded = parts.accelerator.pad_across_processes(rows, dim=0, pad_index=-1)
-    table: NDArray[np.float64] = parts.accelerator.gather(padded).cpu().numpy()
-    table = table[table[:, 0] >= 0]
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    assert np.array_equal(table[:, 0], np.arange(parts.manifest.splits[split].num_samples))  # the ledger has proven it
-    if broken := int((~np.isfinite(table[:, 1])).sum()):
-        raise Failure(
-            f"the loss is NaN or infinite on {broken} pictures of {split}: the weights have diverged; "
-            "try a lower optim.lr, optim.grad_clip 1 or train.mixed_precision no",
-            Cause.NAN,
-        )
-    return table
-
-
-def collect_masks(parts: Parts, positions: torch.Tensor, masks: Sequence[torch.Tensor]) -> Stored:
-    """Gather the stored masks (n, H, bytes of a row) of all ranks' pictures in the order of the split.
-
-    At a bit per pixel, 368 pictures of 256 px take 3 MB on each rank for a moment; with more classes, eight times that.
-    """
-    (height, width), device = parts.config.data.size_px, parts.device
-    row_bytes = -(-width // 8) if parts.target.is_binary else width
-    stored = torch.cat([torch.zeros((0, height, row_bytes), dtype=torch.uint8), *masks])
-    columns = [
-        parts.accelerator.gather(parts.accelerator.pad_across_processes(column.to(device), dim=0, pad_index=pad)).cpu()
-        for column, pad in ((positions, -1), (stored, 0))
-    ]
-    order, gathered = columns[0].numpy(), columns[1].numpy()
-    in_order: Stored = gathered[order >= 0][np.argsort(order[order >= 0], kind="stable")]
-    return in_order
 
 
 def why_not_native(manifest: Manifest) -> str:

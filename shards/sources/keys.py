@@ -1,4 +1,4 @@
-"""Any name as a key of a shard, and back.
+"""Any name as a key of a shard, which leads back to it.
 
 Keys match `[A-Za-z0-9_-]+`. Every other byte of the name's UTF-8 becomes `-x` and two hex digits, so that `aachen/1 b`
 is `aachen-x2f1-x20b`; a name that already holds such a sequence has its `-` written as `-x2d`. A key that would be too
@@ -10,14 +10,11 @@ from __future__ import annotations
 import hashlib
 import re
 
-from shards.manifest import KEY_PATTERN
 from shards.sources.listing import MAX_KEY_LENGTH
 
 HASH_DIGITS = 16
 _SAFE = re.compile(rb"[A-Za-z0-9_-]")
 _LOOKS_ENCODED = re.compile(rb"-(?=x[0-9a-f]{2}|z[0-9a-f]{16}$)")
-_ENCODED = re.compile(rb"-x([0-9a-f]{2})")
-_SHORTENED = re.compile(rf"-z[0-9a-f]{{{HASH_DIGITS}}}$")
 
 
 def key_of(name: str) -> str:
@@ -38,15 +35,3 @@ def key_of(name: str) -> str:
         digest = hashlib.sha256(data).hexdigest()[:HASH_DIGITS]
         key = f"{key[: MAX_KEY_LENGTH - HASH_DIGITS - 2]}-z{digest}"
     return key
-
-
-def name_of(key: str) -> str | None:
-    """The name that a key was made of; None for one that was too long, whose name its JSON holds.
-
-    Raises ValueError for what is no key.
-    """
-    if not KEY_PATTERN.fullmatch(key):
-        raise ValueError(f"{key!r} is no key: it must match {KEY_PATTERN.pattern}")
-    if _SHORTENED.search(key):
-        return None
-    return _ENCODED.sub(lambda found: bytes([int(found[1], 16)]), key.encode()).decode()

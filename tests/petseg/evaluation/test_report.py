@@ -98,7 +98,7 @@ def test_a_class_counts_the_pictures_that_its_means_are_taken_over() -> None:
     own, confusion = Scores(counts, outlines, outlines), np.array([[9, 5], [1, 2]])
     found: Any = classes_of(SimpleNamespace(target=target, own=own, confusion=confusion))  # type: ignore[arg-type]
     assert found["classes"]["car"]["pictures"] == 2
-    assert found["classes"]["car"]["dice"] == pytest.approx((4 / 6 + 0) / 2)
+    assert found["classes"]["car"]["dice"] == pytest.approx((4 / 10 + 0) / 2)
 
 
 def test_two_classes_have_no_table_of_classes() -> None:
