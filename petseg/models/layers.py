@@ -24,10 +24,11 @@ class ReflectConv2d(nn.Conv2d):
         self.margin = kernel_size // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)
-        padded, stride = reflect_pad(x, self.margin), self.stride[0]
-        pixels = len(x) * math.prod((size - 1) // stride + 1 for size in x.shape[-2:])
-        if self.training and self.bias is None and on_cpu(x) and is_quicker_as_product(self.weight, pixels):
-            return convolve_as_product(padded, self.weight, stride)
+        padded = reflect_pad(x, self.margin)
+        if self.training and self.bias is None and on_cpu(x):  # which leaves sizes symbolic where a model is exported
+            pixels = len(x) * math.prod((size - 1) // self.stride[0] + 1 for size in x.shape[-2:])
+            if is_quicker_as_product(self.weight, pixels):
+                return convolve_as_product(padded, self.weight, self.stride[0])
         return super().forward(padded)
 
 
