@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
+from petseg.models.reflect import is_channels_last
 from petseg.optim.adam import as_they_lie
 
 MOMENTUM = 0.95
@@ -74,31 +75,63 @@ class Muon(torch.optim.Optimizer):
         )  # fmt: skip
 
     def _orthogonal_step(self, group: dict[str, Any]) -> None:
+        """Weights of one shape are stepped together, so that launches on a GPU grow with the shapes."""
+        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
         for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            state = self.state[parameter]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            momentum = state["momentum_buffer"]
-            momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-            update = orthogonal(parameter.grad.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's
-            rate = 0.2 * math.sqrt(max(update.shape)) * group["lr"]
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.view(parameter.shape), alpha=-rate)
+            if parameter.grad is not None:
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+        for same in by_shape.values():
+            parameters: list[torch.Tensor] = list(same)
+            gradients = [p.grad for p in same if p.grad is not None]
+            momenta = [self._momentum(p) for p in same]
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
+            stacked = torch.stack([_as_matrix(update, weight) for update, weight in zip(ahead, same, strict=True)])
+            matrices = orthogonal(stacked)
+            updates = [_as_weight(matrix, weight) for matrix, weight in zip(matrices, same, strict=True)]
+            rate = 0.2 * math.sqrt(max(matrices.shape[1:])) * group["lr"]
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, updates, alpha=-rate)
+
+    def _momentum(self, parameter: nn.Parameter) -> torch.Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum: torch.Tensor = state["momentum_buffer"]
+        return momentum
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """(M, N) with the same singular vectors, and singular values near 1 (0.7 to 1.2), by the Newton-Schulz iteration.
+def _as_matrix(update: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(out, in, height, width) -> (out, rest) in the order in which the weight lies in memory, without a copy.
 
-    It runs in bfloat16, for which the polynomial was designed, on GPUs, which are fast at it, and in float32 on CPUs.
+    The order of the columns changes nothing about singular values.
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
-    tall = len(x) > x.shape[1]
-    x = x.T if tall else x
-    x = x / x.norm().clamp(min=_EPS)
+    return (update.permute(0, 2, 3, 1) if _lies_by_pixel(weight) else update).flatten(1)
+
+
+def _as_weight(matrix: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_as_matrix`."""
+    if _lies_by_pixel(weight):
+        out_channels, channels, height, width = weight.shape
+        return matrix.view(out_channels, height, width, channels).permute(0, 3, 1, 2)
+    return matrix.view(weight.shape)
+
+
+def _lies_by_pixel(weight: torch.Tensor) -> bool:
+    return weight.ndim == 4 and is_channels_last(weight)
+
+
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """(n, M, N) with the same singular vectors and singular values near 1 (0.7 to 1.2), by Newton-Schulz iterations.
+
+    They run in bfloat16, for which the polynomial was designed, on GPUs, which are fast at it, and in float32 on CPUs.
+    """
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)
     a, b, c = _NS_COEFFICIENTS
     for _ in range(_NS_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype).contiguous()

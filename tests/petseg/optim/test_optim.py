@@ -10,6 +10,7 @@ from torch import nn
 
 from petseg.config import ModelConfig
 from petseg.config.training import OptimConfig
+from petseg.footprint.operations import OpCounter
 from petseg.models.build import build_model
 from petseg.models.encoders import encoder_parameters
 from petseg.optim import build_optimizer, learning_rate, set_learning_rate
@@ -171,11 +172,47 @@ def test_muon_is_torchs_on_matrices(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(weight.flatten(1), matrix, rtol=0, atol=0.1 * update)  # theirs is in bfloat16
 
 
+def test_muons_operations_grow_with_the_shapes_and_not_with_the_layers() -> None:
+    """Six layers of two shapes: the same updates as each alone, in as many operations as two layers."""
+    torch.manual_seed(0)
+    starts = [torch.randn(8, 4, 3, 3) for _ in range(3)] + [torch.randn(4, 8, 3, 3) for _ in range(3)]
+    gradients = [torch.randn_like(start) for start in starts]
+    stepped: dict[str, list[nn.Parameter]] = {}
+    counts: dict[str, int] = {}
+    for name, chosen in (("all", range(6)), ("first", (0, 3)), ("second", (1, 4)), ("third", (2, 5))):
+        weights = [nn.Parameter(starts[i].clone(memory_format=torch.channels_last)) for i in chosen]
+        optimizer = Muon([{"params": weights, "weight_decay": 0.1, "muon": True}], 1e-2, fused=False)
+        for _ in range(2):
+            for weight, i in zip(weights, chosen, strict=True):
+                weight.grad = gradients[i].clone(memory_format=torch.channels_last)
+            with OpCounter() as counter:
+                optimizer.step()
+        stepped[name], counts[name] = weights, len(counter.ops)
+    assert counts["all"] == counts["first"]
+    alone = [stepped[name][kind] for kind in (0, 1) for name in ("first", "second", "third")]
+    for a, b in zip(stepped["all"], alone, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_muon_steps_the_right_numbers_in_any_layout() -> None:
+    """Of weights and gradients, equal or not."""
+    torch.manual_seed(0)
+    start, gradient = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
+    stepped = []
+    for layouts in itertools.product((torch.contiguous_format, torch.channels_last), repeat=2):
+        weight = nn.Parameter(start.clone(memory_format=layouts[0]))
+        weight.grad = gradient.clone(memory_format=layouts[1])
+        Muon([{"params": [weight], "muon": True}], 1e-2, fused=False).step()
+        stepped.append(weight)
+    for other in stepped[1:]:
+        torch.testing.assert_close(other, stepped[0])
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (4, 36), (64, 9)])
 def test_an_orthogonal_update_has_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape)
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    found = left.T @ orthogonal(matrix) @ right.T
+    found = left.T @ orthogonal(torch.stack([torch.ones(shape), matrix]))[1] @ right.T
     kept = values > 0.1 * values[0]
     assert ((found.diagonal()[kept] > 0.6) & (found.diagonal()[kept] < 1.3)).all()
     torch.testing.assert_close(found - found.diagonal().diag(), torch.zeros_like(found), atol=1e-4, rtol=0)

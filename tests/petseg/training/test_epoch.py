@@ -1,8 +1,9 @@
-"""How a rank begins an epoch that was interrupted, and what an error says of its batches."""
+"""How a rank begins an epoch that was interrupted, what it tells, and what an error says of its batches."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,12 +11,16 @@ from typing import Any, cast
 import pytest
 import torch
 
+from petseg.config import RunConfig
 from petseg.config.training import TrainConfig
 from petseg.data.ledger import Count
 from petseg.run.progress import PartialEpoch
 from petseg.run.run import Run
+from petseg.run_folder.heartbeat import HeartbeatWriter
 from petseg.training import epoch as epoch_module
 from petseg.training.epoch import energy_row, not_finite, start_tally
+from petseg.training.loop import train
+from petseg.training.progress_bar import TrainProgress
 
 BEFORE = PartialEpoch(3, ((1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0)), Count(24, 99), seconds=10.0, waited_s=2.5)
 
@@ -67,3 +72,16 @@ def test_a_loss_that_is_not_finite_names_the_batches_since_the_last_look(
     written = json.loads((tmp_path / "not_finite.json").read_text())
     keys = {str(number): [f"key-{2 * number}", f"key-{2 * number + 1}"] for number in range(first, step + 1)}
     assert written == {"epoch": 9, "keys_by_step": keys}
+
+
+def test_the_bar_counts_the_steps_of_the_run_and_the_heartbeat_those_of_the_epoch(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27 pictures in batches of 8 are 4 steps an epoch; every second one is looked at."""
+    shown: list[tuple[int, int]] = []
+    beaten: list[tuple[int, int]] = []
+    monkeypatch.setattr(TrainProgress, "update", lambda self, step, total, *_: shown.append((step, total)))
+    monkeypatch.setattr(HeartbeatWriter, "beat", lambda self, epoch, done, _: beaten.append((epoch, done)))
+    train(tiny(train__epochs=2, train__batch_size=8, train__log_every=2), tmp_path / "run")
+    assert shown == [(2, 8), (4, 8), (6, 8), (8, 8)]
+    assert beaten == [(1, 2), (1, 4), (2, 2), (2, 4)]
