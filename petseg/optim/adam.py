@@ -39,7 +39,9 @@ def as_they_lie(
     squares: list[torch.Tensor],
 ) -> None:
     """Replace what is in channels_last on a CPU by contiguous views, each weight together with what belongs to it."""
+    if any(weight.device.type != "cpu" for weight in weights[:1]):
+        return  # before the loop, which would keep a GPU waiting
     for number, row in enumerate(zip(weights, gradients, averages, squares, strict=True)):
-        if all(t.device.type == "cpu" and t.ndim == 4 and is_channels_last(t) for t in row):
+        if all(t.ndim == 4 and is_channels_last(t) for t in row):
             views = [t.detach().permute(0, 2, 3, 1) for t in row]
             weights[number], gradients[number], averages[number], squares[number] = views

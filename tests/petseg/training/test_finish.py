@@ -12,7 +12,10 @@ import pytest
 
 from petseg.metrics.masks import load_masks, store
 from petseg.run.parts import Parts
-from petseg.training.finish import fixed_positions, groups_of, save_val_masks
+from petseg.run.run import Run
+from petseg.run_folder.layout import METRICS_NAME
+from petseg.training import finish
+from petseg.training.finish import fixed_positions, groups_of, load_best, save_val_masks
 from shards.command import Failure
 
 
@@ -83,3 +86,32 @@ def test_masks_of_a_rectangle_keep_their_width(tmp_path: Path) -> None:
     assert found is not None
     assert found.keys == ("cat_0", "cat_1")
     assert np.array_equal(np.stack([found.of(number) for number in range(2)]), drawn)
+
+
+def run_with_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch, best: int) -> tuple[Run, list[Path]]:
+    """A run of two epochs with checkpoints of steps 10 and 20, and the folders that weights are loaded from."""
+    (folder / METRICS_NAME).write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    loaded: list[Path] = []
+    kept = [SimpleNamespace(step=step, folder=folder / str(step)) for step in (10, 20)]
+    monkeypatch.setattr(finish, "list_checkpoints", lambda _: kept)
+    monkeypatch.setattr(finish, "load_weights", lambda source, model: loaded.append(source))
+    progress = SimpleNamespace(best=SimpleNamespace(step=best))
+    return cast(Run, SimpleNamespace(parts=SimpleNamespace(folder=folder, bare_model=None), progress=progress)), loaded
+
+
+@pytest.mark.parametrize("best", [10, 20])
+def test_a_run_is_measured_with_its_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int) -> None:
+    run, loaded = run_with_checkpoints(tmp_path, monkeypatch, best)
+    assert load_best(run) == [{"epoch": 1}, {"epoch": 2}]
+    assert loaded == [tmp_path / str(best)]
+
+
+def test_no_other_weights_stand_in_for_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, loaded = run_with_checkpoints(tmp_path, monkeypatch, best=15)
+    with pytest.raises(Failure, match=r"lacks the best checkpoint, step 15: delete .*checkpoints to train again"):
+        load_best(run)
+    run, loaded = run_with_checkpoints(tmp_path, monkeypatch, best=10)
+    (tmp_path / METRICS_NAME).write_text("")
+    with pytest.raises(Failure, match=r"metrics\.jsonl has no epochs of this run"):
+        load_best(run)
+    assert not loaded
