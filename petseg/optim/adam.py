@@ -39,7 +39,7 @@ def as_they_lie(
     squares: list[torch.Tensor],
 ) -> None:
     """Replace what is in channels_last on a CPU by contiguous views, each weight together with what belongs to it."""
-    if any(weight.device.type != "cpu" for weight in weights[:1]):
+    if weights and weights[0].device.type != "cpu":
         return  # before the loop, which would keep a GPU waiting
     for number, row in enumerate(zip(weights, gradients, averages, squares, strict=True)):
         if all(t.ndim == 4 and is_channels_last(t) for t in row):

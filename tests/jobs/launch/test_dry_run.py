@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.launch import dry_run
 from jobs.launch.dry_run import LISTED_FIRST, LISTED_WHOLE, render_scripts_text
 from jobs.runs.sweep_file import load_sweep
 from jobs.sweep import main
@@ -123,6 +124,24 @@ def test_what_waits_in_the_queue_is_not_to_run_again(
     (tmp_path / "bin" / "squeue").chmod(0o755)
     assert run_command(main, [*flags, *asked, "--dry-run", "--no-probe"]) == 4
     assert "unknown: 2 of 2 trials, because Slurm does not answer (Invalid user)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shown", [[], ["--all"]])
+def test_a_dry_run_beyond_the_budget_says_so(
+    tiny_sweep: list[str], shown: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+
+    def check(cost: object, budget: str) -> None:
+        checked.append(budget)
+        raise ValueError("over the budget")
+
+    monkeypatch.setattr(dry_run, "check_budget", check)
+    flags = [*tiny_sweep, "--cluster", "local", "--dry-run", "--no-probe", *shown]
+    assert run_command(main, [*flags, "--budget", "1cpuh"]) == 2
+    assert "over the budget" in capsys.readouterr().err
+    assert run_command(main, flags) == 0
+    assert checked == ["1cpuh"]
 
 
 def test_a_thousand_trials_are_a_screenful(

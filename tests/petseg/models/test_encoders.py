@@ -79,6 +79,11 @@ def test_a_model_can_be_counted_without_memory() -> None:
     assert {p.device.type for p in model.parameters()} == {"meta"}
 
 
+def test_a_model_is_tried_at_its_own_height_and_width() -> None:
+    model = build_model(ModelConfig(arch="fpn", encoder=MOBILE), image_size_px=(64, 96))
+    assert model.eval()(torch.zeros(1, 3, 64, 96)).shape == (1, 2, 64, 96)
+
+
 def test_one_picture_behind_a_global_pooling_is_normalised_by_the_running_statistics() -> None:
     norm = PooledBatchNorm2d(2)
     norm.running_mean.copy_(torch.tensor([1.0, 2.0]))

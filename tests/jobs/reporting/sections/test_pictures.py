@@ -24,6 +24,7 @@ from jobs.design.spec import Spec, expand
 from jobs.report import main
 from jobs.reporting.page import render_page
 from jobs.reporting.sections import gallery as gallery_module
+from jobs.reporting.sections.breakdown import by_group
 from jobs.reporting.sections.breakdown.by_group import build_by_group, kinds_of
 from jobs.reporting.sections.breakdown.rows import mean_of
 from jobs.reporting.sections.drawing import SIZE_PX, draw_errors, draw_outlines
@@ -275,6 +276,20 @@ def test_breeds_from_keys_or_not_at_all(sweep: Sweep, tmp_path: Path) -> None:
         kinds, trouble = kinds_of(keys, where)
         assert kinds == []
         assert trouble.startswith("no shard set in")
+
+
+@pytest.mark.parametrize(("limit", "read"), [(3, True), (2, False)])
+def test_facts_are_read_of_so_many_pictures(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, read: bool
+) -> None:
+    told = [{"breed": "Bengal"}, {"breed": "Bengal"}, {"breed": "pug"}]
+    monkeypatch.setattr(by_group, "MAX_FACTS", limit)
+    monkeypatch.setattr(by_group, "load_facts", lambda where, keys: (told, ""))
+    monkeypatch.setattr(by_group, "kinds_of_samples", lambda keys, facts: [one["breed"] for one in facts])
+    where = ValSplit(record_of(sweep), sweep.manifest_hash, str(tmp_path / "gone"))
+    kinds, trouble = kinds_of(["1", "2", "3"], where)
+    assert kinds == (["Bengal", "Bengal", "pug"] if read else [])
+    assert trouble == ("" if read else "val has more than 2 pictures, and their facts are not read")
 
 
 def test_an_interval_by_hand() -> None:
