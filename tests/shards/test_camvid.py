@@ -62,6 +62,7 @@ def test_no_mask_is_taken_for_faulty(outcome: tuple[Outcome, Path]) -> None:
     assert {fault.kind for fault in outcome[0].faults} <= {"near_duplicate", "rare_class"}
 
 
+@pytest.mark.slow
 def test_videos_stay_in_one_split(camvid_root: Path, table: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="group '0016E5' is divided"):
         pack(config_of(camvid_root, tmp_path / "set", table, group_by="^[^_]+"))
@@ -79,6 +80,7 @@ def test_videos_stay_in_one_split(camvid_root: Path, table: Path, tmp_path: Path
     assert not videos["train"] & videos["val"]
 
 
+@pytest.mark.slow
 def test_a_class_that_the_table_lacks_is_named(camvid_root: Path, table: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.toml").write_text(table.read_text().replace("ignore = [11]", ""))
     with pytest.raises(LabelFaults, match=r"unknown_value \(468\)") as caught:

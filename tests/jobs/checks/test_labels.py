@@ -54,6 +54,7 @@ def test_every_value_of_an_axis_is_checked(ask: Doctor, tmp_path: Path, axis: st
     assert words in finding.detail
 
 
+@pytest.mark.slow
 def test_small_runs_on_classes(ask: Doctor, tmp_path: Path) -> None:
     scenes = Scenes(tmp_path / "scenes")
     scenes.add_many()

@@ -109,6 +109,7 @@ def test_the_first_draws_are_these_for_ever() -> None:
     assert [cell.axes["optim.lr"] for cell in searched(run_cap=3)] == [0.0945656, 0.00108068, 0.00018673]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 40))
 def test_a_finite_space_is_drawn_without_repetition_until_it_is_used_up(a: int, b: int, cap: int) -> None:
     parameters = {"train.seed": {"min": 0, "max": a - 1}, "train.epochs": {"values": list(range(1, b + 1))}}

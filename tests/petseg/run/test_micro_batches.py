@@ -62,6 +62,7 @@ def test_a_micro_batch_includes_copies(tiny: Tiny) -> None:
     assert samples_per_micro_batch(grown, 2, 3) == 4
 
 
+@pytest.mark.slow
 def test_the_number_is_noted_and_every_attempt_keeps_it(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
