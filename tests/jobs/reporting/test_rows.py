@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.reporting.rows import MARGINAL, SIMULTANEOUS, rows_of
+from jobs.reporting.rows import MARGINAL, SIMULTANEOUS, ranged, rows_of
 from jobs.reporting.statistics.records import read_records
 from jobs.reporting.statistics.verdict import build_leaderboard
 from jobs.reporting.statistics.wording import FINDINGS
@@ -34,3 +34,11 @@ def test_a_row_has_the_numbers_of_its_difference_and_its_means(finished: Sweep) 
             difference.value, difference.low, difference.high, difference.p, FINDINGS[difference.finding], kind
         ]  # fmt: skip
     assert compared == 3
+
+
+def test_a_number_is_shown_with_its_interval() -> None:
+    row = {"dice": 0.901, "dice_low": 0.897, "dice_high": 0.905, "gain": 0.001, "gain_low": -0.003, "gain_high": 0.005}
+    assert ranged(row, "dice") == "0.9010 [0.8970, 0.9050]"
+    assert ranged(row, "gain", "+") == "+0.0010 [-0.0030, +0.0050]"
+    assert ranged(row | {"dice_low": None, "dice_high": None}, "dice") == "0.9010"
+    assert ranged(row | {"dice": None}, "dice") == ""

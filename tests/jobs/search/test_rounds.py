@@ -22,6 +22,8 @@ from jobs.search.journal import JOURNAL_NAME
 from jobs.search.rounds import Round, next_round
 from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
+from petseg.config import RunConfig
+from petseg.config.training import TrainConfig
 from petseg.config.values import trial_id
 from petseg.run_folder.layout import Pruned, Result, save_pruned, save_result
 from shards.cause import Cause
@@ -224,3 +226,14 @@ def test_a_folders_journal_holds_one_study_under_the_name_of_earlier_searches(
     )
     assert optuna.study.get_all_study_names(storage) == ["petseg"]
     assert optuna.load_study(study_name="petseg", storage=storage).direction.name == "MAXIMIZE"
+
+
+def test_other_trials_in_the_folder_take_no_room_of_a_search(
+    pet_shards: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    other = expand(search_of(pet_shards, run_cap=3), RunConfig(train=TrainConfig(epochs=7)))
+    spec, sets = search_of(pet_shards), sets_of(search_of(pet_shards), manifest)
+    (tmp_path / "s").mkdir()
+    save_sweep(plan_sweep(spec, other, sets, tmp_path / "s"))
+    assert len(load_sweep(tmp_path / "s").trials) == len(other) > 0  # planned, and not to be proposed by this search
+    assert len(propose(spec, manifest, tmp_path / "s", 4).new) == 4
