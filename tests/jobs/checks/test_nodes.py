@@ -128,3 +128,22 @@ def test_a_job_that_ends_in_another_way_tells_nothing(tmp_path: Path) -> None:
     for state, code in (("CANCELLED", 0), ("NODE_FAIL", 1), ("FAILED", 127), ("TIMEOUT", 0)):
         finding = nodes.finding_of(nodes.Ended(state, code, "n1"), ["the folder"], tmp_path, tmp_path)
         assert (finding.status, state in finding.detail) == ("warn", True)
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "status", "detail"),
+    [
+        ("FAILED", 10, "FAIL", "n1 does not see this Python"),
+        ("FAILED", 11, "FAIL", "n1 does not see the shards"),
+        ("FAILED", 12, "warn", "the job on n1 ended FAILED, exit code 12"),
+        ("FAILED", 9, "FAIL", "n1 cannot write to "),
+        ("TIMEOUT", 10, "warn", "the job on n1 ended TIMEOUT, exit code 10"),
+        ("COMPLETED", 0, "ok", "sees the shards"),
+    ],
+)
+def test_what_the_exit_code_of_the_job_says(
+    tmp_path: Path, state: str, exit_code: int, status: str, detail: str
+) -> None:
+    (tmp_path / nodes.WRITTEN).touch()
+    finding = nodes.finding_of(nodes.Ended(state, exit_code, "n1"), ["this Python", "the shards"], tmp_path, tmp_path)
+    assert (finding.status, detail in finding.detail) == (status, True), finding

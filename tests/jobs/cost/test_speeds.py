@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from jobs.cost import speeds
 from jobs.cost.budget import check_budget
 from jobs.cost.speeds import Record, probes_needed, read_records, speed_by_records, speed_from_probe
 from jobs.cost.table import render
@@ -214,3 +217,30 @@ def test_a_trial_that_cannot_be_read_does_not_hide_the_others(
     (other.folder / "result.json").write_text("[]")
     (empty.folder / "metrics.jsonl").unlink()
     assert len(read_records(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "seen", "timeout_s", "hidden"),
+    [
+        (0, 0, speeds.PROBE_TIMEOUT_S, True),
+        (0, 2, speeds.PROBE_TIMEOUT_S, True),
+        (1, 2, speeds.PROBE_TIMEOUT_S, False),
+        (1, 0, speeds.FUTILE_TIMEOUT_S, False),  # its speed is for a GPU that this host has not
+    ],
+)
+def test_a_probe_gets_the_time_and_the_gpus_that_it_can_use(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, gpus: int, seen: int, timeout_s: float, hidden: bool
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def run(command: list[str], **options: Any) -> None:
+        asked.append(options)
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(speeds, "visible_gpus", lambda: seen)
+    monkeypatch.setattr(speeds.subprocess, "run", run)
+    with pytest.raises(LookupError, match=f"the probe did not end in {timeout_s:.0f} s"):
+        speeds.speed_by_probe(RunConfig(), manifest, replace(CPU, gpus_per_node=gpus))
+    assert asked[0]["timeout"] == timeout_s
+    assert asked[0]["env"].get("CUDA_VISIBLE_DEVICES") == ("" if hidden else None)

@@ -1,11 +1,13 @@
 """Records, groups and their ranks."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from jobs.reporting.statistics.records import Spread, gather, read_records, spread_of, tabulate, varied
-from jobs.runs.trial import Sweep
+from jobs.reporting.statistics.records import Record, Spread, gather, read_records, spread_of, tabulate, varied
+from jobs.runs.trial import Sweep, Trial
+from jobs.state.trial_status import TrialStatus
 from tests.jobs.reporting.written_sweep import DICE, LAB, Lab, finish, ranking_of
 
 
@@ -62,3 +64,9 @@ def test_trials_that_differ_off_the_axes_are_not_averaged(lab: Lab, page: Callab
     text = page(sweep)
     assert "differ in image size (256, 128)" in text
     assert "differs: 256, 128" in text
+
+
+def test_the_seed_of_a_record_is_that_of_the_training() -> None:
+    status = TrialStatus(Trial("x", {}, Path("none")), "done")
+    assert Record(status, {"train.seed": 3, "seed": 4}, None, None, []).seed == 3
+    assert Record(status, {}, None, None, []).seed is None
