@@ -28,13 +28,13 @@ from jobs.reporting.sections.breakdown import by_group
 from jobs.reporting.sections.breakdown.by_group import build_by_group, kinds_of
 from jobs.reporting.sections.breakdown.rows import mean_of
 from jobs.reporting.sections.drawing import SIZE_PX, draw_errors, draw_outlines
-from jobs.reporting.sections.gallery import EACH, Gallery, build_gallery, dice_between, dispute, pick, rival
+from jobs.reporting.sections.gallery import EACH, MAX_TRIES, Gallery, build_gallery, dice_between, dispute, pick, rival
 from jobs.reporting.sections.samples import ValSplit, load_facts, load_samples
 from jobs.reporting.statistics.per_image import read_dice
 from jobs.reporting.statistics.records import Record, rank, read_records
 from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.runs.sweep_file import find_sweep, save_sweep
-from jobs.runs.trial import Sweep
+from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.runs.trials import plan_sweep
 from petseg.config.values import trial_id
@@ -175,6 +175,17 @@ def test_another_architecture_is_preferred(sweep: Sweep) -> None:
     other_size = replace(first, masks=replace(first.masks, stored=first.masks.stored[:, :32]))
     assert rival(other_size, [(second.group, second.record)]) is None
     assert dispute(first, first) == []
+
+
+def test_cells_without_masks_are_passed_over_a_few_times(sweep: Sweep, tmp_path: Path) -> None:
+    gallery = gallery_of(sweep)
+    assert gallery.other
+    first, second = gallery.cell, gallery.other
+    without = replace(second.record.trial_status, trial=Trial("none", {}, tmp_path / "none"))
+    bare = (second.group, replace(second.record, trial_status=without))
+    for tries, is_found in ((1, True), (MAX_TRIES - 1, True), (MAX_TRIES, False)):
+        found = rival(first, [*[bare] * tries, (second.group, second.record)])
+        assert (found is not None) == is_found
 
 
 def test_an_unnamed_shard_set_is_not_opened(sweep: Sweep, made: Path) -> None:
