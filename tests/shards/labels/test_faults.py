@@ -192,6 +192,15 @@ def test_tables_that_differ() -> None:
     assert table_faults(table, ClassTable(table.classes[:1]))[0].examples == ("1 is b here, and nothing in the set",)
 
 
+def test_the_share_of_a_rare_class_is_that_of_all_pixels_of_train() -> None:
+    table = ClassTable(
+        (ClassEntry("road", 0, (0, 0, 0)), ClassEntry("car", 1, (1, 1, 1)), ClassEntry("bus", 2, (2, 2, 2)))
+    )
+    pixels = {"train": [99_000, 995, 5]}
+    (fault,) = class_faults(table, {"pictures": {"train": [100, 100, 100]}, "pixels": pixels})
+    assert (fault.kind, fault.examples) == ("rare_class", ("bus, in 100 pictures of train and 0.005% of its pixels",))
+
+
 def test_a_set_without_train_has_no_rare_classes() -> None:
     table = ClassTable((ClassEntry("a", 0, (0, 0, 0)),))
     assert class_faults(table, {"pixels": {"test": [1, 0]}, "pictures": {"test": [1]}}) == []
