@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from shards.packing.survey import write_table
+from shards.labels.rules import ClassRule, LabelRules, rules_of
+from shards.packing.survey import render, write_table
 from tests.scenes import Scenes, encode
 
 
@@ -24,3 +26,20 @@ def test_rare_values_of_masks_saved_with_losses_are_no_classes(scenes: Scenes, t
     assert text.count("[[class]]") == 2
     assert 'name = "background"' in text
     assert 'name = "foreground"' in text
+
+
+def test_what_is_written_is_read_back() -> None:
+    red, green, grey = (255, 0, 0), (0, 255, 0), (9, 9, 9)
+    values = LabelRules(
+        'street "7"',
+        "",
+        (ClassRule("road", (0, 7), (), grey), ClassRule("the rest", (), (), red, is_rest=True)),
+        (255, 3),
+    )
+    colours = LabelRules(
+        "street", "", (ClassRule("road", (), (green, grey), grey), ClassRule("car", (), (red,), red)), (), ((1, 2, 3),)
+    )
+    for rules in (values, colours):
+        text = render(rules, ["seen in 3 pictures", ""])
+        assert rules_of(tomllib.loads(text)) == rules
+        assert "[[class]]  # seen in 3 pictures\n" in text
