@@ -25,6 +25,7 @@ def test_one_process_for_each_gpu():
         ({"timeout_min": 99_999_999}, "timeout_min=99999999: must be at most 527040, a year"),
         ({"timeout_min": 2000, "signal_delay_s": 70_000}, "signal_delay_s=70000: must be at most 65535"),
         ({"nice": -5}, "nice=-5: must be 0 or more"),
+        ({"gpus_per_node": 0, "tasks_per_node": 0}, "tasks_per_node=0: must be at least 1"),
         ({"gpus_per_node": 1, "tasks_per_node": 2}, "would share a GPU"),
         ({"timeout_min": 1, "signal_delay_s": 60}, r"signal_delay_s=60: must be from 0 to less than .*60 s"),
         ({"partition": ""}, "partition='': must be one non-empty line"),

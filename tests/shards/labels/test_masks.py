@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from shards.command import Failure
-from shards.labels.masks import MaskSource, read_mask
+from shards.labels.masks import MaskSource, _distances, read_mask
 from shards.labels.observed import LabelProblem
 from shards.labels.rules import LabelRules, rules_of
 
@@ -108,6 +108,13 @@ def test_a_jpeg_is_lossy_and_its_nearest_classes_are_the_mask(tmp_path: Path) ->
     nearest = read(tmp_path / "m.jpg", BINARY, takes_nearest=True)
     assert (nearest.indices == (mask == 255)).mean() > 0.99
     assert nearest.oddities == ("lossy",)
+
+
+def test_between_two_classes_the_first_of_the_table_counts() -> None:
+    own = np.array([[3], [7], [200]])
+    distances, nearest = _distances(np.array([[0], [4], [5], [6], [255]]), own)
+    assert distances.tolist() == [3, 1, 2, 1, 55]
+    assert nearest.tolist() == [0, 0, 0, 1, 2]
 
 
 def test_colours_that_are_nearly_those_of_the_table(tmp_path: Path) -> None:

@@ -117,6 +117,12 @@ def test_what_is_unpaired_is_left_out_and_named(tmp_path: Path) -> None:
     }
 
 
+def test_masks_beside_their_pictures_are_no_pictures(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "train/a_mask.png", "val/b.png", "val/b_mask.png", "val/c.png")
+    options = PairOptions(f"{tmp_path}/{{split}}/{{key}}.png", f"{tmp_path}/{{split}}/{{key}}_mask.png")
+    assert read_pairs(options, RULES).oddities == {"picture_without_mask": (f"{tmp_path}/val/c.png",)}
+
+
 def test_a_group_in_two_folders_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "images/train/v1_a.jpg", "images/val/v1_b.jpg", "masks/train/v1_a.png", "masks/val/v1_b.png")
     with pytest.raises(ValueError, match="group 'v1' is divided"):
