@@ -25,7 +25,8 @@ class ReflectConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C_in, H, W) -> (B, C_out, H / stride, W / stride)
         padded = reflect_pad(x, self.margin)
-        if self.training and self.bias is None and on_cpu(x):  # which leaves sizes symbolic where a model is exported
+        if self.training and self.bias is None and on_cpu(x) and not torch.compiler.is_compiling():
+            # in training alone, which leaves sizes symbolic where a model is exported
             pixels = len(x) * math.prod((size - 1) // self.stride[0] + 1 for size in x.shape[-2:])
             if is_quicker_as_product(self.weight, pixels):
                 return convolve_as_product(padded, self.weight, self.stride[0])

@@ -17,12 +17,7 @@ MIN_CHANNELS = 128  # below, there is little to gain
 
 
 def is_quicker_as_product(weight: torch.Tensor, pixels: int) -> bool:
-    """Whether a convolution with this weight (O, C, k, k) has few output pixels in its batch for its many channels.
-
-    False under torch.compile, which has kernels of its own.
-    """
-    if torch.compiler.is_compiling():
-        return False
+    """Whether a convolution with this weight (O, C, k, k) has few output pixels in its batch for its many channels."""
     return min(weight.shape[:2]) >= MIN_CHANNELS and pixels <= weight.shape[0] and is_channels_last(weight)
 
 
