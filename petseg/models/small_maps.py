@@ -1,8 +1,8 @@
 """Convolutions of small maps with many channels, as one matrix product each: what is quicker for them on a CPU.
 
-The deepest layers of a network have fewer pixels in a batch than channels, and their time goes into the weights, which
-oneDNN's convolutions read again for every row of the map. Of a convolution of 512 channels on 8 maps of 4x4 pixels in
-bf16 the weights' gradient takes 2 ms instead of 18, and the two other products a third to a half.
+The deepest layers of a network can have fewer pixels in a batch than channels, and oneDNN's convolutions are slow at
+them. Of a convolution of 512 channels on 8 maps of 4x4 pixels in bf16 the weights' gradient takes 2 ms instead of 18 on
+a Xeon with AMX, and the two other passes a third to a half of their time (LOG.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from petseg.models.reflect import is_channels_last
 
-MIN_CHANNELS = 128  # below, there is little to gain
+MIN_CHANNELS = 128  # fewer have not been measured
 
 
 def is_quicker_as_product(weight: torch.Tensor, pixels: int) -> bool:

@@ -195,7 +195,7 @@ def test_muons_operations_grow_with_the_shapes_and_not_with_the_layers() -> None
 
 
 def test_muon_steps_the_right_numbers_in_any_layout() -> None:
-    """Of weights and gradients, equal or not."""
+    """Weights and gradients may lie in memory in different orders."""
     torch.manual_seed(0)
     start, gradient = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
     stepped = []
