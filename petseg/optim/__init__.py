@@ -12,6 +12,7 @@ from torch import nn
 from petseg.config.training import OptimConfig
 from petseg.models.encoders import encoder_parameters
 from petseg.optim.adam import Adam, AdamW
+from petseg.optim.eager import SGD
 from petseg.optim.muon import Muon, hidden_weights
 
 ONE_CYCLE_RISE = 0.3  # share of the steps, and the first rate as a share of the peak: torch's OneCycleLR
@@ -67,7 +68,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     if config.name == "adam":
         return Adam(groups, lr, weight_decay=decay, fused=fused)
     momentum, nesterov = config.momentum, config.momentum > 0
-    return torch.optim.SGD(groups, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
+    return SGD(groups, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
 
 
 def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from petseg.models.reflect import is_channels_last
+from petseg.optim.eager import Eager, plain_step
 
 
-class Adam(torch.optim.Adam):
+class Adam(Eager, torch.optim.Adam):
     """torch.optim.Adam without copies of tensors in channels_last on a CPU."""
+
+    step = plain_step(torch.optim.Adam)
 
     def _init_group(self, group: dict[str, Any], *tensors: list[torch.Tensor]) -> bool:
         has_complex: bool = super()._init_group(group, *tensors)  # which fills the lists, the weights first
@@ -23,8 +26,10 @@ class Adam(torch.optim.Adam):
         return has_complex
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(Eager, torch.optim.AdamW):
     """torch.optim.AdamW without copies of tensors in channels_last on a CPU."""
+
+    step = plain_step(torch.optim.AdamW)
 
     def _init_group(self, group: dict[str, Any], *tensors: list[torch.Tensor]) -> bool:
         has_complex: bool = super()._init_group(group, *tensors)

@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 
 from petseg.models.reflect import is_channels_last
 from petseg.optim.adam import as_they_lie
+from petseg.optim.eager import Eager
 
 MOMENTUM = 0.95
 _NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -35,7 +36,7 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in weights if weight.requires_grad]
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Eager):
     """Updates parameter groups with `muon` set by Muon, all others by AdamW."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, fused: bool) -> None:

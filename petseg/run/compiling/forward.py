@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import nn
 
 from petseg.data.local_cache import cache_folder
@@ -82,6 +81,8 @@ def compile_forward(model: nn.Module, shapes: set[Shape], cache_dir: str, enable
     than with the whole compiled (LOG.md); it has not been measured on a GPU. Other models are compiled whole. Runs on
     a node share compiled code through the cache folder. Nothing is compiled before the first such pass.
     """
+    import torch._dynamo  # takes 1.3 s, which runs that compile nothing do not spend
+
     folder = use_folder(cache_folder(cache_dir) / "inductor")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_BLOCK_SHAPES)
     compiled = CompiledForward(model, shapes, folder, enabled)
