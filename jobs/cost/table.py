@@ -11,11 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cost.estimate import Estimate, TrialCost
-from jobs.runs.trial import Trial
+from jobs.runs.trial import SEED_AXIS
 from shards.terminal import duration
 
 MAX_LISTED = 40
-SEED_AXIS = "train.seed"
 
 
 def render(estimate: Estimate, most: int = MAX_LISTED) -> RenderableType:
@@ -29,7 +28,7 @@ def render(estimate: Estimate, most: int = MAX_LISTED) -> RenderableType:
         table.add_column(column, justify="left" if column == "cell" else "right", overflow="fold")
     cells: dict[str, list[TrialCost]] = {}
     for cost in estimate.trials:
-        cells.setdefault(label_of(cost.trial), []).append(cost)
+        cells.setdefault(cost.trial.cell, []).append(cost)
     for label, costs in [*cells.items()][:most]:
         seconds = [cost.seconds for cost in costs if cost.seconds is not None]
         is_known = len(seconds) == len(costs)
@@ -45,12 +44,6 @@ def render(estimate: Estimate, most: int = MAX_LISTED) -> RenderableType:
     for note in _notes(estimate, most):
         notes.add_row("-", Text(note, no_wrap=False, overflow="fold"))
     return Group(Text(_title(estimate)), table, *rest, notes)
-
-
-def label_of(trial: Trial) -> str:
-    """The cell of a trial, its values on all axes but the seed: `unet elastic`."""
-    axes = {name: value for name, value in trial.axes.items() if name != SEED_AXIS}
-    return Trial(trial.id, axes, trial.folder).label or "all trials"
 
 
 def _range(epochs: Sequence[float | None]) -> str:

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.cost.budget import check_budget
-from jobs.cost.table import label_of
 from jobs.cost.table import render as render_cost
 from jobs.launch.options import Options
 from jobs.launch.run import estimate_cost, find_cells, print_warnings
@@ -45,7 +44,7 @@ def show_plan(options: Options) -> int:
     print_warnings(trials, observed, console)
     if missing.cells:
         cost = estimate_cost(options, missing)
-        console.print(render_cost(cost, most_of(len({label_of(trial) for trial in missing}), options.all)))
+        console.print(render_cost(cost, most_of(len({trial.cell for trial in missing}), options.all)))
         if options.budget:
             check_budget(cost, options.budget)
     if sweep.method != "bayes":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ SUBMISSIONS_NAME = "submissions.jsonl"
 CHAIN_NOTES = "chain/jobs.jsonl"  # of jobs.chain, whose first jobs come before the sweep
 WITHDRAWN = "withdrawn"  # key of a line of submissions.jsonl, whose value is an intent
 TRIALS_NAME = "trials"
+SEED_AXIS = "train.seed"
 MAX_SUBMISSIONS_BYTES = 256 << 20  # a line has about 300
 TRIAL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # a folder's name
 INTENT = re.compile(r"[a-z]+:[0-9a-f]+")  # names files of logs
@@ -69,6 +70,10 @@ class Submission:
             raise ValueError(f"a submission with intent {self.intent!r}")
 
 
+def _label(axes: Mapping[str, Any]) -> str:
+    return " ".join(v if isinstance(v, str) else f"{n.rpartition('.')[2]}={v}" for n, v in axes.items())
+
+
 @dataclass(frozen=True)
 class Trial:
     """One trial of a sweep."""
@@ -81,8 +86,12 @@ class Trial:
     @property
     def label(self) -> str:
         """Its place on the axes, such as `unet none seed=0`."""
-        parts = (f"{n.rpartition('.')[2]}={v}" if not isinstance(v, str) else v for n, v in self.axes.items())
-        return " ".join(parts)
+        return _label(self.axes)
+
+    @property
+    def cell(self) -> str:
+        """Its place on all axes but the seed: `unet none`."""
+        return _label({name: value for name, value in self.axes.items() if name != SEED_AXIS}) or "all trials"
 
     @property
     def has_ended(self) -> bool:

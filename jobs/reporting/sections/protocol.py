@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from jobs.design.shard_sets import ShardSet
 from jobs.reporting.sections.targets import counted_words, targets_of
-from jobs.reporting.statistics.records import SEED_AXIS, Record
+from jobs.reporting.statistics.records import Record
 from jobs.reporting.statistics.verdict import Comparison
-from jobs.runs.trial import Sweep
+from jobs.runs.trial import SEED_AXIS, Sweep
 from petseg.targets.target import Target, implied_target
 from petseg.targets.words import Words
 from shards.command import typed

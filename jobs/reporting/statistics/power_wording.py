@@ -9,9 +9,9 @@ import numpy as np
 
 from jobs.design.spec import Cell
 from jobs.reporting.statistics.power import LADDER, POWER, Noise, least_difference, seeds_for
-from jobs.reporting.statistics.records import NOISE_DICE, SEED_AXIS, read_record
+from jobs.reporting.statistics.records import NOISE_DICE, read_record
 from jobs.reporting.statistics.verdict import Comparison, build_leaderboard
-from jobs.runs.trial import Sweep
+from jobs.runs.trial import SEED_AXIS, Sweep
 from jobs.state.trial_status import trial_status
 
 LEAST_GAP = 0.0005  # a smaller one is nobody's aim

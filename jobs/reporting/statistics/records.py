@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.runs.trial import Sweep, Trial
+from jobs.runs.trial import SEED_AXIS, Sweep, Trial
 from jobs.state.observed import observe
 from jobs.state.trial_status import TrialStatus
 from petseg.config.values import flatten
 from petseg.run_folder.layout import Result, load_config, warn_once
 
-SEED_AXIS = "train.seed"
 NOISE_DICE = 0.003  # reruns of one config differ by about this much: a smaller difference says nothing
 MAX_GRIDS = 12
 LEAST_FILLED = 0.25  # share of a table's cells that the sweep has

@@ -13,10 +13,10 @@ from typing import Literal
 from jobs.reporting.rows import INTERVALS_NOTE, table_markdown
 from jobs.reporting.sections.protocol import protocol, state_counts, warnings
 from jobs.reporting.sections.trials import attempts_of, reproduce
-from jobs.reporting.statistics.records import SEED_AXIS, Record, rank
+from jobs.reporting.statistics.records import Record, rank
 from jobs.reporting.statistics.verdict import Leaderboard
 from jobs.reporting.statistics.wording import short, verdict_of
-from jobs.runs.trial import Sweep
+from jobs.runs.trial import SEED_AXIS, Sweep
 from shards.command import typed, without_secrets
 
 CURVES = {

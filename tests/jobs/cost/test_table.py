@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from jobs.cost.table import _range, label_of
-from jobs.runs.trial import Trial
-
-
-@pytest.mark.parametrize(
-    ("axes", "label"),
-    [
-        ({"model.arch": "unet", "augment.policy": "elastic", "train.seed": 3}, "unet elastic"),
-        ({"model.arch": "unet"}, "unet"),
-        ({"train.seed": 3}, "all trials"),
-        ({}, "all trials"),
-    ],
-)
-def test_a_cell_is_called_by_its_values_but_the_seed(axes: dict[str, Any], label: str) -> None:
-    assert label_of(Trial("0123456789", axes, Path("none"))) == label
+from jobs.cost.table import _range
 
 
 @pytest.mark.parametrize(
