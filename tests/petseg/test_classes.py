@@ -16,9 +16,9 @@ from petseg.metrics.pixels import Counted
 from petseg.run_folder.layout import Result, read_metrics
 from petseg.targets.target import load_target
 from petseg.training.loop import train
-from shards.command import OK, WRONG_USE, Interrupted, run_command
+from shards.command import OK, WRONG_USE, run_command
 from shards.pack import pack
-from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
+from tests.petseg.stopped_runs import require_same_bits, stop_and_resume
 from tests.scenes import Scenes
 from tests.test_house import own_words
 
@@ -113,20 +113,13 @@ def test_a_file_merges_classes_and_is_kept_with_the_run(street: Tiny, tmp_path: 
     assert run_command(main, [str(tmp_path / "run"), "--split", "val"]) == WRONG_USE
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(
-    street: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_goes_on_to_the_same_weights(street: Tiny, tmp_path: Path) -> None:
     config = street(
         augment__policy="strong", train__loss="ce_dice", train__log_every=1, train__class_weights="frequency"
     )
     calm = train(config, tmp_path / "calm")
-    with monkeypatch.context() as patch:
-        stop_when(patch, 2)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "stopped")
-    assert train(config, tmp_path / "stopped").metrics == calm.metrics
-    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "stopped"))
-    assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "stopped")
+    assert stop_and_resume(config, tmp_path / "stopped", 2).metrics == calm.metrics
+    require_same_bits(tmp_path / "calm", tmp_path / "stopped")
 
 
 def test_evaluate_repeats_the_numbers_and_names_the_classes(

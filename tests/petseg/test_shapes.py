@@ -28,9 +28,9 @@ from petseg.run_folder.checkpoint import list_checkpoints, load_weights
 from petseg.run_folder.layout import load_config, read_metrics
 from petseg.training.loop import train
 from petseg.training.needs import estimate_needs, render
-from shards.command import Interrupted, run_command
+from shards.command import run_command
 from shards.pack import PackConfig, pack
-from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
+from tests.petseg.stopped_runs import require_same_bits, stop_and_resume, without_clock
 
 Tiny = Callable[..., RunConfig]
 
@@ -79,9 +79,7 @@ def test_a_letterboxed_run_counts_no_margin(tiny: Tiny, native_shards: Path, tmp
     assert measured["val/native/dice"] == pytest.approx(measured["val/dice"], abs=0.03)
 
 
-def test_a_run_on_crops_resumes_within_an_epoch_bit_for_bit(
-    tiny: Tiny, native_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_on_crops_resumes_within_an_epoch_bit_for_bit(tiny: Tiny, native_shards: Path, tmp_path: Path) -> None:
     common = {
         "data.shards": str(native_shards), "data.image_size_px": "32x64", "data.fit": "crop", "data.rare_crops": 0.5,
         "data.cache_dir": str(tmp_path / "cache"), "augment.policy": "strong", "train.batch_size": 4,
@@ -89,13 +87,8 @@ def test_a_run_on_crops_resumes_within_an_epoch_bit_for_bit(
     }  # fmt: skip
     train(tiny(**common, data__cache="node"), tmp_path / "calm")
     config = tiny(**common, data__cache="none")
-    with monkeypatch.context() as patch:
-        stop_when(patch, 2)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "stopped")
-    train(config, tmp_path / "stopped")
-    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "stopped"))
-    assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "stopped")
+    stop_and_resume(config, tmp_path / "stopped", 2)
+    require_same_bits(tmp_path / "calm", tmp_path / "stopped")
     masks = load_masks(tmp_path / "calm")
     assert masks is not None
     assert masks.of(0).shape == (32, 64)  # for display

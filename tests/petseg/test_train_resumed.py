@@ -17,7 +17,7 @@ from petseg.training import loop as train_module
 from petseg.training.loop import train
 from shards.command import INTERRUPTED, Interrupted, run_command
 from tests.petseg.normless import build_normless
-from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
+from tests.petseg.stopped_runs import final_weights, require_same_bits, same, stop_and_resume, stop_when, without_clock
 
 Tiny = Callable[..., RunConfig]
 
@@ -58,11 +58,7 @@ def test_a_model_without_batchnorm_resumes_within_an_epoch(
     monkeypatch.setattr(parts_module, "build_model", build_normless)
     config = tiny(train__epochs=1, train__log_every=1)
     train(config, tmp_path / "calm")
-    with monkeypatch.context() as patch:
-        stop_when(patch, 2)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "stopped")
-    train(config, tmp_path / "stopped")
+    stop_and_resume(config, tmp_path / "stopped", 2)
     assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "stopped"))
 
 
@@ -116,18 +112,11 @@ def test_an_interrupt_loses_no_step_and_the_numbers_stay_the_same(
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
-def test_every_optimizer_resumes_with_the_same_bits(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_every_optimizer_resumes_with_the_same_bits(tiny: Tiny, tmp_path: Path, name: str) -> None:
     config = tiny(
         model__arch="resnet34_unet", optim__name=name, optim__encoder_lr_factor=0.1, optim__grad_clip=1.0,
         train__log_every=1, train__loss="lovasz", train__border_weight=2.0,
     )  # fmt: skip
     train(config, tmp_path / "calm")
-    with monkeypatch.context() as patch:
-        stop_when(patch, 3)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "stopped")
-    train(config, tmp_path / "stopped")
-    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "stopped"))
-    assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "stopped")
+    stop_and_resume(config, tmp_path / "stopped", 3)
+    require_same_bits(tmp_path / "calm", tmp_path / "stopped")

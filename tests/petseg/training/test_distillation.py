@@ -20,9 +20,9 @@ from petseg.run.run import Run
 from petseg.run_folder.layout import load_config, load_result, read_metrics
 from petseg.training import step as step_module
 from petseg.training.loop import train
-from shards.command import Interrupted, run_command
+from shards.command import run_command
 from tests.petseg.run.test_graphs import Repeater
-from tests.petseg.stopped_runs import final_weights, same, stop_when, without_clock
+from tests.petseg.stopped_runs import final_weights, require_same_bits, same, stop_and_resume
 from tests.petseg.test_processes import launch
 
 Tiny = Callable[..., RunConfig]
@@ -140,18 +140,13 @@ def test_the_loss_is_the_weighted_sum(
     ],
 )
 def test_a_stopped_run_ends_with_the_same_bits(
-    tiny: Tiny, teachers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+    tiny: Tiny, teachers: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     both = str(teachers / "both.safetensors")
     config = tiny(distill__teacher=both, augment__policy="elastic_crop", augment__p=0.5, train__log_every=1, **changes)
     train(config, tmp_path / "calm")
-    with monkeypatch.context() as patch:
-        stop_when(patch, 2)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "stopped")
-    train(config, tmp_path / "stopped")
-    assert same(final_weights(tmp_path / "calm"), final_weights(tmp_path / "stopped"))
-    assert without_clock(tmp_path / "calm") == without_clock(tmp_path / "stopped")
+    stop_and_resume(config, tmp_path / "stopped", 2)
+    require_same_bits(tmp_path / "calm", tmp_path / "stopped")
 
 
 def test_only_training_opens_the_teacher(tiny: Tiny, teachers: Path, tmp_path: Path) -> None:
