@@ -9,43 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from petseg.config import RunConfig, TrackingConfig
+from petseg.config import RunConfig
 from petseg.run_folder.layout import read_metrics
 from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote, read_note
 from petseg.tracking.tracker import Tracker
 from petseg.training.loop import train
 from shards.command import without_secrets
-from tests.wandb_server import KEY, Fault, SentRun, WandbServer
+from tests.petseg.tracking.online_runs import NAME, OFF, online, row, the_run
+from tests.wandb_server import KEY, Fault, WandbServer
 
-NAME = RunName(
-    "lab-0123456789",
-    "lab",
-    tags=("unet", "none"),
-    label="unet none seed 0",
-    program="jobs/sweep.py",
-    resend="`python jobs/sync.py runs/lab` sends it later",
-)
-OFF = "wandb is off for this run"
 QUICK_FAULTS: list[tuple[Fault, str]] = [("wrong json", "UpsertBucket"), ("hang", "")]
 ALL_FAULTS: list[tuple[Fault, str]] = [
     (fault, where)
     for fault in ("401", "429", "500", "403", "hang", "reset", "wrong json")
     for where in ("", "UpsertBucket", "RunResumeStatus", "file_stream")
 ]
-
-
-def online(wait_s: float = 60.0) -> TrackingConfig:
-    return TrackingConfig(wandb="online", wandb_wait_s=wait_s)
-
-
-def row(epoch: int) -> dict[str, float]:
-    return {"epoch": epoch, "step": 10 * epoch, "val/dice": 0.1 * epoch}
-
-
-def the_run(server: WandbServer) -> SentRun:
-    (run,) = server.runs.values()
-    return run
 
 
 @pytest.mark.parametrize(

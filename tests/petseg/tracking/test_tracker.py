@@ -25,30 +25,8 @@ from petseg.tracking.tracker import Tracker
 from petseg.training import interrupt
 from petseg.training.loop import Terms, train
 from shards.command import Interrupted
-from tests.wandb_server import SentRun, WandbServer
-
-NAME = RunName(
-    "lab-0123456789",
-    "lab",
-    tags=("unet", "none"),
-    label="unet none seed 0",
-    program="jobs/sweep.py",
-    resend="`python jobs/sync.py runs/lab` sends it later",
-)
-OFF = "wandb is off for this run"
-
-
-def online(wait_s: float = 60.0) -> TrackingConfig:
-    return TrackingConfig(wandb="online", wandb_wait_s=wait_s)
-
-
-def row(epoch: int) -> dict[str, float]:
-    return {"epoch": epoch, "step": 10 * epoch, "val/dice": 0.1 * epoch}
-
-
-def the_run(server: WandbServer) -> SentRun:
-    (run,) = server.runs.values()
-    return run
+from tests.petseg.tracking.online_runs import NAME, OFF, online, row, the_run
+from tests.wandb_server import WandbServer
 
 
 def test_rows_after_the_checkpoint_are_cut_off_on_resume(tmp_path: Path) -> None:
