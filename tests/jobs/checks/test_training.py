@@ -15,6 +15,7 @@ from jobs.checks import setup, training
 from jobs.checks.setup import Finding
 from petseg.augment import batch, draws
 from petseg.losses import LOSSES, cross_entropy
+from petseg.optim.eager import Eager
 from petseg.training import interrupt
 from shards.command.flags import parse
 
@@ -111,7 +112,7 @@ def test_batchnorm_that_stands_still_after_the_first_evaluation(ask: Doctor, mon
 
 
 def test_a_resume_without_the_optimizers_moments(ask: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", lambda self, state: None)
+    monkeypatch.setattr(Eager, "load_state_dict", lambda self, state: None)
     finding = ask("resume", *ONE_MODEL)["resume"]
     assert finding.status == "FAIL"
     assert "it has another final model and final optimizer and metrics.jsonl" in finding.detail
