@@ -92,10 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def confirmed(count: int) -> bool:
     """What the user answers; raises ValueError where nobody can be asked."""
+    trials = f"{count} trial{'s' if count > 1 else ''}"
     if not sys.stdin.isatty():
-        raise ValueError(f"nothing was cancelled: nobody can be asked here, add --yes to cancel {count} trials")
+        raise ValueError(f"nothing was cancelled: nobody can be asked here, add --yes to cancel {trials}")
     try:
-        return input(f"cancel {count} trial{'s' if count > 1 else ''}? [y/N] ").strip().lower() in ("y", "yes")
+        return input(f"cancel {trials}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
