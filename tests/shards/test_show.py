@@ -8,8 +8,10 @@ from PIL import Image
 
 from shards.archive import ShardWriter
 from shards.command import OK, WRONG_USE, Failure, run_command
-from shards.manifest import Manifest, Source, load_index, save_manifest, split_of_keys
+from shards.manifest import Manifest, Source, load_index, load_manifest, save_manifest, split_of_keys
+from shards.pack import pack
 from shards.show import ShowConfig, main, show
+from tests.scenes import Scenes
 
 
 def test_a_sheet(packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +93,24 @@ def test_members_that_were_damaged_when_they_were_packed(tmp_path: Path, make) -
             show(ShowConfig(folder, out=tmp_path / "sheet.png", split="val"))
         assert "pug_1" in str(error.value)
         assert "BytesIO" not in str(error.value)
+
+
+def test_half_of_a_pixel_is_the_colour_of_its_class(tmp_path: Path) -> None:
+    scenes = Scenes(tmp_path / "scenes")
+    for number in range(4):
+        scenes.add(f"s{number}", "train" if number else "val")
+    pack(scenes.config(tmp_path / "set"))
+    sheets = []
+    for masks in (True, False):
+        config = ShowConfig(tmp_path / "set", out=tmp_path / "sheet.png", count=1, tile_px=48, masks=masks)
+        assert show(config) == 1
+        sheets.append(np.asarray(Image.open(config.out)).astype(int))
+    changed = (sheets[0] != sheets[1]).any(axis=2)
+    assert changed.sum() > 0.5 * 48 * 32
+    mixed_in = 2 * sheets[0][changed] - sheets[1][changed]
+    table = load_manifest(tmp_path / "set").classes
+    assert table is not None
+    colours = np.array([*(one.colour for one in table.classes), (255, 255, 255)])  # white: ignored
+    distances = np.abs(mixed_in[:, None] - colours[None]).max(axis=2)  # integers lose up to one
+    assert distances.min(axis=1).max() <= 1
+    assert set(distances.argmin(axis=1)) == set(range(len(colours)))

@@ -113,6 +113,7 @@ def merge(tmp_path: Path, content: str) -> Target:
 def test_a_file_merges_and_drops_classes(tmp_path: Path) -> None:
     target = merge(tmp_path, 'ignore = ["car"]\n[classes]\nrest = ["background"]\nground = ["road", "pavement"]\n')
     assert (target.name, target.names, target.counted) == ("coarse.toml", ("rest", "ground"), (0, 1))
+    assert not target.is_binary  # both classes are looked for
     assert mapped(target.table, 0, 1, 2, 3, 255) == [0, 1, 1, IGNORE_INDEX, IGNORE_INDEX]
     assert target.classes[1].colour == (1, 1, 1)
 
