@@ -1,5 +1,7 @@
 """Losses against their formulas, written out for one picture in numpy: several classes, weights, ignored pixels."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def lovasz_of(p: Floats, truth: Floats, weight: Floats) -> float:
     errors = np.abs(truth - p)
     steps = np.append(np.sort(errors)[::-1], 0.0)
     area = 0.0
-    for high, low in zip(steps, steps[1:], strict=False):
+    for high, low in itertools.pairwise(steps):
         wrong = errors >= high
         union = (weight * (truth.astype(bool) | wrong)).sum()
         area += (high - low) * (1 - (weight * truth * ~wrong).sum() / union)
