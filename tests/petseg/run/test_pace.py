@@ -63,10 +63,15 @@ def test_steps_take_equally_long_if_only_data_waits_are_known() -> None:
 def test_a_straggler_is_slow_from_a_fifth_and_a_second_on() -> None:
     assert not is_slow(ranks(10.0, 10.0, 11.9))
     assert not is_slow(ranks(0.1, 0.1, 0.9))  # of so short an epoch nothing can be said
+    assert not is_slow(ranks(5.0, 6.0))  # a fifth, and no more
+    assert is_slow(ranks(2.0, 3.0))  # a second
     assert is_slow(ranks(10.0, 10.0, 15.0))
-    said = straggler_in_words(ranks(10.0, 10.0, 15.0), ["node1", "node2", "node3"])
-    assert said.startswith(
-        "rank 2 on node3 took 15.0 s of its own in this epoch, 50 % more than the ranks' median of 10"
+
+
+def test_the_warning_names_the_rank_its_host_and_both_times() -> None:
+    assert straggler_in_words(ranks(10.0, 10.0, 15.0), ["node1", "node2", "node3"]) == (
+        "rank 2 on node3 took 15.0 s of its own in this epoch, 50 % more than the ranks' median of 10.0 s: the others "
+        "wait for it in each step. If that persists, see what else runs there, or leave the host out with --exclude"
     )
 
 
@@ -198,10 +203,19 @@ def test_the_share_of_launches_is_that_of_the_steps_after_a_wait(
 
 def test_without_a_gpu_launches_are_not_measured() -> None:
     meter = launch_meter(torch.device("cpu"))
+    assert not meter.enabled
     meter.arm()
     with meter.step():
         pass
     assert math.isnan(meter.take_share())
+
+
+def test_launches_are_measured_by_events_that_have_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.Event", lambda enable_timing=False: ("event", enable_timing))
+    meter = launch_meter(torch.device("cuda"))
+    assert meter.enabled
+    assert meter.new_event is not None
+    assert meter.new_event() == ("event", True)
 
 
 def test_an_epochs_row_has_the_shares_of_graphs_and_launches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from petseg.data.ledger import Count
@@ -39,3 +41,53 @@ def test_a_state_is_restored_with_the_steps_of_a_budget_of_minutes(budget_min: f
     restored = Progress(4, 12)
     restored.from_state(saved.to_state(), budget_min)
     assert restored == Progress(4, total_steps, epoch=1, partial=TWO_RANKS, best=Best(4, 1, 0.5))
+
+
+def test_steps_of_a_run_whose_last_epoch_is_shorter_by_hand() -> None:
+    progress = Progress(5, 13)
+    assert progress.epochs == 3
+    assert [progress.first_step(epoch) for epoch in (1, 2, 3)] == [0, 5, 10]
+    assert [progress.steps_of(epoch) for epoch in (1, 2, 3)] == [5, 5, 3]
+    assert [Progress(5, 13, epoch).done_steps for epoch in range(4)] == [0, 5, 10, 13]
+    assert Progress(5, 13, 1, PartialEpoch(steps=3)).done_steps == 8
+    assert (Progress(5, 15).epochs, Progress(5, 16).epochs) == (3, 4)
+
+
+def test_the_fields_of_a_state_are_those_of_earlier_versions() -> None:
+    progress = Progress(4, 10, epoch=1, partial=TWO_RANKS, best=Best(4, 1, 0.5), compiled=True)
+    state = json.loads(json.dumps(progress.to_state()))
+    assert state == {
+        "epoch": 1,
+        "total_steps": 10,
+        "so_far": {
+            "steps": 3,
+            "sums": [[4.0, 1.0, 2.0, 1.5], [3.0, 0.5, 1.0, 0.25]],
+            "count": {"samples": 7, "xor": 99, "lost": 0, "lost_xor": 0, "unnamed": 0},
+            "seconds": 2.5,
+            "waited_s": 0.0,
+        },
+        "best": {"step": 4, "epoch": 1, "val/dice": 0.5},
+        "compiled": True,
+    }
+    restored = Progress(4, 10)
+    restored.from_state(state, 0.0)
+    assert restored == progress
+    del state["compiled"]
+    restored.from_state(state, 0.0)
+    assert restored.compiled is None
+
+
+@pytest.mark.parametrize("name", ["epoch", "so_far", "best"])
+def test_a_state_that_lacks_something_is_refused(name: str) -> None:
+    state = Progress(4, 10).to_state()
+    del state[name]
+    with pytest.raises(KeyError):
+        Progress(4, 10).from_state(state, 0.0)
+
+
+def test_the_first_measured_epoch_is_the_best_even_at_a_dice_of_zero() -> None:
+    progress = Progress(4, 10)
+    progress.finish_epoch(1, 4, 0.0)
+    assert progress.best == Best(4, 1, 0.0)
+    progress.finish_epoch(2, 8, 0.125)
+    assert progress.best == Best(8, 2, 0.125)

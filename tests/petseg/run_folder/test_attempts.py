@@ -1,5 +1,6 @@
 """Attempts at a run: numbered, fenced, and not without end."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from petseg.run.progress import PartialEpoch
 from petseg.run.run import Run
 from petseg.run_folder import attempts as attempts_module
 from petseg.run_folder import heartbeat as heartbeat_module
-from petseg.run_folder.attempts import begin_attempt, read_attempts, require_newest
+from petseg.run_folder.attempts import Attempt, begin_attempt, read_attempts, require_newest
+from petseg.run_folder.checkout import Checkout
 from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
 from petseg.training import epoch as epoch_module
@@ -30,6 +32,34 @@ def test_a_later_attempt_fences_off_earlier_ones(tmp_path: Path) -> None:
     require_newest(tmp_path, second)
     with pytest.raises(Interrupted, match=r"goes on in another process \(start 2 on .*\): this one, start 1, stops"):
         require_newest(tmp_path, first)
+
+
+def test_an_attempt_notes_where_and_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("PETSEG_CODE", "0123456789ab")
+    monkeypatch.setattr(attempts_module, "running_code", lambda: Checkout("c0ffee", True, "git@host:lab"))
+    monkeypatch.setattr("petseg.run_folder.attempts.time.time", lambda: 12.5)
+    begun = begin_attempt(tmp_path, 3, world_size=8)
+    assert begun == Attempt(
+        number=1, host=socket.gethostname(), job_id="4711", code="0123456789ab", first_step=3, time=12.5, world_size=8,
+        commit="c0ffee", changed=True, remote="git@host:lab",
+    )  # fmt: skip
+    monkeypatch.delenv("SLURM_JOB_ID")
+    later = begin_attempt(tmp_path, 3)
+    assert (later.number, later.job_id, later.world_size) == (2, "", 0)
+    assert read_attempts(tmp_path) == [begun, later]
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "[{}]", "not JSON", '[{"number": 1}]'])
+def test_a_damaged_list_of_attempts_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "lives.json").write_text(content)
+    with pytest.raises(ValueError, match=r"lives.json is damaged \(.*then delete the file and start the run again"):
+        read_attempts(tmp_path)
+
+
+def test_a_run_that_never_began_has_no_attempts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert read_attempts(tmp_path) == read_attempts(tmp_path / "file") == []
 
 
 def test_starts_without_progress_end(tmp_path: Path) -> None:
