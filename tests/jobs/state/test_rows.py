@@ -128,6 +128,10 @@ def test_jobs_of_one_trial_are_not_shared(sweep: Sweep) -> None:
         state_of(trial, status="running", host="node1", job_id=given[trial.id].job_id)
     rows = rows_of(sweep, given, dict.fromkeys("1234", RUNNING))
     assert [row.status for row in rows] == ["queued", "running", "running", "running", "running", "planned"]
+    assert {row.epoch for row in rows} == {0}
+    lives = [{"number": 1, "host": "node1", "job_id": "", "code": "", "first_step": 0, "time": time.time()}]
+    (sweep.trials[5].folder / "lives.json").write_text(json.dumps(lives))  # started by hand
+    assert rows_of(sweep, given, dict.fromkeys("1234", RUNNING))[5].status == "running"
 
 
 def test_the_row_of_a_finished_trial_is_its_result_and_that_of_a_pruned_one_its_last_rung(trial: Trial) -> None:
