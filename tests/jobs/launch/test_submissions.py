@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +18,12 @@ from jobs.launch.cancel import shared_job_warnings
 from jobs.launch.submit import Submitted, report_end, resubmit, submit_trials
 from jobs.runs.launch import Launch, save_launch
 from jobs.runs.trial import Submission, Sweep
+from jobs.runs.trial_state import TrialState
 from jobs.state.observed import Observed
+from jobs.state.processes import HERE
 from jobs.state.trial_status import TrialStatus
-from petseg.run_folder.layout import load_overrides, save_overrides
+from petseg.run_folder.layout import Pruned, load_overrides, save_overrides, save_pruned
+from shards.cause import Cause
 from shards.command import FAILED, INTERRUPTED, OK
 from slurm.resources import Resources
 from tests.jobs.written_trials import finish, sweep_of
@@ -156,3 +160,65 @@ def test_a_warning_names_the_other_trials_of_the_jobs_that_end(sweep: Sweep) -> 
         f"their jobs have other trials too, which end with them: {sweep.trials[1].id}"
     ]
     assert list(shared_job_warnings(sweep, rows[:2])) == list(shared_job_warnings(sweep, rows[3:])) == []
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_retry_fetches_from_what_its_trials_name_once_the_user_knows_it(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    """The first two trials read over the network, the third a folder."""
+    save_launch(Launch("slurm", GPU, 0, 1), sweep.folder)
+    shards = ["https://b.org/set", "https://a.org/set", "data/shards"]
+    for trial, location in zip(sweep.trials, shards, strict=False):
+        (trial.folder / "config.json").write_text(json.dumps({"config": {"data": {"shards": location}}}))
+    calls: list[Any] = []
+    monkeypatch.setattr(module, "require_known", lambda location, where: calls.append((location, where)))
+    monkeypatch.setattr(module, "remember", lambda named: calls.append(named))
+    monkeypatch.setattr(module, "submit_trials", lambda *words: calls.append(words[3]) or Submitted(tuple(words[2])))
+    assert module.remote_sets(sweep.trials) == ["https://a.org/set", "https://b.org/set"]
+    assert resubmit(sweep.folder, [trial.id for trial in sweep.trials], {}, allow_pipe=allowed) == OK
+    named = frozenset(shards[:2])
+    asked = [] if allowed else [(one, f"{sweep.folder}, in its trials' config.json,") for one in sorted(named)]
+    assert sorted(calls[:-2]) == asked
+    assert calls[-2:] == [named, named]
+
+
+def test_a_launcher_that_is_stopped_marks_what_it_had_begun(sweep: Sweep) -> None:
+    """The first was pruned, the second had no time to write a state, and the third has that of another job."""
+    early, begun, other = sweep.trials[:3]
+    save_pruned(Pruned(early.id, 4, 10, 3, 0.7, 0.6, 0.65, 16, "node9", 60.0), early.folder)
+    other.write_state(TrialState("failed", host="elsewhere", job_id="6", error="KeyError"))
+    told = module._report_stop(sweep.trials[:3], [(trial, "7") for trial in (early, begun, other)])
+    assert told == "0 of 3 trials are done; the same command resumes the others from what is saved"
+    assert early.state() == TrialState()
+    for trial in (begun, other):
+        state = trial.state()
+        assert (state.status, state.host, state.job_id, state.cause) == ("interrupted", HERE, "7", Cause.STOPPED)
+
+
+def test_a_ctrl_c_notes_the_jobs_that_run_and_says_how_many_are_done(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+
+    @contextlib.contextmanager
+    def show(progress: Any, lines: bool) -> Iterator[None]:
+        shown.append(lines)
+        yield
+        shown.append("closed")
+
+    def submit(task: Any, folders: Any, cluster: str, request: Any, on_job: Any) -> list[Any]:
+        on_job(0, SimpleNamespace(job_id="7", paths=SimpleNamespace(stdout="0.out")), "started")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "submit", submit)
+    monkeypatch.setattr(module, "shown", show)
+    monkeypatch.setattr(module, "take_snapshot", lambda folder: SimpleNamespace(variables=dict))
+    finish(sweep.trials[4])
+    for cluster in ("local", "debug"):
+        launch = Launch(cluster, Resources(gpus_per_node=0), 1, trials_per_job=2)  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt, match="1 of 5 trials are done"):
+            submit_trials(launch, sweep, sweep.trials)
+    assert shown == [True, "closed", False, "closed"]
+    assert [trial.state().status for trial in sweep.trials] == ["interrupted", "interrupted", "", "", ""]
+    assert {one.trial for one in sweep.all_submissions()} == {trial.id for trial in sweep.trials[:2]}
