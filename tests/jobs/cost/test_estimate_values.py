@@ -155,7 +155,11 @@ def test_memory_that_no_probe_measured_is_predicted(given: Given, monkeypatch: p
     assert asked == [[8]]
     assert [cost.gpu_memory_gib for cost in found.trials] == [2.0, 10.0, 2.0]
     assert found.gpu_memory_gib == 10.0
-    assert "predicted" in found.notes
+    assert found.notes[:3] == (
+        "predicted",
+        "memory is that of 2 trials at once",
+        "trials that share a GPU are estimated as one after the other, the most that it can take",
+    )
 
 
 @pytest.mark.parametrize(
