@@ -56,7 +56,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_job_gets_its_trials_and_what_does_not_fit_is_left(sweep: Sweep, sent: list[Any]) -> None:
-    launch = Launch("slurm", replace(GPU, gpus_per_node=1), 4, trials_per_job=2, trials_at_once=2)
+    launch = Launch("slurm", replace(GPU, gpus_per_node=1, cpus_per_task=7), 4, trials_per_job=2, trials_at_once=2)
     submitted = submit_trials(launch, sweep, sweep.trials, frozenset({"b", "a"}))
     assert submitted == Submitted(sweep.trials, sweep.trials[4:])
     ((task, folders, cluster, request),) = sent
