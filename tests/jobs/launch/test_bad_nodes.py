@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.launch.bad_nodes import BadNodes, bad_nodes, node_of, split_starts
+from jobs.launch.bad_nodes import BadNodes, bad_nodes, failed_host, node_failures, node_of, nodes_of, split_starts
 from jobs.node.faults import Fault, note_fault
 from jobs.retry import main
 from jobs.runs.launch import Launch, leave_out
@@ -170,3 +170,70 @@ def test_nodes_are_left_out_beside_those_of_the_launch() -> None:
     assert leave_out(Launch("slurm", Resources(), 0, 1), ["node3"]).resources.exclude == "node3"
     with pytest.raises(ValueError, match="--cluster local, which has no nodes to leave out"):
         leave_out(Launch("local", Resources(), 0, 1), ["node3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        (start("a.lab.org") + ECC, "a.lab.org"),
+        (start("a", nodes=2) + ECC, "a"),  # each process knows its own
+        (start("a") + NODE_FAILURE, "a"),
+        (start("a", nodes=2) + NODE_FAILURE, ""),  # any of them
+        (start("a", nodes=2) + NODE_FAILURE + "srun: error: Node failure on node3.\n", "node3"),
+        (start("a") + "srun: error: Node failure on node3,\n", "node3"),
+        (start("a") + BUG, ""),
+        (start("a"), ""),
+        (NODE_FAILURE, ""),
+        ("", ""),
+    ],
+)
+def test_the_host_whose_failure_ended_a_start(text: str, host: str) -> None:
+    assert failed_host(text) == host
+    assert nodes_of(text) == (2 if "node=0(2)" in text else 1)
+
+
+def test_each_start_counts_from_the_last_one_back(build: Build) -> None:
+    requeued = start("node3") + NODE_FAILURE + start("node4") + ECC + start("node5")
+    sweep = build([[requeued, start("node6") + ECC], [start("node2")]])
+    assert list(node_failures(sweep, trial_statuses(sweep))) == [
+        ("10", 1, "node4"), ("10", 2, "node3"), ("11", 0, "node6"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("logs", "lost"),
+    [
+        ([start("node2")], [("10", 0, "node2.cluster")]),
+        ([start("node2") + ECC], [("10", 0, "node2")]),  # its log names it already
+        ([start("node2") + ECC + start("node2")], [("10", 1, "node2"), ("10", 0, "node2.cluster")]),
+        ([start("node2", nodes=2)], []),  # which of them, nobody knows
+        ([start("node1") + ECC, start("node2")], [("10", 0, "node1"), ("11", 0, "node2.cluster")]),
+    ],
+)
+def test_a_node_that_was_lost_in_silence_counts_for_the_last_start(
+    build: Build, tmp_path: Path, logs: list[str], lost: list[tuple[str, int, str]]
+) -> None:
+    sweep = build([logs], host="node2.cluster")
+    (tmp_path / "sacct").write_text(f"#!/bin/sh\nprintf '1{len(logs) - 1}|NODE_FAIL|node2|0:0\\n'\n")
+    assert list(node_failures(sweep, trial_statuses(sweep))) == lost
+
+
+def test_jobs_of_this_machine_and_submissions_without_a_job_count_for_no_node(build: Build) -> None:
+    sweep = build([[start("node3") + ECC]])
+    rows = trial_statuses(sweep)
+    assert [host for _, _, host in node_failures(sweep, rows)] == ["node3"]
+    sweep.add_submissions(
+        [Submission(sweep.trials[0].id, "", "slurm", ""), Submission(sweep.trials[0].id, "9", "local", "")]
+    )
+    assert [host for _, _, host in node_failures(sweep, rows)] == ["node3"]
+
+
+def test_a_node_is_named_once_whether_it_failed_or_showed_no_gpu(build: Build) -> None:
+    sweep = build([[start("node3") + ECC], [start("node3") + ECC], [start("node5") + ECC] * 2])
+    for node in ("node3", "node1", "elsewhere"):
+        note_fault(sweep.folder, Fault("10_0", 0, node, "no GPU"))
+    bad = found(sweep)
+    assert bad.names == ("node3", "node5", "node1")
+    assert [message.partition(":")[0] for message in bad.messages] == [
+        "node5 is left out", "node1 is left out", "node3 is left out",
+    ]  # fmt: skip
