@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Spec, expand
+from jobs.design.spec import Spec
 from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Submission, Sweep, Trial
 from jobs.runs.trial_state import TrialState

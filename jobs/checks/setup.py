@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from jobs.checks.samples import write_small_set
+from jobs.design.expansion import Cell, expand
 from jobs.design.shard_sets import require_known_sets, typed_locations
-from jobs.design.spec import DEFAULT_SWEEP, Cell, Spec, expand, load_spec, parse_axes, parse_settings
+from jobs.design.spec import DEFAULT_SWEEP, Spec, load_spec, parse_axes, parse_settings
 from petseg.config import DataConfig, RunConfig
 from petseg.config.values import with_values
 from petseg.data.store import Store, open_store

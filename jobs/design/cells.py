@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.design.expansion import Cell
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Cell, Spec, load_spec, parse_axes, parse_settings
+from jobs.design.spec import Spec, load_spec, parse_axes, parse_settings
 from petseg.config import WEIGHTS_FIELDS, WEIGHTS_SUFFIXES
 from petseg.recipes import read_recipe
 from shards.command import typed

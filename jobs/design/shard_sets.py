@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.design.spec import Cell, Spec
+from jobs.design.expansion import Cell
+from jobs.design.spec import Spec
 from petseg.config import RunConfig
 from petseg.config.values import trial_id
 from petseg.data.consent import require_known

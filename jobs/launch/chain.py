@@ -12,7 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from jobs.design.cells import read_spec
-from jobs.design.spec import Spec, expand
+from jobs.design.expansion import expand
+from jobs.design.spec import Spec
 from jobs.launch.dry_run import show_plan
 from jobs.launch.options import PACK_FLAG, ChainOptions
 from jobs.launch.run import launch_sweep

@@ -13,8 +13,8 @@ from jobs.cost.budget import check_budget
 from jobs.cost.estimate import Estimate, estimate
 from jobs.cost.table import render as render_cost
 from jobs.design.cells import Cells, read_spec
+from jobs.design.expansion import Cell, expand
 from jobs.design.shard_sets import read_shard_sets, require_known_sets, typed_locations
-from jobs.design.spec import Cell, expand
 from jobs.launch.journal import reconcile
 from jobs.launch.lock import has_begun, launcher_lock
 from jobs.launch.options import Options

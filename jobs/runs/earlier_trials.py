@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.design.spec import Cell
+from jobs.design.expansion import Cell
 from jobs.runs.trial import Sweep, Trial
 from petseg.config import RunConfig
 from petseg.config.values import config_to_dict, flatten, identity_names

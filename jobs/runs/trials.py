@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.design.cells import Cells
+from jobs.design.expansion import Cell
 from jobs.design.shard_sets import SHARDS, ShardSet, ShardSets
-from jobs.design.spec import Cell, Spec
+from jobs.design.spec import Spec
 from jobs.runs.sweep_file import load_sweep, save_sweep
 from jobs.runs.trial import SWEEP_NAME, TRIALS_NAME, Sweep, Trial
 from petseg.config import RunConfig

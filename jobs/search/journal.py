@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.design.expansion import STARTUP, Cell, cell_of, draws
 from jobs.design.space import Distribution
-from jobs.design.spec import STARTUP, Cell, Spec, cell_of, draws
+from jobs.design.spec import Spec
 from jobs.state.trial_status import TrialStatus
 from petseg.config import RunConfig
 from petseg.config.values import trial_id

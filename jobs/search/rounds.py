@@ -9,7 +9,7 @@ and after run_cap trials it never does.
 
 The first STARTUP trials are random and depend only on the file. Later ones depend on which trials had ended when they
 were proposed, and can be reproduced only from the journal. Method random needs no journal: all its trials follow from
-the file (jobs.design.spec.draws).
+the file (jobs.design.expansion.draws).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.design.expansion import Cell
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Cell, Spec
+from jobs.design.spec import Spec
 from jobs.runs.trials import plan_sweep
 from jobs.search.journal import ask, cells_of, open_study, peek_study, tell
 from jobs.state.observed import observe

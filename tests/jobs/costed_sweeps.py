@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.cost.estimate import Estimate, estimate
+from jobs.design.expansion import Cell, expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Cell, Spec, expand
+from jobs.design.spec import Spec
 from jobs.runs.launch import Launch
 from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trials import Trials, plan_sweep

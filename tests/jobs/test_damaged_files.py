@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs import cancel, clean, logs, report, retry, status, sweep, usage
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import expand, load_spec
+from jobs.design.spec import load_spec
 from jobs.runs.sweep_file import load_sweep, save_sweep
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState

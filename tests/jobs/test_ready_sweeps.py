@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.design.spec import expand, load_spec
+from jobs.design.expansion import expand
+from jobs.design.spec import load_spec
 from jobs.runs.sweep_file import load_sweep
 from jobs.state.trial_status import trial_statuses
 from petseg.losses import build_loss

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import tyro
 
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import read_shard_sets
-from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
+from jobs.design.spec import load_spec, parse_axes, parse_settings
 from jobs.launch.lock import has_begun
 from jobs.launch.options import Options as Command
 from jobs.runs.sweep_file import load_sweep, save_sweep

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobs.design.expansion import expand, field_value
 from jobs.design.shard_sets import ShardSets, read_shard_sets
-from jobs.design.spec import Spec, expand, field_value, load_spec, parse_axes
+from jobs.design.spec import Spec, load_spec, parse_axes
 from jobs.reporting.sections.protocol import protocol, warnings
 from jobs.reporting.statistics.records import read_records, varied
 from jobs.runs.sweep_file import load_sweep, save_sweep

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jobs.design.spec import Cell
+from jobs.design.expansion import Cell
 from jobs.reporting.statistics.power import LADDER, POWER, Noise, least_difference, seeds_for
 from jobs.reporting.statistics.records import NOISE_DICE, read_record
 from jobs.reporting.statistics.verdict import Comparison, build_leaderboard

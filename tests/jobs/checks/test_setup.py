@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.checks.setup import Command, NotChecked, Setup
-from jobs.design.spec import Spec, expand
+from jobs.design.expansion import expand
+from jobs.design.spec import Spec
 from shards.command import Failure
 
 

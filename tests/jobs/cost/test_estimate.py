@@ -15,8 +15,8 @@ from jobs.cost import estimate as estimates
 from jobs.cost.budget import check_budget
 from jobs.cost.estimate import CORE_HOURS, GPU_HOURS, Estimate
 from jobs.cost.speeds import TrialSpeed
+from jobs.design.expansion import Cell
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Cell
 from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Sweep
 from petseg.config import RunConfig

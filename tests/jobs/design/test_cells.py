@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.design.cells import read_spec
-from jobs.design.spec import DEFAULT_SWEEP, expand
+from jobs.design.expansion import expand
+from jobs.design.spec import DEFAULT_SWEEP
 from petseg.recipes import read_recipe
 
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.design.expansion import Cell, expand
 from jobs.design.space import parse_distribution
-from jobs.design.spec import Cell, expand, parse_axes, parse_settings, parse_spec
+from jobs.design.spec import parse_axes, parse_settings, parse_spec
 from jobs.search.journal import to_optuna
 from petseg.config.values import trial_id
 

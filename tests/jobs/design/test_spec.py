@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.design.spec import Spec, expand, load_spec, parse_axes, parse_settings, parse_spec
+from jobs.design.expansion import expand
+from jobs.design.spec import Spec, load_spec, parse_axes, parse_settings, parse_spec
 from petseg.config.values import trial_id
 
 REPOSITORY = Path(__file__).parents[3]

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from jobs import report
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Spec, expand
+from jobs.design.spec import Spec
 from jobs.reporting.page import render_page
 from jobs.reporting.serve import LivePage, ReportServer, fingerprint
 from jobs.reporting.statistics.records import read_records

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Spec, expand
+from jobs.design.spec import Spec
 from jobs.reporting.statistics.records import gather, rank, read_records, varied
 from jobs.reporting.statistics.verdict import Leaderboard, build_leaderboard
 from jobs.runs.sweep_file import save_sweep

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import expand, load_spec, parse_axes, parse_settings
+from jobs.design.spec import load_spec, parse_axes, parse_settings
 from jobs.launch.submit import Submitted
 from jobs.runs.earlier_trials import earlier_line
 from jobs.runs.sweep_file import save_sweep

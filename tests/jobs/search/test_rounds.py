@@ -10,8 +10,9 @@ import optuna
 import pytest
 import yaml
 
+from jobs.design.expansion import STARTUP, Cell, draws, expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import STARTUP, Cell, Spec, draws, expand, parse_spec
+from jobs.design.spec import Spec, parse_spec
 from jobs.report import leaderboard
 from jobs.reporting.statistics.records import read_records
 from jobs.runs.sweep_file import load_sweep, save_sweep

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.design.spec import expand, parse_axes, parse_spec
+from jobs.design.expansion import expand
+from jobs.design.spec import parse_axes, parse_spec
 from petseg.config import DataConfig, RunConfig
 from petseg.config.sizes import plain_size, size_of, text_of
 from petseg.config.values import config_from_dict, config_to_dict, trial_id, with_values

@@ -9,7 +9,8 @@ import pytest
 import segmentation_models_pytorch
 import torch
 
-from jobs.design.spec import expand, load_spec
+from jobs.design.expansion import expand
+from jobs.design.spec import load_spec
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import with_values
 from petseg.models.build import build_model, count_parameters

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Spec, expand
+from jobs.design.spec import Spec
 from jobs.report import leaderboard
 from jobs.reporting.page import render_page
 from jobs.reporting.sections.breakdown.by_group import build_by_group

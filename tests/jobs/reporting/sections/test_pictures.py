@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
-from jobs.design.spec import Spec, expand
+from jobs.design.spec import Spec
 from jobs.report import main
 from jobs.reporting.page import render_page
 from jobs.reporting.sections import gallery as gallery_module
