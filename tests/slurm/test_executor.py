@@ -110,6 +110,7 @@ def test_no_sbatch_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_debug_runs_in_this_process(tmp_path: Path):
     def task(item: int) -> tuple[int, int]:
+        assert submitit.JobEnvironment().paths.folder == tmp_path
         return os.getpid(), submitit.JobEnvironment().num_tasks * item
 
     told: list[tuple[int, str]] = []

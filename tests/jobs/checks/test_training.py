@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from jobs import doctor
@@ -16,6 +18,7 @@ from jobs.checks.setup import Finding
 from petseg.augment import batch, draws
 from petseg.losses import LOSSES, cross_entropy
 from petseg.optim.eager import Eager
+from petseg.run_folder.layout import write_metrics
 from petseg.training import interrupt
 from shards.command.flags import parse
 
@@ -141,3 +144,28 @@ def test_with_a_gpu_the_resume_is_tried_on_the_cpu(
     command = parse(doctor.Command, flags, None)
     finding = training.check_resume(setup.Setup(command, tmp_path, tuple(flags)))
     assert finding.status == "ok", finding
+
+
+def test_runs_differ_by_values_and_by_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = ("step-00000001", "step-00000002")
+    monkeypatch.setattr(
+        training, "list_checkpoints", lambda path: [SimpleNamespace(folder=path / one) for one in steps]
+    )
+    both = {"a": torch.zeros(2), "b": torch.ones(1)}
+    runs = {
+        "calm": both,
+        "same": {name: one.clone() for name, one in both.items()},
+        "other value": both | {"b": torch.zeros(1)},
+        "less": {"a": torch.zeros(2)},
+        "more": both | {"c": torch.zeros(1)},
+    }
+    for name, tensors in runs.items():
+        newest = tmp_path / name / "checkpoints" / steps[-1]
+        newest.mkdir(parents=True)
+        save_file(tensors, newest / "model.safetensors")
+        save_file(both, newest / "optimizer.safetensors")
+        write_metrics([{"epoch": 1, "val/dice": 0.5, "perf/seconds": len(name)}], tmp_path / name)
+    found = {name: training._differences(tmp_path / "calm", tmp_path / name) for name in runs}
+    assert found == {"calm": [], "same": [], **{key: ["final model"] for key in ("other value", "less", "more")}}
+    write_metrics([{"epoch": 1, "val/dice": 0.6}], tmp_path / "same")
+    assert training._differences(tmp_path / "calm", tmp_path / "same") == ["metrics.jsonl"]

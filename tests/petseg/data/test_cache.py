@@ -174,3 +174,15 @@ def test_a_cache_that_was_asked_for_and_has_no_room_is_an_error(pet_shards: Path
     config = with_values(RunConfig(), values)
     (split,) = open_splits(config, store, ["train"], torch.device("cpu")).values()
     assert split.source is split.tars
+
+
+def test_room_is_made_and_kept_for_the_whole_file(
+    pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, float]] = []
+    monkeypatch.setattr(cache_module, "make_room", lambda folder, size, limit_gb: asked.append((size, limit_gb)))
+    monkeypatch.setattr(cache_module, "_allocate", lambda file, size, path: asked.append((size, 0.0)))
+    open_cache(pet_shards, tmp_path)
+    num_bytes = decoded_bytes(27, SIZE)
+    assert num_bytes == 27 * (4 * SIZE * SIZE + 8)
+    assert asked == [(num_bytes, 1), (num_bytes, 0.0)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,3 +189,12 @@ def test_a_set_that_counted_no_pixels_has_no_frequencies(pet_shards: Path) -> No
     store = LocalStore(str(pet_shards))
     with pytest.raises(ValueError, match="give a number for each of background, pet, such as 1,1"):
         class_weights("frequency", resolve_target(DataConfig(), store), store.manifest)
+
+
+@pytest.mark.parametrize("name", ["auto", "as_packed"])
+def test_a_set_with_a_class_table_has_the_classes_that_it_was_packed_with(name: str) -> None:
+    store: Any = SimpleNamespace(manifest=STREET, location="/data/street")
+    target = resolve_target(DataConfig(target=name), store)
+    assert (target.names, target.counted, target.labels) == (NAMES, (1, 2, 3), STREET.mask_values)
+    with pytest.raises(ValueError, match="/data/street has a class table: leave it out, choose as_packed, or name"):
+        resolve_target(DataConfig(target="pet"), store)

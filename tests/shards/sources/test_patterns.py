@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from shards.labels.rules import load_rules, rules_of
-from shards.sources.patterns import Pair, PairOptions, SplitOptions, read_pairs
+from shards.sources.patterns import Pair, PairOptions, SplitOptions, choose_splits, read_pairs
 
 RULES = rules_of({"class": [{"name": "a", "values": [0]}, {"name": "b", "values": [1]}]})
 
@@ -205,3 +205,11 @@ def test_the_manifest_gets_no_path_of_this_machine(many_scenes) -> None:
     assert settings["pairs"]["images"] == "images/{split}/{key}.jpg"
     assert settings["pairs"]["masks"] == "masks/{split}/{key}.png"
     assert str(many_scenes.root) not in str(settings)
+
+
+def test_splits_are_told_in_one_way(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("a\nb\n")
+    options = SplitOptions(lists=(path,))
+    with pytest.raises(ValueError, match=r"--images has \{split\}, and --splits-from lists the splits too"):
+        choose_splits(["a", "b"], ["train", "val"], True, options)

@@ -68,8 +68,12 @@ def test_each_polygon_is_one_part_alone() -> None:
         (["#"], [[0, 0, 1, 0, 1, 1, 0, 1]]),
         (["##.", "..#"], [[0, 0, 2, 0, 2, 1, 0, 1], [2, 1, 3, 1, 3, 2, 2, 2]]),
         (["###", "#.#", "###"], [[0, 0, 3, 0, 3, 3, 0, 3, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 1, 1, 1, 0, 1]]),
+        (
+            ["##.", "#.#", "###"],
+            [[0, 0, 2, 0, 2, 1, 1, 1, 1, 2, 2, 2, 2, 1, 3, 1, 3, 3, 0, 3]],
+        ),
     ],
-    ids=["pixel", "touching at a corner", "hole"],
+    ids=["pixel", "touching at a corner", "hole", "hole open at a corner"],
 )
 def test_polygons_by_hand(rows: list[str], polygons: list[list[int]]) -> None:
     mask = np.array([[one == "#" for one in row] for row in rows])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from petseg.models.layers import DoubleConv
 from petseg.models.resnet34_unet import ResNet34UNet
 from petseg.models.unet import UNet
 from petseg.run.compiling.artifacts import SharedArtifacts
@@ -24,6 +25,30 @@ def trace_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace what would be compiled, and run it without Inductor."""
     tracer = functools.partial(torch.compile, backend="aot_eager")
     monkeypatch.setattr("petseg.run.compiling.forward.torch.compile", tracer)
+
+
+def test_what_is_compiled_runs_for_the_given_shapes_in_training_and_while_it_is_enabled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, ...]] = []
+
+    def stand_in(plain: Callable[..., torch.Tensor], dynamic: bool) -> Callable[..., torch.Tensor]:
+        assert not dynamic
+        return lambda x: ran.append(tuple(x.shape)) or plain(x)
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setattr("petseg.run.compiling.forward.torch.compile", stand_in)
+    full, last = (4, 3, 8, 8), (2, 3, 8, 8)
+    model = DoubleConv(3, 2).train()
+    compiled = compile_forward(model, {full, last}, str(tmp_path))
+    for shape in (full, (3, 3, 8, 8), (4, 3, 6, 6), last):
+        model(torch.zeros(shape))
+    assert ran == [full, last]
+    assert not compiled.running
+    model.eval()(torch.zeros(full))
+    compiled.enabled = False
+    model.train()(torch.zeros(full))
+    assert ran == [full, last]
 
 
 @pytest.mark.slow
