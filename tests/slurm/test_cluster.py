@@ -95,6 +95,7 @@ def test_sacct_is_asked_once_and_only_for_what_squeue_forgot(tmp_path: Path, mon
     assert [call.split()[0] for call in calls] == ["squeue", "sacct"]
     assert calls[0].endswith("--jobs=12,15,99")
     assert calls[1].endswith("--jobs=12,15,99")
+    assert "--allocations" in calls[1].split()  # without, sacct lists each step of a job as a job of its own
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from petseg.config import RunConfig
 from petseg.footprint.hardware import find_gpu
 from petseg.training import needs
+from petseg.training import probe as probe_module
 from petseg.training.probe import Probe, probe_step
 
 Tiny = Callable[..., RunConfig]
@@ -40,3 +41,13 @@ def test_the_gpu_that_is_here_is_measured_and_another_looked_up(tiny: Tiny, monk
 
     monkeypatch.setattr(needs, "probe_step", out_of_memory)
     assert "arithmetic" in needs.forecast(config, predicted, h100, 2).known_by
+
+
+@pytest.mark.parametrize(("compile_", "compiled"), [("no", 0), ("auto", 0), ("always", 1)])
+def test_a_probe_compiles_only_what_always_is(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, compile_: str, compiled: int
+) -> None:
+    shapes: list[set[tuple[int, ...]]] = []
+    monkeypatch.setattr(probe_module, "compile_forward", lambda model, of, cache_dir: shapes.append(of))
+    probe_step(tiny(train__compile=compile_), 2, torch.device("cpu"), seconds=0)
+    assert shapes == [{(2, 3, 64, 64)}] * compiled

@@ -163,6 +163,7 @@ def test_links_out_of_the_folder_are_refused_and_folders_that_are_links_left_alo
     images, masks = "set/images/{split}/{key}.jpg", "set/masks/{split}/{key}.png"
     (tmp_path / "set/images/val/inside.jpg").symlink_to(tmp_path / "set/images/val/b.jpg")
     (tmp_path / "set/images/loop").symlink_to(tmp_path / "set/images")
+    (tmp_path / "set/images/val/folder.jpg").symlink_to(tmp_path / "secret")
     assert set(pairs_of(tmp_path, images, masks)) == {"a", "b"}
     (tmp_path / "set/images/val/c.jpg").symlink_to(tmp_path / "secret/s.jpg")
     with pytest.raises(ValueError, match=r"c\.jpg is a link out of .*set/images, to .*secret/s\.jpg"):
