@@ -115,12 +115,3 @@ def test_a_trial_is_measured_on_its_own_set_or_on_the_first_of_the_sweep(tmp_pat
     assert sweep.hash_of(replace(second, manifest_hash="b")) == "b"
     sets = tuple(ShardSet(name, name) for name in ("b", "0" * 16, "c"))
     assert replace(sweep, shard_sets=sets).hashes == ("0" * 16, "b", "c")
-
-
-def test_a_withdrawn_intent_takes_back_what_has_no_job_and_nothing_else(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path / "runs" / "lab", 3)
-    one, two, three = (trial.id for trial in sweep.trials)
-    sweep.add_submissions([Submission(one, "", "slurm", "", "petseg:1"), Submission(two, "", "slurm", "", "petseg:2")])
-    sweep.add_submissions([Submission(three, "12_0", "slurm", "", "petseg:1")])  # of an array of the same command
-    sweep.withdraw_intent("petseg:1")
-    assert [(left.trial, left.job_id) for left in sweep.all_submissions()] == [(two, ""), (three, "12_0")]
