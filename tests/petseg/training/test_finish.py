@@ -115,3 +115,27 @@ def test_no_other_weights_stand_in_for_the_best(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Failure, match=r"metrics\.jsonl has no epochs of this run"):
         load_best(run)
     assert not loaded
+
+
+def scores_of(counts: np.ndarray) -> SimpleNamespace:
+    return SimpleNamespace(counts=counts, boundary_iou=counts[..., 0] / 10.0, hd95_px=counts[..., 0] * 1.0)
+
+
+@pytest.mark.parametrize("rules", [("fg",), ("fg", "bg")])
+def test_what_is_kept_of_each_picture(tmp_path: Path, rules: tuple[str, ...]) -> None:
+    """With one class the axis of classes is left out, and with one rule the arrays by rule."""
+    own, other = np.array([[[4, 1, 1]], [[2, 0, 3]]]), np.array([[[5, 0, 1]], [[2, 0, 1]]])
+    network = dict(zip(rules, (scores_of(own), scores_of(other)), strict=False))
+    loss, confusion = np.array([0.5, 0.25]), np.eye(2, dtype=np.int64)
+    one = SimpleNamespace(per_image=SimpleNamespace(loss=loss), own=network["fg"], network=network, confusion=confusion)
+    parts: Any = SimpleNamespace(splits={"val": Keys()}, manifest=SimpleNamespace(packer={}), folder=tmp_path)
+    finish.save_per_image(parts, cast(Any, {"val": one}))
+    with np.load(tmp_path / "per_image.npz", allow_pickle=False) as kept:
+        arrays = dict(kept)
+    by_rule = {f"val/{rule}/{column}" for rule in rules for column in ("counts", "boundary_iou", "hd95_px")}
+    columns = {"val/keys", "val/loss", "val/counts", "val/boundary_iou", "val/hd95_px", "val/confusion"}
+    assert arrays.keys() == columns | (by_rule if len(rules) > 1 else set())
+    assert arrays["val/counts"].tolist() == own[:, 0].tolist()
+    assert arrays["val/boundary_iou"].tolist() == [0.4, 0.2]
+    if len(rules) > 1:
+        assert arrays["val/bg/counts"].tolist() == other[:, 0].tolist()

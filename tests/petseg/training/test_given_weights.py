@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from petseg.training import given_weights
 
+BOTH = "data.border 'bg', not 'fg', model.width 0, not 8"
 HERE = cast(Accelerator, None)  # the exchange is stood in for
 
 
@@ -48,3 +49,20 @@ def test_a_problem_of_this_process_is_raised_once_all_know_it(
     with pytest.raises(ValueError, match=r"^gone$"):
         given_weights._on_all(HERE, read)
     assert told == [["gone"]]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"data.border": "fg", "model.width": 8, "model.encoder": ""}, "model.encoder '', not 'resnet18'"),
+        (
+            {"data.border": "bg", "model.width": 0, "model.encoder": "resnet18"},
+            "data.border 'bg', not 'fg', model.width 0, not 8",
+        ),
+    ],
+)
+def test_each_fact_that_differs_is_named(found: dict[str, object], said: str) -> None:
+    wanted: dict[str, object] = {"data.border": "fg", "model.width": 8, "model.encoder": "resnet18"}
+    given_weights._require_same("the teacher", wanted | {"more": 1}, wanted)
+    with pytest.raises(ValueError, match=rf"^the teacher does not fit this run: it has {said}$"):
+        given_weights._require_same("the teacher", found, wanted)

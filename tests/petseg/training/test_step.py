@@ -18,6 +18,7 @@ from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.optim.ema import Ema
 from petseg.run import parts as parts_module
+from petseg.run.graphs import PassInputs
 from petseg.run.progress import Progress
 from petseg.run.run import Run
 from petseg.run.schedule import Update, decay_at, update_at
@@ -25,6 +26,7 @@ from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
 from petseg.training import epoch as epoch_module
 from petseg.training import interrupt
+from petseg.training import step as step_module
 from petseg.training.loop import train
 from shards.command import Interrupted
 from tests.petseg.normless import build_normless
@@ -172,3 +174,22 @@ def test_averages_of_the_last_steps_are_kept(tiny: Tiny, tmp_path: Path, monkeyp
 def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config_of(**changes)
+
+
+def test_gradients_are_exchanged_in_the_last_pass_of_an_update(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27 samples in batches of 8, each in two passes, and two batches to an update from the second epoch on."""
+    passes: list[bool] = []
+    plain = step_module.training_pass
+
+    def noted(run: Run, exchanges: bool, inputs: PassInputs) -> torch.Tensor:
+        passes.append(exchanges)
+        return plain(run, exchanges, inputs)
+
+    monkeypatch.setattr(step_module, "training_pass", noted)
+    train(
+        tiny(train__accumulation_steps=2, train__late_batches=2, train__late_batches_from=0.5, train__log_every=1),
+        tmp_path,
+    )
+    assert passes == [False, True] * 4 + [False, False, False, True] * 2
