@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 import tarfile
 import zlib
@@ -17,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shards import verify as verify_module
 from shards.archive import BLOCK, ShardWriter
 from shards.command import OK, WRONG_USE, run_command
 from shards.integrity.damage import Damage, check_shard
@@ -32,7 +30,7 @@ from shards.manifest import (
     save_manifest,
     split_of_keys,
 )
-from shards.verify import DAMAGED, MIN_BYTES_FOR_WORKERS, _print_findings, main, verify
+from shards.verify import DAMAGED, main, verify
 
 SHARD = "train-000001.tar"
 VICTIM = 4  # of 9 samples
@@ -317,32 +315,3 @@ def test_a_small_file_that_claims_to_be_huge(tmp_path: Path, make) -> None:
     write_set(tmp_path / "b", ("a", good, bytes(png), b'{"key": "a"}'))
     assert [f.problem for f in verify(tmp_path / "a")] == ["a.jpg is 5000 x 6000, more than 25 megapixels"]
     assert [f.problem for f in verify(tmp_path / "b")] == ["a.png is 60000 x 500, more than 25 megapixels"]
-
-
-@pytest.mark.parametrize(("show", "rows", "more"), [(1, 1, "and 2 more"), (2, 2, "and 1 more"), (3, 3, ""), (9, 3, "")])
-def test_findings_of_each_shard_are_shown_to_a_limit_and_counted(
-    capsys: pytest.CaptureFixture[str], show: int, rows: int, more: str
-) -> None:
-    findings = [Damage("a.tar", f"key{number}", number, "altered") for number in range(3)]
-    _print_findings([*findings, Damage("b.tar", "other", None, "altered")], show)
-    out = capsys.readouterr().out
-    assert "4 findings" in out
-    assert sum(f"key{number}" in out for number in range(3)) == rows
-    assert "other" in out
-    assert out.count(" more") == bool(more)
-    assert more in out
-
-
-@pytest.mark.parametrize(("size", "workers"), [(MIN_BYTES_FOR_WORKERS - 1, 1), (MIN_BYTES_FOR_WORKERS, 5)])
-def test_workers_are_started_where_a_set_is_worth_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, workers: int
-) -> None:
-    (tmp_path / "train-000000.tar").touch()
-    os.truncate(tmp_path / "train-000000.tar", size)  # a file with a hole takes no room
-    asked: list[int] = []
-    monkeypatch.setattr(verify_module, "default_workers", lambda: 5)
-    monkeypatch.setattr(verify_module, "verify", lambda folder, decode, num_workers: asked.append(num_workers) or [1])
-    monkeypatch.setattr(verify_module, "_print_findings", lambda findings, show: None)
-    for flags in ([], ["--workers", "3"]):
-        assert main([str(tmp_path), *flags]) == DAMAGED
-    assert asked == [workers, 3]
