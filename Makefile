@@ -7,8 +7,8 @@ DEMO_PETS ?= 800
 # a set packed at 256 px, for bench-gpu; without one it draws pets
 SHARDS ?=
 # Workers that share the tests; one that runs out of tests takes some from another. Slow tests often wait for Slurm or
-# for processes to start: four workers keep two cores busy, and six are no faster.
-TEST_WORKERS ?= 2
+# for processes to start: four workers keep two cores busy, and six are no faster. The others wait less: three do.
+TEST_WORKERS ?= 3
 SLOW_TEST_WORKERS ?= 4
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist worksteal
 
