@@ -13,7 +13,7 @@ import torch
 
 
 class Eager(torch.optim.Optimizer):
-    """An optimizer that is never compiled; a base to be named before torch's own."""
+    """An optimizer that is never compiled. A subclass names this base before torch's own class."""
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
@@ -22,7 +22,7 @@ class Eager(torch.optim.Optimizer):
 
 
 def plain_step(optimizer: type[torch.optim.Optimizer]) -> Callable[..., Any]:
-    """The step of one of torch's optimizers, without gradients of its own, as all but `differentiable` ones take it."""
+    """The step of one of torch's optimizers; it records no gradients, as in torch unless `differentiable` is set."""
     step: Callable[..., Any] = torch.no_grad()(inspect.unwrap(optimizer.step))
     return step
 

@@ -128,7 +128,7 @@ def build_parts(
         bare_model = fit_for_training(config, bare_model, accelerator)
         compiled = compile_for_training(config, bare_model, accelerator)
     # the loader is not prepared: it splits by rank itself, and accelerate would silently drop samples
-    # placement is named: accelerate would import torch.distributed.tensor and sympy, in 0.6 s, to find it out
+    # placement is named: to find it out, accelerate would import torch.distributed.tensor and sympy
     model, optimizer = accelerator.prepare(
         bare_model, build_optimizer(config.optim, bare_model), device_placement=[True, True]
     )

@@ -80,7 +80,7 @@ def use_folder(folder: Path) -> Path:
     torch sets that variable itself, to a folder in /tmp that anyone can guess and make before this user does: its
     value is taken for the user's only where it is another one. Raises ValueError if others could have written there.
     """
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # here: it imports torch's compiler
 
     chosen = os.environ.get(TORCHS_NAME)
     if chosen and chosen != default_cache_dir():
@@ -152,6 +152,6 @@ def compiled_anew() -> Iterator[Callable[[], bool]]:
 
 
 def _misses() -> int:
-    from torch._dynamo.utils import counters
+    from torch._dynamo.utils import counters  # here: it imports torch's compiler
 
     return int(counters["inductor"]["fxgraph_cache_miss"])

@@ -81,7 +81,7 @@ def compile_forward(model: nn.Module, shapes: set[Shape], cache_dir: str, enable
     than with the whole compiled (LOG.md); it has not been measured on a GPU. Other models are compiled whole. Runs on
     a node share compiled code through the cache folder. Nothing is compiled before the first such pass.
     """
-    import torch._dynamo  # takes 1.3 s, which runs that compile nothing do not spend
+    import torch._dynamo  # here: it takes 1.3 s, which only runs that compile should spend
 
     folder = use_folder(cache_folder(cache_dir) / "inductor")
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_BLOCK_SHAPES)

@@ -47,7 +47,7 @@ def test_each_step_makes_one_update() -> None:
 
 
 def test_late_updates_have_several_batches_and_end_with_their_epoch() -> None:
-    """Of 13 steps those from 6.5 on are late: numbers 2 to 4 of the second epoch, and all of the third."""
+    """A run has 13 steps; those from 6.5 on are late: numbers 2 to 4 of the second epoch, and all of the third."""
     config = config_of(train__late_batches=2, train__late_batches_from=0.5)
     assert updates(config, 1) == updates(config_of(), 1)
     assert updates(config, 2) == [(0, 1, 8), (1, 2, 8), (2, 4, 16), (2, 4, 16), (4, 5, 4)]
