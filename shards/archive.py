@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 from shards.files import named
-from shards.manifest import Member, Sample, Shard, save_index
+from shards.index import Member, Sample, save_index
+from shards.manifest import Shard
 
 BLOCK = tarfile.BLOCKSIZE
 END_OF_ARCHIVE = bytes(2 * BLOCK)

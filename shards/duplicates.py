@@ -16,9 +16,9 @@ if __name__ == "__main__":
 
 from shards.command import OK, run_command
 from shards.command.flags import parse
-from shards.duplicates_note import NearDuplicates, load_near_duplicates, save_near_duplicates
 from shards.manifest import load_manifest
-from shards.picture_hash import find_duplicates, hash_set
+from shards.near_duplicates.note import NearDuplicates, load_near_duplicates, save_near_duplicates
+from shards.near_duplicates.picture_hash import find_duplicates, hash_set
 from shards.pool import default_workers
 
 

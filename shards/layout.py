@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shards.archive import Found, render_header
-from shards.manifest import MEMBER_SUFFIXES, THREE_VALUES, Manifest
+from shards.index import MEMBER_SUFFIXES
+from shards.manifest import THREE_VALUES, Manifest
 
 # What webdataset takes for key and suffix: the key ends at the first dot of the file's name, folders belong to it
 KEY_AND_SUFFIX = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")

@@ -1,4 +1,4 @@
-"""The contract of a shard set: manifest.json, and one byte-offset index beside each shard.
+"""The contract of a shard set: manifest.json, and one byte-offset index beside each shard (shards.index).
 
 A shard set is a folder with manifest.json and, per shard, `NAME.tar` and `NAME.index.json`. Each sample is three
 adjacent tar members `KEY.jpg` (picture), `KEY.png` (8-bit grey mask) and `KEY.json` (facts of the sample). Keys match
@@ -8,7 +8,7 @@ Format version 1 has masks of three labels, with the values of `Source.values`. 
 (`classes`): its masks hold 0 to K - 1, and 255 for pixels to ignore.
 
 Shards made elsewhere can be indexed in place (shards.foreign.index; `packer.foreign` is true). Their members are named
-otherwise, and may lack the facts: `NO_MEMBER` stands for them.
+otherwise, and may lack the facts: `NO_MEMBER` of shards.index stands for them.
 
 This module is pure standard library, so that a login node reads a manifest in milliseconds.
 """
@@ -34,8 +34,6 @@ CLASSES_VERSION = 2  # of sets with a class table
 MANIFEST_NAME = "manifest.json"
 DROPPED = "duplicates_dropped"  # of Manifest.packer: keys of listed samples that are not in the set
 SPLITS = ("train", "val", "test")
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]+")
-MEMBER_SUFFIXES = ("jpg", "png", "json")  # in this order within a sample
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")  # one component of a path, and it can stand in any address
 THREE_VALUES = {"pet": 1, "background": 2, "border": 3}  # of masks without a class table, by their names on disk
 VALUES_KEY = "trimap"  # what manifest.json calls them
@@ -110,33 +108,6 @@ class Manifest:
         return tuple(shard for shard in self.shards if shard.split == split)
 
 
-@dataclass(frozen=True)
-class Member:
-    """Where the bytes of one file lie within a shard, and their CRC-32 (zlib.crc32)."""
-
-    offset: int
-    num_bytes: int
-    crc32: int
-
-
-NO_MEMBER = Member(0, 0, 0)  # a tar begins with a header, so no member's bytes lie at its start
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Where the three members of one sample lie within its shard; `json` may be NO_MEMBER."""
-
-    key: str
-    jpg: Member
-    png: Member
-    json: Member
-
-    def members(self) -> tuple[tuple[str, Member], ...]:
-        """(name within the tar, member) of its files, in the tar's order."""
-        files = ((f"{self.key}.{suffix}", getattr(self, suffix)) for suffix in MEMBER_SUFFIXES)
-        return tuple((name, member) for name, member in files if member != NO_MEMBER)
-
-
 def is_grouped(manifest: Manifest) -> bool:
     """Whether the set was packed with --group-by, which keeps a video's frames or a patient's slices in one split."""
     origins = (manifest.packer.get(origin) for origin in ("pairs", "coco"))
@@ -158,10 +129,6 @@ def split_of_keys(keys: Iterable[str]) -> Split:
 
 def shard_name(split: str, index: int) -> str:
     return f"{split}-{index:06d}.tar"
-
-
-def index_name(shard: str) -> str:
-    return f"{shard.removesuffix('.tar')}.index.json"
 
 
 def manifest_hash(manifest: Manifest) -> str:
@@ -272,41 +239,3 @@ def _problem_of(manifest: Manifest) -> str:
     ):
         return f"its {VALUES_KEY} values are {values!r}"
     return "" if isinstance(manifest.packer, dict) else f"packer is {manifest.packer!r}"
-
-
-def render_index(samples: Iterable[Sample]) -> str:
-    """The byte-offset index of one shard: rows of [key, then offset, size and CRC-32 of jpg, png, json]."""
-    rows = [
-        [s.key, *(number for m in (s.jpg, s.png, s.json) for number in (m.offset, m.num_bytes, m.crc32))]
-        for s in samples
-    ]
-    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    return f"[\n{lines}\n]\n"
-
-
-def save_index(samples: Iterable[Sample], folder: Path, shard: str) -> str:
-    """Write the byte-offset index of one shard and return its sha256."""
-    content = render_index(samples)
-    write_whole(folder / index_name(shard), content)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def load_index(folder: Path | str, shard: str) -> list[Sample]:
-    """Read the byte-offset index of one shard; raises ShardSetError that names a missing or damaged file."""
-    path = Path(folder) / index_name(shard)
-    try:
-        return [_sample_of_row(*row) for row in decode_json(read_regular(path, follow=False))]
-    except FileNotFoundError:
-        raise ShardSetError(f"{path} is missing: pack the set again") from None
-    except NotRegular as error:
-        raise ShardSetError(str(error)) from None
-    except (ValueError, TypeError) as error:
-        raise ShardSetError(f"{path} is damaged ({error}): pack the set again") from None
-
-
-def _sample_of_row(key: str, *numbers: int) -> Sample:
-    if not isinstance(key, str) or len(numbers) != 9 or any(type(n) is not int or n < 0 for n in numbers):
-        raise ValueError(f"row of {key!r}")
-    if not KEY_PATTERN.fullmatch(key):  # readers name files after keys
-        raise ValueError(f"row of {key!r}: the key must match {KEY_PATTERN.pattern}")
-    return Sample(key, Member(*numbers[0:3]), Member(*numbers[3:6]), Member(*numbers[6:9]))

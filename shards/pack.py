@@ -24,15 +24,15 @@ from shards import encoding
 from shards import manifest as contract
 from shards.command import OK, printable, run_command, typed
 from shards.command.flags import parse
-from shards.duplicates_note import NearDuplicates, save_near_duplicates
 from shards.labels.faults import Fault, Tally, mask_faults, set_faults, table_faults
 from shards.manifest import DROPPED, SPLITS, Manifest
+from shards.near_duplicates.note import NearDuplicates, save_near_duplicates
+from shards.near_duplicates.picture_hash import Hashes, find_duplicates
 from shards.packing import pictures, publish, resume
 from shards.packing.options import AUTO, PackConfig
 from shards.packing.origin import list_files, listed_samples
 from shards.packing.plan import BuildOptions, Built, build_shards, plan_shards, without_twins
 from shards.packing.survey import write_table
-from shards.picture_hash import Hashes, find_duplicates
 from shards.sources.listing import NAMED, Listed, Listing
 from shards.terminal import progress
 

@@ -24,8 +24,9 @@ from shards.command import OK, Failure, printable, run_command, typed
 from shards.command.flags import parse
 from shards.encoding import png_damage
 from shards.files import open_regular, write_whole
+from shards.index import Member, Sample, load_index
 from shards.labels.sheet import palette_of
-from shards.manifest import Manifest, Member, Sample, load_index, load_manifest
+from shards.manifest import Manifest, load_manifest
 from shards.sources.pets.trimaps import tinted
 
 CLASS_SHARE = 0.5  # of a class's colour in a pixel

@@ -25,19 +25,11 @@ if __name__ == "__main__":
 from shards.command import OK, printable, run_command
 from shards.command.flags import parse
 from shards.foreign.index import ForeignConfig, index_folder
+from shards.index import KEY_PATTERN, index_name
 from shards.integrity.damage import Damage, Report, check_shard
 from shards.integrity.repair import repair
 from shards.layout import layout_of
-from shards.manifest import (
-    KEY_PATTERN,
-    MANIFEST_NAME,
-    THREE_VALUES,
-    Manifest,
-    Shard,
-    index_name,
-    load_manifest,
-    split_of_keys,
-)
+from shards.manifest import MANIFEST_NAME, THREE_VALUES, Manifest, Shard, load_manifest, split_of_keys
 from shards.pool import default_workers, ordered_map
 from shards.terminal import progress
 

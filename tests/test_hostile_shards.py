@@ -25,7 +25,8 @@ from petseg.models.pretrained import read_tensors
 from petseg.train import main as train
 from shards.command import run_command
 from shards.duplicates import main as duplicates
-from shards.manifest import MANIFEST_NAME, Manifest, index_name
+from shards.index import index_name
+from shards.manifest import MANIFEST_NAME, Manifest
 from shards.pack import main as pack
 from shards.show import main as show
 from shards.verify import main as verify

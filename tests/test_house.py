@@ -15,14 +15,14 @@ REPOSITORY = Path(__file__).parents[1]
 ROOMS = ("shards", "petseg", "slurm", "jobs")
 # who may import what of ours; shards.command is every command's error boundary, shards.cause why trials end
 OF_SHARDS = {
-    "shards.manifest", "shards.classes", "shards.files", "shards.terminal", "shards.command", "shards.cause",
-    "shards.loopback",
+    "shards.manifest", "shards.index", "shards.classes", "shards.files", "shards.terminal", "shards.command",
+    "shards.cause", "shards.loopback",
 }  # fmt: skip
 ALLOWED = {
     "shards": {"shards"},
     "petseg": {"petseg", *OF_SHARDS},
     "slurm": {"slurm", "shards.command"},
-    "jobs": {"jobs", "petseg", "slurm", "shards.duplicates_note", "shards.labels.faults", *OF_SHARDS},
+    "jobs": {"jobs", "petseg", "slurm", "shards.near_duplicates.note", "shards.labels.faults", *OF_SHARDS},
 }
 FILES = [path for room in ROOMS for path in sorted((REPOSITORY / room).rglob("*.py"))]
 
@@ -104,7 +104,7 @@ COMMANDS = {
     ),
 }  # fmt: skip
 ORDER = {
-    "shards": ("", "labels", "sources", "packing", "integrity", "foreign"),
+    "shards": ("", "near_duplicates", "labels", "sources", "packing", "integrity", "foreign"),
     "petseg": (
         "", "config", "recipes", "data", "targets", "augment", "models", "losses", "optim", "footprint", "run_folder",
         "run", "metrics", "evaluation", "inference", "tracking", "training",

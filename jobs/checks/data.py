@@ -16,8 +16,9 @@ from petseg.config.values import trial_id
 from petseg.data.mixing import mixing_of
 from petseg.data.store import LocalStore, Store, folder_of
 from shards.command import Failure, typed
-from shards.duplicates_note import load_near_duplicates
-from shards.manifest import Sample, split_of_keys
+from shards.index import Sample
+from shards.manifest import split_of_keys
+from shards.near_duplicates.note import load_near_duplicates
 
 STATUSES = ("ok", "warn", "FAIL")  # from harmless to worst
 NAMED = 3  # examples that a line gives

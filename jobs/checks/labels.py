@@ -9,8 +9,8 @@ from petseg.data.store import LocalStore, Store, folder_of
 from petseg.targets.class_weights import class_weights
 from petseg.targets.target import resolve_target
 from shards.command import typed
-from shards.duplicates_note import NearDuplicates, load_near_duplicates
 from shards.labels.faults import set_faults
+from shards.near_duplicates.note import NearDuplicates, load_near_duplicates
 
 MAX_NAMED = 12  # classes
 

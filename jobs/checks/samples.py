@@ -9,7 +9,8 @@ from pathlib import Path
 
 from petseg.data.store import Store
 from shards.files import write_whole
-from shards.manifest import Member, Sample, Shard, Split, save_index, save_manifest, shard_name, split_of_keys
+from shards.index import Member, Sample, save_index
+from shards.manifest import Shard, Split, save_manifest, shard_name, split_of_keys
 
 SMALL_SAMPLES = {"train": 24, "val": 4}
 TAR_BLOCK = 512

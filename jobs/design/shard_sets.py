@@ -15,8 +15,8 @@ from petseg.config.values import trial_id
 from petseg.data.consent import require_known
 from petseg.data.store import folder_of, is_remote, read_manifest
 from shards.command import without_secrets
-from shards.duplicates_note import load_near_duplicates
 from shards.manifest import Manifest
+from shards.near_duplicates.note import load_near_duplicates
 
 SHARDS = "data.shards"  # may be an axis although it is no part of the identity: the set's hash is
 

@@ -21,7 +21,8 @@ from petseg.data.remote.remotes import PACKAGES, PIPE, open_remote
 from shards.cause import Cause, ShardSetError
 from shards.command import Failure, typed, without_secrets
 from shards.files import NotRegular, open_regular, read_regular
-from shards.manifest import Manifest, Sample, index_name, load_index, load_manifest
+from shards.index import Sample, index_name, load_index
+from shards.manifest import Manifest, load_manifest
 
 ADVISE_BYTES = 256_000_000  # to prefetch at a time from a local set: the call itself takes 0.25 ms per MB
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

@@ -25,7 +25,8 @@ from shards.cause import Cause, ShardSetError, cause_of
 from shards.classes import IGNORE_VALUE
 from shards.command import NO_ROOM, Failure, typed
 from shards.files import decode_json
-from shards.manifest import NO_MEMBER, Member, Sample, Shard, key_hash
+from shards.index import NO_MEMBER, Member, Sample
+from shards.manifest import Shard, key_hash
 
 MAX_OPEN_SHARDS = 64
 RETRY_AFTER_S = (0.1, 0.5, 2.0)  # waits before the retries of a read that failed for a transient reason

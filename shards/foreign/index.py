@@ -16,6 +16,7 @@ from typing import Any
 
 from shards.command import Failure
 from shards.foreign.scan import LeftOut, Named, Scanned, scan_tar
+from shards.index import index_name, save_index
 from shards.layout import Layout, foreign_layout
 from shards.manifest import (
     MANIFEST_NAME,
@@ -25,9 +26,7 @@ from shards.manifest import (
     Manifest,
     Shard,
     Source,
-    index_name,
     load_manifest,
-    save_index,
     save_manifest,
     split_of_keys,
 )

@@ -15,9 +15,9 @@ from pathlib import Path
 from shards.encoding import MAX_PIXELS
 from shards.files import NotRegular, open_regular
 from shards.foreign.walk import crc32_of, walk_tar
+from shards.index import KEY_PATTERN, NO_MEMBER, Member, Sample
 from shards.integrity.content import check_content
 from shards.layout import Layout, split_name
-from shards.manifest import KEY_PATTERN, NO_MEMBER, Member, Sample
 
 MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 SKIPPED = re.compile(r"__[^/]*__($|/)")  # webdataset's own notes

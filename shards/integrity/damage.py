@@ -12,9 +12,10 @@ from pathlib import Path
 
 from shards.archive import BLOCK, CUT_OFF, Found, find_members, header_at
 from shards.files import NotRegular, open_regular, read_regular
+from shards.index import NO_MEMBER, Member, Sample, index_name, load_index
 from shards.integrity.content import check_content
 from shards.layout import Layout, split_name
-from shards.manifest import NO_MEMBER, Member, Sample, Shard, index_name, load_index
+from shards.manifest import Shard
 
 OURS = Layout()
 

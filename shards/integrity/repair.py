@@ -16,18 +16,9 @@ from pathlib import Path
 from shards.command import Failure
 from shards.encoding import JPEG_QUALITY
 from shards.files import fsync, open_regular
+from shards.index import index_name, save_index
 from shards.integrity.damage import samples_in_tar
-from shards.manifest import (
-    DROPPED,
-    MANIFEST_NAME,
-    SPLITS,
-    Manifest,
-    Shard,
-    index_name,
-    load_manifest,
-    save_index,
-    split_of_keys,
-)
+from shards.manifest import DROPPED, MANIFEST_NAME, SPLITS, Manifest, Shard, load_manifest, split_of_keys
 from shards.packing import publish
 from shards.packing.origin import list_again
 from shards.packing.plan import BuildOptions, ShardPlan, build_shards, first_lines, plan_shards, workers_for

@@ -12,10 +12,10 @@ import numpy as np
 from shards.cause import Cause
 from shards.classes import ClassTable
 from shards.command import Failure
-from shards.duplicates_note import NearDuplicates
 from shards.labels.observed import Observed
 from shards.labels.rules import LabelRules
 from shards.manifest import Manifest
+from shards.near_duplicates.note import NearDuplicates
 
 MAX_EXAMPLES = 5
 MAX_VALUES = 1_000  # distinct values of no class that are counted

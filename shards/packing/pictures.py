@@ -20,9 +20,9 @@ from shards.command import Failure
 from shards.encoding import MAX_PIXELS, encode_jpeg, encode_png, open_image, read_source_file
 from shards.labels.faults import KINDS
 from shards.labels.observed import Observed
+from shards.near_duplicates.picture_hash import picture_hash, pixels_hash
 from shards.packing.orientation import exif_orientation, without_app1
 from shards.packing.suspects import why_suspect
-from shards.picture_hash import picture_hash, pixels_hash
 from shards.sources.listing import Listed
 from shards.sources.pets.oddities import OF_LISTS, OF_MASKS
 
@@ -59,7 +59,7 @@ class Packed:
     png: bytes
     json: bytes
     oddities: tuple[str, ...]
-    hash: str  # of the picture (shards.picture_hash)
+    hash: str  # of the picture (shards.near_duplicates.picture_hash)
     doubts: tuple[str, ...] = ()  # in words, with the file's name, why it is corrupt or suspect
     observed: Observed | None = None  # of a mask of classes
 

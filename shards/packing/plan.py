@@ -18,9 +18,9 @@ from shards.labels.faults import LabelFaults, Tally, mask_faults
 from shards.labels.observed import LabelProblem
 from shards.labels.rules import LabelRules
 from shards.manifest import SPLITS, Shard, shard_name
+from shards.near_duplicates.picture_hash import twins_in_train
 from shards.packing import pictures
 from shards.packing.pictures import CORRUPT
-from shards.picture_hash import twins_in_train
 from shards.pool import default_workers, ordered_map
 from shards.sources.listing import Listed
 

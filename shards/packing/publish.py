@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from shards.duplicates_note import NEAR_DUPLICATES_NAME
 from shards.files import fsync
-from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, index_name, load_manifest
+from shards.index import index_name
+from shards.manifest import MANIFEST_NAME, SPLITS, Manifest, load_manifest
+from shards.near_duplicates.note import NEAR_DUPLICATES_NAME
 from shards.packing.plan import TooManyCorrupt
 from shards.pool import WorkerLost
 

@@ -20,12 +20,13 @@ from PIL import Image
 
 from shards.archive import END_OF_ARCHIVE, render_member
 from shards.files import decode_json, open_regular, read_regular, write_whole
+from shards.index import Sample, index_name, load_index, render_index
 from shards.labels.faults import KINDS, Tally
 from shards.labels.observed import Observed, count_pixels
-from shards.manifest import Sample, Shard, index_name, load_index, render_index
+from shards.manifest import Shard
+from shards.near_duplicates.picture_hash import picture_hash
 from shards.packing.plan import Built, ShardPlan
 from shards.packing.publish import RESUME_NAME
-from shards.picture_hash import picture_hash
 from shards.sources.listing import Listed
 
 ENCODERS = ("pillow", "simplejpeg", "numpy")  # other versions may write other bytes

@@ -16,7 +16,8 @@ from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import read_metrics
 from petseg.training.loop import train
 from shards.command import Failure
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 
 Tiny = Callable[..., RunConfig]
 

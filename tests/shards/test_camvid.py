@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shards.index import load_index
 from shards.labels.faults import LabelFaults
-from shards.manifest import load_index, load_manifest
+from shards.manifest import load_manifest
 from shards.pack import Outcome, PackConfig, pack
 from shards.packing.survey import write_table
 from shards.verify import verify

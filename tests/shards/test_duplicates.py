@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shards import duplicates
-from shards import picture_hash as picture_hash_module
 from shards.command import OK, WRONG_USE, run_command
 from shards.duplicates import DuplicatesConfig, look
-from shards.duplicates_note import NEAR_DUPLICATES_NAME, Pair, load_near_duplicates, summarise_duplicates
+from shards.index import load_index
 from shards.integrity.repair import repair
-from shards.manifest import DROPPED, load_index, load_manifest, split_of_keys
+from shards.manifest import DROPPED, load_manifest, split_of_keys
+from shards.near_duplicates import picture_hash as picture_hash_module
+from shards.near_duplicates.note import NEAR_DUPLICATES_NAME, Pair, load_near_duplicates, summarise_duplicates
+from shards.near_duplicates.picture_hash import MAX_DISTANCE, find_duplicates, picture_hash, twins_in_train
 from shards.pack import PackConfig, main, pack
-from shards.picture_hash import MAX_DISTANCE, find_duplicates, picture_hash, twins_in_train
 from shards.sources.pets.oxford import read_folder
 from shards.verify import verify
 

@@ -15,16 +15,8 @@ from petseg.data.store import LocalStore
 from petseg.data.tars import TarReader
 from shards.command import FAILED, OK, WRONG_USE, run_command
 from shards.files import NotRegular, open_regular
-from shards.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    Sample,
-    index_name,
-    load_index,
-    load_manifest,
-    manifest_hash,
-    save_index,
-)
+from shards.index import Sample, index_name, load_index, save_index
+from shards.manifest import MANIFEST_NAME, Manifest, load_manifest, manifest_hash
 from shards.pack import main as pack
 from shards.show import main as show
 from shards.verify import DAMAGED

@@ -9,22 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.files import write_whole
-from shards.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    Member,
-    Sample,
-    Shard,
-    Source,
-    Split,
-    index_name,
-    load_index,
-    load_manifest,
-    manifest_hash,
-    render_index,
-    save_index,
-    split_of_keys,
-)
+from shards.index import Member, Sample, index_name, load_index, render_index, save_index
+from shards.manifest import MANIFEST_NAME, Manifest, Shard, Source, Split, load_manifest, manifest_hash, split_of_keys
 
 keys = st.from_regex(r"[A-Za-z0-9_-]+", fullmatch=True)
 members = st.builds(Member, *[st.integers(0, 2**40)] * 2, st.integers(0, 2**32 - 1))

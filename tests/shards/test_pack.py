@@ -16,7 +16,8 @@ from PIL import Image
 
 from shards.command import FAILED, INTERRUPTED, OK, WRONG_USE, Failure, run_command
 from shards.encoding import JPEG_QUALITY
-from shards.manifest import MANIFEST_NAME, load_index, load_manifest, save_manifest, split_of_keys
+from shards.index import load_index
+from shards.manifest import MANIFEST_NAME, load_manifest, save_manifest, split_of_keys
 from shards.pack import PackConfig, main, pack
 from shards.packing.plan import mixed_order
 from shards.sources.pets.oxford import read_folder

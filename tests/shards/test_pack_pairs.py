@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from shards.command import OK, WRONG_USE, Failure, run_command
+from shards.index import load_index
 from shards.integrity.repair import repair
-from shards.manifest import CLASSES_VERSION, MANIFEST_NAME, load_index, load_manifest, manifest_hash, save_manifest
+from shards.manifest import CLASSES_VERSION, MANIFEST_NAME, load_manifest, manifest_hash, save_manifest
 from shards.pack import main, pack
 from shards.packing.publish import STAGING
 from shards.show import ShowConfig, show

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shards.command import Failure
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 from shards.pack import Outcome, PackConfig, pack
 from shards.packing.pictures import CORRUPT, SUSPECT, read_picture
 from shards.sources.pets.oxford import read_folder

@@ -8,7 +8,8 @@ from PIL import Image
 
 from shards.archive import ShardWriter
 from shards.command import OK, WRONG_USE, Failure, run_command
-from shards.manifest import Manifest, Source, load_index, load_manifest, save_manifest, split_of_keys
+from shards.index import load_index
+from shards.manifest import Manifest, Source, load_manifest, save_manifest, split_of_keys
 from shards.pack import pack
 from shards.show import ShowConfig, main, show
 from tests.scenes import Scenes

@@ -18,18 +18,9 @@ from PIL import Image
 
 from shards.archive import BLOCK, ShardWriter
 from shards.command import OK, WRONG_USE, run_command
+from shards.index import Sample, index_name, load_index
 from shards.integrity.damage import Damage, check_shard
-from shards.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    Sample,
-    Source,
-    index_name,
-    load_index,
-    load_manifest,
-    save_manifest,
-    split_of_keys,
-)
+from shards.manifest import MANIFEST_NAME, Manifest, Source, load_manifest, save_manifest, split_of_keys
 from shards.verify import DAMAGED, main, verify
 
 SHARD = "train-000001.tar"

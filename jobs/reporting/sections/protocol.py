@@ -14,7 +14,7 @@ from jobs.runs.trial import SEED_AXIS, Sweep
 from petseg.targets.target import Target, implied_target
 from petseg.targets.words import Words
 from shards.command import typed
-from shards.duplicates_note import summarise_duplicates
+from shards.near_duplicates.note import summarise_duplicates
 
 AVERAGING_OF_CLASSES = (
     "Dice and IoU per picture, the mean over the classes in its truth or prediction, then the mean over pictures"

@@ -20,7 +20,8 @@ from petseg.data.local_cache import GB, make_room, touch
 from petseg.data.remote.remotes import Remote
 from petseg.data.remote.staging import Expected, fetch
 from shards.cause import ShardSetError
-from shards.manifest import MANIFEST_NAME, Manifest, Sample, Shard, index_name, load_index, load_manifest, save_manifest
+from shards.index import Sample, index_name, load_index
+from shards.manifest import MANIFEST_NAME, Manifest, Shard, load_manifest, save_manifest
 
 PREFETCH_THREADS = 2
 EVICTED_TRIES = 5  # another process can evict a file between its staging and its opening

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from petseg.data.decode import Pixels
 from petseg.inference.pictures import MAX_FILE_BYTES, SUFFIXES, decode_picture, read_file
 from shards.files import open_regular
-from shards.manifest import MANIFEST_NAME, load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import MANIFEST_NAME, load_manifest
 
 STDIN = "-"
 TAR = ".tar"

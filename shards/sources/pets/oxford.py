@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from shards.files import decode_json, read_text_file
-from shards.manifest import KEY_PATTERN, Source
+from shards.index import KEY_PATTERN
+from shards.manifest import Source
 from shards.sources.listing import MAX_KEY_LENGTH, NAMED, Listing, Mask
 from shards.sources.pets.trimaps import read_trimap
 

@@ -13,17 +13,9 @@ import torch
 from jobs.checks import data as data_checks
 from jobs.checks.setup import Finding
 from petseg.data.mixing import Mixing
-from shards.duplicates_note import NEAR_DUPLICATES_NAME
-from shards.manifest import (
-    Manifest,
-    Sample,
-    index_name,
-    load_index,
-    load_manifest,
-    save_index,
-    save_manifest,
-    split_of_keys,
-)
+from shards.index import Sample, index_name, load_index, save_index
+from shards.manifest import Manifest, load_manifest, save_manifest, split_of_keys
+from shards.near_duplicates.note import NEAR_DUPLICATES_NAME
 from shards.pack import PackConfig, pack
 from tests.petseg.shard_server import serve
 

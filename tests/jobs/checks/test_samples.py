@@ -8,7 +8,8 @@ import pytest
 
 from jobs.checks.samples import SMALL_SAMPLES, _moved, first_samples, write_small_set
 from petseg.data.store import open_store
-from shards.manifest import NO_MEMBER, Member, Sample, load_manifest
+from shards.index import NO_MEMBER, Member, Sample
+from shards.manifest import load_manifest
 from shards.verify import verify
 
 

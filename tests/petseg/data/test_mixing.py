@@ -28,18 +28,8 @@ from petseg.data.store import LocalStore, open_store
 from petseg.data.tars import TarReader
 from petseg.run.parts import Parts
 from petseg.training.loop import train, warn_of_poor_mixing
-from shards.manifest import (
-    Manifest,
-    Member,
-    Sample,
-    Shard,
-    Source,
-    load_manifest,
-    save_index,
-    save_manifest,
-    shard_name,
-    split_of_keys,
-)
+from shards.index import Member, Sample, save_index
+from shards.manifest import Manifest, Shard, Source, load_manifest, save_manifest, shard_name, split_of_keys
 from tests.petseg.shard_server import serve
 
 

@@ -21,7 +21,8 @@ from petseg.data.store import LocalStore, Store, open_store
 from petseg.data.tars import Loaded, TarReader
 from shards import verify
 from shards.command import OK, run_command
-from shards.manifest import key_hash, load_index
+from shards.index import load_index
+from shards.manifest import key_hash
 from shards.pack import PackConfig, pack
 
 SIZE = 64

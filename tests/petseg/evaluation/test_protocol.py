@@ -35,7 +35,8 @@ from petseg.targets.pets import BORDERS
 from petseg.training.loop import train
 from shards.cause import Cause
 from shards.command import Failure
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 from shards.pack import PackConfig, pack
 from tests.targets import pets_target
 

@@ -25,7 +25,8 @@ from petseg.inference.many.outputs import Journal, OutputFolder
 from petseg.predict import main
 from petseg.training.loop import train
 from shards.command import CANCELLED, run_command
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 
 REPOSITORY = Path(__file__).parents[3]
 

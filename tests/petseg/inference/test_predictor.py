@@ -23,7 +23,8 @@ from petseg.inference.predictor import Predictor
 from petseg.metrics.pixels import Scores
 from petseg.training.loop import train
 from shards.command import run_command
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 from shards.pack import PackConfig, pack
 from tests.scenes import Scenes
 

@@ -15,7 +15,8 @@ from PIL import Image
 import petseg
 from petseg.predict import main
 from shards.command import run_command
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 from shards.pack import PackConfig, pack
 from tests.petseg.inference.test_predictor import FITS, dice_of, native_samples, trained
 from tests.scenes import encode

@@ -15,7 +15,8 @@ from PIL import Image
 from shards.command import OK, Failure, run_command
 from shards.foreign.index import ForeignConfig, index_folder
 from shards.foreign.scan import LeftOut, Named
-from shards.manifest import NO_MEMBER, load_index, load_manifest
+from shards.index import NO_MEMBER, load_index
+from shards.manifest import load_manifest
 from shards.show import ShowConfig, show
 from shards.verify import main, verify
 from tests.shards.foreign_tars import write_tar, write_webdataset

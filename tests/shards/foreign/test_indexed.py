@@ -12,8 +12,9 @@ from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from shards.command import FAILED, OK, WRONG_USE, run_command
 from shards.foreign.index import ForeignConfig, index_folder
+from shards.index import index_name, load_index
 from shards.integrity.repair import repair
-from shards.manifest import MANIFEST_NAME, index_name, load_index, load_manifest
+from shards.manifest import MANIFEST_NAME, load_manifest
 from shards.verify import DAMAGED, main, verify
 from tests.shards.foreign_tars import write_tar, write_webdataset
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from shards.command import FAILED, OK, WRONG_USE, Failure, run_command
+from shards.index import index_name, load_index
 from shards.integrity.repair import repair
-from shards.manifest import MANIFEST_NAME, index_name, load_index, load_manifest, save_manifest
+from shards.manifest import MANIFEST_NAME, load_manifest, save_manifest
 from shards.pack import PackConfig, pack
 from shards.packing import publish
 from shards.verify import DAMAGED, main, verify

@@ -10,11 +10,11 @@ from PIL import Image
 
 from shards.classes import ClassEntry, ClassTable
 from shards.command import FAILED, WRONG_USE, run_command
-from shards.duplicates_note import load_near_duplicates
 from shards.labels.faults import KINDS, Fault, LabelFaults, Tally, class_faults, mask_faults, set_faults, table_faults
 from shards.labels.observed import Observed
 from shards.labels.rules import rules_of
 from shards.manifest import Manifest, Source, load_manifest
+from shards.near_duplicates.note import load_near_duplicates
 from shards.pack import main, pack
 
 

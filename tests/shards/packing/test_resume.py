@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from shards.command import CANCELLED, WRONG_USE, Failure
-from shards.manifest import MANIFEST_NAME, index_name, load_index, load_manifest
+from shards.index import index_name, load_index
+from shards.manifest import MANIFEST_NAME, load_manifest
 from shards.pack import PackConfig, pack
 from shards.packing.publish import RESUME_NAME, STAGING, staging_folder
 from shards.pool import WorkerLost

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.manifest import KEY_PATTERN
+from shards.index import KEY_PATTERN
 from shards.sources.keys import HASH_DIGITS, key_of
 from shards.sources.listing import MAX_KEY_LENGTH
 

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from petseg.data.store import Store
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 
 
 def content(store: Store, shard: str) -> bytes:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from petseg.data.store import Store, open_store, read_manifest
-from shards.manifest import index_name, load_index, load_manifest
+from shards.index import index_name, load_index
+from shards.manifest import load_manifest
 from tests.petseg.data.store.staged import assert_same, content, first, staged
 from tests.petseg.shard_server import ALWAYS, Fault, ShardServer
 

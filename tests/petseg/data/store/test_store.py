@@ -16,7 +16,8 @@ from petseg.config.sizes import Fit, ImageSize
 from petseg.data.remote import remotes
 from petseg.data.store import LocalStore, Store, enlarged_line, is_remote, open_store, read_manifest
 from shards.command import Failure
-from shards.manifest import MANIFEST_NAME, index_name, load_manifest, save_manifest
+from shards.index import index_name
+from shards.manifest import MANIFEST_NAME, load_manifest, save_manifest
 from shards.pack import pack
 from tests.petseg.data.store.staged import assert_same, content, first, staged
 from tests.petseg.shard_server import ALWAYS, Fault, ShardServer, serve

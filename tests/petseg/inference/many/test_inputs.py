@@ -10,7 +10,8 @@ from PIL import Image
 
 from petseg.inference.many import inputs
 from petseg.inference.many.inputs import Input, list_inputs
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 
 
 @pytest.fixture

@@ -25,10 +25,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from shards.duplicates_note import MAX_PAIRS_NAMED, NearDuplicates, Pair
 from shards.encoding import MAX_PIXELS
 from shards.files import open_regular
-from shards.manifest import Manifest, Shard, load_index
+from shards.index import load_index
+from shards.manifest import Manifest, Shard
+from shards.near_duplicates.note import MAX_PAIRS_NAMED, NearDuplicates, Pair
 from shards.pool import ordered_map
 from shards.terminal import progress
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from shards.command import typed
 from shards.files import decode_json, read_regular, write_whole
-from shards.manifest import FORMAT_VERSION, KEY_PATTERN
+from shards.index import KEY_PATTERN
+from shards.manifest import FORMAT_VERSION
 
 NEAR_DUPLICATES_NAME = "near_duplicates.json"
 MAX_PAIRS_NAMED = 1_000
