@@ -26,9 +26,8 @@ class ClassTerms:
     """How classes enter a loss."""
 
     counted: tuple[int, ...] = (1,)  # whose overlap is measured
-    weights: torch.Tensor | None = (
-        None  # (K,) float32 on the target's device: of a pixel of each class, in losses that are means over pixels
-    )
+    # (K,) float32 on the target's device: of a pixel of each class, in losses that are means over pixels
+    weights: torch.Tensor | None = None
 
     def of_pixels(self, target: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor | None:
         """(B, H, W) weights of the pixels, with those of their classes; 0 where the target is ignored."""

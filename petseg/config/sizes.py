@@ -11,7 +11,7 @@ ImageSize = int | str  # as a config has it: the side of a square, or HxW
 
 SIZE_MULTIPLE_PX = 32
 MAX_DIGITS = 6  # of a side; int() refuses thousands of digits with a message of its own
-_TYPED = re.compile(rf"\s*(\d{{1,{MAX_DIGITS}}})(?:\s*[xX]\s*(\d{{1,{MAX_DIGITS}}}))?\s*")
+_TYPED = re.compile(rf"\s*(\d{{1,{MAX_DIGITS}}})(?:\s*[xX]\s*(\d{{1,{MAX_DIGITS}}}))?\s*", re.ASCII)
 
 
 def plain_size(value: ImageSize) -> ImageSize:

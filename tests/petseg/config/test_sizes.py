@@ -41,7 +41,9 @@ def test_a_square_is_one_run_however_it_is_written() -> None:
     assert trial_id(with_values(plain, {"data.image_size_px": "256x512"}), "m") != trial_id(plain, "m")
 
 
-@pytest.mark.parametrize("value", [0, -32, 100, "64x100", "0x64", "64x", "x64", "64x64x64", "64 by 32", "", "9" * 5000])
+@pytest.mark.parametrize(
+    "value", [0, -32, 100, "64x100", "0x64", "64x", "x64", "64x64x64", "64 by 32", "", "٣٢x٦٤", "9" * 5000]
+)
 def test_what_is_no_size_is_refused(value: int | str) -> None:
     with pytest.raises(ValueError, match=r"^data\.image_size_px = .*must be a multiple of 32, or height x width"):
         DataConfig(image_size_px=value)
