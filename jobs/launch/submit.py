@@ -180,13 +180,20 @@ def resubmit(
         before = {trial.id: load_overrides(trial.folder) for trial in trials if trial.id in overrides}
         for identifier, values in before.items():
             save_overrides({**values, **overrides[identifier]}, folder / "trials" / identifier)
-        submitted = submit_trials(launch, sweep, trials, named)
-        for trial in submitted.left:
-            if trial.id in before:  # or the next try would change it once more
-                save_overrides(before[trial.id], trial.folder)
+        earlier = sweep.submissions()
+        try:
+            submitted = submit_trials(launch, sweep, trials, named)
+        finally:
+            for identifier in _without_new_job(before, earlier, sweep):  # or the next try would change it once more
+                save_overrides(before[identifier], folder / "trials" / identifier)
         code = report_end(launch, sweep, submitted)
         report_wandb(launch, sweep)
         return code
+
+
+def _without_new_job(ids: Iterable[str], earlier: Mapping[str, Submission], sweep: Sweep) -> list[str]:
+    now = sweep.submissions()
+    return [identifier for identifier in ids if now.get(identifier) == earlier.get(identifier)]
 
 
 def remote_sets(trials: Iterable[Trial]) -> list[str]:

@@ -133,9 +133,8 @@ class RemoteStore:
         if not _is_staged(path, expected):
             with FileLock(self._folder / f"{name}.lock"):
                 if not _is_staged(path, expected):
-                    for aside in self._folder.glob(
-                        f".{name}.*.part"
-                    ):  # a killed process left it: this process holds the lock
+                    # a killed process left it: this process holds the lock
+                    for aside in self._folder.glob(f".{name}.*.part"):
                         aside.unlink(missing_ok=True)
                     make_room(self._cache, expected.max_bytes, self._cache_gb)
                     fetch(self._remote, name, path, expected, self._stopped)

@@ -133,6 +133,7 @@ def test_a_retry_changes_the_trials_that_were_submitted_and_no_others(
     def submit(launch: Launch, sweep: Sweep, trials: Any, named: Any) -> Submitted:
         during = [load_overrides(trial.folder) for trial in trials]
         order.append((launch.resources.exclude, [trial.id for trial in trials], during, named))
+        sweep.add_submissions([Submission(first.id, "8", "slurm", "")])
         return Submitted(tuple(trials), (second, third))
 
     monkeypatch.setattr(module, "launcher_lock", lock)
@@ -147,6 +148,27 @@ def test_a_retry_changes_the_trials_that_were_submitted_and_no_others(
     assert [load_overrides(trial.folder) for trial in (first, second, third)] == [
         changed[0], {"train.accumulation_steps": 4}, {},
     ]  # fmt: skip
+
+
+def test_a_retry_that_is_refused_changes_no_trial_that_it_did_not_submit(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the next retry would start from a change that no job has tried. The first array was taken."""
+    save_launch(Launch("slurm", GPU, 0, 1), sweep.folder)
+    first, second = sweep.trials[:2]
+    save_overrides({"train.accumulation_steps": 2}, second.folder)
+    for trial in (first, second):
+        sweep.add_submissions([Submission(trial.id, "7", "slurm", "")])
+
+    def submit(launch: Launch, sweep: Sweep, trials: Any, named: Any) -> Submitted:
+        sweep.add_submissions([Submission(first.id, "8", "slurm", "")])
+        raise ValueError("sbatch: error: invalid account")
+
+    monkeypatch.setattr(module, "submit_trials", submit)
+    more = {first.id: {"train.accumulation_steps": 2}, second.id: {"train.accumulation_steps": 4}}
+    with pytest.raises(ValueError, match="invalid account"):
+        resubmit(sweep.folder, [first.id, second.id], more)
+    assert [load_overrides(trial.folder) for trial in (first, second)] == [{"train.accumulation_steps": 2}] * 2
 
 
 def test_a_warning_names_the_other_trials_of_the_jobs_that_end(sweep: Sweep) -> None:
