@@ -148,9 +148,8 @@ class TarReader:
             key, offset = sample.key, sample.jpg.offset
             return decode(sample, *self._retried(number, lambda shard: shard.read(sample)))
         except UNREADABLE as error:
-            if (
-                isinstance(error, OSError) and error.errno in NO_ROOM
-            ):  # for staging its shard: the sample is not damaged
+            # no room for staging its shard: the sample is not damaged
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
             return Lost(self.shards[number].name, key, offset, str(error), cause_of(error) or Cause.DATA)
 

@@ -182,10 +182,8 @@ def _switch_off_dropout(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in (
-            "drop_prob",
-            "_drop_connect_rate",
-        ):  # stochastic depth, as timm's DropPath and EfficientNet name it
+        # stochastic depth, as timm's DropPath and EfficientNet name it
+        for name in ("drop_prob", "_drop_connect_rate"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
 

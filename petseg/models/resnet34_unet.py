@@ -81,13 +81,8 @@ class ResNet34UNet(nn.Module):
         narrow = width // 2
         self.encoder = Encoder(width, in_channels)
         self.bridge = ResidualBlock(8 * width, 4 * width)
-        skips = [
-            8 * width,
-            4 * width,
-            2 * width,
-            width,
-            0,
-        ]  # the last rise has no map of the encoder beside it
+        # the last rise has no map of the encoder beside it
+        skips = [8 * width, 4 * width, 2 * width, width, 0]
         below = [4 * width] + [narrow] * 4
         self.decoder = nn.ModuleList(Rise(b + s, narrow, up) for b, s in zip(below, skips, strict=True))
         self.segmentation_head = ReflectConv2d(narrow, num_classes, 3, bias=True)

@@ -32,10 +32,8 @@ def note_lines() -> int:
     NOTES.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "pytest", "-p", "tests.faults.lines", *DEFAULT_TESTS, "--quiet"]
     command += ["--numprocesses", "2", "--dist", "worksteal"]
-    command += [
-        "--deselect",
-        "tests/petseg/run_folder/test_checkpoint_disk.py",
-    ]  # it fills a disk: the notes do not survive
+    # this one fills a disk: the notes do not survive
+    command += ["--deselect", "tests/petseg/run_folder/test_checkpoint_disk.py"]
     return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
 
 
