@@ -78,6 +78,8 @@ def main() -> int:
         return note_lines()
     if not (NOTES / "seconds.json").is_file() and not args.tests:
         parser.error("which test runs which line is not known yet: run `python -m tests.faults lines`, or name --tests")
+    if missing := [file for file in args.files if not (REPOSITORY / file).is_file()]:
+        parser.error(f"no file {missing[0]} in {REPOSITORY}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.chdir(REPOSITORY)
     changes = [
