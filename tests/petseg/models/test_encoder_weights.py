@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import http.server
 import itertools
+import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
@@ -19,7 +21,7 @@ from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import identity, trial_id, with_values
 from petseg.data.inputs import normalise
 from petseg.models.encoders import IMAGENET_MEAN, IMAGENET_STD
-from petseg.models.pretrained import load_pretrained, read_tensors
+from petseg.models.pretrained import fetch, load_pretrained, read_tensors
 from petseg.models.weights import main
 from shards.command import run_command
 from tests.petseg.models.test_encoders import LITE, MOBILE, model_of
@@ -213,6 +215,45 @@ def test_without_a_network_the_error_names_the_workaround(tmp_path: Path, monkey
         model_of("fpn", weights="imagenet")
     with pytest.raises(ValueError, match=r"has no ImageNet weights on the hub, only imagenet\+5k"):
         load_pretrained(ModelConfig(arch="fpn", encoder="dpn68b", weights="imagenet"), model_of("fpn", "dpn68b"))
+
+
+def test_the_revision_that_was_published_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the hub's newest; a file that is in the cache already is taken without a network."""
+    asked: list[tuple[str, ...]] = []
+
+    def note(name: str, answer: object) -> Callable[..., object]:
+        def called(repository: str, file: str, *, revision: str | None) -> object:
+            asked.append((name, repository, file, str(revision)))
+            return answer
+
+        return called
+
+    for name, answer in (("try_to_load_from_cache", None), ("hf_hub_url", "https://x"), ("hf_hub_download", "got")):
+        monkeypatch.setattr(huggingface_hub, name, note(name, answer))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url, timeout: None)
+    assert fetch("resnet18", "org/repo", "model.safetensors", "0123abc") == Path("got")
+    wanted = ("org/repo", "model.safetensors", "0123abc")
+    assert asked == [(name, *wanted) for name in ("try_to_load_from_cache", "hf_hub_url", "hf_hub_download")]
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", note("cached", str(tmp_path / "there")))
+    assert fetch("resnet18", "org/repo", "model.safetensors", "0123abc") == tmp_path / "there"
+    assert asked[3:] == [("cached", *wanted)]
+
+
+def test_what_was_read_and_what_stays_random_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of("fpn", "resnet18")
+    tensors = {name: tensor.clone() for name, tensor in model.encoder.state_dict().items()}
+    whole, path = (
+        len(tensors) - sum(name.endswith("num_batches_tracked") for name in tensors),
+        tmp_path / "w.safetensors",
+    )
+    for dropped in ((), ("layer4.1.bn2.bias",)):
+        save_file({name: tensor for name, tensor in tensors.items() if name not in dropped}, path)
+        with caplog.at_level(logging.INFO, "petseg"):
+            caplog.clear()
+            load_pretrained(ModelConfig(arch="fpn", encoder="resnet18", weights=str(path)), model)
+        first, *rest = caplog.messages
+        assert first == f"resnet18: {whole - len(dropped)} of {whole} tensors from {path}"
+        assert rest == [f"not in it, and left random: {name}" for name in dropped]
 
 
 @pytest.mark.parametrize("name", ["weights", "weights.pth", "weights.safetensors.bak"])

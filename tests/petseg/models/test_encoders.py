@@ -8,13 +8,22 @@ from pathlib import Path
 import pytest
 import segmentation_models_pytorch
 import torch
+from torch import nn
 
 from jobs.design.expansion import expand
 from jobs.design.spec import load_spec
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import with_values
 from petseg.models.build import build_model, count_parameters
-from petseg.models.encoders import DECODERS, PooledBatchNorm2d, encoder_name, encoder_parameters
+from petseg.models.encoders import (
+    DECODERS,
+    PooledBatchNorm2d,
+    _fit,
+    _has_fixed_size,
+    _switch_off_dropout,
+    encoder_name,
+    encoder_parameters,
+)
 from tests.petseg.tensors import assert_same_tensors
 
 MOBILE = "tu-mobilenetv3_small_050"
@@ -93,6 +102,63 @@ def test_one_picture_behind_a_global_pooling_is_normalised_by_the_running_statis
     torch.testing.assert_close(
         norm(torch.cat([one, one + 2])).flatten(), torch.tensor([-1.0, -1, 1, 1]), atol=1e-4, rtol=0
     )
+
+
+class Pooling(nn.Module):
+    """BatchNorm of a map, and of its mean over all pixels; one layer never runs, and one parameter is in no sum."""
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1, stride)
+        self.norm, self.pooled, self.never = (
+            nn.BatchNorm2d(2, eps=0.1),
+            nn.BatchNorm2d(2, momentum=0.3),
+            nn.Linear(2, 2),
+        )
+        self.lonely = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(x))
+        return x + self.pooled(x.mean(dim=(2, 3), keepdim=True))
+
+
+def test_what_would_not_train_is_replaced_and_nothing_else() -> None:
+    network = Pooling()
+    network.pooled.running_mean.fill_(0.5)
+    _fit(network, (32, 64))
+    assert type(network.norm) is nn.BatchNorm2d
+    assert type(network.pooled) is PooledBatchNorm2d
+    assert (network.pooled.eps, network.pooled.momentum) == (1e-5, 0.3)
+    assert network.pooled.running_mean.tolist() == [0.5, 0.5]
+    assert type(network.never) is nn.Identity
+    trained = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    assert trained.pop("lonely") is False
+    assert all(trained.values())
+    assert len(trained) == 6
+
+
+def test_logits_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^its logits are 16x32 pixels$"):
+        _fit(Pooling(stride=2), (32, 64))
+
+
+def test_transformers_are_built_for_the_size_of_the_pictures() -> None:
+    assert _has_fixed_size("tu-vit_tiny_patch16_224")
+    assert not any(_has_fixed_size(name) for name in ("tu-resnet18", "resnet18", "tu-nothing", "vit_tiny_patch16_224"))
+
+
+def test_dropout_and_stochastic_depth_are_off() -> None:
+    layers = nn.ModuleDict({"a": nn.Dropout(0.5), "b": nn.Dropout2d(0.2), "c": nn.Identity(), "d": nn.ReLU()})
+    layers["c"].drop_prob, layers["d"]._drop_connect_rate = 0.1, 0.2
+    _switch_off_dropout(layers)
+    assert (layers["a"].p, layers["b"].p, layers["c"].drop_prob, layers["d"]._drop_connect_rate) == (0, 0, 0, 0)
+
+
+def test_deprecated_names_are_told_as_timms() -> None:
+    """timm- is how segmentation-models-pytorch once spelt what timm has; up to five names are near an unknown one."""
+    with pytest.raises(ValueError, match=r"no encoder 'timm-resnest14d'; near it: resnest14d, .*") as caught:
+        encoder_name(ModelConfig(arch="fpn", encoder="timm-resnest14d"))
+    assert str(caught.value).split("near it: ")[1].split(" (")[0].count(",") == 4
 
 
 @pytest.mark.parametrize(
