@@ -75,9 +75,8 @@ def _timm_names(theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str,
     for name, full in theirs.items():
         top, number, part = name.partition(".")[0], *[*name.split(".", 2), "", ""][1:3]
         if top != "blocks":
-            renamed_tensors[
-                name.replace("bn0.", "bn1.") if name.startswith("bn0.") else name.replace("bn1.", "bn2.")
-            ] = full
+            norms = ("bn0.", "bn1.") if name.startswith("bn0.") else ("bn1.", "bn2.")
+            renamed_tensors[name.replace(*norms)] = full
             continue
         expands = f"blocks.{number}.expand.conv.weight" in theirs
         renamed = {
