@@ -41,6 +41,17 @@ def test_logits_have_the_pictures_size(arch: str, up: str, size: tuple[int, int]
 
 
 @pytest.mark.parametrize("arch", ["unet", "resnet34_unet"])
+def test_the_config_decides_on_the_way_up(arch: str) -> None:
+    rises = {
+        up: sum(
+            isinstance(m, nn.ConvTranspose2d) for m in build_model(ModelConfig(arch=arch, up=up, width=4)).modules()
+        )
+        for up in ("bilinear", "transposed")
+    }
+    assert rises == {"bilinear": 0, "transposed": {"unet": 4, "resnet34_unet": 5}[arch]}
+
+
+@pytest.mark.parametrize("arch", ["unet", "resnet34_unet"])
 def test_another_size_is_an_error_that_says_so(arch: str) -> None:
     model = build_model(ModelConfig(arch=arch, width=4))
     with pytest.raises(ValueError, match="input of 48x64 pixels: height and width must be multiples of 32"):
