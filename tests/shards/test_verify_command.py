@@ -12,7 +12,7 @@ from shards.command import OK, WRONG_USE, run_command
 from shards.foreign.index import ForeignConfig, Indexed
 from shards.foreign.scan import LeftOut, Named
 from shards.integrity.damage import Damage, Report
-from shards.manifest import MANIFEST_NAME, Manifest, Shard, Source, load_manifest, split_of_keys
+from shards.manifest import MANIFEST_NAME, THREE_VALUES, Manifest, Shard, Source, load_manifest, split_of_keys
 from shards.verify import DAMAGED, MIN_BYTES_FOR_WORKERS, VerifyConfig, _check_set, _print_findings, main, verify
 
 
@@ -93,7 +93,7 @@ def test_files_that_were_put_back_are_named(
 def test_an_index_gets_all_its_flags_and_tells_what_is_left_out(
     packed: Path, handed: list[tuple], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    values = {"pet": 4, "background": 5, "border": 6}
+    values = {name: 3 + value for name, value in THREE_VALUES.items()}
     flags = ["--image-suffix", "a.jpg", "--mask-suffix", "b.png", "--split", "val", "--workers", "3", "--show", "2"]
     flags += [word for name, value in values.items() for word in (f"--trimap.{name}", str(value))]
     assert main([str(packed), "--index", *flags]) == OK
@@ -108,7 +108,7 @@ def test_an_index_gets_all_its_flags_and_tells_what_is_left_out(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"image_suffix": "x"}, {"mask_suffix": "x"}, {"trimap": {"pet": 1, "background": 0, "border": 3}},
+    "changes", [{"image_suffix": "x"}, {"mask_suffix": "x"}, {"trimap": THREE_VALUES | {"background": 0}},
                 {"split": "train"}],
 )  # fmt: skip
 def test_what_describes_foreign_shards_needs_an_index(changes: dict, tmp_path: Path) -> None:
