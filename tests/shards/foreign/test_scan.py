@@ -17,6 +17,11 @@ from shards.manifest import NO_MEMBER, THREE_VALUES
 from tests.shards.foreign_tars import write_tar
 
 LAYOUT = foreign_layout("jpg", "seg.png", THREE_VALUES)
+NO_SAMPLE = (
+    "none of its 3 members is a picture (.jpg or .jpeg) or a mask (.seg.png); it has .txt, .png, such as of 'b'. A key "
+    "ends at the first dot of a file's name: say with --image-suffix and --mask-suffix what follows it, or name the "
+    "files otherwise"
+)
 Files = list[tuple[str, bytes]]
 
 
@@ -78,9 +83,7 @@ def test_what_a_good_tar_gives(path: Path, good: Files, pair) -> None:
         (lambda good: [*good, (f"{'n' * 4097}.jpg", b"x")],
          f"a name of 4,101 characters, '{'n' * 40}'...: rename the file"),
         (lambda good: [("b.txt", b""), ("b.png", b""), ("c.txt", b"")],
-         "none of its 3 members is a picture (.jpg or .jpeg) or a mask (.seg.png); it has .txt, .png, such as of 'b'. "
-         "A key ends at the first dot of a file's name: say with --image-suffix and --mask-suffix what follows it, or "
-         "name the files otherwise"),
+         NO_SAMPLE),
         (lambda good: [], "it has no members, only the mark of a tar's end: remove it, or pack it again"),
     ],
 )  # fmt: skip

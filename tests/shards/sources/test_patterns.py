@@ -216,6 +216,17 @@ def test_splits_are_told_in_one_way(tmp_path: Path) -> None:
         choose_splits(["a", "b"], ["train", "val"], True, options)
 
 
+def test_a_pattern_may_begin_outside_of_the_folder_it_is_typed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "images/train/a.jpg", "images/val/b.jpg", "masks/a.png", "masks/b.png", "work/here")
+    monkeypatch.chdir(tmp_path / "work")
+    options = PairOptions("../images/{split}/{key}.jpg", "../masks/{key}.png")
+    assert [pair.files()[0] for pair in read_pairs(options, RULES).samples] == [
+        Path("../images/train/a.jpg"), Path("../images/val/b.jpg"),
+    ]  # fmt: skip
+
+
 def test_two_masks_of_one_key_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "images/train/a.jpg", "images/val/b.jpg", "masks/a.png", "masks/a.tif", "masks/b.png")
     with pytest.raises(ValueError, match=r"^two masks have the key 'a': .*/masks/a\.png and .*/masks/a\.tif$"):
