@@ -57,7 +57,8 @@ def test_the_address_is_that_of_this_machine_with_the_token(server: PrivateServe
 
 
 def test_an_answer_has_all_headers_and_the_last_value_of_each_parameter(server: PrivateServer) -> None:
-    content = f"ü /a/b {dict(x='2', token=server.token)}"
+    values = {"x": "2", "token": server.token}
+    content = f"ü /a/b {values}"
     status, headers, body = ask(server, "/a/b?x=1&token=TOKEN&x=2&y=")
     assert (status, body.decode()) == (200, content)
     assert headers == HEADERS | {
