@@ -74,6 +74,7 @@ def test_what_a_good_tar_gives(path: Path, good: Files, pair) -> None:
          "sample x/a has no mask (.seg.png), it has .jpg; --mask-suffix says which one it is"),
         (lambda good: good[1:],
          "sample x/a has no picture (.jpg or .jpeg), it has .seg.png; --image-suffix says which one it is"),
+        (lambda good: [good[0], ("x/a.seg.png", b"no")], "sample x/a: a.png cannot be decoded (it is no PNG)"),
         (lambda good: [*good, good[0]], "x/a.jpg is the second jpg of its sample"),
         (lambda good: [*good, ("b.txt", b""), *good], "sample x/a is there twice"),
         (lambda good: [good[0], ("b.txt", b""), good[1]],
@@ -153,6 +154,12 @@ def test_a_compressed_tar_is_known_by_its_first_bytes(path: Path, start: bytes, 
     path.unlink()
     path.mkdir()
     assert scan_tar(path, LAYOUT).problems == Named([f"{path} is a folder, not a regular file"], 1)
+
+
+def test_what_two_tars_leave_out_is_added_up() -> None:
+    one = LeftOut(Counter({".txt": 2, ".cls": 1}), Named(["a"], 2))
+    other = LeftOut(Counter({".txt": 5}), Named(["b"], 1))
+    assert one + other == LeftOut(Counter({".txt": 7, ".cls": 1}), Named(["a", "b"], 3))
 
 
 def test_texts_are_kept_to_a_limit_and_counted_beyond_it() -> None:

@@ -87,7 +87,8 @@ PADDING = "its bytes do not match its sha256, but all samples are whole: padding
             ("b", B_JPG, "b.jpg is cut off after 0 of 600 bytes; b.png is gone; b.json is gone"),
         ]),
         (cut(B_PNG - 512), [
-            ("", B_PNG - 512, f"cut short: {B_PNG - 512} of {END} bytes"), ("b", B_PNG, "b.png is gone; b.json is gone"),
+            ("", B_PNG - 512, f"cut short: {B_PNG - 512} of {END} bytes"),
+            ("b", B_PNG, "b.png is gone; b.json is gone"),
         ]),
         (cut(END - 1), [("", END - 1, f"cut short: {END - 1} of {END} bytes")]),
         (put(END, b"xyz"), [("", END, f"{END + 3} bytes, 3 too many")]),
