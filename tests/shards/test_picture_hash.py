@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,14 @@ def test_a_picture_is_of_a_known_kind_and_not_too_large(monkeypatch: pytest.Monk
         monkeypatch.setattr(module, "MAX_PIXELS", 599)
         with pytest.raises(ValueError, match=r"^30 x 20 is more than 0 megapixels$"):
             picture_hash(encoded(image, kind))
+
+
+def test_a_file_that_claims_to_be_huge_is_refused_without_a_warning() -> None:
+    png = bytearray(encoded(Image.new("L", (30, 20)), "PNG"))
+    png[16:24] = struct.pack(">II", 10_000, 10_000)
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    with pytest.raises(ValueError, match=r"^10000 x 10000 is more than 25 megapixels$"):
+        picture_hash(bytes(png))
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 5, 512])
