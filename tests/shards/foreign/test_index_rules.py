@@ -75,6 +75,11 @@ def test_values_are_three_different_bytes(change: dict[str, int]) -> None:
     assert ForeignConfig(values=limits).layout() == foreign_layout("jpg", "png", limits)
 
 
+def test_values_are_those_that_have_names() -> None:
+    with pytest.raises(ValueError, match=r"^--trimap\.a 1 --trimap\.b 2 --trimap\.c 3: three different values from 0"):
+        ForeignConfig(values={"a": 1, "b": 2, "c": 3})
+
+
 def test_a_packer_tells_how_the_tars_are_read() -> None:
     config = ForeignConfig("image.jpg", "seg.png", dict(reversed(THREE_VALUES.items())))
     assert config.packer() == {"foreign": True, "image_suffix": "image.jpg", "mask_suffix": "seg.png"}
@@ -133,9 +138,10 @@ def test_compressed_tars_are_refused_before_any_is_read(folder: Path, scanned: d
 
 
 def test_what_was_indexed_before_gives_way(folder: Path, scanned: dict[str, Scanned]) -> None:
-    touch(folder, "train-0.tar", "train-1.tar", "val-0.tar", "mine.index.json")
+    touch(folder, "train-0.tar", "train-1.tar", "train-2.tar", "val-0.tar", "mine.index.json")
     index_folder(folder, ForeignConfig())
-    (folder / "train-1.tar").unlink()
+    for name in ("train-1.tar", "train-2.tar", index_name("train-2.tar")):
+        (folder / name).unlink()
     index_folder(folder, ForeignConfig())
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json", "mine.index.json", "train-0.index.json", "train-0.tar", "val-0.index.json", "val-0.tar",

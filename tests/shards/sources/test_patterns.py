@@ -193,6 +193,7 @@ def test_one_file_per_class(tmp_path: Path) -> None:
     assert mask.pixels.tolist() == [[0, 1, 1, 0, 0, 0], [0, 2, 2, 0, 0, 0], [0, 2, 2, 0, 0, 0], [0] * 6]
     assert mask.oddities == ("overlap",)
     assert mask.observed.pixels == (18, 2, 4, 0)
+    assert (mask.observed.name, mask.observed.split) == (str(pairs["a"].masks[0][1]), "train")
     with pytest.raises(ValueError, match=r"'hair' is none of the classes skin, mole"):
         pairs_of(
             tmp_path, "images/{split}/{key}.jpg", "masks/{class}/{split}/{key}.png",
