@@ -61,6 +61,18 @@ def test_a_cut_tar_is_named_with_its_last_member(
     assert walked(whole[:size], path) == (names, [problem])
 
 
+def test_a_member_that_ends_with_the_file_is_whole(path: Path) -> None:
+    write_tar(path, [("a.txt", b"a" * 2 * BLOCK)], tarfile.USTAR_FORMAT)
+    problem = "cut short: 1536 bytes without the mark of a tar's end; the last member is a.txt"
+    assert walked(path.read_bytes()[: 3 * BLOCK], path) == (["a.txt"], [problem])
+
+
+def test_names_that_are_no_text_are_shown_by_their_bytes(path: Path) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT, encoding="latin-1") as tar:
+        tar.addfile(tarfile.TarInfo("\xff\xfc.txt"))
+    assert walked(path.read_bytes(), path) == (["\\xff\\xfc.txt"], [])
+
+
 def test_a_header_that_is_damaged_behind_the_first_is_told(path: Path, whole: bytes) -> None:
     damaged = whole[:1024] + b"?" + whole[1025:]
     problem = "damaged header at byte 1024, behind the member a.txt"

@@ -14,6 +14,10 @@ from shards.integrity import content
 from shards.integrity.content import check_content
 
 VALUES = {"a": 1, "b": 2, "c": 255}
+BOMB = (
+    "k.png cannot be decoded (Image size (1200000000 pixels) exceeds limit of 178956970 pixels, could be decompression "
+    "bomb DOS attack.)"
+)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -87,14 +91,16 @@ def test_a_picture_has_as_many_pixels_as_are_allowed(monkeypatch: pytest.MonkeyP
 
 def test_a_mask_that_claims_to_be_huge_is_not_decoded() -> None:
     png = bytearray(mask_of(1))
-    for width, height in ((25_000_000, 1), (25_000_001, 1)):
+    for width, height in ((25_000_000, 1), (25_000_001, 1), (10_000, 10_000), (30_000, 40_000)):
         png[16:24] = struct.pack(">II", width, height)
         png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
         too_large = f"k.png is {width} x {height}, more than 25 megapixels"
         other_size = f"k.png is {width} x {height}, its picture 32 x 24"
-        assert problem_of(png=bytes(png)) == (other_size if width * height == 25_000_000 else too_large)
+        said = {25_000_000: other_size, 1_200_000_000: BOMB}.get(width * height, too_large)
+        assert problem_of(png=bytes(png)) == said
 
 
 def test_a_picture_is_a_jpeg_that_is_whole() -> None:
-    for jpg in (b"", b"no", mask_of(1), JPG[:-200]):
+    with_a_warning = JPG[:-2] + b"abc" * 9 + JPG[-2:]
+    for jpg in (b"", b"no", mask_of(1), JPG[:-200], with_a_warning):
         assert problem_of(jpg=jpg).startswith("k.jpg cannot be decoded (")
