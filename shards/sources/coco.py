@@ -203,13 +203,15 @@ def _read_instances(path: Path, folder: Path, word: str) -> _Instances:
 
 
 def _check_pictures(one: _Instances) -> None:
-    """Raises ValueError for pictures that are missing, and for a link that leads out of their folder."""
+    """Raises ValueError for pictures that are missing, and for a link, of a folder too, that leads out of theirs."""
     inside = one.folder.resolve()
     files: dict[Path, dict[str, bool]] = {}  # whether each is a link; one listing, since many stats take minutes
     missing = []
     for name in one.pictures.values():
         path = one.folder / name
         if path.parent not in files:
+            if not path.parent.resolve().is_relative_to(inside):
+                raise ValueError(f"{path.parent} leads out of {one.folder}, to {path.parent.resolve()}: put it there")
             files[path.parent] = links_in(path.parent)
         is_link = files[path.parent].get(path.name)
         if is_link is None:

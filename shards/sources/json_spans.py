@@ -13,6 +13,7 @@ from shards.files import open_regular
 MAX_ENTRY_BYTES = 64 << 20  # of one annotation or picture
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _KEY = re.compile(rb'\s*,?\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
+_END = re.compile(rb"\s*\}")
 _SCALAR = re.compile(rb'"(?:[^"\\]|\\.)*"|[^,{}\[\]\s]+')
 
 
@@ -41,6 +42,8 @@ def find_entries(data: mmap.mmap, sections: Collection[str]) -> Iterator[tuple[s
             for start, end in _objects(data, place):
                 yield section, start, end
         place = _end_of(data, place)
+    if not _END.match(data, place):
+        raise ValueError("it is cut short")
 
 
 def _objects(data: mmap.mmap, start: int) -> Iterator[tuple[int, int]]:

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from shards.absent import describe_absence
 from shards.manifest import MANIFEST_NAME, load_manifest
 
+LISTED = "it holds pictures with lists of their splits, which"
+ADVISED = (
+    "`python -m shards.pack --download --out HERE` fetches and packs a public data set (0.8 GB), and without a network "
+    "`python -m shards.pack --synthetic 400 --out HERE` draws pictures"
+)
 ADVICE = re.compile(r"`(python [^`]+)`")
 
 
@@ -72,3 +78,37 @@ def test_tars_without_a_manifest_are_to_be_indexed(shard_set: Path) -> None:
     assert "it has tar files but no manifest.json" in message
     run(indexes)
     load_manifest(shard_set)
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("files", "step"),
+    [
+        (["here/a/manifest.json", "here/annotations/trainval.txt", "here/x.tar"], "name a folder in it, HERE/a"),
+        ([f"here/{name}/manifest.json" for name in "cabd"], "name a folder in it, HERE/a, HERE/b, HERE/c"),
+        (["here/annotations/trainval.txt", "here/x.tar"],
+         f"{LISTED} `python -m shards.pack --source HERE --out SET` packs"),
+        (["here/in it/annotations/trainval.txt"],
+         f"{LISTED} `python -m shards.pack --source 'HERE/in it' --out SET` packs"),
+        (["here/x.tar", "other/manifest.json"],
+         "it has tar files but no manifest.json, which `python -m shards.verify HERE --index` writes"),
+        (["other/manifest.json"], f"{ADVISED}; there is one in PARENT/other"),
+        (["here/x.tgz", "other/note.json", "other/in/manifest.json"], ADVISED),
+    ],
+)  # fmt: skip
+def test_the_next_step_is_told_by_what_is_there(tmp_path: Path, files: list[str], step: str) -> None:
+    make(tmp_path, *files)
+    said = step.replace("HERE", str(tmp_path / "here")).replace("PARENT", str(tmp_path))
+    assert describe_absence(tmp_path / "here", MANIFEST_NAME) == f"no shard set in {tmp_path / 'here'}: {said}"
+
+
+def test_a_relative_folder_is_told_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "a/set.json")
+    said = "it is a file, and a shard set is a folder with a manifest.json, such as a perhaps"
+    assert describe_absence(Path("a/set.json"), MANIFEST_NAME) == f"no shard set in {tmp_path}/a/set.json: {said}"

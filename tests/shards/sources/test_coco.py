@@ -11,46 +11,17 @@ from PIL import Image
 from shards.command import OK, Failure, run_command
 from shards.integrity.repair import repair
 from shards.labels.faults import LabelFaults
+from shards.labels.observed import LabelProblem, Observed
 from shards.manifest import load_manifest
 from shards.pack import main, pack
 from shards.packing.options import PackConfig
 from shards.packing.resume import listing_digest
-from shards.sources.coco import CocoOptions, read_coco
+from shards.sources.coco import CocoOptions, coco_again, read_coco
 from shards.sources.patterns import SplitOptions
 from shards.verify import verify
+from tests.shards.coco_files import Instances, annotation, box
 
-CATEGORIES = [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}]
 BLACK = np.zeros((6, 8, 3), np.uint8)
-
-
-def box(x: int, y: int, width: int, height: int) -> list[list[int]]:
-    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
-
-
-def annotation(number: int, image: int, category: int, segmentation: object, **more: object) -> dict:
-    return {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation, **more}
-
-
-class Instances:
-    """Pictures in SPLIT2017, annotations in instances_SPLIT2017.json."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.options = CocoOptions(f"{root}/{{split}}2017", f"{root}/instances_{{split}}2017.json")
-
-    def write(self, split: str, files: list[str], annotations: list[dict], **more: object) -> Path:
-        images = []
-        for number, name in enumerate(files, start=1):
-            images.append({"id": number, "file_name": name, "height": 6, "width": 8})
-            if ".." not in name and not name.startswith("/"):
-                path = self.root / f"{split}2017" / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pixels = np.random.default_rng(number).integers(0, 256, BLACK.shape, np.uint8)
-                Image.fromarray(pixels).save(path, "JPEG")
-        content = {"info": {"a": ["}", '"']}, "images": images, "annotations": annotations, "categories": CATEGORIES}
-        path = self.root / f"instances_{split}2017.json"
-        path.write_text(json.dumps(content | more))
-        return path
 
 
 @pytest.fixture
@@ -134,6 +105,69 @@ def test_a_category_of_no_class_and_a_picture_of_another_size(instances: Instanc
         "unknown_value": 1, "size_differs": 1, "one_value": 1,
     }  # fmt: skip
     assert "category 7 is in no class" in str(caught.value)
+
+
+def test_a_mask_and_its_problem_know_file_and_split(instances: Instances) -> None:
+    first, second, third = read_coco(instances.options, None).samples
+    where = f"{first.annotations}, a.jpg"
+    observed = first.read_mask(BLACK).observed
+    assert observed == Observed(where, "train", (0, 12, 4, 32))
+    assert third.read_mask(BLACK).observed == replace(
+        observed, name=f"{third.annotations}, c.jpg", split="val", pixels=(48, 0, 0, 0),
+        faults=(("one_value", f"{third.annotations}, c.jpg: all pixels are of one class"),),
+    )  # fmt: skip
+    assert (first.row(), second.row()) == (["a", "train", "a", "a"], ["b-x2f-xc3-xbc", "train", "b/ü", "b/ü"])
+    assert third.files() == (instances.root / "val2017" / "c.jpg", instances.root / "instances_val2017.json")
+    with pytest.raises(LabelProblem) as error:
+        first.read_mask(np.zeros((8, 6, 3), np.uint8))
+    said = f"{where}: drawn on 8 x 6, and the picture is 6 x 8"
+    assert (str(error.value), error.value.observed) == (
+        said, Observed(where, "train", (), faults=(("size_differs", said),)),
+    )  # fmt: skip
+
+
+def test_small_instances_lie_on_large_ones_and_crowds_below_all(instances: Instances) -> None:
+    """Whatever their order in the file; of equal ones the later number lies above, and without an area it is large."""
+    path = instances.write(
+        "train",
+        ["a.jpg"],
+        [
+            annotation(5, 1, 1, box(0, 0, 1, 1), area=1),
+            annotation(2, 1, 3, box(0, 0, 2, 1), area=2),
+            annotation(3, 1, 3, box(2, 0, 1, 1), area=9),
+            annotation(4, 1, 1, box(2, 0, 1, 1), area=9),
+            annotation(1, 1, 1, box(0, 0, 8, 1), area=0.5, iscrowd=1),
+            annotation(6, 1, 1, box(0, 1, 1, 1)),
+        ],
+    )
+    sample = read_coco(CocoOptions(instances.options.images, str(instances.options.annotations)), None).samples[0]
+    assert sample.annotations == path
+    mask = sample.read_mask(BLACK).pixels
+    assert mask[0].tolist() == [1, 2, 1, 255, 255, 255, 255, 255]
+    assert mask[1].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_an_annotation_that_cannot_be_drawn_is_named(instances: Instances) -> None:
+    instances.write("train", ["a.jpg"], [annotation(7, 1, 1, "none")])
+    sample = read_coco(instances.options, None).samples[0]
+    with pytest.raises(Failure, match=r"instances_train2017\.json, a\.jpg: annotation 7 cannot be drawn \("):
+        sample.read_mask(BLACK)
+
+
+def test_annotations_are_found_again_by_what_the_manifest_says(instances: Instances) -> None:
+    options = CocoOptions(
+        f"{instances.root}/train2017",
+        f"{instances.root}/instances_train2017.json",
+        SplitOptions(val_share=0.5, group_by="^.", seed=3),
+    )
+    listing = read_coco(options, None)
+    assert listing.settings["coco"] == {
+        "images": "train2017", "annotations": "instances_train2017.json", **options.splits.content(instances.root),
+    }  # fmt: skip
+    assert (listing.source.name, listing.source.values, listing.oddities) == ("coco", {}, {})
+    assert listing.settings["classes"] == listing.rules.content()
+    assert coco_again({**listing.settings, "seed": 3}, instances.root) == listing
+    assert {sample.group for sample in listing.samples} == {"a", "b"}
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "", "a\0.jpg"])

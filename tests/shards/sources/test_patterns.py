@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from shards.labels.rules import load_rules, rules_of
-from shards.sources.patterns import Pair, PairOptions, SplitOptions, choose_splits, read_pairs
+from shards.sources.patterns import Pair, PairOptions, SplitOptions, choose_splits, pairs_again, read_pairs
 
 RULES = rules_of({"class": [{"name": "a", "values": [0]}, {"name": "b", "values": [1]}]})
 
@@ -193,6 +193,7 @@ def test_one_file_per_class(tmp_path: Path) -> None:
     assert mask.pixels.tolist() == [[0, 1, 1, 0, 0, 0], [0, 2, 2, 0, 0, 0], [0, 2, 2, 0, 0, 0], [0] * 6]
     assert mask.oddities == ("overlap",)
     assert mask.observed.pixels == (18, 2, 4, 0)
+    assert (mask.observed.name, mask.observed.split) == (str(pairs["a"].masks[0][1]), "train")
     with pytest.raises(ValueError, match=r"'hair' is none of the classes skin, mole"):
         pairs_of(
             tmp_path, "images/{split}/{key}.jpg", "masks/{class}/{split}/{key}.png",
@@ -214,3 +215,71 @@ def test_splits_are_told_in_one_way(tmp_path: Path) -> None:
     options = SplitOptions(lists=(path,))
     with pytest.raises(ValueError, match=r"--images has \{split\}, and --splits-from lists the splits too"):
         choose_splits(["a", "b"], ["train", "val"], True, options)
+
+
+def test_a_pattern_may_begin_outside_of_the_folder_it_is_typed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "images/train/a.jpg", "images/val/b.jpg", "masks/a.png", "masks/b.png", "work/here")
+    monkeypatch.chdir(tmp_path / "work")
+    options = PairOptions("../images/{split}/{key}.jpg", "../masks/{key}.png")
+    assert [pair.files()[0] for pair in read_pairs(options, RULES).samples] == [
+        Path("../images/train/a.jpg"), Path("../images/val/b.jpg"),
+    ]  # fmt: skip
+
+
+def test_two_masks_of_one_key_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "images/train/a.jpg", "images/val/b.jpg", "masks/a.png", "masks/a.tif", "masks/b.png")
+    with pytest.raises(ValueError, match=r"^two masks have the key 'a': .*/masks/a\.png and .*/masks/a\.tif$"):
+        pairs_of(tmp_path, "images/{split}/{key}.jpg", "masks/{key}.*")
+
+
+def test_one_key_in_two_splits_puts_the_split_before_all_names(tmp_path: Path) -> None:
+    touch(tmp_path, "images/Tr/a.jpg", "images/Tr/b.jpg", "images/val/a.jpg", "masks/a.png", "masks/b.png")
+    pairs = pairs_of(tmp_path, "images/{split}/{key}.jpg", "masks/{key}.png")
+    assert {name: (pair.key, pair.split) for name, pair in pairs.items()} == {
+        "Tr/a": ("Tr-x2fa", "train"), "Tr/b": ("Tr-x2fb", "train"), "val/a": ("val-x2fa", "val"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("nearest", [True, False])
+def test_pairs_are_found_again_by_what_the_manifest_says(tmp_path: Path, nearest: bool) -> None:
+    """With all that tells a sample's bytes: split, group, files, classes and the treatment of other values."""
+    for number in range(6):
+        touch(tmp_path, f"images/v{number // 2}_{number}.jpg", f"masks/v{number // 2}_{number}.png")
+    splits = SplitOptions(val_share=0.3, group_by="^v[0-9]", seed=5)
+    options = PairOptions(f"{tmp_path}/images/{{key}}.jpg", f"{tmp_path}/masks/{{key}}.png", splits, nearest)
+    listing = read_pairs(options, RULES)
+    assert listing.rules == RULES
+    assert (listing.source.name, listing.source.attribution, listing.source.values) == ("pictures", "", {})
+    assert listing.settings == {
+        "pairs": {
+            "images": "images/{key}.jpg", "masks": "masks/{key}.png", **splits.content(tmp_path),
+            "takes_nearest": nearest,
+        },
+        "classes": RULES.content(),
+    }  # fmt: skip
+    first = listing.samples[0]
+    assert first.files() == (tmp_path / "images" / "v0_0.jpg", tmp_path / "masks" / "v0_0.png")
+    assert first.row() == ["v0_0", first.split, "v0_0", "v0"]
+    assert first.facts() == {"name": "v0_0", "group": "v0"}
+    assert {pair.takes_nearest for pair in listing.samples} == {nearest}
+    again = pairs_again({**listing.settings, "seed": 5}, tmp_path)
+    assert again == listing
+    other = pairs_again({**listing.settings, "seed": 6}, tmp_path)
+    assert [pair.split for pair in other.samples] != [pair.split for pair in listing.samples]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["images/b.jpg"], r"\(1 pictures, 0 masks\); pictures have keys such as 'b'$"),
+        (["images/b.jpg", "masks/c.png"],
+         r"\(1 pictures, 1 masks\); pictures have keys such as 'b' and masks have keys such as 'c'$"),
+        ([], r"\(0 pictures, 0 masks\); folders that are links are left alone$"),
+    ],
+)  # fmt: skip
+def test_where_nothing_is_paired_keys_of_both_sides_are_told(tmp_path: Path, files: list[str], said: str) -> None:
+    touch(tmp_path, "images/x", "masks/x", *files)
+    with pytest.raises(ValueError, match=said):
+        pairs_of(tmp_path, "images/{key}.jpg", "masks/{key}.png")

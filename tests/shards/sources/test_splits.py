@@ -27,9 +27,33 @@ def test_shares_are_met_where_groups_are_small() -> None:
     assert share_splits(map(str, range(1000)), {"val": 0.1, "test": 0.2}, 1) != splits
 
 
+def test_the_same_groups_are_taken_for_ever() -> None:
+    """Whoever packs again compares with results on the former splits. A group counts as many samples as it has."""
+    sizes = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6, "g": 7, "h": 8}
+    groups = [group for group, size in sizes.items() for _ in range(size)]
+    shares = {"val": 0.3, "test": 0.2}  # of 36 samples
+    taken = {"d": "val", "f": "val", "a": "val", "h": "test"}
+    assert share_splits(groups, shares, 0) == dict.fromkeys("abcdefgh", "train") | taken
+    assert share_splits(groups, shares, 1) == dict.fromkeys("abcdefgh", "train") | {"c": "val", "f": "val", "d": "test"}
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0.37, 1), (0.375, 2), (0.62, 2), (0.625, 3), (0.9, 3)])
+def test_a_group_is_taken_if_half_of_it_fits(share: float, taken: int) -> None:
+    """Four groups of two samples, of which the last stays in train."""
+    splits = share_splits("aabbccdd", {"val": share}, 0)
+    assert list(splits.values()).count("val") == taken
+
+
+@pytest.mark.parametrize("shares", [{"val": 0.9, "test": 0.05}, {"val": 0.01, "test": 0.9}])
+def test_the_last_groups_are_left_to_the_splits_that_have_none(shares: dict[str, float]) -> None:
+    assert sorted(share_splits("abc", shares, 0).values()) == ["test", "train", "val"]
+
+
 def test_too_few_groups() -> None:
-    with pytest.raises(ValueError, match=r"1 groups are too few for train, val"):
-        share_splits(["a", "a", "a"], {"val": 0.5}, 0)
+    with pytest.raises(ValueError, match=r"^1 groups are too few for train, val: see --group-by$"):
+        share_splits(["a", "a", "a"], {"val": 0.5, "test": 0.0}, 0)
+    with pytest.raises(ValueError, match=r"^2 groups are too few for train, val, test: see --group-by$"):
+        share_splits(["a", "b"], {"val": 0.5, "test": 0.1}, 0)
 
 
 def test_groups_by_expression() -> None:

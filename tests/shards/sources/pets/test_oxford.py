@@ -34,24 +34,55 @@ def test_comments_and_blank_lines_do_not_count(odd) -> None:
     assert (pet.split, pet.class_id, pet.breed, pet.species) == ("val", 26, "pug", "dog")
 
 
+def test_every_tenth_pet_is_validation_whatever_stands_between_the_lines(odd) -> None:
+    keys = [f"pug_{index}" for index in range(12)]
+    for key in keys:
+        odd.add(key)
+    odd.write_list("trainval", ["# the first"] + [line for key in keys[:11] for line in (f"{key} 1 1 1", "", "#")])
+    odd.write_list("test", [f"{keys[11]} 1 1 1"])
+    assert {pet.key: pet.split for pet in read_folder(odd.root).samples} == (
+        dict.fromkeys(keys, "train") | {"pug_0": "val", "pug_10": "val", "pug_11": "test"}
+    )
+
+
+def test_a_pet_knows_its_files_and_facts(odd) -> None:
+    odd.add("Great_Pyrenees_12")
+    odd.add("pug", name="test")
+    odd.write_list("trainval", ["Great_Pyrenees_12 9 2 4"])
+    first, second = read_folder(odd.root).samples
+    assert first.files() == (odd.picture(first.key), odd.trimap(first.key))
+    assert first.row() == ["Great_Pyrenees_12", "val", 9, "Great_Pyrenees", "dog"]
+    assert first.facts() == {"class_id": 9, "breed": "Great_Pyrenees", "species": "dog"}
+    assert second.facts() == {"class_id": 1, "breed": "pug", "species": "cat"}  # a key without a number
+
+
 def test_the_parent_folder_will_do(odd) -> None:
     odd.add("pug_1")
     assert read_folder(odd.root.parent) == read_folder(odd.root)
     shutil.copytree(odd.root, odd.root.parent / "other")
     with pytest.raises(ValueError, match="with it: odd, other"):
         read_folder(odd.root.parent)
+    marker = Path("annotations") / "trainval.txt"
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message follows
+        read_folder(odd.root / "images")
+    assert str(error.value) == (
+        f"{odd.root / 'images'} has no {marker}, nor has exactly one of its folders (with it: none)"
+    )
 
 
 def test_extra_files_are_counted_and_left_out(odd) -> None:
     odd.add("pug_1")
-    extras = ("images/._pug_1.jpg", "images/a.mat", "images/pug_9.jpg", "images/Thumbs.db", "annotations/trimaps/x.png")
+    extras = (
+        "images/._pug_1.jpg", "images/a.mat", "images/pug_9.jpg", "images/pug_1", "images/Thumbs.db",
+        "annotations/trimaps/x.png",
+    )  # fmt: skip
     for name in extras:
         (odd.root / name).write_bytes(b"")
     folder = read_folder(odd.root)
     assert len(folder.samples) == 1
     assert folder.oddities == {
         "apple_double": ("._pug_1.jpg",),
-        "other_file": ("Thumbs.db",),
+        "other_file": ("Thumbs.db", "pug_1"),
         "mat_file": ("a.mat",),
         "unlisted_picture": ("pug_9.jpg",),
         "unlisted_trimap": ("x.png",),
@@ -77,6 +108,11 @@ def test_a_bad_line_is_named(odd, line: str, message: str) -> None:
         read_folder(odd.root)
 
 
+def test_a_key_may_have_as_many_letters_as_a_header_takes(odd) -> None:
+    odd.add("p" * 90)
+    assert [pet.key for pet in read_folder(odd.root).samples] == ["p" * 90]
+
+
 def test_a_test_picture_must_not_be_trained_on(odd) -> None:
     odd.add("pug_0")
     odd.write_list("test", ["pug_0 1 1 1"])
@@ -90,9 +126,13 @@ def test_missing_files_are_named(odd) -> None:
     odd.trimap("pug_3").unlink()
     with pytest.raises(ValueError, match=r"missing trimap: .*pug_3\.png$"):
         read_folder(odd.root)
-    for index in range(7):
+    for index in range(5):
         odd.picture(f"pug_{index}").unlink()
-    with pytest.raises(ValueError, match=r"missing picture: .*pug_0\.jpg, .* and 2 more"):
+    with pytest.raises(ValueError, match=r"missing picture: .*pug_0\.jpg, .*pug_4\.jpg$"):
+        read_folder(odd.root)
+    for index in range(5, 7):
+        odd.picture(f"pug_{index}").unlink()
+    with pytest.raises(ValueError, match=r"missing picture: .*pug_0\.jpg, .*pug_4\.jpg and 2 more$"):
         read_folder(odd.root)
     shutil.rmtree(odd.root / "images")
     with pytest.raises(ValueError, match="images is missing"):
@@ -122,7 +162,7 @@ def archives(odd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     handler = partial(QuietHandler, directory=str(tmp_path))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     resources = []
     for half in ("images", "annotations"):
         path = tmp_path / f"{half}.tar.gz"
@@ -144,6 +184,7 @@ def test_download_appears_whole(archives: Path) -> None:
     (root / ".download" / "oxford-iiit-pet" / "annotations").mkdir()  # torchvision alone would believe it
     assert [pet.key for pet in read_folder(download(root)).samples] == ["pug_0"]
     assert [path.name for path in root.iterdir()] == ["oxford-iiit-pet"]
+    assert sorted(path.name for path in (root / "oxford-iiit-pet").iterdir()) == ["annotations", "images"]  # no archive
     (archives / "images.tar.gz").unlink()
     assert download(root) == root / "oxford-iiit-pet"  # nothing is fetched twice
 
