@@ -225,3 +225,10 @@ def test_grey_saved_with_a_palette_and_transparency_is_its_values(tmp_path: Path
     assert decode_mask(tmp_path / "m.png", by_colour=True).values.tolist() == [[0x090909, 0xC80000]]
     grey = decode_mask(saved(tmp_path, [[0, 7]]), by_colour=True)
     assert (grey.values.tolist(), grey.is_colour) == ([[0, 0x070707]], True)
+
+
+def test_a_mask_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, np.arange(64 * 64).reshape(64, 64) % 256, suffix="jpg")
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(Failure, match=rf"^{path}: cannot be decoded \(.*truncated.*\); fetch it again$"):
+        decode_mask(path, by_colour=False)
