@@ -65,6 +65,7 @@ class Slurm:
         monkeypatch.setattr(arrays.patience, "call", lambda command, patience_s: self.called.append(command))
 
     def submit(self, function: Any, items: Sequence[Any], indices: range, array: Request) -> tuple[Room, list[Any]]:
+        assert function is abs
         self.arrays.append(array)
         fitting = min(len(indices), self.rooms.pop(0) if self.rooms else len(indices))
         jobs = [SimpleNamespace(job_id=f"{len(self.arrays)}_{number}") for number in range(fitting)]
@@ -95,26 +96,46 @@ def test_arrays_are_submitted_as_their_scripts_are_shown(tmp_path: Path, monkeyp
     ],
 )
 def test_what_slurm_takes_runs_by_the_whole_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rooms: list[int], taken: int, throttle: list[str] | None
-) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rooms: list[int], taken: int, throttle: list[str] | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     slurm = Slurm(rooms)
     slurm.install(monkeypatch)
     jobs = submit_arrays(abs, range(10), Request(tmp_path, SMALL, "pets", 2), lambda index, job, state: None)
     assert len(jobs) == taken
+    assert caplog.messages == [f"sbatch takes {taken} of 10 jobs now (MaxJobCount)"]
     assert slurm.called == ([["scontrol", "update", *throttle]] if throttle else [])
 
 
+def test_the_last_array_gets_the_shares_of_those_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own, and not those of the arrays before it."""
+    called: list[list[str]] = []
+    monkeypatch.setattr(arrays.patience, "call", lambda command, patience_s: called.append(command))
+    planned = plan_chunks(12, 3, 4)
+    assert [chunk.throttle for chunk in planned] == [1, 1, 1, 1]
+    _raise_throttle([SimpleNamespace(job_id="11_2"), SimpleNamespace(job_id="12_2")], planned[:2], 4)
+    _raise_throttle([SimpleNamespace(job_id="12_2")], planned, 4)
+    assert called == [["scontrol", "update", "JobId=12", "ArrayTaskThrottle=3"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "complaint"),
+    [
+        (subprocess.CalledProcessError(1, [], "", "scontrol: error: Access denied\n"), "Access denied"),
+        (FileNotFoundError(2, "No such file", "scontrol"), "[Errno 2] No such file: 'scontrol'"),
+    ],
+)
 def test_a_limit_that_cannot_be_raised_is_told_and_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, complaint: str
 ) -> None:
     def refuse(command: list[str], patience_s: float) -> str:
-        raise subprocess.CalledProcessError(1, command, "", "scontrol: error: Access denied\n")
+        raise error
 
     monkeypatch.setattr(arrays.patience, "call", refuse)
     job: Any = SimpleNamespace(job_id="12_0")
     with caplog.at_level(logging.WARNING):
         _raise_throttle([job], plan_chunks(10, 3, 2)[:1], 2)
-    assert caplog.messages == ["fewer jobs than --max-parallel may run at a time: scontrol: Access denied"]
+    assert caplog.messages == [f"fewer jobs than --max-parallel may run at a time: scontrol: {complaint}"]
 
 
 def test_a_refusal_says_what_was_submitted_before() -> None:
@@ -154,6 +175,15 @@ def test_as_many_as_fit_are_the_first_of_an_array(told: list[Any], tmp_path: Pat
     assert (room, [job.job_id for job in jobs]) == (Room(2, "MaxJobCount"), ["9_0", "9_1"])
     assert told == [("room", ["0-3%3"]), (["e", "f"], "petseg:mine")]
     assert announced == [range(4, 6)]
+
+
+def test_where_there_is_no_room_nothing_is_submitted(
+    told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "find_room", lambda count, script: Room(0, "MaxJobCount"))
+    request = Request(tmp_path, SMALL, "pets", 3, as_many_as_fit=True)
+    assert _submit_what_fits(abs, list("ab"), range(2), request) == (Room(0, "MaxJobCount"), [])
+    assert told == []
 
 
 def test_all_or_none_is_not_asked_about_room(told: list[Any], tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_counts_are_whole_numbers_by_split_in_a_fixed_order() -> None:
         ([[0], [1]], [5, 0, 0], {"255": 3, "9": 1}, "unknown_value"),
         ([[0], [2]], [5, 0, 0], {"255": 3}, "unknown_value"),
         ([[0], [254]], [5, 0, 0], {"1": 3}, "unknown_value"),
+        ([[0], [7], [255]], [5, 0, 0, 0], {"1": 3}, "unknown_value"),  # three values are not binary
+        ([[], []], [5, 0, 0], {"255": 3}, "unknown_value"),
         ([[1], [2], [3]], [4, 4, 0, 0], {"0": 3}, "off_by_one"),
         ([[0], [1], [2]], [0, 4, 4, 0], {"3": 3}, "off_by_one"),
         ([[1], [2], [3]], [4, 4, 4, 0], {"0": 3}, "unknown_value"),  # 3 is seen, and would be 4
