@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,15 @@ def test_the_work_of_refused_jobs_is_removed_and_that_of_jobs_that_may_come_stay
         "(squeue does not say which jobs there are: Invalid user)"
     )
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["0123_0.pkl", "0123_1.pkl"]
+
+
+def test_an_error_is_not_hidden_by_files_that_are_not_there(sbatch: Callable[[str], Path], tmp_path: Path) -> None:
+    request = Request(tmp_path / "logs", Resources(), "t", 1)
+    sbatch(f"rm {tmp_path}/logs/0123_0.pkl $2; echo no >&2; exit 1")
+    with pytest.raises(Refused, match=r"^no\n$"):
+        submit_array(str.upper, ["a"], request, "#!/bin/sh\n", "petseg:0123")
+    with pytest.raises(TypeError, match="cannot pickle"):
+        submit_array(str.upper, [threading.Lock()], request, "#!/bin/sh\n", "petseg:0123")
 
 
 def test_jobs_that_slurm_took_at_the_last_try_are_found(

@@ -90,6 +90,17 @@ def test_values_of_wide_masks(tmp_path: Path, lowest: int, highest: int, is_refu
         assert decoded.format == "TIFF"
 
 
+@pytest.mark.parametrize("odd", [0.5, float("nan"), float("inf")])
+def test_values_of_masks_with_a_point_are_whole_numbers_in_the_same_range(tmp_path: Path, odd: float) -> None:
+    """Pillow would cut them to bytes: 300 to 255, and 0.5 to 0."""
+    path = saved(tmp_path, [[0, 7, 300]], np.float32, "tif")
+    assert decode_mask(path, by_colour=False).values.tolist() == [[0, 7, 300]]
+    with pytest.raises(Failure, match=rf"^{path} has values from -5 to 7: 0 to 65535 are possible$"):
+        decode_mask(saved(tmp_path, [[7, -5]], np.float32, "tif"), by_colour=False)
+    with pytest.raises(Failure, match=rf"^{path} has values that are no whole numbers$"):
+        decode_mask(saved(tmp_path, [[0, odd]], np.float32, "tif"), by_colour=False)
+
+
 def test_wide_values_are_none_of_a_table_of_colours(tmp_path: Path) -> None:
     rules = rules_of({"class": [{"name": "a", "colours": ["#000000"]}]})
     path = saved(tmp_path, [[0, 300]], np.uint16)
