@@ -180,6 +180,16 @@ def test_what_slurm_is_asked_about_jobs(tmp_path: Path, monkeypatch: pytest.Monk
     ]
 
 
+def test_sacct_is_not_asked_about_jobs_that_squeue_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake_command(tmp_path, "squeue", SQUEUE)
+    fake_command(tmp_path, "sacct", SACCT)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    cluster.job_states(["13", "14"])
+    assert [call.split()[0] for call in (tmp_path / "calls").read_text().splitlines()] == ["squeue"]
+    cluster.job_states(["13", "15"])
+    assert (tmp_path / "calls").read_text().splitlines()[-1].endswith(" --jobs=15")
+
+
 def answer_by(monkeypatch: pytest.MonkeyPatch, folder: Path, **scripts: str) -> None:
     """Stand-ins for commands, as shell scripts."""
     for name, script in scripts.items():
@@ -248,6 +258,8 @@ def test_a_site_that_does_not_answer_is_not_guessed_at_where_that_matters(
     monkeypatch.setattr(patience, "PAUSES_S", (99.0,))
     away = "echo 'Unable to contact slurm controller' >&2; exit 1"
     answer_by(monkeypatch, tmp_path, sinfo=away, scontrol=away, squeue=away)
+    reason = "squeue: Unable to contact slurm controller (tried for 3 s)"
+    assert cluster.job_states(["12"]) == {"12": JobState("UNKNOWN", reason, "", "none")}
     assert cluster.partitions() == []
     assert cluster.node_names() == {}
     with pytest.raises(Unavailable, match=r"^scontrol: Unable to contact slurm controller \(tried for 7 s\)$"):

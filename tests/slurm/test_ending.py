@@ -164,6 +164,17 @@ def test_a_preempted_job_whose_time_was_up_as_well_timed_out() -> None:
     assert parse_ending(f"COMPLETING {T}10:00 {T}20:05 {T}19:50 10:00") is Ending.TIMED_OUT
 
 
+def test_a_job_without_an_end_has_not_timed_out() -> None:
+    assert parse_ending(f"COMPLETING {T}10:00 N/A N/A 10:00") is Ending.DECIDED
+    assert parse_ending(f"COMPLETING N/A {T}20:00 N/A 10:00") is Ending.DECIDED
+
+
+def test_a_silent_slurm_says_nothing(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "ASK_TIMEOUT_S", 0.1)
+    say("squeue", "exec sleep 600")
+    assert ask_ending("12") is Ending.UNKNOWN
+
+
 def test_slurm_is_not_asked_on_once_it_has_answered(say, tmp_path: Path) -> None:
     say("squeue", f"echo >>{tmp_path}/asked; echo RUNNING {T}15:20 {T}15:53 N/A 10:00")
     assert await_ending("12", 60.0) is Ending.RUNNING
