@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_what_is_no_lock_file_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ValueError, match=message):
         enter(tmp_path)
     assert not (tmp_path / "theirs").exists()
+
+
+def test_a_disk_that_cannot_be_written_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*words: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(publish.os, "open", refuse)
+    with pytest.raises(OSError, match=r"^\[Errno 30\] Read-only file system$"):
+        enter(tmp_path)
 
 
 def test_emptied_to_the_lock_and_what_is_kept(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +134,94 @@ def test_this_user_is_added_until_slurmdbd_knows_it(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(accounting, "START_TIMEOUT_S", 0.0)
     with pytest.raises(ValueError, match=r"^slurmdbd does not know me:\n$"):
         accounting.add_user(blueprint(str(tmp_path)))
+
+
+def test_a_cluster_ends_from_its_watch_to_its_munged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """munged last, whatever becomes of the nodes: while it runs, the cluster does; the watch does not end itself."""
+    done: list[Any] = []
+    watches = {"watch": 0}
+
+    def end_nodes(root: Path, names: list[str], namespaces: bool) -> None:
+        done.append(("nodes", names, namespaces))
+        raise OSError("a process survives")
+
+    monkeypatch.setattr(cluster.daemons, "recorded", lambda root, name: watches)
+    monkeypatch.setattr(cluster.daemons, "end", lambda root, name: done.append(name))
+    monkeypatch.setattr(cluster.daemons, "kill_with_children", lambda root, name: done.append(("killed", name)))
+    monkeypatch.setattr(cluster.daemons, "reap", lambda root: done.append("reaped"))
+    monkeypatch.setattr(cluster, "end_accounting", lambda root: done.append("accounting"))
+    monkeypatch.setattr(cluster, "end_nodes", end_nodes)
+    (tmp_path / "cluster.json").write_text('{"nodes": ["node1"], "namespaces": true}')
+    wanted = [("killed", "slurmctld"), "accounting", ("nodes", ["node1"], True), "munged", "reaped"]
+    with pytest.raises(OSError, match="a process survives"):
+        stop(tmp_path)
+    assert done == ["watch", *wanted]
+    done.clear()
+    watches["watch"] = os.getpid()
+    with pytest.raises(OSError, match="a process survives"):
+        stop(tmp_path)
+    assert done == wanted
+
+
+def test_a_cluster_is_up_once_all_nodes_are_idle_in_all_partitions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ["", "node1 idle\nnode2 idle*\nnode1 idle", "node1 idle", "node1 idle\nnode2 idle\nnode1 idle"]
+    monkeypatch.setattr(cluster.client, "ask", lambda root, command: answers.pop(0))
+    cluster._await_idle(blueprint(str(tmp_path)))
+    assert answers == []
+    monkeypatch.setattr(cluster, "START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(cluster.client, "ask", lambda root, command: "node1 idle")
+    monkeypatch.setattr(cluster.daemons, "log_tails", lambda root: "the logs")
+    with pytest.raises(ValueError, match=r"^the nodes did not become idle:\nthe logs$"):
+        cluster._await_idle(blueprint(str(tmp_path)))
+
+
+def test_daemons_start_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """munged before all who sign by it, the database before slurmctld, which asks it at once, and the nodes last."""
+    done: list[str] = []
+
+    def note(text: str) -> Callable[..., None]:
+        return lambda *words: done.append(text.format(*words))
+
+    monkeypatch.setattr(cluster.daemons, "spawn", note("{1}"))
+    monkeypatch.setattr(cluster.daemons, "await_ready", note("{1} is up"))
+    monkeypatch.setattr(cluster, "spawn_controller", note("slurmctld"))
+    monkeypatch.setattr(cluster, "spawn_node", note("{1} {2}"))
+    monkeypatch.setattr(cluster, "start_accounting", note("accounting"))
+    monkeypatch.setattr(cluster, "add_user", note("user"))
+    cluster._start_daemons(blueprint(str(tmp_path)))
+    first, then = ["munged", "munged is up"], ["slurmctld", "slurmctld is up", "node1 True", "node2 True"]
+    assert done == [*first, *then]
+    done.clear()
+    cluster._start_daemons(blueprint(str(tmp_path), ports=(1, 2, 3, 4), accounting=True))
+    assert done == [*first, "accounting", *then, "user"]
+
+
+def test_the_database_is_kept_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reaches its socket owns it, and slurmdbd refuses a configuration that others can read."""
+    started: dict[str, tuple[list[str], dict[str, str]]] = {}
+    monkeypatch.setattr(
+        accounting.daemons, "spawn", lambda root, name, command, env: started.update({name: (command, env)})
+    )
+    monkeypatch.setattr(accounting.daemons, "await_ready", lambda root, name, ready, timeout_s: None)
+    (tmp_path / "tables.sql").write_text("CREATE TABLE IF NOT EXISTS proc (a int);\n")
+    monkeypatch.setattr(accounting, "SYSTEM_TABLES", (tmp_path / "tables.sql",))
+    root = tmp_path / "root"
+    plan = blueprint(str(root), ports=(1, 2, 3, 4), accounting=True)
+    cluster._prepare(plan)
+    accounting.start_accounting(plan)
+    assert list(started) == ["mariadbd", "slurmdbd"]
+    command, environ = started["slurmdbd"]
+    assert (command, environ["MYSQL_UNIX_PORT"]) == (["slurmdbd", "-D"], f"{root}/db/socket")
+    command, _ = started["mariadbd"]
+    assert command[:6] == [
+        "mariadbd", "--no-defaults", "--user=me", f"--datadir={root}/db/data", f"--socket={root}/db/socket",
+        f"--pid-file={root}/db/pid",
+    ]  # fmt: skip
+    assert {"--skip-networking", f"--init-file={root}/db/init.sql"} <= set(command)
+    modes = [(root / name).stat().st_mode & 0o777 for name in ("db", "db/data", "etc/slurmdbd.conf")]
+    assert modes == [0o700, 0o700, 0o600]
+    assert (root / "db" / "init.sql").read_text() == (
+        "CREATE DATABASE mysql;\nUSE mysql;\nCREATE TABLE IF NOT EXISTS proc (a int);"
+    )
