@@ -20,7 +20,7 @@ from shards.labels.observed import MAX_UNKNOWN, LabelMask, LabelProblem, Observe
 from shards.labels.rules import MAX_VALUE, ClassRule, LabelRules
 
 FORMATS = ("PNG", "TIFF", "BMP", "GIF", "JPEG")
-WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")
+WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
 UNKNOWN = 254  # index of a pixel of no class, while a mask is read
 NEAR = 24  # levels within which a value is a class's own, saved with losses
 MIN_SPACING = 2 * NEAR  # of the classes' values: between closer ones nearness says nothing
@@ -131,7 +131,11 @@ def decode_mask(path: Path, by_colour: bool) -> Decoded:
     load_pixels(path, image)
     kind = image.format or ""
     if image.mode in WIDE_MODES:
-        values = np.asarray(image).astype(np.int64)
+        exact = np.asarray(image)
+        with np.errstate(invalid="ignore"):  # NaN and infinity, which differ from what they become
+            values = exact.astype(np.int64)
+        if (values != exact).any():
+            raise Failure(f"{path} has values that are no whole numbers")
         if values.min() < 0 or values.max() > MAX_VALUE:
             raise Failure(f"{path} has values from {values.min()} to {values.max()}: 0 to {MAX_VALUE} are possible")
         return Decoded(values.astype(np.uint16), False, kind)

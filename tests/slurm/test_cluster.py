@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from shards.command import Unavailable
 from slurm import cluster, patience
 from slurm.cluster import JobState
 
@@ -164,3 +165,128 @@ def test_where_squeue_refuses_no_job_counts_as_missing(monkeypatch: pytest.Monke
     monkeypatch.setattr(cluster.patience, "call", refuse)
     with pytest.raises(OSError, match=r"^squeue does not say which jobs there are: Invalid user: me$"):
         cluster.jobs_by_token(["petseg:aaaa"])
+
+
+def test_what_slurm_is_asked_about_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fields in the order in which they are read, tasks of arrays one by one, and jobs that are over too."""
+    fake_command(tmp_path, "squeue", "")
+    fake_command(tmp_path, "sacct", "")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    missing = JobState("MISSING", "neither squeue nor sacct knows it", "", "squeue")
+    assert cluster.job_states(["12_1", "13", "12_1"]) == {"12_1": missing, "13": missing}
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "squeue --noheader --array --states=all --format=%i|%T|%r|%N --jobs=12,13",
+        "sacct --noheader --parsable2 --allocations --format=JobID,State,NodeList,ExitCode --jobs=12,13",
+    ]
+
+
+def test_sacct_is_not_asked_about_jobs_that_squeue_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake_command(tmp_path, "squeue", SQUEUE)
+    fake_command(tmp_path, "sacct", SACCT)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    cluster.job_states(["13", "14"])
+    assert [call.split()[0] for call in (tmp_path / "calls").read_text().splitlines()] == ["squeue"]
+    cluster.job_states(["13", "15"])
+    assert (tmp_path / "calls").read_text().splitlines()[-1].endswith(" --jobs=15")
+
+
+def answer_by(monkeypatch: pytest.MonkeyPatch, folder: Path, **scripts: str) -> None:
+    """Stand-ins for commands, as shell scripts."""
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_a_job_that_squeue_has_forgotten_is_asked_of_sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Asked for it alone, squeue fails."""
+    forgotten = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    answer_by(monkeypatch, tmp_path, squeue=forgotten, sacct="echo '12|FAILED|node1|1:0'")
+    assert cluster.job_states(["12"], timeout_s=30) == {"12": JobState("FAILED", "", "node1", "sacct", "1:0")}
+    answer_by(monkeypatch, tmp_path, sacct="echo '12|FAILED|node1|1:0'; exit 1")
+    assert cluster.job_states(["12"])["12"].state == "MISSING"  # what a command that failed has printed is no answer
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_why_squeue_could_not_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_s: float | None):
+    answer_by(monkeypatch, tmp_path, squeue="exit 3", sacct="echo '12|FAILED|node1|1:0'")
+    unknown = JobState("UNKNOWN", "squeue failed with exit code 3", "", "none")
+    assert cluster.job_states(["12", "13"], timeout_s) == {"12": unknown, "13": unknown}
+    answer_by(monkeypatch, tmp_path, squeue="echo 'squeue: error: no' >&2; echo 'squeue: error: way' >&2; exit 1")
+    assert cluster.job_states(["12"], timeout_s)["12"].reason == "no; way"
+
+
+def test_lines_of_another_shape_are_no_jobs():
+    text = "squeue: welcome|to|us\n 12 |RUNNING|a|b|c \n\n"
+    assert cluster.parse_squeue(text) == {"12": JobState("RUNNING", "a", "b|c", "squeue")}
+    assert cluster.parse_sacct("12|RUNNING|node1\n13|OUT_OF_MEMORY|node1|0:125 \n") == {
+        "13": JobState("OUT_OF_MEMORY", "", "node1", "sacct", "0:125")
+    }
+
+
+def test_each_end_in_slurms_words_is_an_end():
+    over = {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "REVOKED",
+        "TIMEOUT",
+    }
+    others = {"CONFIGURING", "COMPLETING", "PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "STOPPED", "PREEMPTED"}
+    assert {word for word in over | others if JobState(word, "", "", "squeue").is_over} == over
+
+
+def test_what_slurm_is_asked_about_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake_command(tmp_path, "sinfo", "low|a\ngpu*|b\n")
+    fake_command(tmp_path, "scontrol", "MaxArraySize = 77\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert cluster.partitions() == ["low|a", "gpu*|b"]
+    assert cluster.node_names() == {"low": "a", "gpu*": "b"}
+    assert cluster.max_array_size() == 77
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "sinfo --noheader --format=%P", "sinfo --Node --noheader --format=%N|%n", "scontrol show config"
+    ]  # fmt: skip
+
+
+def test_a_site_that_does_not_answer_is_not_guessed_at_where_that_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(patience, "PAUSES_S", (99.0,))
+    away = "echo 'Unable to contact slurm controller' >&2; exit 1"
+    answer_by(monkeypatch, tmp_path, sinfo=away, scontrol=away, squeue=away)
+    reason = "squeue: Unable to contact slurm controller (tried for 3 s)"
+    assert cluster.job_states(["12"]) == {"12": JobState("UNKNOWN", reason, "", "none")}
+    assert cluster.partitions() == []
+    assert cluster.node_names() == {}
+    with pytest.raises(Unavailable, match=r"^scontrol: Unable to contact slurm controller \(tried for 7 s\)$"):
+        cluster.max_array_size(7.0)
+    with pytest.raises(Unavailable, match=r"^squeue: Unable to contact slurm controller \(tried for 5 s\)$"):
+        cluster.jobs_by_token(["petseg:aaaa"], 5.0)
+    answer_by(monkeypatch, tmp_path, scontrol="echo 'MaxArraySize = 5'; echo 'Access denied' >&2; exit 1")
+    assert cluster.max_array_size() == 1001
+
+
+def test_nodes_and_facts_are_read_by_name():
+    assert cluster.parse_nodes("node1|host-a\nnode1|host-a\n node2 | host-b \nno host\n") == {
+        "node1": "host-a", "node2": "host-b"
+    }  # fmt: skip
+    assert cluster.parse_partitions(" low \n\nlow\n") == ["low"]
+    line = "PartitionName=gpu AllowGroups=ALL Default=YES TRES=cpu=8,mem=1G Comment= MaxTime=1-00:00:00"
+    assert cluster.parse_facts(line) == {
+        "PartitionName": "gpu", "AllowGroups": "ALL", "Default": "YES", "TRES": "cpu=8,mem=1G", "Comment": "",
+        "MaxTime": "1-00:00:00",
+    }  # fmt: skip
+
+
+def test_jobs_of_this_user_are_listed_task_by_task_whatever_their_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fake_command(tmp_path, "squeue", "12_3|x-aaaa|(null)\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert cluster.jobs_by_token(["petseg:aaaa"]) == {("petseg:aaaa", 3): "12_3"}
+    asked = "squeue --me --noheader --array --states=all --format=%i|%j|%k"
+    assert (tmp_path / "calls").read_text().splitlines() == [asked]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,117 @@ def test_where_no_other_node_is_left_nothing_is_requeued(say, tmp_path: Path) ->
     assert not (tmp_path / "called").exists()
     say("squeue", "exit 1")
     assert "Slurm does not say which other nodes there are" in requeue_elsewhere("12_3", "node2")
+
+
+def test_what_squeue_is_asked_about_an_end(say, tmp_path: Path) -> None:
+    """The fields in the order in which they are read, each wide enough."""
+    say("squeue", f'echo "$@" >{tmp_path}/asked; echo RUNNING {T}15:20 {T}15:53 N/A 10:00')
+    assert ask_ending("12_3") is Ending.RUNNING
+    fields = "State:40,StartTime:40,EndTime:40,PreemptTime:40,TimeLimit:40"
+    assert (tmp_path / "asked").read_text() == f"--noheader --states=all --jobs=12_3 --Format={fields}\n"
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "CONFIGURING"])
+def test_a_job_that_is_still_there_is_told_by_its_preemption_alone(state: str) -> None:
+    assert parse_ending(f"{state} {T}10:00 {T}20:00 N/A 10:00") is Ending.RUNNING  # however late it is
+    assert parse_ending(f"{state} {T}10:00 {T}20:00 {T}10:01 10:00") is Ending.PREEMPTED
+
+
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [("15:22", Ending.DECIDED), ("15:23", Ending.PREEMPTED), ("15:25", Ending.PREEMPTED), ("15:26", Ending.DECIDED)],
+)
+def test_an_end_within_a_second_of_the_preemption_is_its_own(end: str, why: Ending) -> None:
+    assert parse_ending(f"COMPLETING {T}15:20 {T}{end} {T}15:24 10:00") is why
+
+
+def test_a_preempted_job_whose_time_was_up_as_well_timed_out() -> None:
+    assert parse_ending(f"COMPLETING {T}10:00 {T}20:05 {T}19:50 10:00") is Ending.TIMED_OUT
+
+
+def test_a_job_without_an_end_has_not_timed_out() -> None:
+    assert parse_ending(f"COMPLETING {T}10:00 N/A N/A 10:00") is Ending.DECIDED
+    assert parse_ending(f"COMPLETING N/A {T}20:00 N/A 10:00") is Ending.DECIDED
+
+
+def test_a_silent_slurm_says_nothing(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "ASK_TIMEOUT_S", 0.1)
+    say("squeue", "exec sleep 600")
+    assert ask_ending("12") is Ending.UNKNOWN
+
+
+def test_slurm_is_not_asked_on_once_it_has_answered(say, tmp_path: Path) -> None:
+    say("squeue", f"echo >>{tmp_path}/asked; echo RUNNING {T}15:20 {T}15:53 N/A 10:00")
+    assert await_ending("12", 60.0) is Ending.RUNNING
+    assert (tmp_path / "asked").read_text() == "\n"
+
+
+def test_without_slurms_commands_nothing_is_known_and_nothing_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask_ending("12") is Ending.UNKNOWN
+    assert not node_shuts_down()
+    assert requeue("12") == "[Errno 2] No such file or directory: 'scontrol'"
+    assert requeue_elsewhere("12", "node1") == (
+        "Slurm does not say which other nodes there are: [Errno 2] No such file or directory: 'squeue'"
+    )
+
+
+def test_a_refused_requeue_says_at_least_its_exit_code(say) -> None:
+    say("scontrol", "exit 3")
+    assert requeue("12_3") == "scontrol ended with exit code 3"
+
+
+@pytest.fixture
+def kept_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("kept_handler")
+def test_what_is_asked_before_a_job_is_requeued_elsewhere(say, tmp_path: Path) -> None:
+    """A node that is left out already is named once."""
+    for name, answer in (("squeue", "node[1-2]|1|gpu"), ("sinfo", "node1\nnode2\nnode3"), ("scontrol", "node1\nnode2")):
+        say(name, f"echo {name} \"$@\" >>{tmp_path}/asked; printf '%s\\n' '{answer}'")
+    assert requeue_elsewhere("12_3", "node2") == ""
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "squeue --noheader --jobs=12_3 --format=%x|%D|%P",
+        "scontrol show hostnames node[1-2]",
+        "sinfo --noheader --Node --partition=gpu --format=%N",
+        "scontrol requeue 12_3",
+        "scontrol update JobId=12_3 ExcNodeList=node1,node2",
+    ]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("kept_handler")
+def test_a_job_that_is_not_requeued_keeps_its_nodes(say, tmp_path: Path) -> None:
+    say("squeue", "echo '(null)|1|gpu'")
+    say("sinfo", "printf 'node%s\\n' 1 2")
+    say("scontrol", f'echo "$@" >>{tmp_path}/asked; echo "Requeue is disabled" >&2; exit 1')
+    assert requeue_elsewhere("12_3", "node2") == "Requeue is disabled"
+    assert (tmp_path / "asked").read_text() == "requeue 12_3\n"
+
+
+@pytest.mark.usefixtures("kept_handler")
+def test_a_requeued_job_whose_node_cannot_be_left_out_is_requeued_all_the_same(
+    say, caplog: pytest.LogCaptureFixture
+) -> None:
+    say("squeue", "echo '(null)|1|gpu'")
+    say("sinfo", "printf 'node%s\\n' 1 2")
+    say("scontrol", '[ $1 = requeue ] || { echo "Access denied" >&2; exit 1; }')
+    assert requeue_elsewhere("12_3", "node2") == ""
+    assert caplog.messages == ["node2 is not left out by job 12_3: Access denied\n"]
+
+
+def test_only_the_nodes_of_the_partition_that_are_not_left_out_count(say) -> None:
+    say("squeue", "echo 'node[3-4]|2|gpu'")
+    say("sinfo", "printf 'node%s\\n' 1 1 2 3 4")
+    say("scontrol", "printf 'node%s\\n' 3 4")
+    assert requeue_elsewhere("12_3", "node2") == "partition gpu has no other node to try"
+    say("squeue", "echo 'slurm_load_jobs error: no' >&2; exit 1")
+    assert requeue_elsewhere("12_3", "node2") == (
+        "Slurm does not say which other nodes there are: slurm_load_jobs error: no"
+    )

@@ -129,6 +129,14 @@ def test_debug_lets_the_exception_travel(tmp_path: Path):
         submit(task, [3], "debug", Request(tmp_path, SMALL, "t", 1))
 
 
+def test_no_items_are_no_jobs_and_other_clusters_are_refused(tmp_path: Path):
+    request = Request(tmp_path / "jobs", SMALL, "t", 1)
+    assert submit(abs, [], "slurm", request) == []
+    assert not (tmp_path / "jobs").exists()
+    with pytest.raises(ValueError, match=r"^cluster='pbs': must be slurm, local or debug$"):
+        submit(abs, [1], "pbs", request)  # type: ignore[arg-type]
+
+
 @pytest.mark.slurm
 def test_a_real_array(on_cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]):
     monkeypatch.setenv("WANDB_API_KEY", "do-not-carry-me")

@@ -187,3 +187,48 @@ def test_a_job_alone_gets_the_first_gpus(tmp_path: Path, monkeypatch: pytest.Mon
 
     (job,) = submit(task, ["CUDA_VISIBLE_DEVICES"], "local", Request(tmp_path, two, "t", 2))
     assert job.results() == ["0,1", "0,1"]  # of its two processes
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_job", "max_parallel", "slots"),
+    [
+        (0, 2, [[], []]),
+        (1, 9, [[8], [6], [4], [2], [0]]),
+        (2, 9, [[4, 6], [0, 2]]),  # the fifth GPU stays idle
+        (2, 1, [[0, 2]]),
+        (5, 1, [[0, 2, 4, 6, 8]]),
+    ],
+)
+def test_gpus_are_dealt_out_in_order_and_taken_from_the_end(
+    monkeypatch: pytest.MonkeyPatch, gpus_per_job: int, max_parallel: int, slots: list[list[int]]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,4,6,8")
+    assert local._gpu_slots(gpus_per_job, max_parallel) == slots
+
+
+def test_the_second_ctrl_c_does_not_wait_for_what_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "trap 'echo saving' TERM; trap 'exit 3' INT; echo; while :; do sleep 0.01; done"
+    with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        sleep, slept = local.time.sleep, []
+
+        def interrupted(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 1:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "saving\n"
+                raise KeyboardInterrupt
+            sleep(seconds)
+
+        monkeypatch.setattr(local.time, "sleep", interrupted)
+        local.cancel([SimpleNamespace(_process=None), SimpleNamespace(_process=process)], save_grace_s=600)
+        assert process.returncode == 3
+
+
+def test_a_folder_that_is_there_keeps_its_permissions(tmp_path: Path, lax_umask: None) -> None:
+    (tmp_path / "shared").mkdir(mode=0o775)
+    local.require_folder(tmp_path / "shared")
+    local.require_folder(tmp_path / "own" / "jobs")
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("shared", "own/jobs")]
+    assert modes == [0o775, 0o755]

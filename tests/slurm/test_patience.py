@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -178,3 +180,95 @@ def test_whether_an_array_was_taken_can_be_unknown(
     monkeypatch.setattr(patience, "PAUSES_S", (0.01, 9.0))
     with pytest.raises(Unavailable, match="whether it took the jobs is not known"):
         hand_over(tmp_path / "job.sh", {"PATH": f"{tmp_path}:/usr/bin:/bin"}, "petseg:0123")
+
+
+@pytest.mark.parametrize(
+    ("reply", "complaint"),
+    [
+        (Reply("", "sbatch: error: one\nsbatch: fatal: two\n\n", 1), "one; two"),
+        (Reply("said", "", None), "no answer"),
+        (Reply("said", " \n", 7), "exit code 7"),
+        (Reply("", "a note: error: of ours", 1), "a note: error: of ours"),
+    ],
+)
+def test_a_complaint_is_one_line_whatever_was_said(reply: Reply, complaint: str):
+    assert reply.complaint == complaint
+
+
+def test_a_refusal_carries_all_that_the_command_said(stand_in: Callable[..., Path], tmp_path: Path):
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho partly; echo no >&2; exit 3\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        call(["scontrol", "show", "job"])
+    error = caught.value
+    assert (error.returncode, error.cmd, error.output, error.stderr) == (
+        3, ["scontrol", "show", "job"], "partly\n", "no\n"
+    )  # fmt: skip
+
+
+def test_pauses_grow_and_the_last_one_repeats():
+    assert [pause for pause, _ in zip(patience.pauses(), range(6), strict=False)] == [1, 2, 4, 8, 8, 8]
+
+
+def test_patience_is_that_of_the_caller_or_else_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(patience, "PATIENCE_S", 12.0)
+    assert (Deadline().patience_s, Deadline(0.0).patience_s, Deadline(5).patience_s) == (12.0, 0.0, 5)
+    assert 11 < Deadline().left_s <= 12
+    assert Deadline(0.0).left_s == 0
+    slept: list[float] = []
+    monkeypatch.setattr(patience.time, "sleep", slept.append)
+    Deadline(5).wait(2.0, "squeue: busy")
+    assert (slept, caplog.messages) == ([2.0], ["squeue: busy; trying again in 2 s"])
+    with pytest.raises(Unavailable, match=r"^squeue: busy \(tried for 5 s\)$"):
+        Deadline(5).wait(5.0, "squeue: busy")
+    assert slept == [2.0]
+
+
+def test_a_slow_command_that_says_nothing_is_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(patience, "QUIET_S", 0.02)
+    assert run(["sh", "-c", "sleep 0.2; echo done; exit 4"], Deadline(60)) == Reply("done\n", "", 4)
+    (message,) = caplog.messages
+    assert re.fullmatch(r"sh: no answer yet; waiting for up to (59|60) s", message)
+
+
+def test_a_command_is_ended_with_whoever_waits_for_it(monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C, or an error of ours."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def wait(self, timeout: float | None = None) -> int:
+            if not started:
+                started.append(self)
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(patience.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["sleep", "600"], Deadline(60))
+    assert started[0].returncode == -signal.SIGTERM
+
+
+def test_a_command_that_ignores_its_end_is_killed(monkeypatch: pytest.MonkeyPatch):
+    class Hasty(subprocess.Popen):  # type: ignore[type-arg]
+        def wait(self, timeout: float | None = None) -> int:
+            return super().wait(timeout and min(timeout, 0.05))
+
+    with Hasty(
+        ["sh", "-c", "trap '' TERM; echo; while :; do sleep 600 & wait $!; done"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        patience._end(process)
+        assert process.returncode == -signal.SIGKILL
+
+
+def test_a_command_runs_in_the_environment_that_it_is_given():
+    assert run(["sh", "-c", "echo $A $HOME"], Deadline(60), {"A": "b", "PATH": os.environ["PATH"]}).stdout == "b\n"
+
+
+def test_output_that_is_no_utf8_is_an_answer_too():
+    assert run(["printf", r"\377 ok"], Deadline(60)).stdout == "\ufffd ok"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,4 +131,45 @@ def test_files_of_other_editors(own_file: Path) -> None:
     assert load_profile("a100")["partition"] == "gpu"
     own_file.write_text(text, encoding="utf-16")
     with pytest.raises(ValueError, match=r"profiles\.toml is not UTF-8 .*: save it as UTF-8"):
+        load_profile("a100")
+
+
+def test_the_programs_own_arguments_are_read_where_none_are_given(own_file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["--profile=other", "--seed", "1", "--profile", "a100"])
+    assert profile_of(None).gpus_per_node == 8
+    assert profile_of(["--profile"]) == Resources()
+    with pytest.raises(ValueError, match=r"^no profile '': choose one of "):
+        profile_of(["--profile="])
+
+
+def test_an_unknown_profile_says_where_to_add_it(own_file: Path):
+    own_file.unlink()
+    shipped = f"choose one of rehearsal ({profiles.SHIPPED})"
+    message = f"no profile 'a100': {shipped}, or add [a100] to {own_file}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load_profile("a100")
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_none(own_file: Path):
+    own_file.unlink()
+    own_file.mkdir()
+    with pytest.raises(IsADirectoryError):
+        load_profile("rehearsal")
+
+
+def test_every_flag_of_the_resources_can_stand_in_a_profile(own_file: Path):
+    words = ["partition", "account", "qos", "wckey", "constraint", "exclude", "dependency", "comment"]
+    numbers = ["nodes", "gpus", "tasks-per-node", "cpus-per-task", "mem-gb", "timeout-min", "signal-delay-s", "nice"]
+    lines = [*(f'{word} = "x"' for word in words), *(f"{number} = 1" for number in numbers), "requeue = false"]
+    own_file.write_text("\n".join(["[a100]", *lines]))
+    everything = Resources(
+        **dict.fromkeys(words, "x"), nodes=1, gpus_per_node=1, tasks_per_node=1, cpus_per_task=1, mem_gb=1,
+        timeout_min=1, signal_delay_s=1, nice=1, requeue=False,
+    )  # fmt: skip
+    assert profile_of(["--profile", "a100"]) == everything
+    own_file.write_text("[a100]\nmem_gb = 0.5\ntimeout_min = 1.5\n")
+    with pytest.raises(ValueError, match=r"profile \[a100\]: timeout_min = 1\.5: must be a whole number$"):
+        load_profile("a100")
+    own_file.write_text('[a100]\nmem_gb = "1"\n')
+    with pytest.raises(ValueError, match=r"profile \[a100\]: mem_gb = '1': must be a number$"):
         load_profile("a100")

@@ -77,3 +77,41 @@ def test_an_unknown_account_lists_no_partitions(
     with pytest.raises(ValueError, match=r"Invalid account.*another --account.*sacctmgr show assoc") as caught:
         submit(abs, [1], "slurm", Request(tmp_path, asked, "t", 1))
     assert "partitions here" not in str(caught.value)
+
+
+DOCTOR = "`python jobs/doctor.py --only partition`, with the same flags, compares them with what the nodes have"
+
+
+@pytest.mark.parametrize(
+    ("words", "gpus", "advice"),
+    [
+        (
+            "sbatch: fatal: Could not establish a configuration source",
+            1,
+            "no Slurm is set up on this machine: go to a login node of the cluster, or add --cluster local",
+        ),
+        (
+            "Invalid wckey specification",
+            1,
+            "give one of your own by --wckey: `sacctmgr show wckey user=$USER` lists them",
+        ),
+        ("Memory specification can not be satisfied", 1, f"ask for less (--gpus 0 runs on the CPU); {DOCTOR}"),
+        ("Memory specification can not be satisfied", 0, f"ask for less; {DOCTOR}"),
+        ("Node count specification invalid", 0, f"ask for less; {DOCTOR}"),
+        ("CPU count per node can not be satisfied", 0, f"ask for less; {DOCTOR}"),
+        ("Task count specification invalid", 0, f"ask for less; {DOCTOR}"),
+        ("Requested partition configuration not available now", 1, "partitions here: none"),
+    ],
+)  # fmt: skip
+def test_the_whole_advice(words: str, gpus: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals.cluster, "partitions", list)
+    assert advice_on(words, Resources(gpus_per_node=gpus)) == advice
+
+
+def test_slurm_is_asked_for_its_partitions_only_where_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(refusals.cluster, "partitions", lambda: asked.append("sinfo") or [])
+    advice_on(ACCOUNT, Resources())
+    assert asked == []
+    advice_on("Invalid partition name specified", Resources())
+    assert asked == ["sinfo"]

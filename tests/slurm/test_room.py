@@ -109,3 +109,31 @@ def test_a_queue_that_fills_up_between_question_and_submission(
         assert submit_five(tmp_path, announce=somebody_else) == []
     assert "sbatch takes 0 of 5 jobs now (AssocGrpSubmitJobsLimit)" in caplog.text
     assert len(queued()) == 1
+
+
+def test_sbatch_is_asked_by_a_script_that_is_not_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "echo 'sbatch: error: AssocGrpSubmitJobsLimit' >&2; exit 1"
+    script = f'#!/bin/sh\necho "$@" "$A_SECRET" >>{tmp_path}/asked; grep -q small || {{ {said}; }}\n'
+    (tmp_path / "sbatch").write_text(script)
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("A_SECRET", "hidden")
+    assert find_room(5, lambda count: "small" if count <= 3 else "large") == Room(3, "AssocGrpSubmitJobsLimit")
+    assert set((tmp_path / "asked").read_text().splitlines()) == {"--test-only "}
+
+
+def test_a_cluster_with_no_room_for_any_more_jobs() -> None:
+    assert limit_in("sbatch: error: Batch job submission failed: Resource temporarily unavailable\n") == (
+        "MaxJobCount of the cluster"
+    )
+
+
+def test_the_limit_is_named_only_where_it_excludes_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one that was named, even if the last question met none."""
+    limits = {5: "QOSMaxSubmitJobPerUserLimit", 2: "", 3: "", 4: "AssocMaxSubmitJobLimit"}
+    monkeypatch.setattr(
+        room_module, "ask_sbatch", lambda script: subprocess.CompletedProcess([], 1, "", limits[int(script)])
+    )
+    assert find_room(5, str) == Room(4 - 1, "AssocMaxSubmitJobLimit")
+    assert find_room(3, str) == Room(3, "")
+    assert find_room(0, str) == Room(0, "")

@@ -93,3 +93,40 @@ def test_codes_that_do_not_fill_the_mask(counts: object) -> None:
 def test_what_is_no_segmentation(segmentation: object) -> None:
     with pytest.raises(ValueError, match=r"segmentation|polygon|run-length"):
         shape_of(segmentation, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("points", "count"),
+    [([], 0), ([0, 0, 1, 1], 4), ([0] * 7, 7), ([[0, 0], [1, 0], [1, 1]], 6), ([0] * 5 + [np.inf], 6)],
+)
+def test_what_is_no_polygon_is_told_by_its_numbers(points: list[float], count: int) -> None:
+    message = f"^a polygon of {count} numbers: at least three points, x and y of each, are needed$"
+    with pytest.raises(ValueError, match=message):
+        fill_polygon(points, 3, 2)
+    assert not fill_polygon([0, 0, 1, 1, 2, 2], 3, 2).any()  # three points are enough
+
+
+def test_codes_of_another_size_are_told_with_both_sizes() -> None:
+    with pytest.raises(ValueError, match=r"^run-length codes of 5 pixels, for a mask of 3 x 2$"):
+        decode_rle([2, 3], 3, 2)
+    with pytest.raises(ValueError, match=r"^run-length codes of size \[2, 3\], for a picture 3 x 2$"):
+        shape_of({"size": [2, 3], "counts": [6]}, 3, 2)
+    with pytest.raises(ValueError, match=r"^run-length codes of size \[3, 2\], for a picture 3 x 2$"):
+        shape_of({"size": [3, 2], "counts": 6}, 3, 2)
+    with pytest.raises(ValueError, match=r"^a segmentation is str: polygons or run-length codes are expected$"):
+        shape_of("231", 3, 2)
+
+
+def test_an_annotation_is_its_polygons_or_its_codes() -> None:
+    """What several polygons cover, they all cover: no even-odd rule between them."""
+    square = [0, 0, 2, 0, 2, 2, 0, 2]
+    assert drawn(shape_of([square, [1, 0, 3, 0, 3, 1, 1, 1]], 2, 3)) == ["###", "##."]
+    assert drawn(shape_of([], 2, 3)) == ["...", "..."]
+    assert drawn(shape_of({"size": [2, 3], "counts": "231"}, 2, 3)) == [".##", ".#."]
+    assert drawn(shape_of({"size": [2, 3], "counts": [2, 3, 1]}, 2, 3)) == [".##", ".#."]
+
+
+@pytest.mark.parametrize("text", ["P", "o", "/1", "p1", "0" * 3 + "\u0661", "o" * 14 + "0"])
+def test_packed_codes_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^run-length codes that break off, or hold other characters than COCO's$"):
+        decode_rle(text, 3, 2)
