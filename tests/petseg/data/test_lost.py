@@ -188,7 +188,7 @@ def test_an_index_of_fewer_samples_than_the_manifest_has_is_refused(pet_shards: 
 def test_shards_are_announced_by_their_names_in_the_order_of_reading(pet_shards: Path) -> None:
     store, announced = LocalStore(str(pet_shards)), list[str]()
     reader = TarReader(store, "test", SIZE)
-    store.prefetch = announced.extend  # type: ignore[method-assign, assignment]
+    store.prefetch = announced.extend
     reader.prefetch([1, 0])
     assert announced == [reader.shards[1].name, reader.shards[0].name]
 

@@ -140,10 +140,10 @@ def test_the_network_sees_whole_pictures_through_windows() -> None:
 
     seen: list[tuple[int, ...]] = []
     parts = parts_of(size=(32, 64), fit="crop")
-    parts.bare_model, parts.eval_batch_size = model, 2  # type: ignore[misc, assignment]
+    parts.bare_model, parts.eval_batch_size = model, 2
     network_of(parts)(torch.zeros(1, 3, 32, 128))
     assert seen == [(2, 3, 32, 64), (1, 3, 32, 64)]  # three windows that overlap by half
-    parts.config.data.fit = "letterbox"  # type: ignore[misc]
+    parts.config.data.fit = "letterbox"
     assert network_of(parts) is model
 
 
