@@ -106,3 +106,10 @@ def test_a_refusal_says_what_would_be_done_and_every_way_out(known: Path) -> Non
         "run/config.json names the shards pipe:cat /set/{}, which is not run, for the file could be a stranger's: "
         "name them by --shards, or add --allow-pipe if you trust it"
     )
+
+
+def test_a_damaged_line_makes_no_other_one_unknown(known: Path) -> None:
+    remember([ADDRESS])
+    known.write_bytes(b"\xff\xfe not a line of ours\n" + known.read_bytes())
+    assert is_known(ADDRESS) is True
+    assert is_known("https://host/other") is False
