@@ -263,3 +263,19 @@ def test_only_a_lock_that_another_holds_is_logged(tmp_path: Path, caplog: pytest
         assert caplog.messages == []
         assert not locked(path).is_locked
         assert caplog.messages == [f"another process is decoding into {path}: waiting for it"]
+
+
+def test_a_lock_is_free_until_it_is_taken_and_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "decoded.u8"
+    lock = locked(path)
+    assert not lock.is_locked
+    with lock:
+        assert lock.is_locked
+    FileLock(f"{path}.lock").acquire(timeout=0).lock.release()
+
+
+def test_what_is_evicted_is_noted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="petseg.data.local_cache")
+    old = put(tmp_path / "old", 3000)
+    make_room(tmp_path, 9000, 10 * KB)
+    assert caplog.messages == [f"evicted {old}, 3e-06 GB"]
