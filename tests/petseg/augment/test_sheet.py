@@ -181,3 +181,14 @@ def test_classes_are_outlined_in_their_colours_on_a_copy() -> None:
     assert drawn[5, 5].tolist() == [50, 60, 70]
     assert (drawn == 9).all(axis=2).sum() == 36 - 8 - 1
     assert (pixels == 9).all()
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.txt", "sheet.psd", ".png"])
+def test_a_name_that_says_no_format_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A .psd can be read by Pillow, and not written."""
+    out = tmp_path / name
+    assert run_command(main, ["--shards", str(tmp_path / "none"), "--out", str(out)]) == WRONG_USE
+    said = f"error: {out}: the suffix says the format of a picture, as in .png or .jpg\n"
+    assert capsys.readouterr().err == said
