@@ -79,8 +79,9 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(Command, argv, __doc__)
-    from petseg.metrics.overlay import save_image
+    from petseg.metrics.overlay import picture_format, save_image
 
+    picture_format(command.out)  # a wrong suffix is told before pictures are drawn
     save_image(draw_changes(command), command.out)
     logger.info("%s: %s, each picture as it is and in %d epochs", command.out, command.augment.policy, command.epochs)
     return OK

@@ -102,9 +102,18 @@ def _scaled(pixels: Pixels, size_px: int) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def picture_format(path: Path) -> str:
+    """The format that the suffix of a picture's name says; raises ValueError for a suffix that says none."""
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    if kind not in Image.SAVE:
+        raise ValueError(f"{path}: the suffix says the format of a picture, as in .png or .jpg")
+    return kind
+
+
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a picture so that it appears whole; the format follows the name's suffix."""
+    """Write a picture so that it appears whole; the format follows the name's suffix, as `picture_format` says."""
+    kind = picture_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = io.BytesIO()
-    image.save(content, Image.registered_extensions()[path.suffix.lower()])
+    image.save(content, kind)
     write_whole(path, content.getvalue())

@@ -7,12 +7,15 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 
+from petseg.config.training import TrainConfig
 from petseg.data.inputs import IGNORE_INDEX
 from petseg.losses import (
     LOSSES,
     ClassTerms,
+    build_loss,
     distillation,
     lovasz,
+    pixel_weights,
     soft_dice,
 )
 
@@ -117,3 +120,36 @@ def test_distillation_weighs_about_the_same_at_each_temperature() -> None:
     student.requires_grad_()
     distillation(student, teacher, torch.zeros(1, 1, 1, dtype=torch.int64), 1e4).sum().backward()
     torch.testing.assert_close(student.grad, (student.detach() - teacher) / 5, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ce", "focal", "ce_dice"])
+def test_two_classes_can_be_weighted_too(name: str) -> None:
+    draw = torch.Generator().manual_seed(5)
+    logits, target = torch.randn(2, 2, 6, 6, generator=draw), torch.randint(0, 2, (2, 6, 6), generator=draw)
+    weighted = build_loss(TrainConfig(loss=name), ClassTerms((1,), torch.tensor([1.0, 3.0])))(logits, target)
+    by_pixel = LOSSES[name](logits, target, torch.where(target == 1, 3.0, 1.0))
+    if name == "ce_dice":  # whose overlap has no weights
+        by_pixel = LOSSES["ce"](logits, target, torch.where(target == 1, 3.0, 1.0)) + soft_dice(logits, target)
+    torch.testing.assert_close(weighted, by_pixel)
+    assert not torch.allclose(weighted, build_loss(TrainConfig(loss=name))(logits, target))
+
+
+def test_weights_near_outlines_and_of_classes_are_multiplied() -> None:
+    draw = torch.Generator().manual_seed(6)
+    logits, target = torch.randn(1, 3, 8, 8, generator=draw), torch.zeros(1, 8, 8, dtype=torch.int64)
+    target[0, :, 3:6], target[0, 7] = 2, IGNORE_INDEX
+    classes = ClassTerms((1, 2), torch.tensor([0.5, 1.0, 4.0]))
+    config = TrainConfig(loss="ce", border_weight=3.0, border_px=1)
+    near = pixel_weights(target, 3.0, 1)
+    assert near.unique().tolist() == [0.0, 1.0, 3.0]
+    own = torch.where(target == 2, 4.0, 0.5)
+    torch.testing.assert_close(build_loss(config, classes)(logits, target), LOSSES["ce"](logits, target, near * own))
+
+
+def test_a_teacher_of_half_precision_is_computed_on_in_float32() -> None:
+    draw = torch.Generator().manual_seed(7)
+    student, teacher = (torch.randn(2, 3, 4, 4, generator=draw).bfloat16() for _ in range(2))
+    target = torch.randint(0, 3, (2, 4, 4), generator=draw)
+    found = distillation(student, teacher, target, 2.0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, distillation(student.float(), teacher.float(), target, 2.0))

@@ -1,6 +1,9 @@
 """The sheet of `python -m petseg.augment` shows pictures as a run of the same flags gets them."""
 
+import os
+import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petseg.augment.__main__ import Command, draw_changes, main
+from petseg.augment.__main__ import Command, draw_changes, main, outlined, read_crops
 from petseg.augment.draws import Change, draw
 from petseg.config import AugmentConfig
 from petseg.config.sizes import ImageSize
 from petseg.data.plan import Ids
+from petseg.data.store import open_store
+from petseg.data.tars import TarReader
+from petseg.data.whole.crops import CropReader, Crops
 from petseg.metrics.overlay import CAPTION_PX, draw_sheet
-from shards.command import OK, WRONG_USE, run_command
+from petseg.targets.target import Target
+from shards.cause import Cause
+from shards.classes import ClassEntry
+from shards.command import OK, WRONG_USE, Failure, run_command
 from shards.pack import pack
 from shards.packing.options import PackConfig
 
@@ -100,3 +109,86 @@ def test_the_columns_are_the_epochs_of_a_run_which_begin_with_1(
     monkeypatch.setattr("petseg.augment.draws.draw", noted)
     draw_changes(small(wide_shards, epochs=3, pictures=1))
     assert drawn == [1, 2, 3]
+
+
+def test_each_picture_is_drawn_with_the_seed_whatever_p_says(wide_shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Any, ...]] = []
+
+    def noted(config: AugmentConfig, ids: Ids, seed: int, epoch: int, image_size_px: ImageSize) -> Sequence[Change]:
+        drawn.append((config.policy, config.p, config.strong_p, ids.tolist(), seed, image_size_px))
+        return draw(config, ids, seed, epoch, image_size_px)
+
+    monkeypatch.setattr("petseg.augment.draws.draw", noted)
+    augment = AugmentConfig(policy="rotate", p=0.0, strong_p=0.25)
+    command = Command(augment=augment, shards=wide_shards, image_size_px="32x64", seed=9, epochs=1, pictures=3)
+    number = open_store(wide_shards).manifest.splits["train"].num_samples
+    draw_changes(command)
+    spread = [0, (number - 1) // 2, number - 1]
+    assert drawn == [("rotate", 1.0, 1.0, spread, 9, (32, 64))]
+
+
+def test_a_sheet_has_a_row_of_keys_and_epochs_for_each_picture(
+    wide_shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets: list[tuple[list[str], int, int]] = []
+
+    def noted(cells: Any, columns: int, size_px: int) -> Image.Image:
+        sheets.append(([caption for caption, _ in cells], columns, size_px))
+        return draw_sheet(cells, columns, size_px)
+
+    monkeypatch.setattr("petseg.metrics.overlay.draw_sheet", noted)
+    augment = AugmentConfig(policy="none")
+    for size, cell_px in (("32x64", 64), (320, 256)):
+        draw_changes(Command(augment, wide_shards, "train", pictures=2, epochs=2, image_size_px=size))
+        reader = TarReader(open_store(wide_shards), "train", 32)
+        first, last = reader.key(0), reader.key(len(reader) - 1)
+        captions = [first, "epoch 1", "epoch 2", last, "epoch 1", "epoch 2"]
+        assert sheets.pop() == (captions, 3, cell_px)
+
+
+def test_crops_are_those_of_a_run_with_the_same_seed_epoch_and_share(wide_shards: str) -> None:
+    command = Command(shards=wide_shards, image_size_px=32, fit="crop", rare_crops=1.0, seed=4)
+    with closing(open_store(wide_shards)) as store:
+        ids = np.arange(3)
+        image, labels = read_crops(command, store, ids, epoch=7)
+        reader = TarReader(store, "train", 32, "crop")
+        expected = np.empty((3, 32, 32, 3), np.uint8), np.empty((3, 32, 32), np.uint8)
+        CropReader(reader, Crops((32, 32), seed=4, epoch=7, rare=1.0)).load(ids, *expected)
+        assert np.array_equal(image, expected[0])
+        assert np.array_equal(labels, expected[1])
+        assert not np.array_equal(read_crops(command, store, ids, epoch=8)[0], image)
+
+
+def test_a_picture_that_cannot_be_read_is_named(wide_shards: str, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(wide_shards, tmp_path / "broken"))
+    with closing(open_store(str(broken))) as store:
+        os.truncate(broken / store.manifest.of_split("train")[0].name, 600)
+    for fit in ("squash", "crop"):
+        with pytest.raises(
+            Failure, match=r"^cannot be read: \w+ at byte \d+ of train-000000\.tar: the shard ends"
+        ) as error:
+            draw_changes(Command(shards=str(broken), image_size_px=32, fit=fit))
+        assert error.value.cause is Cause.DATA
+
+
+def test_classes_are_outlined_in_their_colours_on_a_copy() -> None:
+    pixels, classes = np.full((6, 6, 3), 9, np.uint8), np.zeros((6, 6), np.uint8)
+    classes[1:4, 1:4], classes[5, 5] = 1, 2
+    table = np.zeros((1, 256), np.uint8)
+    entries = (ClassEntry("background", 0, (1, 1, 1)), ClassEntry("a", 1, (5, 6, 7)), ClassEntry("b", 2, (50, 60, 70)))
+    drawn = outlined(pixels, classes, Target("any", entries, {"": table}, ""))
+    assert drawn[1, 1].tolist() == drawn[3, 2].tolist() == [5, 6, 7]
+    assert drawn[5, 5].tolist() == [50, 60, 70]
+    assert (drawn == 9).all(axis=2).sum() == 36 - 8 - 1
+    assert (pixels == 9).all()
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.txt", "sheet.psd", ".png"])
+def test_a_name_that_says_no_format_is_refused_before_anything_is_read(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A .psd can be read by Pillow, and not written."""
+    out = tmp_path / name
+    assert run_command(main, ["--shards", str(tmp_path / "none"), "--out", str(out)]) == WRONG_USE
+    said = f"error: {out}: the suffix says the format of a picture, as in .png or .jpg\n"
+    assert capsys.readouterr().err == said

@@ -1,12 +1,15 @@
 """The decoded cache: the same samples as the tars, built once, never from a damaged set."""
 
+import errno
 import multiprocessing
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +19,16 @@ from filelock import FileLock
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.data import cache as cache_module
-from petseg.data.cache import DeviceCache, Room, choose_cache, decoded_bytes, open_node_cache
+from petseg.data.cache import (
+    Choice,
+    DeviceCache,
+    NodeCache,
+    Room,
+    choose_cache,
+    decoded_bytes,
+    open_node_cache,
+    room_here,
+)
 from petseg.data.loader import load_batches
 from petseg.data.plan import Batching, EpochOrder, eval_plan, train_plan
 from petseg.data.split import open_splits
@@ -186,3 +198,92 @@ def test_room_is_made_and_kept_for_the_whole_file(
     num_bytes = decoded_bytes(27, SIZE)
     assert num_bytes == 27 * (4 * SIZE * SIZE + 8)
     assert asked == [(num_bytes, 1), (num_bytes, 0.0)]
+
+
+def only_file(folder: Path) -> Path:
+    (path,) = (p for p in (folder / "decoded").iterdir() if p.suffix != ".lock")
+    return path
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 26, 27])
+def test_chunks_of_any_length_fill_the_whole_file(
+    pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(cache_module, "CHUNK", chunk)
+    tars, node = open_cache(pet_shards, tmp_path)
+    assert isinstance(node, NodeCache)
+    (whole,) = load_batches(tars, eval_plan(27, 27, 0, 1), threads=0)
+    assert np.array_equal(node.image, whole.image.numpy())
+    assert np.array_equal(node.labels, whole.labels.numpy())
+    assert np.array_equal(node.hashes, whole.hashes)
+    assert len(node) == len(DeviceCache(node, torch.device("cpu"))) == 27
+    tars.close()
+
+
+def test_each_split_size_and_fit_has_a_file_of_its_own(pet_shards: Path, tmp_path: Path) -> None:
+    store = open_store(str(pet_shards))
+    for split, size, fit in (("val", 32, "squash"), ("val", "32x64", "letterbox"), ("test", "32x64", "squash")):
+        assert open_node_cache(TarReader(store, split, size, fit), str(tmp_path), cache_gb=1) is not None
+    prefix = store.manifest.hash[:16]
+    assert sorted(path.name for path in (tmp_path / "decoded").glob("*.u8")) == [
+        f"{prefix}-test-32x64-v1.u8", f"{prefix}-val-32-v1.u8", f"{prefix}-val-32x64-letterbox-v1.u8",
+    ]  # fmt: skip
+
+
+def test_opening_a_cache_counts_as_use(pet_shards: Path, tmp_path: Path) -> None:
+    open_cache(pet_shards, tmp_path)
+    os.utime(only_file(tmp_path), (1e9, 1e9))
+    open_cache(pet_shards, tmp_path)
+    assert only_file(tmp_path).stat().st_mtime > 1.1e9
+
+
+def test_a_disk_without_room_for_the_file_is_named_and_keeps_none(
+    pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"-train-64-v1\.u8") as error:
+        open_cache(pet_shards, tmp_path)
+    assert error.value.errno == errno.ENOSPC
+    assert list((tmp_path / "decoded").glob("*.u8*.part")) == list((tmp_path / "decoded").glob("*.u8")) == []
+
+
+def test_room_is_a_share_of_each_memory_and_the_lower_of_limit_and_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * GB))
+    gpu = SimpleNamespace(total_memory=80 * GB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    assert room_here(tmp_path, 2.0, torch.device("cpu")) == Room(device=0, memory=2_048_000, disk=2 * GB)
+    assert room_here(tmp_path, 5.0, torch.device("cuda", 0)) == Room(device=20 * GB, memory=2_048_000, disk=3 * GB)
+
+
+@pytest.mark.parametrize(
+    ("room", "place", "why"),
+    [
+        (Room(0, GB, GB - 1), "none", " do not fit in the 1.00 GB of data.cache_gb and the disk"),
+        (Room(0, GB - 1, GB), "none", " are more than half of the memory: the kernel could not keep them"),
+        (Room(GB - 1, GB, GB), "node", ", decoded once and shared by all processes of this node"),
+        (Room(GB, GB, GB), "device", ", within a quarter of the GPU's memory"),
+    ],
+)
+def test_a_set_that_fills_the_room_to_the_byte_fits(room: Room, place: str, why: str) -> None:
+    assert choose_cache("auto", GB, room) == Choice(place, f"1.00 GB decoded{why}")
+    assert choose_cache("device", GB, Room(0, 0, 0)) == Choice("device", "1.00 GB decoded; data.cache = device")
+
+
+def test_decoding_says_how_far_it_is(
+    pet_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cache_module, "LOG_EVERY_S", -1.0)
+    monkeypatch.setattr(cache_module, "CHUNK", 10)
+    caplog.set_level("INFO", logger="petseg.data.cache")
+    open_cache(pet_shards, tmp_path)
+    *progress, done = caplog.messages
+    assert len(progress) == 3
+    assert progress[-1] == "decoding train: 27 of 27, 0 s left"
+    assert re.fullmatch(rf"decoded 27 pictures of train in \d+\.\d s into {tmp_path}/decoded", done)

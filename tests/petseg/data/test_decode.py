@@ -1,6 +1,7 @@
 """Decoding: the same pixels as Pillow and shards.pack, and nothing that is not what it claims."""
 
 import io
+import itertools
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from petseg.data.decode import decode_image, decode_labels, decode_whole_labels, picture_size
+from petseg.data.decode import decode_image, decode_labels, decode_whole_image, decode_whole_labels, picture_size
 from shards.encoding import encode_jpeg, encode_png
 
 trimaps = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
@@ -140,3 +141,66 @@ def test_damaged_pixels_with_a_right_checksum_are_an_error() -> None:
     altered = png[:33] + struct.pack(">I", 20) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]
     with pytest.raises((ValueError, OSError, SyntaxError)):
         decode_labels(altered, np.zeros((16, 16), np.uint8))
+
+
+def grey_png(labels: np.ndarray, *, parts: int = 1, line_filter: int = 0) -> bytes:
+    """A grey PNG whose pixels lie in so many chunks; line filter 1 is the difference from the pixel to the left."""
+    rows = labels if line_filter == 0 else np.diff(labels, axis=1, prepend=0)
+    data = zlib.compress(b"".join(bytes([line_filter]) + row.tobytes() for row in rows.astype(np.uint8)))
+    plain = encode_png(labels)
+    cuts = [len(data) * i // parts for i in range(parts + 1)]
+    chunks = b""
+    for first, end in itertools.pairwise(cuts):
+        body = b"IDAT" + data[first:end]
+        chunks += struct.pack(">I", end - first) + body + struct.pack(">I", zlib.crc32(body))
+    return plain[:33] + chunks + plain[-12:]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+@pytest.mark.parametrize("line_filter", [0, 1])
+def test_labels_may_lie_in_several_chunks_and_be_filtered(parts: int, line_filter: int) -> None:
+    labels = np.random.default_rng(1).integers(0, 256, (9, 23)).astype(np.uint8)
+    content, out = grey_png(labels, parts=parts, line_filter=line_filter), np.zeros((9, 23), np.uint8)
+    decode_labels(content, out)
+    assert np.array_equal(out, labels)
+    assert np.array_equal(decode_whole_labels(content), labels)
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "LA", "I;16", "RGBA"])
+def test_labels_of_another_kind_of_png_are_an_error(mode: str) -> None:
+    content = io.BytesIO()
+    Image.new(mode, (8, 4)).save(content, "PNG")
+    for decode in (decode_whole_labels, lambda png: decode_labels(png, np.zeros((4, 8), np.uint8))):
+        with pytest.raises(ValueError, match=rf"^the mask has mode {mode}, not 8-bit grey$"):
+            decode(content.getvalue())
+
+
+def test_a_picture_that_says_to_be_huge_is_refused_before_there_is_memory_for_it() -> None:
+    jpg = bytearray(encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
+    at = jpg.index(b"\xff\xc0") + 5
+    jpg[at : at + 4] = struct.pack(">HH", 50_000, 60_000)
+    with pytest.raises(ValueError, match=r"^its header says 60000 x 50000, more than 25 megapixels$"):
+        decode_whole_image(bytes(jpg))
+    png = bytearray(encode_png(np.ones((16, 16), np.uint8)))
+    png[16:24] = struct.pack(">II", 5_001, 5_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    with pytest.raises(ValueError, match=r"^its header says 5001 x 5000, more than 25 megapixels$"):
+        decode_whole_labels(bytes(png))
+
+
+@pytest.mark.parametrize("size", [(10, 30), (40, 20)])
+def test_rows_stay_rows_and_red_stays_red(size: tuple[int, int]) -> None:
+    """A picture of 20 x 60 px: red above blue, and green at the right; its labels likewise."""
+    picture, labels = np.zeros((20, 60, 3), np.uint8), np.ones((20, 60), np.uint8)
+    picture[:10, :, 0] = picture[10:, :, 2] = 200
+    picture[:, 30:] = [0, 200, 0]
+    labels[10:], labels[:, 30:] = 2, 3
+    jpg, png = encode_jpeg(picture), encode_png(labels)
+    image, boxed = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8)
+    decode_image(jpg, image)
+    decode_labels(png, boxed)
+    for drawn, own in ((image, boxed), (decode_whole_image(jpg), decode_whole_labels(png))):
+        high, wide = own.shape
+        assert [int(own[y, x]) for y, x in ((1, 1), (high - 2, 1), (1, wide - 2))] == [1, 2, 3]
+        assert [int(drawn[y, x].argmax()) for y, x in ((1, 1), (high - 2, 1), (1, wide - 2))] == [0, 2, 1]
+        assert (own == 3).mean() == 0.5

@@ -97,3 +97,50 @@ def test_an_error_names_a_few_of_many() -> None:
     words = losses_in_words([f"sample {i}" for i in range(20)], "train", 3)
     assert words.startswith("20 samples of split train are unreadable (data.max_lost_samples allows 3):\n  sample 0")
     assert words.endswith("sample 7\n  and 12 more")
+
+
+@pytest.mark.parametrize(("number", "more"), [(8, ""), (9, "\n  and 1 more")])
+def test_eight_losses_are_named_and_the_rest_is_counted(number: int, more: str) -> None:
+    words = losses_in_words([f"sample {i}" for i in range(number)], "val", 0)
+    named = "\n  ".join(f"sample {i}" for i in range(8))
+    assert words == f"{number} samples of split val are unreadable (an evaluation must be complete):\n  {named}{more}"
+
+
+def test_a_ledger_adds_up_what_was_read_and_keeps_what_was_lost() -> None:
+    ledger = Ledger()
+    ledger.add(batch(["a", "b"], lost=["c", ""]))
+    ledger.add(batch(["d"], lost=["e"], filler=True))
+    ledger.add(batch(["f"]))
+    read, lost = key_hash("a") ^ key_hash("b") ^ key_hash("f"), key_hash("c")
+    assert ledger.count == Count(samples=3, xor=read, lost=2, lost_xor=lost, unnamed=1)
+    assert [one.key for one in ledger.lost] == ["c", ""]
+    assert Ledger().lost == []  # each has a list of its own
+
+
+def test_counts_of_two_processes_are_added_to_the_bit() -> None:
+    """Hashes have 64 bits, and tensors of torch whole numbers with a sign."""
+    high = Count(samples=3, xor=2**64 - 1, lost=2, lost_xor=2**63, unnamed=1)
+    low = Count(samples=4, xor=1, lost=5, lost_xor=2**63 + 7, unnamed=2)
+
+    class Accelerator:
+        device = torch.device("cpu")
+
+        def gather(self, own: torch.Tensor) -> torch.Tensor:
+            other = np.array([[low.samples, low.xor, low.lost, low.lost_xor, low.unnamed]], np.uint64)
+            return torch.cat([own, torch.from_numpy(other.view(np.int64))])
+
+    together = Count(samples=7, xor=2**64 - 2, lost=7, lost_xor=7, unnamed=3)
+    assert Ledger(high).gather(Accelerator()) == high + low == together
+
+
+def test_a_ledger_that_does_not_balance_is_told_in_full() -> None:
+    expected = split_of_keys(["a", "b", "c"])
+    seen = count(batch(["a", "b"], lost=["d"]))
+    with pytest.raises(Failure) as error:
+        seen.check(expected, "val")
+    xor = key_hash("a") ^ key_hash("b") ^ key_hash("d")
+    assert error.value.cause is Cause.DATA
+    assert str(error.value) == (
+        "the ledger of val does not balance: 2 samples were consumed and 1 lost, the manifest has 3; XOR of the keys "
+        f"{xor:016x}, the manifest's {expected.key_xor}. Some sample was seen twice or not at all: please report this"
+    )

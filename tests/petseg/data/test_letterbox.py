@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from petseg.data.decode import decode_image, decode_labels
 from petseg.data.inputs import IGNORE_INDEX, normalise, to_classes
-from petseg.data.letterbox import PAD_LABEL, PAD_RGB, place, without_margins
+from petseg.data.letterbox import PAD_LABEL, PAD_RGB, Place, place, without_margins
 from petseg.metrics.pixels import to_native
 from petseg.targets.pets import rules_of
 from shards.encoding import encode_jpeg, encode_png
@@ -97,3 +97,22 @@ def test_a_picture_of_the_size_is_as_without_a_letterbox(tmp_path: Path) -> None
     decode_image(jpg, boxed, letterbox=True)
     decode_image(jpg, squashed)
     assert np.array_equal(boxed, squashed)
+
+
+@pytest.mark.parametrize(
+    ("native", "at"),
+    [
+        ((100, 100), Place(0, 16, 64, 64)),
+        ((100, 300), Place(16, 0, 32, 96)),
+        ((64, 96), Place(0, 0, 64, 96)),
+        ((100, 149), Place(0, 0, 64, 95)),  # one column is left, at the right
+        ((75, 200), Place(14, 0, 36, 96)),
+        ((1000, 1), Place(0, 47, 64, 1)),
+        ((1, 1000), Place(31, 0, 1, 96)),
+    ],
+)
+def test_places_by_hand(native: tuple[int, int], at: Place) -> None:
+    assert place(native, (64, 96)) == at
+    rows, columns = at.rows_columns()
+    assert (rows, columns) == (slice(at.top, at.top + at.height), slice(at.left, at.left + at.width))
+    assert at.size == (at.height, at.width)

@@ -111,3 +111,18 @@ def test_the_boundary_is_at_least_one_pixel_wide() -> None:
     assert boundary_width_px((16, 16), 0.001) == 1
     assert boundary_width_px((256, 256), 0.02) == 7
     assert boundary_width_px((300, 400), 0.02) == 10
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "px"),
+    [((30, 40), 0.02, 1), ((30, 40), 0.03, 2), ((30, 40), 0.05, 2), ((30, 40), 0.07, 4), ((1, 1), 0.5, 1)],
+)
+def test_the_width_of_a_boundary_is_a_share_of_the_diagonal(size: tuple[int, int], ratio: float, px: int) -> None:
+    assert boundary_width_px(size, ratio) == px
+
+
+def test_a_boundary_begins_at_the_edge_of_the_picture_in_both_directions() -> None:
+    mask = torch.ones(1, 5, 8, dtype=torch.bool)
+    for width_px, rows, columns in ((1, 3, 6), (2, 1, 4), (3, 0, 0)):
+        ring = inner_boundary(mask, width_px)
+        assert int((mask & ~ring).sum()) == rows * columns

@@ -106,3 +106,60 @@ def test_they_are_the_best_weights_predictions_in_the_order_of_the_split(
         assert re.fullmatch(r"[A-Za-z_]+_\d+", picture.key)
         assert np.array_equal(picture.prediction, masks.of(i))
     parts.close()
+
+
+def write(folder: Path, **arrays: np.ndarray) -> None:
+    np.savez(folder / VAL_MASKS_NAME, **arrays)
+
+
+def whole(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    return {"keys": np.array(["a", "b"]), "width": np.array(9), "bits": np.zeros((2, 4, 2), np.uint8), **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits": np.zeros((2, 4, 2), np.int16)},
+        {"bits": np.zeros((2, 8), np.uint8)},
+        {"bits": np.zeros((2, 4, 2, 1), np.uint8)},
+        {"bits": np.zeros((3, 4, 2), np.uint8)},
+        {"bits": np.zeros((2, 4, 3), np.uint8)},
+        {"width": np.array(17)},
+        {"width": np.array(-9)},
+        {"width": np.array([9, 9])},
+        {"keys": np.array(["a"])},
+    ],
+)
+def test_arrays_that_do_not_fit_each_other_are_no_masks(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
+    write(tmp_path, **whole())
+    assert load_masks(tmp_path) is not None
+    write(tmp_path, **whole(**changes))
+    assert load_masks(tmp_path) is None
+
+
+def test_classes_have_as_many_columns_as_pixels(tmp_path: Path) -> None:
+    for width, fits in ((5, True), (8, False), (4, False)):
+        write(tmp_path, keys=np.array(["a"]), width=np.array(width), classes=np.zeros((1, 2, 5), np.uint8))
+        assert (load_masks(tmp_path) is not None) == fits
+
+
+def test_keys_of_a_stranger_cannot_steer_a_terminal_and_links_are_not_followed(tmp_path: Path) -> None:
+    write(tmp_path, **whole(keys=np.array(["a\x1b[2Jb", "c"])))
+    found = load_masks(tmp_path)
+    assert found is not None
+    assert "\x1b" not in found.keys[0]
+    assert found.keys[1] == "c"
+    (tmp_path / VAL_MASKS_NAME).rename(tmp_path / "elsewhere")
+    (tmp_path / VAL_MASKS_NAME).symlink_to(tmp_path / "elsewhere")
+    assert load_masks(tmp_path) is None
+
+
+def test_any_class_but_0_is_a_bit(tmp_path: Path) -> None:
+    classes = np.array([[[0, 1, 2, 255, 0, 0, 0, 0, 3]]], np.uint8)
+    masks = Masks(("a",), 9, store(classes, packed=True), packed=True)
+    save_masks(masks, tmp_path)
+    found = load_masks(tmp_path)
+    assert found is not None
+    assert (found.keys, found.width_px, found.packed) == (("a",), 9, True)
+    assert found.of(0).tolist() == [[0, 1, 1, 1, 0, 0, 0, 0, 1]]
+    assert store(classes, packed=False) is classes

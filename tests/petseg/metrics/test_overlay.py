@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from petseg.metrics.overlay import (
     CAPTION_PX,
@@ -18,6 +20,7 @@ from petseg.metrics.overlay import (
     draw_overlay,
     draw_sheet,
     outline,
+    save_image,
 )
 from shards.classes import IGNORE_VALUE
 
@@ -97,3 +100,29 @@ def test_a_sheet_has_its_pictures_in_rows_in_the_middle_of_their_cells(count: in
         assert (cell[:, 8:24] == 50 * i).all()
         assert (cell[:, :8] == 255).all()
         assert (cell[:, 24:] == 255).all()
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("png", "PNG"), ("JPG", "JPEG"), ("webp", "WEBP")])
+def test_a_picture_is_written_as_its_suffix_says_into_a_folder_that_is_made(
+    tmp_path: Path, suffix: str, kind: str
+) -> None:
+    path = tmp_path / "a" / "b" / f"sheet.{suffix}"
+    save_image(Image.new("RGB", (5, 3)), path)
+    with Image.open(path) as found:
+        assert (found.format, found.size) == (kind, (5, 3))
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_a_caption_stands_above_its_own_picture() -> None:
+    white = np.full((16, 16, 3), 255, np.uint8)
+    sheet = np.asarray(draw_sheet([("", white), ("seen", white), ("", white)], columns=2, size_px=32))
+    dark = np.argwhere(sheet.min(axis=2) < 128)
+    assert len(dark) > 10
+    assert dark[:, 0].max() < CAPTION_PX
+    assert 34 <= dark[:, 1].min() < dark[:, 1].max() < 64
+
+
+def test_an_overlay_without_a_truth_has_no_outline() -> None:
+    grey, nothing = np.full((4, 4, 3), 100, np.uint8), np.zeros((4, 4), bool)
+    assert np.array_equal(draw_overlay(grey, nothing, nothing), grey)
+    assert (draw_overlay(grey, nothing, ~nothing) == draw_overlay(grey, nothing, ~nothing)[0, 0]).all()

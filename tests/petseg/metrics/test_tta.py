@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -85,3 +86,21 @@ def test_certain_probabilities_stay_finite() -> None:
         return torch.stack([torch.full_like(image[:, 0], -1e4), torch.full_like(image[:, 0], 1e4)], dim=1)
 
     assert predict_logits(sure, random_images(), "flips").isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("side", "scale", "px"),
+    [(64, 1.0, 64), (50, 1.0, 50), (64, 0.75, 64), (128, 0.75, 96), (129, 0.75, 128), (64, 1.25, 96)],
+)
+def test_sides_are_rounded_up_to_what_networks_take(side: int, scale: float, px: int) -> None:
+    assert scaled_px(side, scale) == px
+
+
+def test_scaled_views_come_back_at_the_pictures_size_and_as_probabilities() -> None:
+    def model(image: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.zeros_like(image[:, 0]), image[:, 0] * 0 + image.shape[-1] / 64], dim=1)
+
+    found = predict_logits(model, torch.zeros(1, 3, 64, 128), "scales").exp()
+    shares = [torch.tensor([0.0, width / 64]).softmax(dim=0)[1].item() for width in (96, 128, 160)]
+    assert found.shape == (1, 2, 64, 128)
+    assert found[0, 1].unique().tolist() == pytest.approx([sum(shares) / 3])

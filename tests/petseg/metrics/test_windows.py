@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from petseg.config.training import TrainConfig
 from petseg.footprint.operations import OpCounter
 from petseg.losses import build_loss
 from petseg.metrics.tta import predict_logits
-from petseg.metrics.windows import bytes_per_pixel, gaussian, num_windows, starts, windowed
+from petseg.metrics.windows import bytes_per_pixel, gaussian, margins_of, num_windows, starts, windowed
 from petseg.models.unet import UNet
 
 SIDES = st.integers(1, 150)
@@ -141,3 +142,41 @@ def test_memory_is_that_of_one_picture_and_one_batch_of_windows() -> None:
     one = peak(1)
     assert peak(3) == one
     assert one <= counter.peak_bytes + 256 * 512 * bytes_per_pixel(2)
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "overlap", "firsts"),
+    [
+        (32, 32, 0.5, [0]),
+        (31, 32, 0.5, [0]),
+        (33, 32, 0.5, [0, 1]),
+        (48, 32, 0.5, [0, 16]),
+        (49, 32, 0.5, [0, 8, 17]),
+        (64, 32, 0.0, [0, 32]),
+        (65, 32, 0.0, [0, 16, 33]),
+        (10, 4, 0.75, [0, 1, 2, 3, 4, 5, 6]),
+        (3, 1, 0.9, [0, 1, 2]),
+    ],
+)
+def test_windows_stand_from_edge_to_edge(length: int, window: int, overlap: float, firsts: list[int]) -> None:
+    assert starts(length, window, overlap) == firsts
+    assert num_windows((length, 1), (window, 1), overlap) == len(firsts)
+
+
+def test_margins_are_larger_below_and_at_the_right() -> None:
+    margins, inner = margins_of((3, 9), (8, 8))
+    assert margins == [0, 0, 2, 3]
+    padded = F.pad(torch.arange(27.0).view(1, 1, 3, 9), margins)
+    assert torch.equal(inner(padded), torch.arange(27.0).view(1, 1, 3, 9))
+    assert margins_of((8, 5), (8, 8))[0] == [1, 2, 0, 0]
+    assert margins_of((9, 9), (8, 8))[0] == [0, 0, 0, 0]
+    assert [bytes_per_pixel(number) for number in (2, 12)] == [44, 164]
+
+
+def test_windows_of_half_precision_are_blended_in_float32() -> None:
+    blended = windowed(lambda windows: windows.half(), (32, 32), batch_size=3)
+    for size in ((32, 32), (40, 33), (20, 50)):
+        image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        found = blended(image)
+        assert found.dtype == torch.float32
+        assert (found - image).abs().max() < 1e-3

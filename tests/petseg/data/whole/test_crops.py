@@ -253,3 +253,16 @@ def test_a_disk_that_takes_a_part_of_what_is_written_gets_the_rest(
         assert isinstance(other, Whole)
         assert np.array_equal(one.image, other.image)
         assert np.array_equal(one.labels, other.labels)
+
+
+def test_a_crop_of_a_lost_picture_is_black_and_does_not_count() -> None:
+    lost = Lost("train-000000.tar", "1", 512, "altered")
+    pictures = Pictures([np.full((40, 70), 3, np.uint8)] * 3)
+    whole = pictures.whole
+    pictures.whole = lambda position: lost if position == 1 else whole(position)
+    image, labels = np.full((2, *SIZE, 3), 9, np.uint8), np.full((2, *SIZE), 9, np.uint8)
+    loaded = CropReader(pictures, Crops(SIZE, 0, 1)).load(np.array([1, 2]), image, labels)
+    assert (loaded.hashes.tolist(), loaded.lost) == ([0, 3], [lost])
+    assert not image[0].any()
+    assert (labels[0] == PAD_LABEL).all()
+    assert (labels[1] == 3).all()
