@@ -60,6 +60,13 @@ import os
 
 from source import last
 
+class Touchy:
+    @property
+    def __class__(self):
+        raise RuntimeError("not to be asked")
+
+touchy = Touchy()
+
 def test_few():
     assert last([5, 6]) == 6
 

@@ -103,15 +103,17 @@ def _wait(child: int, deadline: float) -> int | None:
 
 
 def _run(change: Change, before: str, items: list[pytest.Item], writer: int) -> None:
-    code = 3
+    code = 2
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(nowhere, number)
         items[0].config.pluginmanager.unregister(name="terminalreporter")
-        code = 0 if _swap(change, before) or change.text == before else 2
-        for item in items if code == 0 else []:
+        if not _swap(change, before) and change.text != before:
+            return
+        code = 3
+        for item in items:
             notes = _Notes()
             item.config.pluginmanager.register(notes)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
@@ -119,7 +121,8 @@ def _run(change: Change, before: str, items: list[pytest.Item], writer: int) -> 
             if notes.failed:
                 os.write(writer, item.nodeid.encode())
                 code = 1
-                break
+                return
+        code = 0
     finally:
         os._exit(code)
 
@@ -136,7 +139,8 @@ def _swap(change: Change, before: str) -> bool:
     old, new = (dict(_codes(compile(text, str(change.path), "exec"))) for text in (before, change.text))
     differing = {name: new[name] for name in old if name in new and old[name] != new[name]}
     swapped = False
-    for function in [one for one in gc.get_objects() if isinstance(one, FunctionType)]:
+    # by `type`: isinstance asks each object for its class, and some of torch's warn when they are asked for anything
+    for function in [one for one in gc.get_objects() if type(one) is FunctionType]:
         code = function.__code__
         if code.co_filename != str(change.path):
             continue
