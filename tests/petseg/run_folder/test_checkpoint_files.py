@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from petseg.optim.ema import Ema
@@ -42,6 +43,27 @@ def test_what_is_recorded_is_of_the_whole_file(tmp_path: Path) -> None:
     content = path.read_bytes()
     assert len(content) > 2 << 20
     assert recorded == {"num_bytes": len(content), "crc32": zlib.crc32(content)}
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "code"),
+    [
+        ("I/O error: No space left on device (os error 28)", OSError, errno.ENOSPC),
+        ("IoError(Os { code: 122, kind: QuotaExceeded })", OSError, errno.EDQUOT),
+        ("HeaderTooLarge", SafetensorError, None),
+    ],
+)
+def test_what_safetensors_says_of_the_disk_is_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, kind: type[Exception], code: int | None
+) -> None:
+    def broken(*_: object) -> None:
+        raise SafetensorError(said)
+
+    monkeypatch.setattr(checkpoint_files, "save_file", broken)
+    with pytest.raises(kind, match=re.escape(said)) as error:
+        write_tensors({}, tmp_path / "a.safetensors")
+    assert getattr(error.value, "errno", None) == code
+    assert getattr(error.value, "filename", None) == (code and str(tmp_path / "a.safetensors"))
 
 
 def test_a_checkpoint_is_whole_by_each_of_its_files(tmp_path: Path) -> None:
