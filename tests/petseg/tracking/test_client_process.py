@@ -194,7 +194,9 @@ def test_a_trainings_run_is_opened_with_the_load_of_its_process(tmp_path: Path, 
         tmp_path, mode="online", name="a label", group="lab", tags=("a", "b"), config={"x": 1}, watched_pid=77,
         program="jobs/sweep.py", commit="c0ffee", remote="git@host:x", init_timeout_s=9.0, finish_timeout_s=8.0,
     )  # fmt: skip
-    client.open_run(settings)
+    opened = client.open_run(settings)
+    opened.define_metric("x")  # it is the run of the client
+    assert asked["metrics"].pop() == ("x", {})
     begun = asked["init"]
     assert begun.pop("settings") == {
         "silent": True, "console": "off", "save_code": False, "disable_git": True, "program": "jobs/sweep.py",
