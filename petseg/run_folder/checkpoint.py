@@ -47,7 +47,7 @@ from shards.command import Failure
 from shards.files import fsync
 
 KEEP_NEWEST = 2
-TRAINING_NAME = "training.safetensors"
+TRAINING_NAME, OPTIMIZER_NAME, BUFFERS_NAME = "training.safetensors", "optimizer.safetensors", "buffers.safetensors"
 _NAME = re.compile(r"step-(\d{8})(?:\.(\d+))?")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -178,11 +178,11 @@ def _tensors_by_file(
         for number, fields in optimizer["state"].items()
         for name, value in fields.items()
     }
-    files = {"model.safetensors": weights, "optimizer.safetensors": moments}
+    files = {"model.safetensors": weights, OPTIMIZER_NAME: moments}
     if learner.ema is not None:
         files |= {"model.safetensors": learner.ema.state_dict(learner.model), TRAINING_NAME: weights}
     if rank_buffers is not None:
-        files["buffers.safetensors"] = {"buffers": rank_buffers}
+        files[BUFFERS_NAME] = {"buffers": rank_buffers}
     return files, optimizer["param_groups"]
 
 
@@ -223,24 +223,31 @@ def load_checkpoint(checkpoint: Checkpoint, learner: Learner) -> None:
         except RuntimeError as error:  # shapes
             raise altered(checkpoint.folder / "model.safetensors", str(error)) from None
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_tensors(checkpoint.folder, "optimizer.safetensors").items():
+    for name, tensor in load_tensors(checkpoint.folder, OPTIMIZER_NAME).items():
         number, _, fieldname = name.partition(".")
         state.setdefault(int(number) if number.isdecimal() else -1, {})[fieldname] = tensor
     try:
         learner.optimizer.load_state_dict({"state": state, "param_groups": checkpoint.state["optimizer_groups"]})
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise altered(checkpoint.folder / STATE_NAME, f"it is of another optimizer: {error!r}") from None
-    # moments take the parameter's memory format, as in a fresh run
     for parameter, fields in learner.optimizer.state.items():
         for name, tensor in fields.items():
-            if torch.is_tensor(tensor) and tensor.shape == parameter.shape and tensor.ndim == 4:
+            # torch does not compare them, and its fused optimizers would write beyond a smaller one
+            if not torch.is_tensor(parameter) or tensor.shape != (() if name == "step" else parameter.shape):
+                why = f"{name} of shape {list(tensor.shape)} fits no weight"
+                raise altered(checkpoint.folder / OPTIMIZER_NAME, why)
+            if tensor.ndim == 4:  # in the weight's memory format, as in a fresh run
                 fields[name] = torch.empty_like(parameter).copy_(tensor)
 
 
 def load_rank_buffers(folder: Path) -> torch.Tensor | None:
     """(world_size, n) the float buffers of each rank when the checkpoint was saved; None if all had the model's."""
-    name = "buffers.safetensors"
-    return load_tensors(folder, name)["buffers"] if name in read_state(folder)["files"] else None
+    if BUFFERS_NAME not in read_state(folder)["files"]:
+        return None
+    buffers = load_tensors(folder, BUFFERS_NAME).get("buffers")
+    if buffers is None or buffers.ndim != 2 or not len(buffers):
+        raise altered(folder / BUFFERS_NAME, "it has no rows of ranks")
+    return buffers
 
 
 def _step_folders(folder: Path) -> list[tuple[int, int, Path]]:

@@ -13,6 +13,7 @@ from petseg.run.parts import Parts
 from petseg.run.progress import PartialEpoch
 from petseg.run.run import Run
 from petseg.run_folder.checkpoint import (
+    BUFFERS_NAME,
     Checkpoint,
     list_checkpoints,
     load_checkpoint,
@@ -39,6 +40,8 @@ def resume(run: Run) -> bool:
         raise altered(newest.folder / STATE_NAME, repr(error)) from None
     if (buffers := load_rank_buffers(newest.folder)) is not None:  # saved by another number of ranks: take the mean
         own = buffers[parts.rank] if len(buffers) == parts.world_size else buffers.mean(dim=0)
+        if len(own) != (wanted := sum(buffer.numel() for buffer in parts.float_buffers())):
+            raise altered(newest.folder / BUFFERS_NAME, f"{len(own)} numbers of each rank, not {wanted}")
         nn.utils.vector_to_parameters(own.to(parts.device), parts.float_buffers())
     if parts.accelerator.scaler is not None:
         parts.accelerator.scaler.load_state_dict(newest.state["scaler"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,3 +40,34 @@ def test_an_epochs_row_has_the_energy_of_its_training(
     monkeypatch.setattr(run, "open_meter", lambda _: EnergyMeter(lambda: next(counter)))
     train(tiny(), tmp_path)
     assert [row["perf/energy_j"] for row in read_metrics(tmp_path)] == [250.0, 250.0]
+
+
+def test_the_counter_of_the_runs_own_gpu_is_read_in_joules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts millijoules; a driver that stops answering costs the number alone."""
+    counter = iter([5_000, 12_500])
+    asked: list[str] = []
+
+    class Nvml(SimpleNamespace):
+        class NVMLError(Exception): ...
+
+        def nvmlInit(self) -> None:
+            asked.append("init")
+
+        def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+            asked.append(uuid)
+            return "handle"
+
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+            assert handle == "handle"
+            if (reading := next(counter, None)) is None:
+                raise self.NVMLError
+            return reading
+
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"of {device}"))
+    meter = open_meter(torch.device("cuda", 1))
+    assert asked == ["init", "GPU-of cuda:1"]
+    assert math.isnan(EnergyMeter(lambda: 1.0).joules())  # before a start
+    meter.start()
+    assert meter.joules() == 7.5
+    assert math.isnan(meter.joules())

@@ -24,7 +24,9 @@ from petseg.run.micro_batches import (
     SLACK,
     fewest_micro_batches,
     fits,
+    free_bytes,
     samples_per_micro_batch,
+    settle_accumulation_steps,
     usable_bytes,
 )
 from petseg.run_folder.layout import load_overrides, read_metrics, save_overrides
@@ -122,3 +124,90 @@ def test_batchnorm_over_processes_needs_gpus(tiny: Tiny) -> None:
     assert accelerator.ddp_handler.static_graph
     fit_for_training(tiny(train__accumulation_steps=2), plain, accelerator)
     assert not accelerator.ddp_handler.static_graph
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Of which configs the memory is predicted: 1 GiB for each sample."""
+    found: list[tuple[Any, ...]] = []
+
+    def predicted(config: RunConfig, samples: int, *rest: Any) -> Any:
+        found.append((config.train.accumulation_steps, samples, *rest))
+        return SimpleNamespace(peak_bytes=samples * 2**30)
+
+    monkeypatch.setattr("petseg.footprint.memory.footprint", predicted)
+    return found
+
+
+def room_for(samples: float) -> int:
+    return int(SLACK * samples * 2**30) + RESERVE_BYTES + 1
+
+
+def test_divisors_of_the_batch_are_tried_until_one_fits(tiny: Tiny, asked: list[tuple[Any, ...]]) -> None:
+    """Three ranks have 8 of 24 samples each; what would be no smaller is not asked again."""
+    config = tiny(train__accumulation_steps=0, train__batch_size=24)
+    assert fewest_micro_batches(config, "cuda", room_for(2), 3, num_classes=5) == 4
+    assert asked == [(count, samples, "cuda", 3, 5) for count, samples in ((1, 8), (2, 4), (3, 3), (4, 2))]
+    asked.clear()
+    assert fewest_micro_batches(config, "cpu", room_for(0.9), 3) is None
+    assert [(count, samples) for count, samples, *_ in asked] == [(1, 8), (2, 4), (3, 3), (4, 2), (8, 1)]
+
+
+class Together:
+    """Accelerate of two ranks, the other of which has 3 GiB."""
+
+    def __init__(self, is_main: bool) -> None:
+        self.device, self.is_main_process, self.num_processes = torch.device("cpu"), is_main, 2
+
+    def gather(self, own: torch.Tensor) -> torch.Tensor:
+        return torch.cat([own, torch.tensor([3 * 2**30])])
+
+
+@pytest.mark.parametrize("noted", [{}, {"train.grad_checkpointing": True, "train.accumulation_steps": 8}])
+def test_the_main_process_settles_the_number_by_the_least_memory_of_all(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: dict[str, Any]
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def fewest(config: RunConfig, *what: Any) -> int:
+        asked.append(what)
+        return 4
+
+    if noted:
+        (tmp_path / "run").mkdir()
+        save_overrides(noted, tmp_path / "run")
+    monkeypatch.setattr(micro_batches, "fewest_micro_batches", fewest)
+    monkeypatch.setattr(micro_batches, "free_bytes", lambda _: 5 * 2**30)
+    monkeypatch.setattr(micro_batches, "broadcast_object_list", lambda own: own)
+    together = cast(Accelerator, Together(is_main=True))
+    settled = settle_accumulation_steps(tiny(train__accumulation_steps=0), tmp_path / "run", together, 5)
+    steps = noted.get("train.accumulation_steps", 4)
+    assert settled == tiny(train__accumulation_steps=steps)
+    assert asked == ([] if noted else [("cpu", 3 * 2**30, 2, 5)])
+    assert load_overrides(tmp_path / "run") == (noted or {"train.accumulation_steps": 4})
+
+
+def test_other_processes_take_over_the_number_and_write_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batches, "broadcast_object_list", lambda own: [2] if own == [None] else own)
+    together = cast(Accelerator, Together(is_main=False))
+    config = tiny(train__accumulation_steps=0)
+    assert settle_accumulation_steps(config, tmp_path / "run", together).train.accumulation_steps == 2
+    assert not (tmp_path / "run").exists()
+    given = tiny(train__accumulation_steps=4)
+    assert settle_accumulation_steps(given, tmp_path / "run", cast(Accelerator, None)) is given
+    monkeypatch.setattr(micro_batches, "broadcast_object_list", lambda own: own)
+    with pytest.raises(ValueError, match=r"^not even a micro-batch of one sample fits in 3\.0 GiB, by prediction"):
+        settle_accumulation_steps(config, tmp_path / "run", together)
+
+
+def test_processes_of_a_host_share_half_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(micro_batches.os, "sysconf", facts.__getitem__)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert free_bytes(torch.device("cpu")) == 2_048_000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_bytes(torch.device("cpu")) == 512_000
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (7, 9))
+    assert free_bytes(torch.device("cuda")) == 7

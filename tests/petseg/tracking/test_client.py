@@ -13,7 +13,8 @@ import wandb
 from petseg.evaluation.measure import PredictedPicture
 from petseg.run_folder.layout import write_metrics
 from petseg.tracking import arrival, client
-from petseg.tracking.client import Sender, addresses_of, class_labels
+from petseg.tracking.artifacts import Artifact, build
+from petseg.tracking.client import Sender, addresses_of, best_and_last, class_labels
 from petseg.tracking.overlays import IGNORED, best_name, save_overlays
 from petseg.tracking.process import RunSettings
 from shards.command import INTERRUPTED
@@ -129,6 +130,51 @@ def test_wandb_is_asked_for_the_last_step_that_was_sent(tmp_path: Path, monkeypa
     sender_of(tmp_path, mode="online")[0].end({"ended": "so"}, 0)
     sender_of(tmp_path, confirm_s=3.0)[0].end({"ended": "so"}, 0)  # offline
     assert asked == [("lab/pets/run1", {"ended": "so", "_step": 2}, 3.0), ("lab/pets/run1", {"ended": "so"}, 3.0)]
+
+
+class Logged:
+    """An artifact that wandb has, or refuses."""
+
+    def __init__(self, artifact: Any, refused: bool) -> None:
+        self.name, self.refused = artifact.name, refused
+
+    def wait(self, timeout: float) -> None:
+        assert timeout == client.ARTIFACT_ANSWER_S
+        if self.refused:
+            raise ValueError("no room")
+
+
+@pytest.mark.parametrize(("mode", "refused"), [("online", False), ("online", True), ("offline", True)])
+def test_artifacts_go_with_the_end_and_are_waited_for_online(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, refused: bool
+) -> None:
+    logged: list[Any] = []
+    monkeypatch.setattr(client, "build", lambda artifact: logged.append(artifact) or artifact)
+    sender, run = sender_of(tmp_path, mode=mode)
+    run.log_artifact = lambda artifact: Logged(artifact, refused)  # type: ignore[attr-defined]
+    given = {"name": "predictions-run1", "type": "predictions", "files": {"a.npz": "path"}, "metadata": {"x": 1}}
+    if mode == "online" and refused:
+        with pytest.raises(RuntimeError, match=r"^artifact predictions-run1 is not there: no room$"):
+            sender.end({"ended": "so"}, 0, [given])
+    else:
+        sender.end({"ended": "so"}, 0, [given])
+    assert logged == [Artifact("predictions-run1", "predictions", {"a.npz": "path"}, {"x": 1})]
+    assert run.ended == [0]
+
+
+def test_the_best_of_rows_is_the_first_of_equals_and_the_last_one_has_a_dice() -> None:
+    rows = [{"epoch": 1, "val/dice": 0.5}, {"epoch": 2, "val/dice": 0.5}, {"epoch": 3, "val/dice": 0.25}, {"epoch": 4}]
+    best = {"best_dice": 0.5, "best_epoch": 1, "last_dice": 0.25, "last_epoch": 3}
+    assert best_and_last(rows) == best
+    assert best_and_last([{"epoch": 4}]) == best_and_last([]) == {}
+
+
+def test_an_artifact_is_built_of_its_files_in_place(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"content")
+    built = build(Artifact("predictions-x", "predictions", {"b.npz": str(tmp_path / "a.npz")}, {"x": 1}))
+    assert (built.name, built.type, built.metadata) == ("predictions-x", "predictions", {"x": 1})
+    ((name, entry),) = built.manifest.entries.items()
+    assert (name, entry.local_path, entry.skip_cache) == ("b.npz", str(tmp_path / "a.npz"), True)
 
 
 def test_masks_have_the_names_of_the_runs_classes(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_statistics_that_are_the_models_and_a_scaler(monkeypatch: pytest.MonkeyP
     assert nn.utils.parameters_to_vector(run.parts.float_buffers()).tolist() == [0.0] * 3
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_statistics_of_another_model_were_altered(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    offer(monkeypatch, SAVED.to_state(), torch.ones(2, count))
+    with pytest.raises(Failure, match=rf"buffers\.safetensors was altered .*\({count} numbers of each rank, not 3\)"):
+        resume.resume(run_of())
+
+
 def test_a_run_without_a_checkpoint_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "newest_of_all", lambda _: None)
     run = run_of()

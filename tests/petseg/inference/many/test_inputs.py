@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,3 +90,55 @@ def test_a_picture_of_a_tar_that_cannot_be_read_is_a_line(
     monkeypatch.setattr(inputs, "MAX_FILE_BYTES", one.num_bytes - 1)
     with pytest.raises(ValueError, match=rf"^larger than {one.num_bytes - 1:,} bytes$"):
         one.read()
+
+
+def test_a_picture_within_another_file_is_not_turned(tmp_path: Path) -> None:
+    """The masks of a shard set belong to its pixels as they are stored; a file by itself is shown as its EXIF says."""
+    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(path, exif=exif)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() * 2)
+    assert Input("a/turned", str(path)).read().shape == (8, 4, 3)
+    for offset in (0, size):
+        within = Input("a/turned", str(path), offset, size)
+        assert within.read().shape == (4, 8, 3)
+        assert within.shown == f"{path}:turned"
+    assert Input("a/turned", str(path)).shown == str(path)
+
+
+def test_a_tar_that_is_no_file_is_a_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.tar")
+    with pytest.raises(ValueError, match=r"not a regular file$"):
+        Input("a", str(tmp_path / "fifo.tar"), 512, 99).read()
+
+
+def test_what_lies_in_the_outputs_folder_is_no_input_of_a_pattern(photos: Path, tmp_path: Path) -> None:
+    """By a link too; folders that match a pattern are none."""
+    (tmp_path / "link").symlink_to(photos / "a")
+    assert names([f"{photos}/*/*/*.*"], tmp_path / "link") == ["b/x/2"]
+    assert names([f"{photos}/**"], tmp_path / "link") == ["3", "b/x/2"]
+    assert names([photos / "a" / "x" / "1.png"], photos / "a") == ["1"]  # named itself
+
+
+def test_each_place_counts_once_and_two_places_are_two_pictures(photos: Path, tmp_path: Path) -> None:
+    (photos / "link.png").symlink_to(photos / "a" / "x" / "1.png")
+    assert names([photos / "a" / "x" / "1.png", photos / "link.png"], tmp_path) == ["1"]
+    with pytest.raises(ValueError, match=r"a/x/1\.png and .*a/y/1\.png would both be called 1: name a folder above"):
+        names([photos / "a" / "x" / "1.png", photos / "a" / "y" / "1.png"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("x.tar.gz", "x.tar"),
+        ("/", "root"),
+        ("/../x.png", "x"),
+        ("a//b.png", "a/b"),
+        (" a.png", " a"),
+        ("noext", "noext"),
+    ],
+)
+def test_names_of_odd_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert names(["-"], tmp_path / "out", [f"{line}\n"]) == [name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from petseg.inference.many import outputs
 from petseg.inference.many.inputs import Input
 from petseg.inference.many.outputs import (
     COCO_NAME,
@@ -27,6 +30,7 @@ from petseg.inference.many.outputs import (
 )
 from petseg.inference.many.wanted import Wanted, identity
 from petseg.inference.predictor import Prediction
+from shards.files import NotRegular
 from tests.petseg.inference.test_export import header_of
 
 GOOD = Row("a", "a.png", 6, 4, 0.5, 0.75, {"background": 0.25, "cat": 0.75}, [{"category_id": 1}])
@@ -164,3 +168,97 @@ def test_coco_holds_what_was_asked_for() -> None:
     assert Wanted().segmentation == "none"
     assert Wanted(coco=True).segmentation == "run_lengths"
     assert Wanted(coco=True, polygons=True).segmentation == "polygons"
+
+
+def prediction_of(name: str = "a") -> tuple[Input, Prediction]:
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, :3] = 1
+    return Input(name, f"{name}.png"), Prediction(
+        np.zeros((4, 6, 3), np.uint8), mask, header_of(), torch.zeros(3, 4, 6)
+    )
+
+
+def test_the_files_of_a_picture_lie_below_the_folder_of_their_kind(tmp_path: Path) -> None:
+    kinds = ("masks", "probabilities", "overlays", "cutouts")
+    output = OutputFolder(tmp_path, kinds, coco="none")
+    for name in ("a/b/one", "a/b/two"):
+        item, prediction = prediction_of(name)
+        row = output.write(item, prediction, 0.25)
+        shares = {"background": 0.5, "cat": 0.5, "dog": 0.0}
+        assert row == Row(name, f"{name}.png", 6, 4, 0.25, pytest.approx(1 / 3), shares, [])
+        assert output.is_done(row)
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    suffixes = {"masks": "png", "probabilities": "npz", "overlays": "png", "cutouts": "png"}
+    assert files == sorted(f"{kind}/a/b/{name}.{suffixes[kind]}" for kind in kinds for name in ("one", "two"))
+    for kind, mode in (("masks", "P"), ("overlays", "RGB"), ("cutouts", "RGBA")):
+        with Image.open(tmp_path / kind / "a" / "b" / "one.png") as image:
+            assert (image.mode, image.size) == (mode, (6, 4))
+    with np.load(tmp_path / "probabilities" / "a" / "b" / "one.npz", allow_pickle=False) as arrays:
+        assert arrays["probabilities"].shape == (3, 4, 6)
+        assert arrays["classes"].tolist() == ["background", "cat", "dog"]
+
+
+@pytest.mark.parametrize(("coco", "kind"), [("none", None), ("run_lengths", dict), ("polygons", list)])
+def test_a_row_has_the_annotations_that_are_asked_for(tmp_path: Path, coco: Any, kind: type | None) -> None:
+    row = OutputFolder(tmp_path, ("masks",), coco).write(*prediction_of(), 0.25)
+    assert [type(one["segmentation"]) for one in row.annotations] == ([kind] if kind else [])
+    assert [one["category_id"] for one in row.annotations] == ([1] if kind else [])
+
+
+def test_an_error_of_the_disk_is_no_property_of_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outputs, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        OutputFolder(tmp_path, ("masks",), coco="none").write(*prediction_of(), 0.25)
+
+
+def test_a_journal_behind_a_link_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    folder_of(tmp_path, GOOD)
+    (tmp_path / "out" / ROWS.format(0)).symlink_to(tmp_path / ROWS.format(0))
+    with pytest.raises(NotRegular):
+        Journal(tmp_path / "out")
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"1", b"{}", b'{"name": 1, "path": "a"}', b'{"name": "b"', b"\xff"])
+def test_lines_that_are_no_rows_are_passed_over(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / ROWS.format(0)).write_bytes(line + b"\n")
+    folder_of(tmp_path, GOOD)
+    assert Journal(tmp_path).row("a") == GOOD
+    assert "b" not in Journal(tmp_path)
+
+
+def test_only_what_was_half_written_among_the_outputs_is_removed(tmp_path: Path) -> None:
+    """Folders of other kinds and those behind links may be somebody else's."""
+    half, elsewhere = ".1.png.0123456789ab.tmp", tmp_path / "elsewhere"
+    out = tmp_path / "out"
+    for folder in (elsewhere, out / "masks" / "deep", out / "other"):
+        folder.mkdir(parents=True)
+        (folder / half).touch()
+    (out / half).touch()
+    (out / "overlays").symlink_to(elsewhere)
+    OutputFolder(out, ("masks", "overlays"), coco="none").remove_half_written()
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(half))
+    assert left == [f"elsewhere/{half}", f"out/other/{half}"]
+
+
+def test_a_folder_is_free_again_after_a_command_that_failed(tmp_path: Path) -> None:
+    output = OutputFolder(tmp_path / "new" / "out", ("masks",), coco="none")
+
+    def fail() -> None:
+        with output.locked():
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fail()
+    with output.locked(), pytest.raises(ValueError, match="another command is writing there; wait until it has ended"):
+        fail()
+
+
+def test_without_coco_there_is_no_document_of_it(tmp_path: Path) -> None:
+    output = replace(folder_of(tmp_path, GOOD), coco="none")
+    assert write_summary(output, [Input("a", "a.png")], header_of()) == []
+    assert not (tmp_path / COCO_NAME).exists()

@@ -8,7 +8,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from petseg.best import main as best
+from petseg.inference.many import work as work_module
 from petseg.inference.many.inputs import Input, list_inputs
 from petseg.inference.many.outputs import Journal, OutputFolder
 from petseg.inference.many.work import Work
@@ -187,3 +190,29 @@ def test_readers_of_several_threads_leave_the_filters_of_warnings_as_they_were()
     assert decode_picture(content).shape == (16, 16, 3)
     second.close()
     assert list(warnings.filters) == before
+
+
+def test_a_pictures_seconds_are_its_share_of_its_batch(
+    work: Work, items: list[Input], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a batch takes 6 s; of the second batch one of four pictures cannot be read."""
+    now = iter(float(6 * number) for number in range(2 * COUNT))
+    monkeypatch.setattr(work_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    work.run(items, lambda _: None)
+    journal = Journal(work.output.folder)
+    rows = [journal.row(f"{number:02}") for number in (0, 4, 5, 12)]
+    assert [row and row.seconds for row in rows] == [1.5, 2.0, 0.0, 3.0]
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_noted(work: Work, items: list[Input]) -> None:
+    counts: list[int] = []
+    work.run([items[5]], counts.append)
+    assert counts == [1]
+    row = Journal(work.output.folder).row("05")
+    assert row is not None
+    assert (row.path, row.error) == (items[5].path, "not a readable picture")
+
+
+def test_the_journal_of_a_process_has_its_rank(work: Work, items: list[Input]) -> None:
+    replace(work, rank=3).run(items[:1], lambda _: None)
+    assert [path.name for path in work.output.folder.glob("rows-*")] == ["rows-3.jsonl"]
