@@ -36,6 +36,7 @@ from tests.jobs.job_logs import CUDA_OOM, EPOCH, START, raised
         ("/home/petseg/conda/lib/python3.12/json/decoder.py", ""),
         ("<frozen runpy>", ""),
         ("/home/me/script.py", ""),
+        ("/usr/bin/jobs", ""),
     ],
 )
 def test_files_of_ours(path: str, name: str) -> None:
