@@ -113,7 +113,7 @@ def test_yaml_becomes_plain_values(text: str, content: Any) -> None:
     ("text", "message"),
     [
         ("a: [", "while parsing a flow node"),
-        ("[" * 400, "nested too deeply"),
+        ("[" * 600, "nested too deeply"),
         ("&a [*a]", f"it stands for more than {MAX_VALUES:,} values"),
         ("{a: 1, 'a': 2}", "the key 'a' stands on line 1 and again on line 1: keep one of them"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
