@@ -203,7 +203,7 @@ def _single(known: TrialStatus) -> TrialStatus:
 
 def _own_log(submission: Submission, state: TrialState) -> str:
     slot = state.of_job(submission.job_id).slot
-    return str(log_of(Path(submission.log), submission, slot)) if slot else submission.log
+    return str(log_of(Path(submission.log), submission, slot)) if slot and submission.log else submission.log
 
 
 def _why_over(last: LastJob, verdict: Diagnosis) -> str:

@@ -21,3 +21,9 @@ def test_a_rule_without_a_first_rung_survives_too() -> None:
     rule = Hyperband(max_iter=27, eta=2, s=2)
     assert hyperband_entry(rule) == {"type": "hyperband", "max_iter": 27, "eta": 2, "s": 2}
     assert parse_hyperband(hyperband_entry(rule)) == rule
+
+
+def test_an_entry_says_no_more_than_the_file_did() -> None:
+    assert hyperband_entry(Hyperband(4)) == {"type": "hyperband", "min_iter": 4}
+    full = {"type": "hyperband", "max_iter": 81, "s": 2, "eta": 4.0, "strict": True}
+    assert hyperband_entry(parse_hyperband(full)) == full

@@ -1,11 +1,15 @@
 """What a search draws from, and what it draws."""
 
+import hashlib
+import math
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.design.expansion import Cell, expand
-from jobs.design.space import parse_distribution
+from jobs.design.space import parse_distribution, quantile
 from jobs.design.spec import parse_axes, parse_settings, parse_spec
 from jobs.search.journal import to_optuna
 from petseg.config.values import trial_id
@@ -145,3 +149,47 @@ def test_what_decides_the_meaning_of_a_dice_is_not_searched() -> None:
     for more in ({"method": "bayes"}, {"early_terminate": {"type": "hyperband", "min_iter": 1}}):
         with pytest.raises(ValueError, match=r"data.image_size_px decides what a Dice means"):
             searched(run_cap=2, parameters=parameters, **more)
+
+
+@pytest.mark.parametrize(
+    ("entry", "size", "ends", "settled"),
+    [
+        ({"values": ["a", 1, None]}, 3, ("a", None), {"x": "x"}),
+        ({"min": 2, "max": 5}, 4, (2, 5), {3.0: 3}),
+        ({"min": -1, "max": -1}, 1, (-1, -1), {}),
+        ({"min": 5, "max": 63, "q": 8, "distribution": "q_uniform"}, 7, (8.0, 56.0), {23.9: 24.0}),
+        ({"min": 0.1, "max": 0.3, "q": 0.1, "distribution": "q_uniform"}, 3, (0.1, 0.3), {0.2000001: 0.2}),
+        ({"min": 0.5, "max": 2.5}, math.inf, (0.5, 2.5), {1.23456789: 1.23457, 9.0: 2.5, 0.1: 0.5}),
+        ({"min": 1e-5, "max": 1e-1, "distribution": "log_uniform_values"}, math.inf, (1e-5, 0.1), {1.0: 0.1}),
+    ],
+)
+def test_a_distribution_reaches_both_ends(
+    entry: dict[str, Any], size: float, ends: tuple[Any, Any], settled: dict[Any, Any]
+) -> None:
+    found = parse_distribution("x", entry)
+    assert found.size == size
+    assert (found.at(0.0), found.at(1 - 2**-53)) == ends
+    assert {value: found.settle(value) for value in settled} == settled
+
+
+def test_a_quantile_is_53_bits_of_a_hash() -> None:
+    digest = hashlib.sha256(b"3/optim.lr/7").digest()
+    assert quantile(3, "optim.lr", 7) == (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    assert len({quantile(*of) for of in ((3, "a", 7), (4, "a", 7), (3, "b", 7), (3, "a", 8))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("entry", "form"),
+    [
+        ({"values": [1]}, {"distribution": "categorical", "values": [1]}),
+        ({"min": 1, "max": 2}, {"distribution": "int_uniform", "min": 1, "max": 2}),
+        ({"min": 1, "max": 2.0}, {"distribution": "uniform", "min": 1.0, "max": 2.0}),
+        ({"min": 1, "max": 2, "distribution": "q_uniform"},
+         {"distribution": "q_uniform", "min": 1.0, "max": 2.0, "q": 1.0}),
+    ],
+)  # fmt: skip
+def test_a_distribution_is_written_in_full(entry: dict[str, Any], form: dict[str, Any]) -> None:
+    assert parse_distribution("x", entry).to_dict() == form
+    assert {name: type(value) for name, value in parse_distribution("x", entry).to_dict().items()} == {
+        name: type(value) for name, value in form.items()
+    }

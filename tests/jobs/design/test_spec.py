@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.design.expansion import expand
-from jobs.design.spec import Spec, load_spec, parse_axes, parse_settings, parse_spec
+from jobs.design.spec import DEFAULT_SWEEP, Spec, load_spec, parse_axes, parse_settings, parse_spec, require_name
 from petseg.config.values import trial_id
+from petseg.training.pruning import Hyperband
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -204,3 +205,60 @@ def test_a_value_that_stands_twice_on_an_axis_is_refused(
     flag = f"{name}={','.join(str(value) for value in values)}"
     with pytest.raises(ValueError, match="twice"):
         parse_spec({"parameters": {"train.batch_size": {"value": 8}}, **method}, "x").changed(parse_axes([flag]), {})
+
+
+@pytest.mark.parametrize("name", ["a", "_x", "lab 2", "v1.2+x-y", "ö", "0" * 100])
+def test_a_name_is_that_of_a_folder(name: str) -> None:
+    assert require_name(name, "--name") == name
+    assert parse_spec({"name": name, "parameters": {"train.seed": {"value": 1}}}, "x").name == name
+
+
+def test_a_whole_file_is_read_into_a_spec() -> None:
+    content = {
+        "name": 7, "description": "d", "program": "p", "method": "random", "run_cap": 5, "seed": 3, "project": "p",
+        "metric": {"name": "val/dice", "goal": "maximize"}, "early_terminate": {"type": "hyperband", "min_iter": 3},
+        "parameters": {
+            "train.seed": {"min": 0, "max": 9}, "train.epochs": {"distribution": "constant", "value": 4},
+            "optim": {"parameters": {"lr": {"value": 0.5}, "name": {"values": ["adam"]}}},
+        },
+    }  # fmt: skip
+    spec = parse_spec(content, "file")
+    assert (spec.name, spec.method, spec.run_cap, spec.seed) == ("7", "random", 5, 3)
+    assert (spec.axes, spec.names) == ({}, ("train.seed", "optim.name"))
+    assert spec.fixed == {"tracking.project": "p", "train.epochs": 4, "optim.lr": 0.5}
+    assert spec.early_stopping == Hyperband(3)
+    plain = parse_spec({"parameters": {"train.seed": {"values": [1]}}}, "file")
+    assert plain == Spec("file", {"train.seed": [1]})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"name": "../x"}, "name '../x' cannot name a sweep"),
+        ({"method": "random"}, "method random needs run_cap, the number of trials"),
+        ({"run_cap": 0}, "run_cap = 0: must be a whole number of at least 1"),
+        ({"seed": 1.0}, "seed = 1.0: must be a whole number of at least 0"),
+        ({"parameters": {"a": {"value": 1, "values": [1]}}}, "parameter a: 'value' does not go with categorical"),
+        ({"parameters": {"a": {"value": 1, "note": 2}}}, "parameter a: give `value: X`"),
+        ({"parameters": {"a": {"distribution": "constant", "value": 1, "x": 2}}},
+         "parameter a: distribution 'constant' is not known"),
+        ({"parameters": {"a": {"parameters": {"b": 1}}}}, "parameter a.b: give `value: X`"),
+        ({1: 2}, "'1' is not understood: use name, description"),
+    ],
+)  # fmt: skip
+def test_what_a_file_may_not_say(content: dict[Any, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        parse_spec({"parameters": {"train.seed": {"value": 1}}} | content, "x")
+    assert str(refused.value).startswith(message)
+
+
+def test_files_that_are_none_are_named_with_those_that_are_ready(tmp_path: Path) -> None:
+    ready = f"{DEFAULT_SWEEP.parent} has "
+    for path, told in (
+        (tmp_path / "none.yaml", f"no sweep file {tmp_path / 'none.yaml'}: {ready}"),
+        (tmp_path, f"{tmp_path} is a folder, not a sweep file: {ready}"),
+    ):
+        with pytest.raises(ValueError, match="sweep file") as refused:
+            load_spec(path)
+        assert str(refused.value).startswith(told)
+        assert "lab.yaml" in str(refused.value)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jobs.launch import cancel
 from jobs.launch.cancel import IDS_PER_CALL, cancel_local, cancel_slurm
+from jobs.launch.lock import LauncherAtWork, launcher_lock
 from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import TrialStatus
@@ -131,3 +134,89 @@ def test_processes_that_are_not_ours_get_no_signal(tmp_path: Path, monkeypatch: 
     for kill in (False, True):
         cancel_local(sweep, rows, whole=True, kill=kill, grace_s=0.0)
     assert processes.sent == []
+
+
+def local_row(trial: Trial, job_id: str) -> TrialStatus:
+    return TrialStatus(trial, "running", submission=Submission(trial.id, job_id, "local", ""))
+
+
+def test_a_cancel_waits_until_the_processes_are_gone_or_its_grace_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = sweep_of(tmp_path / "runs" / "lab", 1).trials
+    sweep = sweep_of(tmp_path / "runs" / "other", 0)
+    trial.write_state(TrialState("running", job_id="11", pid=21))
+    processes, now, naps = Processes(), 100.0, list[float]()
+    processes.install(monkeypatch)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        naps.append(seconds)
+        now += 1.0
+        if len(naps) == 2:
+            processes.ours -= {11}  # its rank still saves
+        if len(naps) == ends_after:
+            processes.ours.clear()
+
+    monkeypatch.setattr(cancel, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    ends_after = 4
+    cancel_local(sweep, [local_row(trial, "11")], whole=False, kill=False, grace_s=60.0)
+    assert naps == [cancel.POLL_S] * 4
+    processes.ours, ends_after = {11, 21}, 99
+    naps.clear()
+    cancel_local(sweep, [local_row(trial, "11")], whole=False, kill=False, grace_s=3.0)
+    assert len(naps) == 3
+
+
+def test_trials_without_a_process_here_get_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One was never submitted, one has a job of Slurm's, one the state of an earlier job, one has no pid."""
+    sweep = sweep_of(tmp_path / "runs" / "lab", 4)
+    planned, on_slurm, later, silent = sweep.trials
+    planned.write_state(TrialState("running", job_id="11", pid=21))
+    later.write_state(TrialState("running", job_id="11", pid=21, host="elsewhere"))
+    silent.write_state(TrialState("running", job_id="13", pid=0))
+    processes = Processes(ours={0, 12, 21, 22})
+    processes.install(monkeypatch, launcher=False)
+    jobs = ((on_slurm, "7_1"), (later, "12"), (silent, "13"))
+    rows = [TrialStatus(planned, "running"), *(local_row(trial, job) for trial, job in jobs)]
+    cancel_local(sweep, rows, whole=True, kill=False, grace_s=0.0)
+    assert processes.sent == [(12, "SIGTERM")]
+
+
+def test_a_trial_of_another_machine_is_cancelled_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = sweep_of(tmp_path / "runs" / "lab", 2)
+    here, there = sweep.trials
+    here.write_state(TrialState("running", job_id="11", pid=21, host=cancel.HERE))
+    there.write_state(TrialState("running", job_id="12", pid=22, host="node9"))
+    processes = Processes()
+    processes.install(monkeypatch)
+    with pytest.raises(ValueError, match=rf"^{there.id} runs on node9: cancel it there$"):
+        cancel_local(sweep, [local_row(here, "11"), local_row(there, "12")], whole=True, kill=False, grace_s=0.0)
+    assert processes.sent == []
+
+
+def test_a_process_that_is_gone_has_no_group_and_needs_no_signal() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert cancel._group(process.pid) == 0
+    cancel._signal([process.pid], signal.SIGTERM)
+    cancel._kill_groups([process.pid])
+
+
+@pytest.mark.parametrize(("cut_off", "busy"), [(True, False), (False, False), (True, True)])
+def test_jobs_that_were_being_submitted_are_looked_for_unless_their_launcher_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off: bool, busy: bool
+) -> None:
+    sweep = sweep_of(tmp_path / "lab", 1)
+    sweep.add_submissions([Submission(sweep.trials[0].id, "" if cut_off else "7", "slurm", "")])
+    asked: list[bool] = []
+
+    def reconcile(sweep: object) -> None:
+        with pytest.raises(LauncherAtWork), launcher_lock(tmp_path / "lab"):
+            pytest.fail("without the lock")
+        asked.append(True)
+
+    monkeypatch.setattr(cancel, "reconcile", reconcile)
+    with launcher_lock(sweep.folder) if busy else nullcontext():
+        cancel.adopt_cut_off(sweep)
+    assert asked == [True] * (cut_off and not busy)

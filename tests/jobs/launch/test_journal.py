@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
-from jobs.launch.journal import announce, reconcile
-from jobs.runs.trial import Sweep
+from jobs.launch.journal import announce, cut_off_submissions, reconcile
+from jobs.runs.trial import Submission, Sweep
 from shards.command import Unavailable
 from slurm.submission import revoked_file, short, work_file
 from tests.jobs.written_trials import sweep_of
@@ -85,3 +86,59 @@ def test_without_an_answer_nothing_is_revoked(sweep: Sweep, logs: Path, bin_fold
     with pytest.raises(Unavailable):
         reconcile(sweep)
     assert not revoked_file(logs, token).exists()
+
+
+def test_each_trial_of_an_array_is_noted_with_the_place_of_its_job(sweep: Sweep) -> None:
+    """The second of two arrays: its places begin anew."""
+    first, second, third = sweep.trials
+    token = announce(sweep, [[], [first, second], [third]], range(1, 3))
+    assert sweep.all_submissions() == [
+        Submission(trial.id, "", "slurm", "", token, place) for trial, place in ((first, 0), (second, 0), (third, 1))
+    ]
+    assert announce(sweep, [[first]], range(1)) != token
+
+
+def test_only_submissions_to_slurm_without_a_job_were_cut_off(sweep: Sweep, bin_folder: Path) -> None:
+    first, second, third = (trial.id for trial in sweep.trials)
+    sweep.add_submissions([Submission(first, "", "local", ""), Submission(second, "", "slurm", "", "petseg:1")])
+    sweep.add_submissions([Submission(second, "7", "slurm", ""), Submission(third, "8", "slurm", "")])
+    assert cut_off_submissions(sweep) == []
+    stand_in(bin_folder, "squeue", f"touch {bin_folder}/asked")
+    before = sweep.all_submissions()
+    reconcile(sweep)
+    assert sweep.all_submissions() == before
+    assert not (bin_folder / "asked").exists()
+
+
+def test_of_several_arrays_only_those_are_revoked_that_did_not_come(
+    sweep: Sweep, logs: Path, bin_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first is there, the second comes while it is revoked, the third never came."""
+    tokens = [announce(sweep, [[trial]], range(1)) for trial in sweep.trials]
+    for token in tokens:
+        work_file(logs, token, 0).touch()
+    here, late, _ = tokens
+    script = f"echo '7|x|{here}'; if [ -e {revoked_file(logs, late)} ]; then echo '8|x|{late}'; fi"
+    stand_in(bin_folder, "squeue", script)
+    with caplog.at_level(logging.INFO):
+        reconcile(sweep)
+    given = sweep.submissions()
+    assert [given[trial.id].job_id for trial in sweep.trials] == ["7", "8", ""]
+    assert [given[trial.id].intent for trial in sweep.trials] == tokens
+    assert [revoked_file(logs, token).exists() for token in tokens] == [False, False, True]
+    assert caplog.messages == [
+        f"{trial.id} was submitted as job {job} before its launcher ended"
+        for trial, job in zip(sweep.trials, "78", strict=False)
+    ]
+
+
+def test_all_jobs_without_work_are_cancelled_at_once(
+    sweep: Sweep, logs: Path, bin_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = announce(sweep, [[trial] for trial in sweep.trials], range(3))
+    queue(bin_folder, *(f"7_{place}|x|{token}" for place in range(3)))
+    with caplog.at_level(logging.INFO):
+        reconcile(sweep)
+    assert (bin_folder / "cancelled").read_text() == "7_0 7_1 7_2\n"
+    assert caplog.messages == ["jobs 7_0, 7_1, 7_2 have nothing to run, because their launcher was killed: cancelled"]
+    assert [one.job_id for one in sweep.submissions().values()] == ["", "", ""]

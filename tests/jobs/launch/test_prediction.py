@@ -16,9 +16,11 @@ from jobs.runs.parts import load_parts, plan_parts, write_pictures
 from jobs.runs.trial import Submission
 from jobs.runs.trial_state import TrialState
 from jobs.state.observed import Observed
+from jobs.state.trial_status import TrialStatus
 from petseg.inference.many.inputs import Input
 from petseg.inference.many.outputs import COMMAND_NAME, WINNER_NAME, Row
 from shards.command import FAILED, INTERRUPTED, OK
+from tests.jobs.written_trials import sweep_of
 
 
 @pytest.fixture
@@ -141,3 +143,32 @@ def test_a_part_that_ended_too_early_is_told_once(
     part.write_state(TrialState("done"))
     prediction.print_ended(observed)
     assert capsys.readouterr().out == ""
+
+
+def test_only_parts_that_ended_too_early_are_told(
+    options: PredictionOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as fit; what Slurm does not say comes last."""
+    sweep = sweep_of(options.out / "lab", LISTED + 5)
+    states = ["running", "done", "unknown", *["interrupted", "failed"] * 11]
+    rows = [
+        TrialStatus(trial, state, note="[why]", log="x.out", silence="timed out")
+        for trial, state in zip(sweep.trials, states, strict=True)
+    ]
+    sweep.trials[3].write_state(TrialState("done"))  # its result is in the masks
+    prediction.print_ended(Observed(sweep, tuple(rows)))
+    *parts, doubt = capsys.readouterr().out.splitlines()
+    ended = list(zip(sweep.trials, states, strict=True))[4 : 4 + LISTED]
+    assert parts == [f"part {trial.id} {state}: [why]; its log: x.out" for trial, state in ended]
+    assert doubt.startswith(f"unknown: 1 of {LISTED + 5} trials, because Slurm does not answer (timed out)")
+
+
+def test_a_report_names_the_summary_and_what_was_not_read(
+    options: PredictionOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = options.out / "summary.csv"
+    assert report(options, []) == OK
+    assert capsys.readouterr().out == f"{options.out}: all done, see {summary}\n"
+    report(options, [Row("a", "[a].png", error="no picture")] * (LISTED + 2))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["not read: [a].png: no picture"] * LISTED + [f"and 2 more, listed in {summary}"]

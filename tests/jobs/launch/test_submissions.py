@@ -25,6 +25,7 @@ from jobs.state.trial_status import TrialStatus
 from petseg.run_folder.layout import Pruned, load_overrides, save_overrides, save_pruned
 from shards.cause import Cause
 from shards.command import FAILED, INTERRUPTED, OK
+from shards.files import NotRegular
 from slurm.resources import Resources
 from tests.jobs.written_trials import finish, sweep_of
 
@@ -73,6 +74,22 @@ def test_a_job_gets_its_trials_and_what_does_not_fit_is_left(sweep: Sweep, sent:
     assert cut_off == [(trial.id, "", 0, token) for trial in sweep.trials[2:4]]
     request.withdraw(token)
     assert len(sweep.all_submissions()) == 4
+
+
+@pytest.mark.parametrize(("cores", "at_once", "threads"), [(7, 2, 3), (1, 2, 1), (1, 1, 1), (4, 1, 4)])
+def test_trials_side_by_side_share_the_cores_of_their_job(
+    sweep: Sweep, sent: list[Any], cores: int, at_once: int, threads: int
+) -> None:
+    resources = Resources(gpus_per_node=0, cpus_per_task=cores)
+    submit_trials(Launch("slurm", resources, 0, 2, at_once), sweep, sweep.trials)
+    assert sent[0][0].threads == threads
+
+
+def test_logs_are_not_written_through_a_link(sweep: Sweep, sent: list[Any], tmp_path: Path) -> None:
+    (sweep.folder / "logs").symlink_to(tmp_path)
+    with pytest.raises(NotRegular):
+        submit_trials(Launch("slurm", GPU, 0, 1), sweep, sweep.trials)
+    assert sent == []
 
 
 @pytest.mark.parametrize(

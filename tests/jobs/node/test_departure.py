@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +15,14 @@ from jobs.node import departure
 from jobs.node.departure import (
     LOCAL_REQUEUE,
     MOVES,
+    PATIENCE_S,
     comes_again,
     end_trials,
     exit_for_another_node,
     exit_job,
     note_cause,
 )
-from jobs.node.faults import read_faults
+from jobs.node.faults import Fault, note_fault, read_faults
 from jobs.runs.trial import Trial
 from jobs.runs.trial_state import TrialState
 from petseg.footprint.gpus import NodeFault
@@ -177,6 +180,91 @@ def test_a_job_tries_so_many_nodes_and_then_fails(tmp_path: Path, monkeypatch: p
         f"requeue 12_0 without node{start}" for start in range(MOVES - 1)
     ]
     assert [(fault.start, fault.node) for fault in read_faults(tmp_path)] == [(0, "node0"), (1, "node1"), (2, "last")]
+
+
+def test_a_job_that_leaves_says_why_and_waits_until_slurm_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial, waited, deaf = begun(tmp_path), list[Any](), list[Any]()
+    trial.write_state(TrialState("interrupted", job_id="12_0"))
+    slurm = Slurm(Ending.PREEMPTED)
+    slurm.install(monkeypatch, tmp_path)
+    monkeypatch.setattr(departure.ending, "await_ending", lambda *given: waited.append(given) or Ending.PREEMPTED)
+    monkeypatch.setattr(departure.time, "sleep", waited.append)
+    monkeypatch.setattr(departure.signal, "signal", lambda *given: deaf.append(given))
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
+        exit_job(on_slurm(), requeue=False, folders=[str(trial.folder)])
+    assert waited == [("12_0", PATIENCE_S), 2 * PATIENCE_S]
+    assert deaf == [(signal.SIGTERM, signal.SIG_DFL)]
+    assert trial.state().cause is Cause.PREEMPTED
+    assert caplog.messages == ["saved, and the job is back in the queue (preempted)"]
+
+
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        (Ending.DECIDED, "saved, and the job is not started again (decided)"),
+        (Ending.PREEMPTED, "Slurm does not requeue the job (held): run the sweep again to go on"),
+    ],
+)
+def test_a_job_that_does_not_come_again_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, why: Ending, told: str
+) -> None:
+    Slurm(why, "held").install(monkeypatch, tmp_path)
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit):
+        exit_job(on_slurm(), requeue=False)
+    assert caplog.messages == [told]
+
+
+@pytest.mark.parametrize(
+    ("why", "requeue", "shuts_down", "cause"),
+    [
+        (Ending.PREEMPTED, False, True, Cause.PREEMPTED),
+        (Ending.TIMED_OUT, True, True, Cause.TIMEOUT),
+        (Ending.UNKNOWN, True, False, Cause.TIMEOUT),
+        (Ending.RUNNING, True, True, Cause.TIMEOUT),
+        (Ending.UNKNOWN, False, True, None),
+        (Ending.DECIDED, False, True, None),
+        (Ending.DECIDED, True, True, None),
+        (Ending.RUNNING, False, False, None),
+    ],
+)
+def test_the_cause_of_an_interruption_is_what_ended_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: Ending, requeue: bool, shuts_down: bool, cause: Cause | None
+) -> None:
+    trial = begun(tmp_path)
+    trial.write_state(TrialState("interrupted", job_id="12_0", error="saved"))
+    monkeypatch.setattr(departure.ending, "node_shuts_down", lambda: shuts_down)
+    note_cause([str(trial.folder)], "12_0", why, requeue)
+    assert trial.state().cause is cause
+
+
+def test_a_job_that_leaves_for_another_node_says_so_and_is_deaf_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slurm, trial, given = Slurm(), begun(tmp_path), list[Any]()
+    slurm.install(monkeypatch, tmp_path)
+    monkeypatch.setattr(departure.signal, "signal", lambda *words: given.append(words))
+    monkeypatch.setattr(departure.time, "sleep", given.append)
+    assert leave(trial, 0, "node7", monkeypatch)
+    assert given == [(signal.SIGTERM, signal.SIG_DFL), PATIENCE_S]
+    assert caplog.messages == ["node7 has no GPU; the job is back in the queue, without node7"]
+    (fault,) = read_faults(tmp_path)
+    assert fault == Fault("12_0", 0, "node7", "node7 has no GPU")
+
+
+def test_a_job_that_has_tried_enough_nodes_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Faults of another job of the sweep do not count."""
+    trial = begun(tmp_path)
+    Slurm().install(monkeypatch, tmp_path)
+    note_fault(tmp_path, Fault("11_0", 0, "other", "no GPU"))
+    for start, node in enumerate(("node3", "node1")):
+        note_fault(tmp_path, Fault("12_0", start, node, "no GPU"))
+    assert not leave(trial, 2, "node2", monkeypatch)
+    assert caplog.messages == ["the job is not started again on another node: it has tried node1, node2, node3"]
+    assert trial.state().cause is Cause.NODE_FAILURE
 
 
 def test_a_node_that_a_job_met_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from jobs.node import prediction
-from jobs.node.prediction import PredictTask, output_folder
+from jobs.node.prediction import PredictTask, finish, output_folder
 from jobs.runs.parts import plan_parts, write_pictures
 from jobs.runs.trial import Trial
 from petseg.footprint.gpus import NodeFault
@@ -25,6 +26,7 @@ from petseg.inference.many.inputs import Input
 from petseg.inference.many.outputs import Row
 from petseg.inference.many.wanted import Wanted
 from petseg.training import interrupt
+from shards.command import Interrupted
 
 WANTED = Wanted(tta="flips", keep_largest=True, min_area_px=7, precision="no", device="cpu", batch_size=3, threads=5)
 NAMES = ("a", "b", "c")
@@ -154,3 +156,38 @@ def test_a_node_without_its_gpu_gives_the_job_to_another(
     ((kind, environment, fault, folders),) = done.exits
     assert (kind, environment.job_id, str(fault), folders) == ("node", "12_0", "sees no GPU", [str(part.folder)])
     assert part.state().status == "running"
+
+
+def test_pictures_that_could_not_be_read_are_counted_once_all_parts_are_done(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[Any] = []
+    part = part_in(tmp_path / "out")
+    monkeypatch.setattr(prediction, "finish", lambda *given: asked.append(given) or [Row("a", "a.png", error="no")])
+    with caplog.at_level(logging.INFO):
+        run(part, tmp_path / "out", tmp_path)
+    assert asked == [(output_folder(WANTED, tmp_path / "out"), Path("w.safetensors"))]
+    assert caplog.messages == [
+        f"{part.id}: 3 pictures", "all parts are done, and summary.csv is written; 1 pictures could not be read",
+    ]  # fmt: skip
+
+
+def test_the_summary_is_written_once_no_picture_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, written = output_folder(WANTED, tmp_path), list[Any]()
+    write_pictures([Input(name, f"{name}.png") for name in NAMES], tmp_path / "jobs" / "pictures.jsonl")
+    monkeypatch.setattr(predictor, "read_file_header", lambda path: f"header of {path}")
+    monkeypatch.setattr(prediction, "write_summary", lambda *given: written.append(given) or [Row("b", "b.png")])
+    output.note([Row("a", "a.png"), Row("b", "b.png", error="no picture")], 0)
+    assert finish(output, Path("w")) is None
+    output.note([Row("c", "c.png")], 1)
+    assert finish(output, Path("w")) == [Row("b", "b.png")]
+    ((folder, items, header),) = written
+    assert (folder, [item.name for item in items], header) == (output, list(NAMES), "header of w")
+
+
+def test_a_signal_that_has_not_come_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = prediction._stop_where_asked()
+    advance(3)
+    monkeypatch.setattr(interrupt, "requested", lambda: True)
+    with pytest.raises(Interrupted, match=r"^interrupted after 5 pictures"):
+        advance(2)

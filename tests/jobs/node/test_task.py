@@ -125,6 +125,18 @@ def test_a_job_on_an_unfit_node_goes_to_another_before_it_fails(
     assert job == [("moves", "no GPU")]
 
 
+def test_a_job_hears_signals_before_its_ranks_meet_and_names_its_lines(
+    sweep: Sweep, job: list[tuple[str, object]], trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[object] = []
+    monkeypatch.setattr(interrupt, "install", lambda: began.append("signals"))
+    monkeypatch.setattr(task, "set_up_logging", lambda rank: began.append(("log of", rank)))
+    monkeypatch.setattr(task, "set_up_ranks", lambda environment: began.append(environment.job_id))
+    with pytest.raises(KeyError):
+        TrialTask(1, 1)([str(trial.folder) for trial in sweep.trials])
+    assert began == ["signals", ("log of", 0), "12_0"]
+
+
 def test_trials_side_by_side_are_given_to_workers(sweep: Sweep, job: list[tuple[str, object]]) -> None:
     TrialTask(1, 4, at_once=2, named=("s3://a",))([str(trial.folder) for trial in sweep.trials])
     assert job == [("workers", (2, 4, ("s3://a",)))]

@@ -13,6 +13,7 @@ import pytest
 from jobs.design.shard_sets import ShardSet
 from jobs.runs.trial import SUBMISSIONS_NAME, Submission, Trial
 from jobs.runs.trial_state import TrialState
+from petseg.run_folder.attempts import begin_attempt
 from petseg.run_folder.layout import Pruned, save_pruned
 from tests.jobs.written_trials import finish, sweep_of
 
@@ -115,3 +116,55 @@ def test_a_trial_is_measured_on_its_own_set_or_on_the_first_of_the_sweep(tmp_pat
     assert sweep.hash_of(replace(second, manifest_hash="b")) == "b"
     sets = tuple(ShardSet(name, name) for name in ("b", "0" * 16, "c"))
     assert replace(sweep, shard_sets=sets).hashes == ("0" * 16, "b", "c")
+
+
+OPTION = '{"trial": "a", "job_id": "--all", "cluster": "slurm", "log": ""}'
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", "null", '{"trial": "a"}', OPTION])
+def test_a_line_that_is_no_submission_hides_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    sweep = sweep_of(tmp_path / "lab", 1)
+    sweep.add_submissions([Submission(sweep.trials[0].id, "12", "slurm", "")])
+    path = sweep.folder / SUBMISSIONS_NAME
+    path.write_text(f"{line}\n{path.read_text()}")
+    assert [one.job_id for one in sweep.all_submissions()] == ["12"]
+    assert f"{path}:1 is damaged" in caplog.text
+
+
+def test_a_damaged_line_that_stands_alone_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep = sweep_of(tmp_path / "lab", 1)
+    path = sweep.folder / SUBMISSIONS_NAME
+    path.write_text('{"trial": "0')
+    assert sweep.all_submissions() == []
+    assert f"{path}:1 is damaged" in caplog.text
+
+
+def test_submissions_are_not_read_through_a_link(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path / "lab", 1)
+    (tmp_path / "elsewhere").touch()
+    (sweep.folder / SUBMISSIONS_NAME).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=SUBMISSIONS_NAME):
+        sweep.all_submissions()
+
+
+def test_starts_are_read_and_damage_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = sweep_of(tmp_path / "lab", 2).trials
+    attempt = begin_attempt(one.folder, 5)
+    assert one.attempts() == [attempt]
+    (two.folder / "lives.json").write_text("[")
+    assert two.attempts() == two.attempts() == []
+    (told,) = caplog.messages
+    assert told.startswith(f"left out: {two.folder / 'lives.json'}")
+
+
+def test_a_trial_has_ended_once_it_has_a_result_or_was_stopped_early(tmp_path: Path) -> None:
+    done, pruned, neither = sweep_of(tmp_path / "lab", 3).trials
+    finish(done)
+    where = Pruned(pruned.id, 4, 10, 3, 0.7, 0.6, 0.65, 16, "node9", 60.0)
+    save_pruned(where, pruned.folder)
+    assert [trial.has_ended for trial in (done, pruned, neither)] == [True, True, False]
+    assert [trial.pruned() for trial in (done, pruned, neither)] == [None, where, None]
+    assert done.result() is not None
+    assert [trial.result() for trial in (pruned, neither)] == [None, None]

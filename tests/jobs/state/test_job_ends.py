@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state import job_ends, slurm_states
-from jobs.state.job_ends import ENDS_NAME, JobEnd, read_ends, with_noted
+from jobs.state.job_ends import ENDS_NAME, JobEnd, forgotten_jobs, note_ends, read_ends, with_noted
 from jobs.state.slurm_states import ask, forget
 from jobs.state.trial_status import quick_trial_statuses, trial_statuses
 from slurm.cluster import JobState
@@ -54,6 +55,47 @@ def test_a_trial_that_began_when_the_end_was_noted_keeps_that_end() -> None:
     known = {"12": JobEnd(failed, 100.0)}
     assert with_noted({"12": missing}, known, {"12": 100.0}) == {"12": failed}
     assert with_noted({"12": missing}, known, {"12": 100.5}) == {"12": missing}
+
+
+FAILED, OOM = JobState("FAILED", "NonZeroExitCode", "node1", "squeue"), JobState("OUT_OF_MEMORY", "x", "n", "squeue")
+
+
+def test_an_end_is_read_as_it_was_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_ends.time, "time", lambda: 50.0)
+    full = JobState("FAILED", "why", "node1", "sacct", "0:9")
+    running, missing = JobState("RUNNING", "", "", "squeue"), JobState("MISSING", "", "", "squeue")
+    note_ends(tmp_path, {}, {"1": full, "2": running, "3": missing, "4": OOM})
+    ends = {"1": JobEnd(full, 50.0), "4": JobEnd(OOM, 50.0)}
+    assert read_ends(tmp_path) == ends
+    note_ends(tmp_path, ends, {"1": full, "4": OOM})
+    assert len((tmp_path / ENDS_NAME).read_text().splitlines()) == 2  # nothing is new
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_noted"),
+    [
+        (FAILED, FAILED, False),
+        (FAILED, replace(FAILED, reason="another word"), False),
+        (FAILED, replace(FAILED, exit_code="1:0"), True),
+        (replace(FAILED, exit_code="0:9"), replace(FAILED, exit_code="1:0"), False),
+        (replace(FAILED, exit_code="0:9"), FAILED, False),
+        (FAILED, OOM, True),
+    ],
+)
+def test_an_end_is_noted_again_where_it_tells_more(
+    tmp_path: Path, before: JobState, after: JobState, is_noted: bool
+) -> None:
+    note_ends(tmp_path, {"1": JobEnd(before, 1.0)}, {"1": after})
+    assert (tmp_path / ENDS_NAME).exists() is is_noted
+    assert [end.state for end in read_ends(tmp_path).values()] == [after] * is_noted
+
+
+def test_a_job_that_slurm_knows_keeps_its_state(tmp_path: Path) -> None:
+    missing, running = JobState("MISSING", "", "", "squeue"), JobState("RUNNING", "", "", "squeue")
+    known = {"1": JobEnd(FAILED, 5.0), "2": JobEnd(FAILED, 5.0)}
+    states = {"1": running, "2": missing, "3": missing}
+    assert with_noted(states, known, {}) == {"1": running, "2": FAILED, "3": missing}
+    assert forgotten_jobs(states, known) == {"2"}
 
 
 def causes(sweep: Sweep) -> list[str]:

@@ -12,10 +12,21 @@ import pytest
 from jobs.runs.trial import Sweep, Trial
 from jobs.runs.trial_state import TrialState
 from jobs.state import liveness
-from jobs.state.liveness import read_last_row
+from jobs.state.liveness import (
+    FEWEST_S,
+    UNKNOWN_PACE_S,
+    Planned,
+    patience_s,
+    planned,
+    planned_epochs,
+    read_last_row,
+    silence_s,
+    time_left_s,
+)
 from jobs.state.slurm_states import Answer
 from jobs.state.table import epoch_text, state_text, to_document
 from jobs.state.trial_status import trial_status
+from petseg.run_folder.heartbeat import Heartbeat
 from petseg.run_folder.layout import write_metrics
 from tests.jobs.written_trials import beat, on_slurm, sweep_of
 
@@ -101,3 +112,96 @@ def test_the_last_row_is_found_before_one_that_was_cut_short(tmp_path: Path) -> 
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 50, "x')
     assert read_last_row(tmp_path)["epoch"] == 49
+
+
+def test_a_link_in_place_of_the_metrics_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text('{"epoch": 3}\n')
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    assert read_last_row(tmp_path) == {}
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").write_text("{}\nno row\n")
+    assert read_last_row(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "plan"),
+    [
+        ({"epochs": 9, "batch_size": 4}, Planned(9, 4)),
+        ({"epochs": 9, "batch_size": 4, "budget_steps": 50}, Planned(0, 4, 50)),
+        ({"epochs": 9, "batch_size": 4, "budget_min": 1.5}, Planned(0, 4, 0, 90.0)),
+        ({"batch_size": 4, "budget_steps": 50, "budget_min": 2}, Planned(0, 4, 50, 120.0)),
+        ({"epochs": 9}, Planned()),
+        ({"epochs": "many", "batch_size": 4}, Planned()),
+        ({"epochs": None, "batch_size": 4}, Planned()),
+    ],
+)
+def test_what_is_planned_is_read_from_the_config(tmp_path: Path, config: dict[str, object], plan: Planned) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"train": config}}))
+    assert planned(tmp_path) == plan
+    assert planned_epochs(tmp_path) == plan.epochs
+
+
+def beating(epoch: int, step: int, images_per_s: float = 8.0) -> Heartbeat:
+    """Of ten epochs of 100 steps; with batches of 4 a step takes half a second."""
+    return Heartbeat(0.0, epoch, 10, step, 100, images_per_s)
+
+
+@pytest.mark.parametrize(
+    ("beat", "plan", "left_s"),
+    [
+        (beating(2, 30), Planned(10, 4), 870 / 2),
+        (beating(10, 100), Planned(10, 4), 0.0),
+        (beating(2, 30, 0.0), Planned(10, 4), None),
+        (beating(2, 30, 0.5), Planned(10, 4), 870 * 8),
+        (beating(2, 30), Planned(), None),
+        (beating(2, 30), Planned(0, 4, 140), 10 / 2),
+        (beating(2, 30), Planned(0, 4, 120), 0.0),  # never less
+        (beating(1, 30), Planned(0, 4, 0, 1000.0), 985.0),  # how many epochs that makes is not known yet
+        (beating(2, 30), Planned(0, 4, 0, 1000.0), 435.0),
+        (beating(2, 30), Planned(0, 4, 0, 100.0), 35.0),
+        (beating(2, 30), Planned(0, 4, 0, 64.0), 0.0),
+        (beating(3, 30), Planned(0, 4, 240, 1000.0), 5.0),
+    ],
+)
+def test_the_time_left_is_that_of_the_steps_or_of_the_clock(
+    beat: Heartbeat, plan: Planned, left_s: float | None
+) -> None:
+    assert time_left_s(beat, plan) == left_s
+
+
+@pytest.mark.parametrize("latest", ["began", "beat", "heartbeat.json", "metrics.jsonl", "nothing"])
+def test_silence_counts_from_the_latest_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latest: str) -> None:
+    monkeypatch.setattr(liveness.time, "time", lambda: 10_000.0)
+    for name in ("heartbeat.json", "metrics.jsonl"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 9_000.0 if latest == name else 1_000.0))
+    sign = Heartbeat(9_000.0 if latest == "beat" else 1_000.0, 1, 1, 1, 1, 1.0)
+    assert silence_s(tmp_path, sign, 9_000.0 if latest == "began" else 0.0) == (
+        9_000.0 if latest == "nothing" else 1_000
+    )
+
+
+def test_without_files_silence_counts_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness.time, "time", lambda: 10_000.0)
+    assert silence_s(tmp_path, None, 9_990.0) == 10.0
+    assert silence_s(tmp_path, None, 0.0) == 10_000.0
+
+
+@pytest.mark.parametrize(
+    ("images_per_s", "row", "patience"),
+    [
+        (None, {}, UNKNOWN_PACE_S),
+        (0.0, {}, UNKNOWN_PACE_S),
+        (0.5, {}, 5 * 100 * 4 / 0.5),
+        (64.0, {}, FEWEST_S),
+        (0.5, {"perf/seconds": 130.0}, 650.0),  # what was measured counts
+        (None, {"perf/seconds": 130.0}, 650.0),
+        (None, {"perf/seconds": 100.0}, FEWEST_S),
+    ],
+)
+def test_patience_is_five_epochs_or_ten_minutes(
+    tmp_path: Path, images_per_s: float | None, row: dict[str, float], patience: float
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"train": {"epochs": 9, "batch_size": 4}}}))
+    beat = None if images_per_s is None else beating(2, 30, images_per_s)
+    assert patience_s(tmp_path, beat, row) == patience

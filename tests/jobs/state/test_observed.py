@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs.runs.trial import Submission, Sweep
-from jobs.state.observed import Observed
+from jobs.state import observed as module
+from jobs.state.observed import Observed, glance, observe
+from jobs.state.slurm_states import Answer
 from jobs.state.trial_status import STATES, TrialStatus
 from petseg.training.pruning import Hyperband
 from tests.jobs.written_trials import sweep_of
@@ -62,3 +64,13 @@ def test_some_of_the_trials_keep_the_answer_and_their_order(observed: Observed) 
     assert (some.sweep, some.answer) == (observed.sweep, observed.answer)
     assert some.doubt.startswith("unknown: 1 of 2 trials")
     assert observed.of(ids[1:]).doubt == ""
+
+
+def test_a_command_waits_for_slurm_and_a_display_does_not(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, answer = [TrialStatus(sweep.trials[0], "running")], Answer({}, 7.0)
+    asked: list[object] = []
+    monkeypatch.setattr(module, "trial_statuses", lambda sweep, patience_s: asked.append(patience_s) or rows)
+    monkeypatch.setattr(module, "quick_trial_statuses", lambda sweep: (rows, answer))
+    assert observe(sweep, 3.0) == observe(sweep) == Observed(sweep, tuple(rows))
+    assert asked == [3.0, None]
+    assert glance(sweep) == Observed(sweep, tuple(rows), answer)

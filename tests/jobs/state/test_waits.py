@@ -14,9 +14,10 @@ from jobs.launch.submit import submit_trials
 from jobs.retry import main as retry_main
 from jobs.runs.launch import Launch
 from jobs.runs.trial import Submission, Sweep
+from jobs.state import waits
 from jobs.state.slurm_states import forget
 from jobs.state.trial_status import TrialStatus, trial_status, trial_statuses
-from jobs.state.waits import wait_of
+from jobs.state.waits import IDS_PER_CALL, release, wait_of
 from jobs.status import main as status_main
 from shards.command import run_command
 from slurm.cluster import JobState
@@ -56,6 +57,47 @@ def test_reasons_of_squeue(kind: str) -> None:
     held = wait_of(JobState("REQUEUE_HOLD", "", "", "squeue"))
     assert held is not None
     assert held.kind == "failed_launch"
+
+
+def test_a_wait_says_slurms_reason_or_the_state_that_holds_the_job() -> None:
+    """Reasons have spaces or underscores, by Slurm's version."""
+    for reason, shown in (("", "SPECIAL_EXIT"), ("job_requeued_in_held_state", "job_requeued_in_held_state")):
+        wait = wait_of(JobState("SPECIAL_EXIT", reason, "", "squeue"))
+        assert wait is not None
+        assert (wait.kind, wait.reason, wait.is_held) == ("failed_launch", shown, True)
+        assert wait.advice.startswith("a start failed before the trial began")
+    blocked = wait_of(JobState("PENDING", "QOSGrpCpuLimit", "", "squeue"))
+    assert blocked is not None
+    assert (blocked.kind, blocked.is_held) == ("blocked", False)
+
+
+def test_jobs_are_released_once_each_and_in_calls_that_are_not_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(waits.patience, "call", calls.append)
+    ids = [f"7_{number}" for number in range(IDS_PER_CALL + 1)]
+    release([*ids, *ids])
+    assert calls == [["scontrol", "release", ",".join(ids[:-1])], ["scontrol", "release", ids[-1]]]
+    release([])
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (FileNotFoundError(), "no scontrol on PATH: go to a login node of the cluster"),
+        (subprocess.CalledProcessError(1, "scontrol", "out", "scontrol: error: Access denied\n"),
+         "scontrol release: Access denied"),
+        (subprocess.CalledProcessError(1, "scontrol", "Invalid job id\n", ""), "scontrol release: Invalid job id"),
+    ],
+)  # fmt: skip
+def test_what_slurm_does_not_release_is_told(monkeypatch: pytest.MonkeyPatch, error: Exception, told: str) -> None:
+    def call(command: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(waits.patience, "call", call)
+    with pytest.raises(OSError) as failed:  # noqa: PT011 - its whole text follows
+        release(["7"])
+    assert str(failed.value) == told
 
 
 def test_a_job_that_slurm_ends_for_its_constraints_is_no_failed_launch(sweep: Sweep) -> None:

@@ -12,7 +12,7 @@ from jobs import status
 from jobs.runs.sweep_file import load_sweep
 from jobs.runs.trial import Sweep
 from jobs.state.trial_status import TrialStatus
-from jobs.state.wandb_status import CUT_OFF, wandb_status
+from jobs.state.wandb_status import CUT_OFF, MAX_REASON, wandb_status
 from jobs.sweep import main as sweep_main
 from jobs.sync import main as sync_main
 from petseg.tracking.note import TRACKING_NAME, State, TrackingNote, save_note
@@ -81,6 +81,51 @@ def test_a_trial_that_has_begun_may_still_send(sweep: Sweep) -> None:
 def test_what_is_kept_offline_is_told_with_the_command(sweep: Sweep) -> None:
     (line,) = lines(sweep, noted(sweep, "offline", "offline", "offline"))
     assert line.startswith("3 trials are kept offline: `python jobs/sync.py ")
+
+
+def test_a_sweep_of_one_trial_says_so(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path / "one", 1)
+    assert lines(sweep, noted(sweep, "lost"))[1].startswith("wandb lacks the trial, or a part of it (UsageError: ")
+    assert lines(sweep, noted(sweep, "offline")) == [
+        f"1 trial is kept offline: `python jobs/sync.py {sweep.folder}` sends it"
+    ]
+
+
+def test_three_reasons_are_told_each_once_and_cut(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path / "lab", 6)
+    rows = [TrialStatus(trial, "done") for trial in sweep.trials]
+    said = ["a\nb", "x" * (MAX_REASON + 1), "a\nb", "c", "d", "e"]
+    for trial, reason in zip(sweep.trials, said, strict=True):
+        save_note(TrackingNote("lost", reason), trial.folder)
+    status = wandb_status(sweep.folder, rows)
+    assert status.reasons == ["a b", "x" * MAX_REASON, "c", "d", "e"]
+    shown = f"wandb has nothing of this sweep (a b; {'x' * MAX_REASON}; c; and 2 other reasons): "
+    assert next(status.lines()).startswith(shown)
+    some = wandb_status(sweep.folder, rows[:4])
+    assert next(some.lines()).startswith(f"wandb has nothing of this sweep (a b; {'x' * MAX_REASON}; c): ")
+    assert some.to_dict() == {
+        "project_urls": [], "sent": 0, "not_sent": [row.trial.id for row in rows[:4]], "offline": 0,
+        "reasons": ["a b", "x" * MAX_REASON, "c"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "healthy"),
+    [
+        ("starting", "running", True),
+        ("sending", "queued", True),
+        ("sending", "interrupted", False),
+        ("starting", "done", False),
+        ("sent", "failed", True),
+        ("lost", "running", False),
+    ],
+)
+def test_a_send_is_healthy_while_somebody_is_at_it(sweep: Sweep, state: State, status: str, healthy: bool) -> None:
+    trial = sweep.trials[0]
+    save_note(TrackingNote(state, "", f"{PROJECT}/runs/x", PROJECT), trial.folder)
+    found = wandb_status(sweep.folder, [TrialStatus(trial, status)])
+    note = TrackingNote("lost", CUT_OFF, f"{PROJECT}/runs/x", PROJECT)
+    assert (len(found.healthy), found.lost) == ((1, {}) if healthy else (0, {trial.id: note}))
 
 
 def test_status_shows_it_and_a_strangers_note_does_no_harm(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
