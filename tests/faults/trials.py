@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from types import CodeType, FunctionType
 
 import pytest
@@ -18,6 +19,8 @@ import pytest
 from tests.faults.changes import Change
 
 FOUND, MISSED, TOO_LONG, NOT_IN = "found", "missed", "too long", "not put in"
+UNNOTICED, NOTICED, NO_FUNCTION, BROKEN = range(4)  # exit codes of a child
+COMMENT = "# harmless\n"
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,21 @@ class Trials:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
+        for path in {change.path for change in self.changes}:
+            _functions(str(path))  # once, not in each child
+        gc.collect()
+        gc.freeze()  # children share these pages
         for change in self.changes:
             while True:
                 chosen = [items[name] for name in self.tests_of(change, list(items)) if name in items]
                 outcome = _try(change, chosen, self.limit_s)
                 if not outcome.test or outcome.test in self.sound:
                     break
-                unchanged = replace(change, text=change.path.read_text())
-                if _try(unchanged, [items[outcome.test]], self.limit_s).verdict == MISSED:
+                harmless = replace(change, text=change.path.read_text() + COMMENT)
+                if _try(harmless, [items[outcome.test]], self.limit_s).verdict == MISSED:
                     self.sound.add(outcome.test)
                     break
-                del items[outcome.test]  # it fails in a child in any case
+                del items[outcome.test]  # it fails in any case: in a child, or as the working tree is not clean
             self.report(outcome)
         return True
 
@@ -86,7 +93,9 @@ def _try(change: Change, items: list[pytest.Item], limit_s: float) -> Outcome:
     os.set_blocking(reader, False)  # a process that the test left behind may still hold the other end
     with os.fdopen(reader, "rb") as file:
         test = (file.read() or b"").decode()
-    verdict = {None: TOO_LONG, 0: MISSED, 2: NOT_IN}.get(status, FOUND)
+    if status == BROKEN:
+        raise RuntimeError(f"the change could not be tried: {change.path}:{change.line}: {change.description}")
+    verdict = {None: TOO_LONG, UNNOTICED: MISSED, NO_FUNCTION: NOT_IN}.get(status, FOUND)
     return Outcome(change, verdict, len(items), time.monotonic() - began, test)
 
 
@@ -103,23 +112,26 @@ def _wait(child: int, deadline: float) -> int | None:
 
 
 def _run(change: Change, before: str, items: list[pytest.Item], writer: int) -> None:
-    code = 3
+    code = BROKEN
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(nowhere, number)
         items[0].config.pluginmanager.unregister(name="terminalreporter")
-        code = 0 if _swap(change, before) or change.text == before else 2
-        for item in items if code == 0 else []:
+        if not _swap(change, before) and change.text != before + COMMENT:
+            code = NO_FUNCTION
+            return
+        code = NOTICED  # whatever ends this process from here on
+        for item in items:
             notes = _Notes()
             item.config.pluginmanager.register(notes)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             item.config.pluginmanager.unregister(notes)
             if notes.failed:
                 os.write(writer, item.nodeid.encode())
-                code = 1
-                break
+                return
+        code = UNNOTICED
     finally:
         os._exit(code)
 
@@ -131,15 +143,19 @@ class _Notes:
         self.failed |= report.failed
 
 
+@cache
+def _functions(path: str) -> list[FunctionType]:
+    """All functions that this file has defined by now."""
+    return [one for one in gc.get_objects() if type(one) is FunctionType and one.__code__.co_filename == path]
+
+
 def _swap(change: Change, before: str) -> bool:
     """Give the changed code to all functions of the file that differ; False if there is none."""
     old, new = (dict(_codes(compile(text, str(change.path), "exec"))) for text in (before, change.text))
     differing = {name: new[name] for name in old if name in new and old[name] != new[name]}
     swapped = False
-    for function in [one for one in gc.get_objects() if isinstance(one, FunctionType)]:
+    for function in _functions(str(change.path)):
         code = function.__code__
-        if code.co_filename != str(change.path):
-            continue
         replacement = differing.get((code.co_qualname, code.co_firstlineno))
         if replacement and replacement.co_freevars == code.co_freevars:
             function.__code__ = replacement
