@@ -167,7 +167,6 @@ def test_a_job_that_waits_or_runs_for_too_long_is_cancelled(
     tmp_path: Path,
     states: list[JobState],
     seconds: list[float],
-    wait_s: float,
     words: str,
 ) -> None:
     """The wait is the user's choice; a job that has begun has one minute more than its own limit of five."""
