@@ -62,7 +62,7 @@ def test_limits_out_of_range_are_refused(parallel: int, runs_per_s: float, timeo
     ("outcome", "ok", "is_new"),
     [
         (Outcome("a"), True, True),
-        (Outcome("a", rows=2, was_there=True), True, True),
+        (Outcome("a", rows=1, was_there=True), True, True),
         (Outcome("a", was_there=True), True, False),
         (Outcome("a", rows=2, trouble="timeout"), False, False),
     ],
@@ -190,6 +190,26 @@ def test_runs_that_arrived_are_noted_and_others_are_not(answering: Callable[[Ans
     assert sorted(noted) == [("a", "a"), ("c", "c")]
     assert sorted(one.id for one in outcomes) == ["a", "b", "c"]
     assert replay_all([], LIMITS, lambda *_: None) == []
+
+
+def test_each_run_waits_for_its_turn(
+    answering: Callable[[Answers], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rate for all workers together."""
+    made: list[float] = []
+    waited: list[str] = []
+
+    class Rate:
+        def __init__(self, per_s: float) -> None:
+            made.append(per_s)
+
+        def wait(self) -> None:
+            waited.append("")
+
+    answering(Outcome)
+    monkeypatch.setattr(replay, "RateLimit", Rate)
+    replay_all([replay_of(name) for name in "abc"], Limits(2, 7.0, 40.0), lambda *_: None)
+    assert (made, len(waited)) == ([7.0], 3)
 
 
 def test_a_run_that_cannot_be_read_or_noted_is_a_trouble_of_its_own(answering: Callable[[Answers], list[str]]) -> None:
