@@ -45,7 +45,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("package")
 def test_texts_are_blocks_of_their_kind() -> None:
     blocks = ({"kind": "heading", "text": "Verdict"}, {"kind": "markdown", "text": "- a"})
-    assert [client.build_block(block, "us", "pets", "lab") for block in blocks] == [
+    assert [client.build_block(block, "us", "photos", "lab") for block in blocks] == [
         ("H2", {"text": "Verdict"}), ("MarkdownBlock", {"text": "- a"}),
     ]  # fmt: skip
 
@@ -54,12 +54,12 @@ def test_texts_are_blocks_of_their_kind() -> None:
 def test_a_grid_draws_the_trials_of_its_group_two_panels_in_a_row() -> None:
     panel = {"kind": "importance", "metric": "best_dice"}
     grid = {"kind": "grid", "name": "lab: cells", "group_by": ["model.arch"], "panels": [panel] * 3}
-    name, arguments = client.build_block(grid, "us", "pets", "lab")
+    name, arguments = client.build_block(grid, "us", "photos", "lab")
     assert name == "PanelGrid"
     ((_, runs),) = arguments["runsets"]
     ((_, highest, _),) = runs.pop("order")
     assert runs == {
-        "entity": "us", "project": "pets", "name": "lab: cells", "groupby": ["config.model.arch.value"],
+        "entity": "us", "project": "photos", "name": "lab: cells", "groupby": ["config.model.arch.value"],
         "filters": "Metric('Group') = 'lab' and Metric('JobType') = 'train'",
     }  # fmt: skip
     assert (highest.kind, highest.name) == ("SummaryMetric", "best_dice")
@@ -108,7 +108,7 @@ def page(names: list[str], cursor: str, more: bool) -> dict[str, Any]:
     return {"project": {"allViews": {"edges": edges, "pageInfo": {"endCursor": cursor, "hasNextPage": more}}}}
 
 
-WHERE = {"entity": "us", "project": "pets"}
+WHERE = {"entity": "us", "project": "photos"}
 
 
 def test_a_report_is_found_by_its_title_on_any_page(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,17 +214,17 @@ def test_a_report_is_made_or_updated_and_its_comments_stay(
 
     monkeypatch.setattr(client, "query", query)
     content = {"title": "petseg sweep lab", "description": "12 trials", "group": "lab", "blocks": ["a", "b"]}
-    assert client.save_report(Request(content, "pets", "us" if known_id else "", known_id)) == saved
+    assert client.save_report(Request(content, "photos", "us" if known_id else "", known_id)) == saved
     ((text, variables),) = counted
     entity = "us" if known_id else "mine"
     assert (text, variables.pop("filters")) == (client.SWEEP_RUNS, json.dumps({"group": "lab", "jobType": "train"}))
-    assert variables == {"entity": entity, "project": "pets"}
+    assert variables == {"entity": entity, "project": "photos"}
     (report,) = made
     assert report.is_saved
     assert report._discussion_threads == threads
     assert report.arguments == {
-        "project": "pets", "entity": entity, "title": "petseg sweep lab", "description": "12 trials",
-        "blocks": [("a", entity, "pets", "lab"), ("b", entity, "pets", "lab")], "width": "fluid",
+        "project": "photos", "entity": entity, "title": "petseg sweep lab", "description": "12 trials",
+        "blocks": [("a", entity, "photos", "lab"), ("b", entity, "photos", "lab")], "width": "fluid",
     }  # fmt: skip
 
 
@@ -235,8 +235,8 @@ def test_a_project_without_runs_of_the_sweep_gets_no_report(
     monkeypatch.setattr(client, "workspaces", SimpleNamespace)
     monkeypatch.setattr(client, "connect", lambda: SimpleNamespace(default_entity=None))
     monkeypatch.setattr(client, "query", lambda *asked, **variables: answer)
-    request = {"content": {"title": "t", "group": "lab"}, "project": "pets", "entity": ""}
-    with pytest.raises(NothingToShow, match=r"^wandb has no run of the group lab in /pets$"):
+    request = {"content": {"title": "t", "group": "lab"}, "project": "photos", "entity": ""}
+    with pytest.raises(NothingToShow, match=r"^wandb has no run of the group lab in /photos$"):
         client.handle(request)
 
 
@@ -245,6 +245,6 @@ def test_the_answer_is_that_of_the_request(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         client, "save_report", lambda request: asked.append(request) or Saved("https://host", "V", "new", 2)
     )
-    given = {"content": {}, "project": "pets", "entity": "us", "known_id": "V"}
+    given = {"content": {}, "project": "photos", "entity": "us", "known_id": "V"}
     assert client.handle(given) == {"url": "https://host", "id": "V", "made": "new", "runs": 2}
-    assert asked == [Request({}, "pets", "us", "V")]
+    assert asked == [Request({}, "photos", "us", "V")]

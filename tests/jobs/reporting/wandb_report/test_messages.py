@@ -31,7 +31,7 @@ from jobs.state.trial_status import TrialStatus
 from shards.command import Interrupted
 
 URL = "https://wandb.lab"
-PLACE = {"server": URL, "project": "pets", "entity": "us"}
+PLACE = {"server": URL, "project": "photos", "entity": "us"}
 SAVED = {"url": f"{URL}/report", "id": "V", "made": "new", "runs": 2}
 CONTENT = Content("title", "description", "lab")
 
@@ -46,7 +46,7 @@ def record(rows: int = 1, **tracking: Any) -> Record:
     return Record(status, {}, {"tracking": tracking} if tracking else None, None, [{"epoch": 1}] * rows)
 
 
-ONLINE = {"wandb": "online", "project": "pets", "entity": "us"}
+ONLINE = {"wandb": "online", "project": "photos", "entity": "us"}
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_report_of_before_is_asked_for_where_the_runs_still_are(
     (request,) = asked
     assert request == {
         "content": {"title": "title", "description": "description", "group": "lab", "blocks": ()},
-        "project": "pets", "entity": "us", "known_id": known_id,
+        "project": "photos", "entity": "us", "known_id": known_id,
     }  # fmt: skip
     moved = ": the one of before, u, is in another place than the runs now" if isinstance(mark, dict) else ""
     assert sent == Sent(f"{URL}/report", (f"a new report is made{moved}",))
@@ -153,12 +153,12 @@ def test_the_words_of_a_refusal(sweep: Sweep) -> None:
 
 def test_the_project_is_that_of_the_trials_that_were_sent(sweep: Sweep) -> None:
     offline, lost = record(wandb="offline", project="other", entity="us"), record()
-    assert target_of(sweep, [offline, lost, record(**ONLINE)], URL) == Target("pets", "us")
+    assert target_of(sweep, [offline, lost, record(**ONLINE)], URL) == Target("photos", "us")
     said = r"^no trial of lab has been sent to https://wandb\.lab \(tracking\.wandb is not online\): type "
     with pytest.raises(ValueError, match=said):
         target_of(sweep, [offline, lost], "https://me:hidden@wandb.lab")
     own = record(**ONLINE | {"entity": ""})
-    with pytest.raises(ValueError, match=r"\(2 in us/pets, 1 in your own/pets\), and a report shows one: bring them"):
+    with pytest.raises(ValueError, match=r"\(2 in us/photos, 1 in your own/photos\), and a report shows one: "):
         target_of(sweep, [record(**ONLINE), own, record(**ONLINE)], URL)
 
 
@@ -167,5 +167,5 @@ def test_a_note_of_another_server_is_not_of_these_runs(sweep: Sweep, tmp_path: P
     trial = Trial("x", {}, tmp_path)
     (tmp_path / "wandb-sync.json").write_text(json.dumps({"url": "https://other", "project": "p", "entity": "e"}))
     one = Record(TrialStatus(trial, "done"), {}, {"tracking": ONLINE}, None, [])
-    assert target_of(sweep, [one], URL) == Target("pets", "us")
+    assert target_of(sweep, [one], URL) == Target("photos", "us")
     assert target_of(sweep, [one], "https://me:hidden@other") == Target("p", "e")
