@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jobs.reporting.statistics import compare
 from jobs.reporting.statistics.compare import Cells, contrasts, draw_errors, first_minus_second, means, pairs, summarise
+
+TINY = float(np.finfo(float).tiny)
 
 
 def cells_of(seeds: list[int], num_pictures: int = 100, mean: float = 0.0, run_variance: float = 1e-5) -> Cells:
@@ -91,3 +94,32 @@ def test_all_pairs_of_three_cells() -> None:
     assert found.pictures_only.tolist() == [[True, True, True], [True, False, False], [True, False, False]]
     assert np.isnan(np.diag(found.p)).all()
     assert (found.p[1, 2], found.low[1, 2]) == (found.p[2, 1], -found.high[2, 1])
+
+
+def test_many_contrasts_are_compared_in_pieces_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of seven is left over."""
+    cells = summarise([np.random.default_rng(seed).normal(0.8, 0.02, (3, 9)) for seed in range(5)])
+    one = np.eye(5)
+    weights = np.array([one[i] - one[j] for i, j in ((0, 1), (1, 2), (2, 3), (0, 3), (1, 4), (3, 4), (0, 2))])
+    whole = contrasts(cells, weights)
+    monkeypatch.setattr(compare, "CHUNK", 2 * cells.errors.shape[1])
+    for name in ("value", "low", "high", "p"):
+        assert getattr(contrasts(cells, weights), name).tolist() == getattr(whole, name).tolist()
+
+
+@pytest.mark.parametrize(
+    ("value", "reach", "p", "low", "high"),
+    [
+        (0.5, 0.5, 0.01, TINY, 1.0),  # by rounding, 0 would seem to be within
+        (-0.5, 0.5, 0.01, -1.0, -TINY),
+        (0.5, 0.25, 0.05, 0.0, 0.75),  # and here outside
+        (-0.5, 0.25, 0.05, -0.75, 0.0),
+        (0.5, 0.25, 0.01, 0.25, 0.75),
+        (-0.5, 0.25, 0.01, -0.75, -0.25),
+        (0.5, 0.75, 0.3, -0.25, 1.25),
+        (0.5, 0.25, np.nan, 0.25, 0.75),  # not tested: as it is
+    ],
+)
+def test_ends_and_p_values_agree(value: float, reach: float, p: float, low: float, high: float) -> None:
+    ends = compare._ends(np.array([value]), np.array([reach]), np.array([p]))
+    assert [end.tolist() for end in ends] == [[low], [high]]
