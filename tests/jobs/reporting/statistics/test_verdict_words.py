@@ -115,6 +115,16 @@ def test_one_cell_is_compared_with_none_for_one_of_three_reasons() -> None:
     assert wording.lead(board_of(Val("a"))) == f"{alone}. The sweep has no other cell to compare it with."
 
 
+def test_a_finished_cell_without_pictures_is_told_from_none_at_all() -> None:
+    waiting, done = SimpleNamespace(done=[]), SimpleNamespace(done=["a result"])
+    without: Any = SimpleNamespace(val=None, groups=[waiting, done])
+    assert wording.lead(without) == (
+        "Nothing can be compared: no finished cell has the Dice of two val pictures or more, in each of its trials."
+    )
+    nothing: Any = SimpleNamespace(val=None, groups=[waiting])
+    assert wording.verdict_of(nothing) == wording.Verdict("Nothing can be compared yet: no trial has finished.")
+
+
 @pytest.mark.parametrize(
     ("dice", "unfinished", "words"),
     [
