@@ -162,7 +162,8 @@ def cost_of(sweep: Sweep, rows: Sequence[TrialRow]) -> Cost | None:
         max(1, len(row.attempts)) / (together[given[i].job_id] if (i := row.record.id) in given else 1) for row in begun
     )
     failed_s = sum(held_s[row.record.id] for row in rows if row.record.trial_status.status == "failed")
-    held_by = f"{units} {unit.removesuffix(' hours')}{'s' if units > 1 else ''} for each trial"
+    name = unit.removesuffix(" hours")
+    held_by = f"{units} {name}{('es' if name.endswith('s') else 's') * (units > 1)} for each trial"
     basis = f"{held_by}, as the last launch asked for" if resources and on_slurm else held_by
     return Cost(
         unit=unit,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import re
+import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from jobs.wandb_sync.login import Login, find_login
+from jobs.wandb_sync.login import Login, find_login, netrc_hint, require_wandb, unreachable
 from tests.wandb_server import KEY
 
 
@@ -79,3 +83,122 @@ def test_messages_do_not_contain_the_key(environ: dict[str, str], tmp_path: Path
     found = find_login(environ)
     assert (found.has_credentials, "short-secret" in found.missing) == (False, False)
     assert "API key" in found.hint
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """With the code that the path names."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_refuses_answers_and_one_that_is_broken_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        found = [unreachable(f"{url}/{code}") for code in (200, 404, 499, 500, 503)]
+        server.shutdown()
+        thread.join()
+    assert found == ["", "", "", "HTTP 500", "HTTP 503"]
+    assert unreachable(url) == "[Errno 111] Connection refused"
+
+
+URL = "https://wandb.lab:8443"
+
+
+@pytest.mark.parametrize(
+    ("login", "problem", "words"),
+    [
+        (Login(URL, True, False), "", ""),
+        (
+            Login("https://wandb.lab", False, True, "why"), "",
+            "no key for wandb.lab, neither in .netrc nor in WANDB_API_KEY (why): type `wandb login`",
+        ),
+        (
+            Login("https://me:hidden@wandb.lab", True, False), "timed out",
+            "https://wandb.lab does not answer (timed out): try again from where there is a network",
+        ),
+    ],
+)  # fmt: skip
+def test_wandb_needs_a_key_and_an_answer(
+    monkeypatch: pytest.MonkeyPatch, login: Login, problem: str, words: str
+) -> None:
+    monkeypatch.setattr("jobs.wandb_sync.login.find_login", lambda: login)
+    monkeypatch.setattr("jobs.wandb_sync.login.unreachable", lambda url: problem if url == login.url else "")
+    if not words:
+        assert require_wandb() == URL
+        return
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        require_wandb()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("ftp://host", "WANDB_BASE_URL = ftp://host is no http(s) address: such as https://api.wandb.ai"),
+        ("https://", "WANDB_BASE_URL = https:// is no http(s) address: such as https://api.wandb.ai"),
+        ("https://host", ""),
+        ("http://host", ""),
+        ("", ""),  # wandb's own
+    ],
+)
+def test_the_client_is_asked_in_the_environment_that_is_meant(
+    monkeypatch: pytest.MonkeyPatch, url: str, words: str
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def ask(*given: object) -> dict[str, object]:
+        asked.append(given)
+        return asdict(Login("x", True, True))
+
+    monkeypatch.setattr("jobs.wandb_sync.login.ask", ask)
+    environ = {"WANDB_BASE_URL": url, "A": "1"}
+    if words:
+        with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+            find_login(environ)
+        assert asked == []
+        return
+    assert find_login(environ) == Login("x", True, True)
+    assert asked == [("jobs.wandb_sync.login", {}, 60.0, environ)]
+
+
+def test_a_client_that_does_not_say_where_it_sends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"error": "TimeoutError", "text": "no answer\nwithin 60 s"}
+    monkeypatch.setattr("jobs.wandb_sync.login.ask", lambda *given: told)
+    said = r"^wandb's client does not say where it sends to \(TimeoutError: no answer within 60 s\)$"
+    with pytest.raises(ValueError, match=said):
+        find_login({})
+
+
+@pytest.mark.parametrize(
+    ("netrc", "url", "hint"),
+    [
+        (None, URL, ""),
+        ("machine wandb.lab login me password x", URL, "the entry for wandb.lab in {} lacks the port, 8443"),
+        ("machine wandb.lab login me password x", "https://wandb.lab", ""),
+        ("machine other login me password x", URL, ""),
+        ("machine wandb.lab secret", URL, "{} is not in netrc's form"),
+    ],
+)
+def test_what_netrc_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, netrc: str | None, url: str, hint: str
+) -> None:
+    path = tmp_path / ".netrc"
+    if netrc is not None:
+        path.write_text(netrc)
+        path.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(path))
+    assert netrc_hint(url) == hint.format(path)
+    monkeypatch.setenv("NETRC", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert netrc_hint(url) == hint.format(path)
+    monkeypatch.setenv("NETRC", str(tmp_path))
+    assert netrc_hint(url) == f"{tmp_path} cannot be read: Is a directory"

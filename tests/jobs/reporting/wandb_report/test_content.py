@@ -7,8 +7,9 @@ import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from jobs.design.shard_sets import ShardSet
 from jobs.reporting.rows import INTERVALS_NOTE
-from jobs.reporting.wandb_report.content import Grid, Importance, Lines, Markdown, Parallel, Pictures
+from jobs.reporting.wandb_report.content import Grid, Importance, Lines, Markdown, Parallel, Pictures, facts, grids
 from petseg.run_folder.attempts import ATTEMPTS_NAME, Attempt
 from petseg.run_folder.layout import load_config
 from petseg.tracking.client import best_and_last
@@ -104,3 +105,68 @@ def test_no_secret_of_an_address_is_shown(tmp_path: Path) -> None:
     text = repr(content_of(sweep))
     assert "https://store/set" in text
     assert KEY not in text
+
+
+CURVES = {"val/dice": "Dice on val", "val/loss": "Loss on val"}
+
+
+def test_curves_of_cells_are_drawn_where_the_axes_tell_all_cells_apart() -> None:
+    """Several axes are also drawn one at a time; a single one is already."""
+    (one,) = grids("lab", ["model.arch"], CURVES, whole=True)
+    assert one == Grid(
+        "lab: arch",
+        (
+            Lines("Dice on val, arch: mean and sd over seeds", "val/dice", "stddev"),
+            Lines("Loss on val, arch: mean and sd over seeds", "val/loss", "stddev"),
+        ),
+        ("model.arch",),
+    )
+    assert [grid.name for grid in grids("lab", ["a.b", "c"], CURVES, whole=True)] == [
+        "lab: b · c",
+        "lab: one axis at a time",
+    ]
+    (partly,) = grids("lab", ["model.arch"], CURVES, whole=False)
+    assert partly == Grid(
+        "lab: one axis at a time",
+        (
+            Lines("Dice on val, arch: mean and range", "val/dice", "minmax", "model.arch"),
+            Lines("Loss on val, arch: mean and range", "val/loss", "minmax", "model.arch"),
+        ),
+    )
+    (bare,) = grids("lab", [], CURVES, whole=True)
+    assert (bare.name, bare.group_by, len(bare.panels)) == ("lab: all trials", (), 2)
+    assert grids("lab", [], CURVES, whole=False) == grids("lab", ["a"], {}, whole=True) == []
+
+
+def test_facts_come_before_warnings() -> None:
+    measured = [("Seeds", "0, 1"), ("Image size", "256 px")]
+    assert facts(measured, []) == "- **Seeds**: 0, 1\n- **Image size**: 256 px"
+    assert facts(measured[:1], ["a", "b"]) == "- **Seeds**: 0, 1\n\n**Before you believe it:**\n\n- a\n- b"
+
+
+def test_a_title_is_short_and_a_level_of_no_path(tmp_path: Path) -> None:
+    sweep = replace(build_sweep(tmp_path), name="of/me" + "e" * 200)
+    content = content_of(sweep)
+    assert content.title == "petseg sweep of-me" + "e" * 110
+    assert content.group == sweep.name
+    assert content.description.startswith("8 trials: 8 done, 0 failed. unet · elastic has the highest mean val Dice, ")
+
+
+def test_the_best_trials_are_made_again_by_their_commands(lab: Lab) -> None:
+    """Cells without a result have none; one whose config is lost is named all the same."""
+    lab.axes = {"model.width": [2, 4, 6, 8, 10, 12, 14, 16], "train.seed": [0]}
+    sweep = lab.plan()
+    for number, trial in enumerate(sweep.trials[:7]):
+        finish(trial, 0.9 - 0.1 * number)
+    (sweep.trials[1].folder / "config.json").unlink()
+    again = content_of(sweep).blocks[-1]
+    assert isinstance(again, Markdown)
+    text, _, rest = again.text.partition("```\n")
+    assert f"on the shard set {sweep.manifest_hash[:10]}; each trial's whole config" in text
+    lines = rest.splitlines()
+    assert lines[::2] == [f"# width={2 * n + 2}, {sweep.trials[n].id}" for n in range(6)] + ["```"]
+    assert lines[3] == "# its config.json cannot be read"
+    assert [line.startswith("python petseg/train.py ") for line in lines[1::2]] == [True, False, *[True] * 4]
+    bare = content_of(replace(sweep, shard_sets=(*sweep.shard_sets, ShardSet("f" * 64, "/other")))).blocks[-1]
+    assert isinstance(bare, Markdown)
+    assert f"on the shard sets {sweep.manifest_hash[:10]}, ffffffffff; each" in bare.text

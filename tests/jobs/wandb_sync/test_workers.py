@@ -1,0 +1,328 @@
+"""What is said to a client that sends a run, what comes of its answers, and when the sending ends."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from jobs.wandb_sync import replay
+from jobs.wandb_sync.replay import Limits, Outcome, Replay, Worker, replay_all
+from petseg.tracking.tracker import End
+
+BEGUN = {"begun": True, "resumed": True, "url": "https://host/run", "project_url": "https://host/p"}
+
+
+def replay_of(name: str = "r", job_type: str = "train", ended: End = "finished", **more: Any) -> Replay:
+    about = {"folder": "f", "id": name, "group": "lab", "job_type": job_type, "tags": ["a"], "config": {"x": 1}}
+    about |= {"project": "p", "entity": "e"}
+    return Replay(Path("note"), about, {"val/dice": 0.9}, ended, {}, **more)
+
+
+@pytest.mark.parametrize(("ended", "code"), [("finished", 0), ("pruned", 0), ("failed", 1), ("interrupted", 75)])
+def test_the_end_of_a_run_is_its_summary_its_exit_code_and_its_files(ended: End, code: int) -> None:
+    artifacts = ({"name": "weights"},)
+    assert replay_of(ended=ended, artifacts=artifacts).end == {
+        "summary": {"val/dice": 0.9, "ended": ended}, "exit_code": code, "artifacts": [{"name": "weights"}],
+    }  # fmt: skip
+
+
+def test_a_trial_is_told_from_its_evaluation() -> None:
+    trial, evaluation = replay_of("a"), replay_of("b", "eval")
+    assert [(one.id, one.is_evaluation) for one in (trial, evaluation)] == [("a", False), ("b", True)]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "runs_per_s", "timeout_s", "words"),
+    [
+        (1, 0.01, 0.01, ""),
+        (0, 1.0, 1.0, "--parallel 0: must be at least 1"),
+        (1, 0.0, 1.0, "--runs-per-s 0: must be more than 0"),
+        (1, float("inf"), 1.0, "--runs-per-s inf: must be more than 0"),
+        (1, float("nan"), 1.0, "--runs-per-s nan: must be more than 0"),
+        (1, 1.0, -2.0, "--timeout-s -2: must be more than 0"),
+        (1, 1.0, float("inf"), "--timeout-s inf: must be more than 0"),
+    ],
+)
+def test_limits_out_of_range_are_refused(parallel: int, runs_per_s: float, timeout_s: float, words: str) -> None:
+    if not words:
+        assert Limits(parallel, runs_per_s, timeout_s).parallel == parallel
+        return
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        Limits(parallel, runs_per_s, timeout_s)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ok", "is_new"),
+    [
+        (Outcome("a"), True, True),
+        (Outcome("a", rows=1, was_there=True), True, True),
+        (Outcome("a", was_there=True), True, False),
+        (Outcome("a", rows=2, trouble="timeout"), False, False),
+    ],
+)
+def test_a_run_is_new_if_wandb_got_something_of_it(outcome: Outcome, ok: bool, is_new: bool) -> None:
+    assert (outcome.ok, outcome.is_new) == (ok, is_new)
+
+
+class Client:
+    """Gives the answers that a test has written down, None where none comes in time."""
+
+    made: ClassVar[list[Client]] = []
+    script: ClassVar[dict[str, list[dict[str, Any] | None]]] = {}
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.waits: list[float] = []
+        self.is_closed = self.is_killed = False
+        Client.made.append(self)
+
+    def send(self, **command: Any) -> None:
+        self.told.append(command)
+
+    def wait_for(self, word: str, timeout_s: float) -> dict[str, Any] | None:
+        self.waits.append(timeout_s)
+        return Client.script[word].pop(0)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> type[Client]:
+    monkeypatch.setattr(Client, "made", [])
+    monkeypatch.setattr(Client, "script", {"begun": [], "ended": []})
+    monkeypatch.setattr(replay, "WandbProcess", Client)
+    return Client
+
+
+def test_a_client_begins_a_run_online_and_ends_it(client: type[Client]) -> None:
+    """wandb has a tenth of the time to show what it was sent, ten seconds at most; the next run has the same client."""
+    client.script |= {"begun": [BEGUN] * 2, "ended": [{"ended": 3}, {"ended": 0}]}
+    worker, run = Worker("/tmp/w", 40.0), replay_of()
+    assert worker.replay(run) == Outcome("r", 3, True, "https://host/run", "https://host/p")
+    assert worker.replay(replay_of("s")).rows == 0
+    (one,) = client.made
+    begin, end = one.told[0]["begin"], one.told[1]["end"]
+    assert {name: begin[name] for name in run.about} == run.about
+    assert {name: begin[name] for name in ("mode", "wandb_dir", "watched_pid")} == {
+        "mode": "online", "wandb_dir": "/tmp/w", "watched_pid": 0,
+    }  # fmt: skip
+    assert (begin["init_timeout_s"], begin["finish_timeout_s"], begin["confirm_s"]) == (16.0, 16.0, 4.0)
+    assert end == run.end
+    assert all(30 < wait <= 40 for wait in one.waits)
+    assert not one.is_closed
+    worker.close()
+    assert one.is_closed
+
+
+def test_wandb_is_not_waited_for_longer_than_ten_seconds_to_show_a_run(client: type[Client]) -> None:
+    client.script |= {"begun": [BEGUN], "ended": [{"ended": 0}]}
+    Worker("/tmp/w", 1000.0).replay(replay_of())
+    assert client.made[0].told[0]["begin"]["confirm_s"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("begun", "ended", "trouble", "refused"),
+    [
+        (None, [], "TimeoutError: not sent within 40 s", False),
+        (BEGUN, [None], "TimeoutError: not sent within 40 s", False),
+        ({"error": "CommError", "text": "HTTP 403\nno"}, [], "CommError: HTTP 403 no", True),
+        (BEGUN, [{"error": "CommError", "text": "HTTP 500"}], "CommError: HTTP 500", False),
+    ],
+)
+def test_after_a_failure_the_next_run_has_a_new_client(
+    client: type[Client], begun: dict[str, Any] | None, ended: list[Any], trouble: str, refused: bool
+) -> None:
+    client.script |= {"begun": [begun, BEGUN], "ended": [*ended, {"ended": 1}]}
+    worker = Worker("/tmp/w", 40.0)
+    assert worker.replay(replay_of()) == Outcome("r", trouble=trouble, refused=refused)
+    assert worker.replay(replay_of("s")).rows == 1
+    assert [one.is_closed for one in client.made] == [True, False]
+
+
+def test_a_client_that_works_can_be_killed_from_elsewhere(client: type[Client]) -> None:
+    worker = Worker("/tmp/w", 40.0)
+    worker.kill()  # there is none
+    client.script |= {"begun": [BEGUN], "ended": [{"ended": 0}]}
+    worker.replay(replay_of())
+    worker.kill()
+    assert client.made[0].is_killed
+
+
+Answers = Callable[[str], Outcome]
+LIMITS = Limits(2, 1e6, 40.0)
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answers], list[str]]:
+    """Workers answer as a function of the run's id says; returns the ids that they were given."""
+
+    def answer(by: Answers) -> list[str]:
+        asked: list[str] = []
+
+        class Answering(Worker):
+            def replay(self, replay: Replay) -> Outcome:
+                asked.append(replay.id)
+                return by(replay.id)
+
+        monkeypatch.setattr(replay, "Worker", Answering)
+        return asked
+
+    return answer
+
+
+def test_runs_that_arrived_are_noted_and_others_are_not(answering: Callable[[Answers], list[str]]) -> None:
+    answering(lambda name: Outcome(name, trouble="no" if name == "b" else "", refused=name == "b"))
+    noted: list[tuple[str, str]] = []
+    outcomes = replay_all(
+        [replay_of(name) for name in "abc"], LIMITS, lambda run, outcome: noted.append((run.id, outcome.id))
+    )
+    assert sorted(noted) == [("a", "a"), ("c", "c")]
+    assert sorted(one.id for one in outcomes) == ["a", "b", "c"]
+    assert replay_all([], LIMITS, lambda *_: None) == []
+
+
+def test_each_run_waits_for_its_turn(
+    answering: Callable[[Answers], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One rate for all workers together."""
+    made: list[float] = []
+    waited: list[str] = []
+
+    class Rate:
+        def __init__(self, per_s: float) -> None:
+            made.append(per_s)
+
+        def wait(self) -> None:
+            waited.append("")
+
+    answering(Outcome)
+    monkeypatch.setattr(replay, "RateLimit", Rate)
+    replay_all([replay_of(name) for name in "abc"], Limits(2, 7.0, 40.0), lambda *_: None)
+    assert (made, len(waited)) == ([7.0], 3)
+
+
+def test_a_run_that_cannot_be_read_or_noted_is_a_trouble_of_its_own(answering: Callable[[Answers], list[str]]) -> None:
+    def answer(name: str) -> Outcome:
+        if name == "a":
+            raise KeyError("host")
+        return Outcome(name)
+
+    def note(run: Replay, outcome: Outcome) -> None:
+        if run.id == "b":
+            raise OSError(28, "No space left on device")
+
+    answering(answer)
+    outcomes = {one.id: one for one in replay_all([replay_of(name) for name in "abc"], LIMITS, note)}
+    assert outcomes == {
+        "a": Outcome("a", trouble="KeyError: 'host'", refused=True),
+        "b": Outcome("b", trouble="OSError: [Errno 28] No space left on device", refused=True),
+        "c": Outcome("c"),
+    }
+
+
+class Counted(queue.SimpleQueue):  # type: ignore[type-arg]
+    """Whoever puts an outcome waits until it is counted, which is when the next one is asked for."""
+
+    def __init__(self) -> None:
+        self.counted, self.is_open = threading.Semaphore(0), False
+
+    def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item)
+        assert not isinstance(item, Outcome) or self.counted.acquire(timeout=30)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if self.is_open:
+            self.counted.release()
+        self.is_open = False
+        item = super().get(timeout=timeout)
+        self.is_open = True
+        return item
+
+
+@pytest.mark.parametrize(
+    ("kinds", "given"),
+    [
+        ("tttooo", 3),
+        ("ottttt", 4),
+        ("ttottt", 6),
+        ("ttrtto", 6),  # a refusal is an answer: wandb is there
+        ("rrrroo", 6),
+    ],
+)
+def test_a_server_that_fails_three_times_in_a_row_is_asked_no_more(
+    answering: Callable[[Answers], list[str]], monkeypatch: pytest.MonkeyPatch, kinds: str, given: int
+) -> None:
+    monkeypatch.setattr(replay, "queue", SimpleNamespace(SimpleQueue=Counted, Empty=queue.Empty))
+
+    def answer(name: str) -> Outcome:
+        kind = kinds[int(name)]
+        return Outcome(name, trouble="" if kind == "o" else "no", refused=kind == "r")
+
+    asked = answering(answer)
+    outcomes = replay_all([replay_of(str(number)) for number in range(6)], Limits(1, 1e6, 40.0), lambda *_: None)
+    assert asked == [one.id for one in outcomes] == [str(number) for number in range(given)]
+
+
+def test_no_more_workers_than_runs_and_each_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Noted] = []
+
+    class Noted(Worker):
+        closed = 0
+
+        def __init__(self, wandb_dir: str, timeout_s: float) -> None:
+            made.append(self)
+            self.given = wandb_dir, timeout_s
+            assert Path(wandb_dir).is_dir()
+
+        def replay(self, replay: Replay) -> Outcome:
+            return Outcome(replay.id)
+
+        def close(self) -> None:
+            self.closed += 1
+
+    monkeypatch.setattr(replay, "Worker", Noted)
+    for runs, workers in ((2, 2), (4, 3)):
+        made.clear()
+        replay_all([replay_of(str(number)) for number in range(runs)], Limits(3, 1e6, 40.0), lambda *_: None)
+        assert [one.closed for one in made] == [1] * workers
+        ((folder, timeout_s),) = {one.given for one in made}
+        assert timeout_s == 40.0
+        assert not Path(folder).exists()
+
+
+def test_ctrl_c_ends_the_clients(answering: Callable[[Answers], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may hang: whoever waits for one would wait in vain."""
+    killed = threading.Event()
+
+    def answer(name: str) -> Outcome:
+        if name == "0":
+            return Outcome(name)
+        assert killed.wait(30)
+        return Outcome(name, trouble="its client has ended")
+
+    asked = answering(answer)
+    monkeypatch.setattr(replay.Worker, "kill", lambda worker: killed.set())
+    monkeypatch.setattr(replay, "progress_of", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        replay_all([replay_of(str(number)) for number in range(9)], Limits(2, 1e6, 40.0), lambda *_: None)
+    assert killed.is_set()
+    assert len(asked) < 9
+
+
+@contextmanager
+def interrupted(total: int) -> Iterator[Callable[[int], None]]:
+    def advance(done: int) -> None:
+        raise KeyboardInterrupt
+
+    yield advance
