@@ -18,7 +18,8 @@ from petseg.data.tars import RETRY_AFTER_S, Lost, TarReader, Whole
 from shards.cause import Cause, ShardSetError
 from shards.classes import IGNORE_VALUE
 from shards.encoding import encode_png
-from shards.manifest import Sample, load_index, load_manifest
+from shards.index import Sample, load_index
+from shards.manifest import load_manifest
 from shards.pack import pack
 from tests.scenes import Scenes
 

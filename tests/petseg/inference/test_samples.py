@@ -22,7 +22,8 @@ from petseg.models.networks import Network
 from shards.cause import Cause
 from shards.classes import ClassEntry
 from shards.command import Failure
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 from tests.petseg.inference.test_export import header_of
 
 TWO = (ClassEntry("background", 0, (0, 0, 0)), ClassEntry("pet", 1, (9, 9, 9)))

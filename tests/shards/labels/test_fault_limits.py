@@ -9,7 +9,6 @@ import pytest
 
 from shards.cause import Cause
 from shards.classes import ClassEntry, ClassTable
-from shards.duplicates_note import NearDuplicates, Pair
 from shards.labels import faults
 from shards.labels.faults import (
     KINDS,
@@ -25,6 +24,7 @@ from shards.labels.faults import (
 from shards.labels.observed import Observed
 from shards.labels.rules import rules_of
 from shards.manifest import Manifest, Source
+from shards.near_duplicates.note import NearDuplicates, Pair
 
 
 def table_of(*names: str) -> ClassTable:

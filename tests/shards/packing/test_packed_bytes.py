@@ -11,9 +11,9 @@ from PIL import Image
 
 from shards.command import Failure
 from shards.encoding import encode_jpeg, encode_png
+from shards.near_duplicates.picture_hash import picture_hash, pixels_hash
 from shards.packing.orientation import exif_orientation, without_app1
 from shards.packing.pictures import Packed, hash_chunk, pack_chunk, pack_sample, read_picture
-from shards.picture_hash import picture_hash, pixels_hash
 from shards.sources.pets.oxford import read_folder
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from shards.cause import Cause
 from shards.command import Failure
+from shards.index import load_index
 from shards.labels.faults import LabelFaults
 from shards.labels.observed import LabelProblem, Observed
-from shards.manifest import load_index
 from shards.packing import pictures, plan
 from shards.packing.pictures import Packed
 from shards.packing.plan import (

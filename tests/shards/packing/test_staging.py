@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.duplicates_note import NEAR_DUPLICATES_NAME
 from shards.manifest import MANIFEST_NAME, load_manifest
+from shards.near_duplicates.note import NEAR_DUPLICATES_NAME
 from shards.packing import publish
 from shards.packing.publish import LOCK, RESUME_NAME, STAGING, is_complete, locked, shard_files, staging_folder
 

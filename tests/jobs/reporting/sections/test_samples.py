@@ -22,7 +22,8 @@ from petseg.data.store import LocalStore
 from petseg.run_folder.layout import Result
 from petseg.targets.target import implied_target
 from shards.classes import IGNORE_VALUE
-from shards.manifest import load_index, load_manifest
+from shards.index import load_index
+from shards.manifest import load_manifest
 
 LARGE = "trial 0123456789 has pictures of"
 RESULT = Result("x", {"val/dice": 0.5}, 1, 1, 1, 1, "node1", "cpu", 1.0, 1.0, 0.0, 1.0)

@@ -15,7 +15,8 @@ from petseg.data import store as store_module
 from petseg.data.store import LocalStore, enlarged_line, folder_of, is_remote
 from shards.cause import Cause, ShardSetError
 from shards.command import Failure
-from shards.manifest import index_name, load_manifest
+from shards.index import index_name
+from shards.manifest import load_manifest
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from petseg.data.remote.remote_store import RemoteStore, checked_shards
 from petseg.data.remote.staging import Expected, fetch
 from petseg.data.store import open_store, read_manifest
 from shards.cause import ShardSetError
-from shards.manifest import index_name, load_manifest
+from shards.index import index_name
+from shards.manifest import load_manifest
 
 Wait = Callable[[Callable[[], object]], None]
 

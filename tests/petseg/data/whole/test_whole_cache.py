@@ -14,7 +14,7 @@ from petseg.data.store import open_store
 from petseg.data.tars import TarReader, Whole
 from petseg.data.whole import whole_cache
 from petseg.data.whole.whole_cache import WholeCache, open_whole_cache, surveyed_sizes, whole_bytes
-from shards.manifest import load_index
+from shards.index import load_index
 from shards.pack import PackConfig, pack
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards import picture_hash as module
 from shards.archive import ShardWriter
 from shards.manifest import Manifest, Source, save_manifest, split_of_keys
+from shards.near_duplicates import picture_hash as module
 from shards.near_duplicates.note import Pair
 from shards.near_duplicates.picture_hash import (
     MIN_STEP,
