@@ -15,7 +15,8 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from petseg.config import ModelConfig, RunConfig
 from petseg.config.values import identity, trial_id, with_values
@@ -25,6 +26,7 @@ from petseg.models.pretrained import fetch, load_pretrained, read_tensors
 from petseg.models.weights import main
 from shards.command import run_command
 from tests.petseg.models.test_encoders import LITE, MOBILE, model_of
+from tests.petseg.tensors import assert_same_tensors
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,19 @@ def test_what_was_read_and_what_stays_random_is_told(tmp_path: Path, caplog: pyt
         first, *rest = caplog.messages
         assert first == f"resnet18: {whole - len(dropped)} of {whole} tensors from {path}"
         assert rest == [f"not in it, and left random: {name}" for name in dropped]
+
+
+def test_a_file_of_weights_is_converted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A checkpoint of a whole network becomes a file with the encoder's own names, which says where it is from."""
+    given, out = tmp_path / "given.safetensors", tmp_path / "out.safetensors"
+    encoder = model_of("fpn", "resnet18").encoder.state_dict()
+    save_file({f"network.encoder.{name}": tensor for name, tensor in encoder.items()}, given)
+    with caplog.at_level(logging.INFO, "petseg"):
+        assert main(["resnet18", "--out", str(out), "--source", str(given), "--image-size-px", "64"]) == 0
+    assert caplog.messages[-1] == f"{out}: {len(encoder)} tensors"
+    assert_same_tensors(load_file(out), encoder)
+    with safe_open(out, "pt") as file:
+        assert file.metadata() == {"encoder": "resnet18", "source": str(given)}
 
 
 @pytest.mark.parametrize("name", ["weights", "weights.pth", "weights.safetensors.bak"])
