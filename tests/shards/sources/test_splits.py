@@ -62,6 +62,8 @@ def test_groups_by_expression() -> None:
     assert groups_of(["a"], "") == {"a": "a"}
     with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
         groups_of(["a"], "(")
+    with pytest.raises(ValueError, match=r"^--group-by '\(x\)\?a' finds no group in 'a'$"):
+        groups_of(["a"], "(x)?a")
     with pytest.raises(ValueError, match="finds no group in 'b'"):
         groups_of(["a", "b"], "a")
 
