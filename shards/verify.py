@@ -156,7 +156,7 @@ def main(argv: Sequence[str]) -> int:
     repaired = repair(config.folder, config.repair, num_workers=config.workers) if config.repair else []
     findings = verify(config.folder, decode=config.decode, num_workers=config.workers or automatic)
     if findings:
-        _print_findings(findings, config.show)
+        _print_findings(findings, max(0, config.show))
     else:
         sys.stdout.write(f"whole: {_summary(load_manifest(config.folder))}\n")
     if config.repair:
@@ -172,7 +172,7 @@ def _index(config: VerifyConfig, automatic: int) -> int:
         counts = ", ".join(f"{count:,} {what}" for what, count in sorted(left_out.members.items()))
         sys.stdout.write(f"left out: {counts}\n")
     if left_out.samples.count:
-        lines = "\n  ".join(left_out.samples.lines(config.show))
+        lines = "\n  ".join(left_out.samples.lines(max(0, config.show)))
         sys.stdout.write(f"left out, {left_out.samples.count:,} without picture and mask:\n  {lines}\n")
     return OK
 

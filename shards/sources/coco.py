@@ -184,9 +184,9 @@ def _read_instances(path: Path, folder: Path, word: str) -> _Instances:
             for section, start, end in find_entries(data, SECTIONS):
                 entry = json.loads(data[start:end])
                 if section == "categories":
-                    categories[_number(entry["id"])] = entry["name"]
+                    categories[_unused(entry["id"], categories, section)] = entry["name"]
                 elif section == "images":
-                    number = _number(entry["id"])
+                    number = _unused(entry["id"], pictures, section)
                     pictures[number] = _checked(entry["file_name"])
                     sizes[number] = _number(entry["height"]), _number(entry["width"])
                 else:
@@ -226,6 +226,13 @@ def _number(value: Any) -> int:
     if type(value) is not int or abs(value) >= 2**63:
         raise ValueError(f"an id is {str(value)[:40]!r}")
     return value
+
+
+def _unused(value: Any, used: Mapping[int, str], section: str) -> int:
+    """An entry's id; files that were joined can number two alike."""
+    if _number(value) in used:
+        raise ValueError(f"two {section} have the id {value}")
+    return _number(value)
 
 
 def _checked(name: Any) -> str:

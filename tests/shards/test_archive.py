@@ -91,6 +91,28 @@ def test_a_member_is_padded_to_whole_blocks(num_bytes: int, padding: int) -> Non
     assert (header, data, zeros) == (render_header("a.jpg", num_bytes), b"x" * num_bytes, bytes(padding))
 
 
+@pytest.mark.parametrize(("name", "num_bytes"), [("k" * 101, 0), ("a", MAX_OCTAL_SIZE + 1)])
+def test_what_fits_into_no_header_is_refused(name: str, num_bytes: int) -> None:
+    with pytest.raises(ValueError, match=r"(is too long|overflow in number field)$"):
+        render_header(name, num_bytes)
+
+
+def test_a_long_path_is_divided_as_tarfile_does_it() -> None:
+    info = tarfile.TarInfo(f"{'d' * 90}/{'k' * 90}")
+    info.size, info.mtime, info.mode = 7, 0, 0o644
+    assert render_header(info.name, 7) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_disk_that_is_full_when_a_shard_is_closed_is_told_too(small_disk: Callable[[int], Path]) -> None:
+    """What is left in the buffer does not fit."""
+    folder = small_disk(16 * 1024)
+    (folder / "other").write_bytes(bytes(16 * 1024))
+    said = rf"No space left on device: '{folder / 'train-000000.tar'}'"
+    with pytest.raises(OSError, match=said), ShardWriter(folder, "train-000000.tar", "train") as writer:
+        writer.add("a", b"x" * 700, b"", b"")
+    assert writer.shard is None
+
+
 def test_a_full_disk_is_told_with_the_shards_name(small_disk: Callable[[int], Path]) -> None:
     folder = small_disk(16 * 1024)
     with (
@@ -131,6 +153,6 @@ def test_members_behind_what_is_damaged_are_found_and_nothing_else() -> None:
 
 
 def test_a_header_within_a_members_data_is_none() -> None:
-    inner = b"".join(render_member("inner.jpg", b"x"))
+    inner = b"".join(render_member("inner.jpg", b"x")) + b"more"
     data = b"".join([*render_member("a.jpg", inner), *render_member("b.jpg", b"")]) + END_OF_ARCHIVE
     assert [found.name for found in find_members(memoryview(data))] == ["a.jpg", "b.jpg"]

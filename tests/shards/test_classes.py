@@ -45,6 +45,8 @@ def test_the_most_classes_and_the_longest_name_are_taken() -> None:
         (content_of("b", "ignored"), "a class is named 'ignored', which is taken or cannot be shown"),
         ({"classes": [{"name": "a", "value": False, "colour": [0, 0, 0]}], "ignore_value": 255},
          "class 'a' has the value False, not 0"),
+        ({"classes": [{"name": "a", "value": 1, "colour": [0, 0, 0]}], "ignore_value": 255},
+         "class 'a' has the value 1, not 0"),
         ({"classes": [{"name": "a", "value": 0, "colour": [0, 0]}], "ignore_value": 255},
          "class 'a' has the colour (0, 0)"),
         ({"classes": [{"name": "a", "value": 0}], "ignore_value": 255},

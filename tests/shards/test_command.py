@@ -1,6 +1,7 @@
 """How a command begins and ends: its words, its log, its one line of an error, and its exit code."""
 
 import errno
+import io
 import logging
 import os
 import re
@@ -70,17 +71,18 @@ def test_debug_is_taken_out_of_the_arguments() -> None:
     assert seen == [["--a", "b"]]
 
 
-def test_log_lines_go_to_what_stderr_is_now(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_go_to_what_stderr_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
     from shards.command import _CurrentStderr
 
-    log = logging.getLogger("test_command")
+    log, later = logging.getLogger("test_command"), io.StringIO()
     handler = _CurrentStderr()
+    monkeypatch.setattr(sys, "stderr", later)
     log.addHandler(handler)
     try:
         log.warning("seen")
     finally:
         log.removeHandler(handler)
-    assert "seen" in capsys.readouterr().err
+    assert later.getvalue() == "seen\n"
 
 
 @pytest.mark.parametrize(

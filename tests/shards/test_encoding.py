@@ -121,6 +121,14 @@ def test_a_picture_that_cannot_be_opened_is_named_without_its_object(monkeypatch
         assert failure(open_image, path, data, formats) == too_large
 
 
+def test_a_picture_that_claims_to_be_huge_is_named() -> None:
+    png = bytearray(encoded(Image.new("L", (30, 20)), "PNG"))
+    png[16:24] = struct.pack(">II", 30_000, 40_000)
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+    said = failure(open_image, Path("a.png"), bytes(png), ("PNG",))
+    assert said.startswith("a.png: Image size (1200000000 pixels) exceeds limit")
+
+
 def test_a_picture_that_cannot_be_decoded_is_named() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 300), np.uint8)
     image = open_image(Path("a.jpg"), encoded(Image.fromarray(noise), "JPEG")[:-5000], ("JPEG",))

@@ -124,6 +124,25 @@ def test_help_shows_the_description_as_it_is_and_in_short_only_names(
     assert "--folder" in shown["-h"]
 
 
+def test_all_help_is_shown_where_both_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = []
+    for flags in (["-h", "--help"], ["--help"]):
+        with pytest.raises(SystemExit):
+            parse(Wishes, flags, None)
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
+def test_one_of_several_kinds_is_chosen_by_its_name() -> None:
+    kinds = Inner | Base
+    assert parse(kinds, ["inner", "--rate", "2"], None) == Inner(2.0)
+    assert parse(kinds, ["base", "--kind", "b"], None) == Base(kind="b")
+    assert Inner.__dataclass_fields__["rate"].metadata["help"] == "How fast."
+
+
 def test_each_field_has_its_docstring_as_one_line() -> None:
     join_help(Wishes)
     fields = Wishes.__dataclass_fields__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -100,6 +101,13 @@ def test_only_names_of_this_machine_reach_it(server: PrivateServer, host: str, s
     found, _, body = ask(server, "/?token=TOKEN", Host=host)
     assert found == status
     assert (body == b"this host's name is not one of this page") == (status == 403)
+
+
+def test_a_request_without_a_host_is_refused(server: PrivateServer) -> None:
+    with socket.create_connection((LOOPBACK, server.server_port), timeout=30) as connection:
+        connection.sendall(f"GET /?token={server.token} HTTP/1.0\r\n\r\n".encode())
+        with connection.makefile("rb") as reply:
+            assert reply.read().startswith(b"HTTP/1.0 403 Forbidden\r\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])

@@ -144,9 +144,7 @@ def test_a_manifest_comes_back_with_its_hash(tmp_path: Path, manifest: Manifest)
     assert saved == replace(manifest, hash=manifest_hash(manifest))
     assert load_manifest(tmp_path) == load_manifest(str(tmp_path)) == saved
     content = json.loads((tmp_path / MANIFEST_NAME).read_text())
-    assert ("classes" in content, "trimap" in content["source"]) == (
-        (True, False) if manifest.classes else (False, True)
-    )
+    assert ("classes" in content, VALUES_KEY in content["source"]) == (bool(manifest.classes), not manifest.classes)
 
 
 def test_the_values_of_masks_are_those_of_the_table_where_there_is_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import pytest
 
 from shards import pack as pack_module
 from shards.classes import ClassEntry
-from shards.command import OK, run_command
+from shards.command import OK, Failure, run_command
+from shards.duplicates_note import NEAR_DUPLICATES_NAME, NearDuplicates
 from shards.labels.faults import Fault
+from shards.labels.rules import load_rules
 from shards.manifest import MANIFEST_NAME, Manifest, Shard, Source, Split, load_manifest, save_manifest
 from shards.near_duplicates.note import NEAR_DUPLICATES_NAME, NearDuplicates
 from shards.pack import Outcome, PackConfig, _identity_of, _print_summary, check, main, pack
+from shards.packing import publish
 from shards.packing.pictures import ODDITIES
-from shards.sources.listing import Listing
+from shards.packing.plan import BuildOptions, ShardPlan
+from shards.sources.listing import Listed, Listing
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -116,6 +121,37 @@ def test_a_set_that_is_there_gets_the_note_that_it_lacks(shard_set: Path, packed
     assert outcome.manifest == load_manifest(packed)
     assert files_of(shard_set) == files_of(packed)
     assert {name: (shard_set / name).stat().st_ino for name in inodes} == inodes
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_the_work_is_done_as_it_was_asked_for(
+    scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drops: bool
+) -> None:
+    """Pictures are compared as they are packed; the workers are as many as the samples are worth, or as were named."""
+    for number in range(4):
+        scenes.add(f"s{number}", "train" if number else "val")
+    compared: list[dict] = []
+    built: list[tuple] = []
+
+    def without(samples: Sequence[Listed], **options: object) -> tuple[Sequence[Listed], list[str]]:
+        compared.append(options)
+        return samples[1:], [samples[0].key]
+
+    def build(plan: list[ShardPlan], options: BuildOptions, finished: dict) -> list:
+        built.append((sum(len(one.samples) for one in plan), options, finished))
+        raise Failure("that is all")
+
+    monkeypatch.setattr(pack_module, "without_twins", without)
+    monkeypatch.setattr(pack_module, "build_shards", build)
+    config = scenes.config(tmp_path / "set", image_size_px=64, max_corrupt=3, workers=7, drop_duplicates=drops)
+    with pytest.raises(Failure, match="that is all"):
+        pack(config)
+    ((number, options, finished),) = built
+    assert (number, finished) == (3 if drops else 4, {})
+    assert (options.folder, options.image_size_px) == (config.out / publish.STAGING, 64)
+    assert (options.num_workers, options.max_corrupt, options.rules) == (7, 3, load_rules(scenes.table))
+    assert [(one["image_size_px"], one["num_workers"]) for one in compared] == [(64, 7)] * drops
+    assert not config.out.exists()
 
 
 def test_what_identifies_pictures_that_are_drawn_aside_is_what_they_are_drawn_from(drawn: Path, tmp_path: Path) -> None:

@@ -154,3 +154,16 @@ def test_strays_come_last_and_by_name(shard_set: Path) -> None:
         (shard_set / name).touch()
     strays = [finding.shard for finding in verify(shard_set) if finding.problem == "is not in the manifest"]
     assert strays == [finding.shard for finding in verify(shard_set)][-3:] == ["a.index.json", "a.tar", "b.tar"]
+
+
+def test_fewer_than_no_findings_are_none(
+    shard_set: Path, handed: list[tuple], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings = [Damage("a.tar", "k1", 0, "is cut"), Damage("a.tar", "k2", 9, "is cut")]
+    monkeypatch.setattr(verify_module, "verify", lambda folder, decode, num_workers: findings)
+    assert main([str(shard_set), "--show", "-1"]) == DAMAGED
+    shown = capsys.readouterr().out
+    assert "and 2 more" in shown
+    assert "k1" not in shown
+    assert main([str(shard_set), "--index", "--show", "-1"]) == OK
+    assert capsys.readouterr().out.endswith("without picture and mask:\n  and 1,003 more\n")

@@ -79,7 +79,11 @@ def test_a_header_that_is_damaged_behind_the_first_is_told(path: Path, whole: by
     assert walked(damaged, path) == (["a.txt"], [problem])
 
 
-def test_what_stands_behind_the_end_is_told(path: Path, whole: bytes) -> None:
+@pytest.mark.parametrize("chunk_bytes", [BLOCK, 1 << 20])
+def test_what_stands_behind_the_end_is_told(
+    path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(walk, "CHUNK_BYTES", chunk_bytes)
     problem = f"members behind the end of the tar at byte {END}: tars that were joined? webdataset skips them"
     assert walked(whole[:END] + bytes(9 * BLOCK) + b"x", path) == (BOTH, [problem])
 

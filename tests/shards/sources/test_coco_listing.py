@@ -74,6 +74,22 @@ def test_a_file_has_images_and_categories_and_annotations_of_those(
     assert refusal(instances) == f"{path}{'' if said[0] == ':' else ' '}{said}"
 
 
+@pytest.mark.parametrize(
+    ("section", "entry", "said"),
+    [
+        ("images", {"id": 1, "file_name": "b.jpg", "height": 6, "width": 8}, "two images have the id 1"),
+        ("categories", {"id": 3, "name": "car"}, "two categories have the id 3"),
+    ],
+)
+def test_ids_are_of_one_entry(instances: Instances, section: str, entry: dict[str, object], said: str) -> None:
+    """Two files that were joined number their pictures alike: masks of one would be drawn on the other."""
+    path = instances.root / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content[section].append(entry)
+    path.write_text(json.dumps(content))
+    assert refusal(instances) == f"{path} is no COCO JSON of images, annotations and categories ({said})"
+
+
 def test_two_pictures_of_one_name_are_refused_in_one_split(instances: Instances) -> None:
     instances.write("train", ["a.jpg", "a.png"], [])
     assert refusal(instances) == f"two pictures have the key 'train/a' in {instances.options.annotations}"

@@ -61,6 +61,11 @@ def test_a_long_name_is_cut_and_stays_distinct() -> None:
     assert name_of(one) is None
 
 
+def test_long_names_have_the_keys_that_they_always_had() -> None:
+    assert key_of("a" * 91) == f"{'a' * 72}-z9b9fe7f0a48c2b9a"
+    assert key_of("ü" * 30) == f"{'-xc3-xbc' * 9}-z2853a123adb3d816"
+
+
 @pytest.mark.parametrize("name", ["a" * MAX_KEY_LENGTH, "ü" * 11 + "ab"])
 def test_a_name_of_which_the_whole_key_fits_is_not_cut(name: str) -> None:
     assert name_of(key_of(name)) == name

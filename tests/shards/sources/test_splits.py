@@ -44,6 +44,12 @@ def test_a_group_is_taken_if_half_of_it_fits(share: float, taken: int) -> None:
     assert list(splits.values()).count("val") == taken
 
 
+def test_a_group_that_is_half_of_all_samples_is_as_large_as_it_is() -> None:
+    """Two of 17 samples are taken when it comes, and half of its ten are too many for the seven that are wanted."""
+    splits = share_splits("aaaaaaaaaabcdefgh", {"val": 0.4}, 0)
+    assert splits == dict.fromkeys("abcdefgh", "train") | {"d": "val", "f": "val"}
+
+
 @pytest.mark.parametrize("shares", [{"val": 0.9, "test": 0.05}, {"val": 0.01, "test": 0.9}])
 def test_the_last_groups_are_left_to_the_splits_that_have_none(shares: dict[str, float]) -> None:
     assert sorted(share_splits("abc", shares, 0).values()) == ["test", "train", "val"]
@@ -62,6 +68,8 @@ def test_groups_by_expression() -> None:
     assert groups_of(["a"], "") == {"a": "a"}
     with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
         groups_of(["a"], "(")
+    with pytest.raises(ValueError, match=r"^--group-by '\(x\)\?a' finds no group in 'a'$"):
+        groups_of(["a"], "(x)?a")
     with pytest.raises(ValueError, match="finds no group in 'b'"):
         groups_of(["a", "b"], "a")
 
