@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slurm.rehearsal import accounting, cluster
+from slurm.rehearsal import accounting, cluster, daemons
 from slurm.rehearsal.cluster import destroy, rehearse, start, stop
 from slurm.rehearsal.settings import Site
 from tests.slurm.rehearsal.test_rehearsal import blueprint
@@ -73,6 +74,7 @@ def not_started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(cluster, "missing_binaries", list)
     monkeypatch.setattr(cluster, "_ask_slurm_about_conf", lambda plan: None)
+    monkeypatch.setattr(cluster.daemons, "spawn", lambda *words: None)
     monkeypatch.setattr(cluster, "_start_daemons", fail)
     monkeypatch.setattr(cluster, "stop", stopped.append)
     return stopped
@@ -92,6 +94,19 @@ def test_an_owner_that_is_gone_owns_nothing(not_started: list[Any], tmp_path: Pa
     with pytest.raises(ValueError, match=r"^owner 0 does not run$"):
         start(tmp_path / "root", Site(nodes=1), owner=0)
     assert not_started == [tmp_path / "root"]
+
+
+def test_the_watch_is_told_which_process_it_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs from the cluster's folder, and finds this code all the same."""
+    started: list[Any] = []
+    monkeypatch.setattr(cluster.daemons, "spawn", lambda *words: started.append(words))
+    cluster._spawn_watch(tmp_path, os.getpid())
+    ((root, name, command, environ),) = started
+    ticks = str(daemons.start_ticks(os.getpid()))
+    assert (root, name) == (tmp_path, "watch")
+    assert command == [sys.executable, "-m", "slurm.rehearsal.watch", str(tmp_path), str(os.getpid()), ticks]
+    assert (Path(environ["PYTHONPATH"]) / "slurm" / "rehearsal" / "watch.py").is_file()
+    assert environ["PATH"] == os.environ["PATH"]
 
 
 def test_namespaces_are_for_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
