@@ -257,9 +257,8 @@ def test_a_command_that_ignores_its_end_is_killed(monkeypatch: pytest.MonkeyPatc
         def wait(self, timeout: float | None = None) -> int:
             return super().wait(timeout and min(timeout, 0.05))
 
-    with Hasty(
-        ["sh", "-c", "trap '' TERM; echo; while :; do sleep 600 & wait $!; done"], stdout=subprocess.PIPE
-    ) as process:
+    stubborn = ["sh", "-c", "trap '' TERM; echo; exec sleep 600"]
+    with Hasty(stubborn, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)
         patience._end(process)

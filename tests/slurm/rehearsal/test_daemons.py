@@ -54,7 +54,7 @@ def spawn(root: Path, name: str, script: str, **env: str) -> int:
 def test_a_daemon_stands_on_its_own(root: Path) -> None:
     """In its own session, without our environment or input, and with a log that an earlier one may have begun."""
     (root / "log" / "one.out").write_text("earlier\n")
-    pid = spawn(root, "one", 'read line || echo "$PWD $A ${HOME-none}"; echo oops >&2; sleep 600', A="b")
+    pid = spawn(root, "one", 'read line || echo "$PWD $A ${HOME-none}"; echo oops >&2; exec sleep 600', A="b")
     assert os.getsid(pid) == pid
     assert daemons.wait_until(lambda: "oops" in (root / "log" / "one.out").read_text(), 30)
     assert (root / "log" / "one.out").read_text() == f"earlier\n{root} b none\noops\n"
