@@ -165,4 +165,4 @@ def test_fill_bytes_and_markers_without_a_length_are_passed_over() -> None:
     data = b"\x12\xff\x00\x34\xff\xd0\x56\xff\xff"
     jpg = b"\xff\xd8\xff" + app0 + b"\xff\x01\xff\xff" + scan + data + app0 + scan + b"\x78\xff\xd9" + scan
     assert [jpg[start:end] for start, end in scans(jpg)] == [data, b"\x78"]
-    assert [jpg[start:end] for start, end in scans(b"\xff\xd8" + scan + b"\x12\x34")] == [b"\x12\x34"]
+    assert list(scans(b"\xff\xd8" + scan + b"\x12\x34")) == [(6, 8)]  # up to the end of a file that is cut short
