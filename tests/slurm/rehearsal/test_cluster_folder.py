@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -213,13 +214,30 @@ def test_daemons_start_one_after_the_other(tmp_path: Path, monkeypatch: pytest.M
     assert done == [*first, "accounting", *then, "user"]
 
 
+def test_there_is_nothing_to_save_in_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[object, ...]] = []
+    monkeypatch.setattr(accounting.daemons, "end", lambda *words: ended.append(words))
+    accounting.end_accounting(tmp_path)
+    assert ended == [(tmp_path, name, signal.SIGKILL) for name in ("slurmdbd", "mariadbd")]
+
+
 def test_the_database_is_kept_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reaches its socket owns it, and slurmdbd refuses a configuration that others can read."""
     started: dict[str, tuple[list[str], dict[str, str]]] = {}
     monkeypatch.setattr(
         accounting.daemons, "spawn", lambda root, name, command, env: started.update({name: (command, env)})
     )
-    monkeypatch.setattr(accounting.daemons, "await_ready", lambda root, name, ready, timeout_s: None)
+    awaited: list[tuple[str, bool, bool]] = []
+
+    def await_ready(root: Path, name: str, ready: Callable[[], bool], timeout_s: float) -> None:
+        log = root / "log" / "mariadbd.out"
+        log.write_text("starting\n")
+        before = ready()
+        log.write_bytes(b"\xff mariadbd: ready for connections.\n")
+        awaited.append((name, before, ready()))
+
+    monkeypatch.setattr(accounting.daemons, "await_ready", await_ready)
+    monkeypatch.setattr(accounting.daemons, "listens", lambda port: port == 4)
     (tmp_path / "tables.sql").write_text("CREATE TABLE IF NOT EXISTS proc (a int);\n")
     monkeypatch.setattr(accounting, "SYSTEM_TABLES", (tmp_path / "tables.sql",))
     root = tmp_path / "root"
@@ -227,6 +245,7 @@ def test_the_database_is_kept_from_others(tmp_path: Path, monkeypatch: pytest.Mo
     cluster._prepare(plan)
     accounting.start_accounting(plan)
     assert list(started) == ["mariadbd", "slurmdbd"]
+    assert awaited == [("mariadbd", False, True), ("slurmdbd", True, True)]
     command, environ = started["slurmdbd"]
     assert (command, environ["MYSQL_UNIX_PORT"]) == (["slurmdbd", "-D"], f"{root}/db/socket")
     command, _ = started["mariadbd"]
