@@ -41,7 +41,7 @@ def small_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_arrays")
 def test_scripts_of_arrays_share_the_limit_and_wait_for_those_of_their_lane(tmp_path: Path) -> None:
-    scripts = render_scripts(10, Request(tmp_path, SMALL, "pets", 2))
+    scripts = render_scripts(10, Request(tmp_path, SMALL, "runs", 2))
     assert [options(script, "array") for script in scripts] == [["0-2%1"], ["0-2%1"], ["0-1%1"], ["0-1%1"]]
     after = [options(script, "dependency") for script in scripts]
     assert after == [[], [], ["afterany:ARRAY1"], ["afterany:ARRAY2"]]
@@ -49,7 +49,7 @@ def test_scripts_of_arrays_share_the_limit_and_wait_for_those_of_their_lane(tmp_
 
 @pytest.mark.usefixtures("small_arrays")
 def test_scripts_without_a_limit_wait_for_nothing(tmp_path: Path) -> None:
-    scripts = render_scripts(7, Request(tmp_path, SMALL, "pets", 7))
+    scripts = render_scripts(7, Request(tmp_path, SMALL, "runs", 7))
     assert [options(script, "array", "dependency") for script in scripts] == [["0-2%3"], ["0-2%3"], []]
 
 
@@ -76,7 +76,7 @@ class Slurm:
 def test_arrays_are_submitted_as_their_scripts_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slurm, told = Slurm(), []
     slurm.install(monkeypatch)
-    request = Request(tmp_path, SMALL, "pets", 2)
+    request = Request(tmp_path, SMALL, "runs", 2)
     jobs = submit_arrays(abs, range(10), request, lambda index, job, state: told.append((index, job.job_id, state)))
     assert [array.max_parallel for array in slurm.arrays] == [1, 1, 1, 1]
     assert [array.resources.dependency for array in slurm.arrays] == [None, None, "afterany:1", "afterany:2"]
@@ -101,7 +101,7 @@ def test_what_slurm_takes_runs_by_the_whole_limit(
 ) -> None:  # fmt: skip
     slurm = Slurm(rooms)
     slurm.install(monkeypatch)
-    jobs = submit_arrays(abs, range(10), Request(tmp_path, SMALL, "pets", 2), lambda index, job, state: None)
+    jobs = submit_arrays(abs, range(10), Request(tmp_path, SMALL, "runs", 2), lambda index, job, state: None)
     assert len(jobs) == taken
     assert caplog.messages == [f"sbatch takes {taken} of 10 jobs now (MaxJobCount)"]
     assert slurm.called == ([["scontrol", "update", *throttle]] if throttle else [])
@@ -170,7 +170,7 @@ def test_as_many_as_fit_are_the_first_of_an_array(told: list[Any], tmp_path: Pat
         announced.append(indices)
         return "petseg:mine"
 
-    request = Request(tmp_path, SMALL, "pets", 3, announce=announce, as_many_as_fit=True)
+    request = Request(tmp_path, SMALL, "runs", 3, announce=announce, as_many_as_fit=True)
     room, jobs = _submit_what_fits(abs, list("abcdefgh"), range(4, 8), request)
     assert (room, [job.job_id for job in jobs]) == (Room(2, "MaxJobCount"), ["9_0", "9_1"])
     assert told == [("room", ["0-3%3"]), (["e", "f"], "petseg:mine")]
@@ -181,13 +181,13 @@ def test_where_there_is_no_room_nothing_is_submitted(
     told: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrays, "find_room", lambda count, script: Room(0, "MaxJobCount"))
-    request = Request(tmp_path, SMALL, "pets", 3, as_many_as_fit=True)
+    request = Request(tmp_path, SMALL, "runs", 3, as_many_as_fit=True)
     assert _submit_what_fits(abs, list("ab"), range(2), request) == (Room(0, "MaxJobCount"), [])
     assert told == []
 
 
 def test_all_or_none_is_not_asked_about_room(told: list[Any], tmp_path: Path) -> None:
-    room, jobs = _submit_what_fits(abs, list("abcdefgh"), range(4, 8), Request(tmp_path, SMALL, "pets", 3))
+    room, jobs = _submit_what_fits(abs, list("abcdefgh"), range(4, 8), Request(tmp_path, SMALL, "runs", 3))
     assert (room, len(jobs)) == (Room(4), 4)
     ((items, token),) = told
     assert items == ["e", "f", "g", "h"]
@@ -210,7 +210,7 @@ def test_an_array_that_is_refused_is_withdrawn(
     monkeypatch.setattr(arrays, "submit_array", refuse)
     withdrawn: list[str] = []
     request = Request(
-        tmp_path, SMALL, "pets", 3, announce=lambda indices: "petseg:mine", withdraw=withdrawn.append,
+        tmp_path, SMALL, "runs", 3, announce=lambda indices: "petseg:mine", withdraw=withdrawn.append,
         as_many_as_fit=as_many_as_fit,
     )  # fmt: skip
     if is_refused:
@@ -234,7 +234,7 @@ def test_a_slurm_that_falls_silent_keeps_what_it_took_where_less_than_all_will_d
         return slurm.submit(function, items, indices, array)
 
     monkeypatch.setattr(arrays, "_submit_what_fits", fall_silent)
-    request = Request(tmp_path, SMALL, "pets", 5)
+    request = Request(tmp_path, SMALL, "runs", 5)
     jobs = submit_arrays(abs, range(5), dataclasses.replace(request, as_many_as_fit=True), lambda *job: None)
     assert [job.job_id for job in jobs] == ["1_0", "1_1", "1_2"]
     assert caplog.messages == ["3 of 5 jobs are submitted: sbatch: no answer"]
@@ -257,7 +257,7 @@ def test_a_later_array_that_is_refused_is_told_with_the_jobs_before_it(
 
     monkeypatch.setattr(arrays, "_submit_what_fits", refuse)
     with pytest.raises(ValueError, match=r"^sbatch refused") as caught:
-        submit_arrays(abs, range(5), Request(tmp_path / "logs", SMALL, "pets", 5), lambda *job: None)
+        submit_arrays(abs, range(5), Request(tmp_path / "logs", SMALL, "runs", 5), lambda *job: None)
     advice = "give another --qos: `sacctmgr show associations user=$USER` lists yours"
     refusal = f"sbatch refused the job: Invalid qos specification; {advice}"
     assert str(caught.value) == f"{refusal}; 3 of 5 jobs were submitted before, and run"
@@ -270,7 +270,7 @@ def test_both_commands_that_jobs_need_are_looked_for(
 ) -> None:
     monkeypatch.setattr(arrays.shutil, "which", lambda name: None if name == missing else f"/usr/bin/{name}")
     with pytest.raises(ValueError, match=rf"^no {missing} on PATH: go to a login node"):
-        submit_arrays(abs, [1], Request(tmp_path, SMALL, "pets", 1), lambda *job: None)
+        submit_arrays(abs, [1], Request(tmp_path, SMALL, "runs", 1), lambda *job: None)
 
 
 def test_a_script_has_its_token_beside_the_users_comment_and_whole_paths(
@@ -278,20 +278,20 @@ def test_a_script_has_its_token_beside_the_users_comment_and_whole_paths(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     commented = dataclasses.replace(SMALL, comment="project=x")
-    script = render_sbatch(2, Request(Path("it's"), commented, "pets", 2), "petseg:0123")
-    assert options(script, "comment", "job-name") == ["'project=x petseg:0123'", "pets-0123"]
+    script = render_sbatch(2, Request(Path("it's"), commented, "runs", 2), "petseg:0123")
+    assert options(script, "comment", "job-name") == ["'project=x petseg:0123'", "runs-0123"]
     folder = f"{tmp_path}/it's"
     assert f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(folder)}\n" in script
     lines = script.splitlines()
     assert lines[-len(last_lines()) :] == last_lines()
     assert [line for line in setup_lines(Path(folder), "petseg:0123") if line not in lines] == []
     monkeypatch.setenv("HOME", "/home/me")
-    assert options(render_sbatch(1, Request(Path("~/logs"), SMALL, "pets", 2)), "output") == [
+    assert options(render_sbatch(1, Request(Path("~/logs"), SMALL, "runs", 2)), "output") == [
         "/home/me/logs/%j_0_log.out"
     ]
 
 
 @pytest.mark.usefixtures("small_arrays")
 def test_shown_scripts_have_placeholders(tmp_path: Path) -> None:
-    scripts = render_scripts(4, Request(tmp_path, SMALL, "pets", 4))
-    assert [options(script, "comment", "job-name") for script in scripts] == [["petseg:TOKEN", "pets-TOKEN"]] * 2
+    scripts = render_scripts(4, Request(tmp_path, SMALL, "runs", 4))
+    assert [options(script, "comment", "job-name") for script in scripts] == [["petseg:TOKEN", "runs-TOKEN"]] * 2

@@ -121,6 +121,11 @@ def test_debug_runs_in_this_process(tmp_path: Path):
     assert "SUBMITIT_DEBUG_JOB_ID" not in os.environ
 
 
+def test_debug_makes_its_folder_and_needs_nobody_to_report_to(tmp_path: Path):
+    (job,) = submit(abs, [-3], "debug", Request(tmp_path / "deep" / "jobs", SMALL, "t", 1))
+    assert (job.result(), (tmp_path / "deep" / "jobs").is_dir()) == (3, True)
+
+
 def test_debug_lets_the_exception_travel(tmp_path: Path):
     def task(item: int) -> None:
         raise KeyError(item)

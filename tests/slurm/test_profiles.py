@@ -135,8 +135,10 @@ def test_files_of_other_editors(own_file: Path) -> None:
 
 
 def test_the_programs_own_arguments_are_read_where_none_are_given(own_file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sys.argv", ["--profile=other", "--seed", "1", "--profile", "a100"])
+    monkeypatch.setattr("sys.argv", ["sweep.py", "--profile=a100"])
     assert profile_of(None).gpus_per_node == 8
+    monkeypatch.setattr("sys.argv", ["--profile=a100"])  # the name of the program
+    assert profile_of(None) == Resources()
     assert profile_of(["--profile"]) == Resources()
     with pytest.raises(ValueError, match=r"^no profile '': choose one of "):
         profile_of(["--profile="])

@@ -134,6 +134,6 @@ def test_the_limit_is_named_only_where_it_excludes_jobs(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         room_module, "ask_sbatch", lambda script: subprocess.CompletedProcess([], 1, "", limits[int(script)])
     )
-    assert find_room(5, str) == Room(4 - 1, "AssocMaxSubmitJobLimit")
+    assert find_room(5, str) == Room(3, "AssocMaxSubmitJobLimit")
     assert find_room(3, str) == Room(3, "")
     assert find_room(0, str) == Room(0, "")

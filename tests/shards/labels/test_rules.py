@@ -66,6 +66,10 @@ def test_colours() -> None:
         ("[[class]]\nname = 'a'\nvalues = [1]\ncolours = ['#0000FF']", "some classes have values and others colours"),
         ("ignore = [1]\n[[class]]\nname = 'a'\ncolours = ['#000000']", "some classes have values and others colours"),
         (
+            "[[class]]\nname = 'a'\ncolours = ['#000000']\n[[class]]\nname = 'b'\nvalues = [1]",
+            "some classes have values and others colours",
+        ),
+        (
             "ignore = ['#000000']\n[[class]]\nname = 'a'\nvalues = [1]",
             "ignore has colours, and the classes have values",
         ),

@@ -97,7 +97,7 @@ def test_what_is_no_segmentation(segmentation: object) -> None:
 
 @pytest.mark.parametrize(
     ("points", "count"),
-    [([], 0), ([0, 0, 1, 1], 4), ([0] * 7, 7), ([[0, 0], [1, 0], [1, 1]], 6), ([0] * 5 + [np.inf], 6)],
+    [([], 0), ([0, 0, 1, 1], 4), ([0] * 7, 7), ([[0, 0], [1, 0], [1, 1]] * 2, 12), ([0] * 5 + [np.inf], 6)],
 )
 def test_what_is_no_polygon_is_told_by_its_numbers(points: list[float], count: int) -> None:
     message = f"^a polygon of {count} numbers: at least three points, x and y of each, are needed$"
@@ -109,6 +109,9 @@ def test_what_is_no_polygon_is_told_by_its_numbers(points: list[float], count: i
 def test_codes_of_another_size_are_told_with_both_sizes() -> None:
     with pytest.raises(ValueError, match=r"^run-length codes of 5 pixels, for a mask of 3 x 2$"):
         decode_rle([2, 3], 3, 2)
+    for counts in ([-1, 7], [3, 3.0], [True, 5]):
+        with pytest.raises(ValueError, match=r"^run-length codes of 6"):
+            decode_rle(counts, 3, 2)
     with pytest.raises(ValueError, match=r"^run-length codes of size \[2, 3\], for a picture 3 x 2$"):
         shape_of({"size": [2, 3], "counts": [6]}, 3, 2)
     with pytest.raises(ValueError, match=r"^run-length codes of size \[3, 2\], for a picture 3 x 2$"):

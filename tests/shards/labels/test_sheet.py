@@ -48,6 +48,11 @@ def test_pictures_lie_beside_their_masks_two_to_a_row() -> None:
     for number in range(3):
         left, top = MARGIN_PX + number % 2 * STRIDE_X, MARGIN_PX + number // 2 * STRIDE_Y
         assert colours_at(sheet, left, top) == [(number, number, 200), RED, GREEN]
+        right, bottom = left + 2 * TILE_PX, top + TILE_PX
+        assert [sheet.getpixel((x, top)) for x in (left - 1, left, right - 1, right)] == [
+            PAPER, (number, number, 200), GREEN, PAPER
+        ]  # fmt: skip
+        assert [sheet.getpixel((left, y)) == PAPER for y in (top - 1, bottom - 1, bottom)] == [True, False, True]
     assert colours_at(sheet, MARGIN_PX + STRIDE_X, MARGIN_PX + STRIDE_Y) == [PAPER] * 3
 
 
@@ -82,6 +87,7 @@ def test_the_legend_has_a_box_for_each_class_and_one_for_the_ignored_pixels() ->
     for number, colour in enumerate(colours):
         left, line = MARGIN_PX + number % 4 * column, top + number // 4 * LINE_PX
         assert sheet.getpixel((left + 6, line + 7)) == colour
+        assert sheet.getpixel((left + 6, line + 1)) == PAPER
         assert sheet.getpixel((left, line + 2)) == sheet.getpixel((left + 12, line + 12)) == INK
         text = np.asarray(sheet)[line : line + LINE_PX, left + 18 : left + 60]
         assert (text != PAPER).any()
@@ -89,4 +95,6 @@ def test_the_legend_has_a_box_for_each_class_and_one_for_the_ignored_pixels() ->
 
 
 def test_a_sheet_without_pictures_has_its_legend() -> None:
-    assert sheet_of().size == (2 * STRIDE_X + MARGIN_PX, LINE_PX + 3 * MARGIN_PX)
+    three = ClassTable(tuple(ClassEntry(name, number, RED) for number, name in enumerate("abc")))
+    for table in (TABLE, three):  # with the ignored pixels, four stand in one line
+        assert sheet_of(table=table).size == (2 * STRIDE_X + MARGIN_PX, LINE_PX + 3 * MARGIN_PX)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from shards.labels.rules import load_rules
 from shards.packing import origin
 from shards.packing.options import PackConfig
 from shards.packing.origin import list_again, list_files, listed_samples
@@ -39,6 +40,14 @@ ANY = {"images": "i/{key}.jpg", "masks": "m/{key}.png", "classes": "c.toml"}
             "--synthetic-folder is where drawn pets are kept: it needs --synthetic N",
         ),
         ({"synthetic": 0, **ANY, "coco": "x.json"}, "--images needs either --masks PATTERN or --coco JSON"),
+        (
+            {"synthetic": 0, **ANY, "classes": ""},
+            "--masks needs --classes TOML; `--classes auto` writes one from what is in the masks",
+        ),
+        (
+            {"synthetic": 0, **ANY, "classes": "auto", "check": True},
+            "--classes auto packs nothing, so there is nothing to --check: leave one of them out",
+        ),
         ({"synthetic": 0, **ANY, "test_share": 0.91}, "--test-share is 0.91: from 0 to 0.9 of the samples"),
     ],
 )
@@ -111,6 +120,16 @@ def test_a_source_that_is_there_is_read_as_it_is(odd, many_scenes: Scenes, tmp_p
         assert len(listing.samples) == 30
         assert listing.classes is not None
         assert listing.classes.names == ("road", "tree", "car")
+
+
+@pytest.mark.parametrize("with_table", [False, True])
+def test_categories_are_the_classes_unless_a_table_says_it(
+    scenes: Scenes, monkeypatch: pytest.MonkeyPatch, with_table: bool
+) -> None:
+    monkeypatch.setattr(origin.coco, "read_coco", lambda *words: words)
+    config = PackConfig(images="i", coco="c.json", classes=str(scenes.table) if with_table else "")
+    rules = load_rules(scenes.table) if with_table else None
+    assert list_files(config) == (CocoOptions("i", "c.json"), rules)
 
 
 def test_samples_are_listed_again_by_what_the_manifest_says(odd, many_scenes: Scenes, tmp_path: Path) -> None:

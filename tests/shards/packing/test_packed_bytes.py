@@ -143,6 +143,10 @@ def test_orientations_that_are_none(make) -> None:
     image = make["rgb"]()
     image.info["exif"] = b"Exif\0\0no TIFF header"
     assert exif_orientation(image) == 0
+    as_text = b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 2, 2, b"6\0", 0)
+    image = Image.open(io.BytesIO(make["encode"](make["rgb"](), exif=as_text)))
+    assert image.getexif()[0x0112] == "6"
+    assert exif_orientation(image) == 0
 
 
 def segment(marker: int, content: bytes) -> bytes:
@@ -154,6 +158,9 @@ def test_all_exif_segments_go_and_all_others_stay() -> None:
     scan = segment(0xDA, b"scan") + b"\x12\xff\x00" + exif + b"\xff\xd9"
     assert without_app1(b"\xff\xd8" + app0 + exif + icc + xmp + scan) == b"\xff\xd8" + app0 + icc + scan
     assert without_app1(b"\xff\xd8" + exif + scan + exif) == b"\xff\xd8" + scan + exif
+    assert (
+        without_app1(b"\xff\xd8" + app0 + segment(0xDA, b"") + exif) == b"\xff\xd8" + app0 + segment(0xDA, b"") + exif
+    )
     long = segment(0xE1, bytes(300))
     assert without_app1(b"\xff\xd8" + long + scan) == b"\xff\xd8" + scan
 

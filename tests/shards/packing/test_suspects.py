@@ -113,3 +113,56 @@ def test_a_flat_part_is_compared_with_the_upper_edge_by_its_own_colour() -> None
     assert flat_share(pixels) > 0
     pixels[:BLOCK_PX] = 128
     assert flat_share(pixels) == 0
+
+
+def with_flat_end(blocks: int, height: int = 320, width: int = 320) -> np.ndarray:
+    """Noise whose last blocks, in reading order, are of one colour."""
+    pixels, columns = noise(height, width), width // BLOCK_PX
+    for number in range(height // BLOCK_PX * columns - blocks, height // BLOCK_PX * columns):
+        top, left = number // columns * BLOCK_PX, number % columns * BLOCK_PX
+        pixels[top : top + BLOCK_PX, left : left + BLOCK_PX] = 128
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("blocks", "height", "width", "share"),
+    [
+        (24, 320, 320, 0),
+        (25, 320, 320, 25 / 400),
+        (7, 128, 128, 0),
+        (8, 128, 128, 8 / 64),
+        (100, 160, 640, 100 / 400),
+        (100, 640, 160, 100 / 400),
+        (100, 175, 655, 100 / 400),  # with blocks that are cut off
+    ],
+)
+def test_a_flat_share_is_counted_in_blocks(blocks: int, height: int, width: int, share: float) -> None:
+    assert flat_share(with_flat_end(blocks, height, width)) == share
+
+
+@pytest.mark.parametrize(("levels", "is_flat"), [(2, True), (3, False)])
+def test_how_much_a_flat_area_may_vary(levels: int, is_flat: bool) -> None:
+    """Between blocks, and within one."""
+    between, within = with_flat_end(100), with_flat_end(100)
+    for left in range(0, 320, 2 * BLOCK_PX):
+        between[240:, left : left + BLOCK_PX] += np.uint8(levels)
+    within[240::2] += np.uint8(levels)
+    assert flat_share(between) == flat_share(within) == (100 / 400 if is_flat else 0)
+
+
+def test_a_frame_is_told_by_the_first_row_of_pixels() -> None:
+    pixels = with_flat_end(100)
+    pixels[0, :160] = 128  # half of it is not enough
+    assert flat_share(pixels) == 100 / 400
+    pixels[0, :161] = 124
+    assert flat_share(pixels) == 0
+    pixels[0, :161] = 123
+    assert flat_share(pixels) == 100 / 400
+
+
+def test_fill_bytes_and_markers_without_a_length_are_passed_over() -> None:
+    app0, scan = b"\xff\xe0\x00\x04ab", b"\xff\xda\x00\x02"
+    data = b"\x12\xff\x00\x34\xff\xd0\x56\xff\xff"
+    jpg = b"\xff\xd8\xff" + app0 + b"\xff\x01\xff\xff" + scan + data + app0 + scan + b"\x78\xff\xd9" + scan
+    assert [jpg[start:end] for start, end in scans(jpg)] == [data, b"\x78"]
+    assert list(scans(b"\xff\xd8" + scan + b"\x12\x34")) == [(6, 8)]  # up to the end of a file that is cut short

@@ -117,6 +117,9 @@ def test_what_slurm_answers_and_refuses(tmp_path: Path, monkeypatch: pytest.Monk
     assert ask(tmp_path, ["echo", " two words "]) == "two words"
     assert ask(tmp_path, ["sh", "-c", "echo partly; exit 1"]) == ""
     order(tmp_path, ["sh", "-c", "echo noise >&2"])
+    own = f"{tmp_path}/etc/slurm.conf"
+    assert ask(tmp_path, ["sh", "-c", "echo $SLURM_CONF"]) == own
+    order(tmp_path, ["sh", "-c", f"[ $SLURM_CONF = {own} ]"])
     with pytest.raises(ValueError, match=r"^sh -c echo no >&2; echo way >&2; exit 1: no way$"):
         order(tmp_path, ["sh", "-c", "echo no >&2; echo way >&2; exit 1"])
     monkeypatch.setattr(client, "TIMEOUT_S", 0.05)

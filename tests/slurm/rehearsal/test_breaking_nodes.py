@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ def test_a_node_heals_once_slurm_uses_it(noted: list[Any], tmp_path: Path, monke
         "node.node2",
         ["scontrol", "update", "nodename=node2", "state=resume"],
     ]
+
+
+def test_slurmctld_heals_once_it_answers(noted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["gpu* up", ""]
+
+    def await_ready(root: Path, name: str, condition: Callable[[], bool], timeout_s: float) -> None:
+        noted.append((root, name, condition(), condition()))
+
+    monkeypatch.setattr(nodes.daemons, "recorded", lambda root, name: {name: 1} if name == "munged" else {})
+    monkeypatch.setattr(nodes.client, "ask", lambda root, command: answers.pop())
+    monkeypatch.setattr(nodes.daemons, "await_ready", await_ready)
+    heal_node(tmp_path, "slurmctld")
+    assert [call[0] for call in noted] == ["slurmctld", tmp_path]
+    assert noted[1] == (tmp_path, "slurmctld", False, True)
 
 
 @pytest.mark.parametrize("answer", ["drained", ""])

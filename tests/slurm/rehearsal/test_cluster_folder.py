@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slurm.rehearsal import accounting, cluster
+from slurm.rehearsal import accounting, cluster, daemons
 from slurm.rehearsal.cluster import destroy, rehearse, start, stop
 from slurm.rehearsal.settings import Site
 from tests.slurm.rehearsal.test_rehearsal import blueprint
@@ -73,6 +75,7 @@ def not_started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(cluster, "missing_binaries", list)
     monkeypatch.setattr(cluster, "_ask_slurm_about_conf", lambda plan: None)
+    monkeypatch.setattr(cluster.daemons, "spawn", lambda *words: None)
     monkeypatch.setattr(cluster, "_start_daemons", fail)
     monkeypatch.setattr(cluster, "stop", stopped.append)
     return stopped
@@ -92,6 +95,19 @@ def test_an_owner_that_is_gone_owns_nothing(not_started: list[Any], tmp_path: Pa
     with pytest.raises(ValueError, match=r"^owner 0 does not run$"):
         start(tmp_path / "root", Site(nodes=1), owner=0)
     assert not_started == [tmp_path / "root"]
+
+
+def test_the_watch_is_told_which_process_it_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs from the cluster's folder, and finds this code all the same."""
+    started: list[Any] = []
+    monkeypatch.setattr(cluster.daemons, "spawn", lambda *words: started.append(words))
+    cluster._spawn_watch(tmp_path, os.getpid())
+    ((root, name, command, environ),) = started
+    ticks = str(daemons.start_ticks(os.getpid()))
+    assert (root, name) == (tmp_path, "watch")
+    assert command == [sys.executable, "-m", "slurm.rehearsal.watch", str(tmp_path), str(os.getpid()), ticks]
+    assert (Path(environ["PYTHONPATH"]) / "slurm" / "rehearsal" / "watch.py").is_file()
+    assert environ["PATH"] == os.environ["PATH"]
 
 
 def test_namespaces_are_for_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -198,13 +214,30 @@ def test_daemons_start_one_after_the_other(tmp_path: Path, monkeypatch: pytest.M
     assert done == [*first, "accounting", *then, "user"]
 
 
+def test_there_is_nothing_to_save_in_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[object, ...]] = []
+    monkeypatch.setattr(accounting.daemons, "end", lambda *words: ended.append(words))
+    accounting.end_accounting(tmp_path)
+    assert ended == [(tmp_path, name, signal.SIGKILL) for name in ("slurmdbd", "mariadbd")]
+
+
 def test_the_database_is_kept_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reaches its socket owns it, and slurmdbd refuses a configuration that others can read."""
     started: dict[str, tuple[list[str], dict[str, str]]] = {}
     monkeypatch.setattr(
         accounting.daemons, "spawn", lambda root, name, command, env: started.update({name: (command, env)})
     )
-    monkeypatch.setattr(accounting.daemons, "await_ready", lambda root, name, ready, timeout_s: None)
+    awaited: list[tuple[str, bool, bool]] = []
+
+    def await_ready(root: Path, name: str, ready: Callable[[], bool], timeout_s: float) -> None:
+        log = root / "log" / "mariadbd.out"
+        log.write_text("starting\n")
+        before = ready()
+        log.write_bytes(b"\xff mariadbd: ready for connections.\n")
+        awaited.append((name, before, ready()))
+
+    monkeypatch.setattr(accounting.daemons, "await_ready", await_ready)
+    monkeypatch.setattr(accounting.daemons, "listens", lambda port: port == 4)
     (tmp_path / "tables.sql").write_text("CREATE TABLE IF NOT EXISTS proc (a int);\n")
     monkeypatch.setattr(accounting, "SYSTEM_TABLES", (tmp_path / "tables.sql",))
     root = tmp_path / "root"
@@ -212,6 +245,7 @@ def test_the_database_is_kept_from_others(tmp_path: Path, monkeypatch: pytest.Mo
     cluster._prepare(plan)
     accounting.start_accounting(plan)
     assert list(started) == ["mariadbd", "slurmdbd"]
+    assert awaited == [("mariadbd", False, True), ("slurmdbd", True, True)]
     command, environ = started["slurmdbd"]
     assert (command, environ["MYSQL_UNIX_PORT"]) == (["slurmdbd", "-D"], f"{root}/db/socket")
     command, _ = started["mariadbd"]

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ def spawn(root: Path, name: str, script: str, **env: str) -> int:
 def test_a_daemon_stands_on_its_own(root: Path) -> None:
     """In its own session, without our environment or input, and with a log that an earlier one may have begun."""
     (root / "log" / "one.out").write_text("earlier\n")
-    pid = spawn(root, "one", 'read line || echo "$PWD $A ${HOME-none}"; echo oops >&2; sleep 600', A="b")
+    pid = spawn(root, "one", 'read line || echo "$PWD $A ${HOME-none}"; echo oops >&2; exec sleep 600', A="b")
     assert os.getsid(pid) == pid
     assert daemons.wait_until(lambda: "oops" in (root / "log" / "one.out").read_text(), 30)
     assert (root / "log" / "one.out").read_text() == f"earlier\n{root} b none\noops\n"
@@ -76,10 +76,24 @@ def test_processes_are_known_by_their_records(root: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "said"), [(signal.SIGTERM, "told\n"), (signal.SIGINT, "asked\n"), (signal.SIGKILL, "")]
 )
-def test_a_daemon_is_told_to_end_and_then_killed(root: Path, first: signal.Signals, said: str) -> None:
+def test_a_daemon_is_told_to_end_and_then_killed(
+    root: Path, first: signal.Signals, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_until, graces = daemons.wait_until, list[float]()
+
+    def wait(condition: Callable[[], bool], grace_s: float) -> bool:
+        """For as long as the daemon needs, not for the grace."""
+        graces.append(grace_s)
+        log = root / "log" / "one.out"
+        is_told = said and len(graces) == 1
+        wait_until((lambda: log.read_text() == f"\n{said}") if is_told else condition, 30)
+        return condition()
+
     pid = spawn(root, "one", "trap 'echo told' TERM; trap 'echo asked' INT; echo; while :; do sleep 0.01; done")
-    daemons.end(root, "one", first, grace_s=0.15)
+    monkeypatch.setattr(daemons, "wait_until", wait)
+    daemons.end(root, "one", first, grace_s=1.5)
     assert daemons.start_ticks(pid) is None
+    assert graces == [1.5] * (2 if said else 1)
     assert (root / "log" / "one.out").read_text() == f"\n{said}"
 
 
@@ -131,6 +145,10 @@ def test_only_the_process_that_is_meant_is_killed() -> None:
         assert process.wait(30) == -signal.SIGKILL
 
 
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def test_all_below_a_process_are_stopped_and_it_is_not() -> None:
     script = "sh -c 'sleep 600 & echo $!; wait' & wait"
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as process:
@@ -141,9 +159,8 @@ def test_all_below_a_process_are_stopped_and_it_is_not() -> None:
             assert len(frozen) == 2
             assert frozen[grandchild] == daemons.start_ticks(grandchild)
             assert list(daemons.descendants([process.pid]))[-1] == grandchild  # parents come first
-            states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in frozen]
-            assert states == ["T", "T"]
-            assert Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+            assert daemons.wait_until(lambda: {state_of(pid) for pid in frozen} == {"T"}, 30)
+            assert state_of(process.pid) != "T"
         finally:
             daemons.kill_all(frozen)
 
@@ -158,7 +175,8 @@ def test_whether_somebody_listens() -> None:
 
 
 def test_a_reaper_adopts_what_its_command_leaves_behind_and_outlives_it(tmp_path: Path) -> None:
-    orphan = f"sleep 0.1; grep PPid /proc/$BASHPID/status >{tmp_path}/parent"
+    waits = 'me=$BASHPID; while grep -q "PPid:.$$\\$" /proc/$me/status; do sleep 0.01; done'
+    orphan = f"{waits}; grep PPid /proc/$me/status >{tmp_path}/parent"
     reaper = Path(nodes.__file__).with_name("reaper.py")
     command = [sys.executable, "-I", "-S", str(reaper), "bash", "-c", f"({orphan}) & exit 3"]
     with subprocess.Popen(command) as process:

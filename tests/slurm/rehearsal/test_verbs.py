@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,43 @@ def test_variables_are_printed_for_a_shell(
     assert capsys.readouterr().out == (
         f"export SLURM_CONF='{root}/etc/slurm.conf'\nexport GLOO_SOCKET_IFNAME=lo\nexport PATH='{root}/bin':\"$PATH\"\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({}, False),
+        ({"nodes": 7}, False),
+        ({"conf": ("A=1",)}, True),
+        ({"slow": ("squeue=1",)}, True),
+        ({"partitions": ("day",)}, True),
+    ],
+)
+def test_a_cluster_that_runs_already_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], changes: bool
+) -> None:
+    monkeypatch.setattr(rehearsal, "is_running", lambda root: root == tmp_path)
+    run = rehearsal.Run(root=tmp_path, **options)
+    command = ["sh", "-c", f"[ $SLURM_CONF = {tmp_path}/etc/slurm.conf ] && exit 7"]
+    if changes:
+        message = (
+            rf"^a cluster runs in {tmp_path}, and is configured as it is: choose another --root, or "
+        )
+        with pytest.raises(ValueError, match=message):
+            rehearsal._run(run, command)
+    else:
+        assert rehearsal._run(run, command) == 7
+
+
+def test_else_the_command_has_a_cluster_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Site] = []
+
+    @contextlib.contextmanager
+    def rehearse(site: Site) -> Iterator[Cluster]:
+        asked.append(site)
+        yield Cluster(tmp_path, ("node1",), {"PATH": os.environ["PATH"], "A": "5"})
+
+    monkeypatch.setattr(rehearsal.rehearsal_cluster, "rehearse", rehearse)
+    words = ["run", "--nodes", "1", "--root", str(tmp_path), "--", "sh", "-c", "exit $A", "--", "x"]
+    assert rehearsal.main(words) == 5
+    assert asked == [Site(nodes=1)]
