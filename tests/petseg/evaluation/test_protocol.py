@@ -140,6 +140,9 @@ def test_validation_measures_every_class_of_the_target(tiny: Tiny, tmp_path: Pat
     parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
     quick, measured = measure(parts, "test"), measure_protocol(parts, "test", Protocol())
     assert quick.counts.shape == (30, 2, 3)  # pictures, pet and border, the kinds of pixels
+    assert measured.confusion is not None
+    assert (measured.confusion.dtype, int(measured.confusion.sum())) == (np.int64, 30 * 64 * 64)
+    assert measured.confusion.diagonal()[1:].tolist() == quick.counts[..., 0].sum(axis=0).tolist()
     assert np.array_equal(quick.counts, measured.per_image.counts)
     assert quick.summary("test").items() <= measured.metrics("test", temperature=None).items()
     parts.close()
