@@ -111,11 +111,17 @@ class Target:
         return len(self) == 2 and self.counted == (1,)
 
     def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) the row of the tables that holds for each sample, by its key."""
+        """(N,) the row of the tables that holds for each sample, by its key; raises ValueError for an unknown kind."""
         if not self.kinds:
             return np.zeros(len(keys), np.int64)
         number = {kind: row for row, kind in enumerate(self.kinds)}
-        return np.array([number[pets.kind_of(key, self.by)] for key in keys], np.int64)
+        kinds = [pets.kind_of(key, self.by) for key in keys]
+        if others := [position for position, kind in enumerate(kinds) if kind not in number]:
+            raise ValueError(
+                f"{keys[others[0]]} is of the {self.by} {kinds[others[0]]}, which is none of the {len(number)} that "
+                "this run learns: choose a shard set without it"
+            )
+        return np.array([number[kind] for kind in kinds], np.int64)
 
 
 def resolve_target(data: DataConfig, store: Store, folder: Path | None = None) -> Target:

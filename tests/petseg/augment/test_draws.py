@@ -73,6 +73,19 @@ def test_a_crop_is_a_part_of_the_picture_of_the_same_shape_in_half_of_the_draws(
     assert abs(np.corrcoef(share.T)[0, 1]) < 0.15
 
 
+def test_a_scaled_picture_keeps_its_shape_about_a_point_anywhere_in_it() -> None:
+    maps = affines(drawn("scale", scale_min=0.5, scale_max=2.0))
+    shrunk = maps[:, 0, 0]
+    assert np.array_equal(shrunk, maps[:, 1, 1])
+    assert not maps[:, 0, 1].any()
+    assert not maps[:, 1, 0].any()
+    assert (shrunk.min(), shrunk.max()) == (pytest.approx(0.5, abs=0.01), pytest.approx(2, abs=0.03))
+    assert np.log(shrunk).mean() == pytest.approx(0, abs=0.05)
+    point = maps[:, :, 2] / (1 - shrunk[:, None])  # which stays where it is
+    assert (point.min(), point.max()) == (pytest.approx(-1, abs=0.02), pytest.approx(1, abs=0.02))
+    assert abs(np.corrcoef(point.T)[0, 1]) < 0.15
+
+
 def test_bumps_are_standard_normal_on_a_grid_of_the_pictures_shape() -> None:
     changes = drawn("elastic", 60, elastic_sigma_px=5.0)
     bumps = np.array([change.bumps for change in changes])

@@ -204,3 +204,17 @@ def test_rows_stay_rows_and_red_stays_red(size: tuple[int, int]) -> None:
         assert [int(own[y, x]) for y, x in ((1, 1), (high - 2, 1), (1, wide - 2))] == [1, 2, 3]
         assert [int(drawn[y, x].argmax()) for y, x in ((1, 1), (high - 2, 1), (1, wide - 2))] == [0, 2, 1]
         assert (own == 3).mean() == 0.5
+
+
+def test_labels_as_they_are_packed_are_decoded_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(content: bytes) -> None:
+        raise AssertionError("Pillow takes five times as long")
+
+    labels = np.random.default_rng(2).integers(0, 256, (40, 57)).astype(np.uint8)
+    monkeypatch.setattr("petseg.data.decode._open_labels", slow)
+    out = np.zeros_like(labels)
+    decode_labels(memoryview(encode_png(labels)), out)
+    assert np.array_equal(out, labels)
+    for other in (grey_png(labels, parts=2), grey_png(labels, line_filter=1), encode_png(labels[1:])):
+        with pytest.raises(AssertionError, match="Pillow"):
+            decode_labels(other, out)

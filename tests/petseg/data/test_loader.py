@@ -57,7 +57,8 @@ def test_samples_keep_their_places_and_lost_ones_weigh_nothing(threads: int) -> 
     plan = plan_of([5, 3, 8, 1, 9], [2, 7])
     first, second = load_batches(Numbers(3, 9, 2), plan, threads)
     assert (first.plan, second.plan) == (plan[0], plan[1])
-    assert first.image.shape == (5, 2, 3, 3)
+    assert (first.image.shape, first.labels.shape) == ((5, 2, 3, 3), (5, 2, 3))
+    assert first.image.dtype == first.labels.dtype == torch.uint8
     assert first.image[:, 0, 0, 0].tolist() == first.labels[:, 1, 2].tolist() == [5, 3, 8, 1, 9]
     assert first.hashes.tolist() == [105, 0, 108, 101, 0]
     assert first.weight.tolist() == [1, 0, 1, 1, 0]

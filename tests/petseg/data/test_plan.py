@@ -136,3 +136,27 @@ def test_a_hundred_million_samples_need_no_large_array(rank: int) -> None:
     held = sum(array.nbytes for array in (order.shards, order._sizes, order._first_ids, order._ends))
     held += sum(ids.nbytes for ids in order._permuted.values())
     assert held < 8_000_000
+
+
+def test_a_plan_by_hand() -> None:
+    """Seven samples in batches of four, two at a time on either of two ranks: the last step has three."""
+    order = EpochOrder([7], 1, seed=0, epoch=1)
+    a, b, c, d, e, f, g = whole(order)
+    plans = [list(train_plan(order, Batching(4, 2, rank, world_size=2))) for rank in (0, 1)]
+    told = [
+        [(part.ids.tolist(), part.step, part.step_samples, part.last, part.filler) for part in plan] for plan in plans
+    ]
+    assert told == [
+        [([a], 0, 4, False, False), ([c], 0, 4, True, False), ([e], 1, 3, False, False), ([g], 1, 3, True, False)],
+        [([b], 0, 4, False, False), ([d], 0, 4, True, False), ([f], 1, 3, False, False), ([e], 1, 3, True, True)],
+    ]
+    assert [steps_per_epoch(number, 4) for number in (0, 1, 4, 5, 8)] == [0, 1, 1, 2, 2]
+
+
+def test_an_evaluation_by_hand() -> None:
+    plans = [list(eval_plan(7, 2, rank, world_size=2)) for rank in (0, 1)]
+    told = [[(part.ids.tolist(), part.step, part.step_samples, part.last, part.filler) for part in p] for p in plans]
+    assert told == [
+        [([0, 1], 0, 2, True, False), ([2], 1, 1, True, False)],
+        [([3, 4], 0, 2, True, False), ([5, 6], 1, 2, True, False)],
+    ]

@@ -25,10 +25,13 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from petseg.config import RunConfig
 from petseg.data.ledger import Count, Ledger
+from petseg.data.letterbox import place
 from petseg.data.store import open_store
 from petseg.data.tars import Lost
 from petseg.evaluation.measure import measure, predict
+from petseg.evaluation.network import network_of
 from petseg.evaluation.protocol import Protocol, Scorer, calibrate, measure_protocol, scores_of, why_not_native
+from petseg.metrics.pixels import to_native
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import Parts, build_parts
 from petseg.targets.pets import BORDERS
@@ -138,8 +141,43 @@ def test_validation_measures_every_class_of_the_target(tiny: Tiny, tmp_path: Pat
     parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
     quick, measured = measure(parts, "test"), measure_protocol(parts, "test", Protocol())
     assert quick.counts.shape == (30, 2, 3)  # pictures, pet and border, the kinds of pixels
+    assert measured.confusion is not None
+    assert (measured.confusion.dtype, int(measured.confusion.sum())) == (np.int64, 30 * 64 * 64)
+    assert measured.confusion.diagonal()[1:].tolist() == quick.counts[..., 0].sum(axis=0).tolist()
     assert np.array_equal(quick.counts, measured.per_image.counts)
     assert quick.summary("test").items() <= measured.metrics("test", temperature=None).items()
+    parts.close()
+
+
+@pytest.mark.parametrize("fit", ["crop", "letterbox"])
+def test_pictures_of_any_shape_are_measured_at_their_own_size(
+    whole_shards: Path, tiny: Tiny, tmp_path: Path, fit: str
+) -> None:
+    """Through windows that is the only size; a letterbox has the network's too, without its margins."""
+    config = tiny(data__shards=str(whole_shards), data__fit=fit, data__cache="none")
+    parts = build_parts(config, open_store(config.data.shards), tmp_path, splits=["test"])
+    measured = measure_protocol(parts, "test", Protocol(native=True, masks=True))
+    shapes = [trimap.shape for trimap in trimaps_of(whole_shards).values()]
+    assert (measured.native is measured.network) == (fit == "crop")
+    sizes = shapes if fit == "crop" else [place(shape, (64, 64)).size for shape in shapes]
+    assert isinstance(measured.per_image.pixels, np.ndarray)
+    assert measured.per_image.pixels.tolist() == [height * width for height, width in sizes]
+    assert measured.masks is not None
+    assert measured.masks.shape == (12, 64, 8)
+    quick = measure(parts, "test")
+    for name in ("counts", "pixels", "loss"):
+        assert np.array_equal(getattr(quick, name), getattr(measured.per_image, name))
+    network, native = network_of(parts), measured.native["border_bg"]
+    data = parts.splits["test"]
+    trimaps = trimaps_of(whole_shards)
+    for position, batch in enumerate(batches_at(parts, "test", range(3))):
+        with torch.no_grad():
+            logits = network(eval_inputs(parts, batch)[0])
+        trimap = trimaps[data.key(position)]
+        own = logits if fit == "crop" else to_native(logits[0], trimap.shape, "letterbox")
+        found, truth = own[0].argmax(dim=0).numpy() == 1, trimap == 1
+        expected = [(found & truth).sum(), (found & ~truth).sum(), (~found & truth).sum()]
+        assert np.abs(native.counts[position, 0] - expected).sum() <= 4
     parts.close()
 
 

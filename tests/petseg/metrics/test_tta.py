@@ -104,3 +104,25 @@ def test_scaled_views_come_back_at_the_pictures_size_and_as_probabilities() -> N
     shares = [torch.tensor([0.0, width / 64]).softmax(dim=0)[1].item() for width in (96, 128, 160)]
     assert found.shape == (1, 2, 64, 128)
     assert found[0, 1].unique().tolist() == pytest.approx([sum(shares) / 3])
+
+
+def test_probabilities_of_scaled_views_are_bilinear_between_their_pixels() -> None:
+    image = torch.randn(1, 3, 64, 128, generator=torch.Generator().manual_seed(3))
+    views = [image]
+    for size, smaller in (((64, 96), True), ((96, 160), False)):
+        views.append(F.interpolate(image, size, mode="bilinear", antialias=smaller))
+    back = [F.interpolate(pointwise(view).softmax(dim=1), (64, 128), mode="bilinear") for view in views]
+    found = predict_logits(pointwise, image, "scales").exp()
+    torch.testing.assert_close(found, torch.stack(back).mean(dim=0), atol=1e-6, rtol=1e-5)
+
+
+def test_a_picture_that_no_network_takes_is_left_at_its_size_where_nothing_scales_it() -> None:
+    """It is cut into windows: see petseg.metrics.windows."""
+    seen = []
+
+    def model(image: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(image.shape[-2:]))
+        return pointwise(image)
+
+    predict_logits(model, torch.zeros(1, 3, 40, 50), "flips_scales")
+    assert seen == [(32, 64), (40, 50), (64, 64)] * 2

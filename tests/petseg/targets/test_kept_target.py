@@ -176,8 +176,11 @@ def test_kinds_need_keys_that_name_them() -> None:
     target = resolve_target(DataConfig(target="breed", border="bg"), store_of(THREE, keys))
     assert (target.name, target.by, target.kinds, target.rule) == ("breed", "breed", ("Bengal", "pug"), "border_bg")
     assert target.rows_of(keys).tolist() == [0, 1, 1]
-    with pytest.raises(KeyError):
-        target.rows_of(["Sphynx_1"])
+    with pytest.raises(ValueError, match="Sphynx") as error:
+        target.rows_of([*keys, "Sphynx_1"])
+    assert str(error.value) == (
+        "Sphynx_1 is of the breed Sphynx, which is none of the 2 that this run learns: choose a shard set without it"
+    )
     foreign = store_of(replace(THREE, packer={"foreign": True}), keys)
     for store in (foreign, store_of(THREE, ("pug_1", "pug_2"))):
         with pytest.raises(ValueError, match=r"^data\.target = 'breed' needs the keys of .*: data/set has others"):
