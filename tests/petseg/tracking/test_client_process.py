@@ -161,10 +161,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_an_answer_is_waited_for_by_its_word_or_until_an_error(program: Any, tmp_path: Path) -> None:
     told: list[Answer] = []
-    text = (
-        f"""echo '{{"other": 1}}'; echo '{{"begun": 2}}'; echo '{{"error": "E", "text": "t"}}'; cat > {tmp_path}/got"""
-    )
-    one = program(text, told.append)
+    said = [{"other": 1}, {"begun": 2}, {"error": "E", "text": "t"}]
+    (tmp_path / "said").write_text("".join(json.dumps(answer) + "\n" for answer in said))
+    one = program(f"cat {tmp_path}/said; exec sleep 600", told.append)
     one.send(begin={"id": "x"})
     assert one.wait_for("begun", 60.0) == {"begun": 2}
     assert one.wait_for("ended", 60.0) == {"error": "E", "text": "t"}
