@@ -34,6 +34,21 @@ def test_a_single_picture_has_no_intervals(tmp_path: Path) -> None:
     assert read_points(tmp_path / "one.json") == alone
 
 
+def test_numbers_and_texts_may_reach_their_bounds(tmp_path: Path) -> None:
+    text = "x" * 300
+    largest = Point(text, 1.0, [-1.0, 2.0], [2.0, -2.0, 2.0], 1e12, 10**12, Speed(0.0, 1e12), 1e12)
+    least = Point("", 0.0, [0.0, 0.0], None, 0.0, 0, Speed(0.0, 0.0), 0.0)
+    points = Points(text, "", "", "", 0, (largest, least) * (MAX_POINTS // 2))
+    write_points(points, tmp_path / "one.json")
+    assert read_points(tmp_path / "one.json") == points
+
+
+def test_a_file_is_made_with_its_folder_but_not_with_the_folders_above(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_points(POINTS, tmp_path / "a" / "b" / "one.json")
+    assert list(tmp_path.iterdir()) == []
+
+
 Change = Callable[[dict[str, Any]], Any]
 DAMAGES: dict[str, Change] = {
     "no format version": lambda c: c.pop("format_version"),
@@ -55,6 +70,16 @@ DAMAGES: dict[str, Change] = {
     "Dice 0.9 with the interval [0.95, 0.99]": lambda c: c["points"][0].update(dice_interval_95=[0.95, 0.99]),
     "2 numbers are expected": lambda c: c["points"][0].update(dice_interval_95=[0.1]),
     "nan where a Dice is expected": lambda c: c["points"][1].update(difference_to_first=[float("nan"), 0, 0]),
+    "points is no list of 1": lambda c: c.update(points={"0": c["points"][0]}),
+    "Dice 1.01 with the interval None": lambda c: c["points"][0].update(dice=1.01, dice_interval_95=None),
+    "dice is -0.5": lambda c: c["points"][0].update(dice=-0.5, dice_interval_95=None),
+    "[-1.01, 0.95]": lambda c: c["points"][0].update(dice_interval_95=[-1.01, 0.95]),
+    "True where a Dice is expected": lambda c: c["points"][0].update(dice_interval_95=[True, True]),
+    "0.5 where a Dice is expected": lambda c: c["points"][0].update(dice_interval_95=["0.5", 1.0]),
+    "2.01 where a Dice is expected": lambda c: c["points"][1].update(difference_to_first=[2.01, 0, 0]),
+    "name has 301 characters": lambda c: c["points"][0].update(name="x" * 301),
+    "latency_ms is 1e+13": lambda c: c["points"][0]["speed"].update(latency_ms=1e13),
+    "3 numbers are expected": lambda c: c["points"][1].update(difference_to_first=[0, 0]),
     "more than 64 bits": lambda c: c["points"][0].update(parameters=10**400),
 }
 

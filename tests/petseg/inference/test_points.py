@@ -57,6 +57,22 @@ def test_each_model_has_its_own_numbers_and_the_first_is_compared_with_none(
     assert asked[2:] == [WANTED, WANTED, (["a", "b"], 7)]
 
 
+def test_dice_is_that_of_an_evaluation_in_a_folder_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def evaluate(model: str, config: str, folder: Path, wanted: Measurement) -> dict[str, Any]:
+        given.extend([model, config, folder.is_dir(), folder, wanted])
+        return {"dice": {}}
+
+    monkeypatch.setattr(module, "config_of", lambda header, shards: f"{header} on {shards}")
+    monkeypatch.setattr(module, "evaluate_model", evaluate)
+    predictor = cast(Predictor, SimpleNamespace(model="model", header="header"))
+    assert module._evaluate(predictor, WANTED) == {"dice": {}}
+    (folder,) = (one for one in given if isinstance(one, Path))
+    assert given == ["model", "header on set", True, folder, WANTED]
+    assert not folder.exists()
+
+
 def test_a_difference_is_of_the_same_pictures() -> None:
     other = {"y": 0.5, "x": 0.75}
     assert _difference(DICE["b"], other) == [0.125, *(interval([0.0, 0.25]) or [])]

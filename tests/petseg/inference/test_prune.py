@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from petseg.compress import main as compress
 from petseg.config import RunConfig
-from petseg.inference.prune import slim_width
+from petseg.inference.header import petseg_version
+from petseg.inference.prune import prune, slim_width
 from petseg.inference.weights_file import load_model
 from petseg.inference.winner import write_winner
+from petseg.models.networks import Network
 from petseg.training.loop import train
 from shards.command import OK, WRONG_USE, run_command
+from tests.petseg.inference.test_export import UNET, header_of, write_weights
 
 
 @pytest.fixture
@@ -82,3 +87,44 @@ def test_an_ensemble_is_refused(winner: Path, tmp_path: Path, capsys: pytest.Cap
 )
 def test_a_width_is_even(width: int, keep: float, slim: int) -> None:
     assert slim_width(width, keep) == slim
+
+
+def test_a_pruned_file_takes_the_place_of_another_one_and_says_who_wrote_it(tmp_path: Path) -> None:
+    """Its runs stay, without the numbers of the whole network."""
+    measured = {"split": "val", "metrics": {"val/dice": 0.5}}
+    origin = replace(header_of().runs[0], evaluations={"val": {"metrics": {}}})
+    whole = header_of(replace(UNET, width=8), runs=(origin,), measured=measured, petseg="0.0.1")
+    weights, out = write_weights(tmp_path, whole), tmp_path / "pruned.safetensors"
+    out.write_bytes(b"of before")
+    found = prune(weights, 0.5, out)
+    header, _ = load_model(out)
+    assert header == found.header
+    assert header == replace(
+        whole, models=(UNET,), measured={}, runs=(replace(origin, metrics={}, evaluations={}),), code=header.code,
+        petseg=petseg_version(),
+    )  # fmt: skip
+    assert (found.width_before, found.parameters < found.parameters_before / 3) == (8, True)
+
+
+def test_a_network_whose_encoder_has_no_width_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = header_of(Network("fpn", 4, "bilinear", "resnet18", False))
+    monkeypatch.setattr("petseg.inference.prune.load_model", lambda _: (header, None))
+    said = "^w is a fpn, whose encoder has no width: only unet and resnet34_unet can be pruned; let a small network"
+    with pytest.raises(ValueError, match=said):
+        prune(Path("w"), 0.5, tmp_path / "out.safetensors")
+
+
+def test_what_cannot_be_read_back_is_no_pruned_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+
+    def load(path: Path) -> Any:
+        asked.append(path)
+        if len(asked) > 1:
+            raise ValueError("it cannot be read back")
+        return load_model(path)
+
+    monkeypatch.setattr("petseg.inference.prune.load_model", load)
+    weights = write_weights(tmp_path, header_of())
+    with pytest.raises(ValueError, match="it cannot be read back"):
+        prune(weights, 1.0, tmp_path / "out.safetensors")
+    assert asked == [weights, tmp_path / "out.safetensors"]

@@ -11,6 +11,8 @@ import torch
 
 from petseg.config import DataConfig, RunConfig
 from petseg.config.values import config_to_dict, with_values
+from petseg.data.consent import is_known
+from petseg.evaluation.protocol import Protocol
 from petseg.inference import from_runs, scores, winner
 from petseg.inference.from_runs import RunWeights, combine, read_run
 from petseg.inference.header import Origin, petseg_version
@@ -172,20 +174,27 @@ def test_a_model_is_measured_in_the_users_own_places(tmp_path: Path, monkeypatch
         asked.update(config=config, run=run, splits=splits)
         return Parts()
 
-    def fail(*_: object, **__: object) -> None:
+    def measure(parts: Any, split: str, protocol: Protocol) -> None:
+        asked.update(parts=parts, split=split, protocol=protocol)
         raise RuntimeError("measured")
 
     monkeypatch.setattr(scores, "open_store", lambda *words: asked.update(store=words) or Store())
     monkeypatch.setattr(scores, "build_parts", build)
-    monkeypatch.setattr(scores, "why_not_native", lambda manifest: "")
-    monkeypatch.setattr(scores, "replace", fail)
+    monkeypatch.setattr(scores, "why_not_native", lambda manifest: why)
+    monkeypatch.setattr(scores, "replace", lambda parts, bare_model: bare_model)
+    monkeypatch.setattr(scores, "measure_protocol", measure)
     trained = with_values(RunConfig(), {"data.cache_dir": "theirs", "data.cache_gb": 1.0, "data.shards": "old"})
     model = torch.nn.Identity()
-    with pytest.raises(RuntimeError, match="measured"):
-        evaluate_model(model, trained, tmp_path, Measurement("set", "test", "none", "mine"))
+    shards = "pipe:cat /mnt/set/{}"
+    for why in ("squashed", ""):
+        with pytest.raises(RuntimeError, match="measured"):
+            evaluate_model(model, trained, tmp_path, Measurement(shards, "test", "flips", "mine"))
+        assert asked["protocol"] == Protocol("flips", native=not why)
+    assert (asked["parts"], asked["split"]) == (model, "test")
+    assert is_known(shards)
     gb = DataConfig().cache_gb
-    assert asked["store"] == ("set", "mine", gb)
-    own = {"data.shards": "set", "data.cache_dir": "mine", "data.cache_gb": gb}
+    assert asked["store"] == (shards, "mine", gb)
+    own = {"data.shards": shards, "data.cache_dir": "mine", "data.cache_gb": gb}
     assert asked["config"] == with_values(RunConfig(), own)
     assert (asked["run"], asked["splits"], asked["closed"]) == (tmp_path, ("test",), True)
     monkeypatch.setattr(scores, "evaluate_model", lambda *_: {"dice": {"a": 0.5}, "metrics": {"test/dice": 0.5}})

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from petseg.config import TrackingConfig
 from petseg.tracking import tracker
+from petseg.tracking.naming import RunName
 from petseg.tracking.note import TRACKING_NAME, State, TrackingNote, read_note, save_note
 from petseg.tracking.process import Answer
 from petseg.tracking.tracker import Wandb
@@ -135,3 +137,19 @@ def test_a_note_is_read_as_it_was_written(tmp_path: Path, state: State) -> None:
 def test_a_file_that_is_no_note_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / TRACKING_NAME).write_text(text)
     assert read_note(tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError])
+def test_artifacts_that_cannot_be_found_are_told_and_the_run_ends_without_them(
+    tmp_path: Path, clients: list[StandIn], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: Any
+) -> None:
+    def damaged(*_: object) -> None:
+        raise kind("no manifest")
+
+    monkeypatch.setattr(tracker, "find_artifacts", damaged)
+    config = TrackingConfig("offline", artifacts="small")
+    tracker.Tracker(tmp_path, config, RunName("x"), {}, resumed_epoch=0).finish({}, "finished")
+    (end,) = (event["end"] for event in clients[0].events if "end" in event)
+    assert end["artifacts"] == []
+    said = f"wandb gets no artifacts of {tmp_path}: no manifest"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [said]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 import wandb
@@ -57,6 +57,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Noted]:
         if settings.id == "refused":
             raise RuntimeError("https://me:secret@host says no")
         opened.append(Noted(starting_step=3))
+        vars(opened[-1]).update(url="https://host/run", project_url="https://a:b@host/pets", resumed=True)
         return opened[-1]
 
     monkeypatch.setattr(client, "open_run", open_run)
@@ -73,6 +74,38 @@ def test_each_command_is_carried_out_and_answered(tmp_path: Path, answers: Any, 
     (run,) = runs
     assert list(run.rows) == [3, 4]
     assert run.ended == [0]
+
+
+def test_rows_are_sent_as_soon_as_they_are_there_to_the_address_that_is_answered(
+    tmp_path: Path, answers: Any, runs: list[Noted]
+) -> None:
+    seen: list[list[int]] = []
+
+    def commands() -> Iterator[str]:
+        yield from lines(begin_of(tmp_path, mode="online"))
+        for epoch in (3, 4):
+            write_metrics([{"epoch": one, "val/dice": 0.5} for one in range(1, epoch + 1)], tmp_path)
+            yield from lines({"rows": {}})
+            seen.append(list(runs[0].rows))
+
+    client.serve(cast(TextIO, commands()), answers[0])
+    assert seen == [[3], [3, 4]]
+    where = {"url": "https://host/run", "project_url": "https://host/pets", "resumed": True}
+    assert answers[1]() == [{"begun": 3, **where}]
+
+
+def test_signals_are_the_trainings_and_answers_do_not_mix_with_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[Any] = []
+    names = {name: name for name in ("SIGINT", "SIGTERM", "SIGUSR2", "SIG_IGN")}
+    streams = {name: SimpleNamespace(fileno=lambda name=name: name) for name in ("stdin", "stdout", "stderr")}
+    duplicates = {"dup": lambda one: f"copy of {one}", "dup2": lambda *what: events.append(what)}
+    monkeypatch.setattr(client, "signal", SimpleNamespace(signal=lambda *what: events.append(what), **names))
+    monkeypatch.setattr(client, "sys", SimpleNamespace(**streams))
+    monkeypatch.setattr(client, "os", SimpleNamespace(**duplicates))
+    monkeypatch.setattr(client, "serve", lambda *what: events.append(what))
+    client.main()
+    ignored = [(name, "SIG_IGN") for name in ("SIGINT", "SIGTERM", "SIGUSR2")]
+    assert events == [*ignored, ("stderr", "stdout"), (streams["stdin"], "copy of stdout")]
 
 
 def test_a_run_whose_training_died_gets_its_rows_and_is_marked_as_failed(
@@ -128,10 +161,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def test_an_answer_is_waited_for_by_its_word_or_until_an_error(program: Any, tmp_path: Path) -> None:
     told: list[Answer] = []
-    text = (
-        f"""echo '{{"other": 1}}'; echo '{{"begun": 2}}'; echo '{{"error": "E", "text": "t"}}'; cat > {tmp_path}/got"""
-    )
-    one = program(text, told.append)
+    said = [{"other": 1}, {"begun": 2}, {"error": "E", "text": "t"}]
+    (tmp_path / "said").write_text("".join(json.dumps(answer) + "\n" for answer in said))
+    one = program(f"cat {tmp_path}/said; exec sleep 600", told.append)
     one.send(begin={"id": "x"})
     assert one.wait_for("begun", 60.0) == {"begun": 2}
     assert one.wait_for("ended", 60.0) == {"error": "E", "text": "t"}
@@ -145,7 +177,7 @@ def test_an_answer_is_waited_for_by_its_word_or_until_an_error(program: Any, tmp
 
 def test_a_client_that_is_closed_is_no_error(program: Any) -> None:
     told: list[Answer] = []
-    program("exec cat > /dev/null", told.append).close()
+    program("exec sleep 600", told.append).close()
     assert told == []
 
 
@@ -155,7 +187,7 @@ def test_a_client_starts_without_the_service_of_another(
     monkeypatch.setenv("WANDB_SERVICE", "another's")
     monkeypatch.setenv("WANDB_API_KEY", "kept")
     facts = "$WANDB_SERVICE-$WANDB_API_KEY-$*-$(ps -o sid= $$ | tr -d ' ')-$$"
-    answer = program(f'echo "{{\\"ended\\": \\"{facts}\\"}}"; exec cat > /dev/null').wait_for("ended", 60.0)
+    answer = program(f'echo "{{\\"ended\\": \\"{facts}\\"}}"; exec sleep 600').wait_for("ended", 60.0)
     service, key, *words, session, own = answer["ended"].split("-")
     assert (service, key, "-".join(words)) == ("", "kept", "-m petseg.tracking.client")
     assert session == own  # Ctrl-C does not reach it

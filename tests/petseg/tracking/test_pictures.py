@@ -106,3 +106,9 @@ def test_a_run_with_pictures_ends_with_the_same_bits(
     assert (epoch, len(shown)) == (1, 3)
     mean = np.mean([overlay.dice for overlay in shown])  # val has just these three
     assert mean == pytest.approx(read_metrics(tmp_path / "3")[0]["val/dice"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("overlays", "wanted"), [(0, False), (1, True)])
+def test_a_run_that_draws_no_pictures_wants_none(tmp_path: Path, overlays: int, wanted: bool) -> None:
+    tracker = Tracker(tmp_path, TrackingConfig(overlays=overlays), RunName("x"), {}, resumed_epoch=0)
+    assert tracker.wants_pictures(1) is wanted

@@ -15,8 +15,11 @@ import torch
 
 from petseg.demo import main
 from petseg.inference.demo.models import Model, facts_of, label_of, load_models
+from petseg.inference.exported.hub import SIZE_RULES
 from petseg.inference.predictor import Predictor
+from petseg.models.networks import Network
 from shards.command import WRONG_USE, run_command
+from tests.petseg.inference.test_export import UNET, header_of
 
 
 def test_facts_of_weights_and_of_an_onnx_file(models: list[Model]) -> None:
@@ -83,3 +86,27 @@ def test_the_command_prints_an_address_and_ends_by_ctrl_c(files: list[Path]) -> 
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_label_and_facts_without_a_server() -> None:
+    """By a header alone: of an ensemble of wide networks in half precision, measured twice."""
+    wide = header_of(
+        Network("fpn", 4, "bilinear", "resnet18", False), UNET, image_size_px="32x64", fit="crop",
+        measured={"metrics": {"val/dice": 0.5, "train/dice": 0.75}, "dice_interval_95": [0.25, 0.75], "protocol": "p"},
+    )  # fmt: skip
+    predictor = Predictor(wide, torch.nn.Identity(), torch.device("cpu"), "bf16")
+    model = Model("w", is_onnx=False, predictor=predictor)
+    facts = facts_of(model)
+    assert facts["label"] == label_of(model) == "val Dice 0.5000: w"
+    assert facts["network"] == "2 networks, the first fpn on resnet18"
+    assert (facts["size"], facts["rule"]) == ("32 x 64 px (height x width)", SIZE_RULES["crop"])
+    assert facts["device"] == "cpu, bf16"
+    assert facts["numbers"] == [
+        "Dice 0.7500 (95 % interval 0.2500 to 0.7500) on train: this file, p",
+        "Dice 0.5000 (95 % interval 0.2500 to 0.7500) on val: this file, p",
+        "Dice 0.5000 on val: run 0123456789, at the end of the training",
+    ]
+    bare = replace(wide, measured={}, runs=(replace(wide.runs[0], metrics={}),))
+    nothing = replace(model, predictor=Predictor(bare, torch.nn.Identity(), torch.device("cpu"), "no"))
+    assert facts_of(nothing)["numbers"] == ["Its file holds no measured Dice."]
+    assert facts_of(nothing)["label"] == "w"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from petseg.run.compiling import artifacts
 from petseg.run.compiling.artifacts import SharedArtifacts, first_on_the_node, use_folder
 from petseg.run.compiling.forward import why_not_compile
 
@@ -177,3 +178,64 @@ def compile_on_node(tmp_path: Path, node: str) -> tuple[int, int]:
     )  # fmt: skip
     misses, hits = done.stdout.split()
     return int(misses), int(hits)
+
+
+def test_what_is_kept_is_for_this_user_alone_and_of_a_possible_size(
+    shared: SharedArtifacts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared.save()
+    assert shared.path is not None
+    assert [path.stat().st_mode & 0o777 for path in (shared.path, shared.path.parent)] == [0o600, 0o700]
+    monkeypatch.setattr(artifacts, "MAX_BYTES", 4)
+    assert shared.load()
+    monkeypatch.setattr(artifacts, "MAX_BYTES", 3)
+    assert not shared.load()
+    said = f"shared compiled code is not used: {shared.path} has 4 bytes, more than compiled code takes: delete it"
+    assert [record.getMessage() for record in caplog.records] == [said]
+
+
+def test_where_torch_has_nothing_nothing_is_kept_and_an_error_is_told(
+    shared: SharedArtifacts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: None)
+    shared.save()
+    assert shared.path is not None
+    assert not shared.path.exists()
+    assert not caplog.records
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", fail)
+    shared.save()
+    shared.path.write_bytes(b"code")
+    shared.path.chmod(0o600)
+    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", fail)
+    assert not shared.load()
+    monkeypatch.setattr(torch.compiler, "load_cache_artifacts", lambda _: None)
+    assert not shared.load()
+    said = ["compiled code is not shared: RuntimeError: odd", f"{shared.path} is not used: RuntimeError: odd"]
+    assert [record.getMessage() for record in caplog.records] == said
+
+
+def test_code_is_of_its_parts_the_device_and_the_version_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    cuda = torch.device("cuda")
+    keys = [SharedArtifacts(parts, device).key for parts in ((1,), (2,)) for device in (CPU, cuda)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    keys.append(SharedArtifacts((1,), cuda).key)
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    keys.append(SharedArtifacts((1,), CPU).key)
+    assert len(set(keys)) == len(keys) == 6
+    assert {len(key) for key in keys} == {20}
+
+
+def test_a_step_that_no_key_names_is_locked_by_nobody(tmp_path: Path) -> None:
+    with first_on_the_node(tmp_path / "new", ""):
+        pass
+    assert not (tmp_path / "new").exists()
+    with first_on_the_node(tmp_path / "new", "key"):
+        assert not (tmp_path / "new" / "key.warm").exists()
+    assert (tmp_path / "new" / "key.warm").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
