@@ -120,7 +120,8 @@ def parse_spec(content: Any, default_name: str) -> Spec:
     """The Spec of a parsed sweep file; raises ValueError for anything unknown, so that nothing is ignored."""
     if isinstance(content, Mapping) and (unknown := sorted(map(str, set(content) - set(TOP_LEVEL)))):
         raise ValueError(f"{unknown[0]!r} is not understood: use {', '.join(TOP_LEVEL)}")
-    if not isinstance(content, Mapping) or not isinstance(content.get("parameters"), Mapping):
+    parameters = content.get("parameters") if isinstance(content, Mapping) else None
+    if not isinstance(parameters, Mapping) or not parameters:
         raise ValueError("a sweep file needs `parameters:` with at least one field")
     method = content.get("method", "grid")
     if method not in METHODS:
@@ -130,7 +131,7 @@ def parse_spec(content: Any, default_name: str) -> Spec:
     for wandb_field in ("project", "entity"):
         if wandb_field in content:
             fixed[f"tracking.{wandb_field}"] = content[wandb_field]
-    _read_parameters(content["parameters"], "", distributions, fixed)
+    _read_parameters(parameters, "", distributions, fixed)
     metric = content.get("metric", METRIC)
     if metric != METRIC:
         raise ValueError(f"metric {metric}: trials are ranked by {METRIC}, and by nothing else")

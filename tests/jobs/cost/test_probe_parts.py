@@ -74,8 +74,10 @@ def test_the_steps_that_count_are_warm_and_whole_within_a_time(
 def test_an_evaluation_is_timed_once_it_is_warm_and_for_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 50.0, 50.0, 56.0])
     monkeypatch.setattr(probe, "now", lambda device: next(clock))
-    monkeypatch.setattr(probe, "eval_inputs", lambda parts, batch: ("image", "target"))
     done: list[Any] = []
+    monkeypatch.setattr(
+        probe, "eval_inputs", lambda parts, batch: ("image", "target") if parts.bare_model and batch.plan else ()
+    )
 
     class Model:
         def eval(self) -> None:
@@ -160,3 +162,14 @@ def test_the_command_reads_a_request_and_writes_a_line(
     probe.main()
     assert asked == [(config, 3, 2, tmp_path)]
     assert capsys.readouterr().out == json.dumps(asdict(measured)) + "\n"
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("cuda", 1), ("cpu", 0)])
+def test_a_time_is_taken_once_the_device_has_done_its_work(
+    monkeypatch: pytest.MonkeyPatch, kind: str, waits: int
+) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr(probe.torch.cuda, "synchronize", lambda: waited.append("for the GPU"))
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: 7.0 + len(waited)))
+    assert probe.now(torch.device(kind)) == 7.0 + waits
+    assert len(waited) == waits

@@ -77,6 +77,7 @@ def test_flags_replace_what_the_file_says() -> None:
     [
         ({"method": "grid"}, "needs `parameters:`"),
         ([], "needs `parameters:`"),
+        ({"parameters": {}}, "^a sweep file needs `parameters:` with at least one field$"),
         (
             {"method": "ga", "parameters": {"a": {"value": 1}}},
             "method 'ga' is not built in: choose one of grid, random",

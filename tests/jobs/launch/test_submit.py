@@ -19,8 +19,10 @@ from jobs.runs.launch import Launch
 from jobs.runs.snapshot import take_snapshot
 from jobs.runs.trial import Submission, Trial
 from jobs.runs.trial_state import TrialState
+from jobs.state.trial_status import TrialStatus
 from petseg.run_folder.checkout import Checkout
 from shards.cause import Cause
+from shards.command import FAILED, OK
 from slurm.resources import Resources
 from tests.jobs.written_trials import finish, sweep_of
 
@@ -169,6 +171,53 @@ def test_jobs_of_slurm_are_noted_together_and_the_last_ones_too(monkeypatch: pyt
     assert log.stopped() == []  # which go on without the launcher
     log.note()
     assert len(sweep.noted) == 3
+
+
+def test_each_trial_is_told_with_its_job_and_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    """On this machine by what shows the progress."""
+    caplog.set_level("INFO")
+    log, _ = job_log("slurm", 2)
+    log.on_job(1, job(7), "submitted")
+    assert caplog.messages == [f"{name} : submitted as job 7 (2 of 2)" for name in ("a1", "b1")]
+    told: list[Any] = []
+    here, _ = job_log("local", 2)
+    here.progress = SimpleNamespace(  # type: ignore[assignment]
+        started=lambda trials, *about: told.append(([one.id for one in trials], *about)),
+        ended=lambda trials: told.append([one.id for one in trials]),
+    )
+    here.on_job(0, job(8), "started")
+    here.on_job(0, job(8), "ended")
+    assert told == [(["a0", "b0"], "8", "1 of 2"), ["a0", "b0"]]
+    assert here.stopped() == []
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+def test_what_wandb_has_is_told_by_who_waits_for_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cluster: Any
+) -> None:
+    sweep = sweep_of(tmp_path / "lab", 1)
+    asked: list[Any] = []
+
+    def status(folder: Path, rows: Any) -> Any:
+        asked.append((folder, [row.trial.id for row in rows]))
+        return SimpleNamespace(lines=lambda: ["wandb: [x]", "more"])
+
+    monkeypatch.setattr(submit_module, "wandb_status", status)
+    submit_module.report_wandb(Launch(cluster, Resources(), 0, 1), sweep)
+    waits = cluster != "slurm"
+    assert capsys.readouterr().out == "wandb: [x]\nmore\n" * waits
+    assert asked == [(sweep.folder, [sweep.trials[0].id])] * waits
+
+
+def test_trials_of_this_machine_that_failed_name_their_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trial = sweep_of(tmp_path / "lab", 1).trials[0]
+    rows = [
+        TrialStatus(trial, "failed", note="KeyError", log="a.out"), TrialStatus(trial, "planned"),
+    ]  # fmt: skip
+    assert submit_module._report_failures(rows) == FAILED
+    name = f"{trial.id} unet seed=0"
+    assert caplog.messages == [f"{name}: failed: KeyError; its log: a.out", f"{name}: planned"]
+    assert submit_module._report_failures([]) == OK
 
 
 def test_the_state_of_a_stopped_trial_says_that_the_launcher_was_stopped(tmp_path: Path) -> None:

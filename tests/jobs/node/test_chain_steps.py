@@ -68,6 +68,17 @@ def test_steps_are_run_in_turn_and_the_end_is_noted(job: Job) -> None:
     assert job.end == {"module": "a.last", "code": 0}
 
 
+def test_no_end_is_noted_before_the_last_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is killed meanwhile would count as done. Its log has the time of each line."""
+    seen: list[Any] = []
+    formats: list[dict[str, Any]] = []
+    monkeypatch.setattr(chain_steps, "run_step", lambda step, folder: seen.append(job.end) or OK)
+    monkeypatch.setattr(chain_steps.logging, "basicConfig", lambda **options: formats.append(options))
+    run_steps(("/work", [FIRST, SECOND, LAST]))
+    assert seen == [None] * 3
+    assert formats == [{"level": logging.INFO, "format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}]
+
+
 def test_a_step_that_fails_ends_the_job_and_is_noted(job: Job) -> None:
     job.codes = [OK, 3]
     with pytest.raises(RuntimeError, match=r"^python -m a\.last ended with exit code 3: see above$"):
@@ -125,6 +136,7 @@ def test_outside_of_a_job_no_step_is_run_again_and_nothing_noted(job: Job, monke
     with pytest.raises(RuntimeError):
         run_steps(("/work", [FIRST]))
     assert job.done == [("a.first", "/work")]
+    assert job.end is None
     job.codes = [OK]
     run_steps(("/work", [FIRST]))
     assert job.end is None

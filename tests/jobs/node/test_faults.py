@@ -14,6 +14,7 @@ from jobs.state.trial_status import trial_statuses
 from jobs.sweep import main
 from petseg.run_folder.attempts import read_attempts
 from shards.command import run_command
+from shards.files import NotRegular
 from slurm.rehearsal.cluster import Cluster
 from tests.jobs.disturbed_runs import ended, launcher, sweep_of
 from tests.jobs.faulty_checkout import copy_with_fault, wait_until
@@ -31,6 +32,27 @@ def test_faults_are_read_as_they_were_written(tmp_path: Path) -> None:
         note_fault(tmp_path, fault)
     (tmp_path / FOLDER / "13_0-0-node3.json").write_text("{")
     assert read_faults(tmp_path) == faults
+
+
+def test_each_node_of_a_start_has_a_note_of_its_own_and_foreign_ones_are_left_out(tmp_path: Path) -> None:
+    faults = [Fault("12", 0, node, "no GPU") for node in ("node1", "node2")]
+    for fault in faults:
+        note_fault(tmp_path, fault)
+    folder = tmp_path / FOLDER
+    assert sorted(path.name for path in folder.iterdir()) == ["12-0-node1.json", "12-0-node2.json"]
+    (folder / "note.txt").write_text((folder / "12-0-node1.json").read_text())
+    (folder / "0.json").write_text('{"job_id": "13", "start": 0}')
+    (folder / "1.json").write_text('{"job_id": "13", "start": "0", "node": "n", "error": ""}')
+    (folder / "2.json").mkdir()
+    assert read_faults(tmp_path) == faults
+
+
+def test_notes_are_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / FOLDER).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NotRegular):
+        note_fault(tmp_path, Fault("12", 0, "node1", "no GPU"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @no_real_gpu

@@ -123,6 +123,22 @@ def test_the_failure_of_one_trial_is_logged_as_the_log_is_divided(
     assert record.exc_info
 
 
+def test_a_job_whose_last_trial_fails_ends_with_that_failure(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its traceback is the last of the log."""
+
+    def train(task: TrialTask, trial: Trial) -> None:
+        raise KeyError(trial.id)
+
+    monkeypatch.setattr(TrialTask, "_train", train)
+    monkeypatch.setattr(interrupt, "install", lambda: None)
+    monkeypatch.setattr(module, "set_up_logging", lambda rank: None)
+    monkeypatch.setattr(module, "set_up_ranks", lambda environment: None)
+    monkeypatch.setattr(module.submitit, "JobEnvironment", process)
+    with pytest.raises(KeyError, match=sweep.trials[-1].id):
+        TrialTask(1, 1)([str(trial.folder) for trial in sweep.trials])
+    assert [trial.state().status for trial in sweep.trials] == ["failed"] * 3
+
+
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What the training is given."""

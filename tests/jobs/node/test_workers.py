@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,15 +165,19 @@ def test_a_worker_gets_its_order_the_pipe_and_a_log_of_its_own(tmp_path: Path, m
     order = Order(1, 2, 2, reader, ("a", "b"))
     environment: Any = SimpleNamespace(job_id="12_0")
     process = workers.start(order, environment)
+    log, deadline = tmp_path / "12_0_2_log.out", time.monotonic() + 30
     try:
         assert process.stdin is not None
+        while "has the pipe" not in log.read_text():  # it has its order while its input is open
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
         process.stdin.close()
         assert process.wait(timeout=30) == 0
     finally:
         process.kill()
         os.close(reader)
         os.close(writer)
-    assert (tmp_path / "12_0_2_log.out").read_text().splitlines() == [
+    assert log.read_text().splitlines() == [
         "of the start before", f"-u -m jobs.node.worker submitit {tmp_path}", json.dumps(asdict(order)),
         "has the pipe", "input ended",
     ]  # fmt: skip
@@ -230,5 +235,6 @@ def test_the_end_of_its_input_ends_a_worker(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(workers.os, "kill", lambda *given: killed.append(given))
     assert workers.read_order().folders == ("a",)
     assert killed == [(os.getpid(), signal.SIGTERM)]
+    assert os.read(reader, 9) == b""  # all had been read
     assert threads[0]["daemon"] is True  # its wait does not keep the process
     os.close(reader)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from jobs.runs.trial_state import NOT_BEGUN, TrialState, read_state, write_state
 from shards.cause import Cause
+from shards.files import NotRegular
 
 
 def written(folder: Path, state: TrialState) -> dict[str, Any]:
@@ -75,3 +78,36 @@ def test_any_values_are_a_state(tmp_path_factory: pytest.TempPathFactory, conten
     state = read_state(folder)
     again = written(folder, state)
     assert read_state(folder) == TrialState(**(vars(state) | {"time": again["time"]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pid", 0), ("pid", 2**31 - 1), ("restarts", 7), ("slot", 2), ("at_once", 3), ("status", "pruned"), ("time", 5),
+        ("time", -1.5), ("error", ""), ("host", "node1"), ("job_id", "12_0"),
+    ],
+)  # fmt: skip
+def test_valid_values_of_a_state_are_kept(tmp_path: Path, name: str, value: Any) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({name: value, "no_such": 1}))
+    assert read_state(tmp_path) == replace(NOT_BEGUN, **{name: value})
+
+
+def test_states_are_neither_read_nor_written_through_a_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    elsewhere, trial = tmp_path / "elsewhere", tmp_path / "trial"
+    write_state(TrialState("done"), elsewhere)
+    trial.mkdir()
+    os.mkfifo(trial / "state.json")
+    assert read_state(trial) == NOT_BEGUN  # and nobody waits for a writer
+    assert str(trial / "state.json") in caplog.text
+    linked = tmp_path / "linked"
+    linked.symlink_to(elsewhere)
+    with pytest.raises(NotRegular):
+        write_state(TrialState("failed"), linked)
+    assert read_state(elsewhere).status == "done"
+
+
+def test_a_first_state_makes_the_folder_and_the_time_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.runs.trial_state.time.time", lambda: 1234.5)
+    write_state(TrialState("running", time=7.0), tmp_path / "trials" / "a")
+    assert read_state(tmp_path / "trials" / "a") == TrialState("running", time=1234.5)
+    assert read_state(tmp_path / "none") == NOT_BEGUN
