@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-from jobs import best, report, sync
+from jobs import best, report, status, sync
 from jobs.cancel import main as cancel_main
 from jobs.reporting.statistics.records import read_records
 from jobs.reporting.wandb_report.send import Sent
+from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Submission, Sweep
 from jobs.state.observed import Observed
+from jobs.state.table import FORMAT_VERSION
 from jobs.state.trial_status import TrialStatus
 from jobs.wandb_sync.replay import Outcome
 from jobs.wandb_sync.trials import SyncPlan
 from petseg.inference.scores import Measurement
-from shards.command import NOT_KNOWN, OK, WRONG_USE, run_command
+from shards.command import FAILED, NOT_KNOWN, OK, WRONG_USE, run_command
 from tests.jobs.test_sync_summary import replay_of
 from tests.jobs.written_trials import finish, sweep_of
 
@@ -205,3 +209,77 @@ def test_trials_that_share_a_job_with_others_are_told_before_it_is_ended(
     assert run_command(cancel_main, [str(sweep.folder), sweep.trials[0].id]) == OK
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == ["[b] 1 of job 7", "nothing was cancelled"]
+
+
+# status
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--every", "0.5"], "--every 0.5: must be at least 1 second"),
+        (["--watch", "--json"], "--json prints one document: leave --watch out"),
+    ],
+)
+def test_a_watch_that_makes_no_sense(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    assert run_command(status.main, [str(sweep.folder), *flags]) == WRONG_USE
+    assert words in capsys.readouterr().err
+
+
+def link(state: str) -> Any:
+    return SimpleNamespace(status=state)
+
+
+@pytest.mark.parametrize(
+    ("trials", "jobs", "code"),
+    [
+        ("done", ["done"], OK),
+        ("failed", ["done"], FAILED),
+        ("done", ["failed"], FAILED),
+        ("unknown", ["failed"], NOT_KNOWN),
+        ("running", ["running"], OK),
+    ],
+)
+def test_the_worse_of_a_sweep_and_its_chain_is_the_exit_code(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, trials: str, jobs: list[str], code: int
+) -> None:
+    asked: list[Any] = []
+
+    def chain_jobs(folder: Path, timeout_s: float) -> list[Any]:
+        asked.append(folder)
+        return [link(state) for state in jobs]
+
+    rows = tuple(TrialStatus(trial, trials) for trial in sweep.trials)
+    monkeypatch.setattr(status, "glance", lambda of: Observed(of, rows))
+    monkeypatch.setattr(status, "chain_jobs", chain_jobs)
+    monkeypatch.setattr(status, "render", lambda *given: "the table")
+    monkeypatch.setattr(status, "chain_lines", lambda links: [f"{len(links)} of a chain"])
+    assert run_command(status.main, [str(sweep.folder)]) == code
+    assert asked == [sweep.folder]
+
+
+def test_a_chain_without_a_sweep_is_told_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its pack still runs, so that no trial is submitted; a sweep of that name goes before it."""
+    folder = tmp_path / "runs" / "lab"
+    (folder / "chain").mkdir(parents=True)
+    (folder / "chain" / "jobs.jsonl").touch()
+    monkeypatch.setattr(status, "chain_jobs", lambda folder, timeout_s: [link("failed")])
+    monkeypatch.setattr(status, "chain_lines", lambda links: ["pack: failed"])
+    monkeypatch.setattr(status, "to_rows", lambda links: [{"step": "pack"}])
+    for words in ([str(folder)], ["lab", "--runs-dir", str(folder.parent)]):
+        assert run_command(status.main, words) == FAILED
+        assert capsys.readouterr().out == "lab: no trials yet\npack: failed\n"
+    assert run_command(status.main, [str(folder), "--json"]) == FAILED
+    document = json.loads(capsys.readouterr().out)
+    assert document.pop("time") > 0
+    chain = [{"step": "pack"}]
+    assert document == {
+        "format_version": FORMAT_VERSION, "sweep": "lab", "folder": str(folder), "trials": [], "chain": chain,
+    }  # fmt: skip
+    save_sweep(Sweep(folder, "lab", {}, "0" * 16, "x", ()))
+    assert status.chain_without_sweep(status.Command(str(folder))) is None
+    assert status.chain_without_sweep(status.Command("none", tmp_path)) is None

@@ -47,7 +47,7 @@ def test_each_process_adds_its_rank_and_the_first_one_writes_what_came_out(
     def begin(backend: str, **how: Any) -> None:
         order.append(f"begin {backend} {how['timeout'].total_seconds():.0f} {how['device_id']}")
 
-    monkeypatch.setattr(allreduce, "MEGABYTES", 1)
+    monkeypatch.setattr(allreduce, "MEGABYTES", 2)
     monkeypatch.setattr(allreduce.submitit, "JobEnvironment", lambda: environment)
     monkeypatch.setattr(allreduce, "set_up_ranks", lambda given: order.append("meet"))
     monkeypatch.setattr(allreduce, "remove_rendezvous", lambda given: order.append("leave"))
@@ -67,7 +67,7 @@ def test_each_process_adds_its_rank_and_the_first_one_writes_what_came_out(
     row = json.loads((tmp_path / RESULT_NAME).read_text())
     assert row == {
         "world_size": 3, "hosts": ["node1", "node2"], "device": "cpu", "wrong": wrong, "ms": 250.0,
-        "gb_per_s": pytest.approx(2 * 2 / 3 * 1e6 / 0.25 / 1e9),
+        "gb_per_s": pytest.approx(2 * 2 / 3 * 2e6 / 0.25 / 1e9),
     }  # fmt: skip
 
 
@@ -92,6 +92,41 @@ def submitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]
     monkeypatch.setattr(allreduce, "submit", submit)
     monkeypatch.setattr(allreduce, "await_job", wait)
     return noted
+
+
+def test_with_gpus_each_process_has_its_own_and_waits_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The fourth process of a node with two has the second of them again."""
+    environment = SimpleNamespace(global_rank=0, local_rank=3, num_tasks=1, hostname="node1")
+    begun: list[Any] = []
+    waits: list[str] = []
+    full = torch.full
+    monkeypatch.setattr(allreduce.submitit, "JobEnvironment", lambda: environment)
+    monkeypatch.setattr(allreduce, "set_up_ranks", lambda given: None)
+    monkeypatch.setattr(allreduce, "remove_rendezvous", lambda given: None)
+    monkeypatch.setattr(torch, "full", lambda shape, value, device: full((1,), value))
+    for name, answer in (("is_available", True), ("device_count", 2)):
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append("all summed"))
+    monkeypatch.setattr(
+        distributed, "init_process_group", lambda backend, **how: begun.append((backend, how["device_id"]))
+    )
+    monkeypatch.setattr(distributed, "all_gather_object", lambda ranks, own: ranks.__setitem__(0, own))
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(distributed, name, lambda: None)
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: None)
+    all_reduce(str(tmp_path))
+    assert begun == [("nccl", torch.device("cuda", 1))]
+    assert len(waits) == 5
+    row = json.loads((tmp_path / RESULT_NAME).read_text())
+    assert (row["device"], row["wrong"], row["hosts"]) == ("cuda", 0, ["node1"])
+
+
+def test_processes_that_were_asked_for_are_there_without_gpus_too(
+    submitted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allreduce, "visible_gpus", list)
+    finding = check_all_reduce(setup_of(tmp_path, Resources(gpus_per_node=2, tasks_per_node=2), "local"))
+    assert (finding.status, submitted["request"].resources.gpus_per_node) == ("ok", 0)
 
 
 def setup_of(tmp_path: Path, resources: Resources, cluster: Any = "slurm") -> Setup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -203,3 +204,29 @@ def test_a_cluster_that_cannot_be_asked_is_no_failure(setup: Setup, monkeypatch:
     missing = {"sbatch": None, "scontrol": None, "scancel": None}
     monkeypatch.setattr("shutil.which", lambda name: missing.get(name, "/bin/x"))
     assert check_nodes(setup).detail == "not known what the nodes see: no sbatch on PATH"
+
+
+@pytest.mark.parametrize(("name", "folder"), [("lab", "lab"), ("", "other")])
+def test_the_folder_of_the_sweep_itself_is_looked_at_where_it_is_there(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
+) -> None:
+    """Its name is that of the command, and else that of the sweep file."""
+    for there in ("lab", "other"):
+        (setup.folder / "runs" / there).mkdir(parents=True)
+    setup.command = replace(setup.command, name=name)
+    monkeypatch.setattr(nodes, "run_on_a_node", lambda *given: Ended("FAILED", nodes.FIRST_UNSEEN, "n1"))
+    assert check_nodes(setup).detail == f"n1 does not see the folder of the sweep, {setup.folder / 'runs' / folder}"
+
+
+def test_a_shared_folder_may_show_a_file_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if now[0] >= 4.5:
+            (tmp_path / nodes.WRITTEN).touch()
+
+    monkeypatch.setattr(nodes, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    finding = nodes.finding_of(Ended("COMPLETED", 0, "n1"), ["the folder", "a", "b"], tmp_path, Path("/runs"))
+    assert (finding.status, finding.detail) == ("ok", "n1 can write to the sweep's folder, and sees a, b")
+    assert now == [4.5]

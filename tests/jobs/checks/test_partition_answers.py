@@ -104,6 +104,8 @@ def test_the_default_partition_is_the_first_and_of_several_the_best_counts(slurm
     slurm.partitions["low"] = Partition("low", {"State": "DOWN", "MaxTime": "30"}, [node()])
     assert check(replace(ASKED, partition=None)).detail.startswith("gpu: ")
     assert check(replace(ASKED, partition="low,gpu")).detail.startswith("gpu: ")
+    slurm.partitions = {"low": slurm.partitions["low"], "gpu": slurm.partitions["gpu"]}
+    assert "(low: " in check(replace(ASKED, partition=None)).detail  # no other one is asked
     finding = check(replace(ASKED, partition="low", nodes=2))
     assert finding.status == "FAIL"
     assert finding.detail == (

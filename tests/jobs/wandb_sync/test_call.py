@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from jobs.wandb_sync import call
 from jobs.wandb_sync.call import ask, connect, is_refusal, reason, require_workspaces
+
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,13 @@ def test_what_the_client_prints_does_not_mix_with_the_answer() -> None:
         "answer(handle)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], input='{"a": 1}', capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script],
+        input='{"a": 1}',
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert done.stdout == '{"got": {"a": 1}}\n'
     assert "wandb: hello" in done.stderr

@@ -14,6 +14,7 @@ from jobs.runs.trial import Submission, Sweep
 from jobs.runs.trial_state import TrialState
 from jobs.state.observed import Observed
 from jobs.state.trial_status import TrialStatus
+from jobs.wandb_sync import trials
 from jobs.wandb_sync.replay import Outcome, Replay
 from jobs.wandb_sync.trials import (
     NOTE_NAME,
@@ -31,6 +32,9 @@ from jobs.wandb_sync.trials import (
 from petseg.config import RunConfig
 from petseg.config.values import with_values
 from petseg.run_folder.layout import Pruned, load_result, save_pruned
+from petseg.tracking.artifacts import Artifact
+from petseg.tracking.evaluation import OPTIONS
+from petseg.tracking.naming import RunName
 from petseg.tracking.note import TrackingNote
 from petseg.tracking.note import read_note as read_tracking_note
 from tests.jobs.reporting.written_sweep import Lab, epoch_rows, finish
@@ -87,6 +91,47 @@ def test_what_is_damaged_is_left_out_and_said(sweep: Sweep) -> None:
     of_config, of_result = found.left_out
     assert of_config.startswith(f"{planned.id} seed=2: {planned.folder / 'config.json'} ")
     assert of_result.startswith(f"{done.folder}: {done.folder / 'result.json'} ")
+
+
+def test_a_damaged_config_hides_no_other_run(sweep: Sweep) -> None:
+    (sweep.trials[0].folder / "config.json").write_text("{")
+    runs, left_out = find_runs(sweep.folder)
+    assert [run.folder for run in runs] == [one.folder for one in sweep.trials[1:]]
+    assert (len(left_out), runs[0].ended) == (1, "interrupted")
+
+
+def test_an_evaluation_is_a_run_of_its_own(sweep: Sweep) -> None:
+    """It belongs to its trial, and goes to the same project; of a trial without rows it goes alone."""
+    done, _, planned = sweep.trials
+    content = dict.fromkeys(OPTIONS, 1) | {"no_native": False, "manifest_hash": "h", "split": "test", "weights": "ema"}
+    content |= {"checkpoint": "best", "protocol": "p", "metrics": {"test/dice": 0.7}}
+    for trial in (done, planned):
+        (trial.folder / "evaluate-test.json").write_text(json.dumps(content))
+    trial, evaluation, _, alone = plan(sweep, project="photos", entity="us").replays
+    assert [one.is_evaluation for one in (trial, evaluation, alone)] == [False, True, True]
+    assert evaluation.id.startswith(f"{trial.id}-eval-")
+    assert evaluation.about["config"]["train_run"] == trial.id
+    assert [evaluation.about[name] for name in ("project", "entity", "folder")] == ["photos", "us", str(done.folder)]
+    assert (evaluation.note_path, evaluation.summary) == (done.folder / "wandb-sync-test.json", {"test/dice": 0.7})
+    assert (evaluation.ended, alone.note_path.parent) == ("finished", planned.folder)
+
+
+@pytest.mark.parametrize(("wanted", "which"), [(None, "all"), ("none", "none"), ("small", "small")])
+def test_files_are_kept_as_the_command_says_and_else_as_the_config(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, wanted: Any, which: str
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def find(folder: Path, run_id: str, which: str) -> list[Artifact]:
+        asked.append((folder, run_id, which))
+        return [Artifact("weights", "model", {"a": "b"})]
+
+    monkeypatch.setattr(trials, "find_artifacts", find)
+    config = with_values(RunConfig(), {"tracking.artifacts": "all"})
+    one = trials.build_replay(sweep.trials[0].folder, RunName("r"), config, "finished", Target(URL, artifacts=wanted))
+    assert asked == [(sweep.trials[0].folder, "r", which)]
+    assert one.note["artifacts"] == ["weights"]
+    assert [artifact["name"] for artifact in one.artifacts] == ["weights"]
 
 
 def test_live_trials_wait_for_their_end(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

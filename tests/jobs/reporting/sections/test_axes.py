@@ -12,15 +12,19 @@ from jobs.reporting.sections.axes import (
     BOTTOM,
     SPREAD,
     TOP,
+    _levels,
     _scale,
     cut,
+    dice_of,
     draw_parallel,
     eta_squared,
     importances,
     is_scale,
 )
-from jobs.reporting.statistics.records import read_records
-from jobs.runs.trial import Sweep
+from jobs.reporting.statistics.records import Record, read_records
+from jobs.runs.trial import Sweep, Trial
+from jobs.state.trial_status import TrialStatus
+from petseg.run_folder.layout import Result
 from tests.jobs.reporting.short_sweep import AXES, additive, finish, groups_of, plan
 
 
@@ -129,3 +133,35 @@ def test_a_scale_has_ticks_from_end_to_end_by_logarithm_where_it_is_wide() -> No
     assert [text for _, text in _scale([1.0, 30.0])[0]][2] == f"{30**0.5:.3g}"  # wide from here on
     assert [text for _, text in _scale([1.0, 29.0])[0]][2] == "15"
     assert [text for _, text in _scale([0.0, 100.0])[0]][2] == "50"  # 0 has no logarithm
+
+
+def row(dice: float | None, status: str = "done", best: float | None = None) -> Record:
+    result = None
+    if dice is not None:
+        result = Result("x", {"val/dice": dice}, 1, 1, 1, 1, "node1", "cpu", 1.0, 1.0, 0.0, 1.0)
+    trial = TrialStatus(Trial("x", {"lr": 1}, Path("none")), status, dice=best)
+    return Record(trial, {"lr": 1}, None, result, [])
+
+
+def test_a_trial_that_was_stopped_early_has_the_dice_that_it_had() -> None:
+    """Of one that still runs nothing is known yet."""
+    assert [dice_of(row(0.5, best=0.9)), dice_of(row(None, "pruned", 0.4)), dice_of(row(None, "running", 0.3))] == [
+        0.5, 0.4, None,
+    ]  # fmt: skip
+    drawing = draw_parallel(["lr"], [row(0.5), row(None, "pruned", 0.4), row(None, "running", 0.3)])
+    assert drawing
+    assert [(path.words, path.is_pruned, path.depth) for path in drawing.paths] == [
+        ("lr=1: 0.4000 when stopped early", True, 0), ("lr=1: 0.5000", False, 100),
+    ]  # fmt: skip
+    assert (drawing.low, drawing.high) == (0.4, 0.5)
+
+
+def test_levels_are_in_order_and_no_more_have_ticks_than_can_be_read() -> None:
+    """Numbers from below, words from the top; a value that is not known is one of them."""
+    ticks, _ = _levels([8, 2, 4, 2], [0.5] * 4)
+    assert [text for _, text in sorted(ticks, reverse=True)] == ["2", "4", "8"]
+    ticks, ys = _levels(["unet", None, "fcn"], [0.5] * 3)
+    assert [text for _, text in sorted(ticks)] == ["unet", "?", "fcn"]
+    assert ys == pytest.approx([y for y, _ in ticks])  # the middle of the Dice is the middle of a level
+    assert [text for _, text in _levels(list(range(25)), [0.5] * 25)[0]] == [str(n) for n in range(0, 25, 3)]
+    assert len(_levels(list(range(12)), [0.5] * 12)[0]) == 12

@@ -7,9 +7,25 @@ import pytest
 import torch
 
 from jobs.reporting.page import render_page
-from jobs.reporting.sections.calibration import calibrate_cells, ece_of, read_curves
-from jobs.runs.trial import Sweep
+from jobs.reporting.sections import calibration
+from jobs.reporting.sections.calibration import (
+    HEIGHT,
+    LEAST_SHARE,
+    MARGIN,
+    MARGIN_BELOW,
+    MARGIN_LEFT,
+    RADII,
+    WIDTH,
+    Axes,
+    calibrate_cells,
+    ece_of,
+    read_curves,
+)
+from jobs.reporting.statistics.records import Group, Record
+from jobs.runs.trial import Sweep, Trial
+from jobs.state.trial_status import TrialStatus
 from petseg.metrics.calibration import build_calibration
+from petseg.run_folder.layout import Result
 from tests.jobs.reporting.short_sweep import finish, groups_of
 
 
@@ -65,3 +81,84 @@ def test_ece_of_a_stored_curve_matches_the_metric(tmp_path: Path) -> None:
     assert curves
     assert ece_of(curves["as-is"]) == pytest.approx(calibration.reliability().ece)
     assert ece_of(curves["scaled"]) == pytest.approx(calibration.scaled(2.0).ece)
+
+
+def cell(folder: Path, bins: list[dict[str, float]] | None, scaled: list[dict[str, float]] | None = None) -> Group:
+    """A cell of one seed, whose folder keeps these bins; None: no file."""
+    folder.mkdir()
+    if bins is not None:
+        content = {"splits": {"val": {"as_is": bins, "scaled": scaled or []}}}
+        (folder / "calibration.json").write_text(json.dumps(content))
+    result = Result("x", {"val/dice": 0.5, "val/temperature": 1.5}, 1, 1, 1, 1, "node1", "cpu", 1.0, 1.0, 0.0, 1.0)
+    status = TrialStatus(Trial("x", {}, folder), "done")
+    return Group({"arch": folder.name}, (Record(status, {"train.seed": 3}, None, result, []),))
+
+
+def row(confidence: float, accuracy: float, pixels: int = 1) -> dict[str, float]:
+    return {"pixels": pixels, "confidence": confidence, "accuracy": accuracy}
+
+
+@pytest.mark.parametrize(
+    ("bins", "least", "low"),
+    [
+        ([row(0.95, 0.95)], 0.5, 0.5),
+        ([row(0.95, 0.37), row(0.55, 0.95)], 0.5, 0.3),
+        ([row(0.28, 0.95), row(0.95, 0.95)], 0.2, 0.5),  # of several classes, the highest may be less than a half
+        ([row(0.0, 0.0)], 0.0, 0.0),
+    ],
+)
+def test_the_scales_begin_where_all_points_are_seen(
+    tmp_path: Path, bins: list[dict[str, float]], least: float, low: float
+) -> None:
+    sheet = calibrate_cells([cell(tmp_path / "a", bins)])
+    assert sheet.low == low
+    assert [text for _, text in sheet.x_ticks] == [f"{value:g}" for value in (least, (least + 1) / 2, 1)]
+    assert [text for _, text in sheet.y_ticks] == [f"{value:g}" for value in (low, (low + 1) / 2, 1)]
+    axes, corner = Axes(least, low), max(least, low)
+    assert sheet.x_ticks[0][0] == axes.x(least) == MARGIN_LEFT
+    assert sheet.x_ticks[2][0] == axes.x(1.0) == WIDTH - MARGIN
+    assert sheet.y_ticks[0][0] == axes.y(low) == HEIGHT - MARGIN_BELOW
+    assert sheet.y_ticks[2][0] == axes.y(1.0) == MARGIN
+    assert sheet.diagonal == (axes.x(corner), axes.y(corner), axes.x(1.0), axes.y(1.0))
+
+
+def test_a_cell_without_a_curve_is_counted_and_one_beyond_the_limit_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "MAX_CELLS", 3)
+    bins = [row(0.9, 0.75)]
+    kept = {"a": (bins, None), "b": (None, None), "c": (bins, bins), "d": (bins, None)}
+    sheet = calibrate_cells([cell(tmp_path / name, *curves) for name, curves in kept.items()])
+    assert ([one.label for one in sheet.cells], sheet.without) == (["a", "c"], 1)
+    first, second = sheet.cells
+    assert (first.seed, first.split, first.temperature) == (3, "val", 1.5)
+    assert (first.ece, first.ece_scaled) == (pytest.approx(0.15), None)
+    assert (second.ece, second.ece_scaled) == (pytest.approx(0.15), pytest.approx(0.15))
+    empty = calibrate_cells([])
+    assert (empty.cells, empty.without, empty.low) == ((), 0, 0.5)
+
+
+def test_bins_of_hardly_any_pixel_have_no_dot_and_dots_grow_with_their_share(tmp_path: Path) -> None:
+    bins = [row(0.6, 0.5, pixels=1), row(0.8, 0.75, pixels=25_000), row(1.0, 1.0, pixels=75_000)]
+    sheet = calibrate_cells([cell(tmp_path / "a", bins)])
+    (curve,) = sheet.cells[0].curves
+    shares = [one["pixels"] / sum(one["pixels"] for one in bins) for one in bins]
+    assert shares[0] < LEAST_SHARE < shares[1]
+    radii = [round(RADII[0] + (RADII[1] - RADII[0]) * share**0.5, 1) for share in shares[1:]]
+    assert [radius for *_, radius, _ in curve.dots] == radii
+    assert curve.points == " ".join(f"{x},{y}" for x, y, *_ in curve.dots)
+    assert [words for *_, words in curve.dots] == [
+        "confidence 0.800: 0.750 right, 25 % of pixels", "confidence 1.000: 1.000 right, 75 % of pixels",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"splits": {}}', '{"splits": {"val": {"as_is": [], "scaled": []}}}',
+     '{"splits": {"val": {"as_is": [{"pixels": 1}], "scaled": []}}}',
+     '{"splits": {"val": {"as_is": [{"accuracy": "high"}], "scaled": []}}}'],
+)  # fmt: skip
+def test_a_file_of_another_form_is_as_if_no_curve_was_kept(tmp_path: Path, content: str) -> None:
+    assert read_curves(tmp_path, "val") is None
+    (tmp_path / "calibration.json").write_text(content)
+    assert read_curves(tmp_path, "val") is None

@@ -19,6 +19,7 @@ from jobs.reporting.sections.operation import (
     cause_in_words,
     cost_of,
     energy_of,
+    error_line,
     group_failures,
     operate,
     speed_of,
@@ -94,6 +95,23 @@ def test_a_long_traceback_keeps_its_end_and_many_trials_are_counted() -> None:
     assert (shown.count, shown.trials, shown.unnamed) == (10, tuple(f"{n:02d}" for n in range(MAX_NAMED)), 2)
 
 
+@pytest.mark.parametrize(
+    ("traceback", "line"),
+    [
+        ("Traceback (most recent call last):\n  File x: y\nKeyError: 'a'\n\n", "KeyError: 'a'"),
+        (
+            "ValueError: first\n\nTraceback (most recent call last):\n  f()\nRuntimeError: second",
+            "RuntimeError: second",
+        ),
+        ("ValueError: a\n  more: of it\nKeyboardInterrupt", "ValueError: a"),
+        ("ValueError: a\nTraceback (most recent call last):", "ValueError: a"),
+        ("Traceback (most recent call last):\n  f()", ""),
+    ],
+)
+def test_the_error_is_the_last_line_of_its_own_that_names_one(traceback: str, line: str) -> None:
+    assert error_line(traceback) == line
+
+
 def test_causes_in_words() -> None:
     causes = (Cause.GPU_MEMORY, Cause.NAN, Cause.NODE_FAILURE)
     assert [cause_in_words(cause) for cause in causes] == ["GPU memory", "NaN", "node failure"]
@@ -106,6 +124,7 @@ def test_what_is_beyond_the_limits_is_counted(bare: Sweep) -> None:
     assert (len(shown.failures), shown.more_failures) == (MAX_FAILURES, 3)
     assert ([speed.label for speed in shown.speeds], shown.more_speeds) == ([f"a={n}" for n in range(MAX_SPEEDS)], 2)
     assert (shown.starts, shown.restarts, shown.restarted) == (105, 91, 13)  # 0 to 14 of each trial
+    assert [key for key, _ in shown.columns] == ["images_per_s", "headroom", "data_wait", "train_s"]
     assert shown.cost is None
     within = operate(bare, done[:1], rows[:1])
     assert (within.more_failures, within.more_speeds) == (0, 0)
@@ -116,16 +135,16 @@ def test_gpus_of_the_last_launch_are_what_a_trial_costs(bare: Sweep) -> None:
     launch(bare, nodes=2, gpus_per_node=4, cpus_per_task=3, timeout_min=90)
     submit(bare, ["7", "7", "8"])
     rows = [
-        row(record(0, result=RESULT, rows=1), 1), row(record(1, rows=1)), row(record(2, "failed", rows=2), 3),
+        row(record(0, result=RESULT, rows=1), 1), row(record(1, rows=1)), row(record(2, "failed", rows=3), 3),
         row(record(3, "planned")),
     ]  # fmt: skip
     assert cost_of(bare, rows) == Cost(
         unit="GPU hours",
         asked_h=1.5 * 8 * (0.5 + 0.5 + 3),
-        used_h=4.0 * 8,
-        wasted_h=2.0 * 8,
-        epochs=4,
-        train_s=4 * 3600.0,
+        used_h=5.0 * 8,
+        wasted_h=3.0 * 8,
+        epochs=5,
+        train_s=5 * 3600.0,
         basis="8 GPUs for each trial, as the last launch asked for",
         energy_kwh=None,
     )

@@ -16,6 +16,8 @@ from jobs.reporting.sections.pareto import (
     MAX_SETTINGS,
     RIGHT,
     Mark,
+    _beside,
+    _dice_limits,
     _steps,
     compare_models,
     on_front,
@@ -62,6 +64,40 @@ def test_the_front_is_level_until_the_cost_of_its_next_model() -> None:
         Mark(n, x, y, None, True, False, "") for n, (x, y) in enumerate([(90.0, 20.0), (10.0, 80.0), (50.0, 40.0)])
     ]
     assert _steps(front) == f"M10.0,80.0H50.0V40.0H90.0V20.0H{RIGHT:g}"
+
+
+@pytest.mark.parametrize(
+    ("places", "is_left"),
+    [
+        ([(10, 50), (29, 50)], [True, False]),  # the number of the first has no room on its right
+        ([(10, 50), (30, 50)], [False, False]),
+        ([(10, 50), (29, 69)], [True, False]),
+        ([(10, 50), (29, 70)], [False, False]),
+        ([(29, 31), (10, 50)], [False, True]),
+        ([(10, 50), (10, 50)], [False, False]),  # one upon the other
+    ],
+)
+def test_a_number_stands_on_the_left_of_a_mark_that_has_another_on_its_right(
+    places: list[tuple[float, float]], is_left: list[bool]
+) -> None:
+    marks = [Mark(number, x, y, None, True, False, "") for number, (x, y) in enumerate(places)]
+    assert [mark.is_left for mark in _beside(marks)] == is_left
+
+
+def test_the_scale_of_dice_has_room_for_intervals() -> None:
+    wide = replace(FLOAT, dice=0.8, dice_interval_95=[0.7, 0.9])
+    assert _dice_limits([wide, replace(FLOAT, dice=0.95, dice_interval_95=None)]) == pytest.approx((0.685, 0.965))
+    assert _dice_limits([replace(FLOAT, dice=0.8, dice_interval_95=None)]) == pytest.approx((0.798, 0.802))
+
+
+def test_the_setting_of_most_models_comes_first(planned: Sweep) -> None:
+    for number, count in enumerate((1, 3, 2)):
+        points = tuple(replace(FLOAT, name=f"{one}.onnx") for one in range(count))
+        one = replace(POINTS, manifest_hash=str(number), points=points)
+        write_points(one, planned.folder / "points" / f"{number}.json")
+    pareto = compare_models(planned.folder)
+    assert pareto
+    assert ([len(one.models) for one in pareto.settings], pareto.more_settings, pareto.refused) == ([3, 2, 1], 0, ())
 
 
 def test_without_files_the_page_is_what_it_was(planned: Sweep) -> None:

@@ -1,14 +1,22 @@
 """What difference a sweep can show: against drawn sweeps that have it, and in words."""
 
 import itertools
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.verdict import Truth
+from jobs.design.expansion import Cell
+from jobs.reporting.statistics import power_wording
 from jobs.reporting.statistics.compare import Cells, draw_errors, pairs
 from jobs.reporting.statistics.power import LADDER, POWER, Noise, least_difference, noise_of, seeds_for
 from jobs.reporting.statistics.power_wording import planned_text
+from jobs.reporting.statistics.records import Record
+from jobs.runs.trial import Sweep
+from petseg.config import RunConfig
+from tests.jobs.written_trials import finish, sweep_of
 
 NOISE = Noise(0.0045, 0.02, 368)
 
@@ -74,3 +82,24 @@ def test_plans_in_words() -> None:
 def test_more_cells_and_wider_spreads_show_less() -> None:
     assert least_difference(2, 3, NOISE) < least_difference(6, 3, NOISE) < least_difference(20, 3, NOISE)
     assert least_difference(6, 3, Noise(0.002, 0.02, 368)) < least_difference(6, 3, NOISE)
+
+
+def test_a_plan_counts_its_cells_and_the_fewest_seeds_and_knows_what_has_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seeds of one cell and one of another; what still runs tells no spread."""
+    sweep = sweep_of(tmp_path / "lab", 3)
+    for trial in sweep.trials[:2]:
+        finish(trial)
+    places = [{"model.arch": arch, "train.seed": seed} for arch, seed in (("unet", 0), ("unet", 1), ("fcn", 0))]
+    cells = {trial.id: Cell(place, RunConfig()) for trial, place in zip(sweep.trials, places, strict=True)}
+    boards: list[list[str]] = []
+
+    def build(of: Sweep, records: list[Record]) -> SimpleNamespace:
+        boards.append([record.id for record in records])
+        return SimpleNamespace(val="what is known")
+
+    monkeypatch.setattr(power_wording, "build_leaderboard", build)
+    monkeypatch.setattr(power_wording, "planned_text", lambda *given: given)
+    assert power_wording.plan_text(sweep, cells, 368) == (2, 1, 368, "what is known")  # type: ignore[comparison-overlap]
+    assert boards == [[trial.id for trial in sweep.trials[:2]]]

@@ -7,6 +7,8 @@ import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
+
 from jobs.design.shard_sets import ShardSet
 from jobs.reporting.rows import INTERVALS_NOTE
 from jobs.reporting.wandb_report.content import Grid, Importance, Lines, Markdown, Parallel, Pictures, facts, grids
@@ -170,3 +172,24 @@ def test_the_best_trials_are_made_again_by_their_commands(lab: Lab) -> None:
     bare = content_of(replace(sweep, shard_sets=(*sweep.shard_sets, ShardSet("f" * 64, "/other")))).blocks[-1]
     assert isinstance(bare, Markdown)
     assert f"on the shard sets {sweep.manifest_hash[:10]}, ffffffffff; each" in bare.text
+
+
+@pytest.mark.parametrize(("levels", "is_drawn"), [(12, True), (13, False)])
+def test_an_axis_of_many_values_groups_no_curves(lab: Lab, levels: int, is_drawn: bool) -> None:
+    lab.axes = {"model.width": list(range(2, 2 + 2 * levels, 2))}
+    sweep = lab.plan()
+    finish(sweep.trials[0], 0.9)
+    grids_of_axes = [block for block in content_of(sweep).blocks if isinstance(block, Grid) and block.group_by]
+    assert [grid.group_by for grid in grids_of_axes] == ([("model.width",)] if is_drawn else [])
+
+
+def test_a_sweep_of_seeds_alone_has_lines_through_its_seeds(lab: Lab) -> None:
+    lab.axes = {"train.seed": [0, 1]}
+    sweep = lab.plan()
+    finish(sweep.trials[1], 0.9)
+    content = content_of(sweep)
+    (last,) = [block for block in content.blocks if isinstance(block, Grid) and block.name == "lab: trials"]
+    assert last.panels[0] == Parallel("Axes and val Dice", ("train.seed",), "val/dice")
+    again = content.blocks[-1]
+    assert isinstance(again, Markdown)
+    assert f"# all trials, {sweep.trials[1].id}" in again.text
