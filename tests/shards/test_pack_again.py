@@ -11,7 +11,6 @@ import pytest
 from shards import pack as pack_module
 from shards.classes import ClassEntry
 from shards.command import OK, Failure, run_command
-from shards.duplicates_note import NEAR_DUPLICATES_NAME, NearDuplicates
 from shards.labels.faults import Fault
 from shards.labels.rules import load_rules
 from shards.manifest import MANIFEST_NAME, Manifest, Shard, Source, Split, load_manifest, save_manifest
