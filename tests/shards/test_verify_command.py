@@ -167,3 +167,19 @@ def test_fewer_than_no_findings_are_none(
     assert "k1" not in shown
     assert main([str(shard_set), "--index", "--show", "-1"]) == OK
     assert capsys.readouterr().out.endswith("without picture and mask:\n  and 1,003 more\n")
+
+
+def test_a_manifest_that_cannot_be_read_is_the_one_finding(shard_set: Path) -> None:
+    (shard_set / MANIFEST_NAME).write_text("{}")
+    said = f"{shard_set / MANIFEST_NAME} has format version None, this petseg reads 1 and 2: pack it again"
+    assert verify(shard_set) == [Damage(MANIFEST_NAME, "", None, said)]
+    (shard_set / MANIFEST_NAME).unlink()
+    with pytest.raises(ValueError, match="it has tar files but no manifest"):
+        verify(shard_set)
+
+
+def test_shards_are_counted_as_they_are_verified(packed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert verify(packed, decode=False) == []
+    assert caplog.messages[-1] == "verified: 7 of 7"
+    assert len(caplog.messages) == 7
