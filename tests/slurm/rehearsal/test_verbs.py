@@ -107,9 +107,7 @@ def test_a_cluster_that_runs_already_is_taken_as_it_is(
     run = rehearsal.Run(root=tmp_path, **options)
     command = ["sh", "-c", f"[ $SLURM_CONF = {tmp_path}/etc/slurm.conf ] && exit 7"]
     if changes:
-        message = (
-            rf"^a cluster runs in {tmp_path}, and is configured as it is: choose another --root, or "
-        )
+        message = rf"^a cluster runs in {tmp_path}, and is configured as it is: choose another --root, or "
         with pytest.raises(ValueError, match=message):
             rehearsal._run(run, command)
     else:
