@@ -78,3 +78,19 @@ def test_a_displacement_moves_the_pixels_of_a_rectangle_by_as_many_pixels() -> N
     torch.testing.assert_close(moved[0, 0][inside], (x + along_x)[inside], atol=1e-3, rtol=0)
     torch.testing.assert_close(moved[0, 1][inside], (y + along_y)[inside], atol=1e-3, rtol=0)
     assert along_x.std() > 0.3
+
+
+def test_a_displacement_is_the_sum_of_bumps_that_stand_a_deviation_apart_from_the_edge_on() -> None:
+    """The first three of a side, and the last ones, stand before its edge and beyond."""
+    config, size, sigma = AugmentConfig(policy="elastic", elastic_alpha=40, elastic_sigma_px=4.0), (10, 22), 4.0
+    counts = [math.ceil(side / sigma) + 6 for side in size]
+    bumps = np.random.default_rng(0).standard_normal((2, *counts))
+    weights = []
+    for side, count in zip(size, counts, strict=True):
+        distance = (np.arange(side) + 0.5)[:, None] - (np.arange(count) - 3)[None, :] * sigma
+        gaussian = np.exp(-(distance**2) / (2 * sigma**2))
+        weights.append(gaussian / np.sqrt((gaussian**2).sum(axis=1, keepdims=True)))
+    rms_px = 20 * math.sqrt(1 / 3 / (4 * math.pi * sigma**2))
+    expected = rms_px * weights[0] @ bumps @ weights[1].T
+    found = displacement(torch.from_numpy(bumps).float()[None], config, size)
+    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4, atol=1e-5)
