@@ -142,3 +142,23 @@ def test_all_jobs_without_work_are_cancelled_at_once(
     assert (bin_folder / "cancelled").read_text() == "7_0 7_1 7_2\n"
     assert caplog.messages == ["jobs 7_0, 7_1, 7_2 have nothing to run, because their launcher was killed: cancelled"]
     assert [one.job_id for one in sweep.submissions().values()] == ["", "", ""]
+
+
+def test_a_job_that_did_not_come_hides_none_behind_it(sweep: Sweep, logs: Path, bin_folder: Path) -> None:
+    token = announce(sweep, [[trial] for trial in sweep.trials], range(3))
+    for place in range(3):
+        work_file(logs, token, place).touch()
+    queue(bin_folder, *(f"7_{place}|x|{token}" for place in (1, 2)))
+    reconcile(sweep)
+    assert [one.job_id for one in sweep.submissions().values()] == ["", "7_1", "7_2"]
+
+
+def test_jobs_that_slurm_does_not_cancel_end_no_launcher(
+    sweep: Sweep, logs: Path, bin_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They have nothing to run, and end by themselves."""
+    token = announce(sweep, [[trial] for trial in sweep.trials], range(3))
+    stand_in(bin_folder, "scancel", "echo 'scancel: error: Access denied' >&2; exit 1")
+    queue(bin_folder, f"7_0|x|{token}")
+    reconcile(sweep)
+    assert capfd.readouterr().err == ""
