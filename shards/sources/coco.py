@@ -210,8 +210,9 @@ def _check_pictures(one: _Instances) -> None:
     for name in one.pictures.values():
         path = one.folder / name
         if path.parent not in files:
-            if not path.parent.resolve().is_relative_to(inside):
-                raise ValueError(f"{path.parent} leads out of {one.folder}, to {path.parent.resolve()}: put it there")
+            where = path.parent.resolve()
+            if not where.is_relative_to(inside):
+                raise ValueError(f"{path.parent} leads out of {one.folder}, to {where}: put the folder itself there")
             files[path.parent] = links_in(path.parent)
         is_link = files[path.parent].get(path.name)
         if is_link is None:

@@ -116,7 +116,8 @@ def test_a_folder_of_pictures_that_is_a_link_out_is_refused(instances: Instances
     (folder / "a.jpg").rename(tmp_path / "mine" / "a.jpg")
     (folder / "sub").symlink_to(tmp_path / "mine")
     instances.write("train", ["sub/a.jpg"], [])
-    assert refusal(instances) == (f"{folder / 'sub'} leads out of {folder}, to {tmp_path / 'mine'}: put it there")
+    where = f"{folder / 'sub'} leads out of {folder}, to {tmp_path / 'mine'}"
+    assert refusal(instances) == f"{where}: put the folder itself there"
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")  # the folder that is named may be a link
     instances.write("train", ["a.jpg"], [])
