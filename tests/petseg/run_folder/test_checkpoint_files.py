@@ -186,3 +186,12 @@ def test_a_checkpoint_that_is_whole_is_loaded_with_its_name(tmp_path: Path) -> N
     folder = save_least(tmp_path, 1, best=1)
     (found,) = list_checkpoints(tmp_path)
     assert (found.folder, found.step, found.state) == (folder, 1, read_state(folder))
+
+
+def test_the_statistics_of_each_rank_are_read_back(tmp_path: Path) -> None:
+    rows = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    save_checkpoint(tmp_path, 1, least(1), {"best": {"step": 0}}, rows)
+    (found,) = list_checkpoints(tmp_path)
+    buffers = load_rank_buffers(found.folder)
+    assert buffers is not None
+    assert torch.equal(buffers, rows)

@@ -133,3 +133,11 @@ def test_averages_are_kept_beside_the_weights_that_training_resumes(tmp_path: Pa
     (found.folder / "training.safetensors").unlink()
     with pytest.raises(Failure, match=r"training\.safetensors is damaged \(it is missing\)"):
         load_checkpoint(found, resumed)
+
+
+def test_a_later_checkpoint_that_cannot_be_read_is_not_deleted_either(tmp_path: Path) -> None:
+    for number in (1, 9):
+        save_least(tmp_path, number, best=1)
+    (tmp_path / "step-00000009" / "state.json").write_text("{")
+    save_least(tmp_path, 2, best=1)
+    assert names_in(tmp_path) == ["step-00000001", "step-00000002", "step-00000009"]
