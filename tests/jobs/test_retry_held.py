@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jobs.launch.bad_nodes import BadNodes
-from jobs.retry import main
+from jobs.launch.retry import Decision
+from jobs.retry import main, show
 from jobs.runs.trial import Submission, Sweep
 from jobs.state.observed import Observed
 from jobs.state.triage import Diagnosis
@@ -133,3 +135,28 @@ def test_where_all_are_refused_the_next_step_is_named(lab: Lab, capsys: pytest.C
     assert "0 to submit, 1 not" in captured.out
     assert "add --even-so" in captured.err
     assert lab.done == []
+
+
+def test_the_table_says_of_each_trial_what_is_done(lab: Lab) -> None:
+    names = [lab.add("failed", verdict=KILLED) for _ in range(2)] + [lab.add("queued", wait=HELD)]
+    names.append(lab.add("failed", verdict=BUG))
+    changed, again, held, refused = lab.rows
+    changes = {names[0]: {"train.accumulation_steps": 2, "train.seed": 8}}
+    printed: list[Any] = []
+    console: Any = SimpleNamespace(print=printed.append)
+    show(Decision((changed, again), changes, ((refused, "fix the code"),), (held,)), console)
+    (table,) = printed
+    assert table.title == "2 to submit, 1 not, 1 to release"
+    assert list(zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)) == [
+        (
+            names[0],
+            changed.trial.label,
+            "killed",
+            "submitted again with train.accumulation_steps=2, train.seed=8",
+        ),
+        (names[1], again.trial.label, "killed", "submitted again as it is"),
+        (names[2], held.trial.label, "JobHeldUser", "released, to start in its turn"),
+        (names[3], refused.trial.label, "code", "refused: fix the code"),
+    ]
+    show(Decision((again,), {}, (), ()), console)
+    assert printed[1].title == "1 to submit, 0 not"

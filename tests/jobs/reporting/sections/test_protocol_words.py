@@ -190,3 +190,10 @@ def test_facts_of_a_trial_name_all_that_it_ran_on() -> None:
 def test_a_config_of_another_version_has_no_command() -> None:
     assert reproduce(replace(record(), config=None)) == ""
     assert reproduce(replace(record(), config={"no": "such"})).startswith("# not a config of this version: ")
+
+
+def test_facts_that_no_set_tells_are_left_out_and_one_class_table_is_enough_to_know_nothing_of_classes() -> None:
+    bare = Sweep(Path("lab"), "lab", {}, "h", "/data", ())
+    assert words.shard_facts(bare) == [("Shard set", "/data"), ("Manifest hash", "h")]
+    mixed = replace(bare, shard_sets=(ShardSet("h", "/a"), ShardSet("i", "/b", num_classes=3)))
+    assert dict(words.protocol(mixed, []))["Averaging"] == words.AVERAGING_OF_CLASSES
