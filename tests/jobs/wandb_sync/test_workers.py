@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from jobs.wandb_sync import replay
-from jobs.wandb_sync.replay import Limits, Outcome, Replay, Worker
+from jobs.wandb_sync.replay import Outcome, Replay, Worker
 from petseg.tracking.tracker import End
 
 BEGUN = {"begun": True, "resumed": True, "url": "https://host/run", "project_url": "https://host/p"}
@@ -31,39 +31,6 @@ def test_the_end_of_a_run_is_its_summary_its_exit_code_and_its_files(ended: End,
 def test_a_trial_is_told_from_its_evaluation() -> None:
     trial, evaluation = replay_of("a"), replay_of("b", "eval")
     assert [(one.id, one.is_evaluation) for one in (trial, evaluation)] == [("a", False), ("b", True)]
-
-
-@pytest.mark.parametrize(
-    ("parallel", "runs_per_s", "timeout_s", "words"),
-    [
-        (1, 0.01, 0.01, ""),
-        (0, 1.0, 1.0, "--parallel 0: must be at least 1"),
-        (1, 0.0, 1.0, "--runs-per-s 0: must be more than 0"),
-        (1, float("inf"), 1.0, "--runs-per-s inf: must be more than 0"),
-        (1, float("nan"), 1.0, "--runs-per-s nan: must be more than 0"),
-        (1, 1.0, -2.0, "--timeout-s -2: must be more than 0"),
-        (1, 1.0, float("inf"), "--timeout-s inf: must be more than 0"),
-    ],
-)
-def test_limits_out_of_range_are_refused(parallel: int, runs_per_s: float, timeout_s: float, words: str) -> None:
-    if not words:
-        assert Limits(parallel, runs_per_s, timeout_s).parallel == parallel
-        return
-    with pytest.raises(ValueError, match=f"^{words}$"):
-        Limits(parallel, runs_per_s, timeout_s)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "ok", "is_new"),
-    [
-        (Outcome("a"), True, True),
-        (Outcome("a", rows=1, was_there=True), True, True),
-        (Outcome("a", was_there=True), True, False),
-        (Outcome("a", rows=2, trouble="timeout"), False, False),
-    ],
-)
-def test_a_run_is_new_if_wandb_got_something_of_it(outcome: Outcome, ok: bool, is_new: bool) -> None:
-    assert (outcome.ok, outcome.is_new) == (ok, is_new)
 
 
 class Client:
