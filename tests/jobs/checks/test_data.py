@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,25 @@ def test_a_wrong_byte_is_found_by_deep_only(ask: Doctor, copied: Path) -> None:
     finding = ask("shards", "--deep", shards=copied)["shards"]
     assert finding.status == "FAIL"
     assert "findings" in finding.detail
+
+
+def test_a_deep_look_leaves_no_shard_open(pet_shards: Path) -> None:
+    shards = load_manifest(pet_shards).shards
+    opened: list[tuple[str, int]] = []
+
+    class Remote:
+        manifest = load_manifest(pet_shards)
+
+        def open(self, shard: str) -> int:
+            opened.append((shard, os.open(pet_shards / shard, os.O_RDONLY)))
+            return opened[-1][1]
+
+    found = data_checks._deep(Remote(), True, "the set")  # type: ignore[arg-type]
+    assert found == Finding("ok", "shards", "the set: each fetched, sha256 as in the manifest")
+    assert [shard for shard, _ in opened] == [shard.name for shard in shards]
+    for _, descriptor in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
 
 
 def test_remote_shards(ask: Doctor, pet_shards: Path, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_flags_replace_what_the_file_says() -> None:
         ({"parameters": {"train.seed": {"values": []}}}, "parameter train.seed: values = "),
         ({"parameters": {"train.seed": 3}}, "parameter train.seed"),
         ({"metric": {"name": "val/loss", "goal": "minimize"}, "parameters": {"a": {"value": 1}}}, "are ranked by"),
+        ({"metric": {"name": "val/dice", "goal": "minimize"}, "parameters": {"a": {"value": 1}}}, "are ranked by"),
     ],
 )
 def test_what_is_not_understood_is_named(content: object, message: str) -> None:

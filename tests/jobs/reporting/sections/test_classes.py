@@ -217,6 +217,15 @@ def test_classes_by_hand(sweep: Sweep) -> None:
         assert [cell.is_right for cell in cells] == [value == entry.value for value in range(3)]
 
 
+def test_cells_that_learnt_other_classes_are_not_beside_them(sweep: Sweep) -> None:
+    """Even if there are as many."""
+    first, second = classes_of(sweep).cells
+    for record in second.done:
+        path = record.trial.folder / TARGET_NAME
+        path.write_text(path.read_text().replace(classes_of(sweep).target.classes[2].name, "another"))
+    assert [group.key for group in classes_of(sweep).cells] == [first.key]
+
+
 def test_truth_is_decoded_by_the_target_of_the_run(sweep: Sweep) -> None:
     record = read_records(sweep)[0]
     masks = load_masks(record.trial.folder)

@@ -106,6 +106,7 @@ def test_a_config_that_does_not_say_how_pictures_were_seen(where: ValSplit, keys
     ("changes", "trouble"),
     [
         ({"record": record(data(image_size_px=4128))}, f"{LARGE} 4128 x 4128 px, which are not drawn"),
+        ({"record": record(data(image_size_px=0))}, f"{LARGE} 0 x 0 px, which are not drawn"),
         ({"record": record(data(image_size_px="64x8192"))}, f"{LARGE} 64 x 8192 px, which are not drawn"),
         ({"shards": ""}, "a report opens no shards by itself: name their folder by --shards"),
         (

@@ -125,6 +125,12 @@ def test_a_folder_with_files_of_something_else_is_not_taken(tmp_path: Path) -> N
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"has files of something else: choose another folder"):
         OutputFolder(tmp_path, ("masks",), coco="none").claim({})
+    with (
+        pytest.raises(ValueError, match=r"has files of something else: choose another folder"),
+        OutputFolder(tmp_path, ("masks",), coco="none").locked(),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_the_command_is_known_by_all_that_its_outputs_depend_on(
