@@ -99,7 +99,8 @@ def evaluate(command: Command, config: RunConfig, trained_on: str) -> None:
     from petseg.metrics.overlay import save_image
     from petseg.run.parts import build_parts
     from petseg.run.peers import lost_peers_raise
-    from petseg.run_folder.checkpoint import choose_checkpoint, load_weights
+    from petseg.run_folder.checkpoint import choose_checkpoint
+    from petseg.run_folder.restore import load_weights
     from petseg.tracking.evaluation import track_evaluation
 
     store = open_store(config.data.shards, config.data.cache_dir, config.data.cache_gb)

@@ -22,7 +22,7 @@ from petseg.metrics.overlay import save_image
 from petseg.models.build import count_parameters
 from petseg.run.parts import Parts
 from petseg.run.run import Run
-from petseg.run_folder.checkpoint import list_checkpoints, load_weights
+from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import (
     CALIBRATION_NAME,
     CHECKPOINTS_NAME,
@@ -34,6 +34,7 @@ from petseg.run_folder.layout import (
     read_metrics,
     save_result,
 )
+from petseg.run_folder.restore import load_weights
 from petseg.tracking.tracker import Tracker
 from shards.cause import Cause
 from shards.command import Failure

@@ -12,17 +12,10 @@ from torch import nn
 from petseg.run.parts import Parts
 from petseg.run.progress import PartialEpoch
 from petseg.run.run import Run
-from petseg.run_folder.checkpoint import (
-    BUFFERS_NAME,
-    Checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    load_rank_buffers,
-    newest_loadable,
-    save_checkpoint,
-)
+from petseg.run_folder.checkpoint import BUFFERS_NAME, Checkpoint, list_checkpoints, newest_loadable, save_checkpoint
 from petseg.run_folder.checkpoint_files import STATE_NAME, altered
 from petseg.run_folder.layout import CHECKPOINTS_NAME
+from petseg.run_folder.restore import load_checkpoint, load_rank_buffers
 
 logger = logging.getLogger(__name__)
 

@@ -30,15 +30,9 @@ from petseg.config.training import OptimConfig
 from petseg.models.build import build_model
 from petseg.optim import build_optimizer
 from petseg.run_folder import checkpoint
-from petseg.run_folder.checkpoint import (
-    Checkpoint,
-    Learner,
-    list_checkpoints,
-    load_checkpoint,
-    load_rank_buffers,
-    newest_loadable,
-)
+from petseg.run_folder.checkpoint import Checkpoint, Learner, list_checkpoints, newest_loadable
 from petseg.run_folder.layout import CHECKPOINTS_NAME, read_metrics
+from petseg.run_folder.restore import load_checkpoint, load_rank_buffers
 from petseg.tracking.naming import RunName
 from petseg.tracking.tracker import Tracker
 

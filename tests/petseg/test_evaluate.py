@@ -18,8 +18,9 @@ from petseg.metrics.pixels import predicted_classes
 from petseg.metrics.tta import predict_logits
 from petseg.run.batches import batches_at, eval_inputs
 from petseg.run.parts import build_parts
-from petseg.run_folder.checkpoint import choose_checkpoint, list_checkpoints, load_weights
+from petseg.run_folder.checkpoint import choose_checkpoint, list_checkpoints
 from petseg.run_folder.layout import load_result
+from petseg.run_folder.restore import load_weights
 from petseg.targets.pets import kind_and_species
 from petseg.training.loop import train
 from shards.command import Failure, run_command

@@ -90,7 +90,7 @@ class Stage:
             "petseg.evaluate.open_store": SimpleNamespace(manifest=self.manifest),
             "petseg.run.parts.build_parts": self.parts,
             "petseg.run_folder.checkpoint.choose_checkpoint": checkpoint,
-            "petseg.run_folder.checkpoint.load_weights": None,
+            "petseg.run_folder.restore.load_weights": None,
             "petseg.evaluation.protocol.why_not_native": "",
             "petseg.evaluation.protocol.measure_protocol": measured,
             "petseg.evaluation.protocol.calibrate": on_val,

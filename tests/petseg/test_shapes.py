@@ -24,8 +24,9 @@ from petseg.evaluation.protocol import Protocol, measure_protocol
 from petseg.metrics.masks import load_masks
 from petseg.metrics.windows import num_windows
 from petseg.run.parts import build_parts
-from petseg.run_folder.checkpoint import list_checkpoints, load_weights
+from petseg.run_folder.checkpoint import list_checkpoints
 from petseg.run_folder.layout import load_config, read_metrics
+from petseg.run_folder.restore import load_weights
 from petseg.training.loop import train
 from petseg.training.needs import estimate_needs, render
 from shards.command import run_command

@@ -17,8 +17,9 @@ from petseg.data.store import open_store
 from petseg.evaluation.measure import predict
 from petseg.metrics.masks import Masks, load_masks, save_masks, store
 from petseg.run.parts import build_parts
-from petseg.run_folder.checkpoint import choose_checkpoint, load_weights
+from petseg.run_folder.checkpoint import choose_checkpoint
 from petseg.run_folder.layout import VAL_MASKS_NAME
+from petseg.run_folder.restore import load_weights
 from petseg.training.loop import train
 
 

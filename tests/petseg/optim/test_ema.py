@@ -19,8 +19,9 @@ from petseg.config import RunConfig
 from petseg.config.training import OptimConfig
 from petseg.optim import build_optimizer
 from petseg.optim.ema import Ema, warmed_up
-from petseg.run_folder.checkpoint import Learner, list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
+from petseg.run_folder.checkpoint import Learner, list_checkpoints, newest_loadable, save_checkpoint
 from petseg.run_folder.layout import load_result, read_metrics
+from petseg.run_folder.restore import load_checkpoint
 from petseg.training import interrupt
 from petseg.training.loop import train
 from shards.command import Failure, Interrupted

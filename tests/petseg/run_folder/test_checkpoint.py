@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from petseg.run_folder.checkpoint import Learner, list_checkpoints, load_checkpoint, newest_loadable, save_checkpoint
+from petseg.run_folder.checkpoint import Learner, list_checkpoints, newest_loadable, save_checkpoint
+from petseg.run_folder.restore import load_checkpoint
 from tests.petseg.small_checkpoints import build, save, step, steps_in
 
 

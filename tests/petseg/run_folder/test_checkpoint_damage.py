@@ -14,17 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from petseg.run_folder.checkpoint import (
-    Checkpoint,
-    Learner,
-    list_checkpoints,
-    load_checkpoint,
-    load_rank_buffers,
-    load_weights,
-    newest_loadable,
-    save_checkpoint,
-)
+from petseg.run_folder.checkpoint import Checkpoint, Learner, list_checkpoints, newest_loadable, save_checkpoint
 from petseg.run_folder.checkpoint_files import read_state, write_state, write_tensors
+from petseg.run_folder.restore import load_checkpoint, load_rank_buffers, load_weights
 from shards.command import Failure
 from tests.petseg.small_checkpoints import build, save, steps_in
 

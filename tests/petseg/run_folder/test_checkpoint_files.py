@@ -17,14 +17,9 @@ from safetensors.torch import save_file
 
 from petseg.optim.ema import Ema
 from petseg.run_folder import checkpoint_files
-from petseg.run_folder.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    load_rank_buffers,
-    save_checkpoint,
-)
+from petseg.run_folder.checkpoint import Checkpoint, list_checkpoints, save_checkpoint
 from petseg.run_folder.checkpoint_files import load_tensors, read_state, verify, write_state, write_tensors
+from petseg.run_folder.restore import load_checkpoint, load_rank_buffers
 from shards.cause import Cause
 from shards.command import Failure
 from tests.petseg.small_checkpoints import least, save_least

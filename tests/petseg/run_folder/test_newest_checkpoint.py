@@ -16,11 +16,11 @@ from petseg.run_folder.checkpoint import (
     Checkpoint,
     choose_checkpoint,
     list_checkpoints,
-    load_checkpoint,
     newest_loadable,
     save_checkpoint,
 )
 from petseg.run_folder.checkpoint_files import read_state
+from petseg.run_folder.restore import load_checkpoint
 from shards.cause import Cause
 from shards.command import Failure
 from tests.petseg.small_checkpoints import least, save_least, steps_in
