@@ -114,3 +114,16 @@ def test_the_classes_with_the_most_pixels_and_the_worst_pairs_are_kept(monkeypat
 def test_small_errors_show_by_their_colour(share: float, is_right: bool, depth: int, text: str) -> None:
     cell = Cell(share, is_right)
     assert (cell.depth, cell.text) == (depth, text)
+
+
+def test_an_interval_by_hand() -> None:
+    mean = mean_of(np.array([0.8, 0.9, 1.0]))
+    assert mean.value == pytest.approx(0.9)
+    assert mean.reach == pytest.approx(4.302653 * 0.1 / 3**0.5)  # t of two degrees of freedom
+    assert mean_of(np.array([0.8])).reach is None
+
+
+def test_an_interval_of_dice_stays_within_its_bounds() -> None:
+    mean = mean_of(np.array([0.1, 0.9]))
+    assert mean.reach > 1
+    assert (mean.low, mean.high) == (0.0, 1.0)

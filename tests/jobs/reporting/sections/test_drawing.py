@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.reporting.sections.drawing import SIZE_PX, _scaled, _scaled_mask, _size_of
+from jobs.reporting.sections.drawing import SIZE_PX, _scaled, _scaled_mask, _size_of, draw_errors, draw_outlines
+from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,19 @@ def test_a_scaled_picture_is_smooth() -> None:
     picture = np.zeros((2, 2, 3), np.uint8)
     picture[:, 1] = 255
     assert len(np.unique(_scaled(picture))) > 20
+
+
+def test_outlines_and_errors_by_hand() -> None:
+    image = np.full((SIZE_PX, SIZE_PX, 3), 255, np.uint8)
+    truth, prediction = (np.zeros((SIZE_PX, SIZE_PX), bool) for _ in range(2))
+    truth[40:120, 40:120], prediction[40:120, 80:160] = True, True
+    lines = draw_outlines(image, truth, prediction)
+    assert [tuple(lines[80, x]) for x in (40, 41, 42, 80, 159)] == [
+        TRUTH_RGB, TRUTH_RGB, (255, 255, 255), PREDICTION_RGB, PREDICTION_RGB,
+    ]  # fmt: skip
+    errors = draw_errors(image, truth, prediction)
+    grey = 215
+    for x, colour, share in ((60, MISSED_RGB, 0.85), (100, PREDICTION_RGB, 0.25), (140, WRONG_RGB, 0.85)):
+        assert tuple(errors[80, x]) == tuple(int((1 - share) * grey + share * c) for c in colour)
+    assert tuple(errors[80, 180]) == (grey, grey, grey)
+    assert tuple(errors[80, 40]) == TRUTH_RGB

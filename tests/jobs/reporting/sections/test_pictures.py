@@ -11,25 +11,18 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jobs.design.expansion import expand
 from jobs.design.shard_sets import ShardSets
 from jobs.design.spec import Spec
 from jobs.report import main
 from jobs.reporting.page import render_page
-from jobs.reporting.sections import gallery as gallery_module
 from jobs.reporting.sections.breakdown import by_group
 from jobs.reporting.sections.breakdown.by_group import build_by_group, kinds_of
-from jobs.reporting.sections.breakdown.rows import mean_of
-from jobs.reporting.sections.drawing import SIZE_PX, draw_errors, draw_outlines
-from jobs.reporting.sections.gallery import EACH, MAX_TRIES, Gallery, build_gallery, dice_between, dispute, pick, rival
+from jobs.reporting.sections.gallery import MAX_TRIES, Gallery, build_gallery, dice_between, dispute, rival
 from jobs.reporting.sections.samples import ValSplit, load_facts, load_samples
 from jobs.reporting.statistics.per_image import read_dice
 from jobs.reporting.statistics.records import Record, rank, read_records
@@ -42,7 +35,6 @@ from petseg.config.values import trial_id
 from petseg.data.store import open_store
 from petseg.data.tars import TarReader
 from petseg.metrics.masks import load_masks, save_masks
-from petseg.metrics.overlay import MISSED_RGB, PREDICTION_RGB, TRUTH_RGB, WRONG_RGB
 from petseg.run_folder.layout import VAL_MASKS_NAME, claim_folder
 from petseg.training.loop import train
 from shards.command import OK, run_command
@@ -231,34 +223,6 @@ def test_runs_of_an_earlier_version_are_listed_without_pictures(sweep: Sweep) ->
     assert "data:image" not in text
 
 
-@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=40))
-def test_best_median_and_worst_are_apart(dice: list[float]) -> None:
-    rows = dict(pick(np.array(dice)))
-    chosen = [i for row in rows.values() for i in row]
-    assert len(chosen) == len(set(chosen)) == min(len(dice), 3 * EACH)
-    values = [dice[i] for i in chosen]
-    assert values == sorted(values, reverse=True)
-    if len(dice) >= 3 * EACH:
-        below, above = min(dice[i] for i in rows["Median"]), max(dice[i] for i in rows["Median"])
-        assert below <= np.median(dice) <= above
-
-
-def test_outlines_and_errors_by_hand() -> None:
-    image = np.full((SIZE_PX, SIZE_PX, 3), 255, np.uint8)
-    truth, prediction = (np.zeros((SIZE_PX, SIZE_PX), bool) for _ in range(2))
-    truth[40:120, 40:120], prediction[40:120, 80:160] = True, True
-    lines = draw_outlines(image, truth, prediction)
-    assert [tuple(lines[80, x]) for x in (40, 41, 42, 80, 159)] == [
-        TRUTH_RGB, TRUTH_RGB, (255, 255, 255), PREDICTION_RGB, PREDICTION_RGB,
-    ]  # fmt: skip
-    errors = draw_errors(image, truth, prediction)
-    grey = 215
-    for x, colour, share in ((60, MISSED_RGB, 0.85), (100, PREDICTION_RGB, 0.25), (140, WRONG_RGB, 0.85)):
-        assert tuple(errors[80, x]) == tuple(int((1 - share) * grey + share * c) for c in colour)
-    assert tuple(errors[80, 180]) == (grey, grey, grey)
-    assert tuple(errors[80, 40]) == TRUTH_RGB
-
-
 def test_breeds_of_the_shards_hardest_first(sweep: Sweep) -> None:
     board = board_of(sweep)
     breeds = build_by_group(board, sweep, named_set(sweep))
@@ -304,19 +268,6 @@ def test_facts_are_read_of_so_many_pictures(
     assert trouble == ("" if read else "val has more than 2 pictures, and their facts are not read")
 
 
-def test_an_interval_by_hand() -> None:
-    mean = mean_of(np.array([0.8, 0.9, 1.0]))
-    assert mean.value == pytest.approx(0.9)
-    assert mean.reach == pytest.approx(4.302653 * 0.1 / 3**0.5)  # t of two degrees of freedom
-    assert mean_of(np.array([0.8])).reach is None
-
-
-def test_an_interval_of_dice_stays_within_its_bounds() -> None:
-    mean = mean_of(np.array([0.1, 0.9]))
-    assert mean.reach > 1
-    assert (mean.low, mean.high) == (0.0, 1.0)
-
-
 @pytest.mark.slow
 def test_pictures_need_no_torch(sweep: Sweep) -> None:
     script = "import sys; from jobs.report import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
@@ -342,11 +293,3 @@ def test_a_picture_is_drawn_as_the_network_saw_it(sweep: Sweep, fit: str) -> Non
     assert samples[0].counted.all() == (fit == "squash")
     values = reader.store.manifest.source.values
     assert np.array_equal(samples[0].truth, np.isin(labels[0], (values["pet"], values["border"])))
-
-
-def test_a_disputed_picture_shows_the_cell_first_and_its_rival_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery_module, "_prediction", lambda kept, position, sample: (kept.name, position))
-    one: Any = SimpleNamespace(name="cell", keys=["a", "b"])
-    other: Any = SimpleNamespace(name="rival", keys=["c", "d"])
-    found = gallery_module._disputed(one, other, 1, 0.5, None)
-    assert (found.key, found.agreement, found.predictions) == ("b", 0.5, (("cell", 1), ("rival", 1)))
