@@ -6,9 +6,11 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jobs.runs.sweep_file import save_sweep
 from jobs.runs.trial import Submission, Sweep, Trial
+from jobs.runs.trial_state import TrialState
 from petseg.run_folder.layout import Result, save_result
 from slurm.cluster import JobState
 
@@ -40,3 +42,11 @@ def beat(trial: Trial, epoch: int, step: int, when: float) -> None:
 
 def on_slurm(trial: Trial, state: str, reason: str = "", source: str = "squeue") -> tuple[Submission, dict]:
     return Submission(trial.id, "12_0", "slurm", "x.out"), {"12_0": JobState(state, reason, "node1", source)}
+
+
+def state_of(trial: Trial, when: float | None = None, **state: Any) -> None:
+    """A state that was written then, or now."""
+    trial.write_state(TrialState(**state))
+    path = trial.folder / "state.json"
+    if when is not None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"time": when}))

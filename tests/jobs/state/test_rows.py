@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from jobs.runs.trial import Submission, Sweep, Trial
-from jobs.runs.trial_state import TrialState
 from jobs.state import trial_status as module
 from jobs.state.job_ends import read_ends
 from jobs.state.slurm_states import Answer
@@ -28,7 +27,7 @@ from jobs.state.trial_status import (
 from petseg.run_folder.layout import Pruned, save_pruned, write_metrics
 from shards.cause import Cause
 from slurm.cluster import JobState
-from tests.jobs.written_trials import beat, finish, on_slurm, sweep_of
+from tests.jobs.written_trials import beat, finish, on_slurm, state_of, sweep_of
 
 RUNNING = JobState("RUNNING", "", "node1", "squeue")
 MISSING = JobState("MISSING", "", "", "squeue")
@@ -43,14 +42,6 @@ def sweep(tmp_path: Path) -> Sweep:
 @pytest.fixture
 def trial(sweep: Sweep) -> Trial:
     return sweep.trials[3]
-
-
-def state_of(trial: Trial, when: float | None = None, **state: Any) -> None:
-    """A state that was written then, or now."""
-    trial.write_state(TrialState(**state))
-    path = trial.folder / "state.json"
-    if when is not None:
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"time": when}))
 
 
 def test_slurm_is_asked_about_the_jobs_of_trials_that_have_not_ended(

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jobs.runs.trial import Submission, Sweep, Trial
-from jobs.runs.trial_state import TrialState
 from jobs.state.trial_status import rows_of, trial_status
 from petseg.run_folder.layout import write_metrics
 from shards.cause import Cause
 from slurm.cluster import JobState
-from tests.jobs.written_trials import beat, on_slurm, sweep_of
+from tests.jobs.written_trials import beat, on_slurm, state_of, sweep_of
 
 RUNNING = JobState("RUNNING", "", "node1", "squeue")
 
@@ -29,14 +26,6 @@ def sweep(tmp_path: Path) -> Sweep:
 @pytest.fixture
 def trial(sweep: Sweep) -> Trial:
     return sweep.trials[3]
-
-
-def state_of(trial: Trial, when: float | None = None, **state: Any) -> None:
-    """A state that was written then, or now."""
-    trial.write_state(TrialState(**state))
-    path = trial.folder / "state.json"
-    if when is not None:
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"time": when}))
 
 
 def test_a_job_that_runs_two_at_once_has_two_that_run_and_those_before_them_wait(sweep: Sweep) -> None:
