@@ -109,7 +109,7 @@ def test_some_file_systems_have_no_limit_of_files(
 
 
 def test_a_trial_keeps_three_checkpoints_of_weights_and_two_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the classes that each cell learns; each model is built once."""
+    """Each model is built once, with the classes that its cells learn."""
     built: list[tuple[int, int]] = []
 
     def weights(model: ModelConfig, num_classes: int) -> int:

@@ -39,7 +39,7 @@ CONFIG = with_values(RunConfig(), {"train.batch_size": 9, "augment.policy": "ela
 
 @pytest.fixture
 def record(manifest: Manifest) -> Record:
-    """Of an alike trial, of another augmentation."""
+    """A record of a trial that is alike but for its augmentation."""
     key = speed_key_of(flatten(identity(CONFIG, manifest.hash)))
     return Record(key, "none", manifest.hash, 1, 2, 4.0, 7.0)
 

@@ -57,7 +57,7 @@ def test_a_finite_space_is_drawn_until_it_is_used_up() -> None:
 
 
 def test_a_space_in_which_nothing_new_comes_is_taken_as_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two values that are one to the config a space seems to have two cells."""
+    """A space with two values that are the same to the config seems to have two cells."""
     monkeypatch.setattr(expansion, "MISSES_PER_CELL", 3)
     asked: list[int] = []
 

@@ -109,7 +109,7 @@ def test_a_trial_began_with_its_state_or_with_its_last_start(trials: tuple[Trial
 
 
 def test_no_more_trials_run_than_there_are_slots(trials: tuple[Trial, ...]) -> None:
-    """Of a job of six with two slots the third is the one that says it runs; those behind it wait."""
+    """A job of six trials has two slots: the third trial says that it runs, and those behind it wait."""
     progress = LocalProgress(trials, 2)
     progress.started(trials, "7", "1 of 1")
     assert [look.trial for look in progress.look()] == list(trials[:2])

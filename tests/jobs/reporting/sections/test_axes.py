@@ -144,7 +144,7 @@ def row(dice: float | None, status: str = "done", best: float | None = None) -> 
 
 
 def test_a_trial_that_was_stopped_early_has_the_dice_that_it_had() -> None:
-    """Of one that still runs nothing is known yet."""
+    """Nothing is known yet of a trial that still runs."""
     assert [dice_of(row(0.5, best=0.9)), dice_of(row(None, "pruned", 0.4)), dice_of(row(None, "running", 0.3))] == [
         0.5, 0.4, None,
     ]  # fmt: skip

@@ -39,7 +39,7 @@ def data(**values: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def keys(pet_shards: Path) -> list[str]:
-    """Of the val split, in its order."""
+    """The keys of the val split, in its order."""
     shards = load_manifest(pet_shards).of_split("val")
     return [sample.key for shard in shards for sample in load_index(pet_shards, shard.name)]
 
